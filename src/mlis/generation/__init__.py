@@ -1,0 +1,1 @@
+"""Stage 1a: features for classes without images."""

@@ -1,0 +1,1 @@
+"""Stage 1b: the encoder, refined by metric learning with implicit semantics."""
