@@ -1,0 +1,114 @@
+"""The seen–unseen curve (Chao et al. 2016): exact, its area, and the constant a validation picks.
+
+It changes only where the constant passes some image's margin (best seen minus best unseen
+score), so sorting the margins gives all of it: no grid of constants, no approximation.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlis.errors import DataError
+from mlis.evaluation.checks import checked
+
+
+@dataclass(frozen=True, eq=False)
+class SeenUnseenCurve:
+    """U and S (per cent) for every constant c subtracted from the seen scores.
+
+    `U[k]`, `S[k]` (K+1,) hold for `knots[k-1] < c < knots[k]`, where `knots` (K,) ascend and stand
+    between −∞ and +∞. U rises from 0 to T1; S falls to 0 from the accuracy among seen classes.
+    """
+
+    U: np.ndarray
+    S: np.ndarray
+    knots: np.ndarray
+
+    @property
+    def H(self) -> np.ndarray:
+        """(K+1,) harmonic mean of U and S at each point, per cent."""
+        total = self.U + self.S
+        return 2 * self.U * self.S / np.where(total > 0, total, 1.0)
+
+    @property
+    def area(self) -> float:
+        """AUSUC, per cent: trapezoids, so a tie between a seen and an unseen image counts half."""
+        return float(np.sum(np.diff(self.U) * (self.S[1:] + self.S[:-1])) / 200)
+
+
+def seen_unseen_curve(
+    scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray
+) -> SeenUnseenCurve:
+    """The exact seen–unseen curve; arguments and errors as for :func:`evaluate`.
+
+    Raises:
+        DataError: also when images of seen or of unseen classes are missing: there is no curve.
+    """
+    scores, labels, seen_mask = checked(scores, labels, seen_mask)
+    for kind, rows in (("seen", seen_mask[labels]), ("unseen", ~seen_mask[labels])):
+        if not rows.any():
+            raise DataError(
+                f"the seen–unseen curve needs images of both kinds, got none of a {kind} class "
+                f"among {len(labels)}; check seen_mask and the split"
+            )
+    return exact_curve(scores, labels, seen_mask)
+
+
+def best_calibration(
+    validation_scores: np.ndarray, validation_labels: np.ndarray, seen_mask: np.ndarray
+) -> float:
+    """The constant to subtract from seen scores that maximises H **on validation scores**.
+
+    Never call it with test scores: the constant is a setting, and settings are chosen on
+    validation classes. Arguments as for :func:`evaluate`, in the validation split's numbering.
+    H is constant between neighbouring margins; what comes back is the mid-point of the interval
+    where H is highest (the widest, where several are equally good), as far as can be from either
+    change. It is 0.0 when no constant gives H > 0.
+
+    Raises:
+        DataError: as :func:`evaluate`, and when images of seen or of unseen classes are missing.
+    """
+    curve = seen_unseen_curve(validation_scores, validation_labels, seen_mask)
+    H = curve.H
+    if H.max() <= 0:
+        return 0.0
+    # H is 0 at both ends (U or S is), so the best intervals have two finite knots
+    best = np.flatnonzero(np.isclose(H, H.max(), rtol=1e-12, atol=0))
+    left, right = curve.knots[best - 1], curve.knots[best]
+    widest = (right - left).argmax()
+    return float((left[widest] + right[widest]) / 2)
+
+
+def exact_curve(scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray) -> SeenUnseenCurve:
+    """:func:`seen_unseen_curve` of arrays already checked, with images of both kinds."""
+    best_seen, top_seen = best_among(scores, seen_mask)
+    best_unseen, top_unseen = best_among(scores, ~seen_mask)
+    margin = top_seen - top_unseen
+    is_seen = seen_mask[labels]
+    # an image that is wrong among its own kind is wrong for every c, and so moves nothing
+    moves = np.where(is_seen, best_seen, best_unseen) == labels
+    knots, where = np.unique(margin[moves], return_inverse=True)
+    weight = _class_weights(labels, seen_mask)[moves]
+    seen_moves = is_seen[moves]
+    gained = np.bincount(where[~seen_moves], weight[~seen_moves], len(knots))
+    lost = np.bincount(where[seen_moves], weight[seen_moves], len(knots))
+    # S is summed from its zero end, so that both ends are exact zeros
+    return SeenUnseenCurve(
+        U=np.concatenate([[0.0], np.cumsum(gained)]),
+        S=np.concatenate([np.cumsum(lost[::-1])[::-1], [0.0]]),
+        knots=knots,
+    )
+
+
+def best_among(scores: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) index and (N,) float64 score of each row's best class among those in `mask`."""
+    classes = np.flatnonzero(mask)
+    best = classes[scores[:, classes].argmax(1)]
+    return best, scores[np.arange(len(scores)), best].astype(np.float64)
+
+
+def _class_weights(labels: np.ndarray, seen_mask: np.ndarray) -> np.ndarray:
+    """(N,) per cent of U or S that each image is worth: every class with images counts alike."""
+    images = np.bincount(labels, minlength=len(seen_mask))
+    kinds = np.where(seen_mask, (images[seen_mask] > 0).sum(), (images[~seen_mask] > 0).sum())
+    return 100.0 / (images[labels] * kinds[labels])

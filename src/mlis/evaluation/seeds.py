@@ -1,0 +1,45 @@
+"""One result a seed in, lists with their mean and deviation out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlis.errors import DataError
+
+METRICS = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic")
+
+
+def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Gather per-seed results (:meth:`Evaluation.to_dict`) into lists, means and deviations.
+
+    For each name in `METRICS` that the results hold: `name` the list of values in the order of
+    `results`, `name_mean`, and `name_std`, the sample standard deviation over seeds (ddof=1).
+    With one seed the deviation is unknown: `name_std` is None (JSON null), not 0. Mean and
+    deviation are None, too, where a value is None.
+
+    Raises:
+        DataError: there are no results, or they do not hold the same measures.
+
+    >>> summarise([{"H": 60.0}, {"H": 63.0}, {"H": 66.0}])
+    {'H': [60.0, 63.0, 66.0], 'H_mean': 63.0, 'H_std': 3.0}
+    """
+    if not results:
+        raise DataError("expected the results of at least one seed to summarise, got none")
+    summary: dict[str, Any] = {}
+    for name in METRICS:
+        have = [name in result for result in results]
+        if not any(have):
+            continue
+        if not all(have):
+            raise DataError(
+                f"expected every seed's result to have {name!r}, result {have.index(False)} "
+                f"has only {sorted(results[have.index(False)])}"
+            )
+        values = [None if result[name] is None else float(result[name]) for result in results]
+        known = [value for value in values if value is not None]
+        whole = len(known) == len(values)
+        summary[name] = values
+        summary[f"{name}_mean"] = float(np.mean(known)) if whole else None
+        summary[f"{name}_std"] = float(np.std(known, ddof=1)) if whole and len(known) > 1 else None
+    return summary
