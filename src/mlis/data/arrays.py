@@ -1,0 +1,61 @@
+"""Large arrays in pieces: checks, conversion and hashes that never load a memory map whole."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlis.errors import DataError
+
+CHUNK_BYTES = 16 << 20
+
+
+def row_chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Views of consecutive rows, about 16 MiB each, with the number of their first row."""
+    row_bytes = max(1, array.itemsize * int(np.prod(array.shape[1:])))
+    step = max(1, CHUNK_BYTES // row_bytes)
+    for start in range(0, len(array), step):
+        yield start, array[start : start + step]
+
+
+def find_not_finite(array: np.ndarray) -> tuple[int, int] | None:
+    """Row and column of the first NaN or infinity of a (n, m) array, or None."""
+    for start, chunk in row_chunks(array):
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            return start + int(row), int(column)
+    return None
+
+
+def as_float32(array: np.ndarray, what: str) -> np.ndarray:
+    """`array` (n, m) as float32 in C order; the same object where it already is that.
+
+    Raises `DataError`, beginning with `what`, for anything but a 2-d array of real numbers and
+    for finite numbers too large for float32.
+    """
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise DataError(
+            f"{what} must be a 2-d array of real numbers, one row each, "
+            f"but got shape {array.shape} of {array.dtype}."
+        )
+    if array.dtype == np.float32 and array.flags.c_contiguous and array.dtype.isnative:
+        return array
+    result = np.empty(array.shape, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start, chunk in row_chunks(array):
+            result[start : start + len(chunk)] = chunk
+    bad = find_not_finite(result)
+    if bad is not None and np.isfinite(array[bad]):
+        raise DataError(
+            f"{what}: row {bad[0]}, column {bad[1]} (counting from 0) is {array[bad]:g}, beyond "
+            f"float32. Rescale these values."
+        )
+    return result
+
+
+def update_hash(hasher: "hashlib._Hash", name: str, array: np.ndarray) -> None:
+    """Feed an array's name, type, shape and bytes to `hasher`, in pieces."""
+    hasher.update(f"{name}:{array.dtype.str}:{array.shape}:".encode())
+    for _, chunk in row_chunks(array):
+        hasher.update(np.ascontiguousarray(chunk).data)

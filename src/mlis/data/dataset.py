@@ -1,0 +1,234 @@
+"""A dataset, validated once, and the only views of it that training and testing get."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from mlis.data.arrays import as_float32, update_hash
+from mlis.data.names import class_indices, index_labels
+from mlis.data.splits import Split, add_validation, choose_unseen, split_rows
+from mlis.data.validate import check_dataset
+from mlis.errors import DataError
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a dataset came from; error messages name these files."""
+
+    name: str  # "FLO", "letters", "my-data"
+    features: str = ""  # what the features are, or their file: "efficientnet_lite2.mat"
+    descriptors: str = ""  # "att_splits.mat:att"
+    files: Mapping[str, str] = field(default_factory=dict)  # file name -> SHA-256
+    notes: tuple[str, ...] = ()  # "validation split made by seed 0, …", "stand-in"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSplit:
+    """All that training code is ever handed: rows of seen classes, descriptors of all classes."""
+
+    features: np.ndarray  # (n, Dx) float32, rows of seen classes only
+    labels: np.ndarray  # (n,) int64, numbering of `descriptors`
+    descriptors: np.ndarray  # (C, Da) float32 of all classes in play, seen and unseen
+    class_names: tuple[str, ...]
+    seen_mask: np.ndarray  # (C,) bool
+    class_ids: np.ndarray  # (C,) int64, index of each class in the whole dataset
+    key: str  # SHA-256 that names this content
+
+
+@dataclass(frozen=True, eq=False)
+class TestSplit:
+    """Rows to recognise, in the class numbering of the training split they belong to."""
+
+    __test__ = False  # not a test case, whatever its name says
+
+    features: np.ndarray  # (n, Dx) float32, rows of seen and unseen classes
+    labels: np.ndarray  # (n,) int64
+    seen_mask: np.ndarray  # (C,) bool
+    class_names: tuple[str, ...]
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class GZSLDataset:
+    """Features, labels, one descriptor a class, and a split; every check is done on construction.
+
+    Seen classes are those with `split.trainval` rows; all others are unseen. Raises `DataError`
+    for anything that is not as below (see :mod:`mlis.data.validate`).
+
+    >>> rng = np.random.default_rng(0)
+    >>> data = GZSLDataset.from_arrays(
+    ...     rng.random((60, 4)), np.repeat(np.arange(6), 10), np.eye(6), unseen_classes=[5]
+    ... )
+    >>> data.seen_classes, data.unseen_classes, data.for_training().features.shape
+    (array([0, 1, 2, 3, 4]), array([5]), (40, 4))
+    """
+
+    features: np.ndarray  # (N, Dx) float32, C order, possibly np.memmap
+    labels: np.ndarray  # (N,) int64 in 0..C-1
+    descriptors: np.ndarray  # (C, Da) float32
+    class_names: tuple[str, ...]  # C, unique
+    split: Split
+    provenance: Provenance = field(default_factory=lambda: Provenance("arrays"))
+
+    def __post_init__(self) -> None:
+        check_dataset(self)
+
+    @property
+    def num_classes(self) -> int:
+        """C, seen and unseen."""
+        return len(self.descriptors)
+
+    @cached_property
+    def seen_mask(self) -> np.ndarray:
+        """(C,) bool: classes with training rows."""
+        mask = np.zeros(self.num_classes, dtype=bool)
+        mask[self.labels[self.split.trainval]] = True
+        return mask
+
+    @property
+    def seen_classes(self) -> np.ndarray:
+        """(S,) int64."""
+        return np.flatnonzero(self.seen_mask)
+
+    @property
+    def unseen_classes(self) -> np.ndarray:
+        """(U,) int64."""
+        return np.flatnonzero(~self.seen_mask)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over features, labels, descriptors, names and split; not over the provenance."""
+        hasher = hashlib.sha256(b"mlis dataset 1:")
+        hasher.update(json.dumps(self.class_names).encode())
+        for name in ("features", "labels", "descriptors"):
+            update_hash(hasher, name, getattr(self, name))
+        for name in self.split.__dataclass_fields__:
+            update_hash(hasher, name, getattr(self.split, name))
+        return hasher.hexdigest()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        features: np.ndarray,
+        labels: Sequence[int] | Sequence[str] | np.ndarray,
+        descriptors: np.ndarray,
+        *,
+        class_names: Sequence[str] | None = None,
+        unseen_classes: Sequence[int] | Sequence[str] | np.ndarray | None = None,
+        split: Split | None = None,
+        seed: int = 0,
+        test_fraction: float = 0.2,
+        name: str = "arrays",
+        provenance: Provenance | None = None,
+    ) -> "GZSLDataset":
+        """A dataset of your own arrays, with whatever split is missing made by `seed`.
+
+        Args:
+            features: (N, Dx) real numbers; float32 in C order is used as it is, memory maps too.
+            labels: N class indices 0..C-1, or names out of `class_names`.
+            descriptors: (C, Da) real numbers, one row a class.
+            class_names: C unique names; `class_000`, … where absent.
+            unseen_classes: indices or names of the classes never trained on. Where absent: the
+                classes without any row; if every class has rows, a fifth of them by `seed`.
+            split: the whole split, instead of `unseen_classes`; its validation part is added
+                where empty.
+            seed: of every choice made here.
+            test_fraction: share of each seen class's rows held out for testing; 0 trains on all.
+            name: shown in messages and reports.
+            provenance: instead of `name`, where more is known.
+
+        Raises:
+            DataError: what is wrong, with field and row.
+        """
+        provenance = provenance or Provenance(name)
+        descriptors = as_float32(np.asarray(descriptors), f"{provenance.name}: descriptors")
+        num_classes = len(descriptors)
+        names = tuple(class_names or (f"class_{i:03d}" for i in range(num_classes)))
+        labels = index_labels(labels, names, f"{provenance.name}: labels")
+        notes: list[str] = []
+        if split is None:
+            if unseen_classes is None:
+                unseen, note = _default_unseen(labels, num_classes, seed)
+                notes.append(note)
+            else:
+                unseen = class_indices(unseen_classes, names, f"{provenance.name}: unseen_classes")
+            split = split_rows(labels, unseen, test_fraction=test_fraction, seed=seed)
+        features = as_float32(np.asanyarray(features), f"{provenance.name}: features")
+        if not split.has_validation:
+            split, note = add_validation(split, labels, seed=seed)
+            notes.append(note)
+        provenance = Provenance(
+            provenance.name,
+            provenance.features,
+            provenance.descriptors,
+            provenance.files,
+            (*provenance.notes, *notes),
+        )
+        return cls(features, labels, descriptors, names, split, provenance)
+
+    def for_training(self) -> TrainingSplit:
+        """Training rows, descriptors of all classes; no test row."""
+        return self._training(self.split.trainval, np.arange(self.num_classes), "training")
+
+    def for_testing(self) -> TestSplit:
+        """The test rows, seen and unseen, in the numbering of `for_training`."""
+        rows = np.concatenate([self.split.test_seen, self.split.test_unseen])
+        return self._test(rows, np.arange(self.num_classes), self.seen_mask, "testing")
+
+    def for_validation(self) -> tuple[TrainingSplit, TestSplit]:
+        """The same pair made of training rows alone; classes renumbered 0..C'-1.
+
+        Raises `DataError` where the dataset has too few classes for a validation split.
+        """
+        split = self.split
+        if not split.has_validation:
+            raise DataError(
+                f"{self.provenance.name}: no validation split, as there are only "
+                f"{len(self.seen_classes)} seen classes. Bring 3 or more, or choose nothing on "
+                f"validation."
+            )
+        classes = np.unique(self.labels[np.concatenate([split.train, split.val_unseen])])
+        training = self._training(split.train, classes, "validation-training")
+        rows = np.concatenate([split.val_seen, split.val_unseen])
+        return training, self._test(rows, classes, training.seen_mask, "validation-testing")
+
+    def _training(self, rows: np.ndarray, classes: np.ndarray, part: str) -> TrainingSplit:
+        labels = np.searchsorted(classes, self.labels[rows])
+        seen_mask = np.zeros(len(classes), dtype=bool)
+        seen_mask[labels] = True
+        return TrainingSplit(
+            features=np.asarray(self.features[rows]),
+            labels=labels,
+            descriptors=self.descriptors[classes],
+            class_names=tuple(self.class_names[i] for i in classes),
+            seen_mask=seen_mask,
+            class_ids=classes,
+            key=self._key(part),
+        )
+
+    def _test(
+        self, rows: np.ndarray, classes: np.ndarray, seen_mask: np.ndarray, part: str
+    ) -> TestSplit:
+        return TestSplit(
+            features=np.asarray(self.features[rows]),
+            labels=np.searchsorted(classes, self.labels[rows]),
+            seen_mask=seen_mask.copy(),
+            class_names=tuple(self.class_names[i] for i in classes),
+            key=self._key(part),
+        )
+
+    def _key(self, part: str) -> str:
+        return hashlib.sha256(f"{self.sha256}:{part}".encode()).hexdigest()
+
+
+def _default_unseen(labels: np.ndarray, num_classes: int, seed: int) -> tuple[np.ndarray, str]:
+    """Classes without rows; if there are none, a fifth of all by `seed`; and how it was done."""
+    without_rows = np.setdiff1d(np.arange(num_classes), labels)
+    if without_rows.size:
+        return without_rows, "unseen classes: those without rows"
+    chosen = choose_unseen(np.arange(num_classes), np.random.default_rng([seed, 0]))
+    return chosen, f"unseen classes chosen by seed {seed}"
