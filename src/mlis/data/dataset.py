@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -169,6 +170,19 @@ class GZSLDataset:
             (*provenance.notes, *notes),
         )
         return cls(features, labels, descriptors, names, split, provenance)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the folder format: `features.safetensors` and `dataset.json`."""
+        from mlis.data.folder import save_folder
+
+        save_folder(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "GZSLDataset":
+        """Open a folder that `save` wrote; features are memory-mapped, the hash is checked."""
+        from mlis.data.folder import load_folder
+
+        return load_folder(folder)
 
     def for_training(self) -> TrainingSplit:
         """Training rows, descriptors of all classes; no test row."""

@@ -1,0 +1,117 @@
+"""Arrays read once from a slow file, then memory-mapped from the user's cache folder.
+
+An entry is named by the SHA-256 of the file's content, carries a checksum, and appears whole or
+not at all. Whatever is wrong with the cache costs time, never a wrong number: a damaged entry is
+read again from the source, and a cache that cannot be written is done without.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlis.data.tensorfile import checksum, map_tensors, write_tensors
+from mlis.errors import DataError
+from mlis.files import atomic_write, cache_folder
+
+logger = logging.getLogger(__name__)
+
+ENTRY_VERSION = 1  # raise it when a reader gives other arrays for the same file
+_SETTLED_NS = 2_000_000_000  # a file changed this lately may change again within its time stamp
+
+
+def cached_arrays(
+    source: Path, names: Sequence[str], read: Callable[[Path], dict[str, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], str]:
+    """What `read(source)` gives (float32 and int64 arrays called `names`), and the file's SHA-256.
+
+    Raises `DataError` where `source` changes while it is read, and whatever `read` raises.
+    """
+    before = _identity(source)
+    digest = file_sha256(source)
+    entry = cache_folder() / f"arrays-v{ENTRY_VERSION}" / f"{digest}.safetensors"
+    arrays = _open_entry(entry, names)
+    if arrays is not None:
+        return arrays, digest
+    arrays = read(source)
+    if _identity(source) != before:
+        raise DataError(f"{source}: changed while it was read. Try again when it is complete.")
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(entry, arrays)
+    except OSError as error:
+        logger.warning("%s: not cached (%s); the next start reads the file again", source, error)
+        return arrays, digest
+    return map_tensors(entry, names)[0], digest
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, remembered until its size, times or inode change."""
+    settled = time.time_ns() - _SETTLED_NS
+    identity = _identity(path)
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    memory = cache_folder() / "file-hashes" / name
+    digest = _remembered(memory)
+    if digest is None:
+        with path.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        _, _, _, modified, changed, _ = identity
+        if max(modified, changed) < settled:
+            _remember(memory, digest)
+    return digest
+
+
+def _identity(path: Path) -> tuple[str, int, int, int, int, int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+    return (
+        os.fspath(path.resolve()),
+        stat.st_dev,
+        stat.st_ino,
+        stat.st_mtime_ns,
+        stat.st_ctime_ns,
+        stat.st_size,
+    )
+
+
+def _remembered(memory: Path) -> str | None:
+    try:
+        digest, check = memory.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return digest if check == _check_digits(digest) else None
+
+
+def _remember(memory: Path, digest: str) -> None:
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(memory) as temporary:
+            temporary.write_text(f"{digest} {_check_digits(digest)}\n", encoding="ascii")
+    except OSError as error:
+        logger.debug("%s: not remembered (%s)", memory, error)
+
+
+def _check_digits(digest: str) -> str:
+    return f"{zlib.crc32(digest.encode()):08x}"
+
+
+def _open_entry(entry: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    if not entry.exists():
+        return None
+    try:
+        arrays, recorded = map_tensors(entry, names)
+    except DataError as error:
+        logger.warning("%s; the cache entry is made again", error)
+        return None
+    if checksum(arrays) != recorded:
+        logger.warning("%s: damaged; the cache entry is made again", entry)
+        return None
+    return arrays

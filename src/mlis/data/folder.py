@@ -1,0 +1,117 @@
+"""The folder format: `features.safetensors` holds every number, `dataset.json` every word.
+
+No path is stored in either file, so nothing outside the folder is ever opened. The dataset's
+SHA-256 is recorded on saving and computed again on loading.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.splits import Split
+from mlis.data.tensorfile import map_tensors, write_tensors
+from mlis.errors import DataError
+from mlis.files import write_json
+
+FORMAT = "mlis-dataset"
+VERSION = 1
+TENSORS, WORDS = "features.safetensors", "dataset.json"
+_MAX_JSON = 256 << 20
+_ARRAYS = ("features", "labels", "descriptors")
+_PARTS = tuple(Split.__dataclass_fields__)
+
+
+def save_folder(data: GZSLDataset, folder: str | os.PathLike[str]) -> None:
+    """Write `data` to `folder`, made where absent; both files appear whole or not at all.
+
+    Raises `DataError` where the folder cannot be written.
+    """
+    folder = Path(folder)
+    arrays = {name: getattr(data, name) for name in _ARRAYS}
+    arrays |= {f"split.{part}": getattr(data.split, part) for part in _PARTS}
+    provenance = asdict(data.provenance)
+    words = {
+        "format": FORMAT,
+        "version": VERSION,
+        "sha256": data.sha256,
+        "provenance": provenance | {"files": dict(data.provenance.files)},
+        "class_names": list(data.class_names),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / TENSORS, arrays)
+        write_json(folder / WORDS, words)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}.") from error
+
+
+def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
+    """Open a dataset folder; features are memory-mapped.
+
+    Raises `DataError` where a file is missing, damaged, of another version or not of the other.
+    """
+    folder = Path(folder)
+    words = _read_words(folder / WORDS)
+    names = [*_ARRAYS, *(f"split.{part}" for part in _PARTS)]
+    arrays, _ = map_tensors(folder / TENSORS, names)
+    try:
+        class_names, provenance = _class_names(words), _provenance(words)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
+    data = GZSLDataset(
+        features=arrays["features"],
+        labels=np.array(arrays["labels"]),
+        descriptors=np.array(arrays["descriptors"]),
+        class_names=class_names,
+        split=Split(**{part: arrays[f"split.{part}"] for part in _PARTS}),
+        provenance=provenance,
+    )
+    if data.sha256 != words.get("sha256"):
+        raise DataError(
+            f"{folder}: {TENSORS} and {WORDS} are damaged or not of one dataset: SHA-256 is "
+            f"{data.sha256[:12]}…, but {str(words.get('sha256'))[:12]}… is recorded. Save it again."
+        )
+    return data
+
+
+def _read_words(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise DataError(f"{path}: larger than any dataset.json ({_MAX_JSON} bytes).")
+        words = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; a dataset folder has one.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: damaged, no JSON: {error}. Save the dataset again.") from error
+    if not isinstance(words, dict) or words.get("format") != FORMAT:
+        raise DataError(f"{path}: not a dataset of mlis: no format {FORMAT!r}.")
+    if words.get("version") != VERSION:
+        raise DataError(
+            f"{path}: version {words.get('version')!r}, but this mlis reads {VERSION}. Save the "
+            f"dataset again with this mlis, or use one that reads it."
+        )
+    return words
+
+
+def _class_names(words: dict[str, Any]) -> tuple[str, ...]:
+    names = words["class_names"]
+    if not isinstance(names, list):
+        raise TypeError("class_names is no list")
+    return tuple(names)
+
+
+def _provenance(words: dict[str, Any]) -> Provenance:
+    known = words["provenance"]
+    name, features, descriptors = (known[key] for key in ("name", "features", "descriptors"))
+    files, notes = dict(known["files"]), tuple(known["notes"])
+    texts = (name, features, descriptors, *files, *files.values(), *notes)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("provenance holds something else than text")
+    return Provenance(name, features, descriptors, files, notes)
