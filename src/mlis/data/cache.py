@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlis.data.tensorfile import checksum, map_tensors, write_tensors
+from mlis.data.mapped import checksum, map_arrays, write_arrays
 from mlis.errors import DataError
 from mlis.files import atomic_write, cache_folder
 
@@ -44,11 +44,11 @@ def cached_arrays(
         raise DataError(f"{source}: changed while it was read. Try again when it is complete.")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(entry, arrays)
+        write_arrays(entry, arrays)
     except OSError as error:
         logger.warning("%s: not cached (%s); the next start reads the file again", source, error)
         return arrays, digest
-    return map_tensors(entry, names)[0], digest
+    return map_arrays(entry, names)[0], digest
 
 
 def file_sha256(path: Path) -> str:
@@ -107,7 +107,7 @@ def _open_entry(entry: Path, names: Sequence[str]) -> dict[str, np.ndarray] | No
     if not entry.exists():
         return None
     try:
-        arrays, recorded = map_tensors(entry, names)
+        arrays, recorded = map_arrays(entry, names)
     except DataError as error:
         logger.warning("%s; the cache entry is made again", error)
         return None

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -146,29 +146,24 @@ class GZSLDataset:
             DataError: what is wrong, with field and row.
         """
         provenance = provenance or Provenance(name)
-        descriptors = as_float32(np.asarray(descriptors), f"{provenance.name}: descriptors")
+        origin = provenance.features or provenance.name
+        descriptors = as_float32(np.asarray(descriptors), f"{origin}: descriptors")
         num_classes = len(descriptors)
         names = tuple(class_names or (f"class_{i:03d}" for i in range(num_classes)))
-        labels = index_labels(labels, names, f"{provenance.name}: labels")
+        labels = index_labels(labels, names, f"{origin}: labels")
         notes: list[str] = []
         if split is None:
             if unseen_classes is None:
                 unseen, note = _default_unseen(labels, num_classes, seed)
                 notes.append(note)
             else:
-                unseen = class_indices(unseen_classes, names, f"{provenance.name}: unseen_classes")
+                unseen = class_indices(unseen_classes, names, f"{origin}: unseen_classes")
             split = split_rows(labels, unseen, test_fraction=test_fraction, seed=seed)
-        features = as_float32(np.asanyarray(features), f"{provenance.name}: features")
+        features = as_float32(np.asanyarray(features), f"{origin}: features")
         if not split.has_validation:
             split, note = add_validation(split, labels, seed=seed)
             notes.append(note)
-        provenance = Provenance(
-            provenance.name,
-            provenance.features,
-            provenance.descriptors,
-            provenance.files,
-            (*provenance.notes, *notes),
-        )
+        provenance = replace(provenance, notes=(*provenance.notes, *notes))
         return cls(features, labels, descriptors, names, split, provenance)
 
     def save(self, folder: str | os.PathLike[str]) -> None:

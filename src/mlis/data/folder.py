@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.mapped import map_arrays, write_arrays
 from mlis.data.splits import Split
-from mlis.data.tensorfile import map_tensors, write_tensors
 from mlis.errors import DataError
 from mlis.files import write_json
 
@@ -44,7 +44,7 @@ def save_folder(data: GZSLDataset, folder: str | os.PathLike[str]) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / TENSORS, arrays)
+        write_arrays(folder / TENSORS, arrays)
         write_json(folder / WORDS, words)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}.") from error
@@ -58,7 +58,7 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
     folder = Path(folder)
     words = _read_words(folder / WORDS)
     names = [*_ARRAYS, *(f"split.{part}" for part in _PARTS)]
-    arrays, _ = map_tensors(folder / TENSORS, names)
+    arrays, _ = map_arrays(folder / TENSORS, names)
     try:
         class_names, provenance = _class_names(words), _provenance(words)
     except (KeyError, TypeError, ValueError) as error:

@@ -30,7 +30,8 @@ def field_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 names = [str(name) for name in file]
                 found = {name: file[name] for name in names if _is_inside(file, name)}
                 return {n: d.shape[::-1] for n, d in found.items() if isinstance(d, h5py.Dataset)}
-        return {name: tuple(shape) for name, shape, _ in scipy.io.whosmat(path)}
+        with path.open("rb") as handle:
+            return {name: tuple(shape) for name, shape, _ in scipy.io.whosmat(handle)}
 
 
 def read_array(path: Path, field: str) -> np.ndarray:
@@ -116,7 +117,8 @@ def _check_size(path: Path, field: str) -> None:
 
 
 def _read_v5(path: Path, field: str) -> Any:
-    return scipy.io.loadmat(path, variable_names=[field])[field]
+    with path.open("rb") as handle:
+        return scipy.io.loadmat(handle, variable_names=[field])[field]
 
 
 def _kind(value: Any) -> str:

@@ -54,6 +54,11 @@ def suggestion(name: str, class_names: Sequence[str]) -> str:
     return f" Did you mean {by_form[close[0]]!r}?" if close else ""
 
 
+def shorten(names: Sequence[str]) -> str:
+    """The first few of many names, for a message."""
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+
+
 def _plain(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
 

@@ -24,7 +24,7 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 1 << 20
 
 
-def write_tensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     """Write float32 and int64 arrays to `path`, atomically, with a checksum in the header."""
     header: dict[str, object] = {"__metadata__": {"crc32": checksum(arrays)}}
     offset = 0
@@ -41,7 +41,7 @@ def write_tensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
                 handle.write(np.ascontiguousarray(chunk).data)
 
 
-def map_tensors(
+def map_arrays(
     path: str | os.PathLike[str], names: Iterable[str]
 ) -> tuple[dict[str, np.ndarray], str]:
     """The arrays `names` as read-only memory maps, and the checksum that the file records.
@@ -54,7 +54,7 @@ def map_tensors(
         size = path.stat().st_size
         with path.open("rb") as handle:
             header, start = _read_header(handle.read(8), handle, size)
-            arrays = _map_arrays(path, header, start, size, names)
+            arrays = _map_all(path, header, start, size, names)
             return arrays, str(header["__metadata__"]["crc32"])
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
@@ -88,7 +88,7 @@ def _read_header(prefix: bytes, handle, size: int) -> tuple[dict, int]:
     return header, 8 + length
 
 
-def _map_arrays(
+def _map_all(
     path: Path, header: dict, start: int, size: int, names: Iterable[str]
 ) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}

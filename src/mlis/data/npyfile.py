@@ -1,0 +1,55 @@
+"""NumPy's `.npy` and `.npz` files; pickled objects are refused."""
+
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from mlis.errors import DataError
+
+_MAX_EXPANSION = 1100  # deflate packs no more than 1032 bytes into one
+
+
+def load_npy(path: Path) -> np.ndarray:
+    """A `.npy` file as a memory map; pickled objects are refused."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise DataError(f"{path}: not an array of numbers that can be read: {error}") from error
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays `features` and `labels`. Raises `DataError`."""
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in ("features", "labels"):
+                arrays[name] = _read_member(path, archive, name)
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a .npz file that can be read: {error}") from error
+    return arrays
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array of a `.npz`, once its header agrees with the number of bytes that are there."""
+    member = f"{name}.npy"
+    if member not in archive.namelist():
+        known = ", ".join(each.removesuffix(".npy") for each in archive.namelist())
+        raise DataError(f"{path}: no array {name!r}; it has {known or 'none'}.")
+    with archive.open(member) as handle:
+        version = np.lib.format.read_magic(handle)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is None:
+            raise ValueError(f"unknown version {version}")
+        shape, _, dtype = read_header(handle)
+        present = min(archive.getinfo(member).file_size, path.stat().st_size * _MAX_EXPANSION)
+        if math.prod(shape) * dtype.itemsize > present:
+            raise ValueError(f"{name} claims to be {shape} of {dtype}")
+    with archive.open(member) as handle:
+        return np.lib.format.read_array(handle, allow_pickle=False)

@@ -1,0 +1,66 @@
+"""Features and labels of a Parquet table; needs pyarrow, the extra `parquet`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlis.data.arrays import as_float32
+from mlis.data.names import shorten
+from mlis.errors import DataError
+
+
+def read_parquet(path: Path, label_column: str) -> tuple[np.ndarray, list[Any]]:
+    """Features (N, Dx) float32 and labels as they stand: integers or text.
+
+    The features are all other columns, or one column of lists. Raises `DataError`.
+    """
+    try:
+        import pyarrow.parquet as parquet
+        from pyarrow import ArrowException
+    except ImportError as error:
+        raise DataError(
+            f"{path}: Parquet needs pyarrow, which is not installed: pip install 'mlis[parquet]'."
+        ) from error
+    try:
+        table = parquet.read_table(path, memory_map=True)
+        columns = {name: table.column(name) for name in table.column_names}
+        if label_column not in columns:
+            raise DataError(
+                f"{path}: no column {label_column!r} with the labels; it has "
+                f"{shorten(list(columns))}."
+            )
+        labels = columns.pop(label_column).to_pylist()
+        return _parquet_features(path, columns, len(labels)), labels
+    except (ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: not a Parquet file that can be read: {reason}") from error
+
+
+def _parquet_features(path: Path, columns: dict[str, Any], rows: int) -> np.ndarray:
+    """(N, Dx) float32 of columns of numbers, or of one column of lists of equal length."""
+    from pyarrow import types
+
+    if len(columns) == 1:
+        ((name, column),) = columns.items()
+        if types.is_list(column.type) or types.is_large_list(column.type):
+            lists = column.combine_chunks()
+            lengths = np.diff(lists.offsets.to_numpy())
+            if lists.null_count or len(set(lengths.tolist())) != 1:
+                raise DataError(f"{path}: column {name!r} must hold lists of one length.")
+            values = lists.flatten().to_numpy(zero_copy_only=False).reshape(rows, -1)
+            return as_float32(values, f"{path}: column {name!r}")
+        if types.is_fixed_size_list(column.type):
+            values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            return as_float32(values.reshape(rows, -1), f"{path}: column {name!r}")
+    features = np.empty((rows, len(columns)), dtype=np.float32)
+    for i, (name, column) in enumerate(columns.items()):
+        if not (types.is_integer(column.type) or types.is_floating(column.type)):
+            raise DataError(f"{path}: column {name!r} must be numbers, but is {column.type}.")
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise DataError(f"{path}: row {row}, column {name!r} is empty.")
+        features[:, i] = as_float32(column.to_numpy()[:, None], f"{path}: column {name!r}")[:, 0]
+    return features

@@ -1,0 +1,175 @@
+"""Your own data from tables: features with labels, and one line a class with its descriptor.
+
+Features, one row an image:
+
+- `.csv` or `.parquet`: a column of labels (`label` unless named otherwise); all other columns are
+  features. In Parquet the features may also be one column of lists.
+- `.npz`: arrays `features` (N, Dx) and `labels` (N,).
+- `.npy`: (N, Dx), with the labels in a file of their own: `.npy`, or text with one label a line.
+
+Classes, a `.csv` with a header: `name`, then perhaps `split` (`seen` or `unseen`), then one
+column an attribute. Labels are these names, or numbers of these lines counting from 0.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlis.data.cache import file_sha256
+from mlis.data.csvfile import read_csv, read_features_csv, row_numbers
+from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.names import index_labels
+from mlis.data.npyfile import load_npy, read_npz
+from mlis.data.parquet import read_parquet
+from mlis.errors import DataError
+
+LABEL, NAME, SPLIT = "label", "name", "split"
+
+
+def load_tables(
+    features_file: str | os.PathLike[str],
+    classes_file: str | os.PathLike[str],
+    *,
+    labels_file: str | os.PathLike[str] | None = None,
+    label_column: str = LABEL,
+    name: str | None = None,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+) -> GZSLDataset:
+    """A dataset of a features table and a classes table (see the module for their layout).
+
+    Args:
+        features_file: `.csv`, `.parquet`, `.npz` or `.npy`; float32 `.npy` stays memory-mapped.
+        classes_file: `.csv`.
+        labels_file: the labels, for `.npy` features.
+        label_column: name of the column of labels in `.csv` and `.parquet`.
+        name: of the dataset; the features file's name where absent.
+        seed: of every split made here: held-out test rows, unseen classes where the classes
+            table has no `split`, validation split.
+        test_fraction: share of each seen class's rows held out for testing.
+
+    Raises:
+        DataError: with the file, the row or column, and for unknown class names the nearest one.
+    """
+    features_path, classes_path = Path(features_file), Path(classes_file)
+    classes = read_classes(classes_path)
+    features, labels, labels_path = _read_features(
+        features_path, None if labels_file is None else Path(labels_file), label_column
+    )
+    if len(features) != len(labels):
+        raise DataError(
+            f"{labels_path}: {len(labels)} labels, but {features_path} has {len(features)} rows. "
+            f"Give one label for each row."
+        )
+    indices = index_labels(_as_numbers(labels, classes.names), classes.names, f"{labels_path}")
+    paths = {features_path, classes_path, labels_path}
+    return GZSLDataset.from_arrays(
+        features,
+        indices,
+        classes.descriptors,
+        class_names=classes.names,
+        unseen_classes=classes.unseen,
+        seed=seed,
+        test_fraction=test_fraction,
+        provenance=Provenance(
+            name=name or features_path.stem,
+            features=features_path.name,
+            descriptors=classes_path.name,
+            files={path.name: file_sha256(path) for path in sorted(paths)},
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """What a classes table says."""
+
+    names: tuple[str, ...]  # C
+    descriptors: np.ndarray  # (C, Da) float32
+    unseen: np.ndarray | None  # (U,) int64 indices; None where the table does not say
+
+
+def read_classes(path: Path) -> Classes:
+    """Read `classes.csv`. Raises `DataError` with line and column."""
+    header, rows = read_csv(path)
+    if NAME not in header:
+        raise DataError(f"{path}: no column {NAME!r}; it has {', '.join(header)}.")
+    name_at = header.index(NAME)
+    split_at = header.index(SPLIT) if SPLIT in header else None
+    columns = [i for i in range(len(header)) if i not in (name_at, split_at)]
+    if not columns:
+        raise DataError(f"{path}: no attributes beside {', '.join(header)}. Add one column each.")
+    names: list[str] = []
+    unseen: list[int] = []
+    descriptors: list[np.ndarray] = []
+    for line, row in rows:
+        if split_at is not None:
+            part = row[split_at].strip().casefold()
+            if part not in ("seen", "unseen"):
+                raise DataError(
+                    f"{path}: line {line}, column {SPLIT!r}: expected seen or unseen, but got "
+                    f"{row[split_at]!r}."
+                )
+            if part == "unseen":
+                unseen.append(len(names))
+        names.append(row[name_at].strip())
+        descriptors.append(row_numbers(path, line, header, row, columns))
+    if not names:
+        raise DataError(f"{path}: no classes below the header.")
+    return Classes(
+        tuple(names),
+        np.stack(descriptors),
+        None if split_at is None else np.array(unseen, dtype=np.int64),
+    )
+
+
+def _read_features(
+    path: Path, labels_path: Path | None, label_column: str
+) -> tuple[np.ndarray, Sequence[Any] | np.ndarray, Path]:
+    """Features (N, Dx), labels as they stand, and the file the labels came from."""
+    kind = path.suffix.casefold()
+    if kind not in (".npy", ".npz", ".csv", ".parquet"):
+        raise DataError(f"{path}: expected a .npy, .npz, .csv or .parquet file.")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    if kind == ".npy":
+        if labels_path is None:
+            raise DataError(
+                f"{path}: a .npy file has no labels. Name the file that has them (labels_file, "
+                f"--labels)."
+            )
+        return load_npy(path), read_labels(labels_path), labels_path
+    if labels_path is not None:
+        raise DataError(f"{path} holds the labels itself; {labels_path} is not needed.")
+    if kind == ".npz":
+        arrays = read_npz(path)
+        return arrays["features"], arrays["labels"], path
+    if kind == ".csv":
+        return *read_features_csv(path, label_column), path
+    return *read_parquet(path, label_column), path
+
+
+def read_labels(path: Path) -> Sequence[Any] | np.ndarray:
+    """Labels in a `.npy` file, or one a line in a text file."""
+    if path.suffix.casefold() == ".npy":
+        return load_npy(path)
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}.") from error
+
+
+def _as_numbers(labels: Sequence[Any] | np.ndarray, names: Sequence[str]) -> Any:
+    """Labels written as text become numbers, unless one of them is a class's name."""
+    if isinstance(labels, np.ndarray) or not all(isinstance(label, str) for label in labels):
+        return labels
+    if set(labels) & set(names):
+        return labels
+    try:
+        return np.array([int(label) for label in labels], dtype=np.int64)
+    except (ValueError, OverflowError):
+        return labels
