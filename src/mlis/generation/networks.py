@@ -1,0 +1,111 @@
+"""The conditional generator and critic, and the few operations that training them needs.
+
+The descriptor's share of a first layer depends on the class alone, so both networks compute it
+once per class, `descriptors @ W_aᵀ + b` (C, hidden), and gather it by label.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mlis.compute import Arithmetic
+
+SLOPE = 0.2  # of LeakyReLU on the negative side
+
+
+def slope_of(pre: Tensor) -> Tensor:
+    """Derivative of LeakyReLU: 1 where `pre` > 0, else 0.2."""
+    return torch.where(pre > 0, 1.0, SLOPE).to(pre.dtype)
+
+
+def _normal(shape: tuple[int, ...], std: float, like: Arithmetic, rng: torch.Generator):
+    # Drawn in float32 on the CPU: the same start on every device and in every precision.
+    values = torch.randn(shape, generator=rng) * std
+    return nn.Parameter(values.to(like.device, like.master))
+
+
+def _zeros(size: int, like: Arithmetic) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(size, device=like.device, dtype=like.master))
+
+
+class Generator(nn.Module):
+    """G: `[z ; a] → linear → LeakyReLU(0.2) → linear → ReLU` (the paper's section 3.2).
+
+    With `generator_init="ridge"` a class mean predicted by ridge regression is added before the
+    ReLU, so that G only learns the residual.
+
+    Args:
+        noise, descriptor, hidden, features: sizes Dz, Da, hidden units, Dx.
+        std: standard deviation of the initial weights.
+        arithmetic: device and precision.
+        rng: CPU generator that draws the initial weights.
+    """
+
+    def __init__(
+        self,
+        noise: int,
+        descriptor: int,
+        hidden: int,
+        features: int,
+        *,
+        std: float,
+        arithmetic: Arithmetic,
+        rng: torch.Generator,
+    ):
+        super().__init__()
+        self.noise = noise
+        self.arithmetic = arithmetic
+        self.from_noise = _normal((hidden, noise), std, arithmetic, rng)
+        self.from_descriptor = _normal((hidden, descriptor), std, arithmetic, rng)
+        self.hidden_bias = _zeros(hidden, arithmetic)
+        self.to_features = _normal((features, hidden), std, arithmetic, rng)
+        self.feature_bias = _zeros(features, arithmetic)
+
+    def share(self, descriptors: Tensor) -> Tensor:
+        """Return each class's part of the hidden pre-activation, (C, Da) → (C, hidden)."""
+        return descriptors @ self.from_descriptor.T + self.hidden_bias
+
+    def forward(self, z: Tensor, share: Tensor, labels: Tensor, base: Tensor | None) -> Tensor:
+        """Synthesise (B, Dx) features ≥ 0 from noise (B, Dz), `share` (C, hidden), labels (B,).
+
+        `base` (C, Dx) is the ridge-predicted class mean of a warm start, or None.
+        """
+        mm, master = self.arithmetic.mm, self.arithmetic.master
+        pre = mm(z, self.from_noise.T).to(master) + share[labels]
+        hidden = nn.functional.leaky_relu(pre, SLOPE)
+        out = mm(hidden, self.to_features.T).to(master) + self.feature_bias
+        return torch.relu(out if base is None else out + base[labels])
+
+
+class Critic(nn.Module):
+    """D: `[x ; a] → linear → LeakyReLU(0.2) → linear`, a score without bound.
+
+    The last bias is left out: it cancels in `D(x̃) − D(x)` and does not enter the penalty.
+
+    Args: as of :class:`Generator`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        descriptor: int,
+        hidden: int,
+        *,
+        std: float,
+        arithmetic: Arithmetic,
+        rng: torch.Generator,
+    ):
+        super().__init__()
+        self.arithmetic = arithmetic
+        self.from_features = _normal((hidden, features), std, arithmetic, rng)
+        self.from_descriptor = _normal((hidden, descriptor), std, arithmetic, rng)
+        self.hidden_bias = _zeros(hidden, arithmetic)
+        self.to_score = _normal((hidden,), std, arithmetic, rng)
+
+    def share(self, descriptors: Tensor) -> Tensor:
+        """Return each class's part of the hidden pre-activation, (C, Da) → (C, hidden)."""
+        return descriptors @ self.from_descriptor.T + self.hidden_bias
+
+    def forward(self, x: Tensor, share: Tensor, labels: Tensor) -> Tensor:
+        """Score (B, Dx) features with `share` (C, hidden) of their labels (B,): (B,)."""
+        pre = self.arithmetic.mm(x, self.from_features.T).to(self.arithmetic.master)
+        return nn.functional.leaky_relu(pre + share[labels], SLOPE) @ self.to_score

@@ -1,0 +1,128 @@
+"""Stage 3: from features to classes. No descriptor, no generator: scaler, encoder, classifier."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlis.classification import LinearClassifier
+from mlis.errors import DataError
+from mlis.preprocessing import FeatureScaler
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Recognizer:
+    """A trained recognizer of seen and unseen classes.
+
+    Every method takes (B, Dx) features, a numpy array or a torch tensor on any device, and
+    answers in kind; work goes through the recognizer's own device in batches.
+
+    Attributes:
+        scaler: from raw features to what the encoder saw in training.
+        encoder_weight, encoder_bias: (Dh, Dx) and (Dh,) of `h = ReLU(W x + b)`; None when the
+            classifier works on the scaled features themselves (components="none").
+        classifier: scores of all classes from `h`.
+        class_names: C names.
+        seen_mask: (C,) bool.
+        descriptors: (C, Da) as given; kept for the record, never used to predict.
+        calibration: constant taken from the scores of seen classes (calibrated stacking,
+            Chao et al., 2016).
+    """
+
+    scaler: FeatureScaler
+    encoder_weight: Tensor | None
+    encoder_bias: Tensor | None
+    classifier: LinearClassifier
+    class_names: tuple[str, ...]
+    seen_mask: np.ndarray
+    descriptors: np.ndarray
+    calibration: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.classifier.weight.device
+
+    @property
+    def num_features(self) -> int:
+        """Dx, the length of the features that it takes."""
+        return len(self.scaler.shift)
+
+    def with_calibration(self, constant: float) -> "Recognizer":
+        """Return the same recognizer with another calibration constant."""
+        return dataclasses.replace(self, calibration=float(constant))
+
+    def to(self, device: str | torch.device) -> "Recognizer":
+        """Return the same recognizer on another device."""
+        scaler = FeatureScaler(
+            self.scaler.transform, self.scaler.shift.to(device), self.scaler.factor.to(device)
+        )
+        classifier = LinearClassifier(
+            self.classifier.weight.to(device), self.classifier.bias.to(device)
+        )
+        weight, bias = self.encoder_weight, self.encoder_bias
+        return dataclasses.replace(
+            self,
+            scaler=scaler,
+            classifier=classifier,
+            encoder_weight=None if weight is None else weight.to(device),
+            encoder_bias=None if bias is None else bias.to(device),
+        )
+
+    def refine(self, x: Array, batch_size: int = 8192) -> Array:
+        """Refined features `h = E(x)`, (B, Dh) float; the scaled features without an encoder."""
+        return self._batched(x, batch_size, self._refine)
+
+    def scores(self, x: Array, batch_size: int = 8192) -> Array:
+        """Logits of all classes, (B, C), the calibration constant taken from seen classes."""
+        return self._batched(x, batch_size, self._scores)
+
+    def predict(self, x: Array, batch_size: int = 8192) -> Array:
+        """Index of the best class of each row, (B,) int64."""
+        return self._batched(x, batch_size, lambda part: self._scores(part).argmax(1))
+
+    def top_k(self, x: Array, k: int = 5, batch_size: int = 8192) -> tuple[Array, Array]:
+        """Indices (B, k) int64 and scores (B, k) of the k best classes, best first."""
+        k = min(k, len(self.class_names))
+        scores = self.scores(x, batch_size)
+        if isinstance(scores, np.ndarray):
+            indices = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            return cast(Array, indices), cast(Array, np.take_along_axis(scores, indices, axis=1))
+        best = scores.topk(k, dim=1)
+        return cast(Array, best.indices), cast(Array, best.values)
+
+    def _refine(self, x: Tensor) -> Tensor:
+        x = self.scaler(x)
+        if self.encoder_weight is None or self.encoder_bias is None:
+            return x
+        return torch.relu_(torch.addmm(self.encoder_bias, x, self.encoder_weight.T))
+
+    def _scores(self, x: Tensor) -> Tensor:
+        seen = torch.from_numpy(self.seen_mask).to(x.device)
+        return self.classifier(self._refine(x)) - self.calibration * seen
+
+    @torch.no_grad()
+    def _batched(self, x: Array, batch_size: int, function: Callable[[Tensor], Tensor]) -> Array:
+        if x.ndim != 2 or x.shape[1] != self.num_features:
+            raise DataError(
+                f"this recognizer takes features of shape (B, {self.num_features}), but got "
+                f"{tuple(x.shape)}: use features of the same model as in training"
+            )
+        weight = self.classifier.weight
+        parts: list[Tensor] = []
+        for start in range(0, max(len(x), 1), batch_size):
+            part = torch.as_tensor(x[start : start + batch_size]).to(weight.device, weight.dtype)
+            if not bool(torch.isfinite(part).all()):
+                row = start + int((~torch.isfinite(part)).any(1).nonzero()[0])
+                raise DataError(f"features row {row} holds NaN or infinity: leave that row out")
+            parts.append(function(part))
+        result = torch.cat(parts)
+        if isinstance(x, np.ndarray):
+            return cast(Array, result.cpu().numpy())
+        return cast(Array, result.to(x.device))

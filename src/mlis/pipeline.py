@@ -1,0 +1,109 @@
+"""The order of the stages: dataset → generation → refinement → classification → inference."""
+
+import logging
+
+import torch
+
+from mlis.classification import LinearClassifier, fit_classifier
+from mlis.compute import Arithmetic, stream
+from mlis.config import Config
+from mlis.data.dataset import TrainingSplit
+from mlis.generation.synthesis import FeatureGenerator, synthesise
+from mlis.generation.train import fit_generator
+from mlis.inference import Recognizer
+from mlis.preprocessing import TrainingTensors, prepare
+from mlis.refinement.encoder import Encoder
+from mlis.refinement.losses import EmbeddingLoss
+from mlis.refinement.train import fit_encoder, fit_joint
+from mlis.training import Monitor
+
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    training: TrainingSplit,
+    config: Config,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    monitor: Monitor | None = None,
+    loss: EmbeddingLoss | None = None,
+) -> Recognizer:
+    """Train a recognizer of all classes of `training`, seen and unseen.
+
+    Args:
+        training: rows of seen classes and descriptors of all; holds no test row.
+        config: all settings. A `calibration="validation"` is resolved by the caller, who has
+            the validation split (:func:`mlis.protocol.fit_and_calibrate`); here it counts as 0.
+        seed: of every random number.
+        device: "auto", "cpu", "cuda", "cuda:1", …
+        monitor: hears of losses and keeps snapshots.
+        loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
+
+    Raises:
+        DivergenceError: a loss became NaN or infinite.
+    """
+    monitor = monitor or Monitor()
+    arithmetic = Arithmetic.of(config.precision, device)
+    scaler, data = prepare(training, config.preprocessing, arithmetic)
+    generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
+    classifier = _train_classifier(data, generator, encoder, config, seed)
+    constant = config.classification.calibration
+    return Recognizer(
+        scaler=scaler,
+        encoder_weight=None if encoder is None else encoder.weight.detach(),
+        encoder_bias=None if encoder is None else encoder.bias.detach(),
+        classifier=classifier,
+        class_names=training.class_names,
+        seen_mask=training.seen_mask,
+        descriptors=training.descriptors,
+        calibration=0.0 if isinstance(constant, str) else constant,
+    )
+
+
+def _train_stage_one(
+    data: TrainingTensors,
+    config: Config,
+    arithmetic: Arithmetic,
+    seed: int,
+    monitor: Monitor,
+    loss: EmbeddingLoss | None,
+) -> tuple[FeatureGenerator | None, Encoder | None]:
+    """Generator (None when nothing would use it) and encoder (None when there are no losses)."""
+    switches = config.refinement.switches
+    if config.refinement.schedule == "joint" and switches:
+        return fit_joint(data, config, arithmetic, seed, monitor, loss)
+    generator = None
+    if len(data.unseen) or config.classification.synthetic_per_seen:
+        generator = fit_generator(data, config.generation, arithmetic, seed, monitor)
+    if not switches:
+        return generator, None
+    encoder = fit_encoder(data, generator, config.refinement, arithmetic, seed, monitor, loss)
+    return generator, encoder
+
+
+@torch.no_grad()
+def _train_classifier(
+    data: TrainingTensors,
+    generator: FeatureGenerator | None,
+    encoder: Encoder | None,
+    config: Config,
+    seed: int,
+) -> LinearClassifier:
+    """Stage 2 on refined real and synthetic features."""
+    settings = config.classification
+    refine = (lambda x: x) if encoder is None else encoder
+    features = [refine(part) for part in data.x.split(8192)]
+    labels = [data.y]
+    if generator is not None:
+        sampler = generator.sampler(data.descriptors)
+        rng = stream(seed, "classification", device=data.x.device)
+        for classes, count in (
+            (data.unseen, settings.synthetic_per_unseen),
+            (data.seen, settings.synthetic_per_seen),
+        ):
+            if len(classes) and count:
+                x, y = synthesise(sampler, classes, count, rng)
+                features += [refine(part) for part in x.split(8192)]
+                labels.append(y)
+    return fit_classifier(torch.cat(features), torch.cat(labels), data.num_classes, settings)

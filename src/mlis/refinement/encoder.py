@@ -1,0 +1,38 @@
+"""The encoder E: one linear layer and ReLU, `h = E(x)`, the refined visual feature."""
+
+import torch
+from torch import Tensor, nn
+
+from mlis.compute import Arithmetic
+
+
+class Linear(nn.Module):
+    """A linear layer in mixed precision: factors in the product dtype, the sum in the master's.
+
+    Args:
+        inputs, outputs: sizes.
+        std: standard deviation of the initial weights; biases start at zero.
+        arithmetic: device and precision.
+        rng: CPU generator that draws the initial weights.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, std: float, arithmetic: Arithmetic, rng: torch.Generator
+    ):
+        super().__init__()
+        self.arithmetic = arithmetic
+        weight = torch.randn((outputs, inputs), generator=rng) * std
+        self.weight = nn.Parameter(arithmetic.tensor(weight))
+        self.bias = nn.Parameter(arithmetic.tensor(torch.zeros(outputs)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs) to (B, outputs)."""
+        return self.arithmetic.mm(x, self.weight.T).to(self.arithmetic.master) + self.bias
+
+
+class Encoder(Linear):
+    """E: `x → linear → ReLU` (the paper's section 4.2); (B, Dx) to refined (B, Dh)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine (B, Dx) features to (B, Dh)."""
+        return torch.relu(super().forward(x))

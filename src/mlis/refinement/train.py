@@ -1,0 +1,210 @@
+"""Stage 1b: training the encoder with the metric loss (eq. 1) and the cross-entropy (eq. 3)."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from mlis.compute import Arithmetic, stream
+from mlis.config import Config, Refinement
+from mlis.data.sampling import ClassBalancedSampler
+from mlis.generation.synthesis import FeatureGenerator, Sampler
+from mlis.generation.train import AdversarialTrainer
+from mlis.preprocessing import TrainingTensors
+from mlis.refinement.encoder import Encoder, Linear
+from mlis.refinement.losses import (
+    EmbeddingLoss,
+    balanced_cross_entropy,
+    concatenate,
+    load_loss,
+    similarities,
+    similarity_loss,
+)
+from mlis.training import Monitor, adam, pack, train, unpack
+
+
+class RefinementTrainer:
+    """One step = one update of the encoder on a P×K batch of real seen samples.
+
+    Semantics enter only through each sample's own class's descriptor, concatenated with its
+    refined feature in the metric loss. The cross-entropy also sees synthetic features of all
+    classes, through a linear head that is thrown away afterwards.
+
+    Args:
+        data: the training split on its device.
+        settings: components, loss, batch and step sizes.
+        arithmetic: device and precision.
+        seed: of the initial weights and of every random number drawn.
+        sampler_of: gives the sampler of synthetic features for this step; None without SFR.
+        loss: a user's own `(embeddings, labels) → scalar` in place of the named one.
+    """
+
+    def __init__(
+        self,
+        data: TrainingTensors,
+        settings: Refinement,
+        arithmetic: Arithmetic,
+        seed: int,
+        sampler_of: Callable[[], Sampler] | None,
+        loss: EmbeddingLoss | None = None,
+    ):
+        self.data, self.settings = data, settings
+        self.encoder = Encoder(
+            data.x.shape[1], settings.hidden, settings.init_std, arithmetic, stream(seed, "encoder")
+        )
+        self.head = Linear(
+            settings.hidden, data.num_classes, settings.init_std, arithmetic, stream(seed, "head")
+        )
+        parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        self.adam = adam(parameters, settings.learning_rate, settings.beta1, settings.beta2)
+        self.batches = stream(seed, "batches", device=arithmetic.device)
+        self.noise = stream(seed, "refinement-noise", device=arithmetic.device)
+        self.sampler = ClassBalancedSampler(
+            data.y, settings.classes_per_batch, settings.samples_per_class, self.batches
+        )
+        self.sampler_of = sampler_of if "sfr" in settings.switches else None
+        self.synthetic_labels = torch.cat(
+            (
+                data.unseen.repeat_interleave(settings.synthetic_per_unseen),
+                data.seen.repeat_interleave(settings.synthetic_per_seen),
+            )
+        )
+        self.similarity_loss = None if loss else similarity_loss(settings)
+        self.embedding_loss = loss
+        if loss is None and self.similarity_loss is None:
+            self.embedding_loss = load_loss(settings.loss)
+        self.with_semantics = "is" in settings.switches
+        self.class_gram = None
+        if self.with_semantics:
+            scaled = settings.semantic_scale * data.descriptors
+            self.class_gram = scaled @ scaled.T
+
+    def step(self) -> Mapping[str, Tensor]:
+        """Draw a batch, refine it, and update the encoder on the losses that are switched on."""
+        switches = self.settings.switches
+        rows = self.sampler.draw(self.batches)
+        x, y = self.data.x[rows], self.data.y[rows]
+        losses: dict[str, Tensor] = {}
+        if "sfr" in switches:
+            fakes, labels = self._synthetic()
+            h = self.encoder(torch.cat((x, fakes)))
+            losses["cross_entropy"] = balanced_cross_entropy(self.head(h), torch.cat((y, labels)))
+            h = h[: len(x)]
+        else:
+            h = self.encoder(x)
+        report = {"norm": h.detach().norm(dim=1).mean()}
+        if "ml" in switches:
+            losses["metric"], report["semantic_share"] = self._metric(h, y)
+        total = sum(
+            loss * (self.settings.cross_entropy_weight if name == "cross_entropy" else 1.0)
+            for name, loss in losses.items()
+        )
+        self.adam.zero_grad(set_to_none=True)
+        assert isinstance(total, Tensor)
+        total.backward()
+        self.adam.step()
+        return report | {name: loss.detach() for name, loss in losses.items()}
+
+    def _synthetic(self) -> tuple[Tensor, Tensor]:
+        """Synthetic features for the cross-entropy, detached: G is not trained through E."""
+        if self.sampler_of is None or len(self.synthetic_labels) == 0:
+            return self.data.x[:0], self.synthetic_labels[:0]
+        return self.sampler_of()(self.synthetic_labels, self.noise), self.synthetic_labels
+
+    def _metric(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The metric loss, and the share of the squared length that is semantic."""
+        if self.similarity_loss is not None:
+            similarity, share = similarities(h, y, self.class_gram, self.settings)
+            return self.similarity_loss(similarity, y), share
+        assert self.embedding_loss is not None
+        own = self.data.descriptors[y] if self.with_semantics else None
+        embeddings = concatenate(h, own, self.settings)
+        semantic = embeddings[:, h.shape[1] :].square().sum(1) / embeddings.square().sum(1)
+        return self.embedding_loss(embeddings, y), semantic.mean().detach()
+
+    def feedback(self, fake: Tensor, labels: Tensor) -> Tensor:
+        """Weighted cross-entropy of refined synthetic features, for training G through E."""
+        loss = balanced_cross_entropy(self.head(self.encoder(fake)), labels)
+        return self.settings.generator_feedback * loss
+
+    def _parts(self):
+        return {
+            "encoder": self.encoder,
+            "head": self.head,
+            "adam": self.adam,
+            "batches": self.batches,
+            "noise": self.noise,
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Networks, optimiser and random streams."""
+        return pack(**self._parts())
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state that `state` gave."""
+        unpack(state, **self._parts())
+
+
+class JointTrainer:
+    """The paper's order: each step trains critic and generator, then the encoder."""
+
+    def __init__(self, adversarial: AdversarialTrainer, refinement: RefinementTrainer):
+        self.adversarial, self.refinement = adversarial, refinement
+        if refinement.settings.generator_feedback > 0:
+            adversarial.feedback = refinement.feedback
+
+    def step(self) -> Mapping[str, Tensor]:
+        """One step of each."""
+        return {**self.adversarial.step(), **self.refinement.step()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Both states."""
+        parts = {"a": self.adversarial.state(), "r": self.refinement.state()}
+        return {f"{p}.{key}": value for p, state in parts.items() for key, value in state.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state that `state` gave."""
+        for prefix, part in (("a.", self.adversarial), ("r.", self.refinement)):
+            part.load_state({k[2:]: v for k, v in state.items() if k.startswith(prefix)})
+
+
+def fit_encoder(
+    data: TrainingTensors,
+    generator: FeatureGenerator | None,
+    settings: Refinement,
+    arithmetic: Arithmetic,
+    seed: int,
+    monitor: Monitor,
+    loss: EmbeddingLoss | None = None,
+) -> Encoder:
+    """Train the encoder beside a finished generator (`schedule="sequential"`)."""
+    sampler_of = None
+    if generator is not None and "sfr" in settings.switches:
+        sampler = generator.sampler(data.descriptors)
+        sampler_of = lambda: sampler  # noqa: E731
+    trainer = RefinementTrainer(data, settings, arithmetic, seed, sampler_of, loss)
+    train("refinement", trainer, settings.steps, monitor)
+    return trainer.encoder
+
+
+def fit_joint(
+    data: TrainingTensors,
+    config: Config,
+    arithmetic: Arithmetic,
+    seed: int,
+    monitor: Monitor,
+    loss: EmbeddingLoss | None = None,
+) -> tuple[FeatureGenerator, Encoder]:
+    """Train generator and encoder together, `generation.steps` steps (`schedule="joint"`)."""
+    adversarial = AdversarialTrainer(data, config.generation, arithmetic, seed)
+    refinement = RefinementTrainer(
+        data,
+        config.refinement,
+        arithmetic,
+        seed,
+        lambda: adversarial.generator.sampler(data.descriptors),
+        loss,
+    )
+    trainer = JointTrainer(adversarial, refinement)
+    train("joint", trainer, config.generation.steps, monitor)
+    return adversarial.generator, refinement.encoder

@@ -1,0 +1,275 @@
+"""A run: one dataset and one set of settings, for one or more seeds and components.
+
+The folder of a run holds
+
+    run.json                        what was asked for, written before any training
+    seed-0/generation.*             the generator's snapshot and losses, shared by all components
+    seed-0/ml+is+sfr/refinement.*   the encoder's
+    seed-0/ml+is+sfr/validation/    the same for the run that holds validation classes out
+    seed-0/ml+is+sfr/model/         the saved recognizer
+    seed-0/ml+is+sfr/result.json    its test, written once
+    results.json                    all of them, with means and deviations
+
+Whatever is finished is kept and never repeated; whatever was cut short continues from its last
+snapshot. A run that was killed and resumed ends with the same bits as one that was not.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlis
+from mlis.checkpoint import save_model
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset, TrainingSplit
+from mlis.errors import DataError, ModelFileError, SettingsError
+from mlis.evaluation import summarise
+from mlis.files import write_json
+from mlis.protocol import (
+    PROTOCOL,
+    fit_and_calibrate,
+    generation_key,
+    provenance,
+    test_once,
+    training_key,
+)
+from mlis.snapshots import FolderMonitor
+from mlis.training import Monitor
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  (Windows: no lock, so no protection from a second process)
+    fcntl = None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run was asked to do.
+
+    Attributes:
+        dataset: keyword arguments of :func:`mlis.data.load_dataset`.
+        data_sha256: of the dataset when the run began.
+        config: settings; `refinement.components` is replaced by each of `components` in turn.
+        seeds: one training each.
+        components: e.g. ("ml", "ml+is", "ml+is+sfr").
+        device: "auto", "cpu", "cuda", …
+    """
+
+    dataset: Mapping[str, Any]
+    data_sha256: str
+    config: Config
+    seeds: tuple[int, ...] = (0,)
+    components: tuple[str, ...] = ("ml+is+sfr",)
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise SettingsError(f"seeds must be distinct and ≥ 0, but got {list(self.seeds)}")
+        if not self.components or len(set(self.components)) < len(self.components):
+            raise SettingsError(f"components must be distinct, but got {list(self.components)}")
+        for components in self.components:
+            self.config_of(components)
+
+    def config_of(self, components: str) -> Config:
+        """Settings with these components."""
+        return self.config.replace({"refinement": {"components": components}})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for `run.json`."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            "mlis": mlis.__version__,
+            **values,
+            "dataset": dict(self.dataset),
+            "config": self.config.to_dict(),
+            "seeds": list(self.seeds),
+            "components": list(self.components),
+        }
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunPlan":
+        """Read `run.json` back.
+
+        Raises:
+            ModelFileError: there is none, or it is not what `to_dict` wrote.
+        """
+        path = folder / "run.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            values.pop("mlis")
+            return cls(
+                **{
+                    **values,
+                    "config": Config.from_dict(values["config"]),
+                    "seeds": tuple(values["seeds"]),
+                    "components": tuple(values["components"]),
+                }
+            )
+        except FileNotFoundError:
+            raise ModelFileError(f"{folder} is not a run folder: {path} does not exist") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelFileError(f"{path} is not a run's record: {error}") from None
+
+
+def begin(folder: Path, plan: RunPlan) -> None:
+    """Write `run.json`, before anything is trained.
+
+    Raises:
+        SettingsError: the folder holds a run of another plan.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "run.json").exists():
+        if RunPlan.read(folder).to_dict() != plan.to_dict():
+            raise SettingsError(
+                f"{folder} holds a run with other settings, seeds or data: choose another folder, "
+                f"or continue that run with --resume {folder}"
+            )
+        return
+    write_json(folder / "run.json", plan.to_dict())
+
+
+def execute(
+    folder: Path,
+    plan: RunPlan,
+    dataset: GZSLDataset,
+    *,
+    listener: Monitor | None = None,
+    snapshot_every: float = 30.0,
+) -> dict[str, Any]:
+    """Do all that is left to do of a run, and return its results.
+
+    Returns:
+        What `results.json` holds: for each components string the measures as lists over seeds
+        with mean and deviation, seconds, and the provenance.
+
+    Raises:
+        DataError: the dataset is not the one that the run began with.
+        SettingsError: another process works in the same folder.
+        DivergenceError: a training diverged; finished ones are kept.
+    """
+    if dataset.sha256 != plan.data_sha256:
+        raise DataError(
+            f"the data are not those that the run in {folder} began with: expected SHA-256 "
+            f"{plan.data_sha256[:16]}…, but got {dataset.sha256[:16]}…; begin a new run"
+        )
+    with _locked(folder):
+        rows = {
+            components: [
+                _one(
+                    folder / f"seed-{seed}",
+                    plan,
+                    dataset,
+                    seed,
+                    components,
+                    lambda **places: FolderMonitor(
+                        **places, every=snapshot_every, listener=listener
+                    ),
+                )
+                for seed in plan.seeds
+            ]
+            for components in plan.components
+        }
+        results = {
+            "protocol": PROTOCOL,
+            "seeds": list(plan.seeds),
+            "components": {
+                components: {
+                    **summarise([row["test"] for row in group]),
+                    "seconds": [row["seconds"] for row in group],
+                    "calibration": [row["calibration"] for row in group],
+                }
+                for components, group in rows.items()
+            },
+            "provenance": provenance(dataset, plan.config, plan.device),
+        }
+        write_json(folder / "results.json", results)
+    return results
+
+
+def _one(
+    folder: Path,
+    plan: RunPlan,
+    dataset: GZSLDataset,
+    seed: int,
+    components: str,
+    folder_monitor: Callable[..., FolderMonitor],
+) -> dict[str, Any]:
+    """One training and its test, unless `result.json` says that it is done."""
+    place = folder / components
+    path = place / "result.json"
+    if path.exists():
+        return _read_result(path)
+    config = plan.config_of(components)
+
+    def monitor(training: TrainingSplit, own: Path, shared: Path) -> FolderMonitor:
+        return folder_monitor(
+            folder=own,
+            key=training_key(training, config, seed),
+            shared={"generation": (shared, generation_key(training, config, seed))},
+        )
+
+    validation_monitor = None
+    if config.classification.calibration == "validation":
+        held_out, _ = dataset.for_validation()
+        validation_monitor = monitor(held_out, place / "validation", folder / "validation")
+    trained = fit_and_calibrate(
+        dataset,
+        config,
+        seed=seed,
+        device=plan.device,
+        monitor=monitor(dataset.for_training(), place, folder),
+        validation_monitor=validation_monitor,
+    )
+    validation = None if trained.validation is None else trained.validation.to_dict()
+    row = {
+        "seed": seed,
+        "components": components,
+        "calibration": trained.recognizer.calibration,
+        "seconds": round(trained.seconds, 3),
+        "validation": validation,
+        "test": test_once(trained.recognizer, dataset).to_dict(),
+        "provenance": provenance(dataset, config, plan.device),
+    }
+    save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
+    write_json(path, row)
+    return row
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        if not {"seed", "test", "seconds", "calibration"} <= row.keys():
+            raise ValueError("fields are missing")
+        return row
+    except (ValueError, AttributeError) as error:
+        raise ModelFileError(
+            f"{path} is damaged ({error}): delete it to have that training tested again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process; the lock goes with the process."""
+    with (folder / ".lock").open("w") as handle:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SettingsError(
+                    f"another process works in {folder}: wait for it, or choose another folder"
+                ) from None
+        yield
+
+
+def finished(folder: Path, plan: RunPlan) -> Sequence[tuple[int, str]]:
+    """Which (seed, components) of a run have their result."""
+    return [
+        (seed, components)
+        for components in plan.components
+        for seed in plan.seeds
+        if (folder / f"seed-{seed}" / components / "result.json").exists()
+    ]

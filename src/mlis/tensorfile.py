@@ -1,0 +1,55 @@
+"""Tensors in safetensors files that notice when they are damaged. Nothing is unpickled."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mlis.errors import ModelFileError
+from mlis.files import atomic_write
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and string metadata to one file, atomically, with a checksum over both."""
+    ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    checksum = _checksum(ready, metadata)
+    with atomic_write(path) as temporary:
+        save_file(ready, temporary, metadata={**metadata, "sha256": checksum})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors (on the CPU) and metadata back.
+
+    Raises:
+        ModelFileError: the file is missing, is not safetensors, or its checksum does not match.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = dict(handle.metadata() or {})
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} does not exist") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} cannot be read as safetensors ({error}): the file is damaged or of another "
+            "kind; restore it from a copy, or delete it and train again"
+        ) from None
+    if metadata.pop("sha256", None) != _checksum(tensors, metadata):
+        raise ModelFileError(
+            f"{path} is damaged: its content does not match its checksum; restore it from a copy, "
+            "or delete it and train again"
+        )
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name}/{value.dtype}/{tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
