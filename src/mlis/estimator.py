@@ -1,0 +1,257 @@
+"""The scikit-learn face: the whole method behind `fit`, `predict` and `transform`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import log_softmax, softmax
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mlis.class_table import class_table
+from mlis.classification import LinearClassifier
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset
+from mlis.errors import DataError
+from mlis.inference import Recognizer
+from mlis.protocol import fit_and_calibrate
+
+
+class MLISClassifier(
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+):
+    """Classifier that also recognises classes of which it has only a descriptor.
+
+    Metric learning with implicit semantics: features of the unseen classes are synthesised from
+    their descriptors, an encoder refines all features, and a softmax classifier is trained on
+    the refined ones. Prediction needs features alone. Without `descriptors`, or when every
+    class has rows, it is an ordinary classifier and nothing is synthesised.
+
+    Args:
+        generator: "wgan-gp" (the paper's, best on a GPU) or "ridge" (closed form, instant).
+        components: what trains the encoder: "ml", "ml+is", "ml+is+sfr", ….
+        loss: the metric loss: "circle", "circle_eq1", "contrastive", "multi_similarity",
+            "module:function", or a function `(embeddings, labels) → scalar`.
+        steps: encoder steps.
+        generator_steps: steps of the WGAN-GP.
+        semantic_scale: length of a descriptor beside the refined feature in the metric loss.
+        calibration: constant taken from the scores of seen classes, which they win too often, or
+            "validation": found by a second training that holds out a fifth of the seen classes.
+        precision: "auto", "float32", "float64" or "bfloat16", of training.
+        random_state: seed; None draws one, so that two fits differ.
+        device: "auto", "cpu" or "cuda".
+        config: all other settings, a :class:`~mlis.config.Config` or a nested mapping of some of
+            them, e.g. `{"refinement": {"gamma": 16}}`.
+
+    Every argument that is None takes its value from `config`, or else `Config`'s default.
+
+    Attributes:
+        classes_: (C,) all class labels, seen and unseen, sorted: the columns of `predict_proba`.
+        seen_mask_: (C,) bool, True for the classes with training rows.
+        descriptors_: (C, Da) float32 as given, in the order of `classes_`.
+        recognizer_: the fitted :class:`~mlis.inference.Recognizer` (save, top-k, …).
+        validation_: measures of that second training on what it held out
+            (:class:`~mlis.evaluation.Evaluation`), or None.
+        config_: the settings that were used, resolved.
+        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+
+    >>> colours, shapes = ("red", "green", "blue"), ("disc", "ring", "star")
+    >>> described = {
+    ...     f"{c} {s}": [c == other for other in colours] + [s == other for other in shapes]
+    ...     for c in colours
+    ...     for s in shapes
+    ... }
+    >>> seen = [name for name in described if name != "blue ring"]
+    >>> rng = np.random.default_rng(0)
+    >>> look = rng.random((6, 16))  # what a part looks like to a camera
+    >>> y = np.repeat(seen, 20)
+    >>> X = np.array([described[name] for name in y]) @ look + 0.2 * rng.random((160, 16))
+    >>> model = MLISClassifier(generator="ridge", steps=20, random_state=0)
+    >>> model = model.fit(X, y, descriptors=described)
+    >>> model.predict([look[0] + look[5], look[2] + look[4]])  # no blue ring was trained on
+    array(['red star', 'blue ring'], dtype='<U10')
+    >>> model.classes_[~model.seen_mask_]
+    array(['blue ring'], dtype='<U10')
+    """
+
+    n_features_in_: int
+
+    def __init__(
+        self,
+        *,
+        generator: str | None = None,
+        components: str | None = None,
+        loss: str | Callable | None = None,
+        steps: int | None = None,
+        generator_steps: int | None = None,
+        semantic_scale: float | None = None,
+        calibration: float | str | None = None,
+        precision: str | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "auto",
+        config: Config | Mapping[str, Any] | None = None,
+    ):
+        self.generator = generator
+        self.components = components
+        self.loss = loss
+        self.steps = steps
+        self.generator_steps = generator_steps
+        self.semantic_scale = semantic_scale
+        self.calibration = calibration
+        self.precision = precision
+        self.random_state = random_state
+        self.device = device
+        self.config = config
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        descriptors: Mapping[Any, ArrayLike] | ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
+        """Train on features X (n, Dx) of seen classes with labels y (n,).
+
+        Args:
+            X: one row of features an image; best non-negative, as after a network's ReLU.
+            y: class labels, numbers or strings.
+            descriptors: one vector for each of all C classes; classes that have one but no row
+                in `y` are the unseen ones. A mapping {label: vector}; a data frame whose index
+                holds the labels; an array (C, Da) with its labels as `classes`; or an array
+                alone when y holds integers 0..C-1 that number its rows. None: one-hot.
+            classes: (C,) labels of the rows of `descriptors`.
+
+        Raises:
+            DataError: X, y and descriptors do not fit each other (a ValueError).
+            SettingsError: an argument of the constructor is not possible (a ValueError).
+            DivergenceError: a loss became NaN or infinite.
+        """
+        settings = self._settings()
+        rows, labels = _validated(self, X, y)
+        check_classification_targets(labels)
+        table = class_table(labels, descriptors, classes)
+        if len(table.classes) < 2:
+            raise DataError(
+                f"expected at least 2 classes, got only one class: {table.names[0]!r}. Bring "
+                "rows of another class, or the descriptor of an unseen one."
+            )
+        seed = _seed(self.random_state)
+        dataset = GZSLDataset.from_arrays(
+            rows,
+            table.labels,
+            table.descriptors,
+            class_names=table.names,
+            unseen_classes=table.unseen,
+            seed=seed,
+            test_fraction=0,
+            name="fit",
+        )
+        if not table.unseen.size:  # a constant taken from all scores alike decides nothing
+            settings = settings.replace({"classification": {"calibration": 0.0}})
+        loss = self.loss if callable(self.loss) else None
+        trained = fit_and_calibrate(dataset, settings, seed=seed, device=self.device, loss=loss)
+        self.config_ = settings
+        self.validation_ = trained.validation
+        self.recognizer_ = _in_float64(trained.recognizer)
+        self.classes_ = table.classes
+        self.descriptors_ = table.descriptors
+        self.seen_mask_ = dataset.seen_mask
+        return self
+
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
+        """Scores of the classes, calibration taken off: (B, C), or (B,) of class 1 if C is 2."""
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """The best of all classes, seen or unseen, for each row of X (B, Dx): (B,) labels."""
+        scores = self._scores(X)
+        return self.classes_[scores.argmax(1)]
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """Softmax of the scores, (B, C) float64, columns in the order of `classes_`."""
+        return softmax(self._scores(X), axis=1)
+
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
+        """Logarithm of `predict_proba`, (B, C) float64, without underflow."""
+        return log_softmax(self._scores(X), axis=1)
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """Refined features `h = E(x)`, (B, Dh) float64, for any other classifier or retrieval."""
+        rows = self._features(X)
+        return self.recognizer_.refine(rows)
+
+    def _scores(self, X: ArrayLike) -> np.ndarray:
+        rows = self._features(X)
+        return self.recognizer_.scores(rows)
+
+    def _features(self, X: ArrayLike) -> np.ndarray:
+        check_is_fitted(self)
+        return _validated(self, X, reset=False)
+
+    @property
+    def _n_features_out(self) -> int:
+        weight = self.recognizer_.encoder_weight
+        return self.n_features_in_ if weight is None else len(weight)
+
+    def _settings(self) -> Config:
+        """`config` with the arguments that are not None put on top."""
+        base = self.config
+        config = base if isinstance(base, Config) else Config.from_dict(base or {})
+        chosen = {
+            "generation": {"generator": self.generator, "steps": self.generator_steps},
+            "refinement": {
+                "components": self.components,
+                "loss": None if callable(self.loss) else self.loss,
+                "steps": self.steps,
+                "semantic_scale": self.semantic_scale,
+            },
+            "classification": {"calibration": self.calibration},
+            "precision": self.precision,
+        }
+        return config.replace(_without_none(chosen))
+
+
+def _validated(estimator: BaseEstimator, X: Any, y: Any = "no_validation", **how: Any) -> Any:
+    """Rows as finite float32 in C order (and labels as a vector), scikit-learn's own checks."""
+    return validate_data(estimator, X, y, dtype=np.float32, order="C", force_writeable=True, **how)
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested mapping without entries that are None; NumPy's scalars (of grids) as Python's."""
+    return {
+        name: _without_none(value)
+        if isinstance(value, Mapping)
+        else (value.item() if isinstance(value, np.generic) else value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _seed(random_state: int | np.random.RandomState | None) -> int:
+    """An int is the seed itself, so that it means here what it means on the command line."""
+    source = check_random_state(random_state)
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(source.randint(2**31 - 1))
+
+
+def _in_float64(recognizer: Recognizer) -> Recognizer:
+    """In float32 a row's scores depend, in the last digits, on the rows beside it in a batch."""
+    weight, bias = recognizer.encoder_weight, recognizer.encoder_bias
+    head = recognizer.classifier
+    return replace(
+        recognizer,
+        encoder_weight=None if weight is None else weight.double(),
+        encoder_bias=None if bias is None else bias.double(),
+        classifier=LinearClassifier(head.weight.double(), head.bias.double()),
+    )
