@@ -66,18 +66,20 @@ def hold_out(
     held: list[np.ndarray] = []
     for label in np.unique(labels[rows]):
         members = rows[labels[rows] == label]
-        count = round(len(members) * fraction) if fraction > 0 else 0
-        if fraction > 0 and len(members) > 1:
-            count = min(max(count, 1), len(members) - 1)
+        count = _share(len(members), fraction) if fraction > 0 else 0
         held.append(rng.permutation(members)[:count])
     held_rows = np.sort(np.concatenate([_no_rows(), *held]))
     return np.setdiff1d(rows, held_rows), held_rows
 
 
 def choose_unseen(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A fifth of `classes`, at least one, by chance."""
-    count = max(1, round(len(classes) * UNSEEN_FRACTION))
-    return np.sort(rng.permutation(classes)[:count])
+    """A fifth of `classes` by chance; at least one, where that leaves one."""
+    return np.sort(rng.permutation(classes)[: _share(len(classes), UNSEEN_FRACTION)])
+
+
+def _share(count: int, fraction: float) -> int:
+    """`fraction` of `count`, at least one, and never all."""
+    return min(max(round(count * fraction), 1), count - 1)
 
 
 def split_rows(
