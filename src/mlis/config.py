@@ -225,9 +225,21 @@ class Config:
         >>> Config().replace({"generation": {"steps": 10}}).generation.steps
         10
         """
+        return dataclasses.replace(self, **self._changes(values))
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Check names, types and ranges of nested values, not whether they suit one another.
+
+        Raises:
+            SettingsError: an unknown name, or a value of another type or out of range.
+        """
+        self._changes(values)
+
+    def _changes(self, values: Mapping[str, Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {}
         for name, value in values.items():
             if name == "precision":
+                _choice("precision", Config, value)
                 changes[name] = value
                 continue
             section = getattr(self, name, None)
@@ -243,7 +255,7 @@ class Config:
                         f"unknown setting {name}.{key}: expected one of {', '.join(known)}"
                     )
             changes[name] = dataclasses.replace(section, **value)  # pyright: ignore
-        return dataclasses.replace(self, **changes)
+        return changes
 
     @property
     def sha256(self) -> str:
@@ -268,8 +280,18 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def resolve(*layers: Mapping[str, Any]) -> Config:
-    """Apply nested dictionaries on top of the defaults, the last one winning."""
-    config = Config()
+    """Apply nested dictionaries on top of the defaults, the last one winning.
+
+    Only what they come to together must be consistent: a flag may undo what a preset chose.
+
+    >>> layers = {"refinement": {"schedule": "joint"}}, {"generation": {"generator": "ridge"}}
+    >>> resolve(*layers, {"refinement": {"schedule": "sequential"}}).generation.generator
+    'ridge'
+    """
+    merged: dict[str, Any] = {}
     for layer in layers:
-        config = config.replace(layer)
-    return config
+        Config().check(layer)
+        for name, value in layer.items():
+            section = isinstance(value, Mapping)
+            merged[name] = {**merged.get(name, {}), **value} if section else value
+    return Config().replace(merged)

@@ -137,10 +137,17 @@ def execute(
     plan: RunPlan,
     dataset: GZSLDataset,
     *,
-    listener: Monitor | None = None,
+    listen: Callable[[str], Monitor] | None = None,
     snapshot_every: float = 30.0,
 ) -> dict[str, Any]:
     """Do all that is left to do of a run, and return its results.
+
+    Args:
+        folder: of the run, which `begin` wrote.
+        plan: what `begin` wrote there.
+        dataset: the one of the plan.
+        listen: given the title of a training ("seed 0, ml+is"), returns who hears of it.
+        snapshot_every: seconds between snapshots.
 
     Returns:
         What `results.json` holds: for each components string the measures as lists over seeds
@@ -156,19 +163,16 @@ def execute(
             f"the data are not those that the run in {folder} began with: expected SHA-256 "
             f"{plan.data_sha256[:16]}…, but got {dataset.sha256[:16]}…; begin a new run"
         )
+
+    def folder_monitor(title: str, **places: Any) -> FolderMonitor:
+        listener = None if listen is None else listen(title)
+        return FolderMonitor(**places, every=snapshot_every, listener=listener)
+
     with _locked(folder):
+        _clear_leftovers(folder)
         rows = {
             components: [
-                _one(
-                    folder / f"seed-{seed}",
-                    plan,
-                    dataset,
-                    seed,
-                    components,
-                    lambda **places: FolderMonitor(
-                        **places, every=snapshot_every, listener=listener
-                    ),
-                )
+                _one(folder / f"seed-{seed}", plan, dataset, seed, components, folder_monitor)
                 for seed in plan.seeds
             ]
             for components in plan.components
@@ -204,9 +208,11 @@ def _one(
     if path.exists():
         return _read_result(path)
     config = plan.config_of(components)
+    title = f"seed {seed}, {components}"
 
-    def monitor(training: TrainingSplit, own: Path, shared: Path) -> FolderMonitor:
+    def monitor(title: str, training: TrainingSplit, own: Path, shared: Path) -> FolderMonitor:
         return folder_monitor(
+            title,
             folder=own,
             key=training_key(training, config, seed),
             shared={"generation": (shared, generation_key(training, config, seed))},
@@ -215,13 +221,15 @@ def _one(
     validation_monitor = None
     if config.classification.calibration == "validation":
         held_out, _ = dataset.for_validation()
-        validation_monitor = monitor(held_out, place / "validation", folder / "validation")
+        validation_monitor = monitor(
+            f"{title}, validation", held_out, place / "validation", folder / "validation"
+        )
     trained = fit_and_calibrate(
         dataset,
         config,
         seed=seed,
         device=plan.device,
-        monitor=monitor(dataset.for_training(), place, folder),
+        monitor=monitor(title, dataset.for_training(), place, folder),
         validation_monitor=validation_monitor,
     )
     validation = None if trained.validation is None else trained.validation.to_dict()
@@ -249,6 +257,12 @@ def _read_result(path: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path} is damaged ({error}): delete it to have that training tested again"
         ) from None
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Delete the half-written files of a process that was killed; a snapshot can be large."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

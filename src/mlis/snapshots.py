@@ -69,6 +69,10 @@ class FolderMonitor(Monitor):
         _keep_lines(folder / f"{stage}.jsonl", step)
         return step, state
 
+    def started(self, stage: str, step: int, total: int) -> None:
+        """Pass it on."""
+        self._listener.started(stage, step, total)
+
     def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         """Append the losses as one JSON line."""
         folder, _ = self._place(stage)

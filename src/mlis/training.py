@@ -41,6 +41,9 @@ class Monitor:
         """Return the last snapshot of a stage as (steps taken, state), or None."""
         return None
 
+    def started(self, stage: str, step: int, total: int) -> None:
+        """Note that a stage begins, `step` of its `total` steps having been taken before."""
+
     def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
         """Take the losses at `step` of `total`."""
 
@@ -65,6 +68,7 @@ def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor) -> None:
     if (found := monitor.restore(stage)) is not None:
         done, state = found
         trainer.load_state(state)
+    monitor.started(stage, done, steps)
     for step in range(done + 1, steps + 1):
         losses = trainer.step()
         snapshot = step == steps or monitor.wants_snapshot(stage, step)
