@@ -14,7 +14,8 @@ SLOPE = 0.2  # of LeakyReLU on the negative side
 
 def slope_of(pre: Tensor) -> Tensor:
     """Derivative of LeakyReLU: 1 where `pre` > 0, else 0.2."""
-    return torch.where(pre > 0, 1.0, SLOPE).to(pre.dtype)
+    # Two Python numbers would make a float32 tensor, and 0.2 is not exact there.
+    return torch.where(pre > 0, pre.new_ones(()), pre.new_full((), SLOPE))
 
 
 def _normal(shape: tuple[int, ...], std: float, like: Arithmetic, rng: torch.Generator):
