@@ -20,6 +20,8 @@ from mlis.errors import SettingsError
 EmbeddingLoss = Callable[[Tensor, Tensor], Tensor]
 """A user's loss: embeddings (B, Dh + Da), not normalised, and labels (B,) to a scalar."""
 
+EXACT = 40  # softplus(x) = x in float64 above this; PyTorch's default of 20 is off by 2e-9
+
 
 def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Boolean (B, B) masks of positive pairs (same class, not itself) and negative pairs."""
@@ -63,7 +65,8 @@ def circle_eq1(similarity: Tensor, labels: Tensor, margin: float, gamma: float) 
     flat = similarity.reshape(1, -1)
     apart = _log_sum_exp(gamma * (flat + margin), negative.reshape(1, -1))
     toward = _log_sum_exp(-gamma * flat, positive.reshape(1, -1))
-    return (softplus(apart + toward) * (positive.any() & negative.any())).sum()
+    loss = softplus(apart + toward, threshold=EXACT)
+    return (loss * (positive.any() & negative.any())).sum()
 
 
 def contrastive(similarity: Tensor, labels: Tensor) -> Tensor:
@@ -85,9 +88,9 @@ def multi_similarity(
     `1/α log[1 + Σ_p exp(−α(s_p − λ))] + 1/β log[1 + Σ_n exp(β(s_n − λ))]`.
     """
     positive, negative = pair_masks(labels)
-    toward = softplus(_log_sum_exp(-alpha * (similarity - base), positive)) / alpha
-    apart = softplus(_log_sum_exp(beta * (similarity - base), negative)) / beta
-    return (toward + apart).mean()
+    toward = softplus(_log_sum_exp(-alpha * (similarity - base), positive), threshold=EXACT)
+    apart = softplus(_log_sum_exp(beta * (similarity - base), negative), threshold=EXACT)
+    return (toward / alpha + apart / beta).mean()
 
 
 def concatenate(h: Tensor, descriptors: Tensor | None, settings: Refinement) -> Tensor:
@@ -158,7 +161,7 @@ def load_loss(name: str) -> EmbeddingLoss:
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy (eq. 3) in which every class present in the batch weighs the same."""
-    counts = torch.bincount(labels, minlength=logits.shape[1])
+    counts = torch.bincount(labels, minlength=logits.shape[1]).to(logits)
     weights = 1.0 / counts[labels]
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     return (losses * weights).sum() / weights.sum()
