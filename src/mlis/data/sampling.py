@@ -11,9 +11,9 @@ class ClassBalancedSampler:
     classes most anchors have none.
 
     Rows of one class are distinct in a batch as long as the class has K of them; smaller classes
-    repeat rows. A class's rows are kept in a fixed random order on a ring that is cut into K equal
-    arcs at a random offset, one row from each arc, so that a batch costs one random draw and every
-    row is equally likely.
+    repeat rows. A class's rows are kept in a fixed random order on a ring that is cut between rows
+    into K arcs as equal as can be, at a random offset, one row from each arc, so that a batch costs
+    one random draw and every row is equally likely.
 
     Args:
         labels: (n,) int64 class of each row.
@@ -30,7 +30,7 @@ class ClassBalancedSampler:
         self._starts = self._counts.cumsum(0) - self._counts
         self.classes = min(classes, len(self._counts))
         self.samples = samples
-        self._arc = torch.arange(samples, device=labels.device)
+        self._cuts = torch.arange(samples + 1, device=labels.device)
 
     def draw(self, rng: torch.Generator) -> Tensor:
         """Return (P·K,) int64 row indices, the K rows of a class next to each other."""
@@ -39,8 +39,10 @@ class ClassBalancedSampler:
         )
         chosen = draws[:, 0].argsort()[: self.classes]
         count = self._counts[chosen, None]
-        offset = draws[chosen, 1, None] * count
-        position = ((self._arc + draws[chosen, 2:]) * count / self.samples + offset).long() % count
+        offset = (draws[chosen, 1, None] * count).long()
+        cuts = self._cuts * count // self.samples
+        within = (draws[chosen, 2:] * cuts.diff()).long()
+        position = (offset + cuts[:, :-1] + within) % count
         return self._rows[self._starts[chosen, None] + position].flatten()
 
 
