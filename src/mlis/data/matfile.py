@@ -5,9 +5,8 @@ files: refused), and a header cannot make more be allocated than the file could 
 """
 
 import math
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import scipy.io
 
 from mlis.data.arrays import CHUNK_BYTES, as_float32
+from mlis.data.reading import reading
 from mlis.errors import DataError
 
 _MAX_EXPANSION = 1100  # deflate packs no more than 1032 bytes into one
@@ -84,25 +84,8 @@ def read_strings(path: Path, field: str) -> tuple[str, ...]:
         return tuple(_text_v5(path, field, i, cell) for i, cell in enumerate(cells.ravel("F")))
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever the readers raise on a missing or damaged file into a `DataError`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scipy warns of unreadable fields; they are checked
-            yield
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file.") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, not a MATLAB file.") from None
-    except Exception as error:  # damaged bytes raise anything: TypeError, zlib.error, MemoryError
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(
-            f"{path}: not a MATLAB file that can be read ({reason}). Fetch it again, or save it "
-            f"from MATLAB with -v7 or -v7.3."
-        ) from error
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return reading(path, "a MATLAB file", "Fetch it again, or save it with -v7 or -v7.3.")
 
 
 def _check_size(path: Path, field: str) -> None:

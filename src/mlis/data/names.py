@@ -20,6 +20,8 @@ def index_labels(
         values = values.ravel()
     if values.ndim != 1:
         raise DataError(f"{what} must be 1-d, one label a row, but got shape {values.shape}.")
+    if values.dtype == object and all(isinstance(v, int | np.integer) for v in values):
+        values = values.astype(np.int64)
     if values.dtype.kind in "OUST":
         return _index_names(values.tolist(), class_names, what)
     if values.dtype.kind not in "iuf":

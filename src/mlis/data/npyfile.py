@@ -6,31 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
+from mlis.data.reading import reading
 from mlis.errors import DataError
 
 _MAX_EXPANSION = 1100  # deflate packs no more than 1032 bytes into one
 
 
 def load_npy(path: Path) -> np.ndarray:
-    """A `.npy` file as a memory map; pickled objects are refused."""
-    try:
+    """A `.npy` file as a memory map. Raises `DataError`."""
+    with reading(path, "a .npy file", "Save it again with numpy.save."):
         return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise DataError(f"{path}: not an array of numbers that can be read: {error}") from error
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays `features` and `labels`. Raises `DataError`."""
-    arrays: dict[str, np.ndarray] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in ("features", "labels"):
-                arrays[name] = _read_member(path, archive, name)
-    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not a .npz file that can be read: {error}") from error
-    return arrays
+    with (
+        reading(path, "a .npz file", "Save it again with numpy.savez."),
+        zipfile.ZipFile(path) as archive,
+    ):
+        return {name: _read_member(path, archive, name) for name in ("features", "labels")}
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from mlis.data.arrays import as_float32
 from mlis.data.names import shorten
+from mlis.data.reading import reading
 from mlis.errors import DataError
 
 
@@ -17,12 +18,11 @@ def read_parquet(path: Path, label_column: str) -> tuple[np.ndarray, list[Any]]:
     """
     try:
         import pyarrow.parquet as parquet
-        from pyarrow import ArrowException
     except ImportError as error:
         raise DataError(
             f"{path}: Parquet needs pyarrow, which is not installed: pip install 'mlis[parquet]'."
         ) from error
-    try:
+    with reading(path, "a Parquet file", "Write it again."):
         table = parquet.read_table(path, memory_map=True)
         columns = {name: table.column(name) for name in table.column_names}
         if label_column not in columns:
@@ -31,12 +31,9 @@ def read_parquet(path: Path, label_column: str) -> tuple[np.ndarray, list[Any]]:
                 f"{shorten(list(columns))}."
             )
         labels = columns.pop(label_column).to_pylist()
+        if None in labels:
+            raise DataError(f"{path}: row {labels.index(None)}, column {label_column!r} is empty.")
         return _parquet_features(path, columns, len(labels)), labels
-    except (ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: not a Parquet file that can be read: {reason}") from error
 
 
 def _parquet_features(path: Path, columns: dict[str, Any], rows: int) -> np.ndarray:

@@ -1,0 +1,30 @@
+"""One way to meet files that other libraries cannot read."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlis.errors import DataError
+
+
+@contextmanager
+def reading(path: Path, kind: str, remedy: str) -> Iterator[None]:
+    """Turn whatever the block raises on a missing or damaged file into one `DataError`.
+
+    Damaged bytes make the readers of NumPy, SciPy, HDF5 and Arrow raise anything: TypeError,
+    zlib.error, TokenError, MemoryError. Their warnings are dropped: what was read is checked.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, not {kind}.") from None
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"{path}: not {kind} that can be read ({reason}). {remedy}") from error

@@ -1,0 +1,189 @@
+"""The dataset folder: round trips, memory maps, and damage of every kind."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from mlis.data import GZSLDataset, Provenance
+from mlis.data.folder import TENSORS, WORDS
+from mlis.errors import DataError
+
+
+@pytest.fixture
+def data() -> GZSLDataset:
+    rng = np.random.default_rng(0)
+    names = tuple(f"classe née {i} 猫" for i in range(6))
+    made = GZSLDataset.from_arrays(
+        rng.random((60, 5), dtype=np.float32),
+        np.repeat(np.arange(6), 10),
+        rng.random((6, 3)),
+        class_names=names,
+        unseen_classes=[5],
+    )
+    provenance = Provenance("zoo", "f.mat", "s.mat:att", {"f.mat": "00ff"}, ("a note",))
+    return replace(made, provenance=provenance)
+
+
+def test_what_is_saved_is_loaded(data, tmp_path):
+    data.save(tmp_path / "new" / "zoo")
+    loaded = GZSLDataset.load(tmp_path / "new" / "zoo")
+    assert loaded.sha256 == data.sha256
+    assert loaded.provenance == data.provenance
+    assert loaded.class_names == data.class_names
+    for name in ("features", "labels", "descriptors"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(data, name))
+    for name in data.split.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(loaded.split, name), getattr(data.split, name))
+    assert sorted(path.name for path in (tmp_path / "new" / "zoo").iterdir()) == [WORDS, TENSORS]
+
+
+def test_features_are_mapped_and_the_file_is_ordinary_safetensors(data, tmp_path):
+    data.save(tmp_path)
+    assert isinstance(GZSLDataset.load(tmp_path).features, np.memmap)
+    tensors = safetensors.numpy.load_file(tmp_path / TENSORS)
+    np.testing.assert_array_equal(tensors["features"], data.features)
+    np.testing.assert_array_equal(tensors["split.trainval"], data.split.trainval)
+
+
+def test_saving_twice_gives_the_same_bytes_also_onto_itself(data, tmp_path):
+    data.save(tmp_path)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    GZSLDataset.load(tmp_path).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+
+
+def test_empty_parts_survive(data, tmp_path):
+    bare = GZSLDataset.from_arrays(
+        data.features[:20], data.labels[:20], data.descriptors[:2], unseen_classes=[]
+    )
+    bare.save(tmp_path)
+    loaded = GZSLDataset.load(tmp_path)
+    assert loaded.sha256 == bare.sha256
+    assert not loaded.split.test_unseen.size
+
+
+def test_a_folder_that_cannot_be_written_is_named(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file: cannot be written"):
+        data.save(tmp_path / "file")
+
+
+def test_what_is_no_dataset_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"dataset\.json: no such file"):
+        GZSLDataset.load(tmp_path)
+    with pytest.raises(DataError, match=r"dataset\.json: no such file"):
+        GZSLDataset.load(tmp_path / "none")
+
+
+WORD_FAULTS = {
+    "no JSON": ("{", r"dataset\.json: damaged, no JSON"),
+    "not UTF-8": (b"\xff\xfe{}", r"dataset\.json: damaged, no JSON"),
+    "deep": ("[" * 100_000, r"dataset\.json: damaged, no JSON"),
+    "a list": ("[]", "not a dataset of mlis"),
+    "other format": ({"format": "x"}, "not a dataset of mlis"),
+    "newer": ({"version": 2}, "version 2, but this mlis reads 1"),
+    "names missing": ({"class_names": None}, "damaged: TypeError"),
+    "names no list": ({"class_names": "abcdef"}, "damaged: TypeError"),
+    "names no text": ({"class_names": [1, 2, 3, 4, 5, 6]}, "class_names: name 0 is 1"),
+    "a name too few": ({"class_names": list("abcde")}, "5 names, but 6 descriptors"),
+    "a name changed": ({"class_names": list("abcdef")}, r"not of one dataset: SHA-256 is"),
+    "no provenance": ({"provenance": {}}, "damaged: KeyError"),
+    "provenance no text": (
+        {"provenance": {"name": 1, "features": "", "descriptors": "", "files": {}, "notes": []}},
+        "something else than text",
+    ),
+    "no hash": ({"sha256": None}, "not of one dataset"),
+}
+
+
+@pytest.mark.parametrize("fault", WORD_FAULTS)
+def test_each_fault_of_the_words_is_told(data, tmp_path, fault):
+    change, message = WORD_FAULTS[fault]
+    data.save(tmp_path)
+    path = tmp_path / WORDS
+    if isinstance(change, dict):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    elif isinstance(change, bytes):
+        path.write_bytes(change)
+    else:
+        path.write_text(change)
+    with pytest.raises(DataError, match=message):
+        GZSLDataset.load(tmp_path)
+
+
+def rewrite_header(path: Path, change) -> None:
+    """Change the JSON header of a safetensors file and leave the numbers."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+HEADER_FAULTS = {
+    "other type": lambda h: h["features"].update(dtype="F64"),
+    "huge": lambda h: h["features"].update(shape=[10**12, 10**12]),
+    "negative": lambda h: h["features"].update(shape=[-60, -5]),
+    "fractions": lambda h: h["features"].update(shape=[60.0, 5.0]),
+    "booleans": lambda h: h["features"].update(shape=[True, 300]),
+    "no numbers": lambda h: h["features"].update(shape="ab"),
+    "reversed": lambda h: h["features"].update(data_offsets=[1200, 0]),
+    "beyond the end": lambda h: h["features"].update(data_offsets=[10**9, 10**9 + 1200]),
+    "transposed": lambda h: h["features"].update(shape=[5, 60]),
+    "moved": lambda h: h["features"].update(data_offsets=[4, 1204]),
+    "missing": lambda h: h.pop("labels"),
+    "no metadata": lambda h: h.pop("__metadata__"),
+    "not objects": lambda h: h.update(features=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("fault", HEADER_FAULTS)
+def test_each_fault_of_the_header_is_told(data, tmp_path, fault):
+    data.save(tmp_path)
+    rewrite_header(tmp_path / TENSORS, HEADER_FAULTS[fault])
+    with pytest.raises(DataError) as caught:
+        GZSLDataset.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0, 5, 8, 200, 900, -4, -1])
+def test_a_file_cut_short_is_told(data, tmp_path, length):
+    data.save(tmp_path)
+    path = tmp_path / TENSORS
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(DataError, match=r"features\.safetensors: damaged"):
+        GZSLDataset.load(tmp_path)
+
+
+def test_no_change_of_a_byte_goes_unnoticed(data, tmp_path):
+    """Whatever byte is changed in either file: an error, or the very same dataset."""
+    data.save(tmp_path)
+    chance = random.Random(0)
+    for name in (TENSORS, WORDS):
+        path = tmp_path / name
+        good = path.read_bytes()
+        for _ in range(150):
+            damaged = bytearray(good)
+            damaged[chance.randrange(len(good))] ^= 1 << chance.randrange(8)
+            path.write_bytes(damaged)
+            try:
+                loaded = GZSLDataset.load(tmp_path)
+            except DataError:
+                continue
+            assert loaded.sha256 == data.sha256
+            np.testing.assert_array_equal(loaded.features, data.features)
+        path.write_bytes(good)
+
+
+def test_features_of_another_dataset_are_noticed(data, tmp_path):
+    data.save(tmp_path / "a")
+    replace(data, features=np.flip(data.features, 0).copy()).save(tmp_path / "b")
+    (tmp_path / "b" / TENSORS).replace(tmp_path / "a" / TENSORS)
+    with pytest.raises(DataError, match="not of one dataset: SHA-256 is"):
+        GZSLDataset.load(tmp_path / "a")

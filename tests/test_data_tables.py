@@ -1,0 +1,336 @@
+"""Own data from tables: every kind of file, names that nearly fit, and every fault."""
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlis.data import load_tables
+from mlis.data.names import index_labels
+from mlis.data.npyfile import load_npy, read_npz
+from mlis.data.tables import read_classes
+from mlis.errors import DataError
+
+NAMES = ["polar+bear", "brown+bear", "blue whale", "house_cat", "Zebra"]
+LABELS = np.repeat(np.arange(4), 5)  # no row is of the last class
+FEATURES = np.random.default_rng(0).random((20, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def classes(tmp_path) -> Path:
+    path = tmp_path / "classes.csv"
+    lines = [f"{name},{i},{i * i + 1}" for i, name in enumerate(NAMES)]
+    path.write_text("\n".join(["name,size,stripes", *lines]) + "\n")
+    return path
+
+
+def write_csv(path: Path, labels: list, *, header: str = "a,label,b,c") -> Path:
+    rows = [f"{f[0]},{y},{f[1]},{f[2]}" for f, y in zip(FEATURES, labels, strict=True)]
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def write_features(folder: Path, kind: str, labels: list) -> dict[str, Path]:
+    path = folder / f"features.{kind}"
+    if kind == "csv":
+        return {"features_file": write_csv(path, labels)}
+    if kind == "npz":
+        np.savez(path, features=FEATURES, labels=np.array(labels))
+        return {"features_file": path}
+    if kind == "npy":
+        np.save(path, FEATURES)
+        np.save(folder / "labels.npy", np.array(labels))
+        return {"features_file": path, "labels_file": folder / "labels.npy"}
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"a": FEATURES[:, 0], "label": labels, "b": FEATURES[:, 1], "c": FEATURES[:, 2]}
+    pq.write_table(pa.table(columns), path)
+    return {"features_file": path}
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["names", "numbers"])
+@pytest.mark.parametrize("kind", ["csv", "npz", "npy", "parquet"])
+def test_every_kind_of_file_gives_the_same_dataset(tmp_path, classes, kind, named):
+    labels = [NAMES[y] for y in LABELS] if named else LABELS.tolist()
+    data = load_tables(**write_features(tmp_path, kind, labels), classes_file=classes)
+    np.testing.assert_array_equal(data.features, FEATURES)
+    np.testing.assert_array_equal(data.labels, LABELS)
+    np.testing.assert_array_equal(data.descriptors, [[i, i * i + 1] for i in range(5)])
+    assert data.class_names == tuple(NAMES)
+    assert data.unseen_classes.tolist() == [4]
+    assert data.provenance.name == "features"
+    assert set(data.provenance.files) >= {f"features.{kind}", "classes.csv"}
+
+
+def test_npy_features_stay_memory_mapped(tmp_path, classes):
+    files = write_features(tmp_path, "npy", LABELS.tolist())
+    assert isinstance(load_tables(**files, classes_file=classes).features, np.memmap)
+
+
+def test_labels_may_be_lines_of_text(tmp_path, classes):
+    np.save(tmp_path / "f.npy", FEATURES)
+    (tmp_path / "labels.txt").write_text("\n".join(NAMES[y] for y in LABELS))
+    data = load_tables(tmp_path / "f.npy", classes, labels_file=tmp_path / "labels.txt")
+    np.testing.assert_array_equal(data.labels, LABELS)
+
+
+@pytest.mark.parametrize("kind", ["list", "fixed"])
+def test_parquet_features_may_be_one_column_of_lists(tmp_path, classes, kind):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    element = pa.list_(pa.float32()) if kind == "list" else pa.list_(pa.float32(), 3)
+    table = pa.table({"f": pa.array(FEATURES.tolist(), element), "label": LABELS})
+    pq.write_table(table, tmp_path / "f.parquet", row_group_size=7)
+    data = load_tables(tmp_path / "f.parquet", classes)
+    np.testing.assert_array_equal(data.features, FEATURES)
+
+
+def test_the_classes_table_may_say_which_are_unseen(tmp_path, classes):
+    lines = classes.read_text().splitlines()
+    parts = ["split", "seen", "Unseen", "seen", "seen", "unseen"]
+    classes.write_text("\n".join(f"{line},{part}" for line, part in zip(lines, parts, strict=True)))
+    data = load_tables(write_csv(tmp_path / "f.csv", LABELS.tolist()), classes)
+    assert data.unseen_classes.tolist() == [1, 4]
+    assert data.descriptors.shape == (5, 2)
+
+
+def test_another_label_column_and_a_byte_order_mark(tmp_path, classes):
+    path = write_csv(tmp_path / "f.csv", LABELS.tolist(), header='a,"what is it",b,c')
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    data = load_tables(path, classes, label_column="what is it", name="pets")
+    assert data.provenance.name == "pets"
+    assert data.features.shape == (20, 3)
+
+
+def test_numbers_that_are_class_names_are_names(tmp_path):
+    (tmp_path / "classes.csv").write_text("name,x\n2,1\n1,2\n0,3\n")
+    (tmp_path / "f.csv").write_text("label,a\n2,1\n2,2\n1,3\n0,4\n")
+    assert load_tables(tmp_path / "f.csv", tmp_path / "classes.csv").labels.tolist() == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Polar Bear", "polar+bear"),
+        ("blue_whale", "blue whale"),
+        ("HouseCat", "house_cat"),
+        ("zebre", "Zebra"),
+        ("polar bears", "polar+bear"),
+    ],
+)
+def test_a_name_that_nearly_fits_is_suggested_and_not_guessed(written, meant):
+    with pytest.raises(DataError) as caught:
+        index_labels(["Zebra", written], NAMES, "f.csv")
+    assert f"row 1 is '{written}'" in str(caught.value)
+    assert f"Did you mean '{meant}'?" in str(caught.value)
+
+
+def test_a_name_that_fits_nothing_gets_no_suggestion():
+    with pytest.raises(DataError) as caught:
+        index_labels(["xylophone"], NAMES, "f.csv")
+    assert "Did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2, 5], r"row 2 is 5, but there are 5 classes .* seem to count from 1: subtract 1"),
+        ([0, 9], r"row 1 is 9, but there are 5 classes .* 0 to 4\.$"),
+        ([0, -1], "row 1 is -1"),
+        ([0.5], r"row 0 is 0\.5, not a whole number"),
+        ([np.nan], "row 0 is nan, not a whole number"),
+        ([np.inf], "row 0 is inf"),
+        ([[0, 1], [1, 0]], r"1-d, one label a row, but got shape \(2, 2\)"),
+        ([True, False], "class indices or class names, but got bool"),
+        (["Zebra", None], "row 1 is None"),
+    ],
+)
+def test_each_bad_label_is_named(labels, message):
+    with pytest.raises(DataError, match=message):
+        index_labels(labels, NAMES, "f.csv")
+
+
+def test_python_integers_in_an_object_array_are_integers():
+    assert index_labels(np.array([4, 0], dtype=object), NAMES, "f").tolist() == [4, 0]
+
+
+def text_fault(old: str, new: str):
+    return lambda text: text.replace(old, new, 1)
+
+
+CLASS_FAULTS = {
+    "no name column": (text_fault("name", "nom"), ["no column 'name'", "nom, size, stripes"]),
+    "no attributes": (lambda _: "name\nant\n", ["no attributes beside name"]),
+    "no classes": (lambda _: "name,size\n", ["no classes below the header"]),
+    "empty": (lambda _: "", ["empty; expected a header"]),
+    "no number": (
+        text_fault("house_cat,3,10", "house_cat,,10"),
+        ["line 5, column 'size'", "expected a number, but got ''"],
+    ),
+    "nan": (text_fault("3,10", "3,nan"), ["line 5, column 'stripes'", "'nan'"]),
+    "too large": (text_fault("3,10", "3,1e39"), ["line 5, column 'stripes'", "'1e39'"]),
+    "a cell too few": (text_fault(",1,2", ",1"), ["line 3 has 2 cells", "header has 3"]),
+    "a cell too many": (text_fault(",1,2", ",1,2,3"), ["line 3 has 4 cells"]),
+    "split misspelt": (
+        lambda _: "name,split,x\nant,sen,1\n",
+        ["line 2, column 'split'", "seen or unseen", "'sen'"],
+    ),
+    "header twice": (text_fault("stripes", "size"), ["2 columns 'size'"]),
+    "quote left open": (text_fault("Zebra", '"Zebra'), ["not a CSV file in UTF-8"]),
+    "name twice": (text_fault("Zebra", "house_cat"), ["class_names", "'house_cat'", "[3, 4]"]),
+    "descriptor zero": (text_fault("0,1", "0,0"), ["'polar+bear'", "0 in all 2 columns"]),
+}
+
+
+@pytest.mark.parametrize("fault", CLASS_FAULTS)
+def test_each_fault_of_the_classes_table_is_named(tmp_path, classes, fault):
+    change, parts = CLASS_FAULTS[fault]
+    classes.write_text(change(classes.read_text()))
+    with pytest.raises(DataError) as caught:
+        load_tables(write_csv(tmp_path / "f.csv", LABELS.tolist()), classes)
+    for part in ["classes.csv", *parts]:
+        assert part in str(caught.value)
+
+
+FEATURE_FAULTS = {
+    "label misspelt": (text_fault("house_cat", "house cat"), ["f.csv", "row 15", "'house_cat'?"]),
+    "no label column": (text_fault("label", "y"), ["no column 'label'", "a, y, b, c"]),
+    "no rows": (lambda _: "a,label\n", ["no rows below the header"]),
+    "no number": (text_fault(f"{FEATURES[1, 2]}", "x"), ["line 3, column 'c'", "but got 'x'"]),
+    "not UTF-8": (lambda text: text.encode() + b"\xff", ["not a CSV file in UTF-8"]),
+    "null byte": (lambda text: text.replace("0.", "\0.", 1), ["f.csv"]),
+}
+
+
+@pytest.mark.parametrize("fault", FEATURE_FAULTS)
+def test_each_fault_of_the_features_table_is_named(tmp_path, classes, fault):
+    change, parts = FEATURE_FAULTS[fault]
+    path = write_csv(tmp_path / "f.csv", [NAMES[y] for y in LABELS])
+    changed = change(path.read_text())
+    path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    with pytest.raises(DataError) as caught:
+        load_tables(path, classes)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_lengths_must_agree(tmp_path, classes):
+    files = write_features(tmp_path, "npy", LABELS.tolist()[:-1])
+    with pytest.raises(DataError, match=r"labels\.npy: 19 labels, but .*features\.npy has 20 rows"):
+        load_tables(**files, classes_file=classes)
+
+
+def test_what_is_missing_is_told(tmp_path, classes):
+    np.save(tmp_path / "f.npy", FEATURES)
+    with pytest.raises(DataError, match=r"a \.npy file has no labels.*--labels"):
+        load_tables(tmp_path / "f.npy", classes)
+    with pytest.raises(DataError, match=r"none\.csv: no such file"):
+        load_tables(tmp_path / "none.csv", classes)
+    with pytest.raises(DataError, match=r"expected a \.npy, \.npz, \.csv or \.parquet file"):
+        load_tables(tmp_path / "f.xls", classes)
+    np.savez(tmp_path / "f.npz", features=FEATURES)
+    with pytest.raises(DataError, match=r"f\.npz: no array 'labels'; it has features"):
+        load_tables(tmp_path / "f.npz", classes)
+    csv = write_csv(tmp_path / "f.csv", LABELS.tolist())
+    with pytest.raises(DataError, match="holds the labels itself"):
+        load_tables(csv, classes, labels_file=csv)
+
+
+@pytest.mark.parametrize("rows", [FEATURES[0], FEATURES[None], FEATURES.astype("U8")])
+def test_features_must_be_a_matrix_of_numbers(tmp_path, classes, rows):
+    np.savez(tmp_path / "f.npz", features=rows, labels=np.zeros(len(rows), int))
+    with pytest.raises(DataError, match=r"f\.npz: features must be a 2-d array of real numbers"):
+        load_tables(tmp_path / "f.npz", classes)
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    objects = np.array([{"a": 1}], dtype=object)
+    np.save(tmp_path / "f.npy", objects, allow_pickle=True)
+    with pytest.raises(DataError, match=r"f\.npy"):
+        load_npy(tmp_path / "f.npy")
+    np.savez(tmp_path / "f.npz", allow_pickle=True, features=objects, labels=objects)
+    with pytest.raises(DataError, match=r"f\.npz"):
+        read_npz(tmp_path / "f.npz")
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()
+
+
+def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path):
+    (tmp_path / "f.npy").write_bytes(npy_header((10**9, 10**6)) + bytes(100))
+    with pytest.raises(DataError, match=r"not a \.npy file .*greater than file size"):
+        load_npy(tmp_path / "f.npy")
+    with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
+        archive.writestr("features.npy", npy_header((10**9, 10**6)) + bytes(100))
+    with pytest.raises(DataError, match="features claims to be"):
+        read_npz(tmp_path / "f.npz")
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "parquet", "csv"])
+@settings(max_examples=40, deadline=None)
+@given(place=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.booleans())
+def test_damaged_files_give_a_dataset_or_a_clear_error(tmp_path_factory, kind, place, value, cut):
+    folder = tmp_path_factory.mktemp("damaged")
+    classes = folder / "classes.csv"
+    classes.write_text("name,x\na,1\nb,2\nc,3\nd,4\n")
+    files = write_features(folder, kind, LABELS.tolist())
+    path = files["features_file"]
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    if cut:
+        content = content[:place]
+    else:
+        content[place] = value
+    path.write_bytes(content)
+    try:
+        load_tables(**files, classes_file=classes)
+    except DataError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_parquet_faults_are_named(tmp_path, classes):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "f.parquet"
+    numbers = FEATURES[:, 0].tolist()
+    tables = {
+        "no column 'label'": {"a": numbers},
+        "column 'b' must be numbers, but is string": {
+            "label": LABELS, "a": numbers, "b": ["x"] * 20,
+        },
+        "row 3, column 'a' is empty": {
+            "label": LABELS, "a": [*numbers[:3], None, *numbers[4:]], "b": numbers,
+        },
+        "column 'f' must hold lists of one length": {
+            "label": LABELS, "f": [[1.0]] * 19 + [[1.0, 2.0]],
+        },
+        "row 19, column 'label' is empty": {"label": [*LABELS.tolist()[:19], None], "a": numbers},
+    }  # fmt: skip
+    for message, columns in tables.items():
+        pq.write_table(pa.table(columns), path)
+        with pytest.raises(DataError, match=message):
+            load_tables(path, classes)
+    path.write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(DataError, match=r"f\.parquet: not a Parquet file"):
+        load_tables(path, classes)
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, classes, monkeypatch):
+    (tmp_path / "f.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(DataError, match=r"needs pyarrow.*pip install 'mlis\[parquet\]'"):
+        load_tables(tmp_path / "f.parquet", classes)
+
+
+def test_read_classes_keeps_order_and_types(classes):
+    table = read_classes(classes)
+    assert table.names == tuple(NAMES)
+    assert table.descriptors.dtype == np.float32
+    assert table.unseen is None
