@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,13 @@ def load_npy(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays `features` and `labels`. Raises `DataError`."""
+def read_npz(path: Path, names: Sequence[str] = ("features", "labels")) -> dict[str, np.ndarray]:
+    """The arrays `names`. Raises `DataError`."""
     with (
         reading(path, "a .npz file", "Save it again with numpy.savez."),
         zipfile.ZipFile(path) as archive,
     ):
-        return {name: _read_member(path, archive, name) for name in ("features", "labels")}
+        return {name: _read_member(path, archive, name) for name in names}
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -11,10 +11,13 @@ from mlis.data.reading import reading
 from mlis.errors import DataError
 
 
-def read_parquet(path: Path, label_column: str) -> tuple[np.ndarray, list[Any]]:
+def read_parquet(
+    path: Path, label_column: str, *, labelled: bool = True
+) -> tuple[np.ndarray, list[Any]]:
     """Features (N, Dx) float32 and labels as they stand: integers or text.
 
-    The features are all other columns, or one column of lists. Raises `DataError`.
+    The features are all other columns, or one column of lists. Unless `labelled`, the column of
+    labels may be missing or have gaps. Raises `DataError`.
     """
     try:
         import pyarrow.parquet as parquet
@@ -25,15 +28,15 @@ def read_parquet(path: Path, label_column: str) -> tuple[np.ndarray, list[Any]]:
     with reading(path, "a Parquet file", "Write it again."):
         table = parquet.read_table(path, memory_map=True)
         columns = {name: table.column(name) for name in table.column_names}
-        if label_column not in columns:
+        if labelled and label_column not in columns:
             raise DataError(
                 f"{path}: no column {label_column!r} with the labels; it has "
                 f"{shorten(list(columns))}."
             )
-        labels = columns.pop(label_column).to_pylist()
-        if None in labels:
+        labels = columns.pop(label_column).to_pylist() if label_column in columns else []
+        if labelled and None in labels:
             raise DataError(f"{path}: row {labels.index(None)}, column {label_column!r} is empty.")
-        return _parquet_features(path, columns, len(labels)), labels
+        return _parquet_features(path, columns, table.num_rows), labels
 
 
 def _parquet_features(path: Path, columns: dict[str, Any], rows: int) -> np.ndarray:

@@ -1,0 +1,81 @@
+"""The command line: `mlis fit | evaluate | predict | data | demo`.
+
+Exit codes: 0 done, 2 wrong input or use (one line on stderr says what), 1 anything else,
+130 interrupted. Heavy modules are imported by the commands, so that `--help` is quick.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import mlis
+from mlis.cli import data, demo, evaluate, fit, predict
+from mlis.cli.common import Parser, complain, logs
+from mlis.errors import MlisError
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `run`, a function of the parsed arguments."""
+    parser = Parser(
+        prog="mlis",
+        description="Generalized zero-shot recognition: train on images of some classes and a "
+        "description\nof every class, recognise them all.",
+        epilog="`mlis COMMAND --help` says more. Exit codes: 0 done, 2 wrong input or use,\n"
+        "1 anything else, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"mlis {mlis.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (fit, evaluate, predict, data, demo):
+        command.add_to(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows "?" for it
+        if "utf" not in (getattr(stream, "encoding", None) or "utf").lower():
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, had enough
+        _silence_stdout()
+        return FAILED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as stop:  # --help, --version, or wrong use
+        return stop.code if isinstance(stop.code, int) else DONE
+    try:
+        with logs(args.verbose):
+            args.run(args)
+        return DONE
+    except MlisError as error:
+        complain(error)
+        return WRONG
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # disk full, no permission: the message says all there is to say
+        complain(error)
+        return FAILED
+    except Exception as error:
+        traceback.print_exc()
+        complain(f"{type(error).__name__}, unexpected: the lines above say where; please report it")
+        return FAILED
+
+
+def _silence_stdout() -> None:
+    """Keep Python from complaining on exit that it cannot flush what nobody reads."""
+    with contextlib.suppress(OSError, ValueError):  # stdout is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,67 @@
+"""`mlis data info` and `mlis data convert`: look at a dataset, write it as a folder."""
+
+import argparse
+from pathlib import Path
+
+from mlis.cli.common import add_common_flags, print_json
+from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
+from mlis.errors import SettingsError
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add both commands."""
+    parser = commands.add_parser(
+        "data", help="look at a dataset, convert it", description="Look at or convert datasets."
+    )
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    info = actions.add_parser(
+        "info",
+        help="sizes, images per class, checks, hash",
+        description="Print sizes, images per class, descriptor similarity, checks passed and the\n"
+        "hash of a dataset.",
+        usage="mlis data info DATASET [options]",
+    )
+    add_dataset_arguments(info)
+    add_common_flags(info, with_json=True)
+    info.set_defaults(run=run_info)
+    convert = actions.add_parser(
+        "convert",
+        help="write any dataset as a dataset folder",
+        description="Write a dataset as a folder (features.safetensors and dataset.json), which\n"
+        "every command takes as DATASET and which opens at once.",
+        usage="mlis data convert DATASET -o FOLDER [options]",
+    )
+    add_dataset_arguments(convert)
+    convert.add_argument(
+        "-o", "--output", metavar="FOLDER", type=Path, required=True, help="folder to write"
+    )
+    convert.add_argument(
+        "--force", action="store_true", help="replace the dataset that is in FOLDER"
+    )
+    add_common_flags(convert, with_json=False)
+    convert.set_defaults(run=run_convert)
+
+
+def run_info(args: argparse.Namespace) -> None:
+    """`mlis data info`."""
+    arguments = dataset_arguments(args)
+    from mlis.data import describe, format_info
+
+    info = describe(load(arguments))
+    print(format_info(info))
+    if args.json:
+        print_json(info)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """`mlis data convert`."""
+    arguments = dataset_arguments(args)
+    from mlis.data.folder import WORDS
+
+    if (args.output / WORDS).exists() and not args.force:
+        raise SettingsError(
+            f"{args.output} holds a dataset: choose another folder, or replace it with --force"
+        )
+    data = load(arguments)
+    data.save(args.output)
+    print(f"{args.output}: {len(data.labels)} images, {data.num_classes} classes, {data.sha256}")

@@ -1,0 +1,192 @@
+"""`mlis fit`: train, test once, save; or continue a run that was stopped."""
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlis
+from mlis.cli.common import (
+    add_common_flags,
+    add_device_flag,
+    print_json,
+    print_summaries,
+    result_object,
+)
+from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load, relocated
+from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings, to_toml
+from mlis.errors import SettingsError
+
+if TYPE_CHECKING:
+    from mlis.data.dataset import GZSLDataset
+    from mlis.runs import RunPlan
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTION = """\
+Train a recognizer on DATASET and test it once.
+
+  mlis fit FLO --data-root DIR -o runs/flo
+  mlis fit FLO --data-root DIR -o runs/ablation --seeds 0,1,2 --components ml,ml+is,ml+is+sfr
+  mlis fit --features F.mat --split S.mat -o runs/own --generator ridge
+  mlis fit --resume runs/flo
+
+The run folder holds all settings (run.json), losses (*.jsonl), snapshots, the saved model of each
+seed and components (RUN/seed-0/ml+is+sfr/model) and results.json. Whatever is finished is never
+repeated; a run that was stopped at any moment continues with --resume and ends with the same
+weights. Settings: defaults < preset < settings file < flags; --dry-run shows what they come to."""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "fit",
+        help="train on a dataset, test once, save",
+        description=_DESCRIPTION,
+        usage="mlis fit DATASET [--data-root DIR] -o RUN [options]\n"
+        "       mlis fit --features FILE --split FILE -o RUN [options]\n"
+        "       mlis fit --resume RUN [--data-root DIR]",
+    )
+    add_dataset_arguments(parser)
+    group = parser.add_argument_group("run")
+    group.add_argument("-o", "--output", metavar="RUN", type=Path, help="run folder to write")
+    group.add_argument(
+        "--resume",
+        metavar="RUN",
+        type=Path,
+        help="continue a run with the settings in its run.json; name DATASET or --data-root only "
+        "if the data have moved",
+    )
+    group.add_argument("--seeds", type=_seeds, metavar="N[,N…]", help="default: 0")
+    group.add_argument(
+        "--snapshot-every",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="time between snapshots (default: 30); does not change the result",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print all settings as TOML, ready for --settings; read no data, train nothing",
+    )
+    add_device_flag(group, default=None)
+    add_common_flags(group, with_json=True)
+    add_setting_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected whole numbers such as 0,1,2, but got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number ≥ 0, but got {text!r}")
+    return value
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the arguments ask for."""
+    if args.resume is not None:
+        _check_resume(args)
+        folder, plan, dataset = _continued(args)
+    else:
+        config, components, preset = resolve_settings(args)
+        if args.dry_run:
+            print(f"# mlis {mlis.__version__}, preset {preset}\n{to_toml(config)}", end="")
+            return
+        logger.info("settings: preset %s, settings file %s", preset, args.settings or "none")
+        folder, plan, dataset = _begun(args, config, components)
+    results = _execute(args, folder, plan, dataset)
+    _print(args, folder, dataset.provenance.name, results)
+
+
+def _check_resume(args: argparse.Namespace) -> None:
+    """A run continues as it began: no setting may be given again."""
+    given = {
+        "-o": args.output,
+        "--dry-run": args.dry_run,
+        "--seeds": args.seeds,
+        "--device": args.device,
+        "--preset": args.preset,
+        "--settings": args.settings,
+        "the flags of settings": given_settings(args),
+    }
+    if extra := [flag for flag, value in given.items() if value]:
+        raise SettingsError(
+            f"--resume takes everything from {args.resume / 'run.json'}: leave out "
+            f"{', '.join(extra)}"
+        )
+
+
+def _continued(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
+    from mlis.runs import RunPlan
+
+    plan = RunPlan.read(args.resume)
+    return args.resume, plan, load(relocated(plan.dataset, args))
+
+
+def _begun(
+    args: argparse.Namespace, config: Any, components: tuple[str, ...]
+) -> "tuple[Path, RunPlan, GZSLDataset]":
+    if args.output is None:
+        raise SettingsError("no run folder: name one with -o RUN")
+    if args.output.exists() and not args.output.is_dir():
+        raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    arguments = dataset_arguments(args)
+    from mlis.compute import Arithmetic
+    from mlis.runs import RunPlan, begin
+
+    Arithmetic.of(config.precision, args.device or "auto")  # a device that is not there: say so now
+    dataset = load(arguments)
+    plan = RunPlan(
+        dataset=arguments,
+        data_sha256=dataset.sha256,
+        config=config,
+        seeds=args.seeds or (0,),
+        components=components,
+        device=args.device or "auto",
+    )
+    begin(args.output, plan)
+    return args.output, plan, dataset
+
+
+def _execute(
+    args: argparse.Namespace, folder: Path, plan: "RunPlan", dataset: "GZSLDataset"
+) -> dict[str, Any]:
+    from mlis.cli.progress import Progress
+    from mlis.runs import execute
+
+    progress = Progress()
+    try:
+        return execute(folder, plan, dataset, listen=progress, snapshot_every=args.snapshot_every)
+    except KeyboardInterrupt:
+        progress.close()
+        print(
+            f"stopped; continue with: mlis fit --resume {shlex.quote(str(folder))}", file=sys.stderr
+        )
+        raise
+    finally:
+        progress.close()
+
+
+def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:
+    seeds, summaries = results["seeds"], results["components"]
+    facts = {"dataset": name, "protocol": results["protocol"], "run": str(folder)}
+    print(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
+    print_summaries(summaries)
+    models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
+    print(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
+    if args.json:
+        print_json(result_object(summaries, seeds, **facts))

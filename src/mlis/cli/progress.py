@@ -1,0 +1,97 @@
+"""Progress of training on stderr: a bar on a terminal, else a line now and then."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+from mlis.training import Monitor
+
+LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
+_LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+
+class Progress:
+    """Gives a monitor to each training of a run; call it with the training's title."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def __call__(self, title: str) -> Monitor:
+        """Who shows the training of this title."""
+        return _Lines(title) if not sys.stderr.isatty() else _Bars(title, self)
+
+    def show(self, bar: "tqdm | None") -> None:
+        """Close the bar that is shown, and keep this one to be closed."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = bar
+
+    def close(self) -> None:
+        """Leave the terminal ready for other lines."""
+        self.show(None)
+
+
+class _Bars(Monitor):
+    """One bar a stage: losses, rate, time left."""
+
+    def __init__(self, title: str, progress: Progress):
+        self._title, self._progress = title, progress
+        self._bar: tqdm | None = None
+
+    def started(self, stage: str, step: int, total: int) -> None:
+        if step < total:  # a stage that was finished before takes no time and needs no bar
+            self._bar = tqdm(
+                desc=f"{self._title}: {stage}",
+                total=total,
+                initial=step,
+                unit=" steps",
+                dynamic_ncols=True,
+                file=sys.stderr,
+            )
+            self._progress.show(self._bar)
+
+    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(_losses(values), refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def finished(self, stage: str) -> None:
+        self._progress.show(None)
+        self._bar = None
+
+
+class _Lines(Monitor):
+    """The same as lines: when a stage begins, every minute, and when it ends."""
+
+    def __init__(self, title: str):
+        self._title = title
+        self._initial, self._began, self._last = 0, 0.0, 0.0
+
+    def started(self, stage: str, step: int, total: int) -> None:
+        self._initial = step
+        self._began = self._last = time.monotonic()
+        if 0 < step < total:
+            print(f"{self._title}: {stage} continues after step {step}", file=sys.stderr)
+
+    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if step < total and now - self._last < LINE_EVERY:
+            return
+        self._last = now
+        line = tqdm.format_meter(
+            step,
+            total,
+            now - self._began,
+            prefix=f"{self._title}: {stage}",
+            initial=self._initial,
+            unit=" steps",
+            postfix=_losses(values),
+            bar_format=_LINE,
+        )
+        print(line, file=sys.stderr, flush=True)
+
+
+def _losses(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())

@@ -1,0 +1,61 @@
+"""Features alone, of images to be recognised, from any file that datasets are read from."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mlis.data.csvfile import read_csv, row_numbers
+from mlis.data.folder import WORDS, load_folder
+from mlis.data.matfile import read_columns
+from mlis.data.npyfile import load_npy, read_npz
+from mlis.data.parquet import read_parquet
+from mlis.data.tables import LABEL
+from mlis.errors import DataError
+
+
+def read_features(path: Path, label_column: str = LABEL) -> np.ndarray:
+    """Features (N, Dx), real numbers; `.npy` and dataset folders stay memory-mapped.
+
+    Args:
+        path: `.npy`; `.npz` with `features`; `.mat` with `features` (Dx, N); `.csv` or `.parquet`
+            with one column a feature; or a dataset folder, all rows of it.
+        label_column: of `.csv` and `.parquet`: left out where it is there.
+
+    Raises:
+        DataError: the file is missing, damaged, of another kind, or empty.
+    """
+    features = _read(path, label_column)
+    if features.ndim != 2 or features.dtype.kind not in "fiub" or not features.size:
+        raise DataError(
+            f"{path}: expected features of shape (images, numbers), but got {features.dtype} of "
+            f"shape {features.shape}."
+        )
+    return features
+
+
+def _read(path: Path, label_column: str) -> np.ndarray:
+    if (path / WORDS).exists():
+        return load_folder(path).features
+    match path.suffix.casefold():
+        case ".npy":
+            return load_npy(path)
+        case ".npz":
+            return read_npz(path, ("features",))["features"]
+        case ".mat":
+            return read_columns(path, "features")
+        case ".csv":
+            return _read_csv(path, label_column)
+        case ".parquet":
+            return read_parquet(path, label_column, labelled=False)[0]
+    raise DataError(
+        f"{path}: expected a .npy, .npz, .csv, .parquet or .mat file, or a dataset folder."
+    )
+
+
+def _read_csv(path: Path, label_column: str) -> np.ndarray:
+    header, rows = read_csv(path)
+    columns = [i for i, name in enumerate(header) if name != label_column]
+    features = [row_numbers(path, line, header, row, columns) for line, row in rows]
+    if not features:
+        raise DataError(f"{path}: no rows below the header.")
+    return np.stack(features)
