@@ -54,11 +54,12 @@ class RidgePredictor:
 def _kernel(kind: str, a: Tensor, b: Tensor, reference: Tensor) -> Tensor:
     if kind == "linear":
         return a @ b.T
-    distances = torch.cdist(reference, reference)
-    width = (
-        distances[distances > 0].median() if bool((distances > 0).any()) else distances.sum() + 1
-    )
-    return torch.exp(-0.5 * (torch.cdist(a, b) / width).square())
+    distances = torch.pdist(reference)
+    distances = distances[distances > 0]
+    width = distances.median() if len(distances) else 1.0
+    # By matrix products, equal descriptors would not be at distance zero.
+    between = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.exp(-0.5 * (between / width).square())
 
 
 def class_means(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
