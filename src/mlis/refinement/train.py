@@ -8,6 +8,7 @@ from torch import Tensor
 from mlis.compute import Arithmetic, stream
 from mlis.config import Config, Refinement
 from mlis.data.sampling import ClassBalancedSampler
+from mlis.errors import SettingsError
 from mlis.generation.synthesis import FeatureGenerator, Sampler
 from mlis.generation.train import AdversarialTrainer
 from mlis.preprocessing import TrainingTensors
@@ -103,7 +104,7 @@ class RefinementTrainer:
         assert isinstance(total, Tensor)
         total.backward()
         self.adam.step()
-        return report | {name: loss.detach() for name, loss in losses.items()}
+        return {name: loss.detach() for name, loss in losses.items()} | report
 
     def _synthetic(self) -> tuple[Tensor, Tensor]:
         """Synthetic features for the cross-entropy, detached: G is not trained through E."""
@@ -119,8 +120,13 @@ class RefinementTrainer:
         assert self.embedding_loss is not None
         own = self.data.descriptors[y] if self.with_semantics else None
         embeddings = concatenate(h, own, self.settings)
-        semantic = embeddings[:, h.shape[1] :].square().sum(1) / embeddings.square().sum(1)
-        return self.embedding_loss(embeddings, y), semantic.mean().detach()
+        squared = embeddings.detach().square()
+        share = squared[:, h.shape[1] :].sum(1) / squared.sum(1).clamp(min=1e-12)
+        value = self.embedding_loss(embeddings, y)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise SettingsError(f"the metric loss must return a scalar tensor, but got {got}")
+        return value, share.mean()
 
     def feedback(self, fake: Tensor, labels: Tensor) -> Tensor:
         """Weighted cross-entropy of refined synthetic features, for training G through E."""
