@@ -266,7 +266,7 @@ FAULTS = {
     "names are numbers": (
         {},
         {"allclasses_names": np.arange(10.0)[:, None]},
-        ["S.mat: allclasses_names must be strings"],
+        ["S.mat: allclasses_names is no cell array of strings"],
     ),
     "rows missing": ({}, {"test_seen_loc": None}, ["S.mat: no field 'test_seen_loc'"]),
     "rows count from 0": (

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -232,16 +233,15 @@ def test_an_awa2_sized_file_fits_in_memory_and_is_mapped_the_next_time(xlsa17, t
     first, second = measure(), measure()
     for label, (seconds, peak, kind, _) in (("first", first), ("next", second)):
         print(f"{label} open: {seconds:.2f} s, peak {peak:.2f} of the float64 array, {kind}")
-    assert first[1] <= 2.2
+    assert first[1] < 1  # the whole process, interpreter included
     assert second[2] == "memmap"
     assert second[1] < 0.8  # half of it is the mapped float32, which the kernel may drop
     assert second[0] < first[0]
     assert first[3] == second[3]
 
 
-def test_reading_takes_little_more_than_the_float64_array(tmp_path):
-    import tracemalloc
-
+def test_reading_never_holds_the_float64_array_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlis.data.mat5.CHUNK_BYTES", 1 << 16)
     features, _ = tiny_benchmark()
     size = 4_000
     features["features"] = np.asfortranarray(np.random.default_rng(0).random((size, 120)))
@@ -250,4 +250,4 @@ def test_reading_takes_little_more_than_the_float64_array(tmp_path):
     _read_features(tmp_path / "big.mat")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 2.2 * size * 120 * 8
+    assert peak < 0.7 * size * 120 * 8

@@ -1,6 +1,7 @@
 """MATLAB files: strings in every form, and files that are damaged or hostile."""
 
 import random
+import struct
 from pathlib import Path
 
 import h5py
@@ -53,7 +54,8 @@ def test_shapes_are_matlabs(tmp_path, hdf5):
 @pytest.mark.parametrize("hdf5", [False, True], ids=["v5", "v7.3"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "uint8", "int16"])
 def test_numbers_of_any_type_become_float32_rows(tmp_path, hdf5, dtype, compress, monkeypatch):
-    monkeypatch.setattr("mlis.data.matfile.CHUNK_BYTES", 512)  # several pieces
+    monkeypatch.setattr("mlis.data.mat5.CHUNK_BYTES", 512)  # several pieces
+    monkeypatch.setattr("mlis.data.mat73.CHUNK_BYTES", 512)
     values = (100 * np.random.default_rng(0).random((7, 300))).astype(dtype)
     write_mat(tmp_path / "f.mat", {"features": values}, hdf5=hdf5, compress=compress)
     rows = read_columns(tmp_path / "f.mat", "features")
@@ -106,8 +108,8 @@ def test_hdf5_cannot_reach_outside_the_file(tmp_path):
         "link": "no field",
         "soft": "no field",
         "group": "no field",
-        "virtual": "another file: refused",
-        "external": "another file: refused",
+        "virtual": "in another file: refused",
+        "external": "in another file: refused",
     }.items():
         for read in (read_array, read_columns, read_strings):
             with pytest.raises(DataError, match=reason):
@@ -126,7 +128,7 @@ def test_a_header_cannot_claim_more_than_the_file_could_hold(tmp_path, hdf5):
         shape = np.array([3, 5], "<i4").tobytes()
         path.write_bytes(content.replace(shape, np.array([2**30, 2**30], "<i4").tobytes(), 1))
     for read in (read_array, read_columns):
-        with pytest.raises(DataError, match=r"claims to be .* more than a file of this size"):
+        with pytest.raises(DataError, match=r"claims (to be \(|8000000000000 bytes)"):
             read(path, "features")
 
 
@@ -159,6 +161,32 @@ def damage(good: bytes, chance: random.Random) -> bytes:
         start = chance.randrange(len(content))
         content[start : start + 16] = bytes([chance.choice([0, 255])]) * 16
     return bytes(content)
+
+
+def test_the_row_of_a_value_beyond_float32_is_counted_over_all_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlis.data.mat5.CHUNK_BYTES", 512)
+    values = np.ones((7, 300))
+    values[2, 250] = 1e300
+    write_mat(tmp_path / "f.mat", {"features": values})
+    with pytest.raises(DataError, match=r"features: row 250, column 2 .* is 1e\+300"):
+        read_columns(tmp_path / "f.mat", "features")
+
+
+def test_big_endian_files_are_read(tmp_path):
+    """A file laid out by hand: MATLAB wrote these on other machines."""
+    values = np.arange(6, dtype=">f8").reshape(3, 2)
+    body = b"".join(
+        [
+            struct.pack(">IIII", 6, 8, 6, 0),  # flags: double
+            struct.pack(">IIii", 5, 8, 3, 2),  # dimensions
+            struct.pack(">HH4s", 1, 1, b"x"),  # name, in a small element
+            struct.pack(">II", 9, 48) + values.tobytes("F"),
+        ]
+    )
+    content = b"MATLAB 5.0".ljust(124) + b"\x01\x00MI" + struct.pack(">II", 14, len(body)) + body
+    (tmp_path / "f.mat").write_bytes(content)
+    np.testing.assert_array_equal(read_array(tmp_path / "f.mat", "x"), values)
+    np.testing.assert_array_equal(read_columns(tmp_path / "f.mat", "x"), values.T)
 
 
 def test_a_missing_file_is_named():

@@ -28,11 +28,11 @@ def find_not_finite(array: np.ndarray) -> tuple[int, int] | None:
     return None
 
 
-def as_float32(array: np.ndarray, what: str) -> np.ndarray:
+def as_float32(array: np.ndarray, what: str, *, first_row: int = 0) -> np.ndarray:
     """`array` (n, m) as float32 in C order; the same object where it already is that.
 
     Raises `DataError`, beginning with `what`, for anything but a 2-d array of real numbers and
-    for finite numbers too large for float32.
+    for finite numbers too large for float32; `first_row` is the number of the first row in it.
     """
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise DataError(
@@ -48,8 +48,8 @@ def as_float32(array: np.ndarray, what: str) -> np.ndarray:
     bad = find_not_finite(result)
     if bad is not None and np.isfinite(array[bad]):
         raise DataError(
-            f"{what}: row {bad[0]}, column {bad[1]} (counting from 0) is {array[bad]:g}, beyond "
-            f"float32. Rescale these values."
+            f"{what}: row {first_row + bad[0]}, column {bad[1]} (counting from 0) is "
+            f"{array[bad]:g}, beyond float32. Rescale these values."
         )
     return result
 

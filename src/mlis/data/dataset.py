@@ -159,7 +159,9 @@ class GZSLDataset:
             else:
                 unseen = class_indices(unseen_classes, names, f"{origin}: unseen_classes")
             split = split_rows(labels, unseen, test_fraction=test_fraction, seed=seed)
-        features = as_float32(np.asanyarray(features), f"{origin}: features")
+        if not isinstance(features, np.memmap):
+            features = np.asarray(features)
+        features = as_float32(features, f"{origin}: features")
         if not split.has_validation:
             split, note = add_validation(split, labels, seed=seed)
             notes.append(note)

@@ -7,6 +7,8 @@ import numpy as np
 
 from mlis.errors import DataError
 
+_LONGEST = 60  # characters of a name that are looked at or shown
+
 
 def index_labels(
     labels: Sequence[int] | Sequence[str] | np.ndarray, class_names: Sequence[str], what: str
@@ -52,13 +54,17 @@ def class_indices(
 def suggestion(name: str, class_names: Sequence[str]) -> str:
     """` Did you mean …?` for a name that nearly fits (case, underscores, a typing error)."""
     by_form = {_plain(known): known for known in class_names}
-    close = difflib.get_close_matches(_plain(name), by_form, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(_plain(name[:_LONGEST]), by_form, n=1, cutoff=0.7)
     return f" Did you mean {by_form[close[0]]!r}?" if close else ""
 
 
 def shorten(names: Sequence[str]) -> str:
-    """The first few of many names, for a message."""
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    """The first few of many names, for a message; whatever bytes they are, it stays one line."""
+    shown = [
+        name if name.isprintable() and len(name) <= _LONGEST else ascii(name[:_LONGEST])
+        for name in names[:12]
+    ]
+    return (", ".join(shown) + (", …" if len(names) > 12 else "")) or "none"
 
 
 def _plain(name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlis.data.names import shorten
 from mlis.data.reading import reading
 from mlis.errors import DataError
 
@@ -32,8 +33,8 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """One array of a `.npz`, once its header agrees with the number of bytes that are there."""
     member = f"{name}.npy"
     if member not in archive.namelist():
-        known = ", ".join(each.removesuffix(".npy") for each in archive.namelist())
-        raise DataError(f"{path}: no array {name!r}; it has {known or 'none'}.")
+        known = [each.removesuffix(".npy") for each in archive.namelist()]
+        raise DataError(f"{path}: no array {name!r}; it has {shorten(known)}.")
     with archive.open(member) as handle:
         version = np.lib.format.read_magic(handle)
         read_header = {

@@ -22,7 +22,7 @@ import numpy as np
 from mlis.data.cache import file_sha256
 from mlis.data.csvfile import read_csv, read_features_csv, row_numbers
 from mlis.data.dataset import GZSLDataset, Provenance
-from mlis.data.names import index_labels
+from mlis.data.names import index_labels, shorten
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.parquet import read_parquet
 from mlis.errors import DataError
@@ -97,12 +97,12 @@ def read_classes(path: Path) -> Classes:
     """Read `classes.csv`. Raises `DataError` with line and column."""
     header, rows = read_csv(path)
     if NAME not in header:
-        raise DataError(f"{path}: no column {NAME!r}; it has {', '.join(header)}.")
+        raise DataError(f"{path}: no column {NAME!r}; it has {shorten(header)}.")
     name_at = header.index(NAME)
     split_at = header.index(SPLIT) if SPLIT in header else None
     columns = [i for i in range(len(header)) if i not in (name_at, split_at)]
     if not columns:
-        raise DataError(f"{path}: no attributes beside {', '.join(header)}. Add one column each.")
+        raise DataError(f"{path}: no attributes beside {shorten(header)}. Add one column each.")
     names: list[str] = []
     unseen: list[int] = []
     descriptors: list[np.ndarray] = []

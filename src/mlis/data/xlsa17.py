@@ -19,6 +19,7 @@ import numpy as np
 from mlis.data.cache import cached_arrays, file_sha256
 from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.matfile import field_shapes, read_array, read_columns, read_strings
+from mlis.data.names import shorten
 from mlis.data.splits import Split, add_validation
 from mlis.errors import DataError
 
@@ -108,7 +109,7 @@ def _read_features(path: Path) -> dict[str, np.ndarray]:
 
 def _whole_numbers(path: Path, field: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
     """A (n, 1) or (1, n) field as (n,) int64."""
-    values = read_array(path, field).astype(np.float64)
+    values = read_array(path, field)
     if values.size and 1 not in values.shape:  # MATLAB's [] is (0, 0)
         raise DataError(f"{path}: {field} must be (n, 1), but is {shapes[field]}.")
     values = values.ravel()
@@ -125,9 +126,8 @@ def _read_descriptors(path: Path, field: str, labels: np.ndarray) -> np.ndarray:
     shapes = field_shapes(path)
     if field not in shapes:
         choices = [known for known in ("att", "original_att") if known in shapes]
-        raise DataError(
-            f"{path}: no descriptors {field!r}; it has {', '.join(choices or shapes) or 'nothing'}."
-        )
+        known = shorten(choices or list(shapes))
+        raise DataError(f"{path}: no descriptors {field!r}; it has {known}.")
     matrix = read_columns(path, field)
     used = np.unique(labels)
     if len(matrix) != len(used) == matrix.shape[1] == used[-1]:
@@ -144,7 +144,7 @@ def _read_rows(
     """Row numbers of each part, counting from 0."""
     for part in _PARTS:
         if part not in parts:
-            raise DataError(f"{path}: no field {part!r}; it has {', '.join(parts) or 'no rows'}.")
+            raise DataError(f"{path}: no field {part!r}; it has {shorten(parts)}.")
     count = len(arrays["labels"])
     wanted = [part for part in (*_PARTS, "train_loc", "val_loc") if part in parts]
     shapes = field_shapes(path)
