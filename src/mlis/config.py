@@ -172,7 +172,7 @@ class Classification(_Section):
     weight_decay: float = setting(
         1e-5, "L2 penalty on the weights, for features of mean length 1", low=0
     )
-    tolerance: float = setting(1e-6, "stop when the largest gradient entry is below", low=0)
+    tolerance: float = setting(1e-5, "stop when the largest gradient entry is below", low=0)
     max_iterations: int = setting(300, "L-BFGS iterations at most", low=1)
     calibration: float | Literal["validation"] = setting(
         0.0,
