@@ -30,11 +30,10 @@ class LinearClassifier:
 
 
 def class_weights(labels: Tensor, num_classes: int, balance: str) -> Tensor:
-    """Weight of each sample, summing to 1: equal, or equal sums per class present."""
-    if balance == "samples":
-        return torch.full((len(labels),), 1 / len(labels), device=labels.device)
-    counts = torch.bincount(labels, minlength=num_classes)
-    weights = 1.0 / counts[labels]
+    """Weight of each sample, float64, summing to 1: equal, or equal sums per class present."""
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    weights = torch.ones_like(counts) if balance == "samples" else 1.0 / counts
+    weights = weights[labels]
     return weights / weights.sum()
 
 
@@ -69,8 +68,9 @@ def fit_classifier(
     optimiser = torch.optim.LBFGS(
         [weight, bias],
         max_iter=settings.max_iterations,
+        max_eval=2 * settings.max_iterations,
         tolerance_grad=settings.tolerance,
-        tolerance_change=1e-9,
+        tolerance_change=0,  # the gradient alone decides: a flat stretch is not the minimum
         history_size=20,
         line_search_fn="strong_wolfe",
     )
@@ -79,22 +79,24 @@ def fit_classifier(
     def objective() -> Tensor:
         logits = torch.addmm(bias, features, weight.T)
         log_p = torch.log_softmax(logits, dim=1)
-        loss = -(log_p.gather(1, labels[:, None]) * sample_weights).sum()
+        # Summed in float64: the line search compares losses that differ in the eighth digit.
+        loss = -(log_p.gather(1, labels[:, None]) * sample_weights).sum(dtype=torch.float64)
         residual = log_p.exp_()
         residual.scatter_add_(1, labels[:, None], torch.full_like(sample_weights, -1.0))
         residual *= sample_weights
         weight.grad = torch.addmm(settings.weight_decay * weight, residual.T, features)
         bias.grad = residual.sum(0)
-        return loss + 0.5 * settings.weight_decay * weight.square().sum()
+        return loss + 0.5 * settings.weight_decay * weight.square().sum(dtype=torch.float64)
 
     optimiser.step(objective)
     state = optimiser.state[weight]
     logger.info("classifier: %d iterations, %d passes", state["n_iter"], state["func_evals"])
-    if state["n_iter"] >= settings.max_iterations:
+    most = settings.max_iterations
+    if state["n_iter"] >= most or state["func_evals"] >= 2 * most:
         logger.warning(
             "classifier: stopped after %d iterations before the gradient was below %g; raise "
             "classification.max_iterations or weight_decay",
-            settings.max_iterations,
+            state["n_iter"],
             settings.tolerance,
         )
     present = torch.bincount(labels, minlength=num_classes) > 0

@@ -1,0 +1,155 @@
+"""Stage 2 against scikit-learn's solution of the same problem, and what it must not depend on."""
+
+import dataclasses
+import inspect
+import logging
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from mlis.classification import LinearClassifier, class_weights, fit_classifier
+from mlis.config import Classification
+from mlis.errors import DivergenceError
+from mlis.pipeline import fit
+from simulated import small, tiny
+
+
+def clouds(n: int = 300, C: int = 5, D: int = 8, seed: int = 0, dtype=torch.float64):
+    """Overlapping classes of very different sizes, features ≥ 0."""
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.multinomial(torch.arange(1.0, C + 1), n, replacement=True, generator=rng)
+    means = torch.randn(C, D, generator=rng)
+    return torch.relu(means[y] + torch.randn(n, D, generator=rng)).to(dtype), y
+
+
+def scikit_learn(x: torch.Tensor, y: torch.Tensor, penalty: float, balance: str):
+    """The same objective, (1/Σs) Σ s·loss + λ/2 ‖W‖², on centred features of mean length 1."""
+    X = x.numpy() - x.numpy().mean(0)
+    length = np.linalg.norm(X, axis=1).mean()
+    weights = np.ones(len(y)) if balance == "samples" else 1 / np.bincount(y)[y]
+    model = LogisticRegression(C=1 / penalty, solver="newton-cholesky", tol=1e-12, max_iter=1000)
+    model.fit(X / length, y.numpy(), sample_weight=weights / weights.sum())
+    return model, X / length, length
+
+
+@pytest.mark.parametrize("balance", ["samples", "classes"])
+@pytest.mark.parametrize("penalty", [1e-1, 1e-3])
+def test_equals_scikit_learn(penalty, balance):
+    x, y = clouds()
+    settings = Classification(
+        weight_decay=penalty, tolerance=1e-11, max_iterations=3000, balance=balance
+    )
+    ours = fit_classifier(x.clone(), y, 5, settings)
+    model, X, length = scikit_learn(x, y, penalty, balance)
+    np.testing.assert_allclose(ours.weight * length, model.coef_, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        torch.softmax(ours(x), 1), model.predict_proba(X), rtol=1e-6, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-3), (torch.float32, 2e-3)])
+def test_default_settings_converge(dtype, error, caplog):
+    x, y = clouds(C=6, n=400)
+    ours = fit_classifier(x.to(dtype, copy=True), y, 6, Classification())
+    model, X, _ = scikit_learn(x, y, Classification().weight_decay, "classes")
+    probabilities = torch.softmax(ours(x.to(dtype)), 1)
+    assert ours.weight.dtype == dtype
+    assert np.abs(probabilities.numpy() - model.predict_proba(X)).max() < error
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_the_scale_of_the_features_does_not_matter(factor, dtype):
+    x, y = clouds(dtype=dtype)
+    one = fit_classifier(x.clone(), y, 5, Classification())
+    two = fit_classifier(x * factor, y, 5, Classification())
+    near = {"rtol": 0, "atol": 2e-3 if dtype == torch.float32 else 1e-9}
+    first, second = torch.softmax(one(x), 1), torch.softmax(two(x * factor), 1)
+    torch.testing.assert_close(first, second, **near)
+    clear = first.topk(2, 1).values.diff(dim=1).abs()[:, 0] > 2e-2
+    assert clear.float().mean() > 0.8
+    assert torch.equal(first.argmax(1)[clear], second.argmax(1)[clear])
+
+
+def test_a_shift_of_the_features_does_not_matter():
+    x, y = clouds()
+    one = fit_classifier(x.clone(), y, 5, Classification())
+    two = fit_classifier(x + 100, y, 5, Classification())
+    torch.testing.assert_close(one(x), two(x + 100), rtol=1e-6, atol=1e-6)
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    x, y = clouds()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    one = fit_classifier(x.clone(), y, 5, Classification(weight_decay=1e-3))
+    two = fit_classifier(x[order], y[order], 5, Classification(weight_decay=1e-3))
+    torch.testing.assert_close(
+        torch.softmax(one(x), 1), torch.softmax(two(x), 1), rtol=0, atol=1e-4
+    )
+
+
+def test_class_weights():
+    labels = torch.tensor([2, 2, 2, 0])
+    assert class_weights(labels, 4, "samples").tolist() == [0.25] * 4
+    expected = [1 / 6, 1 / 6, 1 / 6, 1 / 2]
+    np.testing.assert_allclose(class_weights(labels, 4, "classes"), expected, rtol=1e-15)
+
+
+def test_a_class_without_samples_is_never_predicted():
+    x, y = clouds()
+    classifier = fit_classifier(x.clone(), y, 7, Classification())
+    for points in (x, -1e6 * x, torch.zeros_like(x), 1e6 * x):
+        scores = classifier(points)
+        assert torch.isfinite(scores).all()
+        assert scores.argmax(1).max() < 5
+
+
+def test_one_class_alone():
+    x, _ = clouds(C=1)
+    classifier = fit_classifier(
+        x.clone(), torch.zeros(len(x), dtype=torch.int64), 1, Classification()
+    )
+    assert classifier(x).shape == (len(x), 1)
+    assert torch.isfinite(classifier(x)).all()
+
+
+def test_identical_features_are_no_error():
+    x = torch.ones(6, 3)
+    classifier = fit_classifier(x.clone(), torch.tensor([0, 1] * 3), 2, Classification())
+    assert torch.isfinite(classifier(x)).all()
+
+
+def test_features_that_are_not_finite_are_named():
+    x, y = clouds()
+    x[3, 2] = float("inf")
+    with pytest.raises(DivergenceError, match="classification: refined features"):
+        fit_classifier(x, y, 5, Classification())
+
+
+def test_too_few_iterations_are_reported(caplog):
+    x, y = clouds()
+    with caplog.at_level(logging.WARNING):
+        fit_classifier(x, y, 5, Classification(max_iterations=2))
+    assert "classification.max_iterations" in caplog.text
+
+
+def test_scores_are_an_affine_function():
+    classifier = LinearClassifier(torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([0.5, 0.0]))
+    assert classifier(torch.tensor([[1.0, 1.0], [2.0, 0.0]])).tolist() == [[3.5, -1.0], [2.5, 0.0]]
+
+
+def test_stage_two_is_never_handed_a_descriptor():
+    names = set(inspect.signature(fit_classifier).parameters)
+    assert names == {"features", "labels", "num_classes", "settings"}
+    assert {f.name for f in dataclasses.fields(LinearClassifier)} == {"weight", "bias"}
+
+
+def test_predictions_do_not_read_descriptors():
+    data = tiny()
+    recognizer = fit(data.for_training(), small(), device="cpu")
+    noise = np.random.default_rng(0).random(recognizer.descriptors.shape)
+    changed = dataclasses.replace(recognizer, descriptors=noise)
+    np.testing.assert_array_equal(recognizer.scores(data.features), changed.scores(data.features))
