@@ -81,6 +81,39 @@ def test_a_value_beyond_float32_is_named():
         GZSLDataset.from_arrays(features, [0, 0, 1, 1], np.eye(2))
 
 
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ([[1.0, 2.0], [3.0]], "features: rows must have one length"),
+        ([1.0, 2.0], r"features must be a 2-d array .* \(2,\) of float64"),
+        ([[1j, 2], [3, 4]], "real numbers.* complex128"),
+        ([["a"], ["b"]], "real numbers"),
+        ([[None], [1.0]], "real numbers.* object"),
+        (np.ma.masked_equal([[1.0], [2.0]], 2.0), "features is a masked array"),
+    ],
+)
+def test_features_that_are_no_matrix_of_numbers_are_refused(features, message):
+    with pytest.raises(DataError, match=message):
+        GZSLDataset.from_arrays(features, [0, 1], np.eye(2))
+
+
+def test_names_may_be_an_array():
+    data = make(class_names=np.array(list("abcdef")), unseen_classes=np.array(["b"]))
+    assert data.class_names == tuple("abcdef")
+    assert data.unseen_classes.tolist() == [1]
+    assert make(unseen_classes={2, 0}).unseen_classes.tolist() == [0, 2]
+
+
+def test_a_split_of_rows_that_do_not_exist_is_refused():
+    with pytest.raises(DataError, match=r"split\.trainval: row 60 does not exist"):
+        make(split=Split([0, 60]))
+
+
+def test_labels_of_several_lengths_are_refused():
+    with pytest.raises(DataError, match="labels must be 1-d, one label a row"):
+        GZSLDataset.from_arrays(np.eye(2), [[0], [1, 0]], np.eye(2))
+
+
 def test_a_given_split_is_kept_and_gets_a_validation_part():
     split = Split(trainval=np.arange(0, 16), test_unseen=np.arange(16, 20))
     data = GZSLDataset.from_arrays(

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mlis.errors import DataError
 
@@ -28,18 +29,24 @@ def find_not_finite(array: np.ndarray) -> tuple[int, int] | None:
     return None
 
 
-def as_float32(array: np.ndarray, what: str, *, first_row: int = 0) -> np.ndarray:
-    """`array` (n, m) as float32 in C order; the same object where it already is that.
+def as_float32(values: ArrayLike, what: str, *, first_row: int = 0) -> np.ndarray:
+    """`values` (n, m) as float32 in C order; the same object where it already is that.
 
     Raises `DataError`, beginning with `what`, for anything but a 2-d array of real numbers and
     for finite numbers too large for float32; `first_row` is the number of the first row in it.
     """
+    try:
+        array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{what}: rows must have one length: {error}") from error
+    if isinstance(array, np.ma.MaskedArray):
+        raise DataError(f"{what} is a masked array. Fill in what is masked.")
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise DataError(
             f"{what} must be a 2-d array of real numbers, one row each, "
             f"but got shape {array.shape} of {array.dtype}."
         )
-    if array.dtype == np.float32 and array.flags.c_contiguous and array.dtype.isnative:
+    if array.dtype == np.float32 and array.flags.c_contiguous:
         return array
     result = np.empty(array.shape, dtype=np.float32)
     with np.errstate(over="ignore", invalid="ignore"):

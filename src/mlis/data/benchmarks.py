@@ -45,7 +45,7 @@ class Counts:
 
 TABLE_1 = {
     "CUB": Counts(200, 150, 50, 7057, 1764, 2967),
-    "AWA1": Counts(50, 40, 10, 19832, 4958, 5685),  # not in the paper; Xian et al., Table 2
+    "AWA1": Counts(50, 40, 10, 19832, 4958, 5685),  # not in the paper; from Xian et al.
     "AWA2": Counts(50, 40, 10, 23527, 5882, 7913),
     "SUN": Counts(717, 645, 72, 10320, 2580, 1440),
     "FLO": Counts(102, 82, 20, 5631, 1403, 1155),

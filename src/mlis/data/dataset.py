@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mlis.data.arrays import as_float32, update_hash
 from mlis.data.names import class_indices, index_labels
@@ -114,12 +115,12 @@ class GZSLDataset:
     @classmethod
     def from_arrays(
         cls,
-        features: np.ndarray,
-        labels: Sequence[int] | Sequence[str] | np.ndarray,
-        descriptors: np.ndarray,
+        features: ArrayLike,
+        labels: Sequence[int | str] | np.ndarray,
+        descriptors: ArrayLike,
         *,
         class_names: Sequence[str] | None = None,
-        unseen_classes: Sequence[int] | Sequence[str] | np.ndarray | None = None,
+        unseen_classes: Iterable[int | str] | np.ndarray | None = None,
         split: Split | None = None,
         seed: int = 0,
         test_fraction: float = 0.2,
@@ -147,9 +148,11 @@ class GZSLDataset:
         """
         provenance = provenance or Provenance(name)
         origin = provenance.features or provenance.name
-        descriptors = as_float32(np.asarray(descriptors), f"{origin}: descriptors")
+        descriptors = as_float32(descriptors, f"{origin}: descriptors")
         num_classes = len(descriptors)
-        names = tuple(class_names or (f"class_{i:03d}" for i in range(num_classes)))
+        if class_names is None:
+            class_names = [f"class_{i:03d}" for i in range(num_classes)]
+        names = tuple(class_names)
         labels = index_labels(labels, names, f"{origin}: labels")
         notes: list[str] = []
         if split is None:
@@ -159,10 +162,8 @@ class GZSLDataset:
             else:
                 unseen = class_indices(unseen_classes, names, f"{origin}: unseen_classes")
             split = split_rows(labels, unseen, test_fraction=test_fraction, seed=seed)
-        if not isinstance(features, np.memmap):
-            features = np.asarray(features)
         features = as_float32(features, f"{origin}: features")
-        if not split.has_validation:
+        if not split.has_validation and np.isin(split.trainval, np.arange(len(labels))).all():
             split, note = add_validation(split, labels, seed=seed)
             notes.append(note)
         provenance = replace(provenance, notes=(*provenance.notes, *notes))

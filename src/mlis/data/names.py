@@ -1,7 +1,7 @@
 """From what people write as labels to class indices, with help where a name nearly fits."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,13 +11,16 @@ _LONGEST = 60  # characters of a name that are looked at or shown
 
 
 def index_labels(
-    labels: Sequence[int] | Sequence[str] | np.ndarray, class_names: Sequence[str], what: str
+    labels: Sequence[int | str] | np.ndarray, class_names: Sequence[str], what: str
 ) -> np.ndarray:
     """(N,) int64 class indices of labels given as indices 0..C-1 or as names.
 
     Raises `DataError`, beginning with `what`, that names the first bad row.
     """
-    values = np.asarray(labels)
+    try:
+        values = np.asarray(labels)
+    except ValueError as error:
+        raise DataError(f"{what} must be 1-d, one label a row: {error}") from error
     if values.ndim == 2 and 1 in values.shape:
         values = values.ravel()
     if values.ndim != 1:
@@ -43,12 +46,10 @@ def index_labels(
 
 
 def class_indices(
-    classes: Sequence[int] | Sequence[str] | np.ndarray, class_names: Sequence[str], what: str
+    classes: Iterable[int | str] | np.ndarray, class_names: Sequence[str], what: str
 ) -> np.ndarray:
     """Sorted unique indices of classes given as indices or names; none given is allowed."""
-    if not len(classes):
-        return np.empty(0, dtype=np.int64)
-    return np.unique(index_labels(classes, class_names, what))
+    return np.unique(index_labels(list(classes), class_names, what))
 
 
 def suggestion(name: str, class_names: Sequence[str]) -> str:
