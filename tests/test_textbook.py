@@ -1,0 +1,70 @@
+"""The textbook that the benchmarks measure against computes the same losses as the fast path."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("pytorch_metric_learning")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from shapes import Shape, tensors
+from textbook import TextbookStageOne
+
+from mlis.compute import Arithmetic
+from mlis.config import Config
+from mlis.generation.losses import critic_backward
+from mlis.generation.train import AdversarialTrainer
+from mlis.refinement.losses import balanced_cross_entropy
+from mlis.refinement.train import RefinementTrainer
+
+
+@pytest.fixture
+def both():
+    shape = Shape(seen=6, unseen=2, rows=48, descriptor=5, features=12)
+    config = Config.from_dict(
+        {
+            "generation": {"hidden": 16, "noise": 4, "batch_size": 8, "init_std": 0.3},
+            "refinement": {"hidden": 10, "classes_per_batch": 4, "samples_per_class": 3},
+        }
+    )
+    exact = Arithmetic.of("float64", "cpu")
+    data = tensors(shape, exact)
+    ours = AdversarialTrainer(data, config.generation, exact, 0)
+    refinement = RefinementTrainer(data, config.refinement, exact, 0, None)
+    theirs = TextbookStageOne(data, config)
+    theirs.copy_weights(ours, refinement)
+    return data, config, ours, refinement, theirs
+
+
+def test_critic_losses_agree(both):
+    data, config, ours, _, theirs = both
+    real, labels = data.x[:8], data.y[:8]
+    fake = theirs.fake(labels).detach()
+    alpha = torch.rand(8, 1, dtype=torch.float64)
+    expected = theirs.critic_losses(real, fake, labels, alpha)
+    found = critic_backward(
+        ours.critic, real, fake, labels, data.descriptors, alpha, config.generation.penalty
+    )
+    assert [float(v) for v in found.values()] == pytest.approx([v.item() for v in expected])
+    sum(expected).backward()
+    gradient = theirs.critic[0].weight.grad
+    assert gradient is not None
+    ours_gradient = torch.cat((ours.critic.from_features.grad, ours.critic.from_descriptor.grad), 1)
+    torch.testing.assert_close(ours_gradient, gradient, rtol=1e-9, atol=1e-15)
+
+
+def test_encoder_losses_agree(both):
+    data, _, _, refinement, theirs = both
+    rows = refinement.sampler.draw(refinement.batches)
+    labels = refinement.synthetic_labels
+    fakes = theirs.fake(labels).detach()
+    metric, cross_entropy = theirs.encoder_losses(rows, fakes, labels)
+    h = refinement.encoder(data.x[rows])
+    found, _ = refinement._metric(h, data.y[rows])
+    logits = refinement.head(torch.cat((h, refinement.encoder(fakes))))
+    assert float(found) == pytest.approx(metric.item(), rel=1e-9)
+    assert float(balanced_cross_entropy(logits, torch.cat((data.y[rows], labels)))) == (
+        pytest.approx(cross_entropy.item(), rel=1e-9)
+    )
