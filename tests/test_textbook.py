@@ -64,7 +64,7 @@ def test_encoder_losses_agree(both):
     h = refinement.encoder(data.x[rows])
     found, _ = refinement._metric(h, data.y[rows])
     logits = refinement.head(torch.cat((h, refinement.encoder(fakes))))
-    assert float(found) == pytest.approx(metric.item(), rel=1e-9)
-    assert float(balanced_cross_entropy(logits, torch.cat((data.y[rows], labels)))) == (
+    assert found.item() == pytest.approx(metric.item(), rel=1e-9)
+    assert balanced_cross_entropy(logits, torch.cat((data.y[rows], labels))).item() == (
         pytest.approx(cross_entropy.item(), rel=1e-9)
     )
