@@ -1,6 +1,7 @@
 """Tensors in safetensors files that notice when they are damaged. Nothing is unpickled."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,11 +15,16 @@ from mlis.files import atomic_write
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and string metadata to one file, atomically, with a checksum over both."""
+    """Write tensors and string metadata to one file, atomically, with a checksum over both.
+
+    The same content gives the same bytes: the metadata are one JSON string, as safetensors
+    writes several in random order.
+    """
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     checksum = _checksum(ready, metadata)
     with atomic_write(path) as temporary:
-        save_file(ready, temporary, metadata={**metadata, "sha256": checksum})
+        words = json.dumps({**metadata, "sha256": checksum}, sort_keys=True)
+        save_file(ready, temporary, metadata={"mlis": words})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -29,11 +35,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as handle:
-            metadata = dict(handle.metadata() or {})
+            metadata: dict[str, str] = dict(json.loads((handle.metadata() or {})["mlis"]))
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ModelFileError(f"{path} does not exist") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
             f"{path} cannot be read as safetensors ({error}): the file is damaged or of another "
             "kind; restore it from a copy, or delete it and train again"
