@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mlis.classification import LinearClassifier
-from mlis.errors import DataError
+from mlis.errors import DataError, SettingsError
 from mlis.preprocessing import FeatureScaler
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -89,6 +89,8 @@ class Recognizer:
 
     def top_k(self, x: Array, k: int = 5, batch_size: int = 8192) -> tuple[Array, Array]:
         """Indices (B, k) int64 and scores (B, k) of the k best classes, best first."""
+        if k < 1:
+            raise SettingsError(f"k must be at least 1, but got {k}")
         k = min(k, len(self.class_names))
         scores = self.scores(x, batch_size)
         if isinstance(scores, np.ndarray):
@@ -105,7 +107,7 @@ class Recognizer:
 
     def _scores(self, x: Tensor) -> Tensor:
         seen = torch.from_numpy(self.seen_mask).to(x.device)
-        return self.classifier(self._refine(x)) - self.calibration * seen
+        return self.classifier(self._refine(x)) - self.calibration * seen.to(x.dtype)
 
     @torch.no_grad()
     def _batched(self, x: Array, batch_size: int, function: Callable[[Tensor], Tensor]) -> Array:
@@ -117,7 +119,7 @@ class Recognizer:
         weight = self.classifier.weight
         parts: list[Tensor] = []
         for start in range(0, max(len(x), 1), batch_size):
-            part = torch.as_tensor(x[start : start + batch_size]).to(weight.device, weight.dtype)
+            part = _as_tensor(x[start : start + batch_size], weight)
             if not bool(torch.isfinite(part).all()):
                 row = start + int((~torch.isfinite(part)).any(1).nonzero()[0])
                 raise DataError(f"features row {row} holds NaN or infinity: leave that row out")
@@ -126,3 +128,12 @@ class Recognizer:
         if isinstance(x, np.ndarray):
             return cast(Array, result.cpu().numpy())
         return cast(Array, result.to(x.device))
+
+
+def _as_tensor(part: np.ndarray | Tensor, like: Tensor) -> Tensor:
+    """Bring some rows to the device and dtype of `like`; an array of any layout is copied."""
+    if isinstance(part, np.ndarray):
+        # torch takes no read-only, reversed or big-endian array (a memory map is the first).
+        dtype = np.float64 if like.dtype == torch.float64 else np.float32
+        part = torch.from_numpy(np.array(part, dtype=dtype, order="C"))
+    return part.to(like.device, like.dtype)

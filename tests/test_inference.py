@@ -1,0 +1,212 @@
+"""The recognizer: arrays and tensors in and out, batches, types, errors, calibration, top-k."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mlis.classification import LinearClassifier
+from mlis.errors import DataError, SettingsError
+from mlis.inference import Recognizer
+from mlis.pipeline import fit
+from mlis.preprocessing import FeatureScaler
+from simulated import small, tiny
+
+DATA = tiny()
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return fit(DATA.for_training(), small(), seed=1, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def exact() -> Recognizer:
+    return fit(DATA.for_training(), small("float64"), seed=1, device="cpu")
+
+
+def by_hand(recognizer: Recognizer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Refined features and scores in NumPy: scale, linear, ReLU, linear, calibration."""
+    scaled = (x - recognizer.scaler.shift.numpy()) * recognizer.scaler.factor.numpy()
+    h = np.maximum(
+        scaled @ recognizer.encoder_weight.numpy().T + recognizer.encoder_bias.numpy(), 0
+    )
+    scores = h @ recognizer.classifier.weight.numpy().T + recognizer.classifier.bias.numpy()
+    return h, scores - recognizer.calibration * recognizer.seen_mask
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.75, -3.0])
+def test_equals_numpy(exact, constant):
+    calibrated = exact.with_calibration(constant)
+    h, scores = by_hand(calibrated, DATA.features.astype(np.float64))
+    np.testing.assert_allclose(calibrated.refine(DATA.features), h, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(calibrated.scores(DATA.features), scores, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(calibrated.predict(DATA.features), scores.argmax(1))
+    assert calibrated.predict(DATA.features).dtype == np.int64
+
+
+def test_numpy_in_numpy_out_and_torch_in_torch_out(recognizer):
+    x = DATA.features
+    for method in (recognizer.refine, recognizer.scores, recognizer.predict):
+        array, tensor = method(x), method(torch.from_numpy(x))
+        assert isinstance(array, np.ndarray)
+        assert isinstance(tensor, torch.Tensor)
+        np.testing.assert_array_equal(array, tensor.numpy())
+    indices, scores = recognizer.top_k(torch.from_numpy(x), 3)
+    assert isinstance(indices, torch.Tensor)
+    assert isinstance(scores, torch.Tensor)
+
+
+def test_tensors_that_require_a_gradient(recognizer):
+    x = torch.from_numpy(DATA.features[:4].copy()).requires_grad_()
+    assert not recognizer.scores(x).requires_grad
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_batch_size_does_not_change_results(recognizer, exact, batch_size):
+    for r, error in ((recognizer, 1e-5), (exact, 1e-12)):
+        whole = r.scores(DATA.features)
+        parts = r.scores(DATA.features, batch_size=batch_size)
+        np.testing.assert_allclose(parts, whole, rtol=error, atol=error * np.abs(whole).max())
+        np.testing.assert_array_equal(
+            r.predict(DATA.features, batch_size=batch_size), r.predict(DATA.features)
+        )
+        assert r.refine(DATA.features, batch_size=batch_size).shape == (len(DATA.features), 10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.astype(np.float64),
+        lambda x: x.astype(">f4"),
+        lambda x: np.asfortranarray(x),
+        lambda x: x[::-1][::-1],
+        lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+        lambda x: _read_only(x),
+    ],
+    ids=["float64", "big-endian", "Fortran", "reversed twice", "strided", "read-only"],
+)
+def test_any_memory_layout(recognizer, change):
+    np.testing.assert_array_equal(
+        recognizer.predict(change(DATA.features)), recognizer.predict(DATA.features)
+    )
+    np.testing.assert_array_equal(
+        recognizer.predict(change(DATA.features)[::-1]), recognizer.predict(DATA.features)[::-1]
+    )
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def test_a_memory_map_opened_for_reading(recognizer, tmp_path):
+    np.save(tmp_path / "x.npy", DATA.features)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    np.testing.assert_array_equal(recognizer.scores(mapped), recognizer.scores(DATA.features))
+
+
+def test_whole_numbers(recognizer):
+    x = np.round(DATA.features).astype(np.uint8)
+    np.testing.assert_array_equal(recognizer.scores(x), recognizer.scores(x.astype(np.float32)))
+
+
+def test_the_features_handed_in_stay_as_they_are(recognizer):
+    x = DATA.features.copy()
+    for method in (recognizer.refine, recognizer.scores, recognizer.predict):
+        method(x)
+        method(torch.from_numpy(x))
+    raw = dataclasses.replace(recognizer, encoder_weight=None, encoder_bias=None)
+    assert raw.refine(x) is not x
+    np.testing.assert_array_equal(x, DATA.features)
+
+
+def test_no_rows(recognizer):
+    x = DATA.features[:0]
+    assert recognizer.scores(x).shape == (0, 9)
+    assert recognizer.predict(x).shape == (0,)
+    assert recognizer.refine(x).shape == (0, 10)
+    assert recognizer.top_k(x, 2)[0].shape == (0, 2)
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (9,), (4, 9, 1)])
+def test_another_shape_is_an_error(recognizer, shape):
+    with pytest.raises(DataError, match=r"features of shape \(B, 9\), but got .*same model"):
+        recognizer.predict(np.zeros(shape))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_named(recognizer, bad):
+    x = DATA.features.copy()
+    x[13, 2] = bad
+    for batch_size in (5, 8192):
+        with pytest.raises(DataError, match="row 13 holds NaN or infinity"):
+            recognizer.scores(x, batch_size=batch_size)
+
+
+def test_top_k_is_consistent_with_scores(recognizer):
+    scores = recognizer.scores(DATA.features)
+    for form in (DATA.features, torch.from_numpy(DATA.features)):
+        indices, values = (np.asarray(part) for part in recognizer.top_k(form, 4))
+        assert indices.shape == values.shape == (len(scores), 4)
+        np.testing.assert_array_equal(values, np.sort(scores, axis=1)[:, :-5:-1])
+        np.testing.assert_array_equal(np.take_along_axis(scores, indices, 1), values)
+        np.testing.assert_array_equal(indices[:, 0], recognizer.predict(DATA.features))
+    assert recognizer.top_k(DATA.features, 99)[0].shape == (len(scores), 9)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_top_k_of_nothing_is_an_error(recognizer, k):
+    with pytest.raises(SettingsError, match=f"k must be at least 1, but got {k}"):
+        recognizer.top_k(DATA.features, k)
+
+
+def test_calibration_shifts_seen_scores_only(recognizer, exact):
+    for r in (recognizer, exact):
+        calibrated = r.with_calibration(0.7)
+        difference = r.scores(DATA.features) - calibrated.scores(DATA.features)
+        error = 1e-14 if r is exact else 1e-6
+        np.testing.assert_allclose(difference[:, r.seen_mask], 0.7, rtol=0, atol=error * 100)
+        np.testing.assert_array_equal(difference[:, ~r.seen_mask], 0)
+        assert r.calibration == 0
+    everything_unseen = recognizer.with_calibration(1e6).predict(DATA.features)
+    assert not recognizer.seen_mask[everything_unseen].any()
+
+
+def test_to_another_device_and_back(recognizer):
+    meta = recognizer.to("meta")
+    assert meta.device.type == "meta"
+    assert {meta.encoder_weight.device.type, meta.scaler.shift.device.type} == {"meta"}
+    same = recognizer.to("cpu")
+    np.testing.assert_array_equal(same.scores(DATA.features), recognizer.scores(DATA.features))
+
+
+def test_without_an_encoder_refined_features_are_the_scaled_ones():
+    raw = fit(
+        DATA.for_training(),
+        small(refinement={"components": "none"}, preprocessing={"feature_transform": "sqrt"}),
+        device="cpu",
+    )
+    assert raw.encoder_weight is None
+    rows = DATA.for_training().features.astype(np.float64)
+    low, high = np.sqrt(rows.min(0)), np.sqrt(rows.max(0))
+    expected = (np.sqrt(DATA.features) - low) / (high - low)
+    np.testing.assert_allclose(raw.refine(DATA.features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_constant_features_of_the_training_rows_are_no_division_by_zero():
+    scaler = FeatureScaler.fit(
+        np.array([[1.0, 2.0], [1.0, 4.0]], dtype=np.float32), small().preprocessing
+    )
+    scaled = scaler(torch.tensor([[3.0, 3.0]]))
+    assert scaled.tolist() == [[2.0, 0.5]]
+
+
+def test_ties_go_to_the_first_class():
+    classifier = LinearClassifier(torch.zeros(3, 2), torch.zeros(3))
+    scaler = FeatureScaler("none", torch.zeros(2), torch.ones(2))
+    r = Recognizer(scaler, None, None, classifier, ("a", "b", "c"), np.ones(3, bool), np.eye(3))
+    assert r.predict(np.ones((2, 2))).tolist() == [0, 0]
+    assert r.top_k(np.ones((1, 2)), 3)[0].tolist() == [[0, 1, 2]]
