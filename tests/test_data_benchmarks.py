@@ -256,7 +256,7 @@ FAULTS = {
     "names of another length": (
         {},
         {"allclasses_names": ["a", "b"]},
-        ["S.mat: 2 class names", "10 classes"],
+        ["S.mat: allclasses_names is (2, 1)", "10 classes"],
     ),
     "names repeated": (
         {},

@@ -189,6 +189,21 @@ def test_big_endian_files_are_read(tmp_path):
     np.testing.assert_array_equal(read_columns(tmp_path / "f.mat", "x"), values.T)
 
 
+@pytest.mark.parametrize("kind", [17, 2, 16, 5])
+def test_what_cannot_be_read_is_no_hindrance_beside_what_can(tmp_path, kind):
+    """MATLAB's objects (17), structs, functions and sparse matrices are listed and passed over."""
+    scipy.io.savemat(tmp_path / "f.mat", {"features": np.ones((3, 5))})
+    body = struct.pack("<IIII", 6, 8, kind, 0)
+    body += b"" if kind == 17 else struct.pack("<IIii", 5, 8, 1, 1)
+    body += struct.pack("<HH4s", 1, 1, b"t") + struct.pack("<HH4s", 1, 4, b"MCOS")
+    with (tmp_path / "f.mat").open("ab") as handle:
+        handle.write(struct.pack("<II", 14, len(body)) + body)
+    assert set(field_shapes(tmp_path / "f.mat")) == {"features", "t"}
+    assert read_columns(tmp_path / "f.mat", "features").shape == (5, 3)
+    with pytest.raises(DataError, match=r"f\.mat"):
+        read_columns(tmp_path / "f.mat", "t")
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(DataError, match=r"none\.mat: no such file"):
         read_array(Path("none.mat"), "features")

@@ -26,7 +26,7 @@ from mlis.errors import DataError
 
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15  # types of elements
-_CELL, _CHARACTERS, _NUMBERS = 1, 4, range(6, 16)  # classes of variables
+_CELL, _CHARACTERS, _NUMBERS, _OPAQUE = 1, 4, range(6, 16), 17  # classes of variables
 _COMPLEX = 0x0800
 _NUMBER_TYPES: dict[int, str] = dict(
     zip(
@@ -69,7 +69,7 @@ def strings(path: Path, field: str) -> Iterator[str]:
         variable = _variables(handle)[field]
         if variable.kind == _CHARACTERS and len(variable.shape) == 2:
             text, (count, length) = _text(variable), variable.shape
-            if len(text) != count * length:
+            if len(text) != count * length or not text:
                 raise ValueError(f"{field} claims to be {variable.shape}, but has {len(text)}")
             yield from (text[row::count].rstrip() for row in range(count))
             return
@@ -173,6 +173,10 @@ def _inflater(packed: _Bytes) -> Callable[[int], bytes]:
 
 def _variable(content: _Bytes, order: str) -> _Variable:
     flags = struct.unpack_from(order + "I", _short(content, order))[0]
+    if flags & 0xFF == _OPAQUE:  # MATLAB's own objects, such as tables, have no shape
+        return _Variable(
+            _short(content, order).decode("latin-1"), _OPAQUE, False, (), content, order
+        )
     lengths = _short(content, order)
     shape = struct.unpack(f"{order}{len(lengths) // 4}i", lengths)
     name = _short(content, order).decode("latin-1")

@@ -22,16 +22,16 @@ def field_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def read_array(path: Path, field: str) -> np.ndarray:
     """A matrix in MATLAB's orientation, as float64. Raises `DataError`."""
-    shape = _shape(path, field)
+    length, _ = _matrix_shape(path, field)
     with _reading(path):
-        pieces = [np.empty((0, shape[0]))]
+        pieces = [np.empty((0, length))]
         pieces += [rows for _, rows in _reader(path).rows(path, field)]
         return np.concatenate(pieces).astype(np.float64).T
 
 
 def read_columns(path: Path, field: str) -> np.ndarray:
     """The columns of a (Dx, N) matrix as rows: (N, Dx) float32 in C order. Raises `DataError`."""
-    length, count, *_ = _shape(path, field)
+    length, count = _matrix_shape(path, field)
     result = None
     with _reading(path):
         for start, rows in _reader(path).rows(path, field):
@@ -39,7 +39,7 @@ def read_columns(path: Path, field: str) -> np.ndarray:
                 result = np.empty((count, length), dtype=np.float32)
             converted = as_float32(rows, f"{path}: {field}", first_row=start)
             result[start : start + len(rows)] = converted
-    return np.empty((count, length), dtype=np.float32) if result is None else result
+    return np.empty((0, length), dtype=np.float32) if result is None else result
 
 
 def read_strings(path: Path, field: str) -> tuple[str, ...]:
@@ -62,3 +62,10 @@ def _shape(path: Path, field: str) -> tuple[int, ...]:
     if field not in shapes:
         raise DataError(f"{path}: no field {field!r}; it has {shorten(list(shapes))}.")
     return shapes[field]
+
+
+def _matrix_shape(path: Path, field: str) -> tuple[int, ...]:
+    shape = _shape(path, field)
+    if len(shape) != 2:
+        raise DataError(f"{path}: {field} must be a matrix, but has shape {shape}.")
+    return shape

@@ -10,6 +10,7 @@ from 1: `trainval_loc`, `test_seen_loc`, `test_unseen_loc`, perhaps `train_loc` 
 computes features from the images must match classes by name, never by the number in the name.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,7 +187,13 @@ def _zero_based_labels(
 def _class_names(
     path: Path, shapes: dict[str, tuple[int, ...]], names: Sequence[str] | None, count: int
 ) -> tuple[str, ...]:
-    if "allclasses_names" in shapes:
+    shape = shapes.get("allclasses_names")
+    if shape is not None:
+        if count not in (math.prod(shape), *shape[:1]):  # a cell each, or a row of characters
+            raise DataError(
+                f"{path}: allclasses_names is {shape}, but there are descriptors of {count} "
+                f"classes (columns)."
+            )
         names = read_strings(path, "allclasses_names")
     elif names is None:
         names = tuple(f"class_{number:03d}" for number in range(1, count + 1))
