@@ -36,7 +36,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as handle:
             metadata: dict[str, str] = dict(json.loads((handle.metadata() or {})["mlis"]))
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            # copies: tensors that lie in the mapped file are aligned by chance, and the last bits
+            # of a matrix product depend on that
+            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ModelFileError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
