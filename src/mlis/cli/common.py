@@ -139,8 +139,9 @@ def result_object(
     last = list(shown)[-1]
     result = {
         **facts,
+        "component": last,
         "seeds": list(seeds),
         **shown[last],
         "seconds": round(sum(sum(s["seconds"]) for s in summaries.values()), 3),
     }
-    return result | ({"components": shown} if len(shown) > 1 else {"component": last})
+    return result | ({"components": shown} if len(shown) > 1 else {})

@@ -181,7 +181,8 @@ def _checked(name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
         for option, value in options.items()
     }
     if name is not None:
-        arguments["name_or_path"] = _absolute(name, or_bare=kind != FOLDER)
+        is_folder = kind == FOLDER and Path(name).exists()
+        arguments["name_or_path"] = _absolute(name, or_bare=not is_folder)
     return arguments
 
 

@@ -21,6 +21,7 @@ from mlis.cli.settings import add_setting_flags, given_settings, resolve_setting
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
+    from mlis.config import Refinement
     from mlis.data.dataset import GZSLDataset
     from mlis.runs import RunPlan
 
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
             return
         logger.info("settings: preset %s, settings file %s", preset, args.settings or "none")
         folder, plan, dataset = _begun(args, config, components)
+    _check_loss(plan.config.refinement)
     results = _execute(args, folder, plan, dataset)
     _print(args, folder, dataset.provenance.name, results)
 
@@ -160,6 +162,19 @@ def _begun(
     )
     begin(args.output, plan)
     return args.output, plan, dataset
+
+
+def _check_loss(settings: "Refinement") -> None:
+    """Import a loss of the user's own before hours of generator training, not after.
+
+    It may lie in the current folder, where `python -m` would find it too.
+    """
+    from mlis.refinement.losses import load_loss, similarity_loss
+
+    if similarity_loss(settings) is None:
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        load_loss(settings.loss)
 
 
 def _execute(

@@ -123,6 +123,8 @@ def resolve_settings(args: argparse.Namespace) -> tuple[Config, tuple[str, ...],
     if components:  # the settings themselves hold one: the last, as in the table's bottom line
         flags["refinement"]["components"] = components[-1]
     config = resolve(*layers, flags)
+    for name in components:
+        config.replace({"refinement": {"components": name}})
     return config, components or (config.refinement.components,), preset
 
 

@@ -1,0 +1,320 @@
+"""`mlis fit`: what it prints, what it keeps, which data it takes, and how it is resumed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import mlis.runs
+from cli_cases import (
+    NAMES,
+    QUICK,
+    last_json,
+    one_line_error,
+    one_thread,  # noqa: F401  (a fixture)
+    save_small,
+    small_dataset,
+)
+from mlis.cli import main
+from mlis.cli.progress import Progress
+from standins import write_tiny
+
+PERCENT = ("U", "S", "H", "T1", "AUSUC", "overall")
+GAN = ("--generator", "wgan-gp", "--generation-hidden", "16", "--noise", "4", "--batch-size", "16")
+ABLATION = (
+    *(*QUICK, *GAN, "--generation-steps", "40", "--critic-steps", "2"),
+    *("--seeds", "0,1", "--components", "ml,ml+is,ml+is+sfr", "--calibration", "validation"),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return save_small(tmp_path_factory.mktemp("fit") / "data")
+
+
+@pytest.fixture(scope="module")
+def ablation(data, tmp_path_factory):
+    """The folder of a run of three components and two seeds."""
+    run = tmp_path_factory.mktemp("ablation") / "run"
+    assert main(["fit", str(data), "-o", str(run), *ABLATION]) == 0
+    return run
+
+
+def fit(capsys, *arguments) -> dict:
+    """Fit with --json, and return the object of the last line."""
+    assert main(["fit", *map(str, arguments), "--json"]) == 0
+    return last_json(capsys.readouterr().out)
+
+
+def failure(capsys, *arguments) -> str:
+    """The error line of a fit that must be refused."""
+    assert main(["fit", *map(str, arguments)]) == 2
+    return one_line_error(capsys.readouterr().err)
+
+
+def test_json_of_one_seed_holds_plain_numbers(data, tmp_path, capsys):
+    result = fit(capsys, data, "-o", tmp_path / "run", *QUICK)
+    saved = json.loads((tmp_path / "run" / "results.json").read_text())
+    for name in PERCENT:
+        assert 0 <= result[name] <= 100
+        assert [result[name]] == saved["components"]["ml+is+sfr"][name]
+    assert result["H"] == pytest.approx(2 * result["U"] * result["S"] / (result["U"] + result["S"]))
+    assert result["protocol"] == "H@val"
+    assert result["seconds"] == saved["components"]["ml+is+sfr"]["seconds"][0] > 0
+    assert (result["seeds"], result["component"]) == ([0], "ml+is+sfr")
+    assert not [key for key in result if key.endswith(("_mean", "_std"))]
+    assert "components" not in result
+
+
+def test_json_of_several_seeds_and_components(ablation, capsys):
+    result = fit(capsys, "--resume", ablation)
+    assert list(result["components"]) == ["ml", "ml+is", "ml+is+sfr"]
+    for part in (result, *result["components"].values()):
+        for name in PERCENT:
+            assert len(part[name]) == 2
+            assert part[f"{name}_mean"] == pytest.approx(np.mean(part[name]))
+            assert part[f"{name}_std"] == pytest.approx(np.std(part[name], ddof=1))
+    assert result["component"] == "ml+is+sfr"
+    assert result["H"] == result["components"]["ml+is+sfr"]["H"]
+    assert result["components"]["ml"]["H"] != result["H"]
+    times = [part["seconds"] for part in result["components"].values()]
+    assert result["seconds"] == pytest.approx(np.sum(times))
+
+
+def test_table_shows_mean_and_deviation(ablation, capsys):
+    assert main(["fit", "--resume", str(ablation)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    saved = json.loads((ablation / "results.json").read_text())["components"]
+    rows = {line.split()[0]: line for line in lines}
+    for name, summary in saved.items():
+        assert f"{summary['H_mean']:.1f} ± {summary['H_std']:.1f}" in rows[name]
+
+
+def test_components_share_the_generator_of_a_seed(ablation):
+    for seed in ("seed-0", "seed-1"):
+        found = sorted(ablation.glob(f"{seed}/**/generation.safetensors"))
+        places = [str(path.relative_to(ablation / seed)) for path in found]
+        assert places == ["generation.safetensors", "validation/generation.safetensors"]
+
+
+def test_the_same_command_again_trains_nothing_and_gives_the_same(ablation, data, capsys):
+    models = sorted(ablation.glob("seed-*/*/model/model.safetensors"))
+    assert len(models) == 6
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in models}
+    results = (ablation / "results.json").read_text()
+    fit(capsys, data, "-o", ablation, *ABLATION)
+    assert (ablation / "results.json").read_text() == results
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in models} == before
+
+
+def test_the_same_seed_gives_the_same_bytes(data, tmp_path, capsys):
+    found = set()
+    short = (*QUICK, *GAN, "--generation-steps", "10")
+    for run in range(4):  # two files that are equal by chance would prove little
+        fit(capsys, data, "-o", tmp_path / f"{run}", *short)
+        models = (tmp_path / f"{run}").rglob("model.safetensors")
+        found |= {path.read_bytes() for path in models}
+    assert len(found) == 1
+    fit(capsys, data, "-o", tmp_path / "other", *short, "--seeds", "1")
+    (other,) = (tmp_path / "other").rglob("model.safetensors")
+    assert other.read_bytes() not in found
+
+
+def test_progress_is_on_stderr(data, tmp_path, capsys):
+    assert main(["fit", str(data), "-o", str(tmp_path / "run"), *QUICK]) == 0
+    captured = capsys.readouterr()
+    assert "seed 0, ml+is+sfr: refinement 25/25" in captured.err
+    assert "steps/s" in captured.err
+    assert "metric" in captured.err
+    assert "refinement" not in captured.out
+
+
+def test_bars_on_a_terminal(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    fit(capsys, data, "-o", tmp_path / "run", *QUICK)
+    progress = Progress()
+    bars = progress("seed 0, ml")
+    bars.started("generation", 40, 100)
+    bars.report("generation", 60, 100, {"critic": -1.25})
+    bars.finished("generation")
+    bars.started("refinement", 5, 5)  # was finished before: no bar
+    bars.report("refinement", 5, 5, {})
+    bars.finished("refinement")
+    err = capsys.readouterr().err
+    assert "seed 0, ml: generation:  60%" in err
+    assert "60/100" in err
+    assert "critic -1.25" in err
+    assert "refinement" not in err
+
+
+def test_settings_are_saved_before_training(data, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(mlis.runs, "fit_and_calibrate", stop)
+    arguments = ["-o", str(tmp_path / "run"), *QUICK, "--gamma", "16", "--seeds", "3"]
+    assert main(["fit", str(data), *arguments]) == 1
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["config"]["refinement"]["gamma"] == 16
+    assert record["config"]["generation"]["generator"] == "ridge"
+    assert (record["seeds"], record["components"]) == ([3], ["ml+is+sfr"])
+    assert record["dataset"] == {"name_or_path": str(data)}
+
+
+def test_divergence_is_code_2_and_names_the_step(data, tmp_path, capsys):
+    line = failure(
+        capsys, data, "-o", tmp_path / "run", *QUICK, "--refinement-learning-rate", "1e38"
+    )
+    assert "refinement diverged" in line
+    assert "at step" in line
+
+
+def test_interruption_says_how_to_continue(data, tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "my run"
+    monkeypatch.setattr(mlis.runs, "fit_and_calibrate", interrupt)
+    assert main(["fit", str(data), "-o", str(run), *QUICK]) == 130
+    err = capsys.readouterr().err
+    assert f"continue with: mlis fit --resume '{run}'" in err
+    monkeypatch.undo()
+    assert fit(capsys, "--resume", run)["H"] > 0
+
+
+def test_resume_takes_a_moved_dataset_but_no_other(ablation, tmp_path, capsys, data):
+    run = tmp_path / "run"
+    place = tmp_path / "data"
+    shutil.copytree(data, place)
+    first = fit(capsys, place, "-o", run, *QUICK)
+    place.rename(tmp_path / "moved")
+    assert "neither a dataset folder nor one of" in failure(capsys, "--resume", run)
+    again = fit(capsys, tmp_path / "moved", "--resume", run)
+    assert again == first
+    other = save_small(tmp_path / "other", seed=1)
+    assert "not those that the run" in failure(capsys, other, "--resume", run)
+
+
+def test_resume_finds_a_moved_benchmark_by_its_root(xlsa17, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/FLO").symlink_to(xlsa17 / "FLO")
+    quick = (*QUICK, "--max-iterations", "5", "--components", "ml", "--preset", "none")
+    first = fit(capsys, "flo", "--data-root", tmp_path / "one", "-o", tmp_path / "run", *quick)
+    assert first["dataset"] == "FLO"
+    assert first["S"] > 5  # per cent, of 102 classes
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert "no such folder" in failure(capsys, "--resume", tmp_path / "run")
+    assert fit(capsys, "--resume", tmp_path / "run", "--data-root", tmp_path / "two") == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["-o", "x"], "-o"),
+        (["--seeds", "0"], "--seeds"),
+        (["--device", "cpu"], "--device"),
+        (["--preset", "none"], "--preset"),
+        (["--settings", "x.toml"], "--settings"),
+        (["--gamma", "16"], "the flags of settings"),
+        (["--components", "ml"], "the flags of settings"),
+        (["--dry-run"], "--dry-run"),
+    ],
+)
+def test_resume_takes_no_setting(ablation, flags, named, capsys):
+    assert failure(capsys, "--resume", ablation, *flags).endswith(f"leave out {named}")
+
+
+def test_a_folder_keeps_to_its_first_plan(ablation, data, capsys):
+    line = failure(capsys, data, "-o", ablation, *ABLATION, "--gamma", "3")
+    assert f"--resume {ablation}" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--seeds", "0,0"], "seeds must be distinct"),
+        (["--seeds", "0-4"], "expected whole numbers such as 0,1,2"),
+        (["--components", "ml,ml"], "components must be distinct"),
+        (["--snapshot-every", "-1"], "expected a number ≥ 0"),
+        (["--snapshot-every", "nan"], "expected a number ≥ 0"),
+        (["--device", "abacus"], "device must be auto, cpu or cuda"),
+        (["--data-root", "x"], "--data-root has no meaning for"),
+        (["--split", "x.mat"], "--split has no meaning for"),
+        (["--loss", "no_such_module:f"], "importing it failed"),
+        (["--loss", "circel"], "expected circle, circle_eq1"),
+        (["--split-seed", "-1"], "expected a whole number ≥ 0"),
+    ],
+)
+def test_wrong_flags(data, flags, said, tmp_path, capsys):
+    line = failure(capsys, data, "-o", tmp_path / "run", *QUICK, *flags)
+    assert said in line
+
+
+def test_output_must_be_a_folder(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "is a file" in failure(capsys, data, "-o", tmp_path / "file", *QUICK)
+
+
+def test_a_loss_of_the_current_folder(data, tmp_path, capsys, monkeypatch):
+    (tmp_path / "own_loss_of_this_test.py").write_text(
+        "def pull(embeddings, labels):\n"
+        "    same = labels[:, None] == labels[None]\n"
+        "    return (embeddings[:, None] - embeddings[None]).square().sum(2)[same].mean()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
+    result = fit(capsys, data, "-o", "run", *QUICK, "--loss", "own_loss_of_this_test:pull")
+    assert result["S"] > 0
+    lines = (tmp_path / "run/seed-0/ml+is+sfr/refinement.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 25
+
+
+def test_a_pair_of_files(tmp_path, capsys):
+    features, split = write_tiny(tmp_path / "files")
+    quick = (*QUICK, "--classes-per-batch", "3")
+    result = fit(
+        *(capsys, "--features", features, "--split", split, "-o", tmp_path / "run", *quick),
+    )
+    assert result["dataset"] == "res101"
+    assert result["U"] is not None
+    line = failure(
+        capsys, "--features", features, "--split", split, "--data-root", tmp_path, "-o", "x"
+    )
+    assert "--data-root has no meaning for a pair of files" in line
+
+
+def test_tables(tmp_path, capsys):
+    data = small_dataset()
+    lines = ["label," + ",".join(f"f{i}" for i in range(data.features.shape[1]))]
+    for label, row in zip(data.labels, data.features, strict=True):
+        lines.append(",".join([data.class_names[label], *map(str, row)]))
+    (tmp_path / "features.csv").write_text("\n".join(lines))
+    lines = ["name,split," + ",".join(f"a{i}" for i in range(data.descriptors.shape[1]))]
+    for i, row in enumerate(data.descriptors):
+        kind = "seen" if data.seen_mask[i] else "unseen"
+        lines.append(",".join([data.class_names[i], kind, *map(str, row)]))
+    (tmp_path / "classes.csv").write_text("\n".join(lines))
+    tables = ("--features", tmp_path / "features.csv", "--classes", tmp_path / "classes.csv")
+    result = fit(capsys, *tables, "-o", tmp_path / "run", *QUICK, "--test-fraction", "0.5")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["dataset"]["test_fraction"] == 0.5
+    assert result["U"] > 0
+    model = json.loads((tmp_path / "run/seed-0/ml+is+sfr/model/model.json").read_text())
+    assert tuple(model["class_names"]) == NAMES
+
+
+def test_relative_paths_are_kept_absolute(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    fit(capsys, "data", "-o", tmp_path / "run", *QUICK)
+    monkeypatch.chdir(tmp_path)
+    fit(capsys, "--resume", "run")
+
+
+def test_a_record_with_foreign_options_is_refused(data, tmp_path, capsys):
+    fit(capsys, data, "-o", tmp_path / "run", *QUICK)
+    path = tmp_path / "run/run.json"
+    record = json.loads(path.read_text())
+    record["dataset"]["evil"] = 1
+    path.write_text(json.dumps(record))
+    assert "unknown dataset options evil" in failure(capsys, "--resume", tmp_path / "run")

@@ -1,0 +1,151 @@
+"""The command line as a whole: quick help, exit codes, one error line, broken pipes, logging."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import mlis
+from cli_cases import (
+    QUICK,
+    environment,
+    one_line_error,
+    one_thread,  # noqa: F401  (a fixture)
+    save_small,
+    start,
+)
+from mlis.cli import fit, main
+from mlis.errors import DivergenceError, MlisError
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["fit", "--help"],
+        ["predict", "--help"],
+        ["fit", "FLO", "--gamma", "16", "--dry-run"],
+        ["fit", "--nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_imported_without_need(arguments):
+    code = (
+        "import sys; from mlis.cli import main; main(sys.argv[1:]); "
+        "heavy = {'torch', 'numpy', 'scipy', 'h5py', 'sklearn', 'matplotlib', 'tqdm'}; "
+        "print('heavy:', sorted(heavy & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mlis {mlis.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "predict", "data", "demo"])
+def test_every_command_has_help(command, capsys):
+    assert main(["--help"]) == 0
+    assert re.search(rf"^    {command} ", capsys.readouterr().out, re.MULTILINE)
+    assert main([command, "--help"]) == 0
+    assert f"usage: mlis {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: COMMAND (see `mlis --help`)"),
+        (["train"], "invalid choice: 'train'"),
+        (["data"], "required: COMMAND (see `mlis data --help`)"),
+        (["fit", "FLO", "--stepz", "3"], "unrecognized arguments: --stepz"),
+        (["predict", "model"], "required: FEATURES"),
+        (["fit"], "no run folder: name one with -o RUN"),
+        (["fit", "-o", "run"], "no dataset: name a benchmark"),
+        (["fit", "FLO", "-o", "run"], "name the folder that holds FLO/"),
+        (["fit", "FLOO", "-o", "run"], "Did you mean 'FLO'?"),
+        (["fit", "FLO", "--data-root", "absent", "-o", "run"], "absent: no such folder"),
+        (["fit", "--resume", "absent"], "absent is not a run folder"),
+        (["data", "info", "absent"], "absent: neither a dataset folder nor one of"),
+        (["evaluate", "absent"], "no saved model: absent is not there"),
+        (["predict", "absent", "x.npy"], "no saved model: absent is not there"),
+        (["demo", "--seed", "-1"], "--seed must be ≥ 0"),
+    ],
+)
+def test_wrong_use_is_one_line_and_code_2(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert said in one_line_error(captured.err)
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def raising(error):
+    def run(args):
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MlisError("a\nmessage of\n  lines"), 2),
+        (DivergenceError("generation diverged"), 2),
+        (PermissionError(13, "Permission denied", "somewhere"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_expected_errors_are_one_line(error, code, capsys, monkeypatch):
+    monkeypatch.setattr(fit, "run", raising(error))
+    assert main(["fit", "FLO"]) == code
+    line = one_line_error(capsys.readouterr().err)
+    if code == 2:
+        assert line == f"mlis: error: {' '.join(str(error).split())}"
+
+
+def test_a_bug_is_code_1_with_its_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(fit, "run", raising(ZeroDivisionError("by zero")))
+    assert main(["fit", "FLO"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("mlis: error: ZeroDivisionError")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "info", "DATA"]], ids=" ".join)
+def test_a_reader_that_leaves_early_gets_no_complaint(arguments, tmp_path):
+    folder = save_small(tmp_path / "data")
+    read, write = os.pipe()
+    os.close(read)
+    arguments = [str(folder) if a == "DATA" else a for a in arguments]
+    process = start(*arguments, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    _, err = process.communicate(timeout=60)
+    assert err == ""
+    assert process.returncode in (0, 1)  # argparse itself ignores that its help is not read
+
+
+def test_a_terminal_without_a_letter_shows_a_question_mark(tmp_path):
+    folder = save_small(tmp_path / "data", name="données ≥")
+    command = [sys.executable, "-m", "mlis.cli", "data", "info", str(folder)]
+    plain = environment() | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, env=plain, check=True)
+    assert done.stdout.startswith(b"donn?es ?")
+    assert done.stderr == b""
+
+
+def test_verbose_says_more_and_leaves_logging_as_it_was(tmp_path, capsys):
+    folder = save_small(tmp_path / "data")
+    logger = logging.getLogger("mlis")
+    before = (logger.level, list(logger.handlers))
+    for flags, spoken in ((["-v"], True), ([], False)):
+        run = tmp_path / f"run{spoken}"
+        assert main(["fit", str(folder), "-o", str(run), *QUICK, *flags]) == 0
+        assert ("mlis: info: classifier:" in capsys.readouterr().err) is spoken
+    assert (logger.level, list(logger.handlers)) == before

@@ -1,0 +1,182 @@
+"""Every setting has a flag; defaults < preset < settings file < flags; TOML out and in again."""
+
+import dataclasses
+import tomllib
+import typing
+
+import pytest
+
+from cli_cases import one_line_error
+from mlis import presets
+from mlis.cli import build_parser, main
+from mlis.cli.settings import option_strings, sections, to_toml
+from mlis.config import Config, resolve
+from mlis.errors import SettingsError
+
+FIELDS = [(section, f) for section, _, fs in sections() for f in fs]
+
+
+def dry_run(capsys, *arguments) -> dict:
+    """The settings that a fit with these arguments would have."""
+    assert main(["fit", *map(str, arguments), "--dry-run"]) == 0
+    return tomllib.loads(capsys.readouterr().out)
+
+
+def another_value(f: dataclasses.Field):
+    """A value that is allowed and not the default."""
+    kinds = (f.type,) if typing.get_origin(f.type) is typing.Literal else typing.get_args(f.type)
+    for kind in kinds or (f.type,):
+        if typing.get_origin(kind) is typing.Literal:
+            return next(choice for choice in typing.get_args(kind) if choice != f.default)
+        if kind is int:
+            return f.default + 1
+        if kind is float:
+            return f.default * 0.5 + 0.1
+    return "contrastive"
+
+
+def test_the_walk_finds_all_settings():
+    found = {section: {f.name for f in fs} for section, _, fs in sections()}
+    assert {**found, "precision": "auto"}.keys() == Config().to_dict().keys()
+    assert all(names == Config().to_dict()[section].keys() for section, names in found.items())
+
+
+@pytest.mark.parametrize(
+    ("section", "f"), FIELDS, ids=[f"{section}.{f.name}" for section, f in FIELDS]
+)
+def test_every_setting_has_a_flag(section, f, capsys):
+    value = another_value(f)
+    # this one setting makes sense in the joint schedule only
+    context = ["--schedule", "joint"] if f.name == "generator_feedback" else []
+    for option in option_strings(section, f.name):
+        settings = dry_run(capsys, option, value, *context)
+        assert settings[section][f.name] == value != f.default
+
+
+def test_flags_without_a_section_are_those_of_unique_names():
+    assert option_strings("refinement", "gamma") == ["--refinement-gamma", "--gamma"]
+    assert option_strings("generation", "steps") == ["--generation-steps"]
+
+
+def test_every_flag_is_explained(capsys):
+    assert main(["fit", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for section, f in FIELDS:
+        assert option_strings(section, f.name)[0] in text
+        assert " ".join(f.metadata["help"].split()) in text.replace("- ", "-")
+        assert f"(default: {f.default})" in text
+
+
+def test_precision_and_words_beside_numbers(capsys):
+    settings = dry_run(capsys, "--precision", "bfloat16", "--calibration", "validation")
+    assert settings["precision"] == "bfloat16"
+    assert settings["classification"]["calibration"] == "validation"
+
+
+def test_several_components_are_accepted_and_the_last_is_shown(capsys):
+    assert dry_run(capsys, "--components", "ml, ml+is")["refinement"]["components"] == "ml+is"
+
+
+def test_each_layer_overrides_those_before(capsys, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text("[generation]\nsteps = 7\nnoise = 8\n[refinement]\ncomponents = 'ml'\n")
+    settings = dry_run(capsys, "AWA2", "--settings", file, "--noise", 9)
+    preset = presets.load("awa2")["generation"]
+    assert settings["generation"]["learning_rate"] == preset["learning_rate"]
+    assert settings["generation"]["steps"] == 7 != preset["steps"]
+    assert settings["generation"]["noise"] == 9
+    assert settings["generation"]["hidden"] == Config().generation.hidden
+    assert settings["refinement"]["components"] == "ml"
+
+
+def test_a_flag_may_undo_what_a_file_chose(capsys, tmp_path):
+    file = tmp_path / "joint.toml"
+    file.write_text("[refinement]\nschedule = 'joint'\n")
+    arguments = ["--settings", file, "--generator", "ridge"]
+    assert main(["fit", *map(str, arguments), "--dry-run"]) == 2
+    assert "ridge generator has none" in one_line_error(capsys.readouterr().err)
+    settings = dry_run(capsys, *arguments, "--schedule", "sequential")
+    assert settings["generation"]["generator"] == "ridge"
+
+
+def test_preset_is_the_benchmarks_own_unless_named(capsys):
+    own = dry_run(capsys, "sun")
+    assert own["generation"]["steps"] == presets.load("sun")["generation"]["steps"]
+    assert dry_run(capsys, "any", "--preset", "SUN") == own
+    assert dry_run(capsys, "sun", "--preset", "none") == Config().to_dict()
+    assert dry_run(capsys, "some/folder") == Config().to_dict()
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_presets_are_valid_settings(name):
+    assert resolve(presets.load(name)) != Config()
+
+
+def test_dry_run_is_a_settings_file(capsys, tmp_path):
+    arguments = ["fit", "FLO", "--loss", 'a"b\\c:\x7fd', "--calibration", "1e-7"]
+    assert main([*arguments, "--dry-run"]) == 0
+    file = tmp_path / "all.toml"
+    file.write_text(printed := capsys.readouterr().out, encoding="utf-8")
+    assert main(["fit", "FLO", "--preset", "none", "--settings", str(file), "--dry-run"]) == 0
+    again = capsys.readouterr().out
+    assert again.splitlines()[1:] == printed.splitlines()[1:]  # the first line names the preset
+    config = resolve(tomllib.loads(printed))
+    assert config.refinement.loss == 'a"b\\c:\x7fd'
+    assert resolve(tomllib.loads(to_toml(config))) == config
+
+
+def test_dry_run_writes_and_reads_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "FLO", "--data-root", "absent", "-o", "run", "--dry-run"]) == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[generation", "not valid TOML"),
+        ("[generation]\nstepz = 3", "unknown setting generation.stepz"),
+        ("[generaton]\nsteps = 3", "unknown settings section 'generaton'"),
+        ("[generation]\nsteps = -3", "generation.steps must be at least 0, but got -3"),
+        ("[generation]\nsteps = 3.5", "generation.steps must be a whole number, but got 3.5"),
+        ("precision = 'half'", "precision must be one of"),
+    ],
+)
+def test_faults_of_a_settings_file(text, said, capsys, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text(text)
+    assert main(["fit", "FLO", "--settings", str(file), "--dry-run"]) == 2
+    line = one_line_error(capsys.readouterr().err)
+    assert said in line
+    assert str(file) in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gamma", "big"], "--gamma: invalid float value: 'big'"),
+        (["--gamma", "-1"], "refinement.gamma must be at least"),
+        (["--gamma", "nan"], "refinement.gamma must be at least"),
+        (["--schedule", "random"], "invalid choice: 'random'"),
+        (["--components", "is"], "refinement.components must be"),
+        (["--components", "is,ml"], "refinement.components must be"),
+        (["--calibration", "test"], "classification.calibration must be a number or 'validation'"),
+        (["--gam", "3"], "unrecognized arguments: --gam"),
+        (["--preset", "cifar"], "unknown preset 'cifar'"),
+        (["--settings", "absent.toml"], "settings file absent.toml does not exist"),
+    ],
+)
+def test_faults_of_flags(arguments, said, capsys):
+    assert main(["fit", "FLO", *arguments, "--dry-run"]) == 2
+    assert said in one_line_error(capsys.readouterr().err)
+
+
+def test_unknown_preset_names_the_known_ones():
+    with pytest.raises(SettingsError, match="apy, awa1, awa2, cub, flo, letters, sun"):
+        presets.load("cifar")
+
+
+def test_parser_takes_a_moved_dataset_beside_resume():
+    args = build_parser().parse_args(["fit", "--resume", "run", "--data-root", "new"])
+    assert args.data_root == "new"
+    assert args.dataset is None
