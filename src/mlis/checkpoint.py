@@ -50,10 +50,12 @@ def save_model(
         "feature_transform": recognizer.scaler.transform,
         "calibration": recognizer.calibration,
     }
+    whole = {**facts, "record": dict(record or {})}
+    json.dumps(whole, allow_nan=False)  # what is no JSON fails before anything is replaced
     # The facts that decide predictions also travel inside the weights file, under its checksum:
     # a model.json of another model, or an edited one, is noticed on load.
     save_tensors(folder / WEIGHTS, tensors, {"facts": json.dumps(facts, sort_keys=True)})
-    write_json(folder / RECORD, {**facts, "record": dict(record or {})})
+    write_json(folder / RECORD, whole)
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Recognizer:

@@ -1,0 +1,252 @@
+"""Saved models and tensor files: exact round trips, and every damage is noticed and named."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mlis
+from mlis.checkpoint import load_model, read_record, save_model
+from mlis.errors import ModelFileError
+from mlis.inference import Recognizer
+from mlis.pipeline import fit
+from mlis.tensorfile import load_tensors, save_tensors
+from simulated import small, tiny
+
+DATA = tiny()
+SOURCE = Path(mlis.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return fit(DATA.for_training(), small(), seed=1, device="cpu").with_calibration(0.1 + 0.2)
+
+
+@pytest.fixture
+def saved(recognizer, tmp_path) -> Path:
+    save_model(recognizer, tmp_path / "model", {"seed": 1, "U": 12.5})
+    return tmp_path / "model"
+
+
+def assert_same(one: Recognizer, two: Recognizer) -> None:
+    pairs = [
+        (one.scaler.shift, two.scaler.shift),
+        (one.scaler.factor, two.scaler.factor),
+        (one.classifier.weight, two.classifier.weight),
+        (one.classifier.bias, two.classifier.bias),
+    ]
+    if one.encoder_weight is None:
+        assert two.encoder_weight is None
+        assert two.encoder_bias is None
+    else:
+        pairs += [(one.encoder_weight, two.encoder_weight), (one.encoder_bias, two.encoder_bias)]
+    for ours, theirs in pairs:
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+    assert one.scaler.transform == two.scaler.transform
+    assert one.class_names == two.class_names
+    assert one.calibration == two.calibration
+    for ours, theirs in ((one.seen_mask, two.seen_mask), (one.descriptors, two.descriptors)):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# --- round trips --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("components", ["ml+is+sfr", "none"])
+def test_round_trip_is_exact(components, precision, tmp_path):
+    config = small(
+        precision,
+        refinement={"components": components},
+        preprocessing={"feature_transform": "sqrt"},
+        classification={"calibration": -0.7},
+    )
+    original = fit(DATA.for_training(), config, device="cpu")
+    save_model(original, tmp_path)
+    loaded = load_model(tmp_path)
+    assert_same(original, loaded)
+    np.testing.assert_array_equal(original.scores(DATA.features), loaded.scores(DATA.features))
+    np.testing.assert_array_equal(original.refine(DATA.features), loaded.refine(DATA.features))
+
+
+def test_scores_are_the_same_bits_whatever_the_length_of_the_names(recognizer, tmp_path):
+    """The header's length decides where the weights lie in the file, and must decide no more."""
+    for length in range(1, 18):
+        names = tuple(f"{i}{'x' * length}" for i in range(9))
+        named = dataclasses.replace(recognizer, class_names=names)
+        save_model(named, tmp_path)
+        np.testing.assert_array_equal(
+            load_model(tmp_path).scores(DATA.features), recognizer.scores(DATA.features)
+        )
+
+
+def test_names_in_any_script_and_the_record(recognizer, tmp_path):
+    names = ("ü", "汉字", 'quote"', "line\nbreak", "", "a\\b", "🌷", "null", "0")
+    save_model(dataclasses.replace(recognizer, class_names=names), tmp_path, {"seed": 3})
+    assert load_model(tmp_path).class_names == names
+    record = read_record(tmp_path)
+    assert record["record"] == {"seed": 3}
+    assert record["class_names"] == list(names)
+    assert record["mlis"] == mlis.__version__
+
+
+def test_saving_again_replaces_the_model(recognizer, saved):
+    save_model(recognizer.with_calibration(9.0), saved)
+    assert load_model(saved).calibration == 9.0
+    assert sorted(p.name for p in saved.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_a_loaded_model_does_not_depend_on_its_files(recognizer, saved):
+    loaded = load_model(saved)
+    shutil.rmtree(saved)
+    np.testing.assert_array_equal(loaded.scores(DATA.features), recognizer.scores(DATA.features))
+
+
+def test_tensors_of_every_kind(tmp_path):
+    tensors = {
+        "scalar": torch.tensor(3.0),
+        "empty": torch.zeros(0, 4),
+        "bool": torch.tensor([True, False, True]),
+        "int64": torch.arange(5),
+        "uint8": torch.arange(7, dtype=torch.uint8),
+        "half": torch.randn(3, 3).bfloat16(),
+        "transposed": torch.arange(6.0).view(2, 3).T,
+        "special": torch.tensor([float("nan"), float("inf"), -0.0]),
+    }
+    save_tensors(tmp_path / "t.safetensors", tensors, {"step": "4"})
+    loaded, metadata = load_tensors(tmp_path / "t.safetensors")
+    assert metadata == {"step": "4"}
+    assert loaded.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert loaded[name].dtype == value.dtype
+        assert loaded[name].shape == value.shape
+        torch.testing.assert_close(loaded[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def test_every_flipped_byte_of_the_weights_file_is_noticed(recognizer, saved):
+    path = saved / "model.safetensors"
+    whole = path.read_bytes()
+    places = np.linspace(0, len(whole) - 1, 60).astype(int)
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=r"model\.(safetensors|json)"):
+            load_model(saved)
+    path.write_bytes(whole)
+    assert_same(load_model(saved), recognizer)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.999])
+def test_a_truncated_weights_file(saved, kept):
+    path = saved / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+    with pytest.raises(ModelFileError, match=r"model\.safetensors cannot be read as safetensors"):
+        load_model(saved)
+
+
+def test_another_kind_of_file(saved):
+    (saved / "model.safetensors").write_bytes(b"PK\x03\x04 something pickled")
+    with pytest.raises(ModelFileError, match="damaged or of another kind"):
+        load_model(saved)
+
+
+def test_safetensors_of_someone_else(saved):
+    save_file({"weight": torch.zeros(2)}, saved / "model.safetensors")
+    with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+        load_model(saved)
+
+
+def test_a_tensor_that_is_missing(saved):
+    tensors, metadata = load_tensors(saved / "model.safetensors")
+    del tensors["classifier.bias"]
+    save_tensors(saved / "model.safetensors", tensors, metadata)
+    with pytest.raises(ModelFileError, match=r"holds no tensor 'classifier\.bias'"):
+        load_model(saved)
+
+
+def test_the_json_of_another_model(recognizer, saved, tmp_path):
+    other = dataclasses.replace(recognizer, class_names=recognizer.class_names[::-1])
+    save_model(other, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.json", saved / "model.json")
+    with pytest.raises(ModelFileError, match="do not belong together"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("field", ["calibration", "class_names", "feature_transform"])
+def test_an_edited_json(saved, field):
+    facts = json.loads((saved / "model.json").read_text())
+    facts[field] = {"calibration": 5.0, "class_names": ["x"], "feature_transform": "sqrt"}[field]
+    (saved / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(ModelFileError, match="edited or replaced"):
+        load_model(saved)
+
+
+def test_an_edited_record_is_the_users_business(recognizer, saved):
+    facts = json.loads((saved / "model.json").read_text())
+    facts["record"]["remark"] = "the one for the paper"
+    (saved / "model.json").write_text(json.dumps(facts))
+    assert_same(load_model(saved), recognizer)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", "\x00\x01"])
+def test_json_that_is_none(saved, text):
+    (saved / "model.json").write_text(text)
+    with pytest.raises(ModelFileError, match=r"model\.json"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format_version(saved, version):
+    facts = json.loads((saved / "model.json").read_text())
+    facts["format"] = version
+    (saved / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(ModelFileError, match=f"model format {version!r}.*reads format 1"):
+        load_model(saved)
+
+
+def test_missing_files_and_folders(saved, tmp_path):
+    with pytest.raises(ModelFileError, match=r"is not a saved model: .*model\.json does not exist"):
+        load_model(tmp_path / "nothing")
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(ModelFileError, match=r"model\.safetensors does not exist"):
+        load_model(saved)
+
+
+def test_a_failed_save_leaves_the_old_model(recognizer, saved):
+    with pytest.raises(ValueError, match="JSON"):
+        save_model(recognizer.with_calibration(8.0), saved, {"U": float("nan")})
+    names = sorted(p.name for p in saved.iterdir())
+    assert names == ["model.json", "model.safetensors"]  # no temporary file is left
+    assert_same(load_model(saved), recognizer)
+
+
+# --- nothing is unpickled -----------------------------------------------------------------------
+
+
+def test_no_module_reads_pickles():
+    forbidden = re.compile(r"torch\.load|torch\.save|\bpickle\b|allow_pickle\s*=\s*True|joblib")
+    files = sorted(SOURCE.rglob("*.py"))
+    assert len(files) > 30
+    for path in files:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            code = line.split("#")[0]
+            assert not forbidden.search(code), f"{path}:{number}: {line.strip()}"
+
+
+def test_saved_files_are_plain_safetensors_and_json(saved):
+    tensors = load_file(saved / "model.safetensors")
+    assert {"encoder.weight", "classifier.bias", "scaler.shift", "descriptors"} <= tensors.keys()
+    assert json.loads((saved / "model.json").read_text())["record"] == {"seed": 1, "U": 12.5}
