@@ -84,11 +84,13 @@ def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor) -> None:
 
 
 def _check_finite(stage: str, step: int, values: Mapping[str, float]) -> None:
+    stages = ("generation", "refinement") if stage == "joint" else (stage,)
+    rates = " or ".join(f"{name}.learning_rate" for name in stages)
     for name, value in values.items():
         if not math.isfinite(value):
             raise DivergenceError(
-                f"{stage} diverged: {name} is {value} at step {step}. Try a smaller "
-                f"{stage}.learning_rate, precision='float32', or descriptors of unit length "
+                f"{stage} diverged: {name} is {value} at step {step}. Try a smaller {rates}, "
+                "precision='float32', or descriptors of unit length "
                 "(preprocessing.descriptor_norm='l2'). The last good checkpoint is kept."
             )
 
@@ -143,6 +145,20 @@ def unpack(packed: Mapping[str, Tensor], **parts: Part) -> None:
                 for key, value in own.items():
                     index, moment = key.split(".")
                     state.setdefault(int(index), {})[moment] = value
+                _check_moments(name, part, state)
                 part.load_state_dict({**part.state_dict(), "state": state})
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (LookupError, RuntimeError, ValueError) as error:
         raise ModelFileError(f"the checkpoint does not fit this run's settings: {error}") from None
+
+
+def _check_moments(
+    name: str, optimiser: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Tensor]]
+) -> None:
+    """PyTorch takes moments of any shape, and none at all."""
+    if not state:
+        raise KeyError(name)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for index, moments in state.items():
+        expected, got = parameters[index].shape, moments["exp_avg"].shape
+        if expected != got:
+            raise ValueError(f"{name}.{index} is {tuple(got)}, expected {tuple(expected)}")

@@ -1,0 +1,375 @@
+"""Trainings cut short at any step end with the same bits; damaged snapshots are refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mlis.training
+from mlis.config import Config
+from mlis.errors import DivergenceError, ModelFileError
+from mlis.inference import Recognizer
+from mlis.pipeline import fit
+from mlis.protocol import generation_key, training_key
+from mlis.snapshots import FolderMonitor
+from mlis.tensorfile import load_tensors, save_tensors
+from mlis.training import Monitor, adam, pack, unpack
+from simulated import SMALL, small, tiny
+
+TRAINING = tiny().for_training()
+
+
+class Killed(BaseException):
+    """What a test raises where a process would be killed."""
+
+
+class Interrupted(FolderMonitor):
+    """A folder monitor whose process dies after `step` steps of `stage`, snapshot not taken."""
+
+    def __init__(self, folder: Path, key: str, stage: str, step: int, **options):
+        super().__init__(folder, key, **options)
+        self.stage, self.step = stage, step
+
+    def wants_snapshot(self, stage: str, step: int) -> bool:
+        if (stage, step) == (self.stage, self.step):
+            raise Killed
+        return super().wants_snapshot(stage, step)
+
+
+@pytest.fixture(autouse=True)
+def _log_every_step(monkeypatch):
+    monkeypatch.setattr(mlis.training, "LOG_EVERY", 1)
+
+
+def weights(recognizer: Recognizer) -> list[torch.Tensor]:
+    assert recognizer.encoder_weight is not None
+    assert recognizer.encoder_bias is not None
+    return [
+        recognizer.encoder_weight,
+        recognizer.encoder_bias,
+        recognizer.classifier.weight,
+        recognizer.classifier.bias,
+    ]
+
+
+def assert_same_bits(one: Recognizer, two: Recognizer) -> None:
+    for ours, theirs in zip(weights(one), weights(two), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def train(config: Config, monitor: Monitor | None = None, **options) -> Recognizer:
+    return fit(TRAINING, config, seed=5, device="cpu", monitor=monitor, **options)
+
+
+def logged(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+CASES = [
+    ("sequential", "generation", 1),
+    ("sequential", "generation", 4),
+    ("sequential", "refinement", 1),
+    ("sequential", "refinement", 5),
+    ("joint", "joint", 1),
+    ("joint", "joint", 3),
+]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("schedule", "stage", "step"), CASES)
+def test_a_training_cut_short_ends_with_the_same_bits(schedule, stage, step, precision, tmp_path):
+    config = small(precision, refinement={"schedule": schedule})
+    with pytest.raises(Killed):
+        train(config, Interrupted(tmp_path, "key", stage, step, every=0))
+    resumed = train(config, FolderMonitor(tmp_path, "key", every=0))
+    assert_same_bits(resumed, train(config))
+    for name in ("joint",) if schedule == "joint" else ("generation", "refinement"):
+        total = config.refinement.steps if name == "refinement" else config.generation.steps
+        assert logged(tmp_path / f"{name}.jsonl") == list(range(1, total + 1))
+
+
+def test_cut_short_again_and_again(tmp_path):
+    config = small()
+    for stage, steps in (("generation", 5), ("refinement", 6)):
+        for step in range(1, steps):
+            with pytest.raises(Killed):
+                train(config, Interrupted(tmp_path, "key", stage, step, every=0))
+    assert_same_bits(train(config, FolderMonitor(tmp_path, "key", every=0)), train(config))
+    assert logged(tmp_path / "refinement.jsonl") == [1, 2, 3, 4, 5, 6]
+
+
+def test_feedback_and_warm_start_resume_too(tmp_path):
+    config = small(
+        refinement={"schedule": "joint", "generator_feedback": 0.5},
+        generation={"generator_init": "ridge"},
+    )
+    with pytest.raises(Killed):
+        train(config, Interrupted(tmp_path, "key", "joint", 3, every=0))
+    assert_same_bits(train(config, FolderMonitor(tmp_path, "key", every=0)), train(config))
+
+
+def test_without_a_snapshot_it_starts_again(tmp_path):
+    config = small()
+    with pytest.raises(Killed):
+        train(config, Interrupted(tmp_path, "key", "generation", 3, every=1e9))
+    assert logged(tmp_path / "generation.jsonl") == [1, 2]
+    assert_same_bits(train(config, FolderMonitor(tmp_path, "key", every=1e9)), train(config))
+    assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
+
+
+def test_when_snapshots_are_taken_does_not_change_the_result(tmp_path):
+    ticks = iter(range(10**6))
+    for every in (0, 3, 1e9):
+        monitor = FolderMonitor(
+            tmp_path / str(every), "key", every=every, clock=lambda: float(next(ticks))
+        )
+        assert_same_bits(train(small(), monitor), train(small()))
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    done = train(small(), FolderMonitor(tmp_path, "key"))
+    reported = []
+
+    class Listener(Monitor):
+        def report(self, stage, step, total, values):
+            reported.append((stage, step))
+
+    again = train(small(), FolderMonitor(tmp_path, "key", listener=Listener()))
+    assert not reported
+    assert_same_bits(done, again)
+    assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
+
+
+def test_a_log_line_cut_in_half_is_dropped(tmp_path):
+    config = small()
+    with pytest.raises(Killed):
+        train(config, Interrupted(tmp_path, "key", "refinement", 4, every=0))
+    path = tmp_path / "refinement.jsonl"
+    with path.open("a") as handle:
+        handle.write('{"step": 5, "metr')
+    train(config, FolderMonitor(tmp_path, "key", every=0))
+    assert logged(path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_killed_while_a_snapshot_is_written(tmp_path, monkeypatch):
+    config = small()
+    import mlis.tensorfile
+
+    whole = mlis.tensorfile.save_file
+    calls = []
+
+    def half(tensors, path, metadata):
+        calls.append(1)
+        whole(tensors, path, metadata=metadata)
+        if len(calls) == 3:
+            with Path(path).open("rb+") as handle:
+                handle.truncate(100)
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mlis.tensorfile, "save_file", half)
+        with pytest.raises(Killed):
+            train(config, FolderMonitor(tmp_path, "key", every=0))
+    assert load_tensors(tmp_path / "generation.safetensors")[1]["step"] == "2"
+    assert_same_bits(train(config, FolderMonitor(tmp_path, "key", every=0)), train(config))
+    assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
+
+
+def test_killed_for_good_in_a_process_of_its_own(tmp_path):
+    """kill -9 while it trains, then the same call again."""
+    steps = 400
+    script = (
+        "import sys, json; sys.path.insert(0, sys.argv[2]); import torch;"
+        "torch.set_num_threads(1);"
+        "from pathlib import Path; from simulated import small, tiny;"
+        "from mlis.pipeline import fit; from mlis.snapshots import FolderMonitor;"
+        f"fit(tiny().for_training(), small(generation={{'steps': {steps}}}), seed=5,"
+        " device='cpu', monitor=FolderMonitor(Path(sys.argv[1]), 'key', every=0))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
+    process = subprocess.Popen(command)
+    snapshot = tmp_path / "generation.safetensors"
+    while not snapshot.exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 0 < int(load_tensors(snapshot)[1]["step"]) < steps
+    config = small(generation={"steps": steps})
+    assert_same_bits(train(config, FolderMonitor(tmp_path, "key", every=1e9)), train(config))
+
+
+def test_components_share_one_generator(tmp_path):
+    """ML, ML+IS and ML+IS+SFR: the generator is trained by the first and read by the others."""
+    started = []
+
+    class Listener(Monitor):
+        def report(self, stage, step, total, values):
+            started.append(stage)
+
+    for components in ("ml", "ml+is", "ml+is+sfr"):
+        config = small(refinement={"components": components})
+        monitor = FolderMonitor(
+            tmp_path / components,
+            training_key(TRAINING, config, 5),
+            shared={"generation": (tmp_path, generation_key(TRAINING, config, 5))},
+            listener=Listener(),
+        )
+        assert_same_bits(train(config, monitor), train(config))
+    assert started.count("generation") == 5
+    assert started.count("refinement") == 3 * 6
+    assert not (tmp_path / "ml" / "generation.safetensors").exists()
+
+
+# --- what must not be continued -----------------------------------------------------------------
+
+
+@pytest.fixture
+def cut(tmp_path) -> Path:
+    with pytest.raises(Killed):
+        train(small(), Interrupted(tmp_path, "key", "refinement", 4, every=0))
+    return tmp_path
+
+
+def test_a_flipped_byte(cut):
+    path = cut / "refinement.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelFileError, match=r"refinement\.safetensors is damaged.*delete it"):
+        train(small(), FolderMonitor(cut, "key"))
+
+
+def test_a_truncated_snapshot(cut):
+    path = cut / "generation.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ModelFileError, match=r"generation\.safetensors cannot be read"):
+        train(small(), FolderMonitor(cut, "key"))
+
+
+def test_a_snapshot_of_other_settings(cut):
+    with pytest.raises(ModelFileError, match=r"other settings, data or seed.*another run folder"):
+        train(small(), FolderMonitor(cut, "another key"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"refinement": {"gamma": 81.0}},
+        {"classification": {"weight_decay": 1e-4}},
+        {"generation": {"penalty": 9.0}},
+        {"precision": "float64"},
+    ],
+)
+def test_keys_tell_settings_apart(changes):
+    one, two = small(), small().replace(changes)
+    assert training_key(TRAINING, one, 0) != training_key(TRAINING, two, 0)
+    shared = generation_key(TRAINING, one, 0) == generation_key(TRAINING, two, 0)
+    assert shared == ("refinement" in changes or "classification" in changes)
+
+
+def test_keys_tell_seeds_and_data_apart():
+    other = tiny(1).for_training()
+    for key in (training_key, generation_key):
+        assert key(TRAINING, small(), 0) != key(TRAINING, small(), 1)
+        assert key(TRAINING, small(), 0) != key(other, small(), 0)
+        assert key(TRAINING, small(), 0) == key(tiny().for_training(), small(), 0)
+
+
+@pytest.mark.parametrize("drop", ["adam", "rng", "generator.to_features"])
+def test_a_snapshot_that_lacks_tensors(cut, drop):
+    path = cut / "generation.safetensors"
+    state, metadata = load_tensors(path)
+    kept = {name: value for name, value in state.items() if not name.startswith(drop)}
+    assert len(kept) < len(state)
+    save_tensors(path, kept, metadata)
+    with pytest.raises(ModelFileError, match="does not fit this run's settings"):
+        train(small(), FolderMonitor(cut, "key"))
+
+
+def test_a_snapshot_of_another_size(cut):
+    larger = small(generation={"hidden": SMALL["generation"]["hidden"] + 1})
+    with pytest.raises(ModelFileError, match="does not fit this run's settings"):
+        train(larger, FolderMonitor(cut, "key"))
+
+
+def test_optimiser_moments_of_another_size():
+    layer = torch.nn.Linear(2, 3)
+    optimiser = adam(layer.parameters(), 0.1, 0.5, 0.9)
+    layer(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    packed = {name: value.clone() for name, value in pack(adam=optimiser).items()}
+    packed["adam.0.exp_avg"] = torch.zeros(5, 5)
+    with pytest.raises(ModelFileError, match="does not fit"):
+        unpack(packed, adam=optimiser)
+
+
+# --- divergence ---------------------------------------------------------------------------------
+
+
+def test_divergence_keeps_the_last_good_snapshot(tmp_path):
+    calls = []
+
+    def loss(embeddings, labels):
+        calls.append(1)
+        return embeddings.square().mean() * (float("nan") if len(calls) == 4 else 1.0)
+
+    with pytest.raises(DivergenceError, match="refinement diverged: metric is nan at step 4"):
+        train(small(), FolderMonitor(tmp_path, "key", every=0), loss=loss)
+    state, metadata = load_tensors(tmp_path / "refinement.safetensors")
+    assert metadata["step"] == "3"
+    assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point())
+    assert logged(tmp_path / "refinement.jsonl") == [1, 2, 3]
+    # the loss recovers on the next call: the run continues from there
+    train(small(), FolderMonitor(tmp_path, "key", every=0), loss=loss)
+    assert logged(tmp_path / "refinement.jsonl") == [1, 2, 3, 4, 5, 6]
+
+
+def test_no_snapshot_of_weights_that_are_not_finite(tmp_path, monkeypatch):
+    """Losses are looked at every 20 steps; a snapshot between them is checked by itself."""
+    monkeypatch.setattr(mlis.training, "LOG_EVERY", 100)
+    calls = []
+
+    def loss(embeddings, labels):
+        calls.append(1)
+        return embeddings.square().mean() * (float("nan") if len(calls) >= 3 else 1.0)
+
+    with pytest.raises(DivergenceError, match=r"refinement diverged: .* at step 3"):
+        train(small(), FolderMonitor(tmp_path, "key", every=0), loss=loss)
+    assert load_tensors(tmp_path / "refinement.safetensors")[1]["step"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"generation": {"learning_rate": 1e18}},
+            r"generation diverged.*generation\.learning_rate",
+        ),
+        (
+            {"refinement": {"learning_rate": 1e25}},
+            r"refinement diverged.*refinement\.learning_rate",
+        ),
+        (
+            {"refinement": {"schedule": "joint"}, "generation": {"learning_rate": 1e18}},
+            r"joint diverged.*generation\.learning_rate",
+        ),
+    ],
+)
+def test_divergence_names_settings_that_exist(changes, message, tmp_path):
+    changes = {**changes, "generation": {"steps": 30, **changes.get("generation", {})}}
+    with pytest.raises(DivergenceError, match=message) as caught:
+        train(small(**changes), FolderMonitor(tmp_path, "key", every=0))
+    assert "at step" in str(caught.value)
+    assert "joint.learning_rate" not in str(caught.value)
+
+
+def test_scores_after_resuming_are_finite(cut):
+    resumed = train(small(), FolderMonitor(cut, "key"))
+    assert np.isfinite(resumed.scores(tiny().features)).all()
