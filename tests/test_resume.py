@@ -182,6 +182,7 @@ def test_killed_while_a_snapshot_is_written(tmp_path, monkeypatch):
     assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_killed_for_good_in_a_process_of_its_own(tmp_path):
     """kill -9 while it trains, then the same call again."""
     steps = 400

@@ -12,6 +12,7 @@ import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,9 +32,9 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
             return value
         if kind is str and isinstance(value, str):
             return value
-        if kind is int and isinstance(value, int) and not isinstance(value, bool):
-            return _in_range(where, f, value)
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+            return _in_range(where, f, int(value))
+        if kind is float and isinstance(value, Real) and not isinstance(value, bool):
             return _in_range(where, f, float(value))
     raise SettingsError(f"{where} must be {_expected(f)}, but got {value!r}")
 
@@ -42,7 +43,8 @@ def _in_range(where: str, f: dataclasses.Field[Any], value: float) -> float:
     low, high = f.metadata.get("low"), f.metadata.get("high")
     outside = (low is not None and value < low) or (high is not None and value > high)
     if outside or not math.isfinite(value):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        bounds = "finite" if low is None else f"at least {low}"
+        bounds = bounds if high is None else f"between {low} and {high}"
         raise SettingsError(f"{where} must be {bounds}, but got {value}")
     return value
 
@@ -193,7 +195,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if f.name != "precision" and not isinstance(getattr(self, f.name), _Section):
+            if f.name != "precision" and type(getattr(self, f.name)) is not f.type:
                 raise SettingsError(f"Config.{f.name} must be a {f.name.title()} section")
         _choice("precision", Config, self.precision)
         r = self.refinement
@@ -275,6 +277,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"settings file {path} does not exist") from None
+    except OSError as error:
+        raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path} is not valid TOML: {error}") from None
 
