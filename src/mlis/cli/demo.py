@@ -39,9 +39,14 @@ def run(args: argparse.Namespace) -> None:
         raise SettingsError(f"--seed must be ≥ 0, but got {args.seed}")
     if args.output.exists() and not args.output.is_dir():
         raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    from mlis.cli.progress import Progress
     from mlis.demo import run_demo
 
-    result = run_demo(args.output, seed=args.seed, device=args.device)
+    progress = Progress()
+    try:
+        result = run_demo(args.output, seed=args.seed, device=args.device, progress=progress)
+    finally:
+        progress.close()
     _print(result)
     if args.json:
         print_json({**result, "page": str(result["page"])})

@@ -1,0 +1,150 @@
+"""`mlis data info`, `mlis data convert` and `mlis demo`."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from cli_cases import last_json, one_line_error, save_small, small_dataset
+from mlis.cli import main
+from mlis.data.dataset import GZSLDataset
+from standins import write_tiny
+
+
+def run(capsys, *arguments) -> str:
+    assert main([*map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def failure(capsys, *arguments) -> str:
+    assert main([*map(str, arguments)]) == 2
+    return one_line_error(capsys.readouterr().err)
+
+
+def test_info_of_a_folder(tmp_path, capsys):
+    folder = save_small(tmp_path / "data")
+    data = small_dataset()
+    out = run(capsys, "data", "info", folder, "--json")
+    assert out.startswith("small\n")
+    assert f"SHA-256      {data.sha256}" in out.splitlines()
+    info = last_json(out)
+    assert info["table_1"]["classes"] == 12
+    assert info["sha256"] == data.sha256
+    assert info["feature_size"] == 16
+
+
+def test_info_of_a_benchmark(xlsa17, capsys):
+    info = last_json(run(capsys, "data", "info", "flo", "--data-root", xlsa17, "--json"))
+    assert info["table_1"] == {
+        "classes": 102,
+        "seen": 82,
+        "unseen": 20,
+        "trainval_images": 5631,
+        "test_seen_images": 1403,
+        "test_unseen_images": 1155,
+    }
+
+
+def test_convert_a_pair_and_use_the_folder(tmp_path, capsys):
+    features, split = write_tiny(tmp_path / "files")
+    pair = ("--features", features, "--split", split)
+    out = run(capsys, "data", "convert", *pair, "-o", tmp_path / "data")
+    data = GZSLDataset.load(tmp_path / "data")
+    assert data.sha256 in out
+    assert data.class_names[0] == "class+a"
+    direct = last_json(run(capsys, "data", "info", *pair, "--json"))
+    assert last_json(run(capsys, "data", "info", tmp_path / "data", "--json")) == direct
+
+
+def test_descriptors_can_be_chosen(tmp_path, capsys):
+    features, split = write_tiny(tmp_path / "files")
+    pair = ("--features", features, "--split", split)
+    run(capsys, "data", "convert", *pair, "-o", tmp_path / "att")
+    original = ("--descriptors", "original_att")
+    run(capsys, "data", "convert", *pair, *original, "--no-cache", "-o", tmp_path / "original")
+    norms = [(GZSLDataset.load(tmp_path / d).descriptors ** 2).sum(1) for d in ("att", "original")]
+    assert norms[0] == pytest.approx(1, abs=1e-6)
+    assert norms[1].min() > 100
+    assert "no descriptors 'words'" in failure(
+        capsys, "data", "info", *pair, "--descriptors", "words"
+    )
+
+
+def test_convert_replaces_only_when_told_to(tmp_path, capsys):
+    one, two = save_small(tmp_path / "one"), save_small(tmp_path / "two", seed=1)
+    before = GZSLDataset.load(two).sha256
+    assert "--force" in failure(capsys, "data", "convert", one, "-o", two)
+    assert GZSLDataset.load(two).sha256 == before
+    run(capsys, "data", "convert", one, "-o", two, "--force")
+    assert GZSLDataset.load(two).sha256 == GZSLDataset.load(one).sha256 != before
+
+
+def test_convert_where_nothing_can_be_written(tmp_path, capsys):
+    folder = save_small(tmp_path / "data")
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in failure(
+        capsys, "data", "convert", folder, "-o", tmp_path / "file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["letters", "--data-root", "x"], "--data-root has no meaning for letters, the letters"),
+        (["letters", "--test-fraction", "0.3"], "that takes --split-seed"),
+        (["DATA", "--split-seed", "1"], "that takes none of these options"),
+        (["FLO", "--data-root", "x", "--labels", "y"], "--labels has no meaning for FLO"),
+        (["--features", "x.csv", "--classes", "y.csv", "--split", "z.mat"], "meaning for tables"),
+        (["--features", "x.csv"], "--features with --split or --classes"),
+        (["--split", "x.mat"], "--features with --split or --classes"),
+    ],
+)
+def test_options_that_would_be_ignored_are_errors(flags, said, tmp_path, capsys):
+    folder = save_small(tmp_path / "data")
+    flags = [folder if flag == "DATA" else flag for flag in flags]
+    assert said in failure(capsys, "data", "info", *flags)
+
+
+def test_a_folder_with_a_benchmarks_name(tmp_path, capsys, monkeypatch):
+    save_small(tmp_path / "FLO")
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "data", "info", "FLO").startswith("small\n")
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    """A demonstration that trains nothing; it gives the calls it got."""
+    calls = []
+
+    def run_demo(folder, *, seed, device, progress):
+        calls.append((folder, seed, device))
+        progress("mlis").report("refinement", 20, 20, {"metric": 1.5})
+        measures = {"U": 55.5, "S": 60.0, "H": 57.7, "T1": 70.0}
+        baselines = {"chance": {"U": 0.5, "S": 0.4, "H": 0.4, "T1": None}}
+        facts = {"protocol": "H@val", "seconds": 1.5, "page": folder / "index.html"}
+        return {**measures, **facts, "baselines": baselines}
+
+    module = ModuleType("mlis.demo")
+    module.run_demo = run_demo
+    monkeypatch.setitem(sys.modules, "mlis.demo", module)
+    return calls
+
+
+def test_demo_prints_a_table_and_json(demo, tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path), "--seed", "3", "--device", "cpu", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "mlis: refinement 20/20" in err
+    assert demo == [(tmp_path, 3, "cpu")]
+    lines = out.splitlines()
+    assert lines[1].split() == ["chance", "0.5", "0.4", "0.4", "–"]
+    assert lines[2].split() == ["mlis", "55.5", "60.0", "57.7", "70.0"]
+    result = last_json(out)
+    assert result["H"] == 57.7
+    assert result["protocol"] == "H@val"
+    assert result["page"] == str(tmp_path / "index.html")
+
+
+def test_demo_refuses_a_file_for_a_folder(demo, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "is a file" in failure(capsys, "demo", "-o", tmp_path / "file")
+    assert demo == []

@@ -1,0 +1,227 @@
+"""`mlis predict`: every kind of features file, both formats, and outputs that are never half."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.special
+
+import mlis.cli.predict
+from cli_cases import (
+    FEATURES,
+    NAMES,
+    QUICK,
+    SEEN,
+    one_line_error,
+    one_thread,  # noqa: F401  (a fixture)
+    save_small,
+    small_dataset,
+)
+from mlis.checkpoint import load_model
+from mlis.cli import main
+
+X = small_dataset().features[:40]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return save_small(tmp_path_factory.mktemp("predict") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    assert main(["fit", str(data), "-o", str(folder), *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def model(run):
+    return run / "seed-0/ml+is+sfr/model"
+
+
+@pytest.fixture
+def features(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    return tmp_path / "x.npy"
+
+
+def predict(capsys, *arguments) -> str:
+    assert main(["predict", *map(str, arguments)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def failure(capsys, *arguments) -> str:
+    assert main(["predict", *map(str, arguments)]) == 2
+    return one_line_error(capsys.readouterr().err)
+
+
+def test_csv_has_the_best_classes_and_their_probabilities(model, features, capsys):
+    rows = list(csv.DictReader(io.StringIO(predict(capsys, model, features, "--top-k", "3"))))
+    recognizer = load_model(model)
+    scores = recognizer.scores(X)
+    chances = scipy.special.softmax(scores.astype(float), axis=1)
+    assert [row["row"] for row in rows] == [str(i) for i in range(len(X))]
+    for row, chance in zip(rows, chances, strict=True):
+        best = np.argsort(-chance)[:3]
+        assert [row[f"class_{k}"] for k in (1, 2, 3)] == [NAMES[c] for c in best]
+        found = [float(row[f"score_{k}"]) for k in (1, 2, 3)]
+        np.testing.assert_allclose(found, chance[best], atol=1e-6)
+        assert [row[f"seen_{k}"] for k in (1, 2, 3)] == [str(bool(c < SEEN)).lower() for c in best]
+    assert [row["class_1"] for row in rows] == [NAMES[c] for c in recognizer.predict(X)]
+    assert {row["class_1"] for row in rows} != {rows[0]["class_1"]}
+
+
+def test_json_lines_say_the_same(model, features, tmp_path, capsys):
+    table = list(csv.DictReader(io.StringIO(predict(capsys, model, features))))
+    lines = predict(capsys, model, features, "--format", "jsonl").splitlines()
+    for number, (line, row) in enumerate(zip(lines, table, strict=True)):
+        found = json.loads(line)
+        assert found["row"] == number
+        assert len(found["predictions"]) == 5
+        for k, entry in enumerate(found["predictions"], 1):
+            assert entry["class"] == row[f"class_{k}"]
+            assert str(entry["score"]) == row[f"score_{k}"]
+            assert entry["seen"] is (row[f"seen_{k}"] == "true")
+
+
+def test_output_files_have_what_stdout_has(model, features, tmp_path, capsys):
+    for name, flags in (("p.csv", ()), ("p.jsonl", ()), ("p.txt", ("--format", "jsonl"))):
+        assert predict(capsys, model, features, "-o", tmp_path / name, *flags) == ""
+        kind = "csv" if name == "p.csv" else "jsonl"
+        printed = predict(capsys, model, features, "--format", kind)
+        assert (tmp_path / name).read_text(encoding="utf-8") == printed
+
+
+def test_more_classes_than_there_are(model, features, capsys):
+    header = predict(capsys, model, features, "--top-k", "99").splitlines()[0]
+    assert header.split(",")[-3:] == ["class_12", "score_12", "seen_12"]
+
+
+def test_a_run_with_one_model_is_taken_for_it(run, model, features, capsys):
+    assert predict(capsys, run, features) == predict(capsys, model, features)
+
+
+def write_npz(path):
+    np.savez(path, features=X.astype(np.float64), other=np.zeros(3))
+
+
+def write_labelled_csv(path):
+    lines = ["label," + ",".join(f"f{i}" for i in range(FEATURES))]
+    path.write_text("\n".join([*lines, *("any," + ",".join(map(repr, r.tolist())) for r in X)]))
+
+
+def write_plain_csv(path):
+    header = ",".join(f"f{i}" for i in range(FEATURES))
+    np.savetxt(path, X, delimiter=",", header=header, comments="", fmt="%.9g")
+
+
+def write_mat(path):
+    scipy.io.savemat(path, {"features": X.T.astype(np.float64)})
+
+
+def write_parquet(path, labelled=False):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {f"f{i}": X[:, i] for i in range(FEATURES)}
+    if labelled:
+        columns["label"] = [None, *["any"] * (len(X) - 1)]
+    parquet.write_table(pyarrow.table(columns), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("x.npz", write_npz),
+        ("labelled.csv", write_labelled_csv),
+        ("plain.csv", write_plain_csv),
+        ("X.MAT", write_mat),
+        ("x.parquet", write_parquet),
+        ("labelled.parquet", lambda path: write_parquet(path, labelled=True)),
+        ("fortran.npy", lambda path: np.save(path, np.asfortranarray(X.astype(np.float64)))),
+    ],
+)
+def test_every_kind_of_file_gives_the_same(name, write, model, features, tmp_path, capsys):
+    write(tmp_path / name)
+    assert predict(capsys, model, tmp_path / name) == predict(capsys, model, features)
+
+
+def test_another_name_of_the_label_column(model, features, tmp_path, capsys):
+    write_labelled_csv(tmp_path / "x.csv")
+    text = (tmp_path / "x.csv").read_text().replace("label,", "truth,", 1)
+    (tmp_path / "x.csv").write_text(text)
+    assert "column 'truth'" in failure(capsys, model, tmp_path / "x.csv")
+    expected = predict(capsys, model, features)
+    assert predict(capsys, model, tmp_path / "x.csv", "--label-column", "truth") == expected
+
+
+def test_a_dataset_folder_in_pieces(model, data, capsys, monkeypatch):
+    whole = predict(capsys, model, data)
+    assert len(whole.splitlines()) == 1 + len(small_dataset().labels)
+    monkeypatch.setattr(mlis.cli.predict, "ROWS_AT_A_TIME", 50)
+    pieces = predict(capsys, model, data)
+    for a, b in zip(whole.splitlines(), pieces.splitlines(), strict=True):
+        assert a.split(",")[1] == b.split(",")[1]
+        assert a.split(",")[0] == b.split(",")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "said"),
+    [
+        ("x.npy", X[:, :-1], "has 15 features a row, but"),
+        ("x.npy", X[0], "expected features of shape (images, numbers)"),
+        ("x.npy", X[:0], "expected features of shape (images, numbers)"),
+        ("x.npy", X.astype(complex), "but got complex"),
+        ("x.npy", np.where(np.arange(40)[:, None] == 7, np.nan, X), "row 7 holds NaN or infinity"),
+        ("x.npy", np.array([[object()]]), "x.npy"),
+    ],
+    ids=["size", "one row", "no rows", "complex", "NaN", "objects"],
+)
+def test_features_that_do_not_fit(model, name, array, said, tmp_path, capsys):
+    np.save(tmp_path / name, array, allow_pickle=True)
+    out = tmp_path / "out.csv"
+    assert said in failure(capsys, model, tmp_path / name, "-o", out)
+    assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["MODEL", "absent.npy"], "absent.npy"),
+        (["MODEL", "x.txt"], "expected a .npy, .npz, .csv, .parquet or .mat file"),
+        (["MODEL", "x.npy", "--top-k", "0"], "--top-k must be at least 1"),
+        (["MODEL", "x.npy", "-o", "p.txt"], "name a .csv or .jsonl file"),
+        (["MODEL", "x.npy", "-o", "absent/p.csv"], "name a file in a folder that exists"),
+        (["MODEL", "x.npy", "-o", ".", "--format", "csv"], "name a file in a folder"),
+        (["x.npy", "x.npy"], "no saved model"),
+    ],
+)
+def test_wrong_use(arguments, said, model, features, capsys, monkeypatch):
+    monkeypatch.chdir(features.parent)
+    assert said in failure(capsys, *[model if a == "MODEL" else a for a in arguments])
+    assert [path.name for path in features.parent.iterdir()] == ["x.npy"]
+
+
+def test_a_run_with_several_models_asks_which(run, features, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(record | {"seeds": [0, 1]}))
+    shutil.copytree(copy / "seed-0", copy / "seed-1")
+    line = failure(capsys, copy, features)
+    assert "has 2 models" in line
+    assert str(copy / "seed-1/ml+is+sfr/model") in line
+
+
+def test_an_existing_output_stays_when_predicting_fails(model, tmp_path, capsys):
+    (tmp_path / "p.csv").write_text("precious")
+    np.save(tmp_path / "x.npy", np.where(np.arange(40)[:, None] == 7, np.inf, X))
+    failure(capsys, model, tmp_path / "x.npy", "-o", tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text() == "precious"
