@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,9 @@ class Arithmetic:
         return a.to(self.product) @ b.to(self.product)
 
     def tensor(self, array: object) -> Tensor:
-        """Copy a real-valued array to the device in the master dtype."""
+        """Bring a real-valued array to the device in the master dtype; it may share memory."""
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            array = array.copy()  # torch warns of read-only memory, such as a memory map's
         return torch.as_tensor(array).to(self.device, self.master)
 
 

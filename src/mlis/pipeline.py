@@ -13,7 +13,7 @@ from mlis.generation.train import fit_generator
 from mlis.inference import Recognizer
 from mlis.preprocessing import TrainingTensors, prepare
 from mlis.refinement.encoder import Encoder
-from mlis.refinement.losses import EmbeddingLoss
+from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
 from mlis.refinement.train import fit_encoder, fit_joint
 from mlis.training import Monitor
 
@@ -42,8 +42,12 @@ def fit(
 
     Raises:
         DivergenceError: a loss became NaN or infinite.
+        SettingsError: `refinement.loss` names nothing, or the device is not there.
     """
     monitor = monitor or Monitor()
+    own_loss = loss is None and similarity_loss(config.refinement) is None
+    if own_loss and "ml" in config.refinement.switches:
+        loss = load_loss(config.refinement.loss)  # before an hour of generation, not after it
     arithmetic = Arithmetic.of(config.precision, device)
     scaler, data = prepare(training, config.preprocessing, arithmetic)
     generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)

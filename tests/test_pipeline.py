@@ -1,0 +1,337 @@
+"""The stages together: it learns what is known to be there, repeats itself, in every precision."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mlis.compute import Arithmetic, stream
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset
+from mlis.errors import DataError, SettingsError
+from mlis.evaluation import Evaluation, evaluate
+from mlis.inference import Recognizer
+from mlis.pipeline import fit
+from mlis.training import Monitor
+from simulated import dataset, hidden_direction_world, linear_world, small, tiny
+
+# --- learning -----------------------------------------------------------------------------------
+
+# 24 classes, 6 of them unseen: chance is 4 % of all classes and 17 % among the unseen ones
+LEARNING = Config(precision="float32").replace(
+    {
+        "generation": {
+            "generator": "ridge",
+            "ridge_lambda": 0.01,
+            "steps": 400,
+            "hidden": 128,
+            "noise": 4,
+            "batch_size": 64,
+            "critic_steps": 2,
+            "learning_rate": 2e-3,
+            "init_std": 0.1,
+        },
+        "refinement": {
+            "steps": 200,
+            "hidden": 64,
+            "classes_per_batch": 16,
+            "samples_per_class": 6,
+            "learning_rate": 1e-3,
+        },
+        "classification": {"synthetic_per_unseen": 30},
+    }
+)
+
+
+def measured(data: GZSLDataset, seed: int = 0, **sections) -> Evaluation:
+    recognizer = fit(data.for_training(), LEARNING.replace(sections), seed=seed, device="cpu")
+    test = data.for_testing()
+    return evaluate(recognizer.scores(test.features), test.labels, test.seen_mask, test.class_names)
+
+
+@pytest.mark.parametrize("generator", ["wgan-gp", "ridge"])
+def test_unseen_classes_are_recognised(generator):
+    result = measured(linear_world(), generation={"generator": generator})
+    assert result.U > 60
+    assert result.S > 85
+    assert result.T1 > 80
+
+
+@pytest.mark.parametrize("generator", ["wgan-gp", "ridge"])
+def test_descriptors_exchanged_among_the_unseen_classes_bring_U_down_to_chance(generator):
+    """Nothing but the descriptors says what an unseen class looks like."""
+    data = linear_world()
+    descriptors = data.descriptors.copy()
+    descriptors[data.unseen_classes] = descriptors[np.roll(data.unseen_classes, 1)]
+    wrong = replace(data, descriptors=descriptors)
+    result = measured(wrong, generation={"generator": generator})
+    assert result.U < 100 / 6
+    assert result.T1 < 100 / 6
+    assert result.S > 85  # the seen classes are learnt from their images
+
+
+def test_constant_descriptors_tell_nothing():
+    """The same descriptor for all unseen classes: chance among them."""
+    data = linear_world()
+    descriptors = data.descriptors.copy()
+    descriptors[data.unseen_classes] = descriptors[data.unseen_classes[0]]
+    descriptors[data.unseen_classes] += 1e-4 * np.random.default_rng(0).random((6, 8))
+    result = measured(replace(data, descriptors=descriptors.astype(np.float32)))
+    assert result.T1 < 40
+
+
+def test_implicit_semantics_keep_what_the_metric_loss_alone_throws_away():
+    """Each of three seeds: ML collapses the direction that the unseen classes differ in."""
+    for seed in range(3):
+        data = hidden_direction_world(seed)
+        ml = measured(data, seed, refinement={"components": "ml"})
+        with_semantics = measured(data, seed, refinement={"components": "ml+is"})
+        assert with_semantics.T1 > ml.T1 + 15, seed
+        assert with_semantics.H > ml.H + 25, seed
+        assert with_semantics.H > 75, seed
+
+
+@pytest.mark.parametrize(
+    ("seeds", "noise"), [((0,), 10), pytest.param((0, 1, 2, 3), 6, marks=pytest.mark.slow)]
+)
+def test_joint_and_sequential_agree_within_noise(seeds, noise):
+    means = {}
+    for schedule in ("sequential", "joint"):
+        refinement = {"schedule": schedule, "steps": 400, "samples_per_class": 4}
+        generation = {"generator": "wgan-gp"}
+        H = [
+            measured(linear_world(seed), seed, generation=generation, refinement=refinement).H
+            for seed in seeds
+        ]
+        means[schedule] = np.mean(H)
+    assert min(means.values()) > 80
+    assert abs(means["joint"] - means["sequential"]) < noise
+
+
+def test_more_unseen_classes_than_seen_and_one_unseen_class():
+    few = linear_world(classes=10, unseen=6)
+    assert measured(few).U is not None
+    one = linear_world(unseen=1)
+    assert measured(one).U > 50
+
+
+# --- repeating ----------------------------------------------------------------------------------
+
+DATA = tiny()
+
+
+def all_weights(r: Recognizer) -> list[torch.Tensor]:
+    parts = [r.classifier.weight, r.classifier.bias, r.scaler.shift, r.scaler.factor]
+    if r.encoder_weight is not None and r.encoder_bias is not None:
+        parts += [r.encoder_weight, r.encoder_bias]
+    return parts
+
+
+def same_bits(one: Recognizer, two: Recognizer) -> bool:
+    return all(map(torch.equal, all_weights(one), all_weights(two)))
+
+
+VARIANTS = {
+    "default": {},
+    "ridge": {"generation": {"generator": "ridge"}},
+    "joint": {"refinement": {"schedule": "joint"}},
+    "feedback": {"refinement": {"schedule": "joint", "generator_feedback": 1.0}},
+    "warm start": {"generation": {"generator_init": "ridge"}},
+    "raw": {"refinement": {"components": "none"}},
+    "ml": {"refinement": {"components": "ml"}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(variant, precision):
+    config = small(precision, **VARIANTS[variant])
+    training = DATA.for_training()
+    one = fit(training, config, seed=3, device="cpu")
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert same_bits(one, fit(training, config, seed=3, device="cpu"))
+    other = fit(training, config, seed=4, device="cpu")
+    assert not torch.equal(one.classifier.weight, other.classifier.weight)
+    expected = torch.float64 if precision == "float64" else torch.float32
+    assert {w.dtype for w in all_weights(one)[:2]} == {expected}
+    assert np.isfinite(one.scores(DATA.features)).all()
+
+
+def test_global_random_streams_are_left_alone():
+    torch.manual_seed(1)
+    before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    fit(DATA.for_training(), small(), device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == before_numpy).all()  # noqa: NPY002
+
+
+def test_the_arrays_handed_in_stay_as_they_are():
+    training = DATA.for_training()
+    copies = training.features.copy(), training.labels.copy(), training.descriptors.copy()
+    config = small(preprocessing={"feature_scaling": "none", "descriptor_norm": "none"})
+    fit(training, config, device="cpu")
+    fit(training, config.replace({"refinement": {"components": "none"}}), device="cpu")
+    for now, then in zip(
+        (training.features, training.labels, training.descriptors), copies, strict=True
+    ):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_streams_of_random_numbers():
+    def draw(*names):
+        return torch.rand(4, generator=stream(*names)).tolist()
+
+    assert draw(0, "a") == draw(0, "a")
+    others = [(0, "b"), (1, "a"), (0, "a", 0), (10, "a")]
+    assert all(draw(0, "a") != draw(*other) for other in others)
+
+
+# --- precision and devices ----------------------------------------------------------------------
+
+
+def test_precisions_agree():
+    """On real tasks, not bit for bit: the same answers but for a few images."""
+    data = linear_world()
+    features = data.for_testing().features
+    predictions = {
+        precision: fit(
+            data.for_training(), LEARNING.replace({"precision": precision}), device="cpu"
+        ).predict(features)
+        for precision in ("float64", "float32", "bfloat16")
+    }
+    assert (predictions["float64"] == predictions["float32"]).mean() > 0.97
+    assert (predictions["bfloat16"] == predictions["float32"]).mean() > 0.93
+
+
+def test_arithmetic():
+    exact, half = Arithmetic.of("float64", "cpu"), Arithmetic.of("bfloat16", "cpu")
+    assert (exact.master, exact.product) == (torch.float64, torch.float64)
+    assert (half.master, half.product) == (torch.float32, torch.bfloat16)
+    a = torch.rand(3, 4)
+    assert half.mm(a, a.T).dtype == torch.bfloat16
+    assert Arithmetic.of("auto", "cpu").master == torch.float32
+
+
+def test_devices_that_are_not_there():
+    with pytest.raises(SettingsError, match="device must be auto, cpu or cuda"):
+        fit(DATA.for_training(), small(), device="gpu0")
+    if not torch.cuda.is_available():
+        with pytest.raises(SettingsError, match="sees no CUDA device"):
+            fit(DATA.for_training(), small(), device="cuda")
+
+
+# --- what is trained, and when ------------------------------------------------------------------
+
+
+class Stages(Monitor):
+    def __init__(self):
+        self.started_stages: list[str] = []
+
+    def started(self, stage, step, total):
+        self.started_stages.append(stage)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({}, ["generation", "refinement"]),
+        ({"generation": {"generator": "ridge"}}, ["refinement"]),
+        ({"refinement": {"components": "none"}}, ["generation"]),
+        ({"refinement": {"schedule": "joint"}}, ["joint"]),
+        ({"refinement": {"schedule": "joint", "components": "none"}}, ["generation"]),
+    ],
+)
+def test_stages(changes, stages):
+    monitor = Stages()
+    recognizer = fit(DATA.for_training(), small(**changes), device="cpu", monitor=monitor)
+    assert monitor.started_stages == stages
+    no_encoder = changes.get("refinement", {}).get("components") == "none"
+    assert (recognizer.encoder_weight is None) == no_encoder
+
+
+def test_without_unseen_classes_it_is_an_ordinary_classifier():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 20)
+    features = np.eye(4)[labels] + 0.1 * rng.random((80, 4))
+    data = dataset(features, labels, np.eye(4), [], 0)
+    monitor = Stages()
+    recognizer = fit(data.for_training(), small(), device="cpu", monitor=monitor)
+    assert monitor.started_stages == ["refinement"]
+    test = data.for_testing()
+    assert (recognizer.predict(test.features) == test.labels).all()
+
+
+def test_synthetic_samples_of_seen_classes_can_be_used():
+    one = fit(DATA.for_training(), small(), device="cpu")
+    two = fit(
+        DATA.for_training(),
+        small(classification={"synthetic_per_unseen": 5, "synthetic_per_seen": 20}),
+        device="cpu",
+    )
+    assert torch.equal(one.encoder_weight, two.encoder_weight)
+    assert not torch.equal(one.classifier.weight, two.classifier.weight)
+
+
+def test_a_users_loss_and_its_name():
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    by_hand = fit(
+        DATA.for_training(), small(), device="cpu", loss=losses.TripletMarginLoss(margin=0.1)
+    )
+    by_name = fit(
+        DATA.for_training(),
+        small(refinement={"loss": "test_pipeline:TRIPLET"}),
+        device="cpu",
+    )
+    assert same_bits(by_hand, by_name)
+    assert not same_bits(by_hand, fit(DATA.for_training(), small(), device="cpu"))
+
+
+def __getattr__(name: str):
+    if name == "TRIPLET":  # made when it is asked for: the library is optional
+        from pytorch_metric_learning.losses import TripletMarginLoss
+
+        return TripletMarginLoss(margin=0.1)
+    raise AttributeError(name)
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "joint"])
+def test_a_loss_that_does_not_exist_is_found_before_anything_is_trained(schedule):
+    monitor = Stages()
+    config = small(refinement={"loss": "circel", "schedule": schedule})
+    with pytest.raises(SettingsError, match=r"refinement\.loss='circel'"):
+        fit(DATA.for_training(), config, device="cpu", monitor=monitor)
+    assert not monitor.started_stages
+
+
+def test_square_root_of_negative_features_is_an_error():
+    training = DATA.for_training()
+    features = training.features.copy()
+    features[4, 3] = -0.25
+    negative = replace(training, features=features)
+    with pytest.raises(DataError, match=r"column 3 has the value -0\.25"):
+        fit(negative, small(preprocessing={"feature_transform": "sqrt"}), device="cpu")
+
+
+def test_the_length_of_the_descriptors_does_not_matter():
+    training = DATA.for_training()
+    longer = replace(training, descriptors=training.descriptors * 16)  # exact in binary
+    assert same_bits(
+        fit(training, small("float64"), device="cpu"), fit(longer, small("float64"), device="cpu")
+    )
+
+
+def test_features_from_a_memory_map(tmp_path):
+    training = DATA.for_training()
+    np.save(tmp_path / "x.npy", training.features)
+    mapped = replace(training, features=np.load(tmp_path / "x.npy", mmap_mode="r"))
+    assert same_bits(fit(training, small(), device="cpu"), fit(mapped, small(), device="cpu"))
+
+
+def test_calibration_of_the_settings_is_applied():
+    config = small(classification={"calibration": 1.5})
+    assert fit(DATA.for_training(), config, device="cpu").calibration == 1.5
+    # the caller resolves "validation"
+    config = small(classification={"calibration": "validation"})
+    assert fit(DATA.for_training(), config, device="cpu").calibration == 0
