@@ -1,0 +1,153 @@
+"""The demo itself: train on the letters, test once, compare, write the page."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlis import presets
+from mlis.config import Config, resolve
+from mlis.data.dataset import GZSLDataset
+from mlis.data.letters import LetterData, load_letters
+from mlis.demo.baselines import RidgePrototypes, chance
+from mlis.demo.findings import Findings, Method
+from mlis.demo.page import render_page
+from mlis.evaluation import Evaluation, evaluate
+from mlis.files import atomic_write, write_json
+from mlis.inference import Recognizer
+from mlis.protocol import PROTOCOL, fit_and_calibrate, provenance, test_once
+from mlis.training import Monitor
+
+logger = logging.getLogger(__name__)
+
+MEASURES = ("U", "S", "H", "T1")
+
+
+def run_demo(
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    config: Config | None = None,
+    data: LetterData | None = None,
+    progress: Callable[[str], Monitor] | None = None,
+) -> dict[str, Any]:
+    """Train on letters, recognise letters never seen, and write `index.html` and `result.json`.
+
+    The letters and their split are always the same; `seed` is of the training.
+
+    Args:
+        folder: where to write; made if absent.
+        seed: of every random number in training.
+        device: "auto", "cpu", "cuda", …
+        config: settings; by default the preset `letters`, chosen on validation letters only.
+        data: the letters; by default :func:`mlis.data.letters.load_letters`.
+        progress: makes the monitor of each training from its title.
+
+    Returns:
+        JSON-serialisable: `U`, `S`, `H`, `T1` (per cent), `protocol`, `seconds` (everything but
+        the page), `baselines` (name → the same measures), `page` (path), `provenance`.
+
+    Raises:
+        DivergenceError: the settings made training diverge.
+    """
+    started = time.perf_counter()
+    data = data or load_letters()
+    config = config or resolve(presets.load("letters"))
+    progress = progress or (lambda title: Monitor())
+    train = _Trainer(data.dataset, config, seed, device, progress)
+    recognizer = train("mlis", config.refinement.components)
+    baseline = train("softmax", "none")
+    prototypes = RidgePrototypes.choose(data.dataset)
+
+    mlis = test_once(recognizer, data.dataset)
+    methods = [
+        Method("chance", chance(data.dataset.seen_mask)),
+        Method("ridge prototypes", _measures(_test_prototypes(prototypes, data.dataset))),
+        Method("raw-feature softmax", _measures(test_once(baseline, data.dataset))),
+        Method("mlis", _measures(mlis)),
+    ]
+    seconds = round(time.perf_counter() - started, 1)
+    facts = provenance(data.dataset, config, str(device))
+    findings = _findings(data, recognizer, mlis, methods, config, seconds, facts)
+    return _write(Path(folder), findings)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trainer:
+    dataset: GZSLDataset
+    config: Config
+    seed: int
+    device: str | torch.device
+    progress: Callable[[str], Monitor]
+
+    def __call__(self, title: str, components: str) -> Recognizer:
+        """Calibrate on validation and train, with these components of stage 1b."""
+        trained = fit_and_calibrate(
+            self.dataset,
+            self.config.replace({"refinement": {"components": components}}),
+            seed=self.seed,
+            device=self.device,
+            monitor=self.progress(title),
+            validation_monitor=self.progress(f"{title}, validation letters held out"),
+        )
+        logger.info("%s: trained in %.1f s", title, trained.seconds)
+        return trained.recognizer
+
+
+def _test_prototypes(prototypes: RidgePrototypes, dataset: GZSLDataset) -> Evaluation:
+    test = dataset.for_testing()
+    scores = prototypes.scores(test.features)
+    return evaluate(scores, test.labels, test.seen_mask, test.class_names)
+
+
+def _measures(evaluation: Evaluation) -> dict[str, float]:
+    return {name: getattr(evaluation, name) for name in MEASURES}
+
+
+def _findings(
+    data: LetterData,
+    recognizer: Recognizer,
+    evaluation: Evaluation,
+    methods: list[Method],
+    config: Config,
+    seconds: float,
+    facts: Mapping[str, Any],
+) -> Findings:
+    split = data.dataset.split
+    rows = np.concatenate([split.test_seen, split.test_unseen])  # the order of for_testing()
+    features = data.dataset.features[rows]
+    return Findings(
+        data=data,
+        rows=rows,
+        predicted=recognizer.predict(features),
+        refined=recognizer.refine(features),
+        evaluation=evaluation,
+        methods=tuple(methods),
+        config=config,
+        seconds=seconds,
+        provenance=facts,
+    )
+
+
+def _write(folder: Path, findings: Findings) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    with atomic_write(page) as temporary:
+        temporary.write_text(render_page(findings), encoding="utf-8")
+    *baselines, mlis = findings.methods
+    result = {
+        **mlis.measures,
+        "protocol": PROTOCOL,
+        "seconds": findings.seconds,
+        "baselines": {method.name: dict(method.measures) for method in baselines},
+        "page": str(page),
+        "provenance": dict(findings.provenance),
+    }
+    write_json(folder / "result.json", result)
+    return result
