@@ -25,3 +25,11 @@ def xlsa17(shared_data: Path) -> Path:
 def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
     """Keep the user's own cache folder out of the tests."""
     monkeypatch.setenv("MLIS_CACHE", str(tmp_path_factory.getbasetemp() / "mlis-cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Tiny matrices are slower on several threads, and tests may run beside each other."""
+    import torch
+
+    torch.set_num_threads(1)
