@@ -343,6 +343,29 @@ def test_library_losses_passed_in_train_as_ours_do(name, components):
     )
 
 
+@pytest.mark.parametrize("name", ["ProxyAnchorLoss", "ArcFaceLoss"])
+def test_a_loss_with_weights_of_its_own_learns_them(name):
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    torch.manual_seed(0)
+    theirs = getattr(losses, name)(num_classes=9, embedding_size=10 + 4)
+    before = {key: value.clone() for key, value in theirs.state_dict().items()}
+    data = tensors()
+    s = settings(init_std=0.3)
+    trainer = RefinementTrainer(data, s, EXACT, 0, None, theirs)
+    first = trainer.step()["metric"]
+    for _ in range(60):
+        last = trainer.step()["metric"]
+    assert last < 0.9 * first
+    learned = {k: v for k, v in trainer.state().items() if k.startswith("loss.")}
+    assert len(learned) == len(before) >= 1
+    for key, value in learned.items():
+        assert value.dtype == torch.float64
+        assert not torch.equal(value.to(before[key[5:]]), before[key[5:]])
+    # the caller's is untouched, so a second training is the same
+    assert all(torch.equal(theirs.state_dict()[key], before[key]) for key in before)
+    assert torch.equal(encoder(data, s, loss=theirs), encoder(data, s, loss=theirs))
+
+
 def test_a_users_loss_gets_the_concatenation():
     data = tensors()
     s = settings(semantic_scale=0.5, visual_norm="l2")

@@ -115,6 +115,22 @@ def test_feedback_and_warm_start_resume_too(tmp_path):
     assert_same_bits(train(config, FolderMonitor(tmp_path, "key", every=0)), train(config))
 
 
+def test_a_loss_with_weights_of_its_own_resumes_too(tmp_path):
+    class Proxies(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(9, 14))
+
+        def forward(self, embeddings, labels):
+            return torch.nn.functional.cross_entropy(embeddings @ self.weight.T, labels)
+
+    loss, config = Proxies(), small()
+    with pytest.raises(Killed):
+        train(config, Interrupted(tmp_path, "key", "refinement", 4, every=0), loss=loss)
+    resumed = train(config, FolderMonitor(tmp_path, "key", every=0), loss=loss)
+    assert_same_bits(resumed, train(config, loss=loss))
+
+
 def test_without_a_snapshot_it_starts_again(tmp_path):
     config = small()
     with pytest.raises(Killed):

@@ -1,5 +1,6 @@
 """Stage 1b: training the encoder with the metric loss (eq. 1) and the cross-entropy (eq. 3)."""
 
+import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -37,7 +38,8 @@ class RefinementTrainer:
         arithmetic: device and precision.
         seed: of the initial weights and of every random number drawn.
         sampler_of: gives the sampler of synthetic features for this step; None without SFR.
-        loss: a user's own `(embeddings, labels) → scalar` in place of the named one.
+        loss: a user's own `(embeddings, labels) → scalar` in place of the named one; a module's
+            own weights are trained too, on a copy.
     """
 
     def __init__(
@@ -56,7 +58,16 @@ class RefinementTrainer:
         self.head = Linear(
             settings.hidden, data.num_classes, settings.init_std, arithmetic, stream(seed, "head")
         )
-        parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        self.similarity_loss = similarity_loss(settings) if loss is None else None
+        self.embedding_loss = loss
+        if loss is None and self.similarity_loss is None:
+            self.embedding_loss = load_loss(settings.loss)
+        self.learned_loss = _learned(self.embedding_loss, arithmetic)
+        trained = [self.encoder, self.head]
+        if self.learned_loss is not None:
+            self.embedding_loss = self.learned_loss
+            trained.append(self.learned_loss)
+        parameters = [p for module in trained for p in module.parameters()]
         self.adam = adam(parameters, settings.learning_rate, settings.beta1, settings.beta2)
         self.batches = stream(seed, "batches", device=arithmetic.device)
         self.noise = stream(seed, "refinement-noise", device=arithmetic.device)
@@ -70,10 +81,6 @@ class RefinementTrainer:
                 data.seen.repeat_interleave(settings.synthetic_per_seen),
             )
         )
-        self.similarity_loss = None if loss else similarity_loss(settings)
-        self.embedding_loss = loss
-        if loss is None and self.similarity_loss is None:
-            self.embedding_loss = load_loss(settings.loss)
         self.with_semantics = "is" in settings.switches
         self.class_gram = None
         if self.with_semantics:
@@ -134,9 +141,11 @@ class RefinementTrainer:
         return self.settings.generator_feedback * loss
 
     def _parts(self):
+        learned = {} if self.learned_loss is None else {"loss": self.learned_loss}
         return {
             "encoder": self.encoder,
             "head": self.head,
+            **learned,
             "adam": self.adam,
             "batches": self.batches,
             "noise": self.noise,
@@ -149,6 +158,16 @@ class RefinementTrainer:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state that `state` gave."""
         unpack(state, **self._parts())
+
+
+def _learned(loss: EmbeddingLoss | None, arithmetic: Arithmetic) -> torch.nn.Module | None:
+    """A copy of a loss that has weights of its own (proxies, say) to train beside the encoder.
+
+    A copy, so that the caller's stays as it is and a second training begins where the first did.
+    """
+    if not isinstance(loss, torch.nn.Module) or not any(True for _ in loss.parameters()):
+        return None
+    return copy.deepcopy(loss).to(arithmetic.device, arithmetic.master)
 
 
 class JointTrainer:
