@@ -178,7 +178,7 @@ def test_interruption_says_how_to_continue(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mlis.runs, "fit_and_calibrate", interrupt)
     assert main(["fit", str(data), "-o", str(run), *QUICK]) == 130
     err = capsys.readouterr().err
-    assert f"continue with: mlis fit --resume '{run}'" in err
+    assert err == f"\nmlis: interrupted; continue with: mlis fit --resume '{run}'\n"
     monkeypatch.undo()
     assert fit(capsys, "--resume", run)["H"] > 0
 

@@ -99,7 +99,6 @@ def raising(error):
         (MlisError("a\nmessage of\n  lines"), 2),
         (DivergenceError("generation diverged"), 2),
         (PermissionError(13, "Permission denied", "somewhere"), 1),
-        (KeyboardInterrupt(), 130),
     ],
 )
 def test_expected_errors_are_one_line(error, code, capsys, monkeypatch):
@@ -108,6 +107,12 @@ def test_expected_errors_are_one_line(error, code, capsys, monkeypatch):
     line = one_line_error(capsys.readouterr().err)
     if code == 2:
         assert line == f"mlis: error: {' '.join(str(error).split())}"
+
+
+def test_interruption_is_code_130(capsys, monkeypatch):
+    monkeypatch.setattr(fit, "run", raising(KeyboardInterrupt()))
+    assert main(["fit", "FLO"]) == 130
+    assert capsys.readouterr().err == "\nmlis: interrupted\n"
 
 
 def test_a_bug_is_code_1_with_its_traceback(capsys, monkeypatch):

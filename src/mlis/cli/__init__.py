@@ -61,8 +61,8 @@ def _run(argv: Sequence[str] | None) -> int:
     except MlisError as error:
         complain(error)
         return WRONG
-    except KeyboardInterrupt:
-        complain("interrupted")
+    except KeyboardInterrupt as stop:  # its text, if any, says how to continue
+        print(f"\nmlis: {'; '.join(['interrupted', *map(str, stop.args)])}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         raise

@@ -187,11 +187,8 @@ def _execute(
     try:
         return execute(folder, plan, dataset, listen=progress, snapshot_every=args.snapshot_every)
     except KeyboardInterrupt:
-        progress.close()
-        print(
-            f"stopped; continue with: mlis fit --resume {shlex.quote(str(folder))}", file=sys.stderr
-        )
-        raise
+        resume = f"mlis fit --resume {shlex.quote(str(folder))}"
+        raise KeyboardInterrupt(f"continue with: {resume}") from None
     finally:
         progress.close()
 
