@@ -9,7 +9,7 @@ import torch
 
 from mlis.compute import Arithmetic, stream
 from mlis.config import Generation, Preprocessing
-from mlis.errors import DivergenceError
+from mlis.errors import DivergenceError, SettingsError
 from mlis.generation.ridge import RidgeGenerator, RidgePredictor, class_means, fit_ridge
 from mlis.generation.synthesis import synthesise
 from mlis.generation.train import AdversarialTrainer, WGANGenerator, fit_generator
@@ -209,6 +209,12 @@ def test_rbf_kernel_of_equal_descriptors_is_finite():
     M = torch.tensor([[1.0], [2.0], [6.0]], dtype=torch.float64)
     predictor = RidgePredictor.fit(A, M, "rbf", 0.1)
     torch.testing.assert_close(predictor(A[:1]), torch.tensor([[3.0]], dtype=torch.float64))
+
+
+def test_a_penalty_too_small_for_the_descriptors_is_named():
+    A = torch.full((3, 2), 1e9, dtype=torch.float64)
+    with pytest.raises(SettingsError, match=r"ridge_lambda=1e-12 is too small.*raise it"):
+        RidgePredictor.fit(A, torch.rand(3, 2).double(), "linear", 1e-12)
 
 
 def test_weak_penalty_reproduces_the_seen_means():

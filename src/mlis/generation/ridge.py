@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mlis.config import Generation
+from mlis.errors import SettingsError
 from mlis.generation.synthesis import Sampler
 from mlis.preprocessing import TrainingTensors
 
@@ -37,11 +38,21 @@ class RidgePredictor:
     def fit(
         cls, descriptors: Tensor, means: Tensor, kernel: Literal["linear", "rbf"], penalty: float
     ) -> "RidgePredictor":
-        """Regress (S, Dx) class means on (S, Da) descriptors."""
+        """Regress (S, Dx) class means on (S, Da) descriptors.
+
+        Raises:
+            SettingsError: the penalty is too small for these descriptors.
+        """
         mean = means.mean(0)
         gram = _kernel(kernel, descriptors, descriptors, descriptors).double()
         gram.diagonal().add_(penalty)
-        weights = torch.linalg.solve(gram, (means - mean).double())
+        try:
+            weights = torch.linalg.solve(gram, (means - mean).double())
+        except torch.linalg.LinAlgError:
+            raise SettingsError(
+                f"generation.ridge_lambda={penalty:g} is too small for these descriptors: their "
+                "regression has no unique solution; raise it, or use descriptor_norm='l2'"
+            ) from None
         return cls(kernel, descriptors, mean, weights.to(means.dtype))
 
     def __call__(self, descriptors: Tensor) -> Tensor:
