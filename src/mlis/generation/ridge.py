@@ -48,7 +48,7 @@ class RidgePredictor:
         gram.diagonal().add_(penalty)
         try:
             weights = torch.linalg.solve(gram, (means - mean).double())
-        except torch.linalg.LinAlgError:
+        except RuntimeError:  # torch._C._LinAlgError has no public name
             raise SettingsError(
                 f"generation.ridge_lambda={penalty:g} is too small for these descriptors: their "
                 "regression has no unique solution; raise it, or use descriptor_norm='l2'"
