@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from mlis.data.dataset import GZSLDataset
 
@@ -44,20 +43,6 @@ def save_small(folder: Path, **changes) -> Path:
     """Save the small dataset to `folder`, and return it."""
     small_dataset(**changes).save(folder)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Two threads are many times slower than one at these sizes when another process computes.
-
-    A test file that imports this fixture uses it.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def last_json(text: str) -> dict:

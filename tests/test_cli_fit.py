@@ -12,7 +12,6 @@ from cli_cases import (
     QUICK,
     last_json,
     one_line_error,
-    one_thread,  # noqa: F401  (a fixture)
     save_small,
     small_dataset,
 )

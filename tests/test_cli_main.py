@@ -13,7 +13,6 @@ from cli_cases import (
     QUICK,
     environment,
     one_line_error,
-    one_thread,  # noqa: F401  (a fixture)
     save_small,
     start,
 )

@@ -17,7 +17,6 @@ from cli_cases import (
     QUICK,
     SEEN,
     one_line_error,
-    one_thread,  # noqa: F401  (a fixture)
     save_small,
     small_dataset,
 )
