@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.compute import Arithmetic, stream
+from mlis.checkpoint import load_model, save_model
+from mlis.compute import Arithmetic, _one_hot_product, stream, sum_by_class
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import Evaluation, evaluate
 from mlis.inference import Recognizer
 from mlis.pipeline import fit
+from mlis.snapshots import FolderMonitor
 from mlis.training import Monitor
 from simulated import dataset, hidden_direction_world, linear_world, small, tiny
 
@@ -212,6 +214,57 @@ def test_arithmetic():
     a = torch.rand(3, 4)
     assert half.mm(a, a.T).dtype == torch.bfloat16
     assert Arithmetic.of("auto", "cpu").master == torch.float32
+
+
+def test_sums_by_class_are_the_same_either_way():
+    rows = torch.randn(50, 3, generator=stream(0, "rows"), dtype=torch.float64)
+    labels = torch.randint(4, (50,), generator=stream(0, "labels"))
+    expected = torch.stack([rows[labels == c].sum(0) for c in range(5)])
+    torch.testing.assert_close(sum_by_class(rows, labels, 5), expected)
+    torch.testing.assert_close(_one_hot_product(rows, labels, 5), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("variant", ["default", "joint", "ridge"])
+def test_on_a_gpu(variant, tmp_path):
+    """The same bits twice, also when it is cut short; a model that answers alike on the CPU."""
+    config = small("float32", **VARIANTS[variant])
+    training = DATA.for_training()
+    one = fit(training, config, seed=3, device="cuda")
+    assert one.device.type == "cuda"
+    assert same_bits(one, fit(training, config, seed=3, device="cuda"))
+
+    class Cut(FolderMonitor):
+        def wants_snapshot(self, stage, step):
+            if step == 4:
+                raise KeyboardInterrupt
+            return True
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(training, config, seed=3, device="cuda", monitor=Cut(tmp_path / "run", "key"))
+    again = fit(
+        training, config, seed=3, device="cuda", monitor=FolderMonitor(tmp_path / "run", "key")
+    )
+    assert same_bits(one, again)
+    save_model(one, tmp_path / "model")
+    loaded = load_model(tmp_path / "model", device="cpu")
+    np.testing.assert_allclose(
+        loaded.scores(DATA.features), one.scores(DATA.features), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_gpu_learns_the_same():
+    data = linear_world()
+    config = LEARNING.replace({"generation": {"generator": "wgan-gp"}, "precision": "auto"})
+    recognizer = fit(data.for_training(), config, device="cuda")
+    test = data.for_testing()
+    result = evaluate(
+        recognizer.scores(test.features), test.labels, test.seen_mask, test.class_names
+    )
+    assert result.H > 80
 
 
 def test_devices_that_are_not_there():

@@ -87,3 +87,18 @@ def stream(seed: int, *names: object, device: torch.device | str = "cpu") -> tor
     digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
     generator = torch.Generator(device=device)
     return generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def sum_by_class(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Sum the (n, D) rows of each class, (C, D): the same bits every time, on every device.
+
+    On a GPU `index_add_` adds in whatever order its threads come, so there it is a product.
+    """
+    if rows.device.type == "cpu":
+        return rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, labels, rows)
+    return _one_hot_product(rows, labels, num_classes)
+
+
+def _one_hot_product(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    member = rows.new_zeros(num_classes, len(rows))
+    return member.scatter_(0, labels[None], 1.0) @ rows

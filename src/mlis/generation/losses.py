@@ -17,6 +17,7 @@ gradient of the penalty with respect to ∇x̂ D; docs/method.md has the derivat
 import torch
 from torch import Tensor
 
+from mlis.compute import sum_by_class
 from mlis.generation.networks import Critic, slope_of
 
 
@@ -63,7 +64,7 @@ def critic_backward(
 
     N = mm(slopes.T, torch.cat((real / -size, fake / size, toward))).to(master)
     signed = (slopes[size : 2 * size] - slopes[:size]) / size  # of fake minus real, (B, H)
-    by_class = torch.zeros_like(share).index_add_(0, labels, signed)
+    by_class = sum_by_class(signed, labels, len(share))
 
     score_gradient = (critic.from_features * N).sum(1) + (by_class * share).sum(0)
     share_gradient = by_class * w

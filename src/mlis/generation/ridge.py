@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mlis.compute import sum_by_class
 from mlis.config import Generation
 from mlis.errors import SettingsError
 from mlis.generation.synthesis import Sampler
@@ -75,8 +76,7 @@ def _kernel(kind: str, a: Tensor, b: Tensor, reference: Tensor) -> Tensor:
 
 def class_means(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
     """Mean of the rows of each class, (C, Dx); zero for a class without rows."""
-    total = torch.zeros(num_classes, x.shape[1], dtype=x.dtype, device=x.device)
-    total.index_add_(0, y, x)
+    total = sum_by_class(x, y, num_classes)
     return total / torch.bincount(y, minlength=num_classes).clamp(min=1)[:, None]
 
 
