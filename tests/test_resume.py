@@ -299,15 +299,26 @@ def test_keys_tell_seeds_and_data_apart():
         assert key(TRAINING, small(), 0) == key(tiny().for_training(), small(), 0)
 
 
-@pytest.mark.parametrize("drop", ["adam", "rng", "generator.to_features"])
-def test_a_snapshot_that_lacks_tensors(cut, drop):
-    path = cut / "generation.safetensors"
+@pytest.mark.parametrize(
+    ("stage", "drop"),
+    [("refinement", "adam"), ("refinement", "batches"), ("generation", "generator.to_features")],
+)
+def test_a_snapshot_that_lacks_tensors(cut, stage, drop):
+    path = cut / f"{stage}.safetensors"
     state, metadata = load_tensors(path)
     kept = {name: value for name, value in state.items() if not name.startswith(drop)}
     assert len(kept) < len(state)
     save_tensors(path, kept, metadata)
     with pytest.raises(ModelFileError, match="does not fit this run's settings"):
         train(small(), FolderMonitor(cut, "key"))
+
+
+def test_a_finished_stage_keeps_only_what_is_used(cut):
+    """Generation is done, refinement was cut short: critic and optimisers of the first are gone."""
+    done, _ = load_tensors(cut / "generation.safetensors")
+    assert {name.split(".")[0] for name in done} == {"generator"}
+    unfinished, _ = load_tensors(cut / "refinement.safetensors")
+    assert {"encoder", "head", "adam", "batches"} <= {name.split(".")[0] for name in unfinished}
 
 
 def test_a_snapshot_of_another_size(cut):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from standins import write_standin
 
 from mlis.cli import main
+from standins import write_standin
 
 SHORT = [
     "--generation-steps=2",

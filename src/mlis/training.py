@@ -33,6 +33,14 @@ class Trainer(Protocol):
         """Take over a state that `state` gave."""
         ...
 
+    def outcome(self) -> dict[str, Tensor]:
+        """What is left of the state when the last step is taken: the networks that are used."""
+        ...
+
+    def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
+        """Take over what `outcome` gave; no further step can be taken."""
+        ...
+
 
 class Monitor:
     """Listens to training. This one does nothing; a run folder and progress bars derive from it."""
@@ -67,7 +75,7 @@ def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor) -> None:
     done = 0
     if (found := monitor.restore(stage)) is not None:
         done, state = found
-        trainer.load_state(state)
+        (trainer.load_state if done < steps else trainer.load_outcome)(state)
     monitor.started(stage, done, steps)
     for step in range(done + 1, steps + 1):
         losses = trainer.step()
@@ -79,7 +87,8 @@ def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor) -> None:
         if snapshot:
             state = trainer.state()
             _check_state(stage, step, state)
-            monitor.snapshot(stage, step, state)
+            # Critic and optimisers are four fifths of the bytes, and nobody needs them any more.
+            monitor.snapshot(stage, step, state if step < steps else trainer.outcome())
     monitor.finished(stage)
 
 

@@ -133,6 +133,14 @@ class AdversarialTrainer:
         """Take over a state that `state` gave."""
         unpack(state, **self._parts())
 
+    def outcome(self) -> dict[str, Tensor]:
+        """The generator."""
+        return pack(generator=self.network)
+
+    def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
+        """Take over what `outcome` gave."""
+        unpack(outcome, generator=self.network)
+
 
 def fit_generator(
     data: TrainingTensors,

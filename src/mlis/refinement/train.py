@@ -159,6 +159,14 @@ class RefinementTrainer:
         """Take over a state that `state` gave."""
         unpack(state, **self._parts())
 
+    def outcome(self) -> dict[str, Tensor]:
+        """The encoder."""
+        return pack(encoder=self.encoder)
+
+    def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
+        """Take over what `outcome` gave."""
+        unpack(outcome, encoder=self.encoder)
+
 
 def _learned(loss: EmbeddingLoss | None, arithmetic: Arithmetic) -> torch.nn.Module | None:
     """A copy of a loss that has weights of its own (proxies, say) to train beside the encoder.
@@ -184,13 +192,32 @@ class JointTrainer:
 
     def state(self) -> dict[str, Tensor]:
         """Both states."""
-        parts = {"a": self.adversarial.state(), "r": self.refinement.state()}
-        return {f"{p}.{key}": value for p, state in parts.items() for key, value in state.items()}
+        return _joined(self.adversarial.state(), self.refinement.state())
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state that `state` gave."""
-        for prefix, part in (("a.", self.adversarial), ("r.", self.refinement)):
-            part.load_state({k[2:]: v for k, v in state.items() if k.startswith(prefix)})
+        adversarial, refinement = _parted(state)
+        self.adversarial.load_state(adversarial)
+        self.refinement.load_state(refinement)
+
+    def outcome(self) -> dict[str, Tensor]:
+        """Generator and encoder."""
+        return _joined(self.adversarial.outcome(), self.refinement.outcome())
+
+    def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
+        """Take over what `outcome` gave."""
+        adversarial, refinement = _parted(outcome)
+        self.adversarial.load_outcome(adversarial)
+        self.refinement.load_outcome(refinement)
+
+
+def _joined(adversarial: Mapping[str, Tensor], refinement: Mapping[str, Tensor]):
+    parts = {"a": adversarial, "r": refinement}
+    return {f"{p}.{key}": value for p, part in parts.items() for key, value in part.items()}
+
+
+def _parted(both: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    return [{k[2:]: v for k, v in both.items() if k.startswith(prefix)} for prefix in ("a.", "r.")]
 
 
 def fit_encoder(
