@@ -22,7 +22,7 @@ lint: install
 	$(BIN)/basedpyright
 
 test: lint
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' -n auto --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow
