@@ -8,12 +8,13 @@ import torch
 
 from mlis.checkpoint import load_model, save_model
 from mlis.compute import Arithmetic, _one_hot_product, stream, sum_by_class
-from mlis.config import Config
+from mlis.config import Config, Preprocessing
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import Evaluation, evaluate
 from mlis.inference import Recognizer
 from mlis.pipeline import fit
+from mlis.preprocessing import FeatureScaler, prepare
 from mlis.snapshots import FolderMonitor
 from mlis.training import Monitor
 from simulated import dataset, hidden_direction_world, linear_world, small, tiny
@@ -118,6 +119,43 @@ def test_more_unseen_classes_than_seen_and_one_unseen_class():
     assert measured(one).U > 50
 
 
+# --- preparing ----------------------------------------------------------------------------------
+
+
+def test_training_sees_features_in_0_to_1_and_descriptors_of_length_1():
+    training = tiny().for_training()
+    scaler, data = prepare(training, Preprocessing(), Arithmetic.of("float64", "cpu"))
+    torch.testing.assert_close(data.x.amin(0), torch.zeros(9).double())
+    torch.testing.assert_close(data.x.amax(0), torch.ones(9).double())
+    low, high = training.features.min(0), training.features.max(0)
+    np.testing.assert_allclose(data.x, (training.features - low) / (high - low), atol=1e-6)
+    assert torch.equal(data.x, scaler(torch.from_numpy(training.features).double()))
+    torch.testing.assert_close(data.descriptors.norm(dim=1), torch.ones(9).double())
+    assert data.y.tolist() == training.labels.tolist()
+    assert data.seen.tolist() == np.flatnonzero(training.seen_mask).tolist()
+    assert data.unseen.tolist() == np.flatnonzero(~training.seen_mask).tolist()
+
+
+def test_nothing_is_scaled_where_the_settings_say_so():
+    training = tiny().for_training()
+    raw = Preprocessing(feature_scaling="none", descriptor_norm="none")
+    scaler, data = prepare(training, raw, Arithmetic.of("float32", "cpu"))
+    np.testing.assert_array_equal(data.x, training.features)
+    np.testing.assert_array_equal(data.descriptors, training.descriptors)
+    rooted = Preprocessing(feature_transform="sqrt", feature_scaling="none")
+    scaler, data = prepare(training, rooted, Arithmetic.of("float32", "cpu"))
+    np.testing.assert_allclose(data.x, np.sqrt(training.features), rtol=1e-6)
+    # a test image may be below every training image, never below zero
+    assert scaler(torch.tensor([[-1.0] * 9])).tolist() == [[0.0] * 9]
+
+
+def test_statistics_are_taken_in_chunks_as_of_the_whole():
+    features = np.random.default_rng(0).normal(size=(20_000, 2)).astype(np.float32)
+    scaler = FeatureScaler.fit(features, Preprocessing())
+    np.testing.assert_array_equal(scaler.shift, features.min(0))
+    np.testing.assert_allclose(1 / scaler.factor, features.max(0) - features.min(0), rtol=1e-6)
+
+
 # --- repeating ----------------------------------------------------------------------------------
 
 DATA = tiny()
@@ -188,6 +226,7 @@ def test_streams_of_random_numbers():
     assert draw(0, "a") == draw(0, "a")
     others = [(0, "b"), (1, "a"), (0, "a", 0), (10, "a")]
     assert all(draw(0, "a") != draw(*other) for other in others)
+    assert draw(1, "0a") != draw(10, "a")
 
 
 # --- precision and devices ----------------------------------------------------------------------

@@ -198,6 +198,18 @@ def test_killed_while_a_snapshot_is_written(tmp_path, monkeypatch):
     assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
 
 
+def test_steps_after_the_last_snapshot_are_logged_once(tmp_path):
+    class OneSnapshot(Interrupted):
+        def wants_snapshot(self, stage: str, step: int) -> bool:
+            return super().wants_snapshot(stage, step) or (stage, step) == (self.stage, 2)
+
+    with pytest.raises(Killed):
+        train(small(), OneSnapshot(tmp_path, "key", "refinement", 5, every=1e9))
+    assert logged(tmp_path / "refinement.jsonl") == [1, 2, 3, 4]
+    train(small(), FolderMonitor(tmp_path, "key", every=1e9))
+    assert logged(tmp_path / "refinement.jsonl") == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.slow
 def test_killed_for_good_in_a_process_of_its_own(tmp_path):
     """kill -9 while it trains, then the same call again."""
