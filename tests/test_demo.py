@@ -1,7 +1,10 @@
 """The demo: measures, baselines, and a page that stands on its own."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -132,6 +135,18 @@ def test_the_preset_resolves_and_calibrates_on_validation():
     preset = resolve(presets.load("letters"))
     assert preset.classification.calibration == "validation"
     assert preset.refinement.components == "ml+is+sfr"
+
+
+def test_threads_are_told_to_wait_quietly_before_torch_is_imported():
+    """Spinning threads made the demo four times as long beside another busy process."""
+    code = (
+        "import os, sys, mlis.cli\n"
+        "assert 'torch' not in sys.modules\n"
+        "mlis.cli.main(['--version'])\n"
+        "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
 
 
 # --- baselines --------------------------------------------------------------------------------

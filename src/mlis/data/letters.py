@@ -35,7 +35,7 @@ _KEPT_FOR_VALIDATION = 2  # fewer are left once the validation classes are taken
 class Rendering:
     """How letters become images; every number is of pixels of a `size` x `size` image."""
 
-    per_face: int = 4  # images of a letter in each face
+    per_face: int = 2  # images of a letter in each face
     size: int = 48
     font_size: int = 30
     shift: float = 1.0  # standard deviation of the shift along each axis

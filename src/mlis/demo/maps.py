@@ -1,7 +1,6 @@
 """Test images of one family of letters in two dimensions: raw features beside refined ones."""
 
 import numpy as np
-from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from mlis.demo.findings import Findings
@@ -9,7 +8,7 @@ from mlis.demo.glyphs import describe, glyph
 
 _COLOURS = 8  # unseen letters with a colour of their own; style.css has as many
 _SIDE, _MARK = 480, 22  # units of a panel's side and of a letter in it
-_PERPLEXITY = 20
+_PERPLEXITY, _COMPONENTS = 20, 50
 
 
 def maps_section(findings: Findings) -> str:
@@ -85,11 +84,13 @@ def _panel(
 
 def _place(features: np.ndarray) -> np.ndarray:
     """(n, 2) positions in the unit square, by t-SNE on unit vectors; always the same ones."""
-    unit = _unit(features)
-    few = min(50, *unit.shape)
-    reduced = PCA(few, random_state=0).fit_transform(unit)
-    perplexity = min(_PERPLEXITY, (len(unit) - 1) / 3)
-    placed = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(reduced)
+    centred = _unit(features)
+    centred -= centred.mean(axis=0)
+    values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+    reduced = vectors[:, -_COMPONENTS:] * np.sqrt(np.maximum(values[-_COMPONENTS:], 0))
+    perplexity = min(_PERPLEXITY, (len(reduced) - 1) / 3)
+    tsne = TSNE(init="pca", method="exact", perplexity=perplexity, max_iter=600, random_state=0)
+    placed = tsne.fit_transform(reduced.astype(np.float32))
     low, high = placed.min(axis=0), placed.max(axis=0)
     return (placed - low) / np.maximum(high - low, 1e-9)
 

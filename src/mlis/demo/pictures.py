@@ -139,8 +139,8 @@ def bars_section(findings: Findings) -> str:
     return f"""<section>
 <h2>Letter by letter</h2>
 <p>Per cent of test pictures named right, for each of the {len(unseen)}
-<em class="u">never-seen</em> letters. {perfect} are never missed; {weak} are missed more often
-than not.</p>
+<em class="u">never-seen</em> letters. Never missed: {perfect}. Missed more often than not:
+{weak}.</p>
 <ul class="bars">{bars}</ul>
 {_all_letters(findings)}
 </section>"""

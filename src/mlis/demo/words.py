@@ -110,8 +110,9 @@ def how_measured(findings: Findings) -> str:
     held_out = len({*dataset.labels[split.val_unseen].tolist()})
     return f"""<section>
 <h2>How it was measured</h2>
-<p>The {dataset.num_classes} letters are those that all twelve DejaVu faces share, drawn in every
-face with random shifts, rotations and noise: {len(dataset.features):,} pictures. A random fifth of
+<p>The {dataset.num_classes} accented letters are in all twelve DejaVu faces, and share each of
+their parts with others. Drawn in every face with random shifts, rotations and noise they make
+{len(dataset.features):,} pictures. A random fifth of
 the letters is never seen; each of their parts occurs in seen letters. A picture becomes
 {dataset.features.shape[1]} numbers by histograms of oriented gradients, a fixed recipe without
 training.</p>
@@ -119,8 +120,8 @@ training.</p>
 pictures of seen letters and all {len(split.test_unseen):,} of never-seen letters are the test.
 Settings, and the constant that balances seen against never-seen letters, were chosen with
 {held_out} of the <em class="s">seen</em> letters held out as if unseen (protocol
-{escape(findings.provenance["protocol"])}); this holds for the compared methods too. The test
-pictures were used once, for the numbers on this page, which are those of one training run.</p>
+{escape(findings.provenance["protocol"])}); this holds for the compared methods too. Nothing was
+chosen on test pictures. The numbers on this page are those of one training run.</p>
 </section>"""
 
 
