@@ -21,6 +21,8 @@ ROOT = Path(mlis.__file__).parent
 # A module imports its own layer and those above it in this list, never one below.
 LAYERS = [
     {"errors", "files"},
+    {"section"},
+    {"settings"},
     {"compute", "config", "training"},
     {"data"},
     {"features"},

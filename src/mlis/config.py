@@ -1,186 +1,34 @@
-"""All settings: frozen dataclasses, the one home of every default.
+"""All settings of a run, together.
 
-A :class:`Config` has one section per stage. It is built from defaults, a preset, a TOML file and
-flags, in that order (:func:`resolve`), checked field by field, and saved as JSON with every run.
+A :class:`Config` has one section per stage (:mod:`mlis.settings`). It is built from defaults, a
+preset, a TOML file and flags, in that order (:func:`resolve`), checked field by field, and saved as
+JSON with every run.
 """
 
 import dataclasses
 import hashlib
 import json
-import math
 import tomllib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
 from mlis.errors import SettingsError
+from mlis.section import Section
+from mlis.settings import Classification, Generation, Preprocessing, Refinement
 
-
-def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """Declare one setting: its default, what it means, and the inclusive range of a number."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
-
-
-def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
-    """Return `value` in the field's type, or raise a SettingsError that says what was expected."""
-    kinds = typing.get_args(f.type) if typing.get_origin(f.type) is not Literal else (f.type,)
-    for kind in kinds or (f.type,):
-        if typing.get_origin(kind) is Literal and value in typing.get_args(kind):
-            return value
-        if kind is str and isinstance(value, str):
-            return value
-        if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
-            return _in_range(where, f, int(value))
-        if kind is float and isinstance(value, Real) and not isinstance(value, bool):
-            return _in_range(where, f, float(value))
-    raise SettingsError(f"{where} must be {_expected(f)}, but got {value!r}")
-
-
-def _in_range(where: str, f: dataclasses.Field[Any], value: float) -> float:
-    low, high = f.metadata.get("low"), f.metadata.get("high")
-    outside = (low is not None and value < low) or (high is not None and value > high)
-    if outside or not math.isfinite(value):
-        bounds = "finite" if low is None else f"at least {low}"
-        bounds = bounds if high is None else f"between {low} and {high}"
-        raise SettingsError(f"{where} must be {bounds}, but got {value}")
-    return value
-
-
-def _expected(f: dataclasses.Field[Any]) -> str:
-    names = {int: "a whole number", float: "a number", str: "a string"}
-    kinds = (f.type,) if typing.get_origin(f.type) is Literal else typing.get_args(f.type)
-    parts: list[str] = []
-    for kind in kinds or (f.type,):
-        if typing.get_origin(kind) is Literal:
-            parts += [repr(choice) for choice in typing.get_args(kind)]
-        else:
-            parts.append(names[typing.cast(type, kind)])
-    return " or ".join(parts)
-
-
-def _choice(name: str, owner: type, value: Any) -> None:
-    choices = typing.get_args(typing.get_type_hints(owner)[name])
-    if value not in choices:
-        raise SettingsError(f"{name} must be one of {', '.join(choices)}, but got {value!r}")
-
-
-class _Section:
-    """Checks every field of a settings section against its annotation and range."""
-
-    def __post_init__(self) -> None:
-        for f in fields(self):  # pyright: ignore[reportArgumentType]
-            where = f"{type(self).__name__.lower()}.{f.name}"
-            object.__setattr__(self, f.name, _checked(where, f, getattr(self, f.name)))
-
-
-@dataclass(frozen=True)
-class Preprocessing(_Section):
-    """What is done to features and descriptors before anything is trained."""
-
-    feature_transform: Literal["none", "sqrt"] = setting(
-        "none", "elementwise transform of the (non-negative) features before scaling"
-    )
-    feature_scaling: Literal["minmax", "none"] = setting(
-        "minmax", "scale each feature to [0, 1] by the minimum and maximum of the training rows"
-    )
-    descriptor_norm: Literal["l2", "none"] = setting(
-        "l2", "normalise each descriptor to unit length (raw norms of 20 swamp the features)"
-    )
-
-
-@dataclass(frozen=True)
-class Generation(_Section):
-    """Stage 1a: features of classes without images. Conditional WGAN-GP (eq. 2) or ridge."""
-
-    generator: Literal["wgan-gp", "ridge"] = setting(
-        "wgan-gp", "the paper's conditional WGAN-GP, or the closed-form ridge baseline"
-    )
-    generator_init: Literal["cold", "ridge"] = setting(
-        "cold", "wgan-gp: start from noise, or add to the ridge-predicted class mean"
-    )
-    steps: int = setting(3000, "generator steps", low=0)
-    batch_size: int = setting(256, "real and synthetic samples in a critic step", low=2)
-    hidden: int = setting(4096, "hidden units of generator and critic", low=1)
-    noise: int = setting(512, "length of the noise vector z", low=1)
-    learning_rate: float = setting(1e-4, "Adam's step size for generator and critic", low=0)
-    critic_steps: int = setting(5, "critic steps per generator step", low=1)
-    penalty: float = setting(10.0, "weight of the gradient penalty (lambda of eq. 2)", low=0)
-    beta1: float = setting(0.5, "Adam's first decay rate", low=0, high=0.9999)
-    beta2: float = setting(0.999, "Adam's second decay rate", low=0, high=0.99999)
-    init_std: float = setting(0.02, "standard deviation of initial weights", low=0)
-    ridge_lambda: float = setting(0.1, "ridge: penalty of the regression", low=1e-12)
-    ridge_kernel: Literal["linear", "rbf"] = setting("linear", "ridge: kernel on the descriptors")
-    ridge_neighbours: int = setting(
-        5, "ridge: most similar seen classes that lend their residuals", low=1
-    )
-
-
-@dataclass(frozen=True)
-class Refinement(_Section):
-    """Stage 1b: the encoder, metric loss on [h ; a_y] (eq. 1) and cross-entropy (eq. 3)."""
-
-    components: Literal["ml+is+sfr", "ml+is", "ml+sfr", "ml", "sfr", "none"] = setting(
-        "ml+is+sfr",
-        "ml: metric loss; is: on [h ; a_y]; sfr: cross-entropy with synthetic features; "
-        "none: no encoder (raw features)",
-    )
-    loss: str = setting(
-        "circle",
-        "circle, circle_eq1, contrastive, multi_similarity, or module:function taking "
-        "(embeddings, labels)",
-    )
-    margin: float = setting(0.25, "m of the circle losses", low=-1, high=2)
-    gamma: float = setting(80.0, "scale of the circle losses", low=1e-6)
-    semantic_scale: float = setting(1.0, "length of a descriptor beside h in [h ; a_y]", low=0)
-    visual_norm: Literal["none", "l2"] = setting(
-        "none", "normalise h before it is concatenated with the descriptor"
-    )
-    schedule: Literal["sequential", "joint"] = setting(
-        "sequential", "train the generator first, or generator and encoder step by step together"
-    )
-    generator_feedback: float = setting(
-        0.0, "joint only: weight of the encoder's cross-entropy in the generator's loss", low=0
-    )
-    steps: int = setting(600, "encoder steps (joint: one per generator step)", low=0)
-    classes_per_batch: int = setting(64, "P of a P x K batch (at most the seen classes)", low=2)
-    samples_per_class: int = setting(8, "K of a P x K batch", low=2)
-    hidden: int = setting(2048, "size of the refined feature h", low=1)
-    learning_rate: float = setting(1e-4, "Adam's step size for the encoder", low=0)
-    beta1: float = setting(0.5, "Adam's first decay rate", low=0, high=0.9999)
-    beta2: float = setting(0.999, "Adam's second decay rate", low=0, high=0.99999)
-    init_std: float = setting(0.02, "standard deviation of initial weights", low=0)
-    cross_entropy_weight: float = setting(1.0, "weight of eq. 3 beside the metric loss", low=0)
-    synthetic_per_unseen: int = setting(5, "synthetic samples a step per unseen class", low=0)
-    synthetic_per_seen: int = setting(1, "synthetic samples a step per seen class", low=0)
-
-    @property
-    def switches(self) -> frozenset[str]:
-        """The components that are on: a subset of {"ml", "is", "sfr"}."""
-        return frozenset(self.components.split("+")) - {"none"}
-
-
-@dataclass(frozen=True)
-class Classification(_Section):
-    """Stage 2: softmax regression on refined features, real and synthetic."""
-
-    synthetic_per_unseen: int = setting(300, "synthetic samples per unseen class", low=1)
-    synthetic_per_seen: int = setting(0, "synthetic samples per seen class", low=0)
-    balance: Literal["samples", "classes"] = setting(
-        "classes", "every sample weighs the same, or every class"
-    )
-    weight_decay: float = setting(
-        1e-5, "L2 penalty on the weights, for features of mean length 1", low=0
-    )
-    tolerance: float = setting(1e-5, "stop when the largest gradient entry is below", low=0)
-    max_iterations: int = setting(300, "L-BFGS iterations at most", low=1)
-    calibration: float | Literal["validation"] = setting(
-        0.0,
-        "constant taken from the scores of seen classes, or `validation`: the best on the "
-        "validation classes, found by one more training run that holds them out",
-    )
+__all__ = [
+    "Classification",
+    "Config",
+    "Generation",
+    "Preprocessing",
+    "Refinement",
+    "hash_of",
+    "read_toml",
+    "resolve",
+]
 
 
 @dataclass(frozen=True)
@@ -245,24 +93,24 @@ class Config:
                 changes[name] = value
                 continue
             section = getattr(self, name, None)
-            if not isinstance(section, _Section) or not isinstance(value, Mapping):
+            if not isinstance(section, Section) or not isinstance(value, Mapping):
                 raise SettingsError(
                     f"unknown settings section {name!r}: expected one of "
                     f"{', '.join(f.name for f in fields(self))}"
                 )
-            known = [f.name for f in fields(section)]  # pyright: ignore[reportArgumentType]
-            for key in value:
-                if key not in known:
-                    raise SettingsError(
-                        f"unknown setting {name}.{key}: expected one of {', '.join(known)}"
-                    )
-            changes[name] = dataclasses.replace(section, **value)  # pyright: ignore
+            changes[name] = section.replace(value)
         return changes
 
     @property
     def sha256(self) -> str:
         """Hash of all settings, for cache keys and result rows."""
         return hash_of(self.to_dict())
+
+
+def _choice(name: str, owner: type, value: Any) -> None:
+    choices = typing.get_args(typing.get_type_hints(owner)[name])
+    if value not in choices:
+        raise SettingsError(f"{name} must be one of {', '.join(choices)}, but got {value!r}")
 
 
 def hash_of(value: Any) -> str:
