@@ -11,7 +11,8 @@ import pytest
 from mlis.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -25,6 +26,15 @@ def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pyt
     namespace: dict[str, object] = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page, "python"), 1):
         exec(compile(block, f"{page.name}, python block {number}", "exec"), namespace)
+
+
+def test_the_readme_shows_twenty_lines_that_do_what_it_says(capsys: pytest.CaptureFixture[str]):
+    block = blocks(README, "python")[0]
+    assert len(block.splitlines()) <= 20
+    said = re.search(r"^It prints `(.*)`\.$", README.read_text(encoding="utf-8"), re.M)
+    assert said is not None
+    exec(compile(block, README.name, "exec"), {})
+    assert capsys.readouterr().out == said[1] + "\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
