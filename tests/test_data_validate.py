@@ -102,11 +102,21 @@ FAULTS = {
     ),
     "unseen but trained": (
         with_split(test_seen=[9], test_unseen=[4, 25]),
-        ["split.test_unseen", "row 4", "'ant'", "is unseen, but has training rows"],
+        [
+            "split.test_unseen",
+            "row 4",
+            "'ant'",
+            "is unseen, but has training rows in split.trainval.",
+        ],
     ),
     "seen but untrained": (
         with_split(trainval=ROWS[:4, :4].ravel(), val_unseen=[], train=[], val_seen=[]),
-        ["split.test_seen", "row 24", "'elk'", "is seen, but has no training rows"],
+        [
+            "split.test_seen",
+            "row 24",
+            "'elk'",
+            "is seen, but has no training rows in split.trainval.",
+        ],
     ),
     "validation outside": (
         with_split(train=[0, 1, 4]),
@@ -117,11 +127,11 @@ FAULTS = {
     "validation half": (with_split(train=[], val_seen=[]), ["needs both train and val_unseen"]),
     "validation class trained": (
         with_split(train=[0, 20], val_unseen=[21, 22], val_seen=[]),
-        ["split.val_unseen", "'elk'", "rows in split.train"],
+        ["split.val_unseen", "'elk'", "is unseen, but has training rows in split.train."],
     ),
     "validation class untrained": (
         with_split(train=[0, 1], val_seen=[5]),
-        ["split.val_seen", "row 5", "'bee'", "no rows in split.train"],
+        ["split.val_seen", "row 5", "'bee'", "is seen, but has no training rows in split.train."],
     ),
 }
 

@@ -179,21 +179,29 @@ def _check_classes(data: "GZSLDataset") -> None:
     split = data.split
     if not split.trainval.size:
         raise _fail(data, "split.trainval", "no rows to train on.", "Give training rows.")
-    seen, test_seen, test_unseen = (
-        np.unique(data.labels[rows])
-        for rows in (split.trainval, split.test_seen, split.test_unseen)
-    )
-    both = np.intersect1d(test_seen, test_unseen)
+    both = np.intersect1d(data.labels[split.test_seen], data.labels[split.test_unseen])
     if both.size:
         raise _class_fault(
             data, "test_seen", both, "has test_unseen rows too: a class is seen or unseen, not both"
         )
-    trained = np.intersect1d(seen, test_unseen)
-    if trained.size:
-        raise _class_fault(data, "test_unseen", trained, "is unseen, but has training rows")
-    untrained = np.setdiff1d(test_seen, seen)
-    if untrained.size:
-        raise _class_fault(data, "test_seen", untrained, "is seen, but has no training rows")
+    _check_training_rows(data, "trainval", "test_seen", "test_unseen")
+
+
+def _check_training_rows(data: "GZSLDataset", train: str, seen: str, unseen: str) -> None:
+    """No class of part `unseen` has rows in part `train`, and each class of part `seen` has."""
+    trained, known, new = (
+        np.unique(data.labels[getattr(data.split, name)]) for name in (train, seen, unseen)
+    )
+    leaked = np.intersect1d(trained, new)
+    if leaked.size:
+        raise _class_fault(
+            data, unseen, leaked, f"is unseen, but has training rows in split.{train}"
+        )
+    missing = np.setdiff1d(known, trained)
+    if missing.size:
+        raise _class_fault(
+            data, seen, missing, f"is seen, but has no training rows in split.{train}"
+        )
 
 
 def _class_fault(data: "GZSLDataset", part: str, classes: np.ndarray, problem: str) -> DataError:
@@ -237,15 +245,7 @@ def _check_validation(data: "GZSLDataset") -> None:
                 "Give both, or none of train, val_seen and val_unseen.",
             )
         return
-    train, val_seen, val_unseen = (np.unique(data.labels[getattr(split, name)]) for name in parts)
-    trained = np.intersect1d(train, val_unseen)
-    if trained.size:
-        raise _class_fault(
-            data, "val_unseen", trained, "is validation-unseen, but has rows in split.train"
-        )
-    untrained = np.setdiff1d(val_seen, train)
-    if untrained.size:
-        raise _class_fault(data, "val_seen", untrained, "has no rows in split.train")
+    _check_training_rows(data, "train", "val_seen", "val_unseen")
 
 
 CHECKS: dict[str, Callable[["GZSLDataset"], None]] = {
