@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a small dataset, quick settings, a subprocess."""
+"""What the tests of the command line share: a small dataset, quick settings, how to call it."""
 
 import json
 import os
@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
 
 SEEN, UNSEEN, FEATURES = 9, 3, 16
@@ -57,6 +59,20 @@ def one_line_error(text: str) -> str:
     assert len(lines) == 1
     assert text.splitlines()[-1] == lines[0]
     return lines[0]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a command that succeeds prints."""
+    assert main([*map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The error line of a command that must be refused; it prints nothing else."""
+    assert main([*map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return one_line_error(captured.err)
 
 
 def environment() -> dict[str, str]:

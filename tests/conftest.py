@@ -21,6 +21,14 @@ def xlsa17(shared_data: Path) -> Path:
     return shared_data / "xlsa17"
 
 
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved small dataset, to be read only."""
+    from cli_cases import save_small
+
+    return save_small(tmp_path_factory.mktemp("small") / "data")
+
+
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
     """Keep the user's own cache folder out of the tests."""

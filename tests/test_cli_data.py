@@ -5,26 +5,16 @@ from types import ModuleType
 
 import pytest
 
-from cli_cases import last_json, one_line_error, save_small, small_dataset
+from cli_cases import last_json, printed, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
 from standins import write_tiny
 
 
-def run(capsys, *arguments) -> str:
-    assert main([*map(str, arguments)]) == 0
-    return capsys.readouterr().out
-
-
-def failure(capsys, *arguments) -> str:
-    assert main([*map(str, arguments)]) == 2
-    return one_line_error(capsys.readouterr().err)
-
-
 def test_info_of_a_folder(tmp_path, capsys):
     folder = save_small(tmp_path / "data")
     data = small_dataset()
-    out = run(capsys, "data", "info", folder, "--json")
+    out = printed(capsys, "data", "info", folder, "--json")
     assert out.startswith("small\n")
     assert f"SHA-256      {data.sha256}" in out.splitlines()
     info = last_json(out)
@@ -34,7 +24,7 @@ def test_info_of_a_folder(tmp_path, capsys):
 
 
 def test_info_of_a_benchmark(xlsa17, capsys):
-    info = last_json(run(capsys, "data", "info", "flo", "--data-root", xlsa17, "--json"))
+    info = last_json(printed(capsys, "data", "info", "flo", "--data-root", xlsa17, "--json"))
     assert info["table_1"] == {
         "classes": 102,
         "seen": 82,
@@ -48,24 +38,24 @@ def test_info_of_a_benchmark(xlsa17, capsys):
 def test_convert_a_pair_and_use_the_folder(tmp_path, capsys):
     features, split = write_tiny(tmp_path / "files")
     pair = ("--features", features, "--split", split)
-    out = run(capsys, "data", "convert", *pair, "-o", tmp_path / "data")
+    out = printed(capsys, "data", "convert", *pair, "-o", tmp_path / "data")
     data = GZSLDataset.load(tmp_path / "data")
     assert data.sha256 in out
     assert data.class_names[0] == "class+a"
-    direct = last_json(run(capsys, "data", "info", *pair, "--json"))
-    assert last_json(run(capsys, "data", "info", tmp_path / "data", "--json")) == direct
+    direct = last_json(printed(capsys, "data", "info", *pair, "--json"))
+    assert last_json(printed(capsys, "data", "info", tmp_path / "data", "--json")) == direct
 
 
 def test_descriptors_can_be_chosen(tmp_path, capsys):
     features, split = write_tiny(tmp_path / "files")
     pair = ("--features", features, "--split", split)
-    run(capsys, "data", "convert", *pair, "-o", tmp_path / "att")
+    printed(capsys, "data", "convert", *pair, "-o", tmp_path / "att")
     original = ("--descriptors", "original_att")
-    run(capsys, "data", "convert", *pair, *original, "--no-cache", "-o", tmp_path / "original")
+    printed(capsys, "data", "convert", *pair, *original, "--no-cache", "-o", tmp_path / "original")
     norms = [(GZSLDataset.load(tmp_path / d).descriptors ** 2).sum(1) for d in ("att", "original")]
     assert norms[0] == pytest.approx(1, abs=1e-6)
     assert norms[1].min() > 100
-    assert "no descriptors 'words'" in failure(
+    assert "no descriptors 'words'" in refused(
         capsys, "data", "info", *pair, "--descriptors", "words"
     )
 
@@ -73,16 +63,16 @@ def test_descriptors_can_be_chosen(tmp_path, capsys):
 def test_convert_replaces_only_when_told_to(tmp_path, capsys):
     one, two = save_small(tmp_path / "one"), save_small(tmp_path / "two", seed=1)
     before = GZSLDataset.load(two).sha256
-    assert "--force" in failure(capsys, "data", "convert", one, "-o", two)
+    assert "--force" in refused(capsys, "data", "convert", one, "-o", two)
     assert GZSLDataset.load(two).sha256 == before
-    run(capsys, "data", "convert", one, "-o", two, "--force")
+    printed(capsys, "data", "convert", one, "-o", two, "--force")
     assert GZSLDataset.load(two).sha256 == GZSLDataset.load(one).sha256 != before
 
 
 def test_convert_where_nothing_can_be_written(tmp_path, capsys):
     folder = save_small(tmp_path / "data")
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in failure(
+    assert "cannot be written" in refused(
         capsys, "data", "convert", folder, "-o", tmp_path / "file"
     )
 
@@ -102,13 +92,13 @@ def test_convert_where_nothing_can_be_written(tmp_path, capsys):
 def test_options_that_would_be_ignored_are_errors(flags, said, tmp_path, capsys):
     folder = save_small(tmp_path / "data")
     flags = [folder if flag == "DATA" else flag for flag in flags]
-    assert said in failure(capsys, "data", "info", *flags)
+    assert said in refused(capsys, "data", "info", *flags)
 
 
 def test_a_folder_with_a_benchmarks_name(tmp_path, capsys, monkeypatch):
     save_small(tmp_path / "FLO")
     monkeypatch.chdir(tmp_path)
-    assert run(capsys, "data", "info", "FLO").startswith("small\n")
+    assert printed(capsys, "data", "info", "FLO").startswith("small\n")
 
 
 @pytest.fixture
@@ -146,5 +136,5 @@ def test_demo_prints_a_table_and_json(demo, tmp_path, capsys):
 
 def test_demo_refuses_a_file_for_a_folder(demo, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert "is a file" in failure(capsys, "demo", "-o", tmp_path / "file")
+    assert "is a file" in refused(capsys, "demo", "-o", tmp_path / "file")
     assert demo == []

@@ -6,15 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cli_cases import (
-    NAMES,
-    QUICK,
-    SEEN,
-    last_json,
-    one_line_error,
-    save_small,
-    small_dataset,
-)
+from cli_cases import NAMES, QUICK, SEEN, last_json, printed, refused, small_dataset
 from mlis.checkpoint import load_model, save_model
 from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
@@ -23,16 +15,11 @@ MEASURES = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return save_small(tmp_path_factory.mktemp("evaluate") / "data")
-
-
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
+def run(small_folder, tmp_path_factory):
     """A run of two components and two seeds."""
     folder = tmp_path_factory.mktemp("evaluate") / "run"
     several = ("--seeds", "0,1", "--components", "ml,ml+is+sfr")
-    assert main(["fit", str(data), "-o", str(folder), *QUICK, *several]) == 0
+    assert main(["fit", str(small_folder), "-o", str(folder), *QUICK, *several]) == 0
     return folder
 
 
@@ -42,15 +29,11 @@ def model(run):
 
 
 def evaluate(capsys, *arguments) -> dict:
-    assert main(["evaluate", *map(str, arguments), "--json"]) == 0
-    return last_json(capsys.readouterr().out)
+    return last_json(printed(capsys, "evaluate", *arguments, "--json"))
 
 
 def failure(capsys, *arguments) -> str:
-    assert main(["evaluate", *map(str, arguments)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    return one_line_error(captured.err)
+    return refused(capsys, "evaluate", *arguments)
 
 
 def test_a_run_gives_what_its_fit_measured(run, capsys):
@@ -76,10 +59,10 @@ def test_a_model_in_a_run_knows_its_dataset(model, run, capsys):
     assert found["component"] == "ml"
 
 
-def test_a_model_elsewhere_needs_a_dataset(model, data, tmp_path, capsys):
+def test_a_model_elsewhere_needs_a_dataset(model, small_folder, tmp_path, capsys):
     shutil.copytree(model, tmp_path / "model")
     assert "name DATASET" in failure(capsys, tmp_path / "model")
-    found = evaluate(capsys, tmp_path / "model", data)
+    found = evaluate(capsys, tmp_path / "model", small_folder)
     assert {name: found[name] for name in MEASURES} == {
         name: value for name, value in evaluate(capsys, model).items() if name in MEASURES
     }
@@ -159,9 +142,9 @@ def test_data_that_do_not_match_are_refused(model, changes, said, tmp_path, caps
     assert said in failure(capsys, model, tmp_path / "data")
 
 
-def test_a_model_without_a_record_is_evaluated(model, data, tmp_path, capsys):
+def test_a_model_without_a_record_is_evaluated(model, small_folder, tmp_path, capsys):
     save_model(load_model(model), tmp_path / "model")
-    found = evaluate(capsys, tmp_path / "model", data)
+    found = evaluate(capsys, tmp_path / "model", small_folder)
     assert found["protocol"] == "unknown"
     assert found["H"] == evaluate(capsys, model)["H"]
 
@@ -177,13 +160,13 @@ def test_a_folder_that_is_neither(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-def test_a_damaged_model(model, data, name, tmp_path, capsys):
+def test_a_damaged_model(model, small_folder, name, tmp_path, capsys):
     shutil.copytree(model, tmp_path / "model")
     path = tmp_path / "model" / name
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
-    assert str(tmp_path / "model") in failure(capsys, tmp_path / "model", data)
+    assert str(tmp_path / "model") in failure(capsys, tmp_path / "model", small_folder)
 
 
 def test_a_device_that_is_not_there(model, capsys):

@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 
 import mlis.runs
-from cli_cases import (
-    NAMES,
-    QUICK,
-    last_json,
-    one_line_error,
-    save_small,
-    small_dataset,
-)
+from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.cli.progress import Progress
 from standins import write_tiny
@@ -28,32 +21,25 @@ ABLATION = (
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return save_small(tmp_path_factory.mktemp("fit") / "data")
-
-
-@pytest.fixture(scope="module")
-def ablation(data, tmp_path_factory):
+def ablation(small_folder, tmp_path_factory):
     """The folder of a run of three components and two seeds."""
     run = tmp_path_factory.mktemp("ablation") / "run"
-    assert main(["fit", str(data), "-o", str(run), *ABLATION]) == 0
+    assert main(["fit", str(small_folder), "-o", str(run), *ABLATION]) == 0
     return run
 
 
 def fit(capsys, *arguments) -> dict:
     """Fit with --json, and return the object of the last line."""
-    assert main(["fit", *map(str, arguments), "--json"]) == 0
-    return last_json(capsys.readouterr().out)
+    return last_json(printed(capsys, "fit", *arguments, "--json"))
 
 
 def failure(capsys, *arguments) -> str:
     """The error line of a fit that must be refused."""
-    assert main(["fit", *map(str, arguments)]) == 2
-    return one_line_error(capsys.readouterr().err)
+    return refused(capsys, "fit", *arguments)
 
 
-def test_json_of_one_seed_holds_plain_numbers(data, tmp_path, capsys):
-    result = fit(capsys, data, "-o", tmp_path / "run", *QUICK)
+def test_json_of_one_seed_holds_plain_numbers(small_folder, tmp_path, capsys):
+    result = fit(capsys, small_folder, "-o", tmp_path / "run", *QUICK)
     saved = json.loads((tmp_path / "run" / "results.json").read_text())
     for name in PERCENT:
         assert 0 <= result[name] <= 100
@@ -97,31 +83,31 @@ def test_components_share_the_generator_of_a_seed(ablation):
         assert places == ["generation.safetensors", "validation/generation.safetensors"]
 
 
-def test_the_same_command_again_trains_nothing_and_gives_the_same(ablation, data, capsys):
+def test_the_same_command_again_trains_nothing_and_gives_the_same(ablation, small_folder, capsys):
     models = sorted(ablation.glob("seed-*/*/model/model.safetensors"))
     assert len(models) == 6
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in models}
     results = (ablation / "results.json").read_text()
-    fit(capsys, data, "-o", ablation, *ABLATION)
+    fit(capsys, small_folder, "-o", ablation, *ABLATION)
     assert (ablation / "results.json").read_text() == results
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in models} == before
 
 
-def test_the_same_seed_gives_the_same_bytes(data, tmp_path, capsys):
+def test_the_same_seed_gives_the_same_bytes(small_folder, tmp_path, capsys):
     found = set()
     short = (*QUICK, *GAN, "--generation-steps", "10")
     for run in range(4):  # two files that are equal by chance would prove little
-        fit(capsys, data, "-o", tmp_path / f"{run}", *short)
+        fit(capsys, small_folder, "-o", tmp_path / f"{run}", *short)
         models = (tmp_path / f"{run}").rglob("model.safetensors")
         found |= {path.read_bytes() for path in models}
     assert len(found) == 1
-    fit(capsys, data, "-o", tmp_path / "other", *short, "--seeds", "1")
+    fit(capsys, small_folder, "-o", tmp_path / "other", *short, "--seeds", "1")
     (other,) = (tmp_path / "other").rglob("model.safetensors")
     assert other.read_bytes() not in found
 
 
-def test_progress_is_on_stderr(data, tmp_path, capsys):
-    assert main(["fit", str(data), "-o", str(tmp_path / "run"), *QUICK]) == 0
+def test_progress_is_on_stderr(small_folder, tmp_path, capsys):
+    assert main(["fit", str(small_folder), "-o", str(tmp_path / "run"), *QUICK]) == 0
     captured = capsys.readouterr()
     assert "seed 0, ml+is+sfr: refinement 25/25" in captured.err
     assert "steps/s" in captured.err
@@ -129,9 +115,9 @@ def test_progress_is_on_stderr(data, tmp_path, capsys):
     assert "refinement" not in captured.out
 
 
-def test_bars_on_a_terminal(data, tmp_path, capsys, monkeypatch):
+def test_bars_on_a_terminal(small_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    fit(capsys, data, "-o", tmp_path / "run", *QUICK)
+    fit(capsys, small_folder, "-o", tmp_path / "run", *QUICK)
     progress = Progress()
     bars = progress("seed 0, ml")
     bars.started("generation", 40, 100)
@@ -147,45 +133,45 @@ def test_bars_on_a_terminal(data, tmp_path, capsys, monkeypatch):
     assert "refinement" not in err
 
 
-def test_settings_are_saved_before_training(data, tmp_path, monkeypatch):
+def test_settings_are_saved_before_training(small_folder, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise RuntimeError("enough")
 
     monkeypatch.setattr(mlis.runs, "fit_and_calibrate", stop)
     arguments = ["-o", str(tmp_path / "run"), *QUICK, "--gamma", "16", "--seeds", "3"]
-    assert main(["fit", str(data), *arguments]) == 1
+    assert main(["fit", str(small_folder), *arguments]) == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["config"]["refinement"]["gamma"] == 16
     assert record["config"]["generation"]["generator"] == "ridge"
     assert (record["seeds"], record["components"]) == ([3], ["ml+is+sfr"])
-    assert record["dataset"] == {"name_or_path": str(data)}
+    assert record["dataset"] == {"name_or_path": str(small_folder)}
 
 
-def test_divergence_is_code_2_and_names_the_step(data, tmp_path, capsys):
+def test_divergence_is_code_2_and_names_the_step(small_folder, tmp_path, capsys):
     line = failure(
-        capsys, data, "-o", tmp_path / "run", *QUICK, "--refinement-learning-rate", "1e38"
+        capsys, small_folder, "-o", tmp_path / "run", *QUICK, "--refinement-learning-rate", "1e38"
     )
     assert "refinement diverged" in line
     assert "at step" in line
 
 
-def test_interruption_says_how_to_continue(data, tmp_path, capsys, monkeypatch):
+def test_interruption_says_how_to_continue(small_folder, tmp_path, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     run = tmp_path / "my run"
     monkeypatch.setattr(mlis.runs, "fit_and_calibrate", interrupt)
-    assert main(["fit", str(data), "-o", str(run), *QUICK]) == 130
+    assert main(["fit", str(small_folder), "-o", str(run), *QUICK]) == 130
     err = capsys.readouterr().err
     assert err == f"\nmlis: interrupted; continue with: mlis fit --resume '{run}'\n"
     monkeypatch.undo()
     assert fit(capsys, "--resume", run)["H"] > 0
 
 
-def test_resume_takes_a_moved_dataset_but_no_other(ablation, tmp_path, capsys, data):
+def test_resume_takes_a_moved_dataset_but_no_other(ablation, tmp_path, capsys, small_folder):
     run = tmp_path / "run"
     place = tmp_path / "data"
-    shutil.copytree(data, place)
+    shutil.copytree(small_folder, place)
     first = fit(capsys, place, "-o", run, *QUICK)
     place.rename(tmp_path / "moved")
     assert "neither a dataset folder nor one of" in failure(capsys, "--resume", run)
@@ -224,8 +210,8 @@ def test_resume_takes_no_setting(ablation, flags, named, capsys):
     assert failure(capsys, "--resume", ablation, *flags).endswith(f"leave out {named}")
 
 
-def test_a_folder_keeps_to_its_first_plan(ablation, data, capsys):
-    line = failure(capsys, data, "-o", ablation, *ABLATION, "--gamma", "3")
+def test_a_folder_keeps_to_its_first_plan(ablation, small_folder, capsys):
+    line = failure(capsys, small_folder, "-o", ablation, *ABLATION, "--gamma", "3")
     assert f"--resume {ablation}" in line
 
 
@@ -245,17 +231,17 @@ def test_a_folder_keeps_to_its_first_plan(ablation, data, capsys):
         (["--split-seed", "-1"], "expected a whole number ≥ 0"),
     ],
 )
-def test_wrong_flags(data, flags, said, tmp_path, capsys):
-    line = failure(capsys, data, "-o", tmp_path / "run", *QUICK, *flags)
+def test_wrong_flags(small_folder, flags, said, tmp_path, capsys):
+    line = failure(capsys, small_folder, "-o", tmp_path / "run", *QUICK, *flags)
     assert said in line
 
 
-def test_output_must_be_a_folder(data, tmp_path, capsys):
+def test_output_must_be_a_folder(small_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert "is a file" in failure(capsys, data, "-o", tmp_path / "file", *QUICK)
+    assert "is a file" in failure(capsys, small_folder, "-o", tmp_path / "file", *QUICK)
 
 
-def test_a_loss_of_the_current_folder(data, tmp_path, capsys, monkeypatch):
+def test_a_loss_of_the_current_folder(small_folder, tmp_path, capsys, monkeypatch):
     (tmp_path / "own_loss_of_this_test.py").write_text(
         "def pull(embeddings, labels):\n"
         "    same = labels[:, None] == labels[None]\n"
@@ -263,7 +249,7 @@ def test_a_loss_of_the_current_folder(data, tmp_path, capsys, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
-    result = fit(capsys, data, "-o", "run", *QUICK, "--loss", "own_loss_of_this_test:pull")
+    result = fit(capsys, small_folder, "-o", "run", *QUICK, "--loss", "own_loss_of_this_test:pull")
     assert result["S"] > 0
     lines = (tmp_path / "run/seed-0/ml+is+sfr/refinement.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 25
@@ -303,15 +289,15 @@ def test_tables(tmp_path, capsys):
     assert tuple(model["class_names"]) == NAMES
 
 
-def test_relative_paths_are_kept_absolute(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(data.parent)
+def test_relative_paths_are_kept_absolute(small_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(small_folder.parent)
     fit(capsys, "data", "-o", tmp_path / "run", *QUICK)
     monkeypatch.chdir(tmp_path)
     fit(capsys, "--resume", "run")
 
 
-def test_a_record_with_foreign_options_is_refused(data, tmp_path, capsys):
-    fit(capsys, data, "-o", tmp_path / "run", *QUICK)
+def test_a_record_with_foreign_options_is_refused(small_folder, tmp_path, capsys):
+    fit(capsys, small_folder, "-o", tmp_path / "run", *QUICK)
     path = tmp_path / "run/run.json"
     record = json.loads(path.read_text())
     record["dataset"]["evil"] = 1

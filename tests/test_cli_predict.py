@@ -11,15 +11,7 @@ import scipy.io
 import scipy.special
 
 import mlis.cli.predict
-from cli_cases import (
-    FEATURES,
-    NAMES,
-    QUICK,
-    SEEN,
-    one_line_error,
-    save_small,
-    small_dataset,
-)
+from cli_cases import FEATURES, NAMES, QUICK, SEEN, refused, small_dataset
 from mlis.checkpoint import load_model
 from mlis.cli import main
 
@@ -27,14 +19,9 @@ X = small_dataset().features[:40]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return save_small(tmp_path_factory.mktemp("predict") / "data")
-
-
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
+def run(small_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict") / "run"
-    assert main(["fit", str(data), "-o", str(folder), *QUICK]) == 0
+    assert main(["fit", str(small_folder), "-o", str(folder), *QUICK]) == 0
     return folder
 
 
@@ -57,8 +44,7 @@ def predict(capsys, *arguments) -> str:
 
 
 def failure(capsys, *arguments) -> str:
-    assert main(["predict", *map(str, arguments)]) == 2
-    return one_line_error(capsys.readouterr().err)
+    return refused(capsys, "predict", *arguments)
 
 
 def test_csv_has_the_best_classes_and_their_probabilities(model, features, capsys):
@@ -160,11 +146,11 @@ def test_another_name_of_the_label_column(model, features, tmp_path, capsys):
     assert predict(capsys, model, tmp_path / "x.csv", "--label-column", "truth") == expected
 
 
-def test_a_dataset_folder_in_pieces(model, data, capsys, monkeypatch):
-    whole = predict(capsys, model, data)
+def test_a_dataset_folder_in_pieces(model, small_folder, capsys, monkeypatch):
+    whole = predict(capsys, model, small_folder)
     assert len(whole.splitlines()) == 1 + len(small_dataset().labels)
     monkeypatch.setattr(mlis.cli.predict, "ROWS_AT_A_TIME", 50)
-    pieces = predict(capsys, model, data)
+    pieces = predict(capsys, model, small_folder)
     for a, b in zip(whole.splitlines(), pieces.splitlines(), strict=True):
         assert a.split(",")[1] == b.split(",")[1]
         assert a.split(",")[0] == b.split(",")[0]
