@@ -1,9 +1,10 @@
-"""Slow references in float64: loops and textbook formulas that share no code with the package."""
+"""References that share no code with the package: loops and textbook formulas in float64."""
 
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -182,3 +183,15 @@ def balanced_cross_entropy_loops(logits: np.ndarray, labels: Sequence[int]) -> f
                 losses.append(math.log(sum(math.exp(v) for v in row)) - row[label])
         means.append(sum(losses) / len(losses))
     return sum(means) / len(means)
+
+
+def library_loss(name: str) -> torch.nn.Module:
+    """pytorch-metric-learning's loss that ours of this name equals, at the default settings."""
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    from pytorch_metric_learning.distances import CosineSimilarity
+
+    return {
+        "circle": losses.CircleLoss(m=0.25, gamma=80),
+        "contrastive": losses.ContrastiveLoss(1, 0, distance=CosineSimilarity()),
+        "multi_similarity": losses.MultiSimilarityLoss(),
+    }[name]

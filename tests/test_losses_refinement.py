@@ -76,14 +76,7 @@ def test_value_and_gradient_equal_loops(name, batch):
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("name", ["circle", "contrastive", "multi_similarity"])
 def test_value_and_gradient_equal_pytorch_metric_learning(name, batch):
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    from pytorch_metric_learning.distances import CosineSimilarity
-
-    theirs = {
-        "circle": losses.CircleLoss(m=0.25, gamma=80),
-        "contrastive": losses.ContrastiveLoss(1, 0, distance=CosineSimilarity()),
-        "multi_similarity": losses.MultiSimilarityLoss(),
-    }[name]
+    theirs = reference.library_loss(name)
     settings = Refinement(loss=name, components="ml")
     labels = torch.tensor(BATCHES[batch])
     for seed in range(3):

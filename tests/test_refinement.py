@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import reference
 from mlis.compute import Arithmetic, stream
 from mlis.config import Preprocessing, Refinement
 from mlis.data.sampling import ClassBalancedSampler
@@ -328,14 +329,7 @@ def test_named_function_equals_the_function_itself():
 @pytest.mark.parametrize("components", ["ml", "ml+is"])
 @pytest.mark.parametrize("name", ["circle", "contrastive", "multi_similarity"])
 def test_library_losses_passed_in_train_as_ours_do(name, components):
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    from pytorch_metric_learning.distances import CosineSimilarity
-
-    theirs = {
-        "circle": losses.CircleLoss(m=0.25, gamma=80),
-        "contrastive": losses.ContrastiveLoss(1, 0, distance=CosineSimilarity()),
-        "multi_similarity": losses.MultiSimilarityLoss(),
-    }[name]
+    theirs = reference.library_loss(name)
     data = tensors()
     s = settings(components=components, loss=name, semantic_scale=0.4, init_std=0.3)
     torch.testing.assert_close(
