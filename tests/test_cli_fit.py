@@ -291,9 +291,14 @@ def test_tables(tmp_path, capsys):
 
 def test_relative_paths_are_kept_absolute(small_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(small_folder.parent)
-    fit(capsys, "data", "-o", tmp_path / "run", *QUICK)
+    first = fit(capsys, small_folder.name, "-o", tmp_path / "run", *QUICK)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["dataset"] == {"name_or_path": str(small_folder)}
     monkeypatch.chdir(tmp_path)
-    fit(capsys, "--resume", "run")
+    (tmp_path / "run/results.json").unlink()
+    (tmp_path / "run/seed-0/ml+is+sfr/result.json").unlink()  # so that the data are needed again
+    again = fit(capsys, "--resume", "run")
+    assert {name: again[name] for name in PERCENT} == {name: first[name] for name in PERCENT}
 
 
 def test_a_record_with_foreign_options_is_refused(small_folder, tmp_path, capsys):

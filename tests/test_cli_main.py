@@ -93,19 +93,17 @@ def raising(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "said"),
     [
-        (MlisError("a\nmessage of\n  lines"), 2),
-        (DivergenceError("generation diverged"), 2),
-        (PermissionError(13, "Permission denied", "somewhere"), 1),
+        (MlisError("a\nmessage of\n  lines"), 2, "a message of lines"),
+        (DivergenceError("generation diverged"), 2, "generation diverged"),
+        (PermissionError(13, "Permission denied", "somewhere"), 1, "Permission denied"),
     ],
 )
-def test_expected_errors_are_one_line(error, code, capsys, monkeypatch):
+def test_expected_errors_are_one_line(error, code, said, capsys, monkeypatch):
     monkeypatch.setattr(fit, "run", raising(error))
     assert main(["fit", "FLO"]) == code
-    line = one_line_error(capsys.readouterr().err)
-    if code == 2:
-        assert line == f"mlis: error: {' '.join(str(error).split())}"
+    assert said in one_line_error(capsys.readouterr().err)
 
 
 def test_interruption_is_code_130(capsys, monkeypatch):

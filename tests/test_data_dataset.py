@@ -210,9 +210,8 @@ def test_any_class_sizes_give_a_valid_dataset(counts, seed, test_fraction):
     parts = np.concatenate([split.trainval, split.test_seen, split.test_unseen])
     assert sorted(parts.tolist()) == list(range(len(labels)))
     held = np.unique(data.labels[split.test_seen])
-    if test_fraction:
-        several = [c for c in data.seen_classes if counts[c] > 1]
-        assert held.tolist() == several
+    several = [c for c in data.seen_classes if counts[c] > 1]
+    assert held.tolist() == (several if test_fraction else [])
     if split.has_validation:
         training, testing = data.for_validation()
         in_play = np.unique(np.concatenate([training.labels, testing.labels]))

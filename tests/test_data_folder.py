@@ -149,6 +149,8 @@ def test_each_fault_of_the_header_is_told(data, tmp_path, fault):
     rewrite_header(tmp_path / TENSORS, HEADER_FAULTS[fault])
     with pytest.raises(DataError) as caught:
         GZSLDataset.load(tmp_path)
+    place = "zoo (f.mat): features" if fault == "transposed" else "features.safetensors"
+    assert place in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

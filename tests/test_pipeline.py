@@ -309,9 +309,12 @@ def test_a_gpu_learns_the_same():
 def test_devices_that_are_not_there():
     with pytest.raises(SettingsError, match="device must be auto, cpu or cuda"):
         fit(DATA.for_training(), small(), device="gpu0")
-    if not torch.cuda.is_available():
-        with pytest.raises(SettingsError, match="sees no CUDA device"):
-            fit(DATA.for_training(), small(), device="cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_cuda_where_there_is_none():
+    with pytest.raises(SettingsError, match="sees no CUDA device"):
+        fit(DATA.for_training(), small(), device="cuda")
 
 
 # --- what is trained, and when ------------------------------------------------------------------
