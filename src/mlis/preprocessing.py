@@ -1,5 +1,6 @@
 """Features and descriptors as training sees them: scaled by training statistics only."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,9 @@ from torch import Tensor
 from mlis.compute import Arithmetic
 from mlis.config import Preprocessing
 from mlis.data.dataset import TrainingSplit
+from mlis.data.stored import StoredRows
 from mlis.errors import DataError
+from mlis.streaming import CHUNK_ROWS, StreamedRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,7 @@ class FeatureScaler:
     factor: Tensor
 
     @classmethod
-    def fit(cls, features: np.ndarray, settings: Preprocessing) -> "FeatureScaler":
+    def fit(cls, features: np.ndarray | StoredRows, settings: Preprocessing) -> "FeatureScaler":
         """Take the statistics of `features` (n, Dx), training rows only, in chunks of rows.
 
         Raises:
@@ -53,15 +56,23 @@ class FeatureScaler:
         return (x - self.shift.to(x)) * self.factor.to(x)
 
 
-def _column_range(features: np.ndarray, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:
-    """Minimum and maximum of each column, float64, reading `chunk` rows at a time."""
+def _column_range(features: np.ndarray | StoredRows) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum of each column, float64, reading some thousands of rows at a time."""
     low = np.full(features.shape[1], np.inf)
     high = np.full(features.shape[1], -np.inf)
-    for start in range(0, len(features), chunk):
-        block = features[start : start + chunk]
+    for block in _chunks(features):
         np.minimum(low, block.min(axis=0), out=low)
         np.maximum(high, block.max(axis=0), out=high)
     return low, high
+
+
+def _chunks(features: np.ndarray | StoredRows) -> Iterator[np.ndarray]:
+    if isinstance(features, StoredRows):
+        raw = StreamedRows(features, lambda x: x, Arithmetic.of("float32", "cpu"))
+        yield from (part.numpy() for part in raw.split(CHUNK_ROWS))
+    else:
+        for start in range(0, len(features), CHUNK_ROWS):
+            yield features[start : start + CHUNK_ROWS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +80,14 @@ class TrainingTensors:
     """A training split on the device, scaled: what the training loops read.
 
     Attributes:
-        x: (n, Dx) scaled features of seen classes, master dtype.
+        x: (n, Dx) scaled features of seen classes, master dtype; rows too many for memory stay
+            in their file and are read by the batch.
         y: (n,) int64 labels into `descriptors`.
         descriptors: (C, Da) normalised descriptors of all classes, master dtype.
         seen, unseen: int64 class indices.
     """
 
-    x: Tensor
+    x: Tensor | StreamedRows
     y: Tensor
     descriptors: Tensor
     seen: Tensor
@@ -102,10 +114,36 @@ def prepare(
     seen = torch.from_numpy(np.ascontiguousarray(training.seen_mask))
     device = arithmetic.device
     tensors = TrainingTensors(
-        x=scaler(arithmetic.tensor(training.features)),
+        x=_on_device(training.features, scaler, arithmetic),
         y=torch.from_numpy(np.ascontiguousarray(training.labels)).to(device),
         descriptors=normalise_descriptors(arithmetic.tensor(training.descriptors), settings),
         seen=torch.nonzero(seen).flatten().to(device),
         unseen=torch.nonzero(~seen).flatten().to(device),
     )
     return scaler, tensors
+
+
+def _on_device(
+    features: np.ndarray | StoredRows, scaler: FeatureScaler, arithmetic: Arithmetic
+) -> Tensor | StreamedRows:
+    """Scaled features, whole where they fit; rows of a file stay there, or on a GPU with room."""
+    if not isinstance(features, StoredRows):
+        return scaler(arithmetic.tensor(features))
+    streamed = StreamedRows(features, scaler, arithmetic)
+    if not fits_device(features.shape, arithmetic):
+        return streamed
+    x = torch.empty(features.shape, dtype=arithmetic.master, device=arithmetic.device)
+    for start, part in enumerate(streamed.split(CHUNK_ROWS)):
+        x[start * CHUNK_ROWS :][: len(part)] = part
+    return x
+
+
+def fits_device(shape: tuple[int, int], arithmetic: Arithmetic) -> bool:
+    """Whether a GPU has four times the memory free that (n, Dx) features take; never on a CPU.
+
+    Stage 2 holds the refined features beside them, and a second time while they are put together.
+    """
+    if arithmetic.device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(arithmetic.device)
+    return 4 * shape[0] * shape[1] * arithmetic.master.itemsize <= free

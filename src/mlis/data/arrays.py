@@ -6,17 +6,29 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mlis.data.stored import stored
 from mlis.errors import DataError
 
 CHUNK_BYTES = 16 << 20
 
 
 def row_chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Views of consecutive rows, about 16 MiB each, with the number of their first row."""
+    """Consecutive rows, about 16 MiB each, with the number of their first row.
+
+    Each is valid until the next one: rows of a memory map are read into one buffer, so that going
+    through a file does not make the process as large as the file.
+    """
     row_bytes = max(1, array.itemsize * int(np.prod(array.shape[1:])))
-    step = max(1, CHUNK_BYTES // row_bytes)
+    step = min(max(1, CHUNK_BYTES // row_bytes), max(1, len(array)))
+    where = stored(array)
+    buffer = np.empty((0, 0)) if where is None else np.empty((step, *array.shape[1:]), array.dtype)
     for start in range(0, len(array), step):
-        yield start, array[start : start + step]
+        if where is None:
+            yield start, array[start : start + step]
+        else:
+            chunk = buffer[: len(array) - start]
+            where.read(start, chunk)
+            yield start, chunk
 
 
 def find_not_finite(array: np.ndarray) -> tuple[int, int] | None:

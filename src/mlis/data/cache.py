@@ -11,7 +11,9 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -53,33 +55,68 @@ def cached_arrays(
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, remembered until its size, times or inode change."""
-    settled = time.time_ns() - _SETTLED_NS
-    identity = _identity(path)
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    memory = cache_folder() / "file-hashes" / name
-    digest = _remembered(memory)
-    if digest is None:
-        with path.open("rb") as handle:
+    with _opened(path) as handle:
+        memory = FileMemory("file-hashes", path, handle.fileno())
+        digest = memory.recall()
+        if digest is None:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        _, _, _, modified, changed, _ = identity
-        if max(modified, changed) < settled:
-            _remember(memory, digest)
+            memory.keep(digest)
     return digest
+
+
+class FileMemory:
+    """One SHA-256 that was found by reading an open file, kept in the user's cache folder.
+
+    It is forgotten when the file's path, size, times or inode change, and never kept for a file
+    that was changed within the last seconds: the next change could leave its time stamp as it is.
+
+    Args:
+        kind: what was found; names a folder in the cache.
+        path: of the file.
+        descriptor: of the open file.
+        facts: whatever else the finding depends on, as JSON.
+    """
+
+    def __init__(self, kind: str, path: Path, descriptor: int, *facts: object):
+        self._descriptor = descriptor
+        self._settled = time.time_ns() - _SETTLED_NS
+        self._resolved = os.fspath(path.resolve())
+        self._identity = self._look()
+        name = hashlib.sha256(json.dumps([*self._identity, *facts]).encode()).hexdigest()
+        self._memory = cache_folder() / kind / name
+
+    def recall(self) -> str | None:
+        """What was kept for this very file; None where nothing was, or it is damaged."""
+        return _remembered(self._memory)
+
+    def keep(self, digest: str) -> None:
+        """Keep what was found, unless the file has changed since, or might have."""
+        *_, modified, changed, _ = self._identity
+        if max(modified, changed) < self._settled and self._look() == self._identity:
+            _remember(self._memory, digest)
+
+    def _look(self) -> tuple[str, int, int, int, int, int]:
+        return _identified(self._resolved, os.fstat(self._descriptor))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    try:
+        with path.open("rb") as handle:
+            yield handle
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def _identity(path: Path) -> tuple[str, int, int, int, int, int]:
     try:
-        stat = path.stat()
+        return _identified(os.fspath(path.resolve()), path.stat())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
-    return (
-        os.fspath(path.resolve()),
-        stat.st_dev,
-        stat.st_ino,
-        stat.st_mtime_ns,
-        stat.st_ctime_ns,
-        stat.st_size,
-    )
+
+
+def _identified(path: str, stat: os.stat_result) -> tuple[str, int, int, int, int, int]:
+    return path, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
 
 
 def _remembered(memory: Path) -> str | None:

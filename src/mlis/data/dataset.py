@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from mlis.data.arrays import as_float32, update_hash
 from mlis.data.names import class_indices, index_labels
 from mlis.data.splits import Split, add_validation, choose_unseen, split_rows
+from mlis.data.stored import StoredRows, choose_rows
 from mlis.data.validate import check_dataset
 from mlis.errors import DataError
 
@@ -32,7 +33,7 @@ class Provenance:
 class TrainingSplit:
     """All that training code is ever handed: rows of seen classes, descriptors of all classes."""
 
-    features: np.ndarray  # (n, Dx) float32, rows of seen classes only
+    features: np.ndarray | StoredRows  # (n, Dx) float32, rows of seen classes only
     labels: np.ndarray  # (n,) int64, numbering of `descriptors`
     descriptors: np.ndarray  # (C, Da) float32 of all classes in play, seen and unseen
     class_names: tuple[str, ...]
@@ -47,7 +48,7 @@ class TestSplit:
 
     __test__ = False  # not a test case, whatever its name says
 
-    features: np.ndarray  # (n, Dx) float32, rows of seen and unseen classes
+    features: np.ndarray | StoredRows  # (n, Dx) float32, rows of seen and unseen classes
     labels: np.ndarray  # (n,) int64
     seen_mask: np.ndarray  # (C,) bool
     class_names: tuple[str, ...]
@@ -213,7 +214,7 @@ class GZSLDataset:
         seen_mask = np.zeros(len(classes), dtype=bool)
         seen_mask[labels] = True
         return TrainingSplit(
-            features=np.asarray(self.features[rows]),
+            features=choose_rows(self.features, rows),
             labels=labels,
             descriptors=self.descriptors[classes],
             class_names=tuple(self.class_names[i] for i in classes),
@@ -226,7 +227,7 @@ class GZSLDataset:
         self, rows: np.ndarray, classes: np.ndarray, seen_mask: np.ndarray, part: str
     ) -> TestSplit:
         return TestSplit(
-            features=np.asarray(self.features[rows]),
+            features=choose_rows(self.features, rows),
             labels=np.searchsorted(classes, self.labels[rows]),
             seen_mask=seen_mask.copy(),
             class_names=tuple(self.class_names[i] for i in classes),

@@ -1,7 +1,8 @@
 """The folder format: `features.safetensors` holds every number, `dataset.json` every word.
 
 No path is stored in either file, so nothing outside the folder is ever opened. The dataset's
-SHA-256 is recorded on saving and computed again on loading.
+SHA-256 is recorded on saving and computed again on loading; large files are gone through once, and
+again only when their size, times or inode have changed.
 """
 
 import json
@@ -12,15 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from mlis.data.cache import FileMemory
 from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.mapped import map_arrays, write_arrays
 from mlis.data.splits import Split
+from mlis.data.stored import stored
 from mlis.errors import DataError
 from mlis.files import write_json
 
 FORMAT = "mlis-dataset"
 VERSION = 1
 TENSORS, WORDS = "features.safetensors", "dataset.json"
+VERIFY_ONCE = 256 << 20
+"""Bytes of features from which on a file that was found whole is not gone through again."""
 _MAX_JSON = 256 << 20
 _ARRAYS = ("features", "labels", "descriptors")
 _PARTS = tuple(Split.__dataclass_fields__)
@@ -34,20 +39,25 @@ def save_folder(data: GZSLDataset, folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     arrays = {name: getattr(data, name) for name in _ARRAYS}
     arrays |= {f"split.{part}": getattr(data.split, part) for part in _PARTS}
-    provenance = asdict(data.provenance)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_arrays(folder / TENSORS, arrays)
+        write_words(data, folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}.") from error
+
+
+def write_words(data: GZSLDataset, folder: Path) -> None:
+    """Write `dataset.json` beside arrays that are there already."""
+    provenance = asdict(data.provenance) | {"files": dict(data.provenance.files)}
     words = {
         "format": FORMAT,
         "version": VERSION,
         "sha256": data.sha256,
-        "provenance": provenance | {"files": dict(data.provenance.files)},
+        "provenance": provenance,
         "class_names": list(data.class_names),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(folder / TENSORS, arrays)
-        write_json(folder / WORDS, words)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written: {error.strerror or error}.") from error
+    write_json(folder / WORDS, words)
 
 
 def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
@@ -63,6 +73,10 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
         class_names, provenance = _class_names(words), _provenance(words)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
+    memory = _memory(folder / TENSORS, arrays["features"], class_names)
+    known = None if memory is None else memory.recall()
+    if known is not None and (where := stored(arrays["features"])) is not None:
+        where.file.finite = True
     data = GZSLDataset(
         features=arrays["features"],
         labels=np.array(arrays["labels"]),
@@ -71,12 +85,24 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
         split=Split(**{part: arrays[f"split.{part}"] for part in _PARTS}),
         provenance=provenance,
     )
+    if known is not None:
+        data.__dict__["sha256"] = known
     if data.sha256 != words.get("sha256"):
         raise DataError(
             f"{folder}: {TENSORS} and {WORDS} are damaged or not of one dataset: SHA-256 is "
             f"{data.sha256[:12]}…, but {str(words.get('sha256'))[:12]}… is recorded. Save it again."
         )
+    if memory is not None and known is None:
+        memory.keep(data.sha256)
     return data
+
+
+def _memory(path: Path, features: np.ndarray, class_names: tuple[str, ...]) -> FileMemory | None:
+    """Where it is noted that a large file is whole, and the hash that it then has."""
+    where = stored(features)
+    if where is None or features.nbytes < VERIFY_ONCE:
+        return None
+    return FileMemory("verified", path, where.file.descriptor, VERSION, class_names)
 
 
 def _read_words(path: Path) -> dict[str, Any]:

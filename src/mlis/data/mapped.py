@@ -12,10 +12,12 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from mlis.data.arrays import row_chunks
+from mlis.data.stored import OpenFile, attach
 from mlis.errors import DataError
 from mlis.files import atomic_write
 
@@ -54,7 +56,8 @@ def map_arrays(
         size = path.stat().st_size
         with path.open("rb") as handle:
             header, start = _read_header(handle.read(8), handle, size)
-            arrays = _map_all(path, header, start, size, names)
+            file = OpenFile(os.dup(handle.fileno()), path)
+            arrays = _map_all(handle, file, header, start, size, names)
             return arrays, str(header["__metadata__"]["crc32"])
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
@@ -89,7 +92,7 @@ def _read_header(prefix: bytes, handle, size: int) -> tuple[dict, int]:
 
 
 def _map_all(
-    path: Path, header: dict, start: int, size: int, names: Iterable[str]
+    handle: BinaryIO, file: OpenFile, header: dict, start: int, size: int, names: Iterable[str]
 ) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name in names:
@@ -103,5 +106,7 @@ def _map_all(
         if begin == end:
             arrays[name] = np.empty(shape, dtype)
         else:
-            arrays[name] = np.memmap(path, dtype, "r", offset=start + begin, shape=shape)
+            mapped = np.memmap(handle, dtype, "r", offset=start + begin, shape=shape)
+            attach(mapped, file)
+            arrays[name] = mapped
     return arrays

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlis.data.arrays import find_not_finite
+from mlis.data.arrays import find_not_finite, row_chunks
+from mlis.data.stored import stored
 from mlis.errors import DataError
 
 if TYPE_CHECKING:
@@ -97,16 +98,23 @@ def _check_names(data: "GZSLDataset") -> None:
 
 
 def _check_features(data: "GZSLDataset") -> None:
-    bad = find_not_finite(data.features)
-    if bad is not None:
-        raise _fail(
-            data,
-            "features",
-            f"row {bad[0]}, column {bad[1]} is {data.features[bad]}.",
-            "Remove the row or compute its features again (float16 overflows above 65504).",
-        )
-    first = data.features[0]
-    if len(data.features) > 1 and all(np.array_equal(first, row) for row in data.features):
+    where = stored(data.features)
+    if where is not None and where.file.finite:
+        return  # seen when this very file was opened before
+    first, all_equal = None, len(data.features) > 1
+    for start, chunk in row_chunks(data.features):
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise _fail(
+                data,
+                "features",
+                f"row {start + row}, column {column} is {chunk[row, column]}.",
+                "Remove the row or compute its features again (float16 overflows above 65504).",
+            )
+        first = chunk[0].copy() if first is None else first
+        all_equal = all_equal and all(np.array_equal(first, row) for row in chunk)
+    if all_equal:
         raise _fail(
             data,
             "features",
@@ -144,19 +152,21 @@ def _check_descriptors(data: "GZSLDataset") -> None:
 
 
 def _check_rows(data: "GZSLDataset") -> None:
-    owner = np.full(len(data.labels), "", dtype="<U11")
-    for name in ("trainval", "test_seen", "test_unseen"):
+    names = ("trainval", "test_seen", "test_unseen")
+    owner = np.zeros(len(data.labels), dtype=np.int8)
+    for number, name in enumerate(names, 1):
         rows = getattr(data.split, name)
         _check_row_numbers(data, name, rows)
-        taken = rows[owner[rows] != ""]
+        taken = rows[owner[rows] != 0]
         if taken.size:
+            other = names[owner[taken[0]] - 1]
             raise _fail(
                 data,
                 f"split.{name}",
-                f"{taken.size} rows are in split.{owner[taken[0]]} too, row {taken[0]} first.",
+                f"{taken.size} rows are in split.{other} too, row {taken[0]} first.",
                 "Keep each row in one part only.",
             )
-        owner[rows] = name
+        owner[rows] = number
 
 
 def _check_row_numbers(data: "GZSLDataset", name: str, rows: np.ndarray) -> None:

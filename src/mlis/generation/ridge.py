@@ -17,6 +17,7 @@ from mlis.config import Generation
 from mlis.errors import SettingsError
 from mlis.generation.synthesis import Sampler
 from mlis.preprocessing import TrainingTensors
+from mlis.streaming import CHUNK_ROWS, StreamedRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +75,14 @@ def _kernel(kind: str, a: Tensor, b: Tensor, reference: Tensor) -> Tensor:
     return torch.exp(-0.5 * (between / width).square())
 
 
-def class_means(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
+def class_means(x: Tensor | StreamedRows, y: Tensor, num_classes: int) -> Tensor:
     """Mean of the rows of each class, (C, Dx); zero for a class without rows."""
-    total = sum_by_class(x, y, num_classes)
+    total = torch.zeros((num_classes, x.shape[1]), dtype=x.dtype, device=x.device)
+    for rows, labels in zip(x.split(CHUNK_ROWS), y.split(CHUNK_ROWS), strict=True):
+        if rows.device.type == "cpu":
+            total.index_add_(0, labels, rows)  # row after row: chunks do not change a bit
+        else:
+            total += sum_by_class(rows, labels, num_classes)
     return total / torch.bincount(y, minlength=num_classes).clamp(min=1)[:, None]
 
 
@@ -86,14 +92,16 @@ class RidgeGenerator:
 
     Attributes:
         predictor: descriptor → class mean.
-        rows: (n, Dx) training features, ordered by seen class.
-        starts, counts: (S,) where each seen class's rows lie.
+        x: (n, Dx) training features.
+        order: (n,) row numbers of `x`, ordered by seen class.
+        starts, counts: (S,) where each seen class's rows lie in `order`.
         means: (S, Dx) means of the seen classes.
         neighbours: how many similar seen classes lend residuals.
     """
 
     predictor: RidgePredictor
-    rows: Tensor
+    x: Tensor | StreamedRows
+    order: Tensor
     starts: Tensor
     counts: Tensor
     means: Tensor
@@ -110,22 +118,23 @@ class RidgeGenerator:
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
             draws = torch.rand((2, len(labels)), generator=rng, device=rng.device)
             lender = near[labels, (draws[0] * near.shape[1]).long()]
-            row = self.starts[lender] + (draws[1] * self.counts[lender]).long()
-            return torch.relu(base[labels] + self.rows[row] - self.means[lender])
+            row = self.order[self.starts[lender] + (draws[1] * self.counts[lender]).long()]
+            return torch.relu(base[labels] + self.x[row] - self.means[lender])
 
         return sample
 
 
 def fit_ridge(data: TrainingTensors, settings: Generation) -> RidgeGenerator:
     """Fit the closed-form generator on a training split."""
-    predictor = fit_predictor(data, settings)
+    means = class_means(data.x, data.y, data.num_classes)[data.seen]
     counts = torch.bincount(data.y, minlength=data.num_classes)[data.seen]
     return RidgeGenerator(
-        predictor=predictor,
-        rows=data.x[torch.argsort(data.y, stable=True)],
+        predictor=_predictor(data, means, settings),
+        x=data.x,
+        order=torch.argsort(data.y, stable=True),
         starts=counts.cumsum(0) - counts,
         counts=counts,
-        means=class_means(data.x, data.y, data.num_classes)[data.seen],
+        means=means,
         neighbours=settings.ridge_neighbours,
     )
 
@@ -133,6 +142,10 @@ def fit_ridge(data: TrainingTensors, settings: Generation) -> RidgeGenerator:
 def fit_predictor(data: TrainingTensors, settings: Generation) -> RidgePredictor:
     """Regress the seen classes' mean features on their descriptors."""
     means = class_means(data.x, data.y, data.num_classes)[data.seen]
+    return _predictor(data, means, settings)
+
+
+def _predictor(data: TrainingTensors, means: Tensor, settings: Generation) -> RidgePredictor:
     return RidgePredictor.fit(
         data.descriptors[data.seen], means, settings.ridge_kernel, settings.ridge_lambda
     )
