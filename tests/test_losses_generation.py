@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import reference
-from mlis.compute import Arithmetic, stream
-from mlis.generation.losses import critic_backward, generator_loss
+from mlis.compute import Arithmetic, Scratch, stream
+from mlis.generation.losses import critic_backward, generator_backward
 from mlis.generation.networks import Critic, Generator
 
 CPU = torch.device("cpu")
@@ -167,29 +167,47 @@ def textbook_generator(network: Generator) -> reference.TextbookGenerator:
     return twin
 
 
-def test_generator_forward_and_gradient_are_the_textbook_networks():
+def generator_case() -> tuple[Case, Generator, torch.Tensor]:
     rng = torch.Generator().manual_seed(2)
     case = Case(2)
     network = Generator(4, 3, 6, 5, std=0.6, arithmetic=EXACT, rng=rng)
     with torch.no_grad():
         network.hidden_bias += torch.randn(6, generator=rng)
         network.feature_bias += torch.randn(5, generator=rng) * 0.2
-    z = torch.randn(7, 4, generator=rng, dtype=torch.float64)
-    a = case.descriptors[case.labels]
-    twin = textbook_generator(network)
+    return case, network, torch.randn(7, 4, generator=rng, dtype=torch.float64)
 
-    fake = network(z, network.share(case.descriptors), case.labels, None)
-    expected = twin(z, a)
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("with_feedback", [False, True])
+def test_generator_forward_and_gradients_are_the_textbook_networks(warm, with_feedback):
+    case, network, z = generator_case()
+    a = case.descriptors[case.labels]
+    base = torch.randn(len(case.descriptors), 5, dtype=torch.float64) if warm else None
+    twin = textbook_generator(network)
+    before_relu = twin.layers[:3](torch.cat((z, a), 1))
+    expected = torch.relu(before_relu if base is None else before_relu + base[case.labels])
+    fake = network(z, network.share(case.descriptors), case.labels, base)
     torch.testing.assert_close(fake, expected, **CLOSE)
     assert (fake == 0).any()  # the ReLU cuts something in this case
     assert (fake > 0).any()
 
-    share = case.critic.share(case.descriptors)
-    loss = generator_loss(case.critic, fake, share, case.labels)
-    loss.backward()
+    def feedback(x, labels):
+        return (x.square().sum(1) * labels).mean()
+
+    for scratch in (None, Scratch()):
+        loss = generator_backward(
+            network,
+            case.critic,
+            z,
+            case.labels,
+            case.descriptors,
+            base,
+            scratch,
+            feedback if with_feedback else None,
+        )
     textbook = -(case.twin(expected, a) - 0.37).mean()
-    textbook.backward()
-    torch.testing.assert_close(loss, textbook, **CLOSE)
+    torch.testing.assert_close(loss, textbook.detach(), **CLOSE)
+    (textbook + feedback(expected, case.labels) * with_feedback).backward()
     first, _, last, _ = twin.layers
     torch.testing.assert_close(network.from_noise.grad, first.weight.grad[:, :4], **CLOSE)
     torch.testing.assert_close(network.from_descriptor.grad, first.weight.grad[:, 4:], **CLOSE)

@@ -74,6 +74,37 @@ def has_native_bfloat16(device: torch.device) -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
+class Scratch:
+    """Memory of a training step's large temporaries, taken once and used again every step.
+
+    On a CPU, fresh memory costs more than what is computed in it: the operating system hands out
+    and clears every page anew (measured: 32 ms for a 4096 × 2048 tensor that 2 ms fill).
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype):
+        """Return the tensor of this name, its values left over from the last use."""
+        held = self._held.get(name)
+        if held is None or held.shape != shape or held.dtype != dtype:
+            held = self._held[name] = torch.empty(shape, dtype=dtype, device=like.device)
+        return held
+
+    def cast(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return `tensor` in `dtype`: itself, or a copy in this memory."""
+        if tensor.dtype == dtype:
+            return tensor
+        return self(name, tuple(tensor.shape), tensor, dtype).copy_(tensor)
+
+
+def put_gradient(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Copy `gradient` into the parameter's own, in its dtype, and return that."""
+    if parameter.grad is None:
+        parameter.grad = torch.empty_like(parameter)
+    return parameter.grad.copy_(gradient)
+
+
 def stream(seed: int, *names: object, device: torch.device | str = "cpu") -> torch.Generator:
     """Make the random number generator for one purpose.
 

@@ -8,6 +8,7 @@ bits as one that was never stopped.
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -42,6 +43,25 @@ class Trainer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Account:
+    """What a stage has cost until its last snapshot.
+
+    Attributes:
+        key: hash of everything that the stage depends on.
+        seconds: of all processes that worked on it.
+        earlier: those of them that this training spent in processes before this one.
+        reused: whether another training (another run, other components) did it or part of it.
+        waited: seconds that this process waited for another one that was at it.
+    """
+
+    key: str
+    seconds: float
+    earlier: float
+    reused: bool
+    waited: float = 0.0
+
+
 class Monitor:
     """Listens to training. This one does nothing; a run folder and progress bars derive from it."""
 
@@ -64,6 +84,10 @@ class Monitor:
 
     def finished(self, stage: str) -> None:
         """Note that a stage has taken its last step."""
+
+    def account(self, stage: str) -> Account | None:
+        """Say what a stage has cost; None where that is not kept."""
+        return None
 
 
 def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor) -> None:
@@ -158,6 +182,20 @@ def unpack(packed: Mapping[str, Tensor], **parts: Part) -> None:
                 part.load_state_dict({**part.state_dict(), "state": state})
     except (LookupError, RuntimeError, ValueError) as error:
         raise ModelFileError(f"the checkpoint does not fit this run's settings: {error}") from None
+
+
+def unpack_rows(packed: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """Return the row numbers of the next step, which a trainer draws one step ahead.
+
+    Raises:
+        ModelFileError: there are none, or not as many as in `like`.
+    """
+    rows = packed.get("rows")
+    if rows is None or rows.shape != like.shape or rows.dtype != like.dtype:
+        raise ModelFileError(
+            f"the checkpoint does not fit this run's settings: expected {len(like)} rows"
+        )
+    return rows.to(like.device)
 
 
 def _check_moments(

@@ -11,14 +11,20 @@ share, the pre-activation is `p(x) = W x + c_y`, the score is `D(x) = w · φ(p(
 
 Every gradient of the loss follows from one product over the three kinds of rows,
 `N = Sᵀ R` with slopes `S = [s(x); s(x̃); s(x̂)]` and rows `R = [−x/B; x̃/B; r]`, where r is the
-gradient of the penalty with respect to ∇x̂ D; docs/method.md has the derivation.
+gradient of the penalty with respect to ∇x̂ D; docs/method.md has the derivation. The generator's
+two layers are written down likewise. Large temporaries live in a `Scratch`: see there for why.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mlis.compute import sum_by_class
-from mlis.generation.networks import Critic, slope_of
+from mlis.compute import Scratch, put_gradient, sum_by_class
+from mlis.generation.networks import Critic, Generator, put_slopes
+
+Feedback = Callable[[Tensor, Tensor], Tensor]
+"""Maps synthetic features (B, Dx) and labels (B,) to a loss of the generator (joint schedule)."""
 
 
 @torch.no_grad()
@@ -30,6 +36,7 @@ def critic_backward(
     descriptors: Tensor,
     alpha: Tensor,
     penalty_weight: float,
+    scratch: Scratch | None = None,
 ) -> dict[str, Tensor]:
     """Put the gradients of eq. (2) into the critic's parameters and return its two parts.
 
@@ -40,6 +47,7 @@ def critic_backward(
         descriptors: (C, Da).
         alpha: (B, 1) uniform numbers that place x̂ = αx + (1−α)x̃.
         penalty_weight: λ.
+        scratch: memory to use again.
 
     Returns:
         0-d tensors (no host synchronisation): `wasserstein`, E[D(x̃, a)] − E[D(x, a)], and
@@ -47,31 +55,41 @@ def critic_backward(
 
     Equal to autograd with `create_graph=True`, losses and all gradients.
     """
-    mm, master = critic.arithmetic.mm, critic.arithmetic.master
-    W = critic.from_features.to(critic.arithmetic.product)
+    scratch = scratch or Scratch()
+    arithmetic, (hidden, width), B = critic.arithmetic, critic.from_features.shape, len(real)
+    master, product = arithmetic.master, arithmetic.product
+    W = scratch.cast("W", critic.from_features, product)
     w = critic.to_score
-    share = critic.share(descriptors)
-    size = len(real)
+    share = critic.share(descriptors, scratch)
 
-    rows = torch.cat((real, fake))
-    pre = mm(rows, W.T).to(master).view(2, size, -1) + share[labels]
-    slopes = slope_of(torch.cat((pre[0], pre[1], torch.lerp(pre[1], pre[0], alpha))))
+    rows = scratch("rows", (3, B, width), W, product)
+    rows[0], rows[1] = real, fake
+    pre = scratch("pre", (3, B, hidden), W, master)
+    pre[:2] = (rows[:2].flatten(0, 1) @ W.T).view(2, B, hidden)
+    pre[:2] += share[labels]
+    torch.lerp(pre[1], pre[0], alpha, out=pre[2])
+    slopes = put_slopes(pre, scratch("slopes", (3, B, hidden), W, product))
 
-    gradient = mm(slopes[2 * size :] * w, W).to(master)  # ∇x̂ D, (B, Dx)
+    gradient = ((slopes[2] * w.to(product)) @ W).to(master)  # ∇x̂ D, (B, Dx)
     norm = gradient.norm(dim=1, keepdim=True)
     excess = norm - 1
-    toward = (2 * penalty_weight / size) * excess / norm.clamp(min=1e-12) * gradient
+    toward = (2 * penalty_weight / B) * excess / norm.clamp(min=1e-12) * gradient
 
-    N = mm(slopes.T, torch.cat((real / -size, fake / size, toward))).to(master)
-    signed = (slopes[size : 2 * size] - slopes[:size]) / size  # of fake minus real, (B, H)
+    rows[0] *= -1 / B
+    rows[1] *= 1 / B
+    rows[2] = toward
+    N = arithmetic.mm(slopes.flatten(0, 1).T, rows.flatten(0, 1))
+    signed = (slopes[1] - slopes[0]).to(master) / B  # of fake minus real, (B, H)
     by_class = sum_by_class(signed, labels, len(share))
 
-    score_gradient = (critic.from_features * N).sum(1) + (by_class * share).sum(0)
+    N = put_gradient(critic.from_features, N)
+    through = torch.mul(critic.from_features, N, out=scratch("WN", (hidden, width), W, master))
+    score_gradient = through.sum(1) + (by_class * share).sum(0)
+    N *= w[:, None]
     share_gradient = by_class * w
-    critic.from_features.grad = N * w[:, None]
-    critic.to_score.grad = score_gradient
-    critic.from_descriptor.grad = share_gradient.T @ descriptors
-    critic.hidden_bias.grad = share_gradient.sum(0)
+    put_gradient(critic.to_score, score_gradient)
+    put_gradient(critic.from_descriptor, arithmetic.mm(share_gradient.T, descriptors))
+    put_gradient(critic.hidden_bias, share_gradient.sum(0))
 
     # D is linear in w, and the penalty's share of w·∂/∂w is Σ_b toward_b · ∇D(x̂_b).
     return {
@@ -80,13 +98,62 @@ def critic_backward(
     }
 
 
-def generator_loss(critic: Critic, fake: Tensor, share: Tensor, labels: Tensor) -> Tensor:
-    """Return −E[D(x̃, a)], the generator's part of eq. (2), differentiable in `fake`.
+@torch.no_grad()
+def generator_backward(
+    generator: Generator,
+    critic: Critic,
+    z: Tensor,
+    labels: Tensor,
+    descriptors: Tensor,
+    base: Tensor | None,
+    scratch: Scratch | None = None,
+    feedback: Feedback | None = None,
+) -> Tensor:
+    """Put the gradients of −E[D(G(z, a), a)] into the generator's parameters and return it (0-d).
 
     Args:
-        critic: D; its parameters should not require gradients here.
-        fake: (B, Dx) features from G.
-        share: (C, hidden) of `critic.share(descriptors)`.
-        labels: (B,) int64.
+        generator, critic: G and D.
+        z: (B, Dz) noise.
+        labels: (B,) int64 rows of `descriptors`.
+        descriptors: (C, Da).
+        base: (C, Dx) class means of a warm start, or None.
+        scratch: memory to use again.
+        feedback: one more loss of the synthetic features; not in the returned value.
     """
-    return -critic(fake, share, labels).mean()
+    scratch = scratch or Scratch()
+    mm, master = generator.arithmetic.mm, generator.arithmetic.master
+    from_noise, to_features = generator.factors(scratch)
+    share = generator.share(descriptors, scratch)
+    pre = mm(z, from_noise.T).to(master) + share[labels]
+    slopes = put_slopes(pre, torch.empty_like(pre))
+    hidden = pre * slopes
+    out = mm(hidden, to_features.T).to(master) + generator.feature_bias
+    if base is not None:
+        out += base[labels]
+    fake = torch.relu(out)
+
+    loss, wanted = _score_gradient(critic, fake, labels, descriptors, scratch)
+    if feedback is not None:
+        with torch.enable_grad():
+            leaf = fake.requires_grad_()
+            wanted += torch.autograd.grad(feedback(leaf, labels), leaf)[0]
+    to_out = wanted * (out > 0)
+    to_pre = mm(to_out, to_features).to(master) * slopes
+    put_gradient(generator.to_features, mm(to_out.T, hidden))
+    put_gradient(generator.feature_bias, to_out.sum(0))
+    put_gradient(generator.from_noise, mm(to_pre.T, z))
+    by_class = sum_by_class(to_pre, labels, len(share))
+    put_gradient(generator.from_descriptor, mm(by_class.T, descriptors))
+    put_gradient(generator.hidden_bias, to_pre.sum(0))
+    return loss
+
+
+def _score_gradient(
+    critic: Critic, fake: Tensor, labels: Tensor, descriptors: Tensor, scratch: Scratch
+) -> tuple[Tensor, Tensor]:
+    """−E[D(x̃, a)] (0-d) and its gradient with respect to x̃, (B, Dx)."""
+    mm, master = critic.arithmetic.mm, critic.arithmetic.master
+    W = scratch.cast("W", critic.from_features, critic.arithmetic.product)
+    pre = mm(fake, W.T).to(master) + critic.share(descriptors, scratch)[labels]
+    weighted = put_slopes(pre, torch.empty_like(pre)) * critic.to_score
+    return -(weighted * pre).sum(1).mean(), mm(weighted, W).to(master) / -len(fake)

@@ -7,15 +7,21 @@ once per class, `descriptors @ W_aᵀ + b` (C, hidden), and gather it by label.
 import torch
 from torch import Tensor, nn
 
-from mlis.compute import Arithmetic
+from mlis.compute import Arithmetic, Scratch
 
 SLOPE = 0.2  # of LeakyReLU on the negative side
 
 
-def slope_of(pre: Tensor) -> Tensor:
-    """Derivative of LeakyReLU: 1 where `pre` > 0, else 0.2."""
-    # Two Python numbers would make a float32 tensor, and 0.2 is not exact there.
-    return torch.where(pre > 0, pre.new_ones(()), pre.new_full((), SLOPE))
+def put_slopes(pre: Tensor, out: Tensor) -> Tensor:
+    """Derivative of LeakyReLU, 1 where `pre` > 0, else 0.2, into `out` of the same shape."""
+    return torch.gt(pre, 0, out=out).mul_(1 - SLOPE).add_(SLOPE)
+
+
+def _share(network: "Generator | Critic", descriptors: Tensor, scratch: Scratch | None) -> Tensor:
+    arithmetic, weight = network.arithmetic, network.from_descriptor
+    if scratch is not None:
+        weight = scratch.cast(type(network).__name__, weight, arithmetic.product)
+    return arithmetic.mm(descriptors, weight.T).to(arithmetic.master) + network.hidden_bias
 
 
 def _normal(shape: tuple[int, ...], std: float, like: Arithmetic, rng: torch.Generator):
@@ -61,20 +67,36 @@ class Generator(nn.Module):
         self.to_features = _normal((features, hidden), std, arithmetic, rng)
         self.feature_bias = _zeros(features, arithmetic)
 
-    def share(self, descriptors: Tensor) -> Tensor:
+    def share(self, descriptors: Tensor, scratch: Scratch | None = None) -> Tensor:
         """Return each class's part of the hidden pre-activation, (C, Da) → (C, hidden)."""
-        return descriptors @ self.from_descriptor.T + self.hidden_bias
+        return _share(self, descriptors, scratch)
 
-    def forward(self, z: Tensor, share: Tensor, labels: Tensor, base: Tensor | None) -> Tensor:
+    def factors(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
+        """Return the two large weight matrices in the product dtype."""
+        product = self.arithmetic.product
+        return (
+            scratch.cast("from_noise", self.from_noise, product),
+            scratch.cast("to_features", self.to_features, product),
+        )
+
+    def forward(
+        self,
+        z: Tensor,
+        share: Tensor,
+        labels: Tensor,
+        base: Tensor | None,
+        factors: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Synthesise (B, Dx) features ≥ 0 from noise (B, Dz), `share` (C, hidden), labels (B,).
 
         `base` (C, Dx) is the ridge-predicted class mean of a warm start, or None.
         """
+        from_noise, to_features = factors or (self.from_noise, self.to_features)
         mm, master = self.arithmetic.mm, self.arithmetic.master
-        pre = mm(z, self.from_noise.T).to(master) + share[labels]
-        hidden = nn.functional.leaky_relu(pre, SLOPE)
-        out = mm(hidden, self.to_features.T).to(master) + self.feature_bias
-        return torch.relu(out if base is None else out + base[labels])
+        pre = mm(z, from_noise.T).to(master).add_(share[labels])
+        hidden = nn.functional.leaky_relu_(pre, SLOPE)
+        out = mm(hidden, to_features.T).to(master).add_(self.feature_bias)
+        return torch.relu_(out if base is None else out.add_(base[labels]))
 
 
 class Critic(nn.Module):
@@ -102,9 +124,9 @@ class Critic(nn.Module):
         self.hidden_bias = _zeros(hidden, arithmetic)
         self.to_score = _normal((hidden,), std, arithmetic, rng)
 
-    def share(self, descriptors: Tensor) -> Tensor:
+    def share(self, descriptors: Tensor, scratch: Scratch | None = None) -> Tensor:
         """Return each class's part of the hidden pre-activation, (C, Da) → (C, hidden)."""
-        return descriptors @ self.from_descriptor.T + self.hidden_bias
+        return _share(self, descriptors, scratch)
 
     def forward(self, x: Tensor, share: Tensor, labels: Tensor) -> Tensor:
         """Score (B, Dx) features with `share` (C, hidden) of their labels (B,): (B,)."""

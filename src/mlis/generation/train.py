@@ -1,22 +1,20 @@
 """Stage 1a: training the conditional WGAN-GP."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from mlis.compute import Arithmetic, stream
+from mlis.compute import Arithmetic, Scratch, stream
 from mlis.config import Generation
 from mlis.data.sampling import uniform_rows
-from mlis.generation.losses import critic_backward, generator_loss
+from mlis.generation.losses import Feedback, critic_backward, generator_backward
 from mlis.generation.networks import Critic, Generator
 from mlis.generation.ridge import RidgePredictor, fit_predictor, fit_ridge
 from mlis.generation.synthesis import FeatureGenerator, Sampler
 from mlis.preprocessing import TrainingTensors
-from mlis.training import Monitor, adam, pack, train, unpack
-
-Feedback = Callable[[Tensor, Tensor], Tensor]
-"""Maps synthetic features (B, Dx) and labels (B,) to a loss of the generator (joint schedule)."""
+from mlis.streaming import prefetch
+from mlis.training import Monitor, adam, pack, train, unpack, unpack_rows
 
 
 class WGANGenerator:
@@ -30,12 +28,13 @@ class WGANGenerator:
     def sampler(self, descriptors: Tensor) -> Sampler:
         """Prepare to sample classes with these (C, Da) normalised descriptors."""
         share = self.network.share(descriptors)
+        factors = self.network.factors(Scratch())
         base = None if self.predictor is None else self.predictor(descriptors)
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
             z = torch.randn((len(labels), self.network.noise), generator=rng, device=rng.device)
-            return self.network(z.to(share.dtype), share, labels, base)
+            return self.network(z.to(share.dtype), share, labels, base, factors)
 
         return sample
 
@@ -54,22 +53,26 @@ class AdversarialTrainer:
         self, data: TrainingTensors, settings: Generation, arithmetic: Arithmetic, seed: int
     ):
         self.data, self.settings = data, settings
+        # Every batch is of seen classes, so the others need no share of a first layer here.
+        self.descriptors = data.descriptors[data.seen]
+        self.labels = torch.searchsorted(data.seen, data.y)
         sizes = {"hidden": settings.hidden, "std": settings.init_std, "arithmetic": arithmetic}
         features, descriptor = data.x.shape[1], data.descriptors.shape[1]
         self.network = Generator(
             settings.noise, descriptor, features=features, rng=stream(seed, "generator"), **sizes
         )
         self.critic = Critic(features, descriptor, rng=stream(seed, "critic"), **sizes)
-        self.critic.requires_grad_(False)
         self.predictor, self.base = None, None
         if settings.generator_init == "ridge":
             self.predictor = fit_predictor(data, settings)
-            self.base = self.predictor(data.descriptors)
+            self.base = self.predictor(self.descriptors)
         rates = (settings.learning_rate, settings.beta1, settings.beta2)
         self.adam_generator = adam(self.network.parameters(), *rates)
         self.adam_critic = adam(self.critic.parameters(), *rates)
         self.rng = stream(seed, "adversarial", device=arithmetic.device)
         self.feedback: Feedback | None = None
+        self.scratch = Scratch()
+        self.rows = self._draw_rows()
 
     @property
     def generator(self) -> WGANGenerator:
@@ -78,43 +81,55 @@ class AdversarialTrainer:
 
     def step(self) -> Mapping[str, Tensor]:
         """Update the critic `critic_steps` times on fresh batches, then the generator once."""
-        data, size, rounds = self.data, self.settings.batch_size, self.settings.critic_steps
-        device, dtype = self.rng.device, data.x.dtype
+        size, rounds = self.settings.batch_size, self.settings.critic_steps
+        device, dtype = self.rng.device, self.data.x.dtype
         noise = torch.randn(
             ((rounds + 1) * size, self.settings.noise), generator=self.rng, device=device
         ).to(dtype)
         alphas = torch.rand((rounds, size, 1), generator=self.rng, device=device).to(dtype)
-        rows = uniform_rows(len(data.y), (rounds + 1) * size, self.rng)
-        labels = data.y[rows]
+        x, labels = self.data.x[self.rows[: rounds * size]], self.labels[self.rows]
+        self.rows = self._draw_rows()
 
         # G stands still during the critic's updates: all their fakes come from one pass.
         with torch.no_grad():
-            share = self.network.share(data.descriptors)
-            critic_part = slice(0, rounds * size)
-            fakes = self.network(noise[critic_part], share, labels[critic_part], self.base)
+            share = self.network.share(self.descriptors, self.scratch)
+            factors = self.network.factors(self.scratch)
+            of_critic = slice(0, rounds * size)
+            fakes = self.network(noise[of_critic], share, labels[of_critic], self.base, factors)
         losses: Mapping[str, Tensor] = {}
         for i in range(rounds):
             batch = slice(i * size, (i + 1) * size)
             losses = critic_backward(
                 self.critic,
-                data.x[rows[batch]],
+                x[batch],
                 fakes[batch],
                 labels[batch],
-                data.descriptors,
+                self.descriptors,
                 alphas[i],
                 self.settings.penalty,
+                self.scratch,
             )
             self.adam_critic.step()
-
-        last = labels[rounds * size :]
-        share = self.network.share(data.descriptors)
-        fake = self.network(noise[rounds * size :], share, last, self.base)
-        loss = generator_loss(self.critic, fake, self.critic.share(data.descriptors), last)
-        total = loss if self.feedback is None else loss + self.feedback(fake, last)
-        self.adam_generator.zero_grad(set_to_none=True)
-        total.backward()
+        last = slice(rounds * size, None)
+        loss = generator_backward(
+            self.network,
+            self.critic,
+            noise[last],
+            labels[last],
+            self.descriptors,
+            self.base,
+            self.scratch,
+            self.feedback,
+        )
         self.adam_generator.step()
-        return {**losses, "generator": loss.detach()}
+        return {**losses, "generator": loss}
+
+    def _draw_rows(self) -> Tensor:
+        """Rows of the next step, drawn one step ahead: a reader may fetch them meanwhile."""
+        rounds = self.settings.critic_steps
+        rows = uniform_rows(len(self.labels), (rounds + 1) * self.settings.batch_size, self.rng)
+        prefetch(self.data.x, rows[: rounds * self.settings.batch_size])
+        return rows
 
     def _parts(self):
         return {
@@ -126,12 +141,13 @@ class AdversarialTrainer:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """Networks, optimisers and random stream."""
-        return pack(**self._parts())
+        """Networks, optimisers, random stream, and the rows of the next step."""
+        return {**pack(**self._parts()), "rows": self.rows}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state that `state` gave."""
         unpack(state, **self._parts())
+        self.rows = unpack_rows(state, self.rows)
 
     def outcome(self) -> dict[str, Tensor]:
         """The generator."""

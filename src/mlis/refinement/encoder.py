@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mlis.compute import Arithmetic
+from mlis.compute import Arithmetic, put_gradient
 
 
 class Linear(nn.Module):
@@ -36,3 +36,16 @@ class Encoder(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Refine (B, Dx) features to (B, Dh)."""
         return torch.relu(super().forward(x))
+
+    @torch.no_grad()
+    def backward(self, x: Tensor, h: Tensor, gradient: Tensor) -> None:
+        """Put the weights' gradients where a loss has the `gradient` (B, Dh) with respect to h.
+
+        Args:
+            x: (B, Dx), of which h = E(x).
+            h: (B, Dh).
+            gradient: (B, Dh).
+        """
+        before_relu = gradient * (h > 0)
+        put_gradient(self.weight, self.arithmetic.mm(before_relu.T, x))
+        put_gradient(self.bias, before_relu.sum(0))

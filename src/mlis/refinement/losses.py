@@ -8,10 +8,11 @@ library) with cosine similarity; `circle_eq1` is the paper's eq. (1) as printed.
 import functools
 import importlib
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize, relu, softplus
 
 from mlis.config import Refinement
@@ -32,7 +33,12 @@ def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _log_sum_exp(values: Tensor, keep: Tensor) -> Tensor:
     """log Σ exp over the kept entries of each row; very negative for a row without any."""
-    return values.masked_fill(~keep, torch.finfo(values.dtype).min).logsumexp(1)
+    lowest = torch.finfo(values.dtype).min
+    top = values.detach().masked_fill(~keep, lowest).amax(1, keepdim=True)
+    # exp of what underflows is over ten times slower, and e^-80 beside e^0 is below every dtype's
+    # precision. Clamped values have no gradient; neither would they have had one to speak of.
+    powers = (values - top).clamp(min=-80.0, max=0.0).exp() * keep
+    return top[:, 0] + powers.sum(1).clamp(min=torch.finfo(values.dtype).tiny).log()
 
 
 def _mean_of_positive(losses: Tensor) -> Tensor:
@@ -107,20 +113,45 @@ def concatenate(h: Tensor, descriptors: Tensor | None, settings: Refinement) -> 
     return torch.cat((h, settings.semantic_scale * descriptors), dim=1)
 
 
+class _Gram(torch.autograd.Function):
+    """`h hᵀ`, in h's own dtype since a loss exponentiates it, and a gradient of one product.
+
+    Autograd would take two, `g h` and `gᵀ h`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, product: torch.dtype) -> Tensor:
+        ctx.save_for_backward(h)
+        ctx.product = product
+        return h @ h.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
+        (h,) = ctx.saved_tensors
+        both = (gradient + gradient.T).to(ctx.product)
+        return (both @ h.to(ctx.product)).to(h.dtype), None
+
+
 def similarities(
-    h: Tensor, labels: Tensor, class_gram: Tensor | None, settings: Refinement
+    h: Tensor,
+    labels: Tensor,
+    class_gram: Tensor | None,
+    settings: Refinement,
+    product: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cosine similarities of `[h ; scale · a_y]` without building the concatenation.
 
     `[h_i ; a_i]·[h_j ; a_j] = h_i·h_j + a_i·a_j`, and the second term depends on the two classes
     alone: it is read from the (C, C) `class_gram` of the scaled descriptors (None without IS).
+    `product` is the dtype of the products in the gradient.
 
     Returns:
         The (B, B) similarities, and the mean share of a squared length that is semantic (0-d).
     """
     if settings.visual_norm == "l2":
         h = normalize(h, dim=1)
-    dots = h @ h.T
+    dots = cast(Tensor, _Gram.apply(h, product or h.dtype))
     share = dots.new_zeros(())
     if class_gram is not None:
         own = class_gram.diagonal()[labels]

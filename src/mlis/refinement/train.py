@@ -22,7 +22,8 @@ from mlis.refinement.losses import (
     similarities,
     similarity_loss,
 )
-from mlis.training import Monitor, adam, pack, train, unpack
+from mlis.streaming import prefetch
+from mlis.training import Monitor, adam, pack, train, unpack, unpack_rows
 
 
 class RefinementTrainer:
@@ -74,6 +75,8 @@ class RefinementTrainer:
         self.sampler = ClassBalancedSampler(
             data.y, settings.classes_per_batch, settings.samples_per_class, self.batches
         )
+        self.rows = self._draw_rows()
+        self.product = arithmetic.product
         self.sampler_of = sampler_of if "sfr" in settings.switches else None
         self.synthetic_labels = torch.cat(
             (
@@ -90,28 +93,39 @@ class RefinementTrainer:
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch, refine it, and update the encoder on the losses that are switched on."""
         switches = self.settings.switches
-        rows = self.sampler.draw(self.batches)
-        x, y = self.data.x[rows], self.data.y[rows]
-        losses: dict[str, Tensor] = {}
+        x, y = self.data.x[self.rows], self.data.y[self.rows]
+        self.rows = self._draw_rows()
         if "sfr" in switches:
             fakes, labels = self._synthetic()
-            h = self.encoder(torch.cat((x, fakes)))
-            losses["cross_entropy"] = balanced_cross_entropy(self.head(h), torch.cat((y, labels)))
-            h = h[: len(x)]
-        else:
-            h = self.encoder(x)
+            x, labels = torch.cat((x, fakes)), torch.cat((y, labels))
+        with torch.no_grad():
+            refined = self.encoder(x)
+        # Autograd ends at h; the encoder's own gradient is one product.
+        leaf = refined.requires_grad_()
+        h = leaf[: len(y)]
+        losses: dict[str, Tensor] = {}
         report = {"norm": h.detach().norm(dim=1).mean()}
+        if "sfr" in switches:
+            losses["cross_entropy"] = balanced_cross_entropy(self.head(leaf), labels)
         if "ml" in switches:
             losses["metric"], report["semantic_share"] = self._metric(h, y)
         total = sum(
             loss * (self.settings.cross_entropy_weight if name == "cross_entropy" else 1.0)
             for name, loss in losses.items()
         )
-        self.adam.zero_grad(set_to_none=True)
+        self.adam.zero_grad(set_to_none=False)
         assert isinstance(total, Tensor)
         total.backward()
+        assert leaf.grad is not None
+        self.encoder.backward(x, refined, leaf.grad)
         self.adam.step()
         return {name: loss.detach() for name, loss in losses.items()} | report
+
+    def _draw_rows(self) -> Tensor:
+        """Rows of the next step, drawn one step ahead: a reader may fetch them meanwhile."""
+        rows = self.sampler.draw(self.batches)
+        prefetch(self.data.x, rows)
+        return rows
 
     def _synthetic(self) -> tuple[Tensor, Tensor]:
         """Synthetic features for the cross-entropy, detached: G is not trained through E."""
@@ -122,7 +136,7 @@ class RefinementTrainer:
     def _metric(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The metric loss, and the share of the squared length that is semantic."""
         if self.similarity_loss is not None:
-            similarity, share = similarities(h, y, self.class_gram, self.settings)
+            similarity, share = similarities(h, y, self.class_gram, self.settings, self.product)
             return self.similarity_loss(similarity, y), share
         assert self.embedding_loss is not None
         own = self.data.descriptors[y] if self.with_semantics else None
@@ -152,12 +166,13 @@ class RefinementTrainer:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """Networks, optimiser and random streams."""
-        return pack(**self._parts())
+        """Networks, optimiser, random streams, and the rows of the next step."""
+        return {**pack(**self._parts()), "rows": self.rows}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state that `state` gave."""
         unpack(state, **self._parts())
+        self.rows = unpack_rows(state, self.rows)
 
     def outcome(self) -> dict[str, Tensor]:
         """The encoder."""
@@ -184,7 +199,8 @@ class JointTrainer:
     def __init__(self, adversarial: AdversarialTrainer, refinement: RefinementTrainer):
         self.adversarial, self.refinement = adversarial, refinement
         if refinement.settings.generator_feedback > 0:
-            adversarial.feedback = refinement.feedback
+            seen = adversarial.data.seen
+            adversarial.feedback = lambda fake, own: refinement.feedback(fake, seen[own])
 
     def step(self) -> Mapping[str, Tensor]:
         """One step of each."""
