@@ -64,10 +64,11 @@ class RefinementTrainer:
         if loss is None and self.similarity_loss is None:
             self.embedding_loss = load_loss(settings.loss)
         self.learned_loss = _learned(self.embedding_loss, arithmetic)
-        trained = [self.encoder, self.head]
+        self.by_autograd: list[torch.nn.Module] = [self.head]
         if self.learned_loss is not None:
             self.embedding_loss = self.learned_loss
-            trained.append(self.learned_loss)
+            self.by_autograd.append(self.learned_loss)
+        trained = (self.encoder, *self.by_autograd)
         parameters = [p for module in trained for p in module.parameters()]
         self.adam = adam(parameters, settings.learning_rate, settings.beta1, settings.beta2)
         self.batches = stream(seed, "batches", device=arithmetic.device)
@@ -95,9 +96,8 @@ class RefinementTrainer:
         switches = self.settings.switches
         x, y = self.data.x[self.rows], self.data.y[self.rows]
         self.rows = self._draw_rows()
-        if "sfr" in switches:
-            fakes, labels = self._synthetic()
-            x, labels = torch.cat((x, fakes)), torch.cat((y, labels))
+        fakes, of_fakes = self._synthetic()
+        x, labels = torch.cat((x, fakes)).to(self.product), torch.cat((y, of_fakes))
         with torch.no_grad():
             refined = self.encoder(x)
         # Autograd ends at h; the encoder's own gradient is one product.
@@ -113,7 +113,8 @@ class RefinementTrainer:
             loss * (self.settings.cross_entropy_weight if name == "cross_entropy" else 1.0)
             for name, loss in losses.items()
         )
-        self.adam.zero_grad(set_to_none=False)
+        for module in self.by_autograd:
+            module.zero_grad()
         assert isinstance(total, Tensor)
         total.backward()
         assert leaf.grad is not None
