@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mlis.classification import LinearClassifier
+from mlis.data.stored import StoredRows
 from mlis.errors import DataError, SettingsError
 from mlis.preprocessing import FeatureScaler
 
@@ -79,7 +80,15 @@ class Recognizer:
         """Refined features `h = E(x)`, (B, Dh) float; the scaled features without an encoder."""
         return self._batched(x, batch_size, self._refine)
 
-    def scores(self, x: Array, batch_size: int = 8192) -> Array:
+    @overload
+    def scores(self, x: Tensor, batch_size: int = 8192) -> Tensor: ...
+
+    @overload
+    def scores(self, x: np.ndarray | StoredRows, batch_size: int = 8192) -> np.ndarray: ...
+
+    def scores(
+        self, x: Tensor | np.ndarray | StoredRows, batch_size: int = 8192
+    ) -> Tensor | np.ndarray:
         """Logits of all classes, (B, C), the calibration constant taken from seen classes."""
         return self._batched(x, batch_size, self._scores)
 
@@ -110,7 +119,12 @@ class Recognizer:
         return self.classifier(self._refine(x)) - self.calibration * seen.to(x.dtype)
 
     @torch.no_grad()
-    def _batched(self, x: Array, batch_size: int, function: Callable[[Tensor], Tensor]) -> Array:
+    def _batched(
+        self,
+        x: Tensor | np.ndarray | StoredRows,
+        batch_size: int,
+        function: Callable[[Tensor], Tensor],
+    ) -> Any:
         if x.ndim != 2 or x.shape[1] != self.num_features:
             raise DataError(
                 f"this recognizer takes features of shape (B, {self.num_features}), but got "
@@ -125,9 +139,9 @@ class Recognizer:
                 raise DataError(f"features row {row} holds NaN or infinity: leave that row out")
             parts.append(function(part))
         result = torch.cat(parts)
-        if isinstance(x, np.ndarray):
-            return cast(Array, result.cpu().numpy())
-        return cast(Array, result.to(x.device))
+        if isinstance(x, Tensor):
+            return result.to(x.device)
+        return result.cpu().numpy()
 
 
 def _as_tensor(part: np.ndarray | Tensor, like: Tensor) -> Tensor:

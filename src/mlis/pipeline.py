@@ -1,12 +1,15 @@
 """The order of the stages: dataset → generation → refinement → classification → inference."""
 
 import logging
+from collections.abc import Iterator
+from itertools import chain
 
 import torch
+from torch import Tensor
 
 from mlis.classification import LinearClassifier, fit_classifier
 from mlis.compute import Arithmetic, stream
-from mlis.config import Config
+from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.generation.synthesis import FeatureGenerator, synthesise
 from mlis.generation.train import fit_generator
@@ -15,6 +18,7 @@ from mlis.preprocessing import TrainingTensors, prepare
 from mlis.refinement.encoder import Encoder
 from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
 from mlis.refinement.train import fit_encoder, fit_joint
+from mlis.streaming import CHUNK_ROWS, Stacked, StreamedRows, check_room, spill
 from mlis.training import Monitor
 
 logger = logging.getLogger(__name__)
@@ -50,6 +54,8 @@ def fit(
         loss = load_loss(config.refinement.loss)  # before an hour of generation, not after it
     arithmetic = Arithmetic.of(config.precision, device)
     scaler, data = prepare(training, config.preprocessing, arithmetic)
+    if isinstance(data.x, StreamedRows) and config.refinement.switches:
+        check_room(len(data.x), config.refinement.hidden, data.x.dtype)
     generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
     classifier = _train_classifier(data, generator, encoder, config, seed)
     constant = config.classification.calibration
@@ -95,19 +101,32 @@ def _train_classifier(
     seed: int,
 ) -> LinearClassifier:
     """Stage 2 on refined real and synthetic features."""
-    settings = config.classification
     refine = (lambda x: x) if encoder is None else encoder
-    features = [refine(part) for part in data.x.split(8192)]
-    labels = [data.y]
-    if generator is not None:
-        sampler = generator.sampler(data.descriptors)
-        rng = stream(seed, "classification", device=data.x.device)
-        for classes, count in (
-            (data.unseen, settings.synthetic_per_unseen),
-            (data.seen, settings.synthetic_per_seen),
-        ):
-            if len(classes) and count:
-                x, y = synthesise(sampler, classes, count, rng)
-                features += [refine(part) for part in x.split(8192)]
-                labels.append(y)
-    return fit_classifier(torch.cat(features), torch.cat(labels), data.num_classes, settings)
+    parts = zip(data.x.split(CHUNK_ROWS), data.y.split(CHUNK_ROWS), strict=True)
+    synthetic = _synthetic(data, generator, config.classification, seed)
+    if not isinstance(data.x, StreamedRows):
+        pairs = [(refine(x), y) for x, y in chain(parts, synthetic)]
+        features, labels = torch.cat([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
+        del pairs
+    elif encoder is None:  # the file of the real rows can be read as it is
+        features, labels = spill(synthetic, data.x, data.x.shape[1])
+        features, labels = Stacked(data.x, features), torch.cat((data.y, labels))
+    else:
+        refined = ((encoder(x), y) for x, y in chain(parts, synthetic))
+        features, labels = spill(refined, data.x, config.refinement.hidden)
+    return fit_classifier(features, labels, data.num_classes, config.classification)
+
+
+def _synthetic(
+    data: TrainingTensors, generator: FeatureGenerator | None, settings: Classification, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Synthetic features and labels for stage 2, by chunks."""
+    if generator is None:
+        return
+    sampler = generator.sampler(data.descriptors)
+    rng = stream(seed, "classification", device=data.x.device)
+    for classes, count in (
+        (data.unseen, settings.synthetic_per_unseen),
+        (data.seen, settings.synthetic_per_seen),
+    ):
+        yield from synthesise(sampler, classes, count, rng)

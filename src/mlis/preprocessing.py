@@ -68,7 +68,7 @@ def _column_range(features: np.ndarray | StoredRows) -> tuple[np.ndarray, np.nda
 
 def _chunks(features: np.ndarray | StoredRows) -> Iterator[np.ndarray]:
     if isinstance(features, StoredRows):
-        raw = StreamedRows(features, lambda x: x, Arithmetic.of("float32", "cpu"))
+        raw = StreamedRows(features, lambda x: x)
         yield from (part.numpy() for part in raw.split(CHUNK_ROWS))
     else:
         for start in range(0, len(features), CHUNK_ROWS):
@@ -129,7 +129,7 @@ def _on_device(
     """Scaled features, whole where they fit; rows of a file stay there, or on a GPU with room."""
     if not isinstance(features, StoredRows):
         return scaler(arithmetic.tensor(features))
-    streamed = StreamedRows(features, scaler, arithmetic)
+    streamed = StreamedRows(features, scaler, arithmetic.master, arithmetic.device)
     if not fits_device(features.shape, arithmetic):
         return streamed
     x = torch.empty(features.shape, dtype=arithmetic.master, device=arithmetic.device)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import IO, Protocol
 
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlis.compute import Arithmetic
 from mlis.data.stored import OpenFile, StoredArray, StoredRows
 from mlis.errors import DataError
 
@@ -96,15 +95,21 @@ class StreamedRows:
     Args:
         rows: the rows, in their file.
         scale: from raw to scaled features, element by element.
-        arithmetic: device, and dtype (master) of what is given out.
+        dtype, device: of what is given out.
 
     Raises:
         DataError: on any read, where the file cannot be read or was cut short; names file and row.
     """
 
-    def __init__(self, rows: StoredRows, scale: Callable[[Tensor], Tensor], arithmetic: Arithmetic):
+    def __init__(
+        self,
+        rows: StoredRows,
+        scale: Callable[[Tensor], Tensor],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ):
         self.shape = torch.Size(rows.shape)
-        self.dtype, self.device = arithmetic.master, arithmetic.device
+        self.dtype, self.device = dtype, torch.device(device)
         self._rows, self._scale = rows, scale
         self._reader = Background()
         self._ahead: list[tuple[np.ndarray, Tensor, Future[None]]] = []
@@ -181,59 +186,59 @@ def prefetch(x: Tensor | StreamedRows, rows: Tensor) -> None:
         x.prefetch(rows)
 
 
-class Spill:
-    """Rows written once to a nameless temporary file, to be gone through many times.
+def spill(parts: Iterable[tuple[Tensor, Tensor]], like: Rows, columns: int) -> tuple[Rows, Tensor]:
+    """Write rows once to a nameless temporary file, to be gone through many times.
 
     The file has no name from the start (or goes with its handle, where a system has no such
     files), so that nothing is left of it however the process ends. Rows are kept as they are: in
-    bfloat16 they would take half the room, but the result would no longer be the resident one.
+    bfloat16 they would take half the room, but give another result than rows in memory.
 
     Args:
+        parts: (B, D) rows and their labels (B,), by chunks.
+        like: gives dtype and device.
         columns: D.
-        arithmetic: device, and dtype (master) of the rows.
+
+    Returns:
+        all rows (n, D), and all labels (n,).
 
     Raises:
-        DataError: on writing, where the disk is full; names the folder.
+        DataError: the disk is full; names the folder.
     """
-
-    def __init__(self, columns: int, arithmetic: Arithmetic):
-        self._columns, self._arithmetic = columns, arithmetic
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="mlis-", buffering=0)  # noqa: SIM115
-        self._count = 0
-
-    def append(self, x: Tensor) -> None:
-        """Write (B > 0, D) rows at the end."""
-        block = np.ascontiguousarray(x.to("cpu", self._arithmetic.master).numpy())
-        view = block.data.cast("B")
-        try:
-            while len(view):
-                view = view[self._file.write(view) :]
-        except OSError as error:
-            raise _no_room(block.nbytes + self._count * block.strides[0], error.strerror) from error
-        self._count += len(block)
-
-    def rows(self) -> StreamedRows:
-        """All that was written; nothing can be added from now on."""
-        file = OpenFile(os.dup(self._file.fileno()), f"{tempfile.gettempdir()}/(refined features)")
-        self._file.close()
-        dtype = torch.empty(0, dtype=self._arithmetic.master).numpy().dtype
-        array = StoredArray(file, 0, (self._count, self._columns), dtype)
-        numbers = np.arange(self._count)
-        return StreamedRows(StoredRows(array, numbers), lambda x: x, self._arithmetic)
+    labels = [torch.empty(0, dtype=torch.int64, device=like.device)]
+    folder = tempfile.gettempdir()
+    with tempfile.TemporaryFile(prefix="mlis-", buffering=0) as handle:
+        for x, y in parts:
+            block = np.ascontiguousarray(x.to("cpu", like.dtype).numpy())
+            _write(handle, block, folder)
+            labels.append(y)
+        file = OpenFile(os.dup(handle.fileno()), f"{folder}/(refined features)")
+    every = torch.cat(labels)
+    dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
+    rows = StoredRows(StoredArray(file, 0, (len(every), columns), dtype), np.arange(len(every)))
+    return StreamedRows(rows, lambda x: x, like.dtype, like.device), every
 
 
-def check_room(rows: int, columns: int, arithmetic: Arithmetic) -> None:
-    """Raise `DataError` where the temporary folder has no room for a spill of (rows, columns)."""
-    needed = rows * columns * arithmetic.master.itemsize
-    if shutil.disk_usage(tempfile.gettempdir()).free < needed:
-        raise _no_room(needed, "no space left")
+def _write(handle: IO[bytes], block: np.ndarray, folder: str) -> None:
+    view = block.data.cast("B") if block.size else memoryview(b"")
+    try:
+        while len(view):
+            view = view[handle.write(view) :]
+    except OSError as error:
+        raise _no_room(folder, f"{error.strerror} after {handle.tell() / 2**30:.1f} GiB") from error
 
 
-def _no_room(needed: int, reason: str | None) -> DataError:
+def check_room(rows: int, columns: int, dtype: torch.dtype) -> None:
+    """Raise `DataError` where the temporary folder has no room to spill (rows, columns)."""
+    needed, folder = rows * columns * dtype.itemsize, tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise _no_room(folder, f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free")
+
+
+def _no_room(folder: str, problem: str) -> DataError:
     return DataError(
-        f"{tempfile.gettempdir()}: refined features do not fit ({needed / 2**30:.1f} GiB): "
-        f"{reason}. Make room there, or name a folder on a larger disk in the environment "
-        "variable TMPDIR."
+        f"{folder}: no room for the refined features of all rows: {problem}. Make room there, or "
+        "name a folder on a larger disk in the environment variable TMPDIR."
     )
 
 

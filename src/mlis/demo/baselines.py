@@ -60,7 +60,7 @@ class RidgePrototypes:
         mask = held_out.seen_mask
         found: list[tuple[float, float, Kernel, float]] = []
         for kernel, penalty in itertools.product(KERNELS, PENALTIES):
-            scores = cls.fit(training, kernel, penalty).scores(held_out.features)
+            scores = cls.fit(training, kernel, penalty).scores(np.asarray(held_out.features))
             constant = best_calibration(scores, held_out.labels, mask)
             scores -= constant * mask
             result = evaluate(scores, held_out.labels, mask, held_out.class_names)

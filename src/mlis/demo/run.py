@@ -102,7 +102,7 @@ class _Trainer:
 
 def _test_prototypes(prototypes: RidgePrototypes, dataset: GZSLDataset) -> Evaluation:
     test = dataset.for_testing()
-    scores = prototypes.scores(test.features)
+    scores = prototypes.scores(np.asarray(test.features))
     return evaluate(scores, test.labels, test.seen_mask, test.class_names)
 
 

@@ -1,6 +1,6 @@
 """Drawing synthetic features: one interface for every generator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -21,11 +21,12 @@ class FeatureGenerator(Protocol):
 @torch.no_grad()
 def synthesise(
     sampler: Sampler, classes: Tensor, per_class: int, rng: torch.Generator, chunk: int = 8192
-) -> tuple[Tensor, Tensor]:
-    """Draw `per_class` ≥ 1 features of each of the `classes` (K ≥ 1,).
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw `per_class` features of each of the `classes` (K,), class by class.
 
-    Returns:
-        features (K·per_class, Dx) and labels (K·per_class,), class by class.
+    Yields:
+        features (B, Dx) and labels (B,), `chunk` rows at a time.
     """
-    labels = classes.repeat_interleave(per_class)
-    return torch.cat([sampler(part, rng) for part in labels.split(chunk)]), labels
+    for labels in classes.repeat_interleave(per_class).split(chunk):
+        if len(labels):
+            yield sampler(labels, rng), labels
