@@ -1,6 +1,7 @@
 """Own data from tables: every kind of file, names that nearly fit, and every fault."""
 
 import io
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from mlis.data import load_tables
 from mlis.data.names import index_labels
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.tables import read_classes
+from mlis.data.unlabelled import read_features
 from mlis.errors import DataError
 
 NAMES = ["polar+bear", "brown+bear", "blue whale", "house_cat", "Zebra"]
@@ -32,6 +34,22 @@ def classes(tmp_path) -> Path:
 def write_csv(path: Path, labels: list, *, header: str = "a,label,b,c") -> Path:
     rows = [f"{f[0]},{y},{f[1]},{f[2]}" for f, y in zip(FEATURES, labels, strict=True)]
     path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def write_marked(path: Path, labels: list, marks: list) -> Path:
+    """Features, labels and marks in a file of the kind that its name says."""
+    if path.suffix == ".npz":
+        np.savez(path, features=FEATURES, labels=np.array(labels), split=np.array(marks))
+    elif path.suffix == ".csv":
+        rows = [[mark, *f, y] for mark, f, y in zip(marks, FEATURES, labels, strict=True)]
+        lines = ["split,a,b,c,label", *(",".join(map(str, row)) for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        numbers = dict(zip("abc", FEATURES.T, strict=True))
+        columns = {"label": labels, "split": pa.array(marks, from_pandas=True)}
+        pq.write_table(pa.table(columns | numbers), path)
     return path
 
 
@@ -95,6 +113,149 @@ def test_the_classes_table_may_say_which_are_unseen(tmp_path, classes):
     data = load_tables(write_csv(tmp_path / "f.csv", LABELS.tolist()), classes)
     assert data.unseen_classes.tolist() == [1, 4]
     assert data.descriptors.shape == (5, 2)
+
+
+# --- rows that are marked train, val or test ----------------------------------------------------
+
+# 4 classes of 5 rows each and a class without rows
+TRAIN_AND_TEST = ["train", "train", " Train", "test", "TEST"] * 3 + ["test"] * 5
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "parquet"])
+def test_rows_may_bring_their_own_split(tmp_path, classes, kind):
+    path = write_marked(tmp_path / f"f.{kind}", LABELS.tolist(), TRAIN_AND_TEST)
+    data = load_tables(path, classes)
+    np.testing.assert_array_equal(data.features, FEATURES)
+    np.testing.assert_array_equal(data.labels, LABELS)
+    assert data.split.trainval.tolist() == [0, 1, 2, 5, 6, 7, 10, 11, 12]
+    assert data.split.test_seen.tolist() == [3, 4, 8, 9, 13, 14]
+    assert data.split.test_unseen.tolist() == [15, 16, 17, 18, 19]
+    assert data.unseen_classes.tolist() == [3, 4]
+    assert data.split.has_validation  # made by seed, as no row is val
+    assert np.isin(data.split.val_unseen, data.split.trainval).all()
+    np.testing.assert_array_equal(read_features(path), FEATURES)  # the split is no feature
+
+
+def test_classes_of_val_rows_alone_are_the_unseen_classes_of_validation(tmp_path, classes):
+    marks = [*["train"] * 3, "val", "test", *["train"] * 4, "test", *["val"] * 3, *["test"] * 7]
+    split = load_tables(write_marked(tmp_path / "f.csv", LABELS.tolist(), marks), classes).split
+    assert split.train.tolist() == [0, 1, 2, 5, 6, 7, 8]
+    assert split.val_seen.tolist() == [3]
+    assert split.val_unseen.tolist() == [10, 11, 12]
+    assert split.trainval.tolist() == [*range(4), *range(5, 9), 10, 11, 12]
+    assert split.test_seen.tolist() == [4, 9, 13, 14]
+    assert split.test_unseen.tolist() == [15, 16, 17, 18, 19]
+
+
+def test_val_classes_alone_leave_the_held_out_rows_to_the_seed(tmp_path, classes):
+    marks = [*["train"] * 10, *["val"] * 5, *["test"] * 5]
+    path = write_marked(tmp_path / "f.csv", LABELS.tolist(), marks)
+    held = set()
+    for seed in range(5):
+        split = load_tables(path, classes, seed=seed).split
+        assert split.val_unseen.tolist() == [10, 11, 12, 13, 14]
+        assert LABELS[split.val_seen].tolist() == [0, 1]
+        assert np.union1d(split.train, split.val_seen).tolist() == list(range(10))
+        held.add(tuple(split.val_seen.tolist()))
+    assert len(held) > 1
+
+
+def test_where_every_class_has_train_rows_the_seed_sets_validation_classes_apart(tmp_path, classes):
+    marks = ["train", "train", "val", "test", "test"] * 4
+    path = write_marked(tmp_path / "f.csv", LABELS.tolist(), marks)
+    apart = set()
+    for seed in range(8):
+        data = load_tables(path, classes, seed=seed)
+        assert data.split.trainval.tolist() == [r for r in range(20) if r % 5 < 3]
+        (one,) = np.unique(LABELS[data.split.val_unseen])
+        assert data.split.val_unseen.tolist() == [5 * one, 5 * one + 1, 5 * one + 2]
+        kept = [5 * c for c in range(4) if c != one]
+        assert data.split.train.tolist() == sorted([*kept, *(r + 1 for r in kept)])
+        assert data.split.val_seen.tolist() == [r + 2 for r in kept]
+        apart.add(int(one))
+    assert len(apart) > 1
+
+
+def test_marks_that_leave_one_class_to_train_on_give_way_to_the_seed(tmp_path, classes):
+    marks = [*["train"] * 5, *["val"] * 15]
+    data = load_tables(write_marked(tmp_path / "f.csv", LABELS.tolist(), marks), classes)
+    assert len(np.unique(LABELS[data.split.train])) == 3
+    two = [*["train"] * 4, "val", *["train"] * 5, *["test"] * 10]
+    data = load_tables(write_marked(tmp_path / "f.csv", LABELS.tolist(), two), classes)
+    assert not data.split.has_validation
+    assert data.split.trainval.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "parquet"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({7: "tset"}, "split: row 7 is 'tset', but expected train, val or test"),
+        ({7: ""}, "split: row 7 is '', but expected"),
+        ({7: "1", 2: "0"}, "split: row 2 is '0', but expected"),
+        ({16: "train"}, "split: row 16 is 'train', but its class 'house_cat' is unseen"),
+        ({16: "val"}, "split: row 16 is 'val', but its class 'house_cat' is unseen"),
+        (
+            {5: "test", 6: "test", 7: "test"},
+            "row 5 is 'test', but its class 'brown+bear' is seen, and no",
+        ),
+        (dict.fromkeys(range(20), "test"), "split: no row is train"),
+        (dict.fromkeys(range(20), "val"), "split: no row is train"),
+    ],
+    ids=[
+        "wrong word",
+        "empty",
+        "numbers",
+        "unseen train",
+        "unseen val",
+        "untrained",
+        "test",
+        "val",
+    ],
+)
+def test_wrong_marks_are_named_with_row_and_value(tmp_path, classes, kind, changes, said):
+    lines = classes.read_text().splitlines()
+    parts = ["split", "seen", "seen", "seen", "unseen", "unseen"]
+    classes.write_text("\n".join(f"{line},{part}" for line, part in zip(lines, parts, strict=True)))
+    marks = [changes.get(row, mark) for row, mark in enumerate(TRAIN_AND_TEST)]
+    path = write_marked(tmp_path / f"f.{kind}", LABELS.tolist(), marks)
+    with pytest.raises(DataError, match=re.escape(said)) as caught:
+        load_tables(path, classes)
+    assert path.name in str(caught.value)
+
+
+def test_marks_that_are_no_words_or_too_few(tmp_path, classes):
+    path = tmp_path / "f.npz"
+    np.savez(path, features=FEATURES, labels=LABELS, split=np.arange(20) % 2)
+    with pytest.raises(DataError, match=r"f\.npz: split: row 0 is 0, but expected train"):
+        load_tables(path, classes)
+    np.savez(path, features=FEATURES, labels=LABELS, split=np.array(TRAIN_AND_TEST[1:]))
+    with pytest.raises(DataError, match=r"f\.npz: 19 marks, but .*f\.npz has 20 rows"):
+        load_tables(path, classes)
+    path = write_marked(tmp_path / "f.parquet", LABELS.tolist(), [*TRAIN_AND_TEST[:-1], None])
+    with pytest.raises(DataError, match=r"f\.parquet: split: row 19 is None, but expected"):
+        load_tables(path, classes)
+
+
+def test_marked_rows_leave_nothing_to_a_fraction(tmp_path, classes):
+    path = write_marked(tmp_path / "f.csv", LABELS.tolist(), TRAIN_AND_TEST)
+    with pytest.raises(
+        DataError, match=r"f\.csv: split says which rows .* leave out test_fraction"
+    ):
+        load_tables(path, classes, test_fraction=0.2)
+
+
+def test_a_seen_class_without_rows_is_told(tmp_path, classes):
+    lines = classes.read_text().splitlines()
+    parts = ["split", "seen", "seen", "seen", "unseen", "seen"]
+    classes.write_text("\n".join(f"{line},{part}" for line, part in zip(lines, parts, strict=True)))
+    with pytest.raises(
+        DataError, match=r"classes\.csv: class 'Zebra' is seen, but no row of .*f\.csv"
+    ):
+        load_tables(write_csv(tmp_path / "f.csv", LABELS.tolist()), classes)
+
+
+# --- names and numbers --------------------------------------------------------------------------
 
 
 def test_another_label_column_and_a_byte_order_mark(tmp_path, classes):

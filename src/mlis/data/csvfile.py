@@ -11,10 +11,12 @@ from mlis.data.names import shorten
 from mlis.errors import DataError
 
 
-def read_features_csv(path: Path, label_column: str) -> tuple[np.ndarray, list[str]]:
-    """Features (N, Dx) float32 and labels as text: one column is the label, all others numbers.
+def read_features_csv(
+    path: Path, label_column: str, split_column: str
+) -> tuple[np.ndarray, list[str], list[str] | None]:
+    """Features (N, Dx) float32, labels and, where there is such a column, the split, as text.
 
-    Raises `DataError` with line and column.
+    All other columns are numbers. Raises `DataError` with line and column.
     """
     header, rows = read_csv(path)
     if label_column not in header:
@@ -22,15 +24,18 @@ def read_features_csv(path: Path, label_column: str) -> tuple[np.ndarray, list[s
             f"{path}: no column {label_column!r} with the labels; it has {shorten(header)}."
         )
     label_at = header.index(label_column)
-    columns = [i for i in range(len(header)) if i != label_at]
+    split_at = header.index(split_column) if split_column in header else label_at
+    columns = [i for i in range(len(header)) if i not in (label_at, split_at)]
     labels: list[str] = []
+    split: list[str] = []
     features: list[np.ndarray] = []
     for line, row in rows:
         labels.append(row[label_at].strip())
+        split.append(row[split_at])
         features.append(row_numbers(path, line, header, row, columns))
     if not labels:
         raise DataError(f"{path}: no rows below the header.")
-    return np.stack(features), labels
+    return np.stack(features), labels, None if split_at == label_at else split
 
 
 def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

@@ -25,7 +25,7 @@ def load_dataset(
     label_column: str = LABEL,
     descriptors: str = "att",
     seed: int = 0,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
     cache: bool = True,
 ) -> GZSLDataset:
     """Load a benchmark, a dataset folder, the embedded letters, or a pair of files.

@@ -20,13 +20,16 @@ def load_npy(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
 
 
-def read_npz(path: Path, names: Sequence[str] = ("features", "labels")) -> dict[str, np.ndarray]:
-    """The arrays `names`. Raises `DataError`."""
+def read_npz(
+    path: Path, names: Sequence[str] = ("features", "labels"), *, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """The arrays `names`, and those of `optional` that are there. Raises `DataError`."""
     with (
         reading(path, "a .npz file", "Save it again with numpy.savez."),
         zipfile.ZipFile(path) as archive,
     ):
-        return {name: _read_member(path, archive, name) for name in names}
+        present = [name for name in optional if f"{name}.npy" in archive.namelist()]
+        return {name: _read_member(path, archive, name) for name in (*names, *present)}
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -12,9 +12,9 @@ from mlis.errors import DataError
 
 
 def read_parquet(
-    path: Path, label_column: str, *, labelled: bool = True
-) -> tuple[np.ndarray, list[Any]]:
-    """Features (N, Dx) float32 and labels as they stand: integers or text.
+    path: Path, label_column: str, split_column: str, *, labelled: bool = True
+) -> tuple[np.ndarray, list[Any], list[Any] | None]:
+    """Features (N, Dx) float32, labels as they stand, and the split where there is such a column.
 
     The features are all other columns, or one column of lists. Unless `labelled`, the column of
     labels may be missing or have gaps. Raises `DataError`.
@@ -36,7 +36,8 @@ def read_parquet(
         labels = columns.pop(label_column).to_pylist() if label_column in columns else []
         if labelled and None in labels:
             raise DataError(f"{path}: row {labels.index(None)}, column {label_column!r} is empty.")
-        return _parquet_features(path, columns, table.num_rows), labels
+        split = columns.pop(split_column).to_pylist() if split_column in columns else None
+        return _parquet_features(path, columns, table.num_rows), labels, split
 
 
 def _parquet_features(path: Path, columns: dict[str, Any], rows: int) -> np.ndarray:

@@ -5,6 +5,8 @@ Features, one row an image:
 - `.csv` or `.parquet`: a column of labels (`label` unless named otherwise); all other columns are
   features. In Parquet the features may also be one column of lists.
 - `.npz`: arrays `features` (N, Dx) and `labels` (N,).
+- In each of these, a column or array `split` may mark the rows `train`, `val` or `test`
+  (:mod:`mlis.data.marks`).
 - `.npy`: (N, Dx), with the labels in a file of their own: `.npy`, or text with one label a line.
 
 Classes, a `.csv` with a header: `name`, then perhaps `split` (`seen` or `unseen`), then one
@@ -22,12 +24,14 @@ import numpy as np
 from mlis.data.cache import file_sha256
 from mlis.data.csvfile import read_csv, read_features_csv, row_numbers
 from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.marks import read_marks, split_by_marks
 from mlis.data.names import index_labels, shorten
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.parquet import read_parquet
 from mlis.errors import DataError
 
 LABEL, NAME, SPLIT = "label", "name", "split"
+TEST_FRACTION = 0.2
 
 
 def load_tables(
@@ -38,7 +42,7 @@ def load_tables(
     label_column: str = LABEL,
     name: str | None = None,
     seed: int = 0,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
 ) -> GZSLDataset:
     """A dataset of a features table and a classes table (see the module for their layout).
 
@@ -50,31 +54,41 @@ def load_tables(
         name: of the dataset; the features file's name where absent.
         seed: of every split made here: held-out test rows, unseen classes where the classes
             table has no `split`, validation split.
-        test_fraction: share of each seen class's rows held out for testing.
+        test_fraction: share of each seen class's rows held out for testing; 0.2 where absent. Not
+            to be given where the rows are marked.
 
     Raises:
         DataError: with the file, the row or column, and for unknown class names the nearest one.
     """
     features_path, classes_path = Path(features_file), Path(classes_file)
     classes = read_classes(classes_path)
-    features, labels, labels_path = _read_features(
+    features, labels, marks = _read_features(
         features_path, None if labels_file is None else Path(labels_file), label_column
     )
-    if len(features) != len(labels):
-        raise DataError(
-            f"{labels_path}: {len(labels)} labels, but {features_path} has {len(features)} rows. "
-            f"Give one label for each row."
-        )
+    labels_path = features_path if labels_file is None else Path(labels_file)
+    for path, what, found in ((labels_path, "labels", labels), (features_path, "marks", marks)):
+        if found is not None and len(found) != len(features):
+            raise DataError(
+                f"{path}: {len(found)} {what}, but {features_path} has {len(features)} rows. "
+                f"Give one for each row."
+            )
     indices = index_labels(_as_numbers(labels, classes.names), classes.names, f"{labels_path}")
+    split, what = None, f"{features_path}: {SPLIT}"
+    if marks is not None and test_fraction is not None:
+        raise DataError(f"{what} says which rows are for testing: leave out test_fraction.")
+    if marks is not None:
+        words = read_marks(marks, what)
+        split = split_by_marks(words, indices, classes.names, classes.unseen, what, seed=seed)
     paths = {features_path, classes_path, labels_path}
-    return GZSLDataset.from_arrays(
+    data = GZSLDataset.from_arrays(
         features,
         indices,
         classes.descriptors,
         class_names=classes.names,
         unseen_classes=classes.unseen,
+        split=split,
         seed=seed,
-        test_fraction=test_fraction,
+        test_fraction=TEST_FRACTION if test_fraction is None else test_fraction,
         provenance=Provenance(
             name=name or features_path.stem,
             features=features_path.name,
@@ -82,6 +96,14 @@ def load_tables(
             files={path.name: file_sha256(path) for path in sorted(paths)},
         ),
     )
+    declared = data.unseen_classes if classes.unseen is None else classes.unseen
+    untrained = np.setdiff1d(data.unseen_classes, declared)
+    if untrained.size:
+        raise DataError(
+            f"{classes_path}: class {classes.names[int(untrained[0])]!r} is seen, but no row of "
+            f"{features_path} trains it. Give it rows, or say unseen."
+        )
+    return data
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +151,8 @@ def read_classes(path: Path) -> Classes:
 
 def _read_features(
     path: Path, labels_path: Path | None, label_column: str
-) -> tuple[np.ndarray, Sequence[Any] | np.ndarray, Path]:
-    """Features (N, Dx), labels as they stand, and the file the labels came from."""
+) -> tuple[np.ndarray, Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray | None]:
+    """Features (N, Dx), labels and marks (None where there are none) as they stand."""
     kind = path.suffix.casefold()
     if kind not in (".npy", ".npz", ".csv", ".parquet"):
         raise DataError(f"{path}: expected a .npy, .npz, .csv or .parquet file.")
@@ -142,15 +164,14 @@ def _read_features(
                 f"{path}: a .npy file has no labels. Name the file that has them (labels_file, "
                 f"--labels)."
             )
-        return load_npy(path), read_labels(labels_path), labels_path
+        return load_npy(path), read_labels(labels_path), None
     if labels_path is not None:
         raise DataError(f"{path} holds the labels itself; {labels_path} is not needed.")
     if kind == ".npz":
-        arrays = read_npz(path)
-        return arrays["features"], arrays["labels"], path
-    if kind == ".csv":
-        return *read_features_csv(path, label_column), path
-    return *read_parquet(path, label_column), path
+        arrays = read_npz(path, optional=(SPLIT,))
+        return arrays["features"], arrays["labels"], arrays.get(SPLIT)
+    read = read_features_csv if kind == ".csv" else read_parquet
+    return read(path, label_column, SPLIT)
 
 
 def read_labels(path: Path) -> Sequence[Any] | np.ndarray:

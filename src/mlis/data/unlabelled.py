@@ -9,7 +9,7 @@ from mlis.data.folder import WORDS, load_folder
 from mlis.data.matfile import read_columns
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.parquet import read_parquet
-from mlis.data.tables import LABEL
+from mlis.data.tables import LABEL, SPLIT
 from mlis.errors import DataError
 
 
@@ -19,7 +19,7 @@ def read_features(path: Path, label_column: str = LABEL) -> np.ndarray:
     Args:
         path: `.npy`; `.npz` with `features`; `.mat` with `features` (Dx, N); `.csv` or `.parquet`
             with one column a feature; or a dataset folder, all rows of it.
-        label_column: of `.csv` and `.parquet`: left out where it is there.
+        label_column: of `.csv` and `.parquet`: left out where it is there, as is `split`.
 
     Raises:
         DataError: the file is missing, damaged, of another kind, or empty.
@@ -46,7 +46,7 @@ def _read(path: Path, label_column: str) -> np.ndarray:
         case ".csv":
             return _read_csv(path, label_column)
         case ".parquet":
-            return read_parquet(path, label_column, labelled=False)[0]
+            return read_parquet(path, label_column, SPLIT, labelled=False)[0]
     raise DataError(
         f"{path}: expected a .npy, .npz, .csv, .parquet or .mat file, or a dataset folder."
     )
@@ -54,7 +54,7 @@ def _read(path: Path, label_column: str) -> np.ndarray:
 
 def _read_csv(path: Path, label_column: str) -> np.ndarray:
     header, rows = read_csv(path)
-    columns = [i for i, name in enumerate(header) if name != label_column]
+    columns = [i for i, name in enumerate(header) if name not in (label_column, SPLIT)]
     features = [row_numbers(path, line, header, row, columns) for line, row in rows]
     if not features:
         raise DataError(f"{path}: no rows below the header.")
