@@ -273,7 +273,8 @@ def test_synthesise_counts_and_order():
     def sampler(labels, rng):
         return labels[:, None].double() + torch.rand((len(labels), 1), generator=rng)
 
-    x, y = synthesise(sampler, torch.tensor([4, 1]), 3, stream(0, "s"), chunk=2)
+    parts = list(synthesise(sampler, torch.tensor([4, 1]), 3, stream(0, "s"), chunk=2))
+    x, y = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
     assert y.tolist() == [4, 4, 4, 1, 1, 1]
     assert x[:, 0].floor().tolist() == y.tolist()
     assert len(set(x[:, 0].tolist())) == 6
