@@ -205,12 +205,12 @@ def stored(array: np.ndarray) -> StoredArray | None:
 
     Raises `DataError` where the file is no longer there to be opened.
     """
-    if not array.flags.c_contiguous or not array.size:
-        return None
     root = array
     while isinstance(root, np.ndarray) and not isinstance(root.base, mmap.mmap):
         root = root.base
     if not isinstance(root, np.memmap) or root.mode != "r" or root.filename is None:
+        return None
+    if not array.flags.c_contiguous or not array.size:
         return None
     file = root.__dict__.get("mlis_file")
     if file is None:
