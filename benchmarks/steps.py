@@ -24,17 +24,20 @@ from mlis.refinement.train import RefinementTrainer
 
 
 def products(shape: Shape, config: Config) -> dict[str, list[tuple[int, int, int]]]:
-    """The matrix products (m, k, n) of a critic, a generator and an encoder step."""
+    """The matrix products (m, k, n) of a critic, a generator and an encoder step, as we do them."""
     g, r = config.generation, config.refinement
-    B, H, D, Z = g.batch_size, g.hidden, shape.features, g.noise
+    B, H, D, Z, A = g.batch_size, g.hidden, shape.features, g.noise, shape.descriptor
+    share, of_share = (shape.seen, A, H), (H, shape.seen, A)
     fakes = [(B, Z, H), (B, H, D)]
-    critic = [(2 * B, D, H), (B, H, D), (H, 3 * B, D)]
+    critic = [(2 * B, D, H), (B, H, D), (H, 3 * B, D), share, of_share, *fakes]
     generator = [*fakes, (B, D, H), (B, H, D), (B, D, H), (D, B, H), (H, B, Z)]
+    generator += [share, share, of_share]
     real = min(r.classes_per_batch, shape.seen) * r.samples_per_class
     made = shape.unseen * r.synthetic_per_unseen + shape.seen * r.synthetic_per_seen
-    N, E = real + made, r.hidden
-    encoder = [(made, Z, H), (made, H, D), (N, D, E), (D, N, E)]
-    return {"critic": critic + fakes, "generator": generator, "encoder": encoder}
+    N, E, C = real + made, r.hidden, shape.seen + shape.unseen
+    encoder = [(made, Z, H), (made, H, D), (N, D, E), (D, N, E), (N, E, C), (C, N, E), (N, C, E)]
+    encoder += [(real, E, real), (real, real, E)]
+    return {"critic": critic, "generator": generator, "encoder": encoder}
 
 
 def measure(name: str, precision: str, repeats: int) -> list[dict[str, object]]:

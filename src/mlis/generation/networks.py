@@ -17,11 +17,19 @@ def put_slopes(pre: Tensor, out: Tensor) -> Tensor:
     return torch.gt(pre, 0, out=out).mul_(1 - SLOPE).add_(SLOPE)
 
 
+def of_labels(by_class: Tensor, labels: Tensor) -> Tensor:
+    """Pick the rows of `by_class` (…, C, H) that the labels (…, B) name: (…, B, H)."""
+    if by_class.dim() == 2:
+        return by_class[labels]
+    return torch.take_along_dim(by_class, labels[..., None], dim=-2)
+
+
 def _share(network: "Generator | Critic", descriptors: Tensor, scratch: Scratch | None) -> Tensor:
     arithmetic, weight = network.arithmetic, network.from_descriptor
     if scratch is not None:
         weight = scratch.cast(type(network).__name__, weight, arithmetic.product)
-    return arithmetic.mm(descriptors, weight.T).to(arithmetic.master) + network.hidden_bias
+    own = arithmetic.mm(descriptors, weight.mT).to(arithmetic.master)
+    return own + network.hidden_bias[..., None, :]
 
 
 def _normal(shape: tuple[int, ...], std: float, like: Arithmetic, rng: torch.Generator):
@@ -93,9 +101,9 @@ class Generator(nn.Module):
         """
         from_noise, to_features = factors or (self.from_noise, self.to_features)
         mm, master = self.arithmetic.mm, self.arithmetic.master
-        pre = mm(z, from_noise.T).to(master).add_(share[labels])
+        pre = mm(z, from_noise.mT).to(master).add_(of_labels(share, labels))
         hidden = nn.functional.leaky_relu_(pre, SLOPE)
-        out = mm(hidden, to_features.T).to(master).add_(self.feature_bias)
+        out = mm(hidden, to_features.mT).to(master).add_(self.feature_bias[..., None, :])
         return torch.relu_(out if base is None else out.add_(base[labels]))
 
 
