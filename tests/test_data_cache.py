@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mlis.data import load_pair
-from mlis.data.cache import cached_arrays, file_sha256
+from mlis.data.cache import ENTRY_VERSION, cached_arrays, file_sha256
 from mlis.data.xlsa17 import _read_features
 from mlis.errors import DataError
 from mlis.files import cache_folder
@@ -46,11 +46,11 @@ class Reader:
         return _read_features(path)
 
 
-NAMES = ("features", "labels")
+NAMES = ("features", "labels", "folders")
 
 
 def entry_of(cache: Path) -> Path:
-    (entry,) = (cache / "arrays-v1").iterdir()
+    (entry,) = (cache / f"arrays-v{ENTRY_VERSION}").iterdir()
     return entry
 
 
@@ -86,7 +86,7 @@ def test_a_changed_file_of_the_same_size_and_time_is_read_again(source):
     assert (source.stat().st_size, source.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
     cached_arrays(source, NAMES, reader)
     assert reader.calls == 2
-    assert len(list((cache_folder() / "arrays-v1").iterdir())) == 2
+    assert len(list((cache_folder() / f"arrays-v{ENTRY_VERSION}").iterdir())) == 2
 
 
 @pytest.mark.parametrize("place", [0, 3, 8, 30, 60, 100, 200, 400, -1, -500, -3000])
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_no_half_entry(source, own_cache, caplog, monkeypatch
     arrays, _ = cached_arrays(source, NAMES, Reader())
     assert "No space left" in caplog.text
     assert arrays["features"].shape == (120, 8)
-    assert not list((own_cache / "arrays-v1").iterdir())
+    assert not list((own_cache / f"arrays-v{ENTRY_VERSION}").iterdir())
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(source):
@@ -183,7 +183,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(source):
 def test_without_the_cache_nothing_is_kept(tmp_path, own_cache):
     data = load_pair(*write_tiny(tmp_path / "data"), cache=False)
     assert not isinstance(data.features, np.memmap)
-    assert not (own_cache / "arrays-v1").exists()
+    assert not (own_cache / f"arrays-v{ENTRY_VERSION}").exists()
 
 
 def test_with_the_cache_the_dataset_is_the_same_and_mapped(tmp_path):

@@ -14,7 +14,7 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -63,8 +63,8 @@ def rows(path: Path, field: str) -> Iterator[tuple[int, np.ndarray]]:
             yield start, piece.reshape(number, length)
 
 
-def strings(path: Path, field: str) -> Iterator[str]:
-    """The strings of a cell array, or the rows of a character matrix."""
+def strings(path: Path, field: str, only: Sequence[int] | None = None) -> Iterator[str]:
+    """The strings of a cell array, or of its cells `only`, or the rows of a character matrix."""
     with path.open("rb") as handle:
         variable = _variables(handle)[field]
         if variable.kind == _CHARACTERS and len(variable.shape) == 2:
@@ -75,12 +75,14 @@ def strings(path: Path, field: str) -> Iterator[str]:
             return
         if variable.kind != _CELL:
             raise DataError(f"{path}: {field} is no cell array of strings.")
-        for number in range(1, math.prod(variable.shape) + 1):
+        wanted = None if only is None else set(only)
+        for number in range(math.prod(variable.shape)):
             kind, content, padding = _element(variable.content, variable.order)
-            cell = _variable(content, variable.order) if content.left else None
-            if kind != _MATRIX or (cell is not None and cell.kind != _CHARACTERS):
-                raise DataError(f"{path}: {field}: cell {number} is no string.")
-            yield _text(cell) if cell is not None and math.prod(cell.shape) else ""
+            if wanted is None or number in wanted:
+                cell = _variable(content, variable.order) if content.left else None
+                if kind != _MATRIX or (cell is not None and cell.kind != _CHARACTERS):
+                    raise DataError(f"{path}: {field}: cell {number + 1} is no string.")
+                yield _text(cell) if cell is not None and math.prod(cell.shape) else ""
             content.take(content.left)
             variable.content.take(min(padding, variable.content.left))
 

@@ -4,7 +4,7 @@ Nothing outside the file is opened: links to other files and arrays stored in th
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -45,8 +45,8 @@ def rows(path: Path, field: str) -> Iterator[tuple[int, np.ndarray]]:
             yield start, dataset[start : start + step]
 
 
-def strings(path: Path, field: str) -> Iterator[str]:
-    """The strings of a cell array, or the rows of a character matrix."""
+def strings(path: Path, field: str, only: Sequence[int] | None = None) -> Iterator[str]:
+    """The strings of a cell array, or of its cells `only`, or the rows of a character matrix."""
     with h5py.File(path, "r") as file:
         dataset = _dataset(file, field)
         if dataset.dtype.kind == "u" and dataset.ndim == 2:
@@ -54,12 +54,13 @@ def strings(path: Path, field: str) -> Iterator[str]:
             return
         if h5py.check_ref_dtype(dataset.dtype) is not h5py.Reference:
             raise DataError(f"{path}: {field} is no cell array of strings.")
-        for number, reference in enumerate(dataset[()].ravel(), start=1):
-            cell = file[reference]
+        references = dataset[()].ravel()
+        for number in range(len(references)) if only is None else only:
+            cell = file[references[number]]
             if not isinstance(cell, h5py.Dataset) or cell.dtype.kind != "u":
-                raise DataError(f"{path}: {field}: cell {number} is no string.")
+                raise DataError(f"{path}: {field}: cell {number + 1} is no string.")
             if math.prod(cell.shape) > _MAX_STRING:
-                raise ValueError(f"{field}: cell {number} claims {cell.shape} characters")
+                raise ValueError(f"{field}: cell {number + 1} claims {cell.shape} characters")
             yield "" if _is_empty(cell) else _decode(_stored_here(cell)[()].ravel())
 
 

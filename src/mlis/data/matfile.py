@@ -1,5 +1,6 @@
 """MATLAB files of any version since 5: matrices, and lists of strings."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
@@ -42,11 +43,17 @@ def read_columns(path: Path, field: str) -> np.ndarray:
     return np.empty((0, length), dtype=np.float32) if result is None else result
 
 
-def read_strings(path: Path, field: str) -> tuple[str, ...]:
-    """A cell array of strings, or a character matrix, one string a row. Raises `DataError`."""
+def read_strings(
+    path: Path, field: str, entries: Sequence[int] | np.ndarray | None = None
+) -> tuple[str, ...]:
+    """A cell array of strings, or a character matrix, one string a row. Raises `DataError`.
+
+    Of a cell array only `entries`, if given: ascending numbers from 0.
+    """
     _shape(path, field)
+    only = None if entries is None else [int(entry) for entry in entries]
     with _reading(path):
-        return tuple(_reader(path).strings(path, field))
+        return tuple(_reader(path).strings(path, field, only))
 
 
 def _reader(path: Path) -> ModuleType:

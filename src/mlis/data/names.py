@@ -54,8 +54,8 @@ def class_indices(
 
 def suggestion(name: str, class_names: Sequence[str]) -> str:
     """` Did you mean …?` for a name that nearly fits (case, underscores, a typing error)."""
-    by_form = {_plain(known): known for known in class_names}
-    close = difflib.get_close_matches(_plain(name[:_LONGEST]), by_form, n=1, cutoff=0.7)
+    by_form = {plain(known): known for known in class_names}
+    close = difflib.get_close_matches(plain(name[:_LONGEST]), by_form, n=1, cutoff=0.7)
     return f" Did you mean {by_form[close[0]]!r}?" if close else ""
 
 
@@ -68,7 +68,8 @@ def shorten(names: Sequence[str]) -> str:
     return (", ".join(shown) + (", …" if len(names) > 12 else "")) or "none"
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name without case, punctuation and white space."""
     return "".join(c for c in name.casefold() if c.isalnum())
 
 

@@ -10,6 +10,7 @@ from 1: `trainval_loc`, `test_seen_loc`, `test_unseen_loc`, perhaps `train_loc` 
 computes features from the images must match classes by name, never by the number in the name.
 """
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -19,10 +20,13 @@ import numpy as np
 
 from mlis.data.cache import cached_arrays, file_sha256
 from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.image_folders import folder_fault, read_folders
 from mlis.data.matfile import field_shapes, read_array, read_columns, read_strings
 from mlis.data.names import shorten
 from mlis.data.splits import Split, add_validation
 from mlis.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 _PARTS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 
@@ -48,13 +52,15 @@ def load_pair(
         seed: of the rows held out for validation.
         cache: keep the features in the user's cache folder, memory-mapped the next time.
 
+    Warns, in the log and the provenance, where the images' folders contradict the class names.
+
     Raises:
         DataError: a file is missing, damaged or not in the format.
     """
     features_path, split_path = Path(features_file), Path(split_file)
-    names = ("features", "labels")
     if cache:
-        arrays, digest = cached_arrays(features_path, names, _read_features)
+        fields = ("features", "labels", "folders")
+        arrays, digest = cached_arrays(features_path, fields, _read_features)
     else:
         arrays, digest = _read_features(features_path), None
     shapes = field_shapes(split_path)
@@ -68,6 +74,15 @@ def load_pair(
         val_loc=rows.get("val_loc"),
         seed=seed,
     )
+    names = _class_names(split_path, shapes, class_names, len(matrix))
+    notes = [note]
+    named = class_names is not None or "allclasses_names" in shapes
+    if named and (fault := folder_fault(arrays["folders"], names)):
+        advice = (
+            f"Labels number the columns of {descriptors} in {split_path}: match names, not numbers"
+        )
+        logger.warning("%s: %s. %s.", features_path, fault, advice)
+        notes.append(fault)
     provenance = Provenance(
         name=name or features_path.stem,
         features=features_path.name,
@@ -76,20 +91,20 @@ def load_pair(
             features_path.name: digest or file_sha256(features_path),
             split_path.name: file_sha256(split_path),
         },
-        notes=(note,),
+        notes=tuple(notes),
     )
     return GZSLDataset(
         arrays["features"],
         labels,
         matrix,
-        _class_names(split_path, shapes, class_names, len(matrix)),
+        names,
         split,
         provenance,
     )
 
 
 def _read_features(path: Path) -> dict[str, np.ndarray]:
-    """`features` (N, Dx) float32 and `labels` (N,) int64, still counting from 1."""
+    """`features` (N, Dx) float32, `labels` (N,) int64, still counting from 1, and `folders`."""
     shapes = field_shapes(path)
     labels = _whole_numbers(path, "labels", shapes)
     if not labels.size:
@@ -105,7 +120,8 @@ def _read_features(path: Path) -> dict[str, np.ndarray]:
             f"{path}: features are {shape}, so {shape[1]} images (columns), but there are "
             f"{len(labels)} labels."
         )
-    return {"features": read_columns(path, "features"), "labels": labels}
+    features = read_columns(path, "features")
+    return {"features": features, "labels": labels, "folders": read_folders(path, labels)}
 
 
 def _whole_numbers(path: Path, field: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
