@@ -5,10 +5,10 @@
 The candidates file holds nested settings by name. Each is trained on the validation split's
 training rows, for every seed, and measured on the held-out classes. H is at the best calibration
 constant, which is legitimate here: these are validation classes, and the constant is one of the
-settings being chosen. One split of some 20 validation classes is a noisy guide (H moves by two
-points from split to split): `--class-splits 5` averages over five, drawn among the training classes
-by seeds 1 to 5, instead of the dataset's own. Interrupted searches continue; candidates that share generation settings
-share the trained generator.
+settings being chosen. One split of some 20 validation classes is a noisy guide: with
+`--class-splits 5` the mean is over five splits of the training classes, drawn by seeds 1 to 5.
+Interrupted searches continue; candidates that share generation settings share the trained
+generator.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def measure(split, config: Config, seed: int, folder: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("candidates", type=Path)
     parser.add_argument("dataset")
     parser.add_argument("--data-root", type=Path)
