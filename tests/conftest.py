@@ -1,5 +1,7 @@
 """Fixtures that every test file may use."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,10 +31,20 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_small(tmp_path_factory.mktemp("small") / "data")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the user's own cache folder out of the tests, and of their shared fixtures."""
+    folder = tmp_path_factory.getbasetemp() / "mlis-cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLIS_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
-    """Keep the user's own cache folder out of the tests."""
-    monkeypatch.setenv("MLIS_CACHE", str(tmp_path_factory.getbasetemp() / "mlis-cache"))
+def _no_generators_of_other_tests(_private_cache: Path) -> Iterator[None]:
+    """A test trains its own generators: none is left to the next one."""
+    yield
+    shutil.rmtree(_private_cache / "generators", ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -77,10 +77,25 @@ def test_table_shows_mean_and_deviation(ablation, capsys):
 
 
 def test_components_share_the_generator_of_a_seed(ablation):
+    keys = set()
     for seed in ("seed-0", "seed-1"):
-        found = sorted(ablation.glob(f"{seed}/**/generation.safetensors"))
-        places = [str(path.relative_to(ablation / seed)) for path in found]
-        assert places == ["generation.safetensors", "validation/generation.safetensors"]
+        rows = {
+            name: json.loads((ablation / seed / name / "result.json").read_text())
+            for name in ("ml", "ml+is", "ml+is+sfr")
+        }
+        used = [row["provenance"]["generators"] for row in rows.values()]
+        for part in ("training", "validation"):
+            assert len({generators[part]["key"] for generators in used}) == 1
+            assert [generators[part]["reused"] for generators in used] == [False, True, True]
+            keys.add(used[0][part]["key"])
+        assert [row["generator_reused"] for row in rows.values()] == [False, True, True]
+        assert len({row["generation_seconds"] for row in rows.values()}) == 1
+        assert 0 < rows["ml"]["generation_seconds"] < rows["ml"]["seconds"]
+        for folder in (ablation / seed, ablation / seed / "validation"):
+            lines = (folder / "generation.jsonl").read_text().splitlines()
+            assert [json.loads(line)["step"] for line in lines] == [20, 40]
+    assert len(keys) == 4
+    assert not list(ablation.rglob("generation.safetensors"))
 
 
 def test_the_same_command_again_trains_nothing_and_gives_the_same(ablation, small_folder, capsys):

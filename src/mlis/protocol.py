@@ -6,10 +6,14 @@ how well are classes without images recognised?
 """
 
 import dataclasses
+import hashlib
+import inspect
 import logging
 import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,15 +24,41 @@ import mlis
 from mlis.compute import Arithmetic
 from mlis.config import Config, hash_of
 from mlis.data.dataset import GZSLDataset, TrainingSplit
+from mlis.errors import ModelFileError
 from mlis.evaluation import Evaluation, best_calibration, evaluate
+from mlis.generators import STAGE as GENERATION
+from mlis.generators import StoredGenerator
 from mlis.inference import Recognizer
 from mlis.pipeline import fit
-from mlis.refinement.losses import EmbeddingLoss
-from mlis.training import Monitor
+from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
+from mlis.training import Account, Monitor
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "H@val"
+
+# Raise one of these when the same settings, rows and seed give other numbers than before: the
+# mathematics, the order of random draws, initial weights, or the names in a snapshot have changed.
+# Stored generators and snapshots of the old code are then left alone instead of being mixed in.
+GENERATION_VERSION = 1  # of preprocessing and of stage 1a (mlis.preprocessing, mlis.generation)
+REFINEMENT_VERSION = 1  # of stage 1b (mlis.refinement)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """One training.
+
+    Attributes:
+        recognizer: as :func:`mlis.pipeline.fit` gives it.
+        seconds: wall time that this training took, earlier processes of it included, without
+            waiting for others and without what others have trained.
+        generator: what the generator cost, whoever trained it; None where there was none to train
+            (ridge, joint) or nobody kept account.
+    """
+
+    recognizer: Recognizer
+    seconds: float
+    generator: Account | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +67,52 @@ class Trained:
 
     Attributes:
         recognizer: trained on all training rows, calibrated.
-        seconds: wall time of training, validation run included.
+        seconds: wall time of training, as in `Fitted`, validation run included.
         validation: measures of the validation run at the chosen constant; None without one.
+        generators: "training" and "validation" → what their generators cost, where that is known.
     """
 
     recognizer: Recognizer
     seconds: float
     validation: Evaluation | None
+    generators: Mapping[str, Account] = field(default_factory=dict)
+
+
+def fit_reusing(
+    training: TrainingSplit,
+    config: Config,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    monitor: Monitor | None = None,
+    loss: EmbeddingLoss | None = None,
+    reuse: bool = True,
+) -> Fitted:
+    """Train with :func:`mlis.pipeline.fit`, the generator taken from the store if it is there.
+
+    Args:
+        training, config, seed, device, monitor, loss: as `fit` takes them.
+        reuse: whether a generator may come from the user's cache folder, and is left there
+            (:mod:`mlis.generators`); it never changes the result.
+    """
+    monitor = monitor or Monitor()
+    common: dict[str, Any] = {"seed": seed, "device": device, "loss": loss}
+    store = nullcontext(monitor)
+    if reuse:
+        store = StoredGenerator(monitor, generation_key(training, config, seed, device))
+    started = time.perf_counter()
+    with store as watched:
+        try:
+            recognizer = fit(training, config, monitor=watched, **common)
+        except ModelFileError as error:
+            if not (isinstance(watched, StoredGenerator) and watched.refuse(error)):
+                raise
+            recognizer = fit(training, config, monitor=watched, **common)
+    seconds = time.perf_counter() - started
+    accounts = {stage: watched.account(stage) for stage in (GENERATION, "refinement", "joint")}
+    kept = [account for account in accounts.values() if account is not None]
+    seconds += sum(account.earlier - account.waited for account in kept)
+    return Fitted(recognizer, seconds, accounts[GENERATION])
 
 
 def fit_and_calibrate(
@@ -55,31 +124,39 @@ def fit_and_calibrate(
     monitor: Monitor | None = None,
     validation_monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
+    reuse: bool = False,
 ) -> Trained:
     """Train on `dataset`'s training rows; with `calibration="validation"` find the constant first.
 
     The constant is the one with the best H on the validation classes, for a recognizer trained
     with the same settings and seed while those classes were held out. Test rows are not touched.
+    With `reuse` trained generators are taken from the user's cache folder and left there
+    (:mod:`mlis.generators`), which saves their training and changes no result.
 
     Raises:
         DataError: calibration on validation is asked for and the dataset has no validation split.
     """
-    started = time.perf_counter()
-    validation = None
+    validation, seconds = None, 0.0
+    generators: dict[str, Account] = {}
     constant = config.classification.calibration
-    common: dict[str, Any] = {"seed": seed, "device": device, "loss": loss}
+    common: dict[str, Any] = {"seed": seed, "device": device, "loss": loss, "reuse": reuse}
     if constant == "validation":
         training, held_out = dataset.for_validation()
-        rehearsal = fit(training, config, monitor=validation_monitor, **common)
-        scores = rehearsal.scores(held_out.features)
+        rehearsal = fit_reusing(training, config, monitor=validation_monitor, **common)
+        started = time.perf_counter()
+        scores = rehearsal.recognizer.scores(held_out.features)
         constant = best_calibration(scores, held_out.labels, held_out.seen_mask)
         scores[:, held_out.seen_mask] -= constant
         validation = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
         logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-    recognizer = fit(dataset.for_training(), config, monitor=monitor, **common)
-    return Trained(
-        recognizer.with_calibration(float(constant)), time.perf_counter() - started, validation
-    )
+        seconds = rehearsal.seconds + time.perf_counter() - started
+        if rehearsal.generator is not None:
+            generators["validation"] = rehearsal.generator
+    fitted = fit_reusing(dataset.for_training(), config, monitor=monitor, **common)
+    if fitted.generator is not None:
+        generators["training"] = fitted.generator
+    recognizer = fitted.recognizer.with_calibration(float(constant))
+    return Trained(recognizer, seconds + fitted.seconds, validation, generators)
 
 
 def test_once(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
@@ -91,15 +168,61 @@ def test_once(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
 test_once.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]  (not for pytest)
 
 
-def training_key(training: TrainingSplit, config: Config, seed: int) -> str:
-    """Hash of everything that a training depends on: rows, settings, seed, arithmetic."""
-    return hash_of([training.key, config.to_dict(), seed, torch.__version__])
+def training_key(
+    training: TrainingSplit,
+    config: Config,
+    seed: int,
+    device: str | torch.device = "auto",
+    loss: EmbeddingLoss | None = None,
+) -> str:
+    """Hash of everything that a training depends on: rows, settings, seed, arithmetic, code.
+
+    Of a metric loss of the user's own (`loss`, or the one that `refinement.loss` names) the key
+    holds the import name and the source of that function or class, not of what it calls.
+
+    Raises:
+        SettingsError: `refinement.loss` names nothing, or the device is not there.
+    """
+    own = _loss_identity(config, loss)
+    settings = {**config.to_dict(), "precision": _arithmetic(config, device)}
+    return hash_of([training.key, settings, seed, own, REFINEMENT_VERSION, *_code()])
 
 
-def generation_key(training: TrainingSplit, config: Config, seed: int) -> str:
-    """Hash of everything that the generator depends on; refinement and classifier do not enter."""
+def generation_key(
+    training: TrainingSplit, config: Config, seed: int, device: str | torch.device = "auto"
+) -> str:
+    """Hash of everything that the generator depends on; refinement and classifier do not enter.
+
+    Raises:
+        SettingsError: the device is not there.
+    """
     parts = [dataclasses.asdict(config.preprocessing), dataclasses.asdict(config.generation)]
-    return hash_of([training.key, parts, config.precision, seed, torch.__version__])
+    return hash_of([training.key, parts, _arithmetic(config, device), seed, *_code()])
+
+
+def _code() -> list[Any]:
+    return [GENERATION_VERSION, torch.__version__]
+
+
+def _arithmetic(config: Config, device: str | torch.device) -> list[str]:
+    """What "auto" comes to here: kind of device, dtypes of weights and of product factors."""
+    found = Arithmetic.of(config.precision, device)
+    return [found.device.type, str(found.master), str(found.product)]
+
+
+def _loss_identity(config: Config, loss: EmbeddingLoss | None) -> list[str] | None:
+    """Import name and hash of the source of a user's loss; None for the built-in ones."""
+    if loss is None:
+        named = "ml" in config.refinement.switches and similarity_loss(config.refinement) is None
+        if not named:
+            return None
+        loss = load_loss(config.refinement.loss)
+    code = loss if inspect.isroutine(loss) or inspect.isclass(loss) else type(loss)
+    try:
+        source = inspect.getsource(code)
+    except (OSError, TypeError):  # built in, compiled, or typed at a prompt
+        source = ""
+    return [code.__module__, code.__qualname__, hashlib.sha256(source.encode()).hexdigest()]
 
 
 def provenance(dataset: GZSLDataset, config: Config, device: str) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 The folder of a run holds
 
     run.json                        what was asked for, written before any training
-    seed-0/generation.*             the generator's snapshot and losses, shared by all components
+    seed-0/generation.jsonl         the generator's losses; itself it is in the user's cache folder,
+                                    where any run finds it (:mod:`mlis.generators`), or here, in
+                                    generation.safetensors, with `reuse=False`
     seed-0/ml+is+sfr/refinement.*   the encoder's
     seed-0/ml+is+sfr/validation/    the same for the run that holds validation classes out
     seed-0/ml+is+sfr/model/         the saved recognizer
@@ -16,6 +18,7 @@ snapshot. A run that was killed and resumed ends with the same bits as one that 
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +32,10 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
 from mlis.files import write_json
+from mlis.locks import lock_folder
 from mlis.protocol import (
     PROTOCOL,
+    Trained,
     fit_and_calibrate,
     generation_key,
     provenance,
@@ -39,11 +44,6 @@ from mlis.protocol import (
 )
 from mlis.snapshots import FolderMonitor
 from mlis.training import Monitor
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover  (Windows: no lock, so no protection from a second process)
-    fcntl = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def execute(
     *,
     listen: Callable[[str], Monitor] | None = None,
     snapshot_every: float = 30.0,
+    reuse: bool = True,
 ) -> dict[str, Any]:
     """Do all that is left to do of a run, and return its results.
 
@@ -148,10 +149,13 @@ def execute(
         dataset: the one of the plan.
         listen: given the title of a training ("seed 0, ml+is"), returns who hears of it.
         snapshot_every: seconds between snapshots.
+        reuse: whether generators are taken from the user's cache folder and left there; else they
+            are trained in the run's own folder. Does not change the measures.
 
     Returns:
         What `results.json` holds: for each components string the measures as lists over seeds
-        with mean and deviation, seconds, and the provenance.
+        with mean and deviation, seconds (of this run's own processes, without generators that
+        were reused), seconds of the generators (whoever trained them), and the provenance.
 
     Raises:
         DataError: the dataset is not the one that the run began with.
@@ -168,11 +172,14 @@ def execute(
         listener = None if listen is None else listen(title)
         return FolderMonitor(**places, every=snapshot_every, listener=listener)
 
+    one = functools.partial(
+        _one, plan=plan, dataset=dataset, folder_monitor=folder_monitor, reuse=reuse
+    )
     with _locked(folder):
         _clear_leftovers(folder)
         rows = {
             components: [
-                _one(folder / f"seed-{seed}", plan, dataset, seed, components, folder_monitor)
+                one(folder / f"seed-{seed}", seed=seed, components=components)
                 for seed in plan.seeds
             ]
             for components in plan.components
@@ -183,8 +190,7 @@ def execute(
             "components": {
                 components: {
                     **summarise([row["test"] for row in group]),
-                    "seconds": [row["seconds"] for row in group],
-                    "calibration": [row["calibration"] for row in group],
+                    **{name: [row[name] for row in group] for name in _LISTED},
                 }
                 for components, group in rows.items()
             },
@@ -196,11 +202,13 @@ def execute(
 
 def _one(
     folder: Path,
+    *,
     plan: RunPlan,
     dataset: GZSLDataset,
     seed: int,
     components: str,
     folder_monitor: Callable[..., FolderMonitor],
+    reuse: bool,
 ) -> dict[str, Any]:
     """One training and its test, unless `result.json` says that it is done."""
     place = folder / components
@@ -214,8 +222,8 @@ def _one(
         return folder_monitor(
             title,
             folder=own,
-            key=training_key(training, config, seed),
-            shared={"generation": (shared, generation_key(training, config, seed))},
+            key=training_key(training, config, seed, plan.device),
+            shared={"generation": (shared, generation_key(training, config, seed, plan.device))},
         )
 
     validation_monitor = None
@@ -231,26 +239,49 @@ def _one(
         device=plan.device,
         monitor=monitor(title, dataset.for_training(), place, folder),
         validation_monitor=validation_monitor,
+        reuse=reuse,
     )
-    validation = None if trained.validation is None else trained.validation.to_dict()
+    facts = provenance(dataset, config, plan.device)
     row = {
         "seed": seed,
         "components": components,
         "calibration": trained.recognizer.calibration,
-        "seconds": round(trained.seconds, 3),
-        "validation": validation,
+        "validation": None if trained.validation is None else trained.validation.to_dict(),
         "test": test_once(trained.recognizer, dataset).to_dict(),
-        "provenance": provenance(dataset, config, plan.device),
+        **_cost(trained),
+        "provenance": {**facts, "generators": _generators(trained)},
     }
     save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
     write_json(path, row)
     return row
 
 
+def _cost(trained: Trained) -> dict[str, Any]:
+    """Seconds of this run, and of the generators whoever trained them."""
+    generators = trained.generators.values()
+    return {
+        "seconds": round(trained.seconds, 3),
+        "generation_seconds": round(sum(account.seconds for account in generators), 3),
+        "generator_reused": any(account.reused for account in generators),
+    }
+
+
+def _generators(trained: Trained) -> dict[str, Any]:
+    """Which generators were used, for the provenance."""
+    return {
+        name: {"key": it.key, "seconds": round(it.seconds, 3), "reused": it.reused}
+        for name, it in trained.generators.items()
+    }
+
+
+_LISTED = ("seconds", "generation_seconds", "generator_reused", "calibration")
+_ROW = {"seed", "test", *_LISTED}
+
+
 def _read_result(path: Path) -> dict[str, Any]:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
-        if not {"seed", "test", "seconds", "calibration"} <= row.keys():
+        if not row.keys() >= _ROW:
             raise ValueError("fields are missing")
         return row
     except (ValueError, AttributeError) as error:
@@ -261,21 +292,20 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 def _clear_leftovers(folder: Path) -> None:
     """Delete the half-written files of a process that was killed; a snapshot can be large."""
-    for path in folder.rglob(".*.tmp"):
+    for path in folder.rglob(".*tmp*"):
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder against a second process; the lock goes with the process."""
-    with (folder / ".lock").open("w") as handle:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise SettingsError(
-                    f"another process works in {folder}: wait for it, or choose another folder"
-                ) from None
+    try:
+        handle = lock_folder(folder)
+    except BlockingIOError:
+        raise SettingsError(
+            f"another process works in {folder}: wait for it, or choose another folder"
+        ) from None
+    with handle:
         yield
 
 

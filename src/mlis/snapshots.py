@@ -3,11 +3,16 @@
 A stage's folder holds `STAGE.safetensors` (the last snapshot) and `STAGE.jsonl` (losses, one JSON
 object a line). Generation is kept beside the components that share it: the ablation ML, ML+IS,
 ML+IS+SFR trains one generator a seed.
+
+A snapshot also says how many seconds each training spent on the stage, over all processes, so that
+a resumed run reports what it really took, and one that finds a finished stage what that had cost.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -15,7 +20,19 @@ from torch import Tensor
 from mlis.errors import ModelFileError
 from mlis.files import atomic_write
 from mlis.tensorfile import load_tensors, save_tensors
-from mlis.training import Monitor
+from mlis.training import Account, Monitor
+
+
+@dataclass
+class _Ledger:
+    """Seconds spent on a stage, by owner: before this process, and as of the last snapshot."""
+
+    began: float
+    before: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, float] = field(default_factory=dict)
+
+    def until(self, now: float, owner: str) -> dict[str, float]:
+        return {**self.before, owner: self.before.get(owner, 0.0) + now - self.began}
 
 
 class FolderMonitor(Monitor):
@@ -28,6 +45,7 @@ class FolderMonitor(Monitor):
         every: seconds between snapshots. When they are taken does not change the result.
         listener: hears every report too (a progress bar).
         clock: monotonic seconds.
+        owner: whose seconds are counted; by default the training that `folder` belongs to.
     """
 
     def __init__(
@@ -39,61 +57,116 @@ class FolderMonitor(Monitor):
         every: float = 30.0,
         listener: Monitor | None = None,
         clock: Callable[[], float] = time.monotonic,
+        owner: str | None = None,
     ):
         self._own = (folder, key)
         self._shared = dict(shared or {})
-        self._every = every
+        self.every = every
+        self.clock = clock
+        self.owner = owner or hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
         self._listener = listener or Monitor()
-        self._clock = clock
-        self._last = self._started = clock()
+        self._last = clock()
+        self._ledgers: dict[str, _Ledger] = {}
 
     def _place(self, stage: str) -> tuple[Path, str]:
         return self._shared.get(stage, self._own)
+
+    def _file(self, stage: str, kind: str) -> Path:
+        return self._place(stage)[0] / f"{stage}.{kind}"
+
+    def holds(self, stage: str) -> bool:
+        """Whether there is a snapshot of a stage."""
+        return self._file(stage, "safetensors").exists()
 
     def restore(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
         """Load the last snapshot; drop the loss lines that were written after it."""
         folder, key = self._place(stage)
         folder.mkdir(parents=True, exist_ok=True)
-        self._last = self._clock()
-        path = folder / f"{stage}.safetensors"
-        if not path.exists():
-            (folder / f"{stage}.jsonl").unlink(missing_ok=True)
+        self._ledgers[stage] = _Ledger(self.clock())
+        if not self.holds(stage):
+            self._file(stage, "jsonl").unlink(missing_ok=True)
+            self._last = self.clock()
             return None
+        path = self._file(stage, "safetensors")
         state, metadata = load_tensors(path)
         if metadata.get("key") != key:
             raise ModelFileError(
                 f"{path} was made with other settings, data or seed than this run: use another "
                 "run folder, or delete that file to train the stage again"
             )
-        step = int(metadata["step"])
-        _keep_lines(folder / f"{stage}.jsonl", step)
+        step, before = _read(path, metadata)
+        _keep_lines(self._file(stage, "jsonl"), step)
+        self._ledgers[stage] = _Ledger(self.clock(), before, before)
+        self._last = self.clock()
         return step, state
+
+    def forget(self, stage: str) -> None:
+        """Delete what is kept of a stage."""
+        for kind in ("safetensors", "jsonl"):
+            self._file(stage, kind).unlink(missing_ok=True)
+
+    def follow(self, stage: str, keeper: "FolderMonitor") -> None:
+        """Keep only the losses of a stage whose snapshots another monitor keeps, from here on."""
+        self._ledgers[stage] = keeper._ledgers[stage]
+        self._place(stage)[0].mkdir(parents=True, exist_ok=True)
+        source, target = keeper._file(stage, "jsonl"), self._file(stage, "jsonl")
+        with atomic_write(target) as temporary:
+            temporary.write_bytes(source.read_bytes() if source.exists() else b"")
 
     def started(self, stage: str, step: int, total: int) -> None:
         """Pass it on."""
         self._listener.started(stage, step, total)
 
     def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Append the losses as one JSON line."""
-        folder, _ = self._place(stage)
-        line = {"step": step, "seconds": round(self._clock() - self._started, 3), **values}
-        with (folder / f"{stage}.jsonl").open("a", encoding="utf-8") as handle:
+        """Append the losses as one JSON line, with the seconds since the stage began."""
+        spent = self._ledgers[stage].until(self.clock(), self.owner)
+        line = {"step": step, "seconds": round(sum(spent.values()), 3), **values}
+        with self._file(stage, "jsonl").open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
         self._listener.report(stage, step, total, values)
 
     def wants_snapshot(self, stage: str, step: int) -> bool:
         """Whether `every` seconds have passed since the last one."""
-        return self._clock() - self._last >= self._every
+        return self.clock() - self._last >= self.every
 
     def snapshot(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
         """Replace the stage's snapshot."""
-        folder, key = self._place(stage)
-        save_tensors(folder / f"{stage}.safetensors", state, {"step": str(step), "key": key})
-        self._last = self._clock()
+        ledger = self._ledgers[stage]
+        spent = ledger.until(self.clock(), self.owner)
+        metadata = {
+            "step": str(step),
+            "key": self._place(stage)[1],
+            "seconds": json.dumps(spent, sort_keys=True),
+        }
+        save_tensors(self._file(stage, "safetensors"), state, metadata)
+        ledger.kept = spent
+        self._last = self.clock()
 
     def finished(self, stage: str) -> None:
         """Pass it on."""
         self._listener.finished(stage)
+
+    def account(self, stage: str) -> Account | None:
+        """What the stage has cost; None before `restore`."""
+        if (ledger := self._ledgers.get(stage)) is None:
+            return None
+        return Account(
+            key=self._place(stage)[1],
+            seconds=sum(ledger.kept.values()),
+            earlier=ledger.before.get(self.owner, 0.0),
+            reused=bool(ledger.kept.keys() - {self.owner}),
+        )
+
+
+def _read(path: Path, metadata: Mapping[str, str]) -> tuple[int, dict[str, float]]:
+    """Steps taken, and seconds by owner."""
+    try:
+        seconds = json.loads(metadata["seconds"])
+        return int(metadata["step"]), {str(name): float(value) for name, value in seconds.items()}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise ModelFileError(
+            f"{path} is no snapshot of this version of mlis: delete it to train the stage again"
+        ) from None
 
 
 def _keep_lines(path: Path, step: int) -> None:
@@ -101,11 +174,14 @@ def _keep_lines(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept: list[str] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    before = path.read_text(encoding="utf-8", errors="replace")
+    for line in before.splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             break
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    after = "".join(f"{line}\n" for line in kept)
+    if after != before:
+        with atomic_write(path) as temporary:
+            temporary.write_text(after, encoding="utf-8")

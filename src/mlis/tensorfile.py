@@ -18,13 +18,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write tensors and string metadata to one file, atomically, with a checksum over both.
 
     The same content gives the same bytes: the metadata are one JSON string, as safetensors
-    writes several in random order.
+    writes several in random order. Raises `OSError` where the file cannot be written.
     """
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     checksum = _checksum(ready, metadata)
     with atomic_write(path) as temporary:
         words = json.dumps({**metadata, "sha256": checksum}, sort_keys=True)
-        save_file(ready, temporary, metadata={"mlis": words})
+        try:
+            save_file(ready, temporary, metadata={"mlis": words})
+        except SafetensorError as error:  # a full disk, say: what others raise as an OSError
+            raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -38,7 +38,10 @@ Train a recognizer on DATASET and test it once.
 The run folder holds all settings (run.json), losses (*.jsonl), snapshots, the saved model of each
 seed and components (RUN/seed-0/ml+is+sfr/model) and results.json. Whatever is finished is never
 repeated; a run that was stopped at any moment continues with --resume and ends with the same
-weights. Settings: defaults < preset < settings file < flags; --dry-run shows what they come to."""
+weights. Generators are kept in the user's cache folder (MLIS_CACHE, or the system's usual place),
+where every later run with the same data, generator settings and seed finds them; they may be
+deleted at any time. Settings: defaults < preset < settings file < flags; --dry-run shows what they
+come to."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -68,6 +71,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=30.0,
         metavar="SECONDS",
         help="time between snapshots (default: 30); does not change the result",
+    )
+    group.add_argument(
+        "--no-reuse",
+        action="store_true",
+        help="train the generators in the run folder, even if the user's cache folder has them",
     )
     group.add_argument(
         "--dry-run",
@@ -185,7 +193,12 @@ def _execute(
 
     progress = Progress()
     try:
-        return execute(folder, plan, dataset, listen=progress, snapshot_every=args.snapshot_every)
+        return execute(
+            *(folder, plan, dataset),
+            listen=progress,
+            snapshot_every=args.snapshot_every,
+            reuse=not args.no_reuse,
+        )
     except KeyboardInterrupt:
         resume = f"mlis fit --resume {shlex.quote(str(folder))}"
         raise KeyboardInterrupt(f"continue with: {resume}") from None
@@ -198,6 +211,8 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
     facts = {"dataset": name, "protocol": results["protocol"], "run": str(folder)}
     print(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
     print_summaries(summaries)
+    if any(any(summary["generator_reused"]) for summary in summaries.values()):
+        print("seconds leave out generators that were trained before (generation_seconds)")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
     print(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
     if args.json:

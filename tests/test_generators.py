@@ -1,0 +1,729 @@
+"""The store of trained generators: found, waited for, continued, and never trusted blindly."""
+
+import dataclasses
+import errno
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import mlis.snapshots
+import mlis.training
+from cli_cases import QUICK, save_small, start
+from mlis.cli import main
+from mlis.config import Config
+from mlis.errors import DivergenceError, ModelFileError
+from mlis.files import cache_folder
+from mlis.generators import generator_folder
+from mlis.inference import Recognizer
+from mlis.locks import lock_folder
+from mlis.pipeline import fit
+from mlis.protocol import Fitted, fit_and_calibrate, fit_reusing, generation_key, training_key
+from mlis.snapshots import FolderMonitor
+from mlis.tensorfile import load_tensors, save_tensors
+from mlis.training import Monitor
+from simulated import small, tiny
+
+TRAINING = tiny().for_training()
+CONFIG = small()
+KEY = generation_key(TRAINING, CONFIG, 5)
+
+
+@pytest.fixture(autouse=True)
+def _log_every_step(monkeypatch):
+    monkeypatch.setattr(mlis.training, "LOG_EVERY", 1)
+
+
+class Steps(Monitor):
+    """Counts the steps that are taken, and may die at one of them."""
+
+    def __init__(self, die_at: tuple[str, int] | None = None):
+        self.taken: list[tuple[str, int]] = []
+        self.die_at = die_at
+
+    def report(self, stage, step, total, values):
+        if (stage, step) == self.die_at:
+            raise Killed
+        self.taken.append((stage, step))
+
+    def of(self, stage: str) -> list[int]:
+        return [step for name, step in self.taken if name == stage]
+
+
+class Killed(BaseException):
+    """What a test raises where a process would be killed."""
+
+
+def train(folder: Path, config: Config = CONFIG, listener: Monitor | None = None, **options):
+    """Fit as a run does: snapshots in `folder`, the generator in the store or beside them."""
+    options = {"training": TRAINING, "seed": 5, **options}
+    data, seed = options.pop("training"), options.pop("seed")
+    own = FolderMonitor(
+        folder / "ml",
+        training_key(data, config, seed),
+        shared={"generation": (folder, generation_key(data, config, seed))},
+        every=0,
+        listener=listener,
+        clock=options.pop("clock", time.monotonic),
+    )
+    return fit_reusing(data, config, seed=seed, monitor=own, **options)
+
+
+def undisturbed(config: Config = CONFIG) -> Recognizer:
+    return fit(TRAINING, config, seed=5)
+
+
+def assert_same_bits(fitted: Fitted | Recognizer, other: Recognizer) -> None:
+    one = fitted.recognizer if isinstance(fitted, Fitted) else fitted
+    assert torch.equal(one.classifier.weight, other.classifier.weight)
+    assert torch.equal(one.classifier.bias, other.classifier.bias)
+    if one.encoder_weight is not None:
+        assert torch.equal(one.encoder_weight, other.encoder_weight)
+
+
+def logged(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+STORED = Path("generation.safetensors")
+
+
+def stored(key: str = KEY) -> Path:
+    return generator_folder(key) / STORED
+
+
+# --- found, and not found ------------------------------------------------------------------------
+
+
+def test_another_run_with_the_same_key_trains_nothing(tmp_path):
+    first = train(tmp_path / "one")
+    assert not list((tmp_path / "one").rglob("generation.safetensors"))
+    before = stored().stat().st_mtime_ns
+    steps = Steps()
+    second = train(tmp_path / "two", listener=steps)
+    assert steps.of("generation") == []
+    assert steps.of("refinement") == [1, 2, 3, 4, 5, 6]
+    assert stored().stat().st_mtime_ns == before
+    assert_same_bits(first, undisturbed())
+    assert_same_bits(second, undisturbed())
+    log = (stored().parent / "generation.jsonl").read_bytes()
+    assert (tmp_path / "two/generation.jsonl").read_bytes() == log
+    for name in ("one", "two"):
+        assert logged(tmp_path / name / "generation.jsonl") == [1, 2, 3, 4, 5]
+
+
+def test_a_finished_generator_is_kept_without_critic_and_optimisers(tmp_path):
+    train(tmp_path)
+    assert {name.split(".")[0] for name in load_tensors(stored())[0]} == {"generator"}
+    assert {path.name for path in stored().parent.iterdir()} == {
+        ".lock",
+        "generation.jsonl",
+        "generation.safetensors",
+    }
+
+
+def test_what_the_generator_does_not_depend_on_makes_no_difference(tmp_path):
+    train(tmp_path / "one")
+    changes = {
+        "refinement": {"components": "ml", "gamma": 3.0, "steps": 2},
+        "classification": {"synthetic_per_unseen": 2},
+    }
+    steps = Steps()
+    train(tmp_path / "two", small(**changes), steps)
+    assert (steps.of("generation"), steps.of("refinement")) == ([], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 6},
+        {"config": small(generation={"penalty": 9.0})},
+        {"config": small(preprocessing={"feature_scaling": "none"})},
+        {"config": small("float64")},
+        {"training": tiny(1).for_training()},
+        {"training": tiny().for_validation()[0]},
+    ],
+    ids=["seed", "setting", "preprocessing", "precision", "data", "rows"],
+)
+def test_another_key_is_trained(tmp_path, change):
+    train(tmp_path / "one")
+    steps = Steps()
+    train(tmp_path / "two", listener=steps, **change)
+    assert steps.of("generation") == [1, 2, 3, 4, 5]
+
+
+def test_without_reuse_the_run_keeps_its_own(tmp_path):
+    train(tmp_path / "one")
+    before = stored().stat().st_mtime_ns
+    steps = Steps()
+    alone = train(tmp_path / "two", listener=steps, reuse=False)
+    assert steps.of("generation") == [1, 2, 3, 4, 5]
+    assert (tmp_path / "two" / STORED).exists()
+    assert stored().stat().st_mtime_ns == before
+    assert_same_bits(alone, undisturbed())
+    # and goes on with it, whatever the store has
+    steps = Steps()
+    again = train(tmp_path / "two", listener=steps)
+    assert steps.taken == []
+    assert again.generator is not None
+    assert not again.generator.reused
+
+
+def test_in_python_without_a_run_folder(tmp_path):
+    data, config = tiny(), small(classification={"calibration": "validation"})
+    options = {"seed": 3, "device": "cpu"}
+    plain = fit_and_calibrate(data, config, **options)
+    assert not (cache_folder() / "generators").exists()
+    first = fit_and_calibrate(data, config, **options, reuse=True)
+    steps = Steps()
+    second = fit_and_calibrate(
+        data, config, **options, reuse=True, monitor=steps, validation_monitor=steps
+    )
+    assert set(steps.of("generation")) == set()
+    assert set(second.generators) == {"training", "validation"}
+    for name, account in second.generators.items():
+        assert account.reused
+        assert not first.generators[name].reused
+        assert account.seconds == first.generators[name].seconds > 0
+        assert stored(account.key).exists()
+    for trained in (first, second):
+        assert_same_bits(trained.recognizer, plain.recognizer)
+        assert trained.recognizer.calibration == plain.recognizer.calibration
+
+
+def test_the_joint_schedule_is_not_stored(tmp_path):
+    """There the generator may depend on the encoder."""
+    fitted = train(tmp_path, small(refinement={"schedule": "joint"}))
+    assert not stored().exists()
+    assert (tmp_path / "ml/joint.safetensors").exists()
+    assert fitted.generator is None
+
+
+def test_cut_short_it_is_continued_by_another_run(tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path / "one", listener=Steps(die_at=("generation", 3)))
+    assert load_tensors(stored())[1]["step"] == "2"
+    steps = Steps()
+    other = train(tmp_path / "two", listener=steps)
+    assert steps.of("generation") == [3, 4, 5]
+    assert_same_bits(other, undisturbed())
+    for folder in (stored().parent, tmp_path / "two"):
+        assert logged(folder / "generation.jsonl") == [1, 2, 3, 4, 5]
+
+
+def test_cut_short_before_the_first_snapshot(tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path, listener=Steps(die_at=("generation", 1)))
+    assert not stored().exists()
+    assert_same_bits(train(tmp_path), undisturbed())
+    assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
+
+
+def test_a_failure_gives_the_lock_back(tmp_path):
+    """The next training of this process would else wait for itself."""
+    diverging = small(generation={"learning_rate": 1e18, "steps": 30})
+    for name in ("one", "two"):
+        with pytest.raises(DivergenceError):
+            train(tmp_path / name, diverging)
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+SETTINGS = (
+    *(*QUICK, "--generator", "wgan-gp", "--generation-hidden", "16", "--noise", "4"),
+    *("--batch-size", "16", "--critic-steps", "1", "--generation-steps", "160"),
+    *("--snapshot-every", "0"),
+)
+RESULT = Path("seed-0/ml+is+sfr/result.json")
+MODEL = Path("seed-0/ml+is+sfr/model/model.safetensors")
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP on Windows")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return save_small(tmp_path_factory.mktemp("generators") / "data")
+
+
+@pytest.fixture(scope="module")
+def calm(data, tmp_path_factory) -> bytes:
+    """The model of a run that knows no store."""
+    run = tmp_path_factory.mktemp("calm") / "run"
+    assert main(["fit", str(data), "-o", str(run), *SETTINGS, "--no-reuse"]) == 0
+    return (run / MODEL).read_bytes()
+
+
+def begin(data: Path, run: Path) -> subprocess.Popen:
+    """Start `mlis fit`; what it says goes to a file."""
+    with run.with_suffix(".log").open("wb") as log:
+        return start("fit", data, "-o", run, *SETTINGS, stdout=subprocess.DEVNULL, stderr=log)
+
+
+def until(process: subprocess.Popen, reached) -> None:
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, "it ended before that"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def stopped_and_waiting(data, tmp_path) -> Iterator[tuple[subprocess.Popen, subprocess.Popen]]:
+    """One process in the middle of its generator, stopped; another that waits for it."""
+    one = begin(data, tmp_path / "one")
+    log = tmp_path / "one/seed-0/generation.jsonl"
+    until(one, lambda: log.exists() and 40 <= max([0, *complete(log)]) < 140)
+    one.send_signal(signal.SIGSTOP)
+    two = begin(data, tmp_path / "two")
+    until(two, lambda: f"process {one.pid} on" in (tmp_path / "two.log").read_text())
+    yield one, two
+    for process in (one, two):
+        process.kill()
+        process.wait()
+
+
+def complete(path: Path) -> list[int]:
+    """Steps of the complete lines of a log that is being written."""
+    return [json.loads(line)["step"] for line in path.read_text().split("\n")[:-1]]
+
+
+def row(run: Path) -> dict:
+    return json.loads((run / RESULT).read_text())
+
+
+@needs_signals
+def test_a_second_process_waits_for_the_first(stopped_and_waiting, tmp_path, calm):
+    one, two = stopped_and_waiting
+    assert "trains the same generator: waiting" in (tmp_path / "two.log").read_text()
+    time.sleep(0.3)
+    assert not (tmp_path / "two/seed-0/generation.jsonl").exists()
+    waited_from = time.monotonic()
+    one.send_signal(signal.SIGCONT)
+    assert (one.wait(120), two.wait(120)) == (0, 0)
+    rows = [row(tmp_path / name) for name in ("one", "two")]
+    assert [found["generator_reused"] for found in rows] == [False, True]
+    assert rows[0]["generation_seconds"] == rows[1]["generation_seconds"] > 0
+    assert rows[1]["seconds"] < time.monotonic() - waited_from
+    assert rows[0]["seconds"] > rows[0]["generation_seconds"]
+    for name in ("one", "two"):
+        assert (tmp_path / name / MODEL).read_bytes() == calm
+        assert logged(tmp_path / name / "seed-0/generation.jsonl") == list(range(20, 161, 20))
+    assert "refinement" in (tmp_path / "two.log").read_text()
+    assert "generation 160/160" not in (tmp_path / "two.log").read_text()
+
+
+@needs_signals
+def test_killed_while_another_waits(stopped_and_waiting, tmp_path, calm):
+    one, two = stopped_and_waiting
+    one.kill()
+    one.wait()
+    assert two.wait(120) == 0
+    assert (tmp_path / "two" / MODEL).read_bytes() == calm
+    found = row(tmp_path / "two")
+    assert found["generator_reused"]  # in part
+    assert found["generation_seconds"] > 0
+    assert "generation continues after step" in (tmp_path / "two.log").read_text()
+    assert logged(tmp_path / "two/seed-0/generation.jsonl") == list(range(20, 161, 20))
+    folder = generator_folder(found["provenance"]["generators"]["training"]["key"])
+    assert not list(folder.glob(".*tmp*"))
+
+
+def test_started_together(data, tmp_path, calm):
+    runs = [tmp_path / name for name in ("one", "two")]
+    processes = [begin(data, run) for run in runs]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    assert sorted(row(run)["generator_reused"] for run in runs) == [False, True]
+    trained = ["generation 160/160" in run.with_suffix(".log").read_text() for run in runs]
+    assert sorted(trained) == [False, True]
+    for run in runs:
+        assert (run / MODEL).read_bytes() == calm
+
+
+def test_the_command_says_that_seconds_leave_something_out(data, tmp_path, capsys):
+    said = "seconds leave out generators that were trained before"
+    for name, reused in (("one", False), ("two", True)):
+        assert main(["fit", str(data), "-o", str(tmp_path / name), *SETTINGS, "--json"]) == 0
+        out = capsys.readouterr().out
+        assert (said in out) == reused
+        result = json.loads(out.splitlines()[-1])
+        assert result["generator_reused"] == reused
+        assert result["generation_seconds"] > 0
+        assert (result["seconds"] > result["generation_seconds"]) == (not reused)
+
+
+# --- whatever is wrong with the store -------------------------------------------------------------
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def text(path: Path) -> None:
+    path.write_text("this is no generator")
+
+
+def of_another_key(path: Path) -> None:
+    state, metadata = load_tensors(path)
+    save_tensors(path, state, {**metadata, "key": "0" * 64})
+
+
+def without_record(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(load_tensors(path)[0], path)
+
+
+def without_step(path: Path) -> None:
+    state, metadata = load_tensors(path)
+    del metadata["step"]
+    save_tensors(path, state, metadata)
+
+
+def of_other_code(path: Path) -> None:
+    """The checksum is right, the key is right, and yet the tensors have other names."""
+    state, metadata = load_tensors(path)
+    save_tensors(path, {f"{name}_v0": value for name, value in state.items()}, metadata)
+
+
+DAMAGE = [truncated, flipped, empty, text, of_another_key, without_record, without_step]
+
+
+@pytest.mark.parametrize("partial", [False, True], ids=["finished", "partial"])
+@pytest.mark.parametrize("damage", [*DAMAGE, of_other_code], ids=lambda damage: damage.__name__)
+def test_damaged_and_foreign_files(damage, partial, tmp_path, caplog):
+    if partial:
+        with pytest.raises(Killed):
+            train(tmp_path / "one", listener=Steps(die_at=("generation", 3)))
+    else:
+        train(tmp_path / "one")
+    damage(stored())
+    steps = Steps()
+    with caplog.at_level(logging.WARNING, "mlis"):
+        fitted = train(tmp_path / "two", listener=steps)
+    assert_same_bits(fitted, undisturbed())
+    assert steps.of("generation") == [1, 2, 3, 4, 5]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "trained anew" in warning
+    assert fitted.generator is not None
+    assert not fitted.generator.reused
+    steps = Steps()  # the store is whole again
+    train(tmp_path / "three", listener=steps)
+    assert steps.of("generation") == []
+    assert logged(tmp_path / "three/generation.jsonl") == [1, 2, 3, 4, 5]
+
+
+def test_a_snapshot_of_the_runs_own_that_does_not_fit_is_still_an_error(tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path, listener=Steps(die_at=("refinement", 3)))
+    of_other_code(tmp_path / "ml/refinement.safetensors")
+    with pytest.raises(ModelFileError, match="does not fit"):
+        train(tmp_path)
+    assert stored().exists()
+
+
+def test_a_folder_in_the_place_of_the_file(tmp_path, caplog):
+    stored().mkdir(parents=True)
+    fitted = train(tmp_path)
+    assert_same_bits(fitted, undisturbed())
+    assert (tmp_path / STORED).exists()
+    assert "is not stored in" in caplog.text
+
+
+def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLIS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(Killed):
+        train(tmp_path / "run", listener=Steps(die_at=("generation", 3)))
+    assert "is not stored in" in caplog.text
+    steps = Steps()
+    fitted = train(tmp_path / "run", listener=steps)
+    assert steps.of("generation") == [3, 4, 5]
+    assert_same_bits(fitted, undisturbed())
+    assert logged(tmp_path / "run/generation.jsonl") == [1, 2, 3, 4, 5]
+    assert_same_bits(fit_reusing(TRAINING, CONFIG, seed=5), undisturbed())  # and without a run
+
+
+@pytest.fixture
+def read_only(monkeypatch) -> None:
+    """Nothing below the store can be opened for writing, made or deleted."""
+    root = cache_folder() / "generators"
+    real = {"open": os.open, "mkdir": os.mkdir, "unlink": os.unlink}
+
+    def refuse(path) -> None:
+        if root in Path(path).parents:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def no_open(path, flags, *args, **options):
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            refuse(path)
+        return real["open"](path, flags, *args, **options)
+
+    def no_mkdir(path, *args, **options):
+        if not Path(path).exists():
+            refuse(path)
+        return real["mkdir"](path, *args, **options)
+
+    def no_unlink(path, *args, **options):
+        if Path(path).exists():
+            refuse(path)
+        return real["unlink"](path, *args, **options)
+
+    real_path_open, real_save = Path.open, mlis.snapshots.save_tensors
+
+    def no_path_open(self, mode="r", *args, **options):
+        if set(mode) & set("wa+x"):
+            refuse(self)
+        return real_path_open(self, mode, *args, **options)
+
+    def no_save(path, tensors, metadata):
+        refuse(path)
+        return real_save(path, tensors, metadata)
+
+    monkeypatch.setattr(os, "open", no_open)
+    monkeypatch.setattr(os, "mkdir", no_mkdir)
+    monkeypatch.setattr(os, "unlink", no_unlink)
+    monkeypatch.setattr(Path, "open", no_path_open)
+    monkeypatch.setattr(mlis.snapshots, "save_tensors", no_save)
+
+
+def test_a_read_only_cache_without_the_generator(tmp_path, read_only, caplog):
+    assert_same_bits(train(tmp_path), undisturbed())
+    assert (tmp_path / STORED).exists()
+    assert "is not stored in" in caplog.text
+    assert not stored().parent.exists()
+
+
+def test_a_read_only_cache_with_the_generator(tmp_path, request, caplog):
+    train(tmp_path / "one")
+    request.getfixturevalue("read_only")
+    steps = Steps()
+    assert_same_bits(train(tmp_path / "two", listener=steps), undisturbed())
+    assert steps.of("generation") == []
+    assert not caplog.records
+
+
+def test_a_read_only_cache_with_half_of_it(tmp_path, request, caplog):
+    """It begins where the store ends, and goes on in the run's own folder."""
+    with pytest.raises(Killed):
+        train(tmp_path / "one", listener=Steps(die_at=("generation", 3)))
+    log = stored().with_suffix(".jsonl")
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
+    before = stored().read_bytes()
+    request.getfixturevalue("read_only")
+    with pytest.raises(Killed):
+        train(tmp_path / "two", listener=Steps(die_at=("generation", 5)))
+    assert load_tensors(tmp_path / "two" / STORED)[1]["step"] == "4"
+    steps = Steps()
+    fitted = train(tmp_path / "two", listener=steps)
+    assert steps.of("generation") == [5]
+    assert_same_bits(fitted, undisturbed())
+    assert logged(tmp_path / "two/generation.jsonl") == [1, 2, 3, 4, 5]
+    assert stored().read_bytes() == before
+    assert fitted.generator is not None
+    assert fitted.generator.reused
+
+
+def test_the_disk_fills_up_in_between(tmp_path, monkeypatch, caplog):
+    real = mlis.snapshots.save_tensors
+
+    def full(path, tensors, metadata):
+        if cache_folder() in path.parents and metadata["step"] == "3":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, tensors, metadata)
+
+    monkeypatch.setattr(mlis.snapshots, "save_tensors", full)
+    assert_same_bits(train(tmp_path), undisturbed())
+    assert load_tensors(tmp_path / STORED)[1]["step"] == "5"
+    assert load_tensors(stored())[1]["step"] == "2"
+    assert os.strerror(errno.ENOSPC) in caplog.text
+    assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
+
+
+def test_the_cache_is_deleted_between_and_during_trainings(tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path / "one", listener=Steps(die_at=("refinement", 3)))
+    shutil.rmtree(cache_folder() / "generators")
+    assert_same_bits(train(tmp_path / "one"), undisturbed())
+    assert logged(tmp_path / "one/generation.jsonl") == [1, 2, 3, 4, 5]
+
+    class Delete(Monitor):
+        def report(self, stage, step, total, values):
+            if (stage, step) == ("generation", 3):
+                shutil.rmtree(cache_folder() / "generators")
+
+    shutil.rmtree(cache_folder() / "generators")
+    assert_same_bits(train(tmp_path / "two", listener=Delete()), undisturbed())
+    assert (tmp_path / "two" / STORED).exists()
+    assert logged(tmp_path / "two/generation.jsonl") == [1, 2, 3, 4, 5]
+
+
+def test_a_lock_of_a_deleted_folder_is_not_taken_for_one(tmp_path):
+    with lock_folder(tmp_path / "a"):
+        with pytest.raises(BlockingIOError):
+            lock_folder(tmp_path / "a")
+        shutil.rmtree(tmp_path / "a")
+        with lock_folder(tmp_path / "a") as again:
+            again.seek(0)
+            assert f"process {os.getpid()} on" in again.read().decode()
+
+
+# --- seconds --------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Ten seconds later at every look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 10.0
+        return self.now
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_resumed_training_adds_up_the_seconds_of_its_processes(reuse, tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path, listener=Steps(("generation", 4)), clock=Clock(), reuse=reuse)
+    folder = stored().parent if reuse else tmp_path
+    first = sum(json.loads(load_tensors(folder / STORED)[1]["seconds"]).values())
+    assert first > 30
+    with pytest.raises(Killed):
+        train(tmp_path, listener=Steps(("refinement", 4)), clock=Clock(), reuse=reuse)
+    generation = sum(json.loads(load_tensors(folder / STORED)[1]["seconds"]).values())
+    assert generation > first + 20
+    refinement = json.loads(load_tensors(tmp_path / "ml/refinement.safetensors")[1]["seconds"])
+    began = time.monotonic()
+    resumed = train(tmp_path, reuse=reuse)
+    took = time.monotonic() - began
+    earlier = generation + sum(refinement.values())
+    assert earlier < resumed.seconds <= earlier + took
+    assert resumed.generator is not None
+    assert resumed.generator.seconds == generation
+    assert not resumed.generator.reused
+    times = [json.loads(line) for line in (tmp_path / "generation.jsonl").read_text().splitlines()]
+    seconds = [line["seconds"] for line in times]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] > first
+
+
+def test_what_others_trained_is_not_counted_as_ones_own(tmp_path):
+    train(tmp_path / "one", clock=Clock())
+    other = train(tmp_path / "two")
+    assert other.generator is not None
+    assert other.generator.reused
+    assert other.generator.seconds > 50 > other.seconds
+    # of a generator that is continued, one's own part is
+    config = small(generation={"penalty": 9.0})
+    with pytest.raises(Killed):
+        train(tmp_path / "three", config, Steps(("generation", 4)), clock=Clock())
+    part = train(tmp_path / "four", config)
+    assert part.generator is not None
+    assert part.generator.reused
+    assert part.generator.seconds > 30 > part.seconds
+
+
+def test_waiting_is_not_counted(tmp_path, monkeypatch):
+    import mlis.generators
+
+    real = mlis.generators.lock_folder
+
+    def slow(folder, waiting):
+        waiting("process 1 on mars")
+        time.sleep(0.5)
+        return real(folder, waiting)
+
+    monkeypatch.setattr(mlis.generators, "lock_folder", slow)
+    began = time.monotonic()
+    fitted = train(tmp_path)
+    took = time.monotonic() - began
+    assert fitted.seconds <= took - 0.5
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
+    import mlis.protocol
+    from mlis.compute import Arithmetic
+
+    def keys(config=CONFIG):
+        return generation_key(TRAINING, config, 5), training_key(TRAINING, config, 5)
+
+    before = keys()
+    with monkeypatch.context() as patch:
+        patch.setattr(mlis.protocol, "GENERATION_VERSION", -1)
+        assert not set(keys()) & set(before)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlis.protocol, "REFINEMENT_VERSION", -1)
+        assert keys()[0] == before[0]
+        assert keys()[1] != before[1]
+    auto = {}
+    for product in (torch.bfloat16, torch.float32):
+        found = Arithmetic(torch.device("cpu"), torch.float32, product)
+        with monkeypatch.context() as patch:
+            patch.setattr(mlis.protocol.Arithmetic, "of", lambda *_, found=found: found)
+            auto[product] = keys(small("auto"))
+    assert not set(auto[torch.bfloat16]) & set(auto[torch.float32])
+    assert auto[torch.float32] == keys(small("float32"))
+    cuda = Arithmetic(torch.device("cuda"), torch.float32, torch.float32)
+    monkeypatch.setattr(mlis.protocol.Arithmetic, "of", lambda *_: cuda)
+    assert not set(keys()) & set(before)
+
+
+def test_keys_tell_a_users_losses_apart(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def key(source: str, name: str, loss=None) -> str:
+        (tmp_path / f"{name}.py").write_text(source)
+        config = CONFIG if loss else small(refinement={"loss": f"{name}:pull"})
+        return training_key(TRAINING, config, 5, loss=loss)
+
+    body = "def pull(embeddings, labels):\n    return embeddings.sum() * {}\n"
+    keys = [key(body.format(1), "loss_a"), key(body.format(2), "loss_b")]
+
+    def one(embeddings, labels):
+        return embeddings.sum()
+
+    def two(embeddings, labels):
+        return embeddings.mean()
+
+    class Three(torch.nn.Module):
+        def forward(self, embeddings, labels):
+            return embeddings.mean()
+
+    keys += [training_key(TRAINING, CONFIG, 5, loss=loss) for loss in (one, two, Three(), max)]
+    keys.append(training_key(TRAINING, CONFIG, 5))
+    assert len(set(keys)) == len(keys)
+    assert training_key(TRAINING, CONFIG, 5, loss=one) == keys[2]
+    # the same name and settings, another text
+    del sys.modules["loss_a"]
+    import linecache
+
+    (tmp_path / "loss_a.py").write_text(body.format(10))
+    linecache.clearcache()
+    assert training_key(TRAINING, small(refinement={"loss": "loss_a:pull"}), 5) != keys[0]
+
+
+def test_a_loss_that_is_not_used_is_not_imported():
+    config = small(refinement={"components": "sfr", "loss": "no_such_module:f"})
+    assert training_key(TRAINING, config, 5)
+    assert dataclasses.asdict(config)["refinement"]["loss"] == "no_such_module:f"
