@@ -22,7 +22,7 @@ from torch import Tensor
 from mlis.data.stored import OpenFile, StoredArray, StoredRows
 from mlis.errors import DataError
 
-CHUNK_ROWS = 8192
+CHUNK_ROWS = 2048  # 16 MiB of 2048 float32 features: small enough for the allocator to use again
 _MOST_AHEAD = 8  # batches that may wait to be fetched
 
 
@@ -120,7 +120,7 @@ class StreamedRows:
 
     def prefetch(self, rows: Tensor) -> None:
         """Begin to read these rows (B,) for a following `x[rows]`; any other still works."""
-        wanted = np.array(rows.cpu())
+        wanted = rows.cpu().numpy().copy()
         self._ahead.append((wanted, *self._begin(self._rows.rows[wanted])))
         if len(self._ahead) > _MOST_AHEAD:
             del self._ahead[0]

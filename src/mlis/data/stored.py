@@ -192,7 +192,7 @@ class StoredRows:
         chosen = self.rows[index]
         out = np.empty((chosen.size, self.array.shape[1]), self.dtype)
         self.array.gather(chosen.reshape(-1), out)
-        return out.reshape(*chosen.shape, -1)
+        return out.reshape(*chosen.shape, self.array.shape[1])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:

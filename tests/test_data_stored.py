@@ -1,0 +1,208 @@
+"""Rows that stay in their file: what is read, from which file, and what is said when it cannot."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlis.data import GZSLDataset
+from mlis.data.arrays import row_chunks
+from mlis.data.folder import TENSORS
+from mlis.data.stored import (
+    RESIDENT_SHARE,
+    StoredRows,
+    available_memory,
+    resident_limit,
+    stored,
+)
+from mlis.errors import DataError, SettingsError
+from simulated import tiny
+
+VALUES = np.random.default_rng(0).random((50, 7), dtype=np.float32)
+
+
+@pytest.fixture
+def mapped(tmp_path) -> np.ndarray:
+    np.save(tmp_path / "x.npy", VALUES)
+    return np.load(tmp_path / "x.npy", mmap_mode="r")
+
+
+def view(mapped: np.ndarray, rows) -> StoredRows:
+    where = stored(mapped)
+    assert where is not None
+    return StoredRows(where, np.asarray(rows, dtype=np.int64))
+
+
+def test_an_array_is_found_in_its_file_also_a_part_of_it(mapped):
+    for part in (mapped, mapped[3:40], mapped[3:40][2:], np.asarray(mapped)[10:], mapped[:, :][5:]):
+        where = stored(part)
+        assert where is not None
+        out = np.empty(part.shape, np.float32)
+        where.read(0, out)
+        np.testing.assert_array_equal(out, part)
+
+
+def test_what_is_no_plain_read_only_map_is_read_as_an_array(mapped, tmp_path):
+    np.save(tmp_path / "columns.npy", np.asfortranarray(VALUES))
+    others = [
+        VALUES,
+        mapped[:, :3],
+        mapped[::2],
+        mapped[:0],
+        np.load(tmp_path / "x.npy", mmap_mode="r+"),
+        np.load(tmp_path / "x.npy", mmap_mode="c"),
+        np.load(tmp_path / "columns.npy", mmap_mode="r"),
+    ]
+    for array in others:
+        assert stored(array) is None
+        chunks = [chunk.copy() for _, chunk in row_chunks(array)]
+        if chunks:
+            np.testing.assert_array_equal(np.concatenate(chunks), array)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(st.integers(0, 49), max_size=60))
+def test_rows_in_any_order_and_more_than_once(rows, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any-order.npy"
+    if not path.exists():
+        np.save(path, VALUES)
+    ours, expected = view(np.load(path, mmap_mode="r"), rows), VALUES[np.array(rows, dtype=int)]
+    np.testing.assert_array_equal(ours[:], expected)
+    assert ours.shape == expected.shape
+    assert len(ours) == len(expected)
+
+
+def test_rows_are_chosen_as_from_an_array(mapped):
+    rows = np.array([40, 3, 4, 5, 3, 49])
+    ours, expected = view(mapped, rows), VALUES[rows]
+    assert (ours.ndim, ours.shape, ours.dtype, ours.nbytes) == (2, (6, 7), np.float32, 6 * 7 * 4)
+    mask = np.array([True, False, True, True, False, False])
+    for index in (slice(1, 4), slice(None, None, -1), slice(9, 12), 2, -1, np.array([5, 0]), mask):
+        np.testing.assert_array_equal(ours[index], expected[index])
+        assert ours[index].shape == expected[index].shape
+    np.testing.assert_array_equal(np.asarray(ours), expected)
+    np.testing.assert_array_equal(np.asarray(ours, dtype=np.float64), expected)
+    np.testing.assert_array_equal(np.stack(list(ours)), expected)
+    ours[0][:] = 9  # a new array each time
+    np.testing.assert_array_equal(ours[0], expected[0])
+    with pytest.raises(IndexError):
+        ours[6]
+
+
+def test_chunks_of_a_map_are_its_rows(mapped, monkeypatch):
+    monkeypatch.setattr("mlis.data.arrays.CHUNK_BYTES", 7 * 4 * 8)
+    pieces = [(start, chunk.copy()) for start, chunk in row_chunks(mapped)]
+    assert [start for start, _ in pieces] == list(range(0, 50, 8))
+    np.testing.assert_array_equal(np.concatenate([chunk for _, chunk in pieces]), VALUES)
+
+
+def test_without_reads_at_offsets_the_system_seeks(mapped, monkeypatch):
+    monkeypatch.delattr(os, "preadv", raising=False)
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    np.testing.assert_array_equal(view(mapped, [7, 3, 4])[:], VALUES[[7, 3, 4]])
+
+
+def test_a_file_cut_short_is_named_with_the_row(mapped, tmp_path):
+    rows = view(mapped, np.arange(50))
+    path = tmp_path / "x.npy"
+    os.truncate(path, path.stat().st_size - 10 * 7 * 4 - 1)
+    np.testing.assert_array_equal(rows[:39], VALUES[:39])
+    for index in (39, slice(0, 50), np.array([2, 39])):
+        with pytest.raises(DataError, match=r"x\.npy: row 39 is missing.*cut short"):
+            rows[index]
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_row(mapped, monkeypatch):
+    rows = view(mapped, np.arange(50))
+
+    def fails(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("mlis.data.stored.OpenFile._read", fails)
+    with pytest.raises(DataError, match=r"x\.npy: row 12 cannot be read: Input/output error"):
+        rows[12:14]
+
+
+def test_a_file_that_is_gone_before_it_was_opened_is_an_error(mapped, tmp_path):
+    (tmp_path / "x.npy").unlink()
+    with pytest.raises(DataError, match=r"x\.npy: cannot be read any more"):
+        stored(mapped)
+
+
+def test_a_file_that_is_deleted_or_replaced_later_is_still_the_one_that_was_opened(tmp_path):
+    data = tiny()
+    data.save(tmp_path / "a")
+    loaded = GZSLDataset.load(tmp_path / "a")
+    other = np.flip(data.features, 0).copy()
+    (tmp_path / "a" / TENSORS).unlink()
+    GZSLDataset(other, *(getattr(data, n) for n in FIELDS)).save(tmp_path / "a")
+    np.testing.assert_array_equal(view(loaded.features, [3, 1])[:], data.features[[3, 1]])
+
+
+FIELDS = ("labels", "descriptors", "class_names", "split", "provenance")
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_the_file_is_closed_with_the_last_who_reads_it(mapped):
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("open files are counted in /proc")
+    before = open_files()
+    rows = view(mapped, [1])
+    assert open_files() == before + 1
+    assert view(mapped[2:], [1]).array.file is rows.array.file
+    del rows, mapped
+    # the fixture keeps the map, and the map keeps its file
+    assert open_files() == before + 1
+
+
+# --- what stays in its file ------------------------------------------------------------------
+
+
+def test_the_limit_is_a_share_of_memory_or_what_the_user_says(monkeypatch):
+    monkeypatch.delenv("MLIS_RESIDENT_MIB", raising=False)
+    share = resident_limit() / available_memory()
+    assert share == pytest.approx(RESIDENT_SHARE, rel=0.2)  # memory comes and goes meanwhile
+    monkeypatch.setenv("MLIS_RESIDENT_MIB", "1.5")
+    assert resident_limit() == 3 << 19
+    for wrong in ("-1", "2GB", "nan", "inf"):
+        monkeypatch.setenv("MLIS_RESIDENT_MIB", wrong)
+        with pytest.raises(SettingsError, match=f"MLIS_RESIDENT_MIB .* is '{wrong}'"):
+            resident_limit()
+
+
+def test_memory_counts_a_containers_limit(monkeypatch):
+    texts = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 2048 kB\n"}
+    monkeypatch.setattr(Path, "read_text", lambda self: texts[os.fspath(self)])
+    for limit, expected in (("max\n", 2 << 20), ("1000000\n", 1_000_000), ("99000000\n", 2 << 20)):
+        texts["/sys/fs/cgroup/memory.max"] = limit
+        assert available_memory() == expected
+
+
+def test_parts_of_a_large_map_are_views_with_the_same_rows(tmp_path, monkeypatch):
+    tiny().save(tmp_path)
+    data = GZSLDataset.load(tmp_path)
+    resident = data.for_training(), data.for_testing(), *data.for_validation()
+    monkeypatch.setenv("MLIS_RESIDENT_MIB", "0")
+    left = data.for_training(), data.for_testing(), *data.for_validation()
+    for ours, whole in zip(left, resident, strict=True):
+        assert type(whole.features) is np.ndarray
+        assert isinstance(ours.features, StoredRows)
+        np.testing.assert_array_equal(np.asarray(ours.features), whole.features)
+        assert ours.key == whole.key
+    assert type(tiny().for_training().features) is np.ndarray  # no file to leave it in
+
+
+def test_the_limit_counts_the_rows_that_are_asked_for(tmp_path, monkeypatch):
+    tiny().save(tmp_path)
+    data = GZSLDataset.load(tmp_path)
+    part, _ = data.for_validation()
+    assert part.features.nbytes < data.for_training().features.nbytes
+    monkeypatch.setenv("MLIS_RESIDENT_MIB", str((part.features.nbytes + 1) / 2**20))
+    assert type(data.for_validation()[0].features) is np.ndarray
+    assert isinstance(data.for_training().features, StoredRows)
