@@ -46,7 +46,7 @@ def simulated(seed: int = 0) -> GZSLDataset:
 def curve(
     split: tuple[TrainingSplit, TestSplit], config: Config, seed: int, steps: list[int]
 ) -> Iterator[dict[str, float | int]]:
-    """Measures after each of the numbers of steps; step 0 of a warm start is the ridge generator."""
+    """Measures after each number of steps; step 0 of a warm start is the ridge generator."""
     training, held_out = split
     arithmetic = Arithmetic.of(config.precision)
     scaler, data = prepare(training, config.preprocessing, arithmetic)

@@ -14,7 +14,7 @@ from mlis.data.dataset import TrainingSplit
 from mlis.generation.synthesis import FeatureGenerator, synthesise
 from mlis.generation.train import fit_generator
 from mlis.inference import Recognizer
-from mlis.preprocessing import TrainingTensors, prepare
+from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.refinement.encoder import Encoder
 from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
 from mlis.refinement.train import fit_encoder, fit_joint
@@ -57,13 +57,32 @@ def fit(
     if isinstance(data.x, StreamedRows) and config.refinement.switches:
         check_room(len(data.x), config.refinement.hidden, data.x.dtype)
     generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
-    classifier = _train_classifier(data, generator, encoder, config, seed)
+    return recognizer_of(training, scaler, data, generator, encoder, config, seed)
+
+
+def recognizer_of(
+    training: TrainingSplit,
+    scaler: FeatureScaler,
+    data: TrainingTensors,
+    generator: FeatureGenerator | None,
+    encoder: Encoder | None,
+    config: Config,
+    seed: int,
+) -> Recognizer:
+    """Train stage 2 on what stage 1 made, and put the recognizer together.
+
+    Args:
+        training, scaler, data: the training split, and what `prepare` made of it.
+        generator: None where there is nothing to synthesise.
+        encoder: None for a classifier of the scaled features themselves.
+        config, seed: as of `fit`.
+    """
     constant = config.classification.calibration
     return Recognizer(
         scaler=scaler,
         encoder_weight=None if encoder is None else encoder.weight.detach(),
         encoder_bias=None if encoder is None else encoder.bias.detach(),
-        classifier=classifier,
+        classifier=_train_classifier(data, generator, encoder, config, seed),
         class_names=training.class_names,
         seen_mask=training.seen_mask,
         descriptors=training.descriptors,
