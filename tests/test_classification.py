@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -146,6 +147,79 @@ def test_too_few_iterations_are_reported(caplog):
     with caplog.at_level(logging.WARNING):
         fit_classifier(x, y, 5, Classification(max_iterations=2))
     assert "classification.max_iterations" in caplog.text
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+def test_many_classes_are_learned_whatever_the_tolerance(tolerance):
+    """The gradient at zero is below the tolerance: the optimiser must not take that for the end."""
+    C, D = 400, 30
+    means = torch.randn(C, D, generator=torch.Generator().manual_seed(0))
+    x, y = means.repeat(3, 1), torch.arange(C).repeat(3)
+    x += 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    steepest = (x - x.mean(0)).div(x.norm(dim=1).mean()).abs().max() / C
+    assert steepest < 1e-2
+    classifier = fit_classifier(x.clone(), y, C, Classification(tolerance=tolerance))
+    assert (classifier(x).argmax(1) == y).float().mean() > 0.95
+
+
+def test_a_tolerance_below_a_tenth_of_the_first_gradient_is_used_as_it_is(caplog):
+    x, y = clouds(C=6, n=400)
+    with caplog.at_level(logging.INFO):
+        fit_classifier(x.clone(), y, 6, Classification(tolerance=1e-4))
+        assert "as the gradient begins" not in caplog.text
+        fit_classifier(x.clone(), y, 6, Classification(tolerance=0.5))
+    assert "as the gradient begins" in caplog.text
+
+
+class Chunks:
+    """Features handed out in chunks, each anew, as a reader of a file does."""
+
+    def __init__(self, features: torch.Tensor, most: int):
+        self.features, self.most, self.passes = features, most, 0
+        self.shape, self.dtype, self.device = features.shape, features.dtype, features.device
+
+    def split(self, size: int) -> Iterator[torch.Tensor]:
+        self.passes += 1
+        for part in self.features.split(min(size, self.most)):
+            yield part.clone()
+
+
+@pytest.mark.parametrize("balance", ["samples", "classes"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("most", [7, 1000])
+def test_chunks_give_what_the_whole_gives(balance, dtype, most):
+    x, y = clouds(dtype=dtype)
+    settings = Classification(balance=balance, weight_decay=1e-2)
+    chunks = Chunks(3 * x + 2, most)
+    ours = fit_classifier(chunks, y, 7, settings)
+    whole = fit_classifier(3 * x + 2, y, 7, settings)
+    near = {"rtol": 0, "atol": 1e-4 if dtype == torch.float32 else 1e-10}
+    z = 3 * x + 2
+    assert ours.weight.dtype == dtype
+    torch.testing.assert_close(torch.softmax(ours(z), 1), torch.softmax(whole(z), 1), **near)
+    assert torch.equal(chunks.features, z)
+    assert 3 < chunks.passes < 100
+
+
+@pytest.mark.parametrize("where", [0, 299])
+def test_chunks_that_are_not_finite_are_named(where):
+    x, y = clouds()
+    x[where, 2] = float("nan")
+    with pytest.raises(DivergenceError, match="classification: refined features"):
+        fit_classifier(Chunks(x, 50), y, 5, Classification())
+
+
+def test_chunks_shrink_with_the_number_of_classes():
+    seen: list[int] = []
+
+    class Noted(Chunks):
+        def split(self, size: int) -> Iterator[torch.Tensor]:
+            seen.append(size)
+            return super().split(size)
+
+    x, y = clouds()
+    fit_classifier(Noted(x, 1000), y, 30_000, Classification(max_iterations=1))
+    assert set(seen) == {(1 << 24) // 30_000}
 
 
 def test_scores_are_an_affine_function():

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from mlis.data import GZSLDataset, Provenance
 from mlis.data.folder import TENSORS, WORDS
+from mlis.data.stored import StoredArray
 from mlis.errors import DataError
 
 
@@ -189,3 +190,84 @@ def test_features_of_another_dataset_are_noticed(data, tmp_path):
     (tmp_path / "b" / TENSORS).replace(tmp_path / "a" / TENSORS)
     with pytest.raises(DataError, match="not of one dataset: SHA-256 is"):
         GZSLDataset.load(tmp_path / "a")
+
+
+# --- large files are gone through once ----------------------------------------------------------
+
+
+@pytest.fixture
+def large(data, tmp_path, monkeypatch) -> Path:
+    """A folder whose features count as large, and whose files count as settled."""
+    monkeypatch.setattr("mlis.data.folder.VERIFY_ONCE", 0)
+    monkeypatch.setattr("mlis.data.cache._SETTLED_NS", -(10**15))
+    monkeypatch.setenv("MLIS_CACHE", str(tmp_path / "cache"))
+    data.save(tmp_path / "large")
+    return tmp_path / "large"
+
+
+@pytest.fixture
+def rows_read(monkeypatch) -> list[int]:
+    read: list[int] = []
+    original = StoredArray.read
+
+    def counted(self, start, out):
+        if out.shape[1:] == (5,):
+            read.append(len(out))
+        original(self, start, out)
+
+    monkeypatch.setattr(StoredArray, "read", counted)
+    return read
+
+
+def test_a_large_file_is_gone_through_once(data, large, rows_read):
+    assert GZSLDataset.load(large).sha256 == data.sha256
+    assert sum(rows_read) == 2 * 60  # checked, hashed
+    rows_read.clear()
+    loaded = GZSLDataset.load(large)
+    assert loaded.sha256 == data.sha256
+    assert not rows_read
+    np.testing.assert_array_equal(loaded.features, data.features)
+
+
+def test_a_small_file_is_gone_through_each_time(large, rows_read, monkeypatch):
+    monkeypatch.setattr("mlis.data.folder.VERIFY_ONCE", 60 * 5 * 4 + 1)
+    for _ in range(2):
+        GZSLDataset.load(large)
+    assert sum(rows_read) == 4 * 60
+
+
+def test_a_file_that_changed_just_now_is_gone_through_again(large, rows_read, monkeypatch):
+    monkeypatch.setattr("mlis.data.cache._SETTLED_NS", 10**15)
+    for _ in range(2):
+        GZSLDataset.load(large)
+    assert sum(rows_read) == 4 * 60
+
+
+def test_a_large_file_that_was_changed_is_noticed(large):
+    GZSLDataset.load(large)
+    path = large / TENSORS
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    for value, message in ((np.float32(0.5), "not of one dataset"), (np.nan, "row 0, column 0 is")):
+        content[start : start + 4] = np.float32(value).tobytes()
+        path.write_bytes(content)
+        for _ in range(2):  # nothing of a damaged file is remembered
+            with pytest.raises(DataError, match=message):
+                GZSLDataset.load(large)
+
+
+def test_other_words_beside_a_large_file_are_noticed(large):
+    GZSLDataset.load(large)
+    words = json.loads((large / WORDS).read_text())
+    for change in ({"class_names": list("abcdef")}, {"sha256": "0" * 64}):
+        (large / WORDS).write_text(json.dumps({**words, **change}))
+        with pytest.raises(DataError, match="not of one dataset"):
+            GZSLDataset.load(large)
+
+
+def test_what_is_remembered_may_be_damaged(data, large, tmp_path):
+    GZSLDataset.load(large)
+    (memory,) = (tmp_path / "cache" / "verified").iterdir()
+    for content in (b"", b"\xff\xfe", memory.read_bytes().replace(b"0", b"1")):
+        memory.write_bytes(content)
+        assert GZSLDataset.load(large).sha256 == data.sha256
