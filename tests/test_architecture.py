@@ -23,7 +23,7 @@ LAYERS = [
     {"errors", "files", "locks"},
     {"section"},
     {"settings"},
-    {"compute", "config", "training"},
+    {"compute", "config", "stacking", "training"},
     {"data"},
     {"features"},
     {"preprocessing", "streaming"},

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mlis.errors import DivergenceError, ModelFileError
+from mlis.stacking import Rng, Seeds, by_name
 
 LOG_EVERY = 20  # steps between two host synchronisations
 
@@ -23,7 +24,10 @@ class Trainer(Protocol):
     """One stage of training."""
 
     def step(self) -> Mapping[str, Tensor]:
-        """Take one step; return its losses as 0-d tensors, without waiting for them."""
+        """Take one step; return its losses as 0-d tensors, without waiting for them.
+
+        Where several seeds are stacked the losses are (S,) tensors.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -90,8 +94,10 @@ class Monitor:
         return None
 
 
-def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor) -> None:
+def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor, seed: Seeds = 0) -> None:
     """Run `trainer` until it has taken `steps` steps, continuing from a snapshot if there is one.
+
+    Of several seeds that are stacked, each loss is reported with its seed.
 
     Raises:
         DivergenceError: a loss is NaN or infinite. No snapshot of that state is kept.
@@ -105,12 +111,12 @@ def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor) -> None:
         losses = trainer.step()
         snapshot = step == steps or monitor.wants_snapshot(stage, step)
         if step % LOG_EVERY == 0 or step == steps:
-            values = {name: float(value) for name, value in losses.items()}
+            values = by_name(losses, seed)
             _check_finite(stage, step, values)
             monitor.report(stage, step, steps, values)
         if snapshot:
             state = trainer.state()
-            _check_state(stage, step, state)
+            _check_state(stage, step, state, seed)
             # Critic and optimisers are four fifths of the bytes, and nobody needs them any more.
             monitor.snapshot(stage, step, state if step < steps else trainer.outcome())
     monitor.finished(stage)
@@ -128,10 +134,19 @@ def _check_finite(stage: str, step: int, values: Mapping[str, float]) -> None:
             )
 
 
-def _check_state(stage: str, step: int, state: Mapping[str, Tensor]) -> None:
+def _check_state(stage: str, step: int, state: Mapping[str, Tensor], seed: Seeds) -> None:
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            _check_finite(stage, step, {f"the tensor {name}": math.nan})
+            _check_finite(stage, step, {f"the tensor {name}{_whose(name, value, seed)}": math.nan})
+
+
+def _whose(name: str, value: Tensor, seed: Seeds) -> str:
+    """Which of several seeds a stacked tensor is not finite for."""
+    alone = {"loss", "adam"} & set(name.split("."))  # copies of a user's loss are not stacked
+    if isinstance(seed, int) or alone or value.shape[:1] != (len(seed),):
+        return ""
+    bad = [str(one) for one, own in zip(seed, value, strict=True) if not torch.isfinite(own).all()]
+    return f" of seed {', '.join(bad)}"
 
 
 def adam(
@@ -141,7 +156,7 @@ def adam(
     return torch.optim.Adam(list(parameters), lr=learning_rate, betas=(beta1, beta2), fused=True)
 
 
-Part = torch.nn.Module | torch.optim.Optimizer | torch.Generator
+Part = torch.nn.Module | torch.optim.Optimizer | Rng
 """What a trainer's state is made of."""
 
 
@@ -151,6 +166,8 @@ def pack(**parts: Part) -> dict[str, Tensor]:
     for name, part in parts.items():
         if isinstance(part, torch.Generator):
             packed[name] = part.get_state()
+        elif isinstance(part, tuple):
+            packed[name] = torch.stack([one.get_state() for one in part])
         elif isinstance(part, torch.nn.Module):
             packed |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
         else:
@@ -169,6 +186,10 @@ def unpack(packed: Mapping[str, Tensor], **parts: Part) -> None:
         for name, part in parts.items():
             if isinstance(part, torch.Generator):
                 part.set_state(packed[name].cpu())
+                continue
+            if isinstance(part, tuple):
+                for one, state_of_one in zip(part, packed[name].cpu(), strict=True):
+                    one.set_state(state_of_one)
                 continue
             own = {k[len(name) + 1 :]: v for k, v in packed.items() if k.startswith(f"{name}.")}
             if isinstance(part, torch.nn.Module):
@@ -193,7 +214,8 @@ def unpack_rows(packed: Mapping[str, Tensor], like: Tensor) -> Tensor:
     rows = packed.get("rows")
     if rows is None or rows.shape != like.shape or rows.dtype != like.dtype:
         raise ModelFileError(
-            f"the checkpoint does not fit this run's settings: expected {len(like)} rows"
+            "the checkpoint does not fit this run's settings: expected rows of the next step, "
+            f"{tuple(like.shape)}"
         )
     return rows.to(like.device)
 

@@ -142,7 +142,7 @@ def generator_backward(
     if feedback is not None:
         with torch.enable_grad():
             leaf = fake.requires_grad_()
-            wanted += torch.autograd.grad(feedback(leaf, labels), leaf)[0]
+            wanted += torch.autograd.grad(feedback(leaf, labels).sum(), leaf)[0]
     to_out = wanted * (out > 0)
     to_pre = mm(to_out, to_features).to(master) * slopes
     put_gradient(generator.to_features, mm(to_out.mT, hidden))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mlis.compute import Arithmetic, Scratch
+from mlis.stacking import Rng, drawn
 
 SLOPE = 0.2  # of LeakyReLU on the negative side
 
@@ -32,14 +33,14 @@ def _share(network: "Generator | Critic", descriptors: Tensor, scratch: Scratch 
     return own + network.hidden_bias[..., None, :]
 
 
-def _normal(shape: tuple[int, ...], std: float, like: Arithmetic, rng: torch.Generator):
+def _normal(shape: tuple[int, ...], std: float, like: Arithmetic, rng: Rng):
     # Drawn in float32 on the CPU: the same start on every device and in every precision.
-    values = torch.randn(shape, generator=rng) * std
+    values = drawn(rng, lambda one: torch.randn(shape, generator=one)) * std
     return nn.Parameter(values.to(like.device, like.master))
 
 
-def _zeros(size: int, like: Arithmetic) -> nn.Parameter:
-    return nn.Parameter(torch.zeros(size, device=like.device, dtype=like.master))
+def _bias(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.new_zeros(weight.shape[:-1]))
 
 
 class Generator(nn.Module):
@@ -52,7 +53,7 @@ class Generator(nn.Module):
         noise, descriptor, hidden, features: sizes Dz, Da, hidden units, Dx.
         std: standard deviation of the initial weights.
         arithmetic: device and precision.
-        rng: CPU generator that draws the initial weights.
+        rng: CPU generator that draws the initial weights; several stack as many networks.
     """
 
     def __init__(
@@ -64,16 +65,16 @@ class Generator(nn.Module):
         *,
         std: float,
         arithmetic: Arithmetic,
-        rng: torch.Generator,
+        rng: Rng,
     ):
         super().__init__()
         self.noise = noise
         self.arithmetic = arithmetic
         self.from_noise = _normal((hidden, noise), std, arithmetic, rng)
         self.from_descriptor = _normal((hidden, descriptor), std, arithmetic, rng)
-        self.hidden_bias = _zeros(hidden, arithmetic)
+        self.hidden_bias = _bias(self.from_descriptor)
         self.to_features = _normal((features, hidden), std, arithmetic, rng)
-        self.feature_bias = _zeros(features, arithmetic)
+        self.feature_bias = _bias(self.to_features)
 
     def share(self, descriptors: Tensor, scratch: Scratch | None = None) -> Tensor:
         """Return each class's part of the hidden pre-activation, (C, Da) → (C, hidden)."""
@@ -123,13 +124,13 @@ class Critic(nn.Module):
         *,
         std: float,
         arithmetic: Arithmetic,
-        rng: torch.Generator,
+        rng: Rng,
     ):
         super().__init__()
         self.arithmetic = arithmetic
         self.from_features = _normal((hidden, features), std, arithmetic, rng)
         self.from_descriptor = _normal((hidden, descriptor), std, arithmetic, rng)
-        self.hidden_bias = _zeros(hidden, arithmetic)
+        self.hidden_bias = _bias(self.from_descriptor)
         self.to_score = _normal((hidden,), std, arithmetic, rng)
 
     def share(self, descriptors: Tensor, scratch: Scratch | None = None) -> Tensor:
