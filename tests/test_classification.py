@@ -149,7 +149,7 @@ def test_too_few_iterations_are_reported(caplog):
     assert "classification.max_iterations" in caplog.text
 
 
-@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
 def test_many_classes_are_learned_whatever_the_tolerance(tolerance):
     """The gradient at zero is below the tolerance: the optimiser must not take that for the end."""
     C, D = 400, 30
@@ -157,7 +157,7 @@ def test_many_classes_are_learned_whatever_the_tolerance(tolerance):
     x, y = means.repeat(3, 1), torch.arange(C).repeat(3)
     x += 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     steepest = (x - x.mean(0)).div(x.norm(dim=1).mean()).abs().max() / C
-    assert steepest < 1e-2
+    assert steepest < 1e-2  # ten times the entries of the gradient, or more
     classifier = fit_classifier(x.clone(), y, C, Classification(tolerance=tolerance))
     assert (classifier(x).argmax(1) == y).float().mean() > 0.95
 
