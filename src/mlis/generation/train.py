@@ -83,9 +83,9 @@ class AdversarialTrainer:
         """Update the critic `critic_steps` times on fresh batches, then the generator once."""
         size, rounds = self.settings.batch_size, self.settings.critic_steps
         device, dtype = self.rng.device, self.data.x.dtype
-        noise = torch.randn(
-            ((rounds + 1) * size, self.settings.noise), generator=self.rng, device=device
-        ).to(dtype)
+        drawn = ((rounds + 1) * size, self.settings.noise)
+        noise = self.scratch("noise", drawn, self.descriptors, torch.float32)
+        noise = noise.normal_(generator=self.rng).to(dtype)
         alphas = torch.rand((rounds, size, 1), generator=self.rng, device=device).to(dtype)
         x, labels = self.data.x[self.rows[: rounds * size]], self.labels[self.rows]
         self.rows = self._draw_rows()
