@@ -26,7 +26,7 @@ LAYERS = [
     {"compute", "config", "stacking", "training"},
     {"data"},
     {"features"},
-    {"preprocessing", "streaming"},
+    {"preprocessing", "streaming", "spill"},
     {"generation"},
     {"refinement"},
     {"classification"},

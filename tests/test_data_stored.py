@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from mlis.data import GZSLDataset
 from mlis.data.arrays import row_chunks
 from mlis.data.folder import TENSORS
-from mlis.data.stored import (
-    RESIDENT_SHARE,
-    StoredRows,
-    available_memory,
-    resident_limit,
-    stored,
-)
+from mlis.data.memory import RESIDENT_SHARE, available_memory, resident_limit
+from mlis.data.stored import StoredRows, stored
 from mlis.errors import DataError, SettingsError
 from simulated import tiny
 

@@ -27,7 +27,8 @@ from mlis.pipeline import fit
 from mlis.preprocessing import prepare
 from mlis.protocol import fit_and_calibrate, test_once
 from mlis.refinement.train import RefinementTrainer
-from mlis.streaming import Background, Stacked, StreamedRows, check_room, prefetch, spill
+from mlis.spill import check_room, spill
+from mlis.streaming import Background, Stacked, StreamedRows, prefetch
 from simulated import small, tiny
 
 VALUES = np.random.default_rng(0).random((60, 5), dtype=np.float32)

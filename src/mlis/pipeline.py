@@ -18,7 +18,8 @@ from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.refinement.encoder import Encoder
 from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
 from mlis.refinement.train import fit_encoder, fit_joint
-from mlis.streaming import CHUNK_ROWS, Stacked, StreamedRows, check_room, spill
+from mlis.spill import check_room, spill
+from mlis.streaming import CHUNK_ROWS, Stacked, StreamedRows
 from mlis.training import Monitor
 
 logger = logging.getLogger(__name__)
