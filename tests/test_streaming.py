@@ -24,7 +24,7 @@ from mlis.data.stored import StoredArray, StoredRows, stored
 from mlis.errors import DataError
 from mlis.generation.ridge import class_means, fit_ridge
 from mlis.pipeline import fit
-from mlis.preprocessing import prepare
+from mlis.preprocessing import fits_device, prepare
 from mlis.protocol import fit_and_calibrate, test_once
 from mlis.refinement.train import RefinementTrainer
 from mlis.spill import check_room, spill
@@ -461,3 +461,41 @@ def test_a_file_cut_short_while_training_stops_it_with_file_and_row(big, folder)
         patch.setattr(RefinementTrainer, "step", cut)
         with pytest.raises(DataError, match=rf"{TENSORS}: row \d+ is missing.*cut short"):
             fit(training, config, device="cpu")
+
+
+# --- on a GPU --------------------------------------------------------------------------------
+
+
+def test_rows_are_put_whole_on_a_device_that_has_room(big, monkeypatch):
+    monkeypatch.setattr("mlis.preprocessing.CHUNK_ROWS", 7)
+    config, arithmetic = small(), Arithmetic.of("float64", "cpu")
+    _, resident = prepare(tiny().for_training(), config.preprocessing, arithmetic)
+    monkeypatch.setattr("mlis.preprocessing.fits_device", lambda *_: True)
+    _, ours = prepare(big.for_training(), config.preprocessing, arithmetic)
+    assert isinstance(ours.x, torch.Tensor)
+    assert isinstance(resident.x, torch.Tensor)
+    assert torch.equal(ours.x, resident.x)
+
+
+def test_room_on_a_device_is_four_times_the_features(monkeypatch):
+    cuda = Arithmetic(torch.device("cuda"), torch.float32, torch.bfloat16)
+    for free, fits in ((4 * 4 * 1000, True), (4 * 4 * 1000 - 1, False)):
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda _, free=free: (free, 10**12))
+        assert fits_device((100, 10), cuda) is fits
+        assert not fits_device((100, 10), Arithmetic.of("float32", "cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("name", FITS)
+def test_a_gpu_streams_to_the_same_model(name, big, monkeypatch):
+    config = small(classification={"weight_decay": 0.01}).replace(FITS[name])
+    kept = fit(big.for_training(), config, seed=3, device="cuda")
+    monkeypatch.setattr("mlis.preprocessing.fits_device", lambda *_: False)
+    ours = fit(big.for_training(), config, seed=3, device="cuda")
+    assert (ours.encoder_weight is None) == (kept.encoder_weight is None)
+    if ours.encoder_weight is not None and kept.encoder_weight is not None:
+        assert torch.equal(ours.encoder_weight, kept.encoder_weight)
+    x = np.array(big.features)
+    probabilities = [torch.softmax(torch.from_numpy(m.scores(x)), 1) for m in (ours, kept)]
+    torch.testing.assert_close(*probabilities, rtol=0, atol=1e-3)
