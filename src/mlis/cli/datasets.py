@@ -57,7 +57,8 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         dest="features_file",
         metavar="FILE",
         help="features: .mat (a name in the benchmark's folder, or a path), or a table: "
-        ".csv, .parquet, .npz, .npy; a column `split` may mark its rows train, val or test",
+        ".csv, .parquet, .npz, .npy; a column `split` may mark its rows train, val or test; or "
+        "what `mlis features images` wrote",
         **given_only,
     )
     group.add_argument(

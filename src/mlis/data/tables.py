@@ -7,6 +7,7 @@ Features, one row an image:
 - `.npz`: arrays `features` (N, Dx) and `labels` (N,).
 - In each of these, a column or array `split` may mark the rows `train`, `val` or `test`
   (:mod:`mlis.data.marks`).
+- A folder that `mlis features images` wrote (:mod:`mlis.data.feature_folder`).
 - `.npy`: (N, Dx), with the labels in a file of their own: `.npy`, or text with one label a line.
 
 Classes, a `.csv` with a header: `name`, then perhaps `split` (`seen` or `unseen`), then one
@@ -24,6 +25,7 @@ import numpy as np
 from mlis.data.cache import file_sha256
 from mlis.data.csvfile import read_csv, read_features_csv, row_numbers
 from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.feature_folder import RECORD, is_feature_folder, read_feature_folder
 from mlis.data.marks import read_marks, split_by_marks
 from mlis.data.names import index_labels, shorten
 from mlis.data.npyfile import load_npy, read_npz
@@ -47,7 +49,8 @@ def load_tables(
     """A dataset of a features table and a classes table (see the module for their layout).
 
     Args:
-        features_file: `.csv`, `.parquet`, `.npz` or `.npy`; float32 `.npy` stays memory-mapped.
+        features_file: `.csv`, `.parquet`, `.npz` or `.npy`, or a folder of features; float32
+            `.npy` and folders stay memory-mapped.
         classes_file: `.csv`.
         labels_file: the labels, for `.npy` features.
         label_column: name of the column of labels in `.csv` and `.parquet`.
@@ -79,7 +82,7 @@ def load_tables(
     if marks is not None:
         words = read_marks(marks, what)
         split = split_by_marks(words, indices, classes.names, classes.unseen, what, seed=seed)
-    paths = {features_path, classes_path, labels_path}
+    read = {path / RECORD if path.is_dir() else path for path in (features_path, labels_path)}
     data = GZSLDataset.from_arrays(
         features,
         indices,
@@ -93,7 +96,7 @@ def load_tables(
             name=name or features_path.stem,
             features=features_path.name,
             descriptors=classes_path.name,
-            files={path.name: file_sha256(path) for path in sorted(paths)},
+            files={path.name: file_sha256(path) for path in sorted({classes_path, *read})},
         ),
     )
     declared = data.unseen_classes if classes.unseen is None else classes.unseen
@@ -154,6 +157,9 @@ def _read_features(
 ) -> tuple[np.ndarray, Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray | None]:
     """Features (N, Dx), labels and marks (None where there are none) as they stand."""
     kind = path.suffix.casefold()
+    if is_feature_folder(path) and labels_path is None:
+        images = read_feature_folder(path)
+        return images.features, list(images.classes), images.marks
     if kind not in (".npy", ".npz", ".csv", ".parquet"):
         raise DataError(f"{path}: expected a .npy, .npz, .csv or .parquet file.")
     if not path.is_file():

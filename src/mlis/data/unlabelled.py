@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mlis.data.csvfile import read_csv, row_numbers
+from mlis.data.feature_folder import is_feature_folder, read_feature_folder
 from mlis.data.folder import WORDS, load_folder
 from mlis.data.matfile import read_columns
 from mlis.data.npyfile import load_npy, read_npz
@@ -18,7 +19,7 @@ def read_features(path: Path, label_column: str = LABEL) -> np.ndarray:
 
     Args:
         path: `.npy`; `.npz` with `features`; `.mat` with `features` (Dx, N); `.csv` or `.parquet`
-            with one column a feature; or a dataset folder, all rows of it.
+            with one column a feature; or a dataset folder or one of features, all rows of it.
         label_column: of `.csv` and `.parquet`: left out where it is there, as is `split`.
 
     Raises:
@@ -36,6 +37,8 @@ def read_features(path: Path, label_column: str = LABEL) -> np.ndarray:
 def _read(path: Path, label_column: str) -> np.ndarray:
     if (path / WORDS).exists():
         return load_folder(path).features
+    if is_feature_folder(path):
+        return read_feature_folder(path).features
     match path.suffix.casefold():
         case ".npy":
             return load_npy(path)

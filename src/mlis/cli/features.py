@@ -1,0 +1,349 @@
+"""`mlis features images` and `mlis features text`: from photographs and words to vectors."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlis.cli.common import add_common_flags, add_device_flag, print_json
+from mlis.errors import SettingsError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from mlis.features.backbones import Backbone
+    from mlis.features.descriptors import Descriptors
+    from mlis.features.images import Extraction
+    from mlis.features.matching import Unmatched
+    from mlis.features.walk import Bad, Found
+
+LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
+SHOWN = 20  # of a list on the screen; its file has all
+
+_IMAGES = """\
+Compute features of all images in DIR with a pretrained model.
+
+The class of DIR/a/b/c.jpg is `a`; with --labels, a table says it. Whatever is no image that can be
+read is listed at the end, and in bad.csv, with its reason; it never ends the run.
+
+The work is done in shards, which are kept in the output folder: after a kill, the same command
+goes on behind the last one, and after DIR has grown or changed, it computes what is new."""
+
+_TEXT = """\
+Turn descriptions of classes into one vector each.
+
+FILE is a .csv, .tsv or .parquet table with a column `name`, perhaps `split` (seen or unseen), and
+columns of sentences or attributes; a class may have several rows. Columns of numbers, yes and no,
+or per cent are attributes, all others sentences, unless --sentences or --attributes name them.
+
+Sentences: embedded, brought to length one, averaged. Attributes: yes/no and 0/1 as they are, per
+cent / 100, other numbers from 0 (smallest class) to 1 (largest); what is missing gets the mean of
+the classes that have it. Both: side by side, each of length one before weighting."""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add both commands."""
+    parser = commands.add_parser(
+        "features",
+        help="features of images, descriptors of classes",
+        description="Features of images, descriptors of classes.",
+    )
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    images = actions.add_parser(
+        "images", help="features of a folder of images", description=_IMAGES
+    )
+    images.add_argument("folder", metavar="DIR", type=Path, help="folder of images")
+    images.add_argument(
+        *("-o", "--output"), metavar="FOLDER", type=Path, required=True, help="folder to write"
+    )
+    images.add_argument(
+        "--force", action="store_true", help="replace features of another model in FOLDER"
+    )
+    add_image_flags(images)
+    add_common_flags(images, with_json=True)
+    images.set_defaults(run=run_images)
+    text = actions.add_parser("text", help="descriptors of described classes", description=_TEXT)
+    text.add_argument("table", metavar="FILE", type=Path, help="described classes")
+    text.add_argument(
+        *("-o", "--output"), metavar="FOLDER", type=Path, required=True, help="folder to write"
+    )
+    text.add_argument(
+        "--images", metavar="DIR", type=Path, help="say which names differ from DIR's folders"
+    )
+    add_word_flags(text)
+    add_device_flag(text)
+    add_common_flags(text, with_json=True)
+    text.set_defaults(run=run_text)
+
+
+def add_image_flags(parser: argparse._ActionsContainer) -> None:
+    """What says how images are found and computed."""
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="efficientnet-lite2 (default), -lite0 or -lite1: installed weights; or any vision "
+        "model of transformers by hub name or folder, such as microsoft/resnet-101",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        help=".csv, .tsv or .parquet with columns path (below DIR) and class, perhaps split "
+        "(train, val, test); only the files that it names are read",
+    )
+    parser.add_argument(
+        "--path-column", metavar="NAME", default="", help="of --labels (default: path)"
+    )
+    parser.add_argument(
+        "--class-column", metavar="NAME", default="class", help="of --labels (default: class)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="threads that decode (default: processors)"
+    )
+    parser.add_argument(
+        "--shard-images",
+        type=int,
+        default=512,
+        metavar="N",
+        help="images a shard: the most that a kill can lose (default: 512)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the model (default: auto, bfloat16 where the hardware has it)",
+    )
+    add_device_flag(parser)
+
+
+def add_word_flags(parser: argparse._ActionsContainer) -> None:
+    """What says how descriptions become vectors."""
+    parser.add_argument(
+        "--sentences", metavar="COLUMN", nargs="+", help="these, and no others; may be `name`"
+    )
+    parser.add_argument("--attributes", metavar="COLUMN", nargs="+", help="these, and no others")
+    parser.add_argument(
+        "--name-column", metavar="COLUMN", default="name", help="of the names (default: name)"
+    )
+    parser.add_argument(
+        "--attribute-weight",
+        type=float,
+        metavar="W",
+        help="share of the cosine that attributes decide beside sentences (default: 0.5)",
+    )
+    parser.add_argument(
+        "--text-model",
+        metavar="NAME",
+        help="all-MiniLM-L6-v2 (default): installed weights; or any model of "
+        "sentence-transformers or transformers by hub name or folder",
+    )
+
+
+def run_images(args: argparse.Namespace) -> None:
+    """`mlis features images`."""
+    found = find(args, args.folder)
+    from mlis.features.images import extract_folder
+
+    backbone = load_model(args)
+    bar = ImageBar("images")
+    try:
+        result = extract_folder(
+            found,
+            backbone,
+            args.output,
+            replace=args.force,
+            shard_images=args.shard_images,
+            workers=args.workers,
+            monitor=bar,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on behind the last shard") from None
+    finally:
+        bar.close()
+    report_images(result, found, args.output)
+    if args.json:
+        print_json(summary(result))
+
+
+def find(args: argparse.Namespace, folder: Path) -> "Found":
+    """The images of a folder that the arguments mean."""
+    from mlis.features.walk import find_images
+
+    for flag in ("shard_images", "workers"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise SettingsError(f"--{flag.replace('_', '-')} must be at least 1, but got {value}")
+    if args.output.resolve().is_relative_to(folder.resolve()):
+        raise SettingsError(f"-o {args.output} lies inside {folder}: choose a folder outside of it")
+    return find_images(
+        folder, args.labels, class_column=args.class_column, path_column=args.path_column
+    )
+
+
+def load_model(args: argparse.Namespace) -> "Backbone":
+    """The image model that the arguments name."""
+    from mlis.features.backbones import DEFAULT, load_backbone
+
+    name = args.backbone or DEFAULT
+    return load_backbone(name, device=args.device, precision=args.precision)
+
+
+def run_text(args: argparse.Namespace) -> None:
+    """`mlis features text`."""
+    descriptors = describe_table(args, args.table)
+    found: list[Unmatched] = []
+    if args.images is not None:
+        from mlis.features.matching import unmatched
+        from mlis.features.walk import find_images
+
+        found = unmatched(find_images(args.images).class_names, descriptors.names)
+    from mlis.features.descriptors import write_descriptors
+
+    write_descriptors(descriptors, args.output)
+    classes, size = descriptors.vectors.shape
+    print(f"{args.output}: {classes} classes × {size} numbers, {descriptors.kind}")
+    for note in descriptors.notes:
+        print(f"  {note}")
+    report_unmatched(found, args.output if args.images is not None else None)
+    if args.json:
+        print_json({"classes": classes, "size": size, "unmatched": len(found)})
+
+
+def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
+    """Descriptors of the classes of a table, as the arguments say."""
+    from mlis.features.descriptors import WEIGHT, describe
+    from mlis.features.words import read_words
+
+    words = read_words(
+        table,
+        sentences=args.sentences,
+        attributes=args.attributes,
+        name_column=args.name_column,
+    )
+    both = words.has_sentences and words.attributes
+    if args.attribute_weight is not None and not both:
+        raise SettingsError("--attribute-weight has no meaning without sentences and attributes")
+    if args.text_model is not None and not words.has_sentences:
+        raise SettingsError("--text-model has no meaning without sentences")
+    model = None
+    if words.has_sentences:
+        from mlis.features import text
+
+        model = text.TextModel(args.text_model or text.DEFAULT, device=args.device)
+    weight = WEIGHT if args.attribute_weight is None else args.attribute_weight
+    return describe(words, model, weight=weight)
+
+
+def report_images(result: "Extraction", found: "Found", output: Path) -> None:
+    """What was done, and the files without a row."""
+    rows, size = result.images.features.shape
+    rate = f", {result.computed / result.seconds:.1f} images/s" if result.computed else ""
+    print(
+        f"{output}: {rows:,} images × {size} numbers by {result.images.backbone['name']}; "
+        f"{result.computed:,} computed now{rate}"
+    )
+    if found.unlisted:
+        print(f"  {found.unlisted:,} files are not in the table of labels and were not read")
+    report_bad(result.bad, output)
+
+
+def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
+    """The first of the bad files; all are in bad.csv."""
+    if not bad:
+        return
+    print(f"{len(bad):,} files gave no features ({output / 'bad.csv'}):")
+    for each in bad[:SHOWN]:
+        print(f"  {each.path}: {each.reason}")
+    if len(bad) > SHOWN:
+        print(f"  … and {len(bad) - SHOWN:,} more")
+
+
+def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
+    """Names without a partner, and unmatched.csv where `output` is given."""
+    from mlis.features.build import UNMATCHED, unmatched_rows
+    from mlis.features.report import write_rows
+
+    if output is not None:
+        header = ("name", "lacks", "near")
+        write_rows(output / UNMATCHED, header, unmatched_rows(found))
+    for side, text in (
+        ("images", "classes have images and no description"),
+        ("words", "classes are described and have no images"),
+    ):
+        names = [each for each in found if each.side == side]
+        if names:
+            print(f"{len(names)} {text}:")
+        for each in names[:SHOWN]:
+            print(f"  {each.name}" + (f" (near: {each.near})" if each.near else ""))
+        if len(names) > SHOWN:
+            print(f"  … and {len(names) - SHOWN} more")
+
+
+def summary(result: "Extraction") -> dict[str, Any]:
+    """For --json."""
+    rows, size = result.images.features.shape
+    return {
+        "images": rows,
+        "size": size,
+        "computed": result.computed,
+        "bad": len(result.bad),
+        "seconds": round(result.seconds, 3),
+        "images_per_second": round(result.computed / result.seconds, 2),
+        "backbone": result.images.backbone["name"],
+        "fingerprint": result.images.backbone["fingerprint"],
+    }
+
+
+class ImageBar:
+    """Progress of an extraction on stderr: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, title: str):
+        self._title = title
+        self._bar: tqdm | None = None
+        self._count = self._total = self._known = 0
+        self._began = self._last = time.monotonic()
+
+    def started(self, total: int, known: int) -> None:
+        """Show the bar where there is work."""
+        from tqdm import tqdm
+
+        self._count, self._total, self._known = known, total, known
+        if sys.stderr.isatty() and known < total:
+            self._bar = tqdm(
+                desc=self._title,
+                total=total,
+                initial=known,
+                unit=" images",
+                dynamic_ncols=True,
+                file=sys.stderr,
+            )
+        elif known < total:
+            print(f"{self._title}: {total:,}, of which {known:,} are known", file=sys.stderr)
+
+    def done(self, images: int) -> None:
+        """Move on."""
+        self._count += images
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(images)
+        elif now - self._last >= LINE_EVERY:
+            from tqdm import tqdm
+
+            self._last = now
+            line = tqdm.format_meter(
+                self._count,
+                self._total,
+                now - self._began,
+                prefix=self._title,
+                initial=self._known,
+                unit=" images",
+                bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
+            )
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal ready for other lines."""
+        if self._bar is not None:
+            self._bar.close()

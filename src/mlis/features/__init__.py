@@ -1,0 +1,1 @@
+"""From photographs and words to features and descriptors, with pretrained models."""

@@ -1,0 +1,327 @@
+"""From a folder of images to a folder of features, in shards that survive a kill.
+
+Files are read, hashed and decoded by threads while the model computes: Pillow lets go of Python's
+lock while it decodes. Each file is read once. What is known by its hash is not computed again.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from mlis.data.feature_folder import (
+    ImageFeatures,
+    is_feature_folder,
+    read_record,
+    write_feature_folder,
+)
+from mlis.errors import DataError
+from mlis.features.backbones import Backbone
+from mlis.features.decode import ImageError, decode, quiet_pillow, read_file, stamp_of
+from mlis.features.report import write_bad
+from mlis.features.shards import FOLDER, HashedFile, Shard, Store
+from mlis.features.walk import Bad, Found, ImageFile
+
+SHARD_IMAGES = 512
+"""Images a shard: what a kill can lose of the work of each worker."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Monitor(Protocol):
+    """Who is told how far an extraction is."""
+
+    def started(self, total: int, known: int) -> None:
+        """There are `total` images, of which `known` need no work."""
+        ...
+
+    def done(self, images: int) -> None:
+        """So many more images were read, known or bad ones included."""
+        ...
+
+
+class _Silent:
+    def started(self, total: int, known: int) -> None:
+        """Nothing."""
+
+    def done(self, images: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Extraction:
+    """What came of it.
+
+    Attributes:
+        images: rows in the order of the paths.
+        bad: files without a row, with their reasons.
+        computed: images that went through the model in this run.
+        seconds: of this run.
+    """
+
+    images: ImageFeatures
+    bad: tuple[Bad, ...]
+    computed: int
+    seconds: float
+
+
+def extract(
+    found: Found,
+    backbone: Backbone,
+    folder: Path,
+    *,
+    shard_images: int = SHARD_IMAGES,
+    workers: int | None = None,
+    monitor: Monitor | None = None,
+) -> Extraction:
+    """Compute what `folder` does not hold yet, and give the features of all images.
+
+    Shards are written to `folder/shards` as they are finished. Bad files are tried again by every
+    run. Images with the very same content share one computation.
+
+    Args:
+        found: the images.
+        backbone: the model.
+        folder: made where absent.
+        shard_images: images a shard.
+        workers: threads that decode; as many as there are processors where absent.
+        monitor: is told of progress.
+
+    Raises:
+        DataError: no image at all could be read.
+        OSError: the folder cannot be written.
+    """
+    monitor, began = monitor or _Silent(), time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Store.open(folder / FOLDER, f"{backbone.identity.fingerprint} {backbone.precision}")
+    todo = [image for image in found.images if not _is_known(image, store)]
+    monitor.started(len(found.images), len(found.images) - len(todo))
+    bad, computed = list(found.bad), 0
+    for start in range(0, len(todo), shard_images):
+        part = todo[start : start + shard_images]
+        shard, refused = extract_shard(
+            part, backbone, store.at.keys(), workers=workers, done=monitor.done
+        )
+        bad += refused
+        computed += len(shard.rows)
+        if shard.files:
+            store.add(shard)
+    refused = {each.path for each in bad}
+    rows = [image for image in found.images if image.path not in refused]
+    if not rows:
+        raise DataError(
+            f"{found.root}: none of {len(found.images)} files gave features; the first is "
+            f"{bad[0].path}: {bad[0].reason}."
+        )
+    images = _collect(found, rows, store, backbone, folder)
+    return Extraction(images, tuple(bad), computed, time.perf_counter() - began)
+
+
+def extract_folder(
+    found: Found,
+    backbone: Backbone,
+    folder: Path,
+    *,
+    replace: bool = False,
+    shard_images: int = SHARD_IMAGES,
+    workers: int | None = None,
+    monitor: Monitor | None = None,
+) -> Extraction:
+    """`extract`, then write the folder of :mod:`mlis.data.feature_folder` and `bad.csv`.
+
+    Raises:
+        DataError: the folder holds features of another model and `replace` is False.
+    """
+    if not replace:
+        refuse_other_model(folder, backbone)
+    result = extract(
+        found, backbone, folder, shard_images=shard_images, workers=workers, monitor=monitor
+    )
+    write_feature_folder(result.images, folder)
+    write_bad(folder, result.bad)
+    forget_unused(result, backbone, folder)
+    return result
+
+
+def refuse_other_model(folder: Path, backbone: Backbone) -> None:
+    """Raise `DataError` where `folder` holds finished features of another model."""
+    if not is_feature_folder(folder):
+        return
+    recorded = read_record(folder)["backbone"]
+    if recorded.get("fingerprint") != backbone.identity.fingerprint:
+        raise DataError(
+            f"{folder} holds features of {recorded.get('name')} "
+            f"({str(recorded.get('fingerprint'))[:12]}), not of {backbone.identity}: choose "
+            "another folder, or replace them with --force."
+        )
+
+
+def forget_unused(result: Extraction, backbone: Backbone, folder: Path) -> None:
+    """Delete shards that hold no row of the finished result."""
+    kind = f"{backbone.identity.fingerprint} {backbone.precision}"
+    Store.open(folder / FOLDER, kind).forget_others(result.images)
+
+
+def extract_shard(
+    images: Sequence[ImageFile],
+    backbone: Backbone,
+    known: Collection[str] = (),
+    *,
+    workers: int | None = None,
+    done: Callable[[int], None] = lambda images: None,
+) -> tuple[Shard, list[Bad]]:
+    """Features of some images; nothing is written.
+
+    Args:
+        images: what to read.
+        backbone: the model.
+        known: hashes of files whose rows exist already; they are hashed and not decoded.
+        workers: threads that read and decode.
+        done: is called with the number of images after each batch.
+
+    Returns:
+        Rows for the images that are neither bad nor known, and the bad ones.
+    """
+    rows: dict[str, np.ndarray] = {}
+    files: list[HashedFile] = []
+    bad: list[Bad] = []
+    now = time.time_ns()
+    workers = workers or os.cpu_count() or 1
+
+    def read(image: ImageFile) -> _Read:
+        return _read(image, backbone, known, now)
+
+    with quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
+        ready = _in_order(pool, read, images, ahead=2 * backbone.batch + workers)
+        for batch in _batches(ready, backbone.batch):
+            new: dict[str, np.ndarray] = {}
+            for item in batch:
+                if item.pixels is not None and item.sha256 not in rows:
+                    new.setdefault(item.sha256, item.pixels)
+            wrong = _compute(backbone, new, rows)
+            for item in batch:
+                reason = item.reason or wrong.get(item.sha256)
+                if reason:
+                    bad.append(Bad(item.path, reason))
+                else:
+                    files.append(HashedFile(item.path, item.sha256, item.stamp))
+            done(len(batch))
+    none = np.empty((0, backbone.identity.size), dtype=np.float32)
+    return Shard(np.stack(list(rows.values())) if rows else none, tuple(rows), tuple(files)), bad
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A file as a thread leaves it: prepared, known (no pixels), or bad (a reason)."""
+
+    path: str
+    sha256: str = ""
+    stamp: tuple[int, ...] | None = None
+    pixels: np.ndarray | None = None
+    reason: str = ""
+
+
+def _read(image: ImageFile, backbone: Backbone, known: Collection[str], now: int) -> _Read:
+    try:
+        file = read_file(image.source, now)
+        pixels = None
+        if file.sha256 not in known:
+            pixels = backbone.prepare(decode(file.data, backbone.enough))
+        return _Read(image.path, file.sha256, file.stamp, pixels)
+    except ImageError as error:
+        return _Read(image.path, reason=str(error))
+    except Exception as error:  # a processor that fails on one image must not end the run
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return _Read(image.path, reason=f"cannot be prepared: {reason}")
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int,
+) -> Iterator[Result]:
+    """Results in the order of the items, at most `ahead` of them waiting."""
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:  # stopped half way: what has not begun need not
+            future.cancel()
+
+
+def _batches(items: Iterable[_Read], size: int) -> Iterator[list[_Read]]:
+    """Lists with `size` images to compute each; known and bad ones come along."""
+    batch: list[_Read] = []
+    count = 0
+    for item in items:
+        batch.append(item)
+        count += item.pixels is not None
+        if count == size or len(batch) >= 64 * size:
+            yield batch
+            batch, count = [], 0
+    if batch:
+        yield batch
+
+
+def _compute(
+    backbone: Backbone, new: dict[str, np.ndarray], rows: dict[str, np.ndarray]
+) -> dict[str, str]:
+    """Add features of new images to `rows`, by shape; give the reasons of those that have none."""
+    wrong: dict[str, str] = {}
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for sha256, pixels in new.items():
+        by_shape.setdefault(pixels.shape, []).append(sha256)
+    for hashes in by_shape.values():
+        computed = backbone([new[sha256] for sha256 in hashes])
+        for sha256, row in zip(hashes, computed, strict=True):
+            if np.isfinite(row).all():
+                rows[sha256] = row
+            else:
+                wrong[sha256] = "the model's features of it are not finite"
+    return wrong
+
+
+def _is_known(image: ImageFile, store: Store) -> bool:
+    """Whether the file is as it was when its row was computed, told by its stamp."""
+    file = store.files.get(image.path)
+    if file is None or file.stamp is None:
+        return False
+    try:
+        return stamp_of(image.source.stat()) == file.stamp
+    except OSError:
+        return False
+
+
+def _collect(
+    found: Found, rows: Sequence[ImageFile], store: Store, backbone: Backbone, folder: Path
+) -> ImageFeatures:
+    """All rows in the order of the paths, in a nameless file: they may be more than fit memory."""
+    hashes = [store.files[image.path].sha256 for image in rows]
+    shape = (len(rows), backbone.identity.size)
+    with TemporaryFile(dir=folder) as handle:
+        features = np.memmap(handle, np.float32, "w+", shape=shape)
+    store.copy_rows(hashes, features)
+    marked = any(image.mark for image in rows)
+    return ImageFeatures(
+        features,
+        tuple(image.path for image in rows),
+        tuple(image.class_name for image in rows),
+        tuple(image.mark for image in rows) if marked else None,
+        tuple(hashes),
+        backbone.identity.to_dict() | {"precision": backbone.precision},
+        str(found.root.absolute()),
+    )
