@@ -33,13 +33,14 @@ from mlis.preprocessing import prepare
 
 
 def simulated(seed: int = 0) -> GZSLDataset:
-    """100 classes whose mean features are a linear map of their descriptors, through a ReLU."""
+    """100 classes whose mean features are a smooth, not linear, function of their descriptors."""
     rng = np.random.default_rng(seed)
     descriptors = rng.normal(size=(100, 24))
-    look = rng.normal(size=(24, 256)) * 0.2
+    first = rng.normal(size=(24, 48)) / np.sqrt(24)
+    second = rng.normal(size=(48, 64)) / np.sqrt(48)
+    means = np.tanh(2 * descriptors @ first) @ second
     labels = np.repeat(np.arange(100), 30)
-    noise = rng.normal(size=(len(labels), 256)) * 0.6
-    features = np.maximum(descriptors[labels] @ look + noise, 0)
+    features = np.maximum(means[labels] + rng.normal(size=(len(labels), 64)), 0)
     return GZSLDataset.from_arrays(features, labels, descriptors, unseen_classes=range(80, 100))
 
 
