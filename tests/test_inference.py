@@ -1,6 +1,8 @@
 """The recognizer: arrays and tensors in and out, batches, types, errors, calibration, top-k."""
 
+import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -44,6 +46,86 @@ def test_equals_numpy(exact, constant):
     np.testing.assert_allclose(calibrated.scores(DATA.features), scores, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(calibrated.predict(DATA.features), scores.argmax(1))
     assert calibrated.predict(DATA.features).dtype == np.int64
+
+
+def textbook(r: Recognizer, x: np.ndarray) -> np.ndarray:
+    """Scaler, encoder, classifier, calibration, one after the other; in float64 after the root."""
+    if r.scaler.transform == "sqrt":  # PyTorch's, as its last bit is not NumPy's
+        x = torch.from_numpy(x).clamp(min=0).sqrt().numpy()
+    h = (x.astype(np.float64) - r.scaler.shift.numpy()) * r.scaler.factor.numpy()
+    if r.encoder_weight is not None:
+        h = np.maximum(h @ r.encoder_weight.double().numpy().T + r.encoder_bias.double().numpy(), 0)
+    scores = h @ r.classifier.weight.double().numpy().T + r.classifier.bias.double().numpy()
+    return scores - r.calibration * r.seen_mask
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 1e4], ids=["zero", "near", "far"])
+@pytest.mark.parametrize("transform", ["none", "sqrt"])
+@pytest.mark.parametrize("with_encoder", [True, False])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_the_fused_pass_equals_the_formula(dtype, error, with_encoder, transform, shift):
+    """Also where features lie thousands of their ranges away from zero."""
+    rng = np.random.default_rng(0)
+    inputs, hidden, classes = 12, 20, 7
+    place = shift * (1 + rng.random(inputs))
+    width = 0.1 + rng.random(inputs)
+    x = place + width * rng.random((50, inputs))
+    if transform == "sqrt":
+        x = x**2
+    x[0, 0] = -0.1 if transform == "sqrt" and shift == 0 else x[0, 0]
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.normal(size=shape)).to(dtype)
+
+    classifier = LinearClassifier(draw(classes, hidden if with_encoder else inputs), draw(classes))
+    r = Recognizer(
+        FeatureScaler(transform, torch.from_numpy(place), torch.from_numpy(1 / width)),
+        draw(hidden, inputs) if with_encoder else None,
+        draw(hidden) if with_encoder else None,
+        classifier,
+        tuple(map(str, range(classes))),
+        np.arange(classes) < 4,
+        np.eye(classes),
+        calibration=0.3,
+    )
+    x = x.astype(np.float32 if dtype == torch.float32 else np.float64)
+    if dtype == torch.float32:  # what is left of the features there is what both sides get
+        rounded = torch.from_numpy(place).float().double()
+        scaler = FeatureScaler(transform, rounded, torch.from_numpy(1 / width))
+        r = dataclasses.replace(r, scaler=scaler)
+    expected = textbook(r, x)
+    np.testing.assert_allclose(r.scores(x), expected, rtol=0, atol=error * np.abs(expected).max())
+    np.testing.assert_array_equal(r.predict(x), r.scores(x).argmax(1))
+
+
+def test_the_shift_is_folded_where_that_is_harmless(recognizer):
+    assert recognizer._fused.shift is None
+    scaler = recognizer.scaler
+    far = FeatureScaler(scaler.transform, scaler.shift + 1000 / scaler.factor, scaler.factor)
+    assert dataclasses.replace(recognizer, scaler=far)._fused.shift is not None
+
+
+def test_finite_features_whose_sum_is_not(recognizer):
+    x = DATA.features.copy()
+    x[3, :2] = np.finfo(np.float32).max
+    with np.errstate(all="ignore"):
+        assert recognizer.scores(x).shape == (len(x), 9)
+
+
+def test_infinities_of_both_signs_are_found(recognizer):
+    x = DATA.features.copy()
+    x[7, 0], x[9, 1] = np.inf, -np.inf
+    with pytest.raises(DataError, match="row 7 holds NaN or infinity"):
+        recognizer.predict(x)
+
+
+def test_predicting_leaves_pickles_and_copies_as_they_were(recognizer):
+    fresh = dataclasses.replace(recognizer)
+    before = len(pickle.dumps(fresh))
+    fresh.predict(DATA.features)
+    assert len(pickle.dumps(fresh)) == before
+    for again in (pickle.loads(pickle.dumps(fresh)), copy.deepcopy(fresh)):
+        np.testing.assert_array_equal(again.scores(DATA.features), fresh.scores(DATA.features))
 
 
 def test_numpy_in_numpy_out_and_torch_in_torch_out(recognizer):
