@@ -44,6 +44,13 @@ def drawn(rng: Rng, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
     return torch.stack([draw(one) for one in rng])
 
 
+def fill(out: Tensor, rng: Rng, draw: Callable[..., object]) -> None:
+    """Draw into memory that is there: `Tensor.normal_`, say, into `out`, or each `out[i]`."""
+    parts = [(out, rng)] if isinstance(rng, torch.Generator) else zip(out, rng, strict=True)
+    for own, one in parts:
+        draw(own, generator=one)
+
+
 def place_of(rng: Rng) -> torch.device:
     """Return the device that a stream draws on."""
     return (rng if isinstance(rng, torch.Generator) else rng[0]).device

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mlis.compute import Arithmetic, Scratch, stream
+from mlis.compute import Arithmetic, Scratch
 from mlis.config import Generation
 from mlis.data.sampling import uniform_rows
 from mlis.generation.losses import Feedback, critic_backward, generator_backward
@@ -13,7 +13,8 @@ from mlis.generation.networks import Critic, Generator
 from mlis.generation.ridge import RidgePredictor, fit_predictor, fit_ridge
 from mlis.generation.synthesis import FeatureGenerator, Sampler
 from mlis.preprocessing import TrainingTensors
-from mlis.streaming import prefetch
+from mlis.stacking import Rng, Seeds, drawn, fill, place_of, streams, taken_out
+from mlis.streaming import prefetch, take
 from mlis.training import Monitor, adam, pack, train, unpack, unpack_rows
 
 
@@ -32,11 +33,17 @@ class WGANGenerator:
         base = None if self.predictor is None else self.predictor(descriptors)
 
         @torch.no_grad()
-        def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            z = torch.randn((len(labels), self.network.noise), generator=rng, device=rng.device)
+        def sample(labels: Tensor, rng: Rng) -> Tensor:
+            size, device = (len(labels), self.network.noise), place_of(rng)
+            z = drawn(rng, lambda one: torch.randn(size, generator=one, device=device))
+            labels = labels.expand(z.shape[:-1])
             return self.network(z.to(share.dtype), share, labels, base, factors)
 
         return sample
+
+    def of_seed(self, index: int) -> "WGANGenerator":
+        """Return the generator of one of several stacked seeds."""
+        return WGANGenerator(taken_out(self.network, index), self.predictor)
 
 
 class AdversarialTrainer:
@@ -46,11 +53,11 @@ class AdversarialTrainer:
         data: the training split on its device.
         settings: sizes, step sizes, penalty.
         arithmetic: device and precision.
-        seed: of the initial weights and of every random number drawn.
+        seed: of the initial weights and of every random number drawn; several are stacked.
     """
 
     def __init__(
-        self, data: TrainingTensors, settings: Generation, arithmetic: Arithmetic, seed: int
+        self, data: TrainingTensors, settings: Generation, arithmetic: Arithmetic, seed: Seeds
     ):
         self.data, self.settings = data, settings
         # Every batch is of seen classes, so the others need no share of a first layer here.
@@ -59,9 +66,9 @@ class AdversarialTrainer:
         sizes = {"hidden": settings.hidden, "std": settings.init_std, "arithmetic": arithmetic}
         features, descriptor = data.x.shape[1], data.descriptors.shape[1]
         self.network = Generator(
-            settings.noise, descriptor, features=features, rng=stream(seed, "generator"), **sizes
+            settings.noise, descriptor, features=features, rng=streams(seed, "generator"), **sizes
         )
-        self.critic = Critic(features, descriptor, rng=stream(seed, "critic"), **sizes)
+        self.critic = Critic(features, descriptor, rng=streams(seed, "critic"), **sizes)
         self.predictor, self.base = None, None
         if settings.generator_init == "ridge":
             self.predictor = fit_predictor(data, settings)
@@ -69,7 +76,7 @@ class AdversarialTrainer:
         rates = (settings.learning_rate, settings.beta1, settings.beta2)
         self.adam_generator = adam(self.network.parameters(), *rates)
         self.adam_critic = adam(self.critic.parameters(), *rates)
-        self.rng = stream(seed, "adversarial", device=arithmetic.device)
+        self.rng = streams(seed, "adversarial", device=arithmetic.device)
         self.feedback: Feedback | None = None
         self.scratch = Scratch()
         self.rows = self._draw_rows()
@@ -82,12 +89,8 @@ class AdversarialTrainer:
     def step(self) -> Mapping[str, Tensor]:
         """Update the critic `critic_steps` times on fresh batches, then the generator once."""
         size, rounds = self.settings.batch_size, self.settings.critic_steps
-        device, dtype = self.rng.device, self.data.x.dtype
-        drawn = ((rounds + 1) * size, self.settings.noise)
-        noise = self.scratch("noise", drawn, self.descriptors, torch.float32)
-        noise = noise.normal_(generator=self.rng).to(dtype)
-        alphas = torch.rand((rounds, size, 1), generator=self.rng, device=device).to(dtype)
-        x, labels = self.data.x[self.rows[: rounds * size]], self.labels[self.rows]
+        noise, alphas = self._draw_noise()
+        x, labels = take(self.data.x, self.rows[..., : rounds * size]), self.labels[self.rows]
         self.rows = self._draw_rows()
 
         # G stands still during the critic's updates: all their fakes come from one pass.
@@ -95,17 +98,19 @@ class AdversarialTrainer:
             share = self.network.share(self.descriptors, self.scratch)
             factors = self.network.factors(self.scratch)
             of_critic = slice(0, rounds * size)
-            fakes = self.network(noise[of_critic], share, labels[of_critic], self.base, factors)
+            fakes = self.network(
+                noise[..., of_critic, :], share, labels[..., of_critic], self.base, factors
+            )
         losses: Mapping[str, Tensor] = {}
         for i in range(rounds):
             batch = slice(i * size, (i + 1) * size)
             losses = critic_backward(
                 self.critic,
-                x[batch],
-                fakes[batch],
-                labels[batch],
+                x[..., batch, :],
+                fakes[..., batch, :],
+                labels[..., batch],
                 self.descriptors,
-                alphas[i],
+                alphas[..., i, :, :],
                 self.settings.penalty,
                 self.scratch,
             )
@@ -114,8 +119,8 @@ class AdversarialTrainer:
         loss = generator_backward(
             self.network,
             self.critic,
-            noise[last],
-            labels[last],
+            noise[..., last, :],
+            labels[..., last],
             self.descriptors,
             self.base,
             self.scratch,
@@ -124,11 +129,21 @@ class AdversarialTrainer:
         self.adam_generator.step()
         return {**losses, "generator": loss}
 
+    def _draw_noise(self) -> tuple[Tensor, Tensor]:
+        """Noise z of a step, (…, (critic_steps + 1) B, Dz), and α, (…, critic_steps, B, 1)."""
+        shape = (*self.rows.shape, self.settings.noise)
+        noise = self.scratch("noise", shape, self.descriptors, torch.float32)
+        fill(noise, self.rng, Tensor.normal_)
+        size = (self.settings.critic_steps, self.settings.batch_size, 1)
+        device, dtype = place_of(self.rng), self.data.x.dtype
+        alphas = drawn(self.rng, lambda one: torch.rand(size, generator=one, device=device))
+        return noise.to(dtype), alphas.to(dtype)
+
     def _draw_rows(self) -> Tensor:
         """Rows of the next step, drawn one step ahead: a reader may fetch them meanwhile."""
         rounds = self.settings.critic_steps
         rows = uniform_rows(len(self.labels), (rounds + 1) * self.settings.batch_size, self.rng)
-        prefetch(self.data.x, rows[: rounds * self.settings.batch_size])
+        prefetch(self.data.x, rows[..., : rounds * self.settings.batch_size])
         return rows
 
     def _parts(self):
@@ -162,12 +177,12 @@ def fit_generator(
     data: TrainingTensors,
     settings: Generation,
     arithmetic: Arithmetic,
-    seed: int,
+    seed: Seeds,
     monitor: Monitor,
 ) -> FeatureGenerator:
     """Fit the generator that the settings name, by itself (`schedule="sequential"`)."""
     if settings.generator == "ridge":
         return fit_ridge(data, settings)
     trainer = AdversarialTrainer(data, settings, arithmetic, seed)
-    train("generation", trainer, settings.steps, monitor)
+    train("generation", trainer, settings.steps, monitor, seed)
     return trainer.generator

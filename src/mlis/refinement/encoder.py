@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mlis.compute import Arithmetic, put_gradient
+from mlis.stacking import Rng, drawn
 
 
 class Linear(nn.Module):
@@ -13,21 +14,20 @@ class Linear(nn.Module):
         inputs, outputs: sizes.
         std: standard deviation of the initial weights; biases start at zero.
         arithmetic: device and precision.
-        rng: CPU generator that draws the initial weights.
+        rng: CPU generator that draws the initial weights; several stack as many layers.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, std: float, arithmetic: Arithmetic, rng: torch.Generator
-    ):
+    def __init__(self, inputs: int, outputs: int, std: float, arithmetic: Arithmetic, rng: Rng):
         super().__init__()
         self.arithmetic = arithmetic
-        weight = torch.randn((outputs, inputs), generator=rng) * std
+        weight = drawn(rng, lambda one: torch.randn((outputs, inputs), generator=one)) * std
         self.weight = nn.Parameter(arithmetic.tensor(weight))
-        self.bias = nn.Parameter(arithmetic.tensor(torch.zeros(outputs)))
+        self.bias = nn.Parameter(arithmetic.tensor(torch.zeros(weight.shape[:-1])))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, inputs) to (B, outputs)."""
-        return self.arithmetic.mm(x, self.weight.T).to(self.arithmetic.master) + self.bias
+        """Map (…, B, inputs) to (…, B, outputs)."""
+        product = self.arithmetic.mm(x, self.weight.mT).to(self.arithmetic.master)
+        return product + self.bias[..., None, :]
 
 
 class Encoder(Linear):
@@ -47,5 +47,5 @@ class Encoder(Linear):
             gradient: (B, Dh).
         """
         before_relu = gradient * (h > 0)
-        put_gradient(self.weight, self.arithmetic.mm(before_relu.T, x))
-        put_gradient(self.bias, before_relu.sum(0))
+        put_gradient(self.weight, self.arithmetic.mm(before_relu.mT, x))
+        put_gradient(self.bias, before_relu.sum(-2))

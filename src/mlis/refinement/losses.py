@@ -2,7 +2,8 @@
 
 Each loss here maps a similarity matrix (B, B) and labels (B,) to a scalar. The circle,
 contrastive and multi-similarity losses equal those of pytorch-metric-learning (the authors'
-library) with cosine similarity; `circle_eq1` is the paper's eq. (1) as printed.
+library) with cosine similarity; `circle_eq1` is the paper's eq. (1) as printed. Several seeds at
+once have matrices (S, B, B), labels (S, B) and losses (S,).
 """
 
 import functools
@@ -13,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize, relu, softplus
+from torch.nn.functional import cross_entropy, normalize, relu, softplus
 
 from mlis.config import Refinement
 from mlis.errors import SettingsError
@@ -26,24 +27,24 @@ EXACT = 40  # softplus(x) = x in float64 above this; PyTorch's default of 20 is 
 
 def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Boolean (B, B) masks of positive pairs (same class, not itself) and negative pairs."""
-    same = labels[:, None] == labels[None, :]
-    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    same = labels[..., :, None] == labels[..., None, :]
+    positive = same & ~torch.eye(labels.shape[-1], dtype=torch.bool, device=labels.device)
     return positive, ~same
 
 
 def _log_sum_exp(values: Tensor, keep: Tensor) -> Tensor:
     """log Σ exp over the kept entries of each row; very negative for a row without any."""
     lowest = torch.finfo(values.dtype).min
-    top = values.detach().masked_fill(~keep, lowest).amax(1, keepdim=True)
+    top = values.detach().masked_fill(~keep, lowest).amax(-1, keepdim=True)
     # exp of what underflows is over ten times slower, and e^-80 beside e^0 is below every dtype's
     # precision. Clamped values have no gradient; neither would they have had one to speak of.
     powers = (values - top).clamp(min=-80.0, max=0.0).exp() * keep
-    return top[:, 0] + powers.sum(1).clamp(min=torch.finfo(values.dtype).tiny).log()
+    return top[..., 0] + powers.sum(-1).clamp(min=torch.finfo(values.dtype).tiny).log()
 
 
 def _mean_of_positive(losses: Tensor) -> Tensor:
-    """Mean over the entries above zero; zero if there are none."""
-    return losses.sum() / (losses > 0).sum().clamp(min=1)
+    """Mean over the entries (…, n) above zero; zero if there are none."""
+    return losses.sum(-1) / (losses > 0).sum(-1).clamp(min=1)
 
 
 def circle(similarity: Tensor, labels: Tensor, margin: float, gamma: float) -> Tensor:
@@ -58,7 +59,7 @@ def circle(similarity: Tensor, labels: Tensor, margin: float, gamma: float) -> T
     toward = -gamma * relu(1 + margin - fixed) * (similarity - (1 - margin))
     apart = gamma * relu(fixed + margin) * (similarity - margin)
     losses = softplus(_log_sum_exp(toward, positive) + _log_sum_exp(apart, negative))
-    return _mean_of_positive(losses * (positive.any(1) & negative.any(1)))
+    return _mean_of_positive(losses * (positive.any(-1) & negative.any(-1)))
 
 
 def circle_eq1(similarity: Tensor, labels: Tensor, margin: float, gamma: float) -> Tensor:
@@ -67,12 +68,12 @@ def circle_eq1(similarity: Tensor, labels: Tensor, margin: float, gamma: float) 
     `log[1 + Σ_n exp(γ(s_n + m)) Σ_p exp(−γ s_p)]`, each unordered pair once. Zero if the batch
     has no positive or no negative pair.
     """
-    positive, negative = (mask.triu(1) for mask in pair_masks(labels))
-    flat = similarity.reshape(1, -1)
-    apart = _log_sum_exp(gamma * (flat + margin), negative.reshape(1, -1))
-    toward = _log_sum_exp(-gamma * flat, positive.reshape(1, -1))
+    positive, negative = (mask.triu(1).flatten(-2) for mask in pair_masks(labels))
+    flat = similarity.flatten(-2)
+    apart = _log_sum_exp(gamma * (flat + margin), negative)
+    toward = _log_sum_exp(-gamma * flat, positive)
     loss = softplus(apart + toward, threshold=EXACT)
-    return (loss * (positive.any() & negative.any())).sum()
+    return loss * (positive.any(-1) & negative.any(-1))
 
 
 def contrastive(similarity: Tensor, labels: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ def contrastive(similarity: Tensor, labels: Tensor) -> Tensor:
     positive, negative = pair_masks(labels)
     toward = relu(1 - similarity) * positive
     apart = relu(similarity) * negative
-    return _mean_of_positive(toward) + _mean_of_positive(apart)
+    return _mean_of_positive(toward.flatten(-2)) + _mean_of_positive(apart.flatten(-2))
 
 
 def multi_similarity(
@@ -96,7 +97,7 @@ def multi_similarity(
     positive, negative = pair_masks(labels)
     toward = softplus(_log_sum_exp(-alpha * (similarity - base), positive), threshold=EXACT)
     apart = softplus(_log_sum_exp(beta * (similarity - base), negative), threshold=EXACT)
-    return (toward / alpha + apart / beta).mean()
+    return (toward / alpha + apart / beta).mean(-1)
 
 
 def concatenate(h: Tensor, descriptors: Tensor | None, settings: Refinement) -> Tensor:
@@ -114,7 +115,7 @@ def concatenate(h: Tensor, descriptors: Tensor | None, settings: Refinement) -> 
 
 
 class _Gram(torch.autograd.Function):
-    """`h hᵀ`, in h's own dtype since a loss exponentiates it, and a gradient of one product.
+    """`h hᵀ` in h's own dtype, since a loss exponentiates it; its gradient is one product.
 
     Autograd would take two, `g h` and `gᵀ h`.
     """
@@ -123,13 +124,13 @@ class _Gram(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, product: torch.dtype) -> Tensor:
         ctx.save_for_backward(h)
         ctx.product = product
-        return h @ h.T
+        return h @ h.mT
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
         (h,) = ctx.saved_tensors
-        both = (gradient + gradient.T).to(ctx.product)
+        both = (gradient + gradient.mT).to(ctx.product)
         return (both @ h.to(ctx.product)).to(h.dtype), None
 
 
@@ -150,15 +151,22 @@ def similarities(
         The (B, B) similarities, and the mean share of a squared length that is semantic (0-d).
     """
     if settings.visual_norm == "l2":
-        h = normalize(h, dim=1)
+        h = normalize(h, dim=-1)
     dots = cast(Tensor, _Gram.apply(h, product or h.dtype))
-    share = dots.new_zeros(())
+    share = dots.new_zeros(dots.shape[:-2])
     if class_gram is not None:
-        own = class_gram.diagonal()[labels]
-        share = (own / (own + dots.diagonal()).clamp(min=1e-12)).mean().detach()
-        dots = dots + class_gram[labels][:, labels]
-    length = dots.diagonal().clamp(min=1e-12).sqrt()
-    return dots / (length[:, None] * length[None, :]), share
+        own, squared = class_gram.diagonal()[labels], dots.diagonal(dim1=-2, dim2=-1)
+        share = (own / (own + squared).clamp(min=1e-12)).mean(-1).detach()
+        dots = dots + _of_pairs(class_gram, labels)
+    length = dots.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
+    return dots / (length[..., :, None] * length[..., None, :]), share
+
+
+def _of_pairs(by_classes: Tensor, labels: Tensor) -> Tensor:
+    """The entries of (C, C) that pairs of labels (…, B) name: (…, B, B)."""
+    if labels.dim() == 1:
+        return by_classes.index_select(0, labels).index_select(1, labels)
+    return torch.take_along_dim(by_classes[labels], labels[..., None, :], dim=-1)
 
 
 def similarity_loss(settings: Refinement) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -191,8 +199,14 @@ def load_loss(name: str) -> EmbeddingLoss:
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy (eq. 3) in which every class present in the batch weighs the same."""
-    counts = torch.bincount(labels, minlength=logits.shape[1]).to(logits)
-    weights = 1.0 / counts[labels]
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    return (losses * weights).sum() / weights.sum()
+    """Cross-entropy (eq. 3) in which every class present in the batch weighs the same.
+
+    Args:
+        logits: (…, B, C).
+        labels: (…, B) int64.
+    """
+    ones = torch.ones_like(labels, dtype=logits.dtype)
+    counts = ones.new_zeros((*labels.shape[:-1], logits.shape[-1])).scatter_add_(-1, labels, ones)
+    weights = 1.0 / counts.gather(-1, labels)
+    losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return (losses.view_as(weights) * weights).sum(-1) / weights.sum(-1)
