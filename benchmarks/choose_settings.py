@@ -7,8 +7,8 @@ training rows, for every seed, and measured on the held-out classes. H is at the
 constant, which is legitimate here: these are validation classes, and the constant is one of the
 settings being chosen. One split of some 20 validation classes is a noisy guide: with
 `--class-splits 5` the mean is over five splits of the training classes, drawn by seeds 1 to 5.
-Interrupted searches continue; candidates that share generation settings share the trained
-generator.
+Interrupted searches continue; candidates that share generation settings, and other searches and
+runs on the same rows, share the trained generator (`mlis.generators`).
 """
 
 import argparse
@@ -27,8 +27,7 @@ from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.data.splits import add_validation
 from mlis.evaluation import evaluate
 from mlis.files import write_json
-from mlis.pipeline import fit
-from mlis.protocol import generation_key, training_key
+from mlis.protocol import fit_reusing, training_key
 from mlis.snapshots import FolderMonitor
 
 
@@ -43,17 +42,13 @@ def validation_splits(dataset: GZSLDataset, count: int) -> list[tuple[TrainingSp
 def measure(split, config: Config, seed: int, folder: Path) -> dict:
     """Validation measures of one candidate and seed, from its file if it was run before."""
     training, held_out = split
-    own, shared = training_key(training, config, seed), generation_key(training, config, seed)
-    path = folder / f"{own[:16]}.json"
+    key = training_key(training, config, seed)
+    path = folder / f"{key[:16]}.json"
     if path.exists():
         return json.loads(path.read_text())
-    monitor = FolderMonitor(
-        folder / f"refinement-{own[:16]}",
-        own,
-        shared={"generation": (folder / f"generation-{shared[:16]}", shared)},
-    )
-    recognizer = fit(training, config, seed=seed, monitor=monitor)
-    scores = recognizer.scores(held_out.features)
+    monitor = FolderMonitor(folder / f"training-{key[:16]}", key)
+    fitted = fit_reusing(training, config, seed=seed, monitor=monitor)
+    scores = fitted.recognizer.scores(held_out.features)
     found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
     row = {"T1": found.T1, "AUSUC": found.AUSUC, "H": found.best_H, "seed": seed}
     write_json(path, row)
