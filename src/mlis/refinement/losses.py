@@ -104,14 +104,14 @@ def concatenate(h: Tensor, descriptors: Tensor | None, settings: Refinement) -> 
     """Build the embeddings that the metric loss compares: `h`, or `[h ; scale · a_y]`.
 
     Args:
-        h: (B, Dh) refined features.
-        descriptors: (B, Da), each sample's own class's descriptor; None without IS.
+        h: (…, B, Dh) refined features.
+        descriptors: (…, B, Da), each sample's own class's descriptor; None without IS.
     """
     if settings.visual_norm == "l2":
-        h = normalize(h, dim=1)
+        h = normalize(h, dim=-1)
     if descriptors is None:
         return h
-    return torch.cat((h, settings.semantic_scale * descriptors), dim=1)
+    return torch.cat((h, settings.semantic_scale * descriptors), dim=-1)
 
 
 class _Gram(torch.autograd.Function):

@@ -1,15 +1,13 @@
 """Stage 1b: training the encoder with the metric loss (eq. 1) and the cross-entropy (eq. 3)."""
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from mlis.compute import Arithmetic, stream
+from mlis.compute import Arithmetic
 from mlis.config import Config, Refinement
 from mlis.data.sampling import ClassBalancedSampler
-from mlis.errors import SettingsError
 from mlis.generation.synthesis import FeatureGenerator, Sampler
 from mlis.generation.train import AdversarialTrainer
 from mlis.preprocessing import TrainingTensors
@@ -17,12 +15,13 @@ from mlis.refinement.encoder import Encoder, Linear
 from mlis.refinement.losses import (
     EmbeddingLoss,
     balanced_cross_entropy,
-    concatenate,
     load_loss,
     similarities,
     similarity_loss,
 )
-from mlis.streaming import prefetch
+from mlis.refinement.own_loss import OwnLoss
+from mlis.stacking import Seeds, streams
+from mlis.streaming import prefetch, take
 from mlis.training import Monitor, adam, pack, train, unpack, unpack_rows
 
 
@@ -37,10 +36,11 @@ class RefinementTrainer:
         data: the training split on its device.
         settings: components, loss, batch and step sizes.
         arithmetic: device and precision.
-        seed: of the initial weights and of every random number drawn.
+        seed: of the initial weights and of every random number drawn; several are stacked.
         sampler_of: gives the sampler of synthetic features for this step; None without SFR.
         loss: a user's own `(embeddings, labels) → scalar` in place of the named one; a module's
-            own weights are trained too, on a copy.
+            own weights are trained too, on a copy. Stacked seeds call it one after the other, each
+            its own copy of a module.
     """
 
     def __init__(
@@ -48,31 +48,33 @@ class RefinementTrainer:
         data: TrainingTensors,
         settings: Refinement,
         arithmetic: Arithmetic,
-        seed: int,
+        seed: Seeds,
         sampler_of: Callable[[], Sampler] | None,
         loss: EmbeddingLoss | None = None,
     ):
         self.data, self.settings = data, settings
         self.encoder = Encoder(
-            data.x.shape[1], settings.hidden, settings.init_std, arithmetic, stream(seed, "encoder")
+            data.x.shape[1],
+            settings.hidden,
+            settings.init_std,
+            arithmetic,
+            streams(seed, "encoder"),
         )
         self.head = Linear(
-            settings.hidden, data.num_classes, settings.init_std, arithmetic, stream(seed, "head")
+            settings.hidden, data.num_classes, settings.init_std, arithmetic, streams(seed, "head")
         )
         self.similarity_loss = similarity_loss(settings) if loss is None else None
-        self.embedding_loss = loss
-        if loss is None and self.similarity_loss is None:
-            self.embedding_loss = load_loss(settings.loss)
-        self.learned_loss = _learned(self.embedding_loss, arithmetic)
-        self.by_autograd: list[torch.nn.Module] = [self.head]
-        if self.learned_loss is not None:
-            self.embedding_loss = self.learned_loss
-            self.by_autograd.append(self.learned_loss)
+        self.own_loss = None
+        if self.similarity_loss is None:
+            loss = load_loss(settings.loss) if loss is None else loss
+            self.own_loss = OwnLoss(loss, arithmetic, seed)
+        self.learned_loss = None if self.own_loss is None else self.own_loss.learned
+        self.by_autograd = [part for part in (self.head, self.learned_loss) if part is not None]
         trained = (self.encoder, *self.by_autograd)
         parameters = [p for module in trained for p in module.parameters()]
         self.adam = adam(parameters, settings.learning_rate, settings.beta1, settings.beta2)
-        self.batches = stream(seed, "batches", device=arithmetic.device)
-        self.noise = stream(seed, "refinement-noise", device=arithmetic.device)
+        self.batches = streams(seed, "batches", device=arithmetic.device)
+        self.noise = streams(seed, "refinement-noise", device=arithmetic.device)
         self.sampler = ClassBalancedSampler(
             data.y, settings.classes_per_batch, settings.samples_per_class, self.batches
         )
@@ -94,17 +96,16 @@ class RefinementTrainer:
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch, refine it, and update the encoder on the losses that are switched on."""
         switches = self.settings.switches
-        x, y = self.data.x[self.rows], self.data.y[self.rows]
+        x, y = take(self.data.x, self.rows), self.data.y[self.rows]
         self.rows = self._draw_rows()
-        fakes, of_fakes = self._synthetic()
-        x, labels = torch.cat((x, fakes)).to(self.product), torch.cat((y, of_fakes))
+        x, labels = self._with_synthetic(x, y)
         with torch.no_grad():
             refined = self.encoder(x)
         # Autograd ends at h; the encoder's own gradient is one product.
         leaf = refined.requires_grad_()
-        h = leaf[: len(y)]
+        h = leaf[..., : y.shape[-1], :]
         losses: dict[str, Tensor] = {}
-        report = {"norm": h.detach().norm(dim=1).mean()}
+        report = {"norm": h.detach().norm(dim=-1).mean(-1)}
         if "sfr" in switches:
             losses["cross_entropy"] = balanced_cross_entropy(self.head(leaf), labels)
         if "ml" in switches:
@@ -116,7 +117,7 @@ class RefinementTrainer:
         for module in self.by_autograd:
             module.zero_grad()
         assert isinstance(total, Tensor)
-        total.backward()
+        total.sum().backward()
         assert leaf.grad is not None
         self.encoder.backward(x, refined, leaf.grad)
         self.adam.step()
@@ -128,27 +129,22 @@ class RefinementTrainer:
         prefetch(self.data.x, rows)
         return rows
 
-    def _synthetic(self) -> tuple[Tensor, Tensor]:
-        """Synthetic features for the cross-entropy, detached: G is not trained through E."""
+    def _with_synthetic(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Real features and, for the cross-entropy, synthetic ones; G is not trained through E."""
         if self.sampler_of is None or len(self.synthetic_labels) == 0:
-            return self.data.x[:0], self.synthetic_labels[:0]
-        return self.sampler_of()(self.synthetic_labels, self.noise), self.synthetic_labels
+            return x.to(self.product), y
+        fakes = self.sampler_of()(self.synthetic_labels, self.noise)
+        of_fakes = self.synthetic_labels.expand(fakes.shape[:-1])
+        return torch.cat((x, fakes), dim=-2).to(self.product), torch.cat((y, of_fakes), dim=-1)
 
     def _metric(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The metric loss, and the share of the squared length that is semantic."""
         if self.similarity_loss is not None:
             similarity, share = similarities(h, y, self.class_gram, self.settings, self.product)
             return self.similarity_loss(similarity, y), share
-        assert self.embedding_loss is not None
+        assert self.own_loss is not None
         own = self.data.descriptors[y] if self.with_semantics else None
-        embeddings = concatenate(h, own, self.settings)
-        squared = embeddings.detach().square()
-        share = squared[:, h.shape[1] :].sum(1) / squared.sum(1).clamp(min=1e-12)
-        value = self.embedding_loss(embeddings, y)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            raise SettingsError(f"the metric loss must return a scalar tensor, but got {got}")
-        return value, share.mean()
+        return self.own_loss(h, y, own, self.settings)
 
     def feedback(self, fake: Tensor, labels: Tensor) -> Tensor:
         """Weighted cross-entropy of refined synthetic features, for training G through E."""
@@ -182,16 +178,6 @@ class RefinementTrainer:
     def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
         """Take over what `outcome` gave."""
         unpack(outcome, encoder=self.encoder)
-
-
-def _learned(loss: EmbeddingLoss | None, arithmetic: Arithmetic) -> torch.nn.Module | None:
-    """A copy of a loss that has weights of its own (proxies, say) to train beside the encoder.
-
-    A copy, so that the caller's stays as it is and a second training begins where the first did.
-    """
-    if not isinstance(loss, torch.nn.Module) or not any(True for _ in loss.parameters()):
-        return None
-    return copy.deepcopy(loss).to(arithmetic.device, arithmetic.master)
 
 
 class JointTrainer:
@@ -242,7 +228,7 @@ def fit_encoder(
     generator: FeatureGenerator | None,
     settings: Refinement,
     arithmetic: Arithmetic,
-    seed: int,
+    seed: Seeds,
     monitor: Monitor,
     loss: EmbeddingLoss | None = None,
 ) -> Encoder:
@@ -252,7 +238,7 @@ def fit_encoder(
         sampler = generator.sampler(data.descriptors)
         sampler_of = lambda: sampler  # noqa: E731
     trainer = RefinementTrainer(data, settings, arithmetic, seed, sampler_of, loss)
-    train("refinement", trainer, settings.steps, monitor)
+    train("refinement", trainer, settings.steps, monitor, seed)
     return trainer.encoder
 
 
@@ -260,7 +246,7 @@ def fit_joint(
     data: TrainingTensors,
     config: Config,
     arithmetic: Arithmetic,
-    seed: int,
+    seed: Seeds,
     monitor: Monitor,
     loss: EmbeddingLoss | None = None,
 ) -> tuple[FeatureGenerator, Encoder]:
@@ -275,5 +261,5 @@ def fit_joint(
         loss,
     )
     trainer = JointTrainer(adversarial, refinement)
-    train("joint", trainer, config.generation.steps, monitor)
+    train("joint", trainer, config.generation.steps, monitor, seed)
     return adversarial.generator, refinement.encoder
