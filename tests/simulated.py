@@ -75,6 +75,7 @@ def dataset(features, labels, descriptors, unseen, seed: int) -> GZSLDataset:
 
 SMALL: dict[str, dict[str, Any]] = {
     "generation": {
+        "generator_init": "cold",
         "steps": 5,
         "batch_size": 16,
         "hidden": 12,

@@ -32,9 +32,9 @@ class Generation(Section):
         "wgan-gp", "the paper's conditional WGAN-GP, or the closed-form ridge baseline"
     )
     generator_init: Literal["cold", "ridge"] = setting(
-        "cold", "wgan-gp: start from noise, or add to the ridge-predicted class mean"
+        "ridge", "wgan-gp: add to the ridge-predicted class mean, or start cold as the paper does"
     )
-    steps: int = setting(3000, "generator steps", low=0)
+    steps: int = setting(100, "generator steps (thousands from a cold start)", low=0)
     batch_size: int = setting(256, "real and synthetic samples in a critic step", low=2)
     hidden: int = setting(4096, "hidden units of generator and critic", low=1)
     noise: int = setting(512, "length of the noise vector z", low=1)
