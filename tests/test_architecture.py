@@ -34,11 +34,13 @@ LAYERS = [
     {"evaluation", "tensorfile", "checkpoint", "snapshots", "generators"},
     {"pipeline"},
     {"protocol", "runs"},
+    {"baselines"},
     {"class_table", "estimator", "demo", "presets", "experiments"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TRAINING = ("generation", "refinement", "classification", "inference", "preprocessing", "training")
+BASELINES = ("base", "raw", "eszsl", "prototype", "cosine", "cegzsl")
 
 
 def modules() -> list[Path]:
@@ -95,8 +97,11 @@ def test_training_code_does_not_know_evaluation():
         assert paths, f"{name} is no module any more"
         for path in paths:
             assert "evaluation" not in {other for _, other in imports(path)}, path
+    baselines = [f"mlis.baselines.{name}" for name in BASELINES]
+    for path in (ROOT / "baselines").glob("*.py"):  # what chooses among them is no training code
+        assert path.stem in (*BASELINES, "__init__", "protocol"), f"{path.stem}: name it here"
     code = (
-        "import sys, mlis.pipeline;"
+        f"import sys, mlis.pipeline, {', '.join(baselines)};"
         "print([m for m in sys.modules if m.startswith('mlis.evaluation')"
         " or m.split('.')[0] in ('sklearn', 'matplotlib')])"
     )

@@ -1,0 +1,316 @@
+"""Baselines: closed forms against slow references, and the protocol that chooses among settings."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mlis.baselines import eszsl
+from mlis.baselines.cegzsl import CEGZSL
+from mlis.baselines.cosine import SharedSpaceCosine
+from mlis.baselines.eszsl import ESZSL, Problem
+from mlis.baselines.protocol import best, choose_and_test
+from mlis.baselines.prototype import RidgePrototype
+from mlis.baselines.raw import RawSoftmax
+from mlis.compute import Arithmetic
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset
+from mlis.errors import DataError
+from mlis.evaluation import best_calibration, evaluate
+from mlis.pipeline import fit
+from mlis.preprocessing import prepare
+from mlis.protocol import fit_reusing
+from simulated import linear_world, small, tiny
+
+DOUBLE = Config(precision="float64")
+RIDGE = {"generation": {"generator": "ridge"}}
+
+
+def tensors(data: GZSLDataset):
+    return prepare(data.for_training(), DOUBLE.preprocessing, Arithmetic.of("float64", "cpu"))[1]
+
+
+def shared_space(seed: int = 0) -> GZSLDataset:
+    """Features are noisy descriptors."""
+    rng = np.random.default_rng(seed)
+    descriptors = rng.random((9, 12)).astype(np.float32)
+    labels = np.repeat(np.arange(9), 12)
+    features = descriptors[labels] + 0.1 * rng.random((108, 12), dtype=np.float32)
+    return GZSLDataset.from_arrays(features, labels, descriptors, unseen_classes=[6, 7, 8])
+
+
+def contrastive(config: Config | None = None, **changes) -> CEGZSL:
+    sizes = {"embedding": 24, "projection": 8, "hidden": 16, "batch_size": 40}
+    settings = {"steps": 40, "choices": (5, 40), "learning_rate": 1e-3, **sizes}
+    return CEGZSL(config or small(**RIDGE), **{**settings, **changes})
+
+
+BASELINES = [
+    RawSoftmax(small(**RIDGE)),
+    RawSoftmax(small()),
+    ESZSL(config=Config(precision="float32")),
+    RidgePrototype(Config(precision="float32")),
+    contrastive(),
+]
+
+
+def names(baseline) -> str:
+    return baseline.name
+
+
+# --- closed forms -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gamma", "lambda_"), [(0.1, 3.0), (10.0, 0.01)])
+def test_eszsl_is_where_its_objective_is_flat(gamma, lambda_):
+    """The objective of the paper written out; it is convex, so no gradient means the minimum."""
+    data = tensors(tiny())
+    S = data.descriptors[data.seen].T
+    Y = torch.tensor([[1.0 if y == c else -1.0 for c in data.seen] for y in data.y]).double()
+
+    def objective(V):
+        fit_ = (data.x @ V @ S - Y).square().sum()
+        first = gamma * (V @ S).square().sum() + lambda_ * (data.x @ V).square().sum()
+        return fit_ + first + gamma * lambda_ * V.square().sum()
+
+    V = Problem.of(data).solve(gamma, lambda_).requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(V), V)
+    away = (V + 0.1).detach().requires_grad_()
+    (steep,) = torch.autograd.grad(objective(away), away)
+    assert gradient.abs().max() < 1e-9 * steep.abs().max()
+
+
+def test_eszsl_scores_are_bilinear():
+    data, baseline = tiny(), ESZSL(0.1, 1.0, DOUBLE)
+    recognizer = baseline.fit(data.for_training(), device="cpu")
+    V = Problem.of(tensors(data)).solve(0.1, 1.0).numpy()
+    rows = data.for_testing().features[:7].astype(np.float64)
+    training = data.for_training().features.astype(np.float64)
+    low, high = training.min(0), training.max(0)
+    units = data.descriptors / np.linalg.norm(data.descriptors.astype(np.float64), axis=1)[:, None]
+    for row, found in zip(rows, recognizer.scores(rows), strict=True):
+        wanted = [((row - low) / (high - low)) @ V @ a for a in units]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_eszsl_goes_through_its_grid_and_rows_in_chunks(monkeypatch):
+    training = tiny().for_training()
+    probe = np.asarray(training.features[:5])
+    whole = {
+        (one.gamma, one.lambda_): scorer.scores(probe)
+        for one, scorer in ESZSL(config=DOUBLE).candidates(training, device="cpu")
+    }
+    powers = [10.0**b for b in (-3, -2, -1, 0, 1, 2, 3)]
+    assert set(whole) == set(itertools.product(powers, powers))
+    monkeypatch.setattr(eszsl, "CHUNK_ROWS", 7)
+    for gamma, lambda_ in [(0.001, 0.001), (1.0, 100.0)]:
+        again = ESZSL(gamma, lambda_, DOUBLE).fit(training, device="cpu").scores(probe)
+        np.testing.assert_allclose(again, whole[gamma, lambda_], rtol=1e-6)
+
+
+def ridge_by_hand(data: GZSLDataset, kernel, penalty: float) -> np.ndarray:
+    """Unit prototypes (C, Dx) of min-max scaled features, one class after another."""
+    training = data.for_training()
+    x = training.features.astype(np.float64)
+    low, span = x.min(0), x.max(0) - x.min(0)
+    x = (x - low) / span
+    a = [d / np.linalg.norm(d) for d in training.descriptors.astype(np.float64)]
+    seen = np.flatnonzero(training.seen_mask)
+    means = np.stack([x[training.labels == c].mean(0) for c in seen])
+    centre = means.mean(0)
+    pairs = [np.linalg.norm(a[i] - a[j]) for i, j in itertools.combinations(seen, 2)]
+    width = float(torch.tensor(pairs).median())
+
+    def k(i, j):
+        if kernel == "linear":
+            return a[i] @ a[j]
+        return np.exp(-0.5 * (np.linalg.norm(a[i] - a[j]) / width) ** 2)
+
+    gram = np.array([[k(i, j) for j in seen] for i in seen])
+    dual = np.linalg.inv(gram + penalty * np.eye(len(seen))) @ (means - centre)
+    rows = [centre + sum(k(c, s) * w for s, w in zip(seen, dual, strict=True)) for c in range(9)]
+    return np.stack([row / np.linalg.norm(row) for row in rows])
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_prototypes_are_ridge_predictions_compared_by_cosine(kernel):
+    data = tiny()
+    config = DOUBLE.replace({"generation": {"ridge_kernel": kernel, "ridge_lambda": 0.1}})
+    scorer = RidgePrototype(config).fit(data.for_training(), device="cpu")
+    wanted = ridge_by_hand(data, kernel, 0.1)
+    training = data.for_training().features.astype(np.float64)
+    low, span = training.min(0), training.max(0) - training.min(0)
+    rows = data.for_testing().features
+    for row, found in zip(rows, scorer.scores(rows), strict=True):
+        x = (row - low) / span
+        np.testing.assert_allclose(found, wanted @ x / np.linalg.norm(x), atol=1e-6)
+
+
+def test_prototypes_of_every_kernel_and_penalty():
+    training = tiny().for_training()
+    found = {
+        (one.config.generation.ridge_kernel, one.config.generation.ridge_lambda): scorer.scores(
+            np.asarray(training.features)
+        )
+        for one, scorer in RidgePrototype(DOUBLE).candidates(training, device="cpu")
+    }
+    assert len(found) == 10
+    config = DOUBLE.replace({"generation": {"ridge_kernel": "rbf", "ridge_lambda": 0.01}})
+    alone = RidgePrototype(config).fit(training, device="cpu")
+    np.testing.assert_array_equal(alone.scores(training.features), found["rbf", 0.01])
+
+
+# --- cosine -------------------------------------------------------------------------------------
+
+
+def test_cosine_of_feature_and_descriptor():
+    data = shared_space()
+    scorer = SharedSpaceCosine(DOUBLE).fit(data.for_training(), device="cpu")
+    rows = data.for_testing().features
+    found = scorer.scores(rows)
+    for row, scores in zip(rows.astype(np.float64), found, strict=True):
+        lengths = np.linalg.norm(data.descriptors, axis=1) * np.linalg.norm(row)
+        np.testing.assert_allclose(scores, data.descriptors @ row / lengths, atol=1e-6)
+    np.testing.assert_array_equal(found.argmax(1), data.for_testing().labels)
+    with pytest.raises(DataError, match=r"shape \(B, 12\), but got \(2, 5\)"):
+        scorer.scores(np.zeros((2, 5), dtype=np.float32))
+
+
+def test_cosine_of_rows_by_chunks(monkeypatch):
+    data = shared_space()
+    scorer = SharedSpaceCosine(DOUBLE).fit(data.for_training(), device="cpu")
+    whole = scorer.scores(data.features)
+    monkeypatch.setattr("mlis.baselines.base.CHUNK", 7)
+    np.testing.assert_allclose(scorer.scores(data.features), whole, atol=1e-7)
+
+
+def test_cosine_needs_one_space():
+    with pytest.raises(DataError, match="features have 9 numbers and the descriptors 4"):
+        SharedSpaceCosine().fit(tiny().for_training())
+
+
+# --- raw softmax --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sections", [{}, RIDGE], ids=["wgan-gp", "ridge"])
+def test_raw_softmax_is_the_method_without_refinement(sections):
+    training, config = tiny().for_training(), small(**sections)
+    found = RawSoftmax(config).fit(training, seed=3, device="cpu")
+    config = config.replace({"refinement": {"components": "none"}})
+    wanted = fit(training, config, seed=3, device="cpu")
+    assert found.encoder_weight is None
+    assert torch.equal(found.classifier.weight, wanted.classifier.weight)
+
+
+def test_names_tell_the_generators_apart():
+    assert RawSoftmax().name == "raw softmax (f-CLSWGAN)"
+    assert RawSoftmax(small(**RIDGE)).name == "raw softmax, ridge generator"
+    assert len({baseline.name for baseline in BASELINES}) == len(BASELINES)
+
+
+# --- the protocol -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("baseline", BASELINES, ids=names)
+def test_test_rows_may_be_noise(baseline):
+    """With the test rows replaced, what is chosen and what is trained stay as they were."""
+    data = tiny()
+    rng = np.random.default_rng(0)
+    features, labels = data.features.copy(), data.labels.copy()
+    for rows in (data.split.test_seen, data.split.test_unseen):
+        features[rows] = rng.random((len(rows), features.shape[1])) * 100
+        labels[rows] = rng.permutation(labels[rows])
+    noise = GZSLDataset(
+        features, labels, data.descriptors, data.class_names, data.split, data.provenance
+    )
+    ours, theirs = (choose_and_test(baseline, one, seed=1, device="cpu") for one in (data, noise))
+    assert ours.baseline == theirs.baseline
+    assert ours.calibration == theirs.calibration
+    probe = data.for_testing().features
+    np.testing.assert_array_equal(ours.scorer.scores(probe), theirs.scorer.scores(probe))
+    assert ours.test.to_dict() != theirs.test.to_dict()
+
+
+def test_the_best_on_validation_classes_is_chosen():
+    data = linear_world(noise=0.3, per_class=10)
+    measured = choose_and_test(ESZSL(config=DOUBLE), data, device="cpu")
+    training, held_out = data.for_validation()
+    table = {}
+    for gamma, lambda_ in itertools.product(eszsl.PENALTIES, eszsl.PENALTIES):
+        scores = ESZSL(gamma, lambda_, DOUBLE).fit(training, device="cpu").scores(held_out.features)
+        constant = best_calibration(scores, held_out.labels, held_out.seen_mask)
+        scores = scores - constant * held_out.seen_mask
+        found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
+        table[gamma, lambda_] = found.H
+    chosen = measured.baseline
+    assert table[chosen.gamma, chosen.lambda_] == pytest.approx(max(table.values()), abs=1e-9)
+    assert table[chosen.gamma, chosen.lambda_] == pytest.approx(measured.validation.H, abs=1e-9)
+    assert max(table.values()) > min(table.values()) + 5  # there was something to choose
+    test = data.for_testing()
+    scores = chosen.fit(data.for_training(), device="cpu").scores(test.features)
+    scores = scores - measured.calibration * test.seen_mask
+    wanted = evaluate(scores, test.labels, test.seen_mask, test.class_names)
+    assert measured.test.to_dict() == wanted.to_dict()
+
+
+def test_the_first_of_equals_is_chosen():
+    data = shared_space()
+    training, held_out = data.for_validation()
+    one = SharedSpaceCosine(DOUBLE)
+    scorer = one.fit(training, device="cpu")
+    other = SharedSpaceCosine(Config(precision="float32"))
+    assert best(iter([(one, scorer), (other, scorer)]), held_out)[0] is one
+    assert best(iter([(other, scorer), (one, scorer)]), held_out)[0] is other
+
+
+LEARNERS = [one for one in BASELINES if one.name != "raw softmax (f-CLSWGAN)"]  # 5 steps are few
+
+
+@pytest.mark.parametrize("baseline", LEARNERS, ids=names)
+def test_baselines_recognise_unseen_classes(baseline):
+    """Of 24 classes, 6 unseen; H by chance is 4. ESZSL has no offset, which these features need."""
+    found = choose_and_test(baseline, linear_world(noise=0.1), device="cpu").test.H
+    assert found is not None
+    assert found > (25 if baseline.name == "ESZSL" else 60)
+
+
+def test_cosine_recognises_unseen_classes():
+    found = choose_and_test(SharedSpaceCosine(), shared_space(), device="cpu").test.H
+    assert found == 100
+
+
+def test_a_result_is_strict_json():
+    measured = choose_and_test(contrastive(), tiny(), device="cpu")
+    row = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
+    assert row["baseline"] == "CE-GZSL"
+    assert row["protocol"] == "H@val"
+    assert row["settings"]["steps"] in (5, 40)
+    assert row["settings"]["config"]["generation"]["generator"] == "ridge"
+    assert row["test"]["H"] == measured.test.H
+    assert row["seconds"] > 0
+
+
+def test_generators_are_shared_with_the_method():
+    data, config = tiny(), small()
+    method = fit_reusing(data.for_training(), config, seed=4, device="cpu")
+    assert method.generator is not None
+    assert not method.generator.reused
+    first = choose_and_test(contrastive(config=config), data, seed=4, device="cpu", reuse=True)
+    again = choose_and_test(RawSoftmax(config), data, seed=4, device="cpu", reuse=True)
+    alone = choose_and_test(RawSoftmax(config), data, seed=4, device="cpu")
+    assert first.generation_seconds == pytest.approx(again.generation_seconds)  # trained once
+    assert again.generation_seconds > method.generator.seconds
+    assert alone.generation_seconds == 0  # nobody kept account
+    assert again.test.to_dict() == alone.test.to_dict()
+
+
+def test_a_stored_generator_that_does_not_fit_is_trained_anew(monkeypatch):
+    data, config = tiny(), small()
+    alone = choose_and_test(RawSoftmax(config), data, device="cpu")
+    other = small(generation={"hidden": 7})
+    monkeypatch.setattr("mlis.baselines.protocol.generation_key", lambda *_: "one key for all")
+    choose_and_test(RawSoftmax(other), data, device="cpu", reuse=True)
+    found = choose_and_test(RawSoftmax(config), data, device="cpu", reuse=True)
+    assert found.validation.to_dict() == alone.validation.to_dict()
