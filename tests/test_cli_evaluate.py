@@ -1,5 +1,6 @@
 """`mlis evaluate`: the same numbers as the fit's own test, and no model on data it does not fit."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,6 +11,7 @@ from cli_cases import NAMES, QUICK, SEEN, last_json, printed, refused, small_dat
 from mlis.checkpoint import load_model, save_model
 from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
+from mlis.evaluation import evaluate_retrieval
 
 MEASURES = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic")
 
@@ -171,3 +173,37 @@ def test_a_damaged_model(model, small_folder, name, tmp_path, capsys):
 
 def test_a_device_that_is_not_there(model, capsys):
     assert "device must be" in failure(capsys, model, "--device", "abacus")
+
+
+RETRIEVAL = ("recall_at_1_raw", "recall_at_1_refined", "map_at_r_raw", "map_at_r_refined")
+
+
+def test_retrieval_of_unseen_classes_raw_beside_refined(model, run, tmp_path, capsys):
+    base = small_dataset()
+    noise = np.random.default_rng(0).random(base.features.shape, dtype=np.float32)
+    data = dataclasses.replace(base, features=base.features + 2 * noise)  # else all are found
+    data.save(tmp_path / "data")
+    rows = data.split.test_unseen
+    recognizer = load_model(model)
+    raw = evaluate_retrieval(data.features[rows], data.labels[rows])
+    refined = evaluate_retrieval(recognizer.refine(data.features[rows]), data.labels[rows])
+    wanted = (raw.recall_at_1, refined.recall_at_1, raw.map_at_r, refined.map_at_r)
+    found = evaluate(capsys, model, tmp_path / "data")
+    assert [found[name] for name in RETRIEVAL] == pytest.approx(wanted)
+    assert len(set(wanted)) == 4
+    assert raw.images == len(rows)
+    text = printed(capsys, "evaluate", model, tmp_path / "data")
+    shown = "Recall@1 {:.1f} → {:.1f}, MAP@R {:.1f} → {:.1f}".format(*wanted)
+    assert f"raw → refined features: {shown}" in text
+    several = evaluate(capsys, run, tmp_path / "data")["components"]["ml"]
+    assert several["map_at_r_refined"][1] == pytest.approx(refined.map_at_r)
+    assert several["map_at_r_refined_mean"] == pytest.approx(np.mean(several["map_at_r_refined"]))
+
+
+def test_without_unseen_test_images_there_is_nothing_to_retrieve(model, tmp_path, capsys):
+    base = small_dataset()
+    split = dataclasses.replace(base.split, test_unseen=np.empty(0, dtype=np.int64))
+    dataclasses.replace(base, split=split).save(tmp_path / "data")
+    found = evaluate(capsys, model, tmp_path / "data")
+    assert not set(RETRIEVAL) & set(found)
+    assert found["S"] is not None

@@ -41,7 +41,11 @@ own dataset; name it (or --data-root) if it has moved.
   H        2US / (U + S)
   T1       images of unseen classes, only unseen classes being candidates
   AUSUC    area under the seen-unseen curve
-  overall  share of all test images that are right"""
+  overall  share of all test images that are right
+
+and how well features alone tell unseen classes apart, as they come (raw) and refined: Recall@1, the
+share of their images whose nearest neighbour is of the same class, and MAP@R, the mean average
+precision among the R nearest, R being the number of other images of the class."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -75,11 +79,12 @@ def run(args: argparse.Namespace) -> None:
     dataset = _dataset(args, models[0].run)
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     protocol = ""
+    unseen = _Unseen(dataset)
     for model in models:
-        result, protocol, components = _evaluate(model, dataset, args.device)
+        result, retrieved, protocol, components = _evaluate(model, dataset, unseen, args.device)
         print(f"{model.folder} on {dataset.provenance.name}: {result.images} test images")
-        _print_evaluation(args, result)
-        rows[components].append(result.to_dict())
+        _print_evaluation(args, result, retrieved)
+        rows[components].append(result.to_dict() | retrieved)
     _print_summary(args, models, rows, protocol, dataset, time.perf_counter() - started)
 
 
@@ -95,10 +100,36 @@ def _dataset(args: argparse.Namespace, run: Path | None) -> "GZSLDataset":
     return load(relocated(RunPlan.read(run).dataset, args))
 
 
+class _Unseen:
+    """Test images of unseen classes; what their features as they come retrieve is measured once."""
+
+    def __init__(self, dataset: "GZSLDataset"):
+        from mlis.evaluation import evaluate_retrieval
+
+        test = dataset.for_testing()
+        rows = (~test.seen_mask[test.labels]).nonzero()[0]
+        self._features, self._labels = test.features[rows], test.labels[rows]
+        self._raw = evaluate_retrieval(self._features, self._labels) if len(rows) else None
+
+    def retrieved(self, recognizer: "Recognizer") -> dict[str, float | None]:
+        """Recall@1 and MAP@R, raw and refined; nothing without such images."""
+        from mlis.evaluation import evaluate_retrieval
+
+        if self._raw is None:
+            return {}
+        refined = evaluate_retrieval(recognizer.refine(self._features), self._labels)
+        return {
+            "recall_at_1_raw": self._raw.recall_at_1,
+            "recall_at_1_refined": refined.recall_at_1,
+            "map_at_r_raw": self._raw.map_at_r,
+            "map_at_r_refined": refined.map_at_r,
+        }
+
+
 def _evaluate(
-    model: SavedModel, dataset: "GZSLDataset", device: str
-) -> "tuple[Evaluation, str, str]":
-    """What the model scores, the protocol it was trained under, and its components."""
+    model: SavedModel, dataset: "GZSLDataset", unseen: _Unseen, device: str
+) -> "tuple[Evaluation, dict[str, float | None], str, str]":
+    """Measures, retrieval, the protocol the model was trained under, and its components."""
     from mlis.checkpoint import load_model, read_record
     from mlis.compute import Arithmetic
     from mlis.protocol import test_once
@@ -114,7 +145,8 @@ def _evaluate(
             model.folder,
         )
     protocol = origin.get("protocol", "unknown")
-    return test_once(recognizer, dataset), protocol, str(record.get("components", "model"))
+    components = str(record.get("components", "model"))
+    return test_once(recognizer, dataset), unseen.retrieved(recognizer), protocol, components
 
 
 def _check_match(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset") -> None:
@@ -147,8 +179,17 @@ def _first_difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     return f"number {index} is {ours[index]!r} in the model, {theirs[index]!r} in the data"
 
 
-def _print_evaluation(args: argparse.Namespace, result: "Evaluation") -> None:
+def _print_evaluation(
+    args: argparse.Namespace, result: "Evaluation", retrieved: dict[str, float | None]
+) -> None:
     print(result)
+    if retrieved:
+        shown = {name: number(value) for name, value in retrieved.items()}
+        print(
+            "retrieval among unseen classes, raw → refined features:"
+            f" Recall@1 {shown['recall_at_1_raw']} → {shown['recall_at_1_refined']},"
+            f" MAP@R {shown['map_at_r_raw']} → {shown['map_at_r_refined']}"
+        )
     for note in result.notes:
         print(f"note: {note}")
     if args.per_class:

@@ -11,6 +11,8 @@ of Generalized Zero-Shot Learning for Object Recognition in the Wild", 2016, sec
 The curve changes only where c passes some image's margin (best seen minus best unseen score),
 so sorting the margins gives all of it: no grid of constants, no approximation.
 
+Recall@1 and MAP@R say how well the features retrieve, without any classifier.
+
 A measure without a single image to stand on is None, never 0 and never NaN, and `notes` says why.
 """
 
@@ -24,6 +26,7 @@ from mlis.evaluation.measures import (
     harmonic_mean,
     per_class_accuracy,
 )
+from mlis.evaluation.retrieval import Retrieval, evaluate_retrieval
 from mlis.evaluation.seeds import METRICS, summarise
 
 __all__ = [
@@ -31,10 +34,12 @@ __all__ = [
     "ClassAccuracy",
     "Confusion",
     "Evaluation",
+    "Retrieval",
     "SeenUnseenCurve",
     "best_calibration",
     "confusion_counts",
     "evaluate",
+    "evaluate_retrieval",
     "harmonic_mean",
     "per_class_accuracy",
     "seen_unseen_curve",
