@@ -1,0 +1,1 @@
+"""What the paper measured, and measuring it again."""

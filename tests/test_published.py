@@ -1,0 +1,130 @@
+"""Published figures: every row is read and checked, and the odd ones are known by name."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from mlis.data.benchmarks import TABLE_1
+from mlis.errors import DataError
+from mlis.experiments.published import (
+    DATASETS,
+    NAMES,
+    Published,
+    parse,
+    published,
+)
+
+HEADER = "method,venue,year,dataset,U,S,H,protocol,source,note"
+GOOD = "some,CVPR,2020,CUB,50.0,60.0,54.5,as published,a paper,"
+
+
+def rows(text: str) -> tuple[Published, ...]:
+    return parse(f"{HEADER}\n{text}\n", "some.csv")
+
+
+def test_sizes_of_the_tables():
+    assert {name: len(published(name)) for name in NAMES} == {
+        "table2": 55,
+        "table3": 15,
+        "table4": 12,
+        "others": 27,
+    }
+    table2 = published("table2")
+    assert len({row.method for row in table2}) == 16
+    assert Counter(row.dataset for row in table2) == {
+        "CUB": 16,
+        "AWA2": 16,
+        "SUN": 12,
+        "FLO": 6,
+        "aPY": 5,
+    }
+
+
+def test_some_figures_by_hand():
+    """Typed from the paper's text, not from its tables in another file."""
+    found = {(row.method, row.dataset): (row.U, row.S, row.H) for row in published("table2")}
+    assert found["FREE", "FLO"] == (67.4, 84.5, 75.0)
+    assert found["MLIS-GZSL", "aPY"] == (34.6, 66.1, 45.4)
+    found = {(row.method, row.dataset): (row.U, row.S, row.H) for row in published("table3")}
+    assert found["ML", "CUB"] == (54.7, 45.0, 49.3)
+    assert found["ML+IS+SFR", "FLO"] == (62.1, 85.6, 72.0)
+    found = {(row.method, row.dataset): (row.U, row.S, row.H) for row in published("table4")}
+    assert found["multi-similarity", "CUB"] == (51.3, 25.2, 33.8)
+    assert found["multi-similarity+IS", "AWA2"] == (56.5, 80.4, 66.4)
+
+
+def test_every_h_but_one_follows_from_u_and_s():
+    odd = [row for name in NAMES for row in published(name) if not row.consistent]
+    assert [(row.method, row.dataset, row.U, row.S, row.H) for row in odd] == [
+        ("ZIC-LDM", "SUN", 23.5, 33.9, 27.6)
+    ]
+    assert "does not follow" in odd[0].note
+    computed = 2 * 23.5 * 33.9 / (23.5 + 33.9)
+    assert computed == pytest.approx(27.8, abs=0.05)
+
+
+def test_rounding_is_all_that_h_is_allowed():
+    assert rows(GOOD)[0].consistent  # 54.545…
+    for H, fits in ((54.5, True), (54.6, True), (54.4, False), (54.7, False)):
+        assert rows(GOOD.replace("54.5", str(H)))[0].consistent is fits
+    assert rows(GOOD.replace("50.0,60.0,54.5", "0.0,0.0,0.0"))[0].consistent
+
+
+def test_table_3_and_4_agree_where_they_overlap():
+    third = {(row.method, row.dataset): row for row in published("table3")}
+    for row in published("table4"):
+        if row.method.startswith("circle"):
+            other = third[row.method.replace("circle", "ML"), row.dataset]
+            assert (row.U, row.S, row.H) == (other.U, other.S, other.H)
+
+
+def test_the_papers_two_figures_of_the_same_method_differ():
+    """Table 2 and the last line of Table 3: neither may be quoted as the other."""
+    second = {row.dataset: row.H for row in published("table2") if row.method == "MLIS-GZSL"}
+    third = {row.dataset: row.H for row in published("table3") if row.method == "ML+IS+SFR"}
+    differences = {name: round(third[name] - second[name], 1) for name in DATASETS}
+    assert differences == {"CUB": 0.2, "AWA2": 0.9, "SUN": 0.8, "FLO": 0.5, "aPY": 1.0}
+
+
+def test_every_row_says_where_it_is_from_and_under_what_protocol():
+    for name in NAMES:
+        for row in published(name):
+            assert row.source
+            assert row.protocol == "as published"
+            assert row.year is None or 2018 <= row.year <= 2024
+            assert row.year is not None or row.venue == "under review"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("CUB", "Cub", "expected a dataset of CUB, AWA2, SUN, FLO, aPY, got 'Cub'"),
+        ("50.0", "500", "expected U in per cent, got 500"),
+        ("50.0", "nan", "expected U in per cent, got nan"),
+        ("60.0", "-", "could not convert string to float: '-'"),
+        ("some,", ",", "method is empty"),
+        ("a paper", " ", "source is empty"),
+        ("as published", "H@val", "expected the protocol 'as published', got 'H@val'"),
+        ("2020", "'20", "invalid literal for int"),
+        (",a paper,", ",a paper", "expected 10 cells"),
+        ("a paper,", "a paper,one,more", "expected 10 cells"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(old, new, said):
+    assert rows(GOOD)
+    with pytest.raises(DataError, match=re.escape("some.csv, line 3: ") + f".*{re.escape(said)}"):
+        rows(f"{GOOD}\n{GOOD.replace(old, new, 1)}")
+
+
+def test_missing_columns_repeated_rows_unknown_tables():
+    with pytest.raises(DataError, match=r"some\.csv, line 2: 'venue'"):
+        parse("method,year\na,2020\n", "some.csv")
+    with pytest.raises(DataError, match=r"some\.csv, lines 2 and 4: both are some"):
+        rows(f"{GOOD}\n{GOOD.replace('CUB', 'FLO')}\n{GOOD}")
+    with pytest.raises(DataError, match="expected one of table2, table3, table4, others"):
+        published("table9")  # pyright: ignore[reportArgumentType]
+
+
+def test_tables_of_the_paper_are_of_the_benchmarks():
+    assert set(DATASETS) < set(TABLE_1)
