@@ -85,10 +85,11 @@ class TextbookTraining:
         return [float(value.detach()) for value in values], following
 
 
-def test_training_equals_the_published_loop():
-    """Four steps of three critic updates each, from the same weights and random numbers."""
+@pytest.mark.parametrize(("critic_steps", "batch_size"), [(3, 11), (3, 4), (2, 2)])
+def test_training_equals_the_published_loop(critic_steps, batch_size):
+    """Four steps from the same weights and random numbers; of six classes, or of fewer samples."""
     data = tensors()
-    s = settings(critic_steps=3, batch_size=11, init_std=0.3)
+    s = settings(critic_steps=critic_steps, batch_size=batch_size, init_std=0.3)
     trainer = AdversarialTrainer(data, s, EXACT, seed=4)
     textbook = TextbookTraining(trainer, data, s)
     rng = stream(4, "adversarial")

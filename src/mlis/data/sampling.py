@@ -52,6 +52,16 @@ class ClassBalancedSampler:
         return torch.take_along_dim(self._rows, position.flatten(-2), dim=-1)
 
 
+def some_classes(classes: Tensor, share: float, rng: Rng) -> Tensor:
+    """Draw a share of the `classes` (K,), at least one of them and none twice: (…, share · K)."""
+    count, device = max(1, int(share * len(classes))), classes.device
+
+    def draw(one: torch.Generator) -> Tensor:
+        return classes[torch.randperm(len(classes), generator=one, device=device)[:count]]
+
+    return drawn(rng, draw)
+
+
 def uniform_rows(rows: int, size: int, rng: Rng) -> Tensor:
     """Draw `size` of `rows` row indices with replacement, (…, size) int64."""
     device = place_of(rng)

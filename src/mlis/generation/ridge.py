@@ -117,7 +117,7 @@ class RidgeGenerator:
         near = similarity.topk(min(self.neighbours, similarity.shape[1]), dim=1).indices
 
         def sample(labels: Tensor, rng: Rng) -> Tensor:
-            size, device = (2, len(labels)), place_of(rng)
+            size, device = (2, labels.shape[-1]), place_of(rng)
             draws = drawn(rng, lambda one: torch.rand(size, generator=one, device=device))
             lender = near[labels, (draws[..., 0, :] * near.shape[1]).long()]
             within = (draws[..., 1, :] * self.counts[lender]).long()

@@ -11,7 +11,8 @@ from mlis.stacking import Rng
 Sampler = Callable[[Tensor, Rng], Tensor]
 """Maps labels (B,) int64 and a random stream to features (B, Dx) of those classes.
 
-Of S streams, for a generator of as many stacked seeds, the features are (S, B, Dx).
+Of S streams, for a generator of as many stacked seeds, the features are (S, B, Dx), and the labels
+(B,) for all or (S, B).
 """
 
 

@@ -34,7 +34,7 @@ class WGANGenerator:
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: Rng) -> Tensor:
-            size, device = (len(labels), self.network.noise), place_of(rng)
+            size, device = (labels.shape[-1], self.network.noise), place_of(rng)
             z = drawn(rng, lambda one: torch.randn(size, generator=one, device=device))
             labels = labels.expand(z.shape[:-1])
             return self.network(z.to(share.dtype), share, labels, base, factors)
@@ -94,40 +94,59 @@ class AdversarialTrainer:
         self.rows = self._draw_rows()
 
         # G stands still during the critic's updates: all their fakes come from one pass.
+        of_critic = slice(0, rounds * size)
+        own, descriptors, base = self.own_classes(labels[..., of_critic])
         with torch.no_grad():
-            share = self.network.share(self.descriptors, self.scratch)
+            share = self.network.share(descriptors, self.scratch)
             factors = self.network.factors(self.scratch)
-            of_critic = slice(0, rounds * size)
-            fakes = self.network(
-                noise[..., of_critic, :], share, labels[..., of_critic], self.base, factors
-            )
+            fakes = self.network(noise[..., of_critic, :], share, own, base, factors)
         losses: Mapping[str, Tensor] = {}
         for i in range(rounds):
             batch = slice(i * size, (i + 1) * size)
+            own, descriptors, _ = self.own_classes(labels[..., batch])
             losses = critic_backward(
                 self.critic,
                 x[..., batch, :],
                 fakes[..., batch, :],
-                labels[..., batch],
-                self.descriptors,
+                own,
+                descriptors,
                 alphas[..., i, :, :],
                 self.settings.penalty,
                 self.scratch,
             )
             self.adam_critic.step()
         last = slice(rounds * size, None)
+        own, descriptors, base = self.own_classes(labels[..., last])
         loss = generator_backward(
             self.network,
             self.critic,
             noise[..., last, :],
-            labels[..., last],
-            self.descriptors,
-            self.base,
+            own,
+            descriptors,
+            base,
             self.scratch,
-            self.feedback,
+            self._feedback_of(labels[..., last]),
         )
         self.adam_generator.step()
         return {**losses, "generator": loss}
+
+    def own_classes(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The labels (…, B) of a batch, the descriptors (K, Da) and the base (K, Dx) they count.
+
+        Those of all seen classes while there are fewer of them than samples; else each sample's
+        own, so that thousands of classes make no step slower.
+        """
+        if len(self.descriptors) <= labels.numel():
+            return labels, self.descriptors, self.base
+        own = labels.flatten()
+        base = None if self.base is None else self.base[own]
+        places = torch.arange(len(own), device=own.device).view(labels.shape)
+        return places, self.descriptors[own], base
+
+    def _feedback_of(self, labels: Tensor) -> Feedback | None:
+        """The feedback on samples of these labels, whatever `own_classes` made of them."""
+        feedback = self.feedback
+        return None if feedback is None else lambda fake, _: feedback(fake, labels)
 
     def _draw_noise(self) -> tuple[Tensor, Tensor]:
         """Noise z of a step, (…, (critic_steps + 1) B, Dz), and α, (…, critic_steps, B, 1)."""

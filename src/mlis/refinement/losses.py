@@ -144,8 +144,8 @@ def similarities(
     """Cosine similarities of `[h ; scale · a_y]` without building the concatenation.
 
     `[h_i ; a_i]·[h_j ; a_j] = h_i·h_j + a_i·a_j`, and the second term depends on the two classes
-    alone: it is read from the (C, C) `class_gram` of the scaled descriptors (None without IS).
-    `product` is the dtype of the products in the gradient.
+    alone: it is read from the (…, C, C) `class_gram` of the scaled descriptors that `labels` count
+    (None without IS). `product` is the dtype of the products in the gradient.
 
     Returns:
         The (B, B) similarities, and the mean share of a squared length that is semantic (0-d).
@@ -155,7 +155,8 @@ def similarities(
     dots = cast(Tensor, _Gram.apply(h, product or h.dtype))
     share = dots.new_zeros(dots.shape[:-2])
     if class_gram is not None:
-        own, squared = class_gram.diagonal()[labels], dots.diagonal(dim1=-2, dim2=-1)
+        own = class_gram.diagonal(dim1=-2, dim2=-1)[..., labels]
+        squared = dots.diagonal(dim1=-2, dim2=-1)
         share = (own / (own + squared).clamp(min=1e-12)).mean(-1).detach()
         dots = dots + _of_pairs(class_gram, labels)
     length = dots.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
@@ -163,9 +164,9 @@ def similarities(
 
 
 def _of_pairs(by_classes: Tensor, labels: Tensor) -> Tensor:
-    """The entries of (C, C) that pairs of labels (…, B) name: (…, B, B)."""
+    """The entries of (C, C) that pairs of labels (…, B) name, or of (…, C, C) that (B,) name."""
     if labels.dim() == 1:
-        return by_classes.index_select(0, labels).index_select(1, labels)
+        return by_classes.index_select(-2, labels).index_select(-1, labels)
     return torch.take_along_dim(by_classes[labels], labels[..., None, :], dim=-1)
 
 

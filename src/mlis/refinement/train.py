@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mlis.compute import Arithmetic
 from mlis.config import Config, Refinement
-from mlis.data.sampling import ClassBalancedSampler
+from mlis.data.sampling import ClassBalancedSampler, some_classes
 from mlis.generation.synthesis import FeatureGenerator, Sampler
 from mlis.generation.train import AdversarialTrainer
 from mlis.preprocessing import TrainingTensors
@@ -23,6 +23,12 @@ from mlis.refinement.own_loss import OwnLoss
 from mlis.stacking import Seeds, streams
 from mlis.streaming import prefetch, take
 from mlis.training import Monitor, adam, pack, train, unpack, unpack_rows
+
+MOST_CLASSES = 1024
+"""Classes with synthetic samples in a step, at most: of more, every step draws some at random.
+
+The head scores all classes: with samples of them all, a step's time would be quadratic in classes.
+"""
 
 
 class RefinementTrainer:
@@ -88,10 +94,8 @@ class RefinementTrainer:
             )
         )
         self.with_semantics = "is" in settings.switches
-        self.class_gram = None
-        if self.with_semantics:
-            scaled = settings.semantic_scale * data.descriptors
-            self.class_gram = scaled @ scaled.T
+        places = torch.arange(self.sampler.classes, device=arithmetic.device)
+        self.places = places.repeat_interleave(self.sampler.samples)
 
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch, refine it, and update the encoder on the losses that are switched on."""
@@ -133,14 +137,35 @@ class RefinementTrainer:
         """Real features and, for the cross-entropy, synthetic ones; G is not trained through E."""
         if self.sampler_of is None or len(self.synthetic_labels) == 0:
             return x.to(self.product), y
-        fakes = self.sampler_of()(self.synthetic_labels, self.noise)
-        of_fakes = self.synthetic_labels.expand(fakes.shape[:-1])
+        labels = self._draw_synthetic_labels()
+        fakes = self.sampler_of()(labels, self.noise)
+        of_fakes = labels.expand(fakes.shape[:-1])
         return torch.cat((x, fakes), dim=-2).to(self.product), torch.cat((y, of_fakes), dim=-1)
+
+    def _draw_synthetic_labels(self) -> Tensor:
+        """Labels of a step's synthetic samples: all classes', or those of some drawn classes."""
+        share = MOST_CLASSES / self.data.num_classes
+        if share >= 1:
+            return self.synthetic_labels
+        unseen = some_classes(self.data.unseen, share, self.noise)
+        seen = some_classes(self.data.seen, share, self.noise)
+        counts = (self.settings.synthetic_per_unseen, self.settings.synthetic_per_seen)
+        parts = (unseen.repeat_interleave(counts[0], -1), seen.repeat_interleave(counts[1], -1))
+        return torch.cat(parts, dim=-1)
+
+    def _class_gram(self, y: Tensor) -> Tensor | None:
+        """Products a·a of the P classes of a batch, (…, P, P); a table of all would be (C, C)."""
+        if not self.with_semantics:
+            return None
+        own = self.data.descriptors[y[..., :: self.sampler.samples]]
+        own = self.settings.semantic_scale * own
+        return own @ own.mT
 
     def _metric(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The metric loss, and the share of the squared length that is semantic."""
         if self.similarity_loss is not None:
-            similarity, share = similarities(h, y, self.class_gram, self.settings, self.product)
+            gram = self._class_gram(y)
+            similarity, share = similarities(h, self.places, gram, self.settings, self.product)
             return self.similarity_loss(similarity, y), share
         assert self.own_loss is not None
         own = self.data.descriptors[y] if self.with_semantics else None
