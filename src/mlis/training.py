@@ -189,7 +189,7 @@ def unpack(packed: Mapping[str, Tensor], **parts: Part) -> None:
                 continue
             if isinstance(part, tuple):
                 for one, state_of_one in zip(part, packed[name].cpu(), strict=True):
-                    one.set_state(state_of_one)
+                    one.set_state(state_of_one.clone())  # it takes no view
                 continue
             own = {k[len(name) + 1 :]: v for k, v in packed.items() if k.startswith(f"{name}.")}
             if isinstance(part, torch.nn.Module):
