@@ -13,6 +13,7 @@ What is done with each kind, always in the same way:
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -34,7 +35,7 @@ MAX_JPEG_PIXELS = 1 << 28
 """Pixels a JPEG may claim; it is scaled while it is decoded."""
 MAX_BYTES = 1 << 30
 """Bytes a file may have."""
-FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI", "MPO")
+FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI")
 """Read besides JPEG. Formats that run programs (EPS) or have no signature (TGA) are left out."""
 
 
@@ -123,8 +124,10 @@ def decode(data: bytes, enough: int | None = None) -> Image.Image:
         raise
     except UnidentifiedImageError:
         raise ImageError(_unknown(data)) from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"decompression bomb refused: {error}") from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"decompression bomb refused: it claims more than {MAX_PIXELS:,} pixels"
+        ) from None
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
     except Exception as error:  # damaged files make decoders raise anything
@@ -138,7 +141,14 @@ def _open(data: bytes) -> Image.Image:
         if image.width * image.height > MAX_JPEG_PIXELS:
             raise _bomb(image.size)
         return image
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+    return Image.open(io.BytesIO(data), formats=_formats())
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _bomb(size: tuple[int, int]) -> ImageError:

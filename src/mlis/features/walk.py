@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlis.data.names import shorten
 from mlis.errors import DataError
-from mlis.features.tables import find_column, read_table
+from mlis.features.tables import find_column, normal, read_table
 
 _NOT_MEANT = {"thumbs.db", "desktop.ini"}
 _MARKS = {"train": "train", "trainval": "train", "val": "val", "test": "test"}
@@ -100,7 +100,7 @@ def _same(one: Path, other: Path) -> bool:
 
 def _by_folder(root: Path, file: Path) -> ImageFile:
     relative = file.relative_to(root)
-    class_name = shown(relative.parts[0]) if len(relative.parts) > 1 else ""
+    class_name = normal(shown(relative.parts[0])) if len(relative.parts) > 1 else ""
     return ImageFile(shown(relative), file, class_name)
 
 
@@ -171,6 +171,6 @@ def _listed(
         key = shown(Path(path))
         if key in images:
             raise DataError(f"{table}: row {row} names {path!r} again. List each image once.")
-        images[key] = ImageFile(key, root / path, class_name, mark)
+        images[key] = ImageFile(key, root / path, normal(class_name), mark)
     unlisted = sum(shown(file.relative_to(root)) not in images for file in files)
     return Found(root, tuple(images[key] for key in sorted(images)), (), unlisted)

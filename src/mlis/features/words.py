@@ -5,7 +5,6 @@ class, `split` says seen or unseen, columns of numbers, yes and no, or per cent 
 all others are sentences.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from mlis.data.names import shorten
 from mlis.errors import DataError
 from mlis.features.attributes import looks_like_attribute
-from mlis.features.tables import Columns, find_column, read_table
+from mlis.features.tables import Columns, find_column, normal, read_table
 
 NAME, SPLIT = "name", "split"
 
@@ -88,11 +87,6 @@ def read_words(
         owners,
         {column: find_column(path, columns, column) for column in attributes},
     )
-
-
-def normal(name: str) -> str:
-    """A name in Unicode's composed form: macOS spells é as e and an accent in file names."""
-    return unicodedata.normalize("NFC", name.strip())
 
 
 def _sort_columns(columns: Columns, name_column: str) -> tuple[list[str], list[str]]:

@@ -1,0 +1,200 @@
+"""`mlis features` and `mlis data build`, from pictures and words to a dataset."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import odd_images
+from cli_cases import QUICK
+from mlis import GZSLDataset
+from mlis.cli import main
+from mlis.data.feature_folder import read_feature_folder
+
+CLASSES = {
+    "red": (200, 30, 30),
+    "green": (30, 180, 40),
+    "blue": (20, 40, 210),
+    "grey": (99, 99, 99),
+}
+TABLE = """name,split,text,warm,share
+red,seen,a red square,yes,90%
+green,seen,a green square,no,10%
+blue,seen,a blue square,no,
+grey,unseen,a grey square,no,30%
+pink,unseen,a pink square,yes,60%
+"""
+LITE = ("--backbone", "efficientnet-lite0", "--precision", "float32")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Ten noisy pictures of each of four classes, to be read only."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, colour in CLASSES.items():
+        (root / name).mkdir()
+        for i in range(10):
+            noise = rng.normal(colour, 25, (40, 50, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noise).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    path = tmp_path / "classes.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def run(*arguments: object, code: int = 0) -> None:
+    assert main([str(argument) for argument in arguments]) == code
+
+
+def test_images_words_dataset_training_and_prediction(pictures, table, tmp_path, capsys):
+    features, descriptors, data = tmp_path / "features", tmp_path / "descriptors", tmp_path / "data"
+    run("features", "images", pictures, "-o", features, *LITE)
+    assert "40 images × 1280 numbers by efficientnet-lite0" in capsys.readouterr().out
+    run("features", "text", table, "-o", descriptors, "--images", pictures)
+    out = capsys.readouterr().out
+    assert "5 classes × 386 numbers" in out
+    assert "1 classes are described and have no images:\n  pink" in out
+    run("data", "build", "--features", features, "--classes", descriptors, "-o", data)
+    built = GZSLDataset.load(data)
+    assert [built.class_names[i] for i in built.unseen_classes] == ["grey", "pink"]
+    run(*("data", "build", "--images", pictures, "--classes", table, "-o", tmp_path / "one"), *LITE)
+    assert GZSLDataset.load(tmp_path / "one").sha256 == built.sha256
+    run("data", "convert", "--features", features, "--classes", descriptors / "classes.csv",
+        "-o", tmp_path / "two")  # fmt: skip
+    assert GZSLDataset.load(tmp_path / "two").sha256 == built.sha256
+    run("fit", data, "-o", tmp_path / "run", *QUICK, "--classes-per-batch", "3")
+    model = tmp_path / "run" / "seed-0" / "ml+is+sfr" / "model"
+    capsys.readouterr()
+    run("predict", model, features, "--top-k", "1")
+    assert len(capsys.readouterr().out.splitlines()) == 41
+
+
+def test_the_dataset_knows_its_pictures_and_models(pictures, table, tmp_path):
+    run("data", "build", "--images", pictures, "--classes", table, "-o", tmp_path / "data", *LITE)
+    data = GZSLDataset.load(tmp_path / "data")
+    with (tmp_path / "data" / "images.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    sources = json.loads((tmp_path / "data" / "sources.json").read_text())
+    assert len(rows) == len(data.labels)
+    for row, label in zip(rows, data.labels, strict=True):
+        assert row["class"] == data.class_names[label]
+        assert (Path(sources["root"]) / row["path"]).parent.name == row["class"]
+    assert sources["backbone"]["name"] == "efficientnet-lite0"
+    assert sources["backbone"]["fingerprint"][:12] in data.provenance.features
+    assert sources["descriptors"]["text"]["name"] == "all-MiniLM-L6-v2"
+    assert data.split.has_validation
+
+
+def test_a_grown_folder_adds_to_the_dataset(pictures, table, tmp_path, capsys):
+    import shutil
+
+    images, data = shutil.copytree(pictures, tmp_path / "in"), tmp_path / "data"
+    command = ("data", "build", "--images", images, "--classes", table, "-o", data)
+    command = (*command, *LITE, "--sentences", "name")
+    run(*command)
+    before = GZSLDataset.load(data)
+    odd_images.write_all(images / "grey")
+    run(*command, code=2)
+    assert "holds a dataset" in capsys.readouterr().err
+    run(*command, "--force", "--json")
+    out = capsys.readouterr().out
+    report = json.loads(out.splitlines()[-1])
+    fine, reasons = len(odd_images.good() | odd_images.grey()), len(odd_images.bad()) + 4
+    assert (report["images"], report["bad"]) == (40 + fine, reasons)
+    assert f"{reasons} files gave no features" in out
+    assert "grey/empty.jpg,empty file: zero bytes\n" in (data / "bad.csv").read_text()
+    after = GZSLDataset.load(data)
+    assert len(after.labels) == len(before.labels) + fine
+
+
+def test_a_table_of_labels_with_a_split(pictures, table, tmp_path):
+    lines = ["path,kind,split"]
+    for name in CLASSES:
+        part = {"grey": "test_unseen"}.get(name, "trainval")
+        lines += [f"{name}/{i}.png,{name},{part}" for i in range(6)]
+        if name != "grey":
+            lines += [f"{name}/{i}.png,{name},test_seen" for i in range(6, 8)]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(lines))
+    run("data", "build", "--images", pictures, "--labels", labels, "--class-column", "kind",
+        "--classes", table, "--sentences", "text", "-o", tmp_path / "data", *LITE)  # fmt: skip
+    split = GZSLDataset.load(tmp_path / "data").split
+    counts = len(split.trainval), len(split.test_seen), len(split.test_unseen)
+    assert counts == (18, 6, 6)
+
+
+def test_names_that_do_not_agree(pictures, table, tmp_path, capsys):
+    table.write_text(TABLE.replace("blue,", "Blue,"))
+    command = ("data", "build", "--images", pictures, "--classes", table, "-o", tmp_path / "data")
+    command = (*command, *LITE, "--sentences", "text")
+    run(*command, code=2)
+    error = capsys.readouterr().err
+    assert "1 classes have images and no description: blue ('blue' may be 'Blue')" in error
+    assert not (tmp_path / "data").exists()  # found before the long part
+    table.write_text(TABLE.replace("blue,seen", "Blue,unseen"))
+    run(*command, "--skip-undescribed")
+    out = capsys.readouterr().out
+    assert "blue (near: Blue)" in out
+    assert len(GZSLDataset.load(tmp_path / "data").labels) == 30
+    lines = (tmp_path / "data" / "unmatched.csv").read_text().splitlines()
+    assert lines[1:] == ["blue,description,Blue", "Blue,images,blue", "pink,images,"]
+
+
+def test_unlabelled_images_have_features_and_make_no_dataset(table, tmp_path, capsys):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "1.png").write_bytes(odd_images.good()["plain.png"])
+    run("features", "images", tmp_path / "flat", "-o", tmp_path / "f", *LITE)
+    assert read_feature_folder(tmp_path / "f").classes == ("",)
+    command = ("data", "build", "--classes", table, "--sentences", "name", "-o", tmp_path / "data")
+    run(*command, "--images", tmp_path / "flat", *LITE, code=2)
+    assert "no image is of a described class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("features", "images", "PICTURES", "-o", "PICTURES/x"), "lies inside"),
+        (("features", "images", "PICTURES", "-o", "OUT", "--workers", "0"), "--workers must be"),
+        (("features", "images", "NOWHERE", "-o", "OUT"), "no such folder"),
+        (("features", "text", "TABLE", "-o", "OUT", "--attributes", "warmth"), "mean 'warm'"),
+        (
+            ("features", "text", "TABLE", "-o", "OUT", "--sentences", "text",
+             "--attribute-weight", "0.5"),
+            "no meaning without sentences and attributes",
+        ),
+        (
+            ("features", "text", "TABLE", "-o", "OUT", "--attributes", "warm", "--text-model", "x"),
+            "no meaning without sentences",
+        ),
+        (("data", "build", "--classes", "TABLE", "-o", "OUT"), "one of the arguments"),
+        (
+            ("data", "build", "--features", "NOWHERE", "--classes", "TABLE", "-o", "OUT"),
+            "not a finished folder of features",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_one_line(pictures, table, tmp_path, capsys, arguments, message):
+    places = {"PICTURES": pictures, "OUT": tmp_path / "out", "NOWHERE": tmp_path / "nowhere"}
+    places["TABLE"] = table
+    filled = [
+        str(next((a.replace(k, str(v)) for k, v in places.items() if a.startswith(k)), a))
+        for a in arguments
+    ]
+    run(*filled, code=2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_class_that_is_seen_needs_images(pictures, table, tmp_path, capsys):
+    table.write_text(TABLE.replace("pink,unseen", "pink,seen"))
+    run("data", "build", "--images", pictures, "--classes", table, "--sentences", "text",
+        "-o", tmp_path / "data", code=2)  # fmt: skip
+    assert "1 classes are seen, but have no images: pink" in capsys.readouterr().err

