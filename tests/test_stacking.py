@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import mlis.refinement.train
 import mlis.training
 from mlis.compute import Arithmetic
 from mlis.config import Config, Preprocessing
@@ -98,9 +99,11 @@ def test_synthetic_features_are_those_of_each_seed(generator):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("batch_size", [2, 16])  # fewer samples than classes in a step, and more
 @pytest.mark.parametrize("init", ["cold", "ridge"])
-def test_adversarial_steps_are_those_of_each_seed(init, streamed, tmp_path):
-    settings = exact(generation={"generator_init": init, "init_std": 0.3}).generation
+def test_adversarial_steps_are_those_of_each_seed(init, batch_size, streamed, tmp_path):
+    changes = {"generator_init": init, "batch_size": batch_size, "critic_steps": 1}
+    settings = exact(generation={"init_std": 0.3, **changes}).generation
     together = AdversarialTrainer(data(tmp_path if streamed else None), settings, EXACT, SEEDS)
     alone = [AdversarialTrainer(data(), settings, EXACT, seed) for seed in SEEDS]
     assert together.critic.from_features.shape == (3, 12, 9)
@@ -113,6 +116,20 @@ def test_adversarial_steps_are_those_of_each_seed(init, streamed, tmp_path):
         if value.dim():  # but for Adam's counts of steps
             expected = torch.stack([one.state()[name] for one in alone])
             torch.testing.assert_close(value, expected, **CLOSE, msg=name)
+
+
+def test_adversarial_steps_with_more_classes_than_all_seeds_have_samples():
+    world = linear_world(classes=24, per_class=4)
+    tensors = prepare(world.for_training(), Preprocessing(), EXACT)[1]
+    warm = {"generator_init": "ridge", "batch_size": 2, "critic_steps": 1, "init_std": 0.3}
+    settings = exact(generation=warm).generation
+    together = AdversarialTrainer(tensors, settings, EXACT, SEEDS)
+    alone = [AdversarialTrainer(tensors, settings, EXACT, seed) for seed in SEEDS]
+    for trainer in (together, *alone):
+        trainer.step(), trainer.step()
+    for name, value in together.network.named_parameters():
+        expected = torch.stack([one.network.get_parameter(name) for one in alone])
+        torch.testing.assert_close(value, expected, **CLOSE)
 
 
 def loss_with_weights() -> torch.nn.Module:
@@ -152,6 +169,7 @@ def pull(embeddings, labels):
 OWN = {"function": lambda: pull, "weights": loss_with_weights, "memory": WithMemory}
 
 
+@pytest.mark.parametrize("most", [4, 1024])  # of nine classes, with synthetic features in a step
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     ("changes", "own"),
@@ -162,7 +180,8 @@ OWN = {"function": lambda: pull, "weights": loss_with_weights, "memory": WithMem
         ({"synthetic_per_seen": 0, "synthetic_per_unseen": 0}, None),
     ],
 )
-def test_encoder_steps_are_those_of_each_seed(changes, own, streamed, tmp_path):
+def test_encoder_steps_are_those_of_each_seed(changes, own, streamed, most, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlis.refinement.train, "MOST_CLASSES", most)
     settings = exact(refinement={"init_std": 0.3, **changes}).refinement
     tensors = data(tmp_path if streamed else None)
     sampler = fit_ridge(data(), exact().generation).sampler(data().descriptors)
