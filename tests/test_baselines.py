@@ -75,7 +75,7 @@ def test_eszsl_is_where_its_objective_is_flat(gamma, lambda_):
         first = gamma * (V @ S).square().sum() + lambda_ * (data.x @ V).square().sum()
         return fit_ + first + gamma * lambda_ * V.square().sum()
 
-    V = Problem.of(data).solve(gamma, lambda_).requires_grad_()
+    V = Problem.of(data).weights(torch.eye(4), gamma, lambda_).T.requires_grad_()
     (gradient,) = torch.autograd.grad(objective(V), V)
     away = (V + 0.1).detach().requires_grad_()
     (steep,) = torch.autograd.grad(objective(away), away)
@@ -85,7 +85,7 @@ def test_eszsl_is_where_its_objective_is_flat(gamma, lambda_):
 def test_eszsl_scores_are_bilinear():
     data, baseline = tiny(), ESZSL(0.1, 1.0, DOUBLE)
     recognizer = baseline.fit(data.for_training(), device="cpu")
-    V = Problem.of(tensors(data)).solve(0.1, 1.0).numpy()
+    V = Problem.of(tensors(data)).weights(torch.eye(4), 0.1, 1.0).T.numpy()
     rows = data.for_testing().features[:7].astype(np.float64)
     training = data.for_training().features.astype(np.float64)
     low, high = training.min(0), training.max(0)
@@ -156,7 +156,7 @@ def test_prototypes_of_every_kernel_and_penalty():
         )
         for one, scorer in RidgePrototype(DOUBLE).candidates(training, device="cpu")
     }
-    assert len(found) == 10
+    assert len(found) == 12
     config = DOUBLE.replace({"generation": {"ridge_kernel": "rbf", "ridge_lambda": 0.01}})
     alone = RidgePrototype(config).fit(training, device="cpu")
     np.testing.assert_array_equal(alone.scores(training.features), found["rbf", 0.01])

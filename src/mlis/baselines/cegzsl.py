@@ -43,7 +43,10 @@ from mlis.refinement.losses import pair_masks
 from mlis.training import Monitor, adam, pack, train, unpack
 
 SLOPE = 0.2  # of LeakyReLU
-_ENTRIES = 1 << 21  # of hidden units held at a time by the comparator
+_ENTRIES = {
+    "cpu": 1 << 19,
+    "cuda": 1 << 26,
+}  # hidden units of F at a time: a CPU's cache, or few calls
 
 
 def instance_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -87,7 +90,8 @@ class PairScores(torch.autograd.Function):
         p, c, w = ctx.saved_tensors
         A, Q = [], torch.zeros_like(c)
         for part, g in zip(_parts(p, c), gradient.split(_rows(c)), strict=True):
-            weighted = torch.where(part[:, None] + c > 0, g[..., None], SLOPE * g[..., None])
+            # sign and clamp give σ, five times as fast as `torch.where` on a CPU
+            weighted = (part[:, None] + c).sign_().clamp_(min=SLOPE).mul_(g[..., None])
             A.append(weighted.sum(1))
             Q += weighted.sum(0)
         by_sample = torch.cat(A)
@@ -95,7 +99,7 @@ class PairScores(torch.autograd.Function):
 
 
 def _rows(c: Tensor) -> int:
-    return max(1, _ENTRIES // c.numel())
+    return max(1, _ENTRIES.get(c.device.type, _ENTRIES["cuda"]) // c.numel())
 
 
 def _parts(p: Tensor, c: Tensor) -> tuple[Tensor, ...]:

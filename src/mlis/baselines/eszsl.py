@@ -35,10 +35,12 @@ PENALTIES = tuple(10.0**b for b in range(-3, 4))
 class Problem:
     """Sums over the training rows, from which V follows for any pair of penalties; in float64.
 
+    In the eigenbases of X Xᵀ and S Sᵀ each entry of X Y Sᵀ is divided by one number.
+
     Attributes:
         features: eigenvalues (Dx,) and eigenvectors (Dx, Dx) of X Xᵀ.
         descriptors: eigenvalues (Da,) and eigenvectors (Da, Da) of S Sᵀ.
-        cross: (Dx, Da), X Y Sᵀ.
+        cross: (Dx, Da), X Y Sᵀ in these bases.
     """
 
     features: tuple[Tensor, Tensor]
@@ -56,15 +58,17 @@ class Problem:
             gram.addmm_(x.T, x)
             sums += sum_by_class(x, y, classes)
         seen = data.descriptors[data.seen].double()
+        e, U = torch.linalg.eigh(gram)
+        f, P = torch.linalg.eigh(seen.T @ seen)
         signed = 2 * sums[data.seen] - sums.sum(0)  # Y = 2 · one-hot − 1
-        features, descriptors = torch.linalg.eigh(gram), torch.linalg.eigh(seen.T @ seen)
-        return cls(tuple(features), tuple(descriptors), signed.T @ seen)
+        # Rounding may leave a tiny negative where there is none.
+        return cls((e.clamp(min=0), U), (f.clamp(min=0), P), (signed @ U).T @ (seen @ P))
 
-    def solve(self, gamma: float, lambda_: float) -> Tensor:
-        """V (Dx, Da): in the two eigenbases each entry of X Y Sᵀ is divided by one number."""
+    def weights(self, descriptors: Tensor, gamma: float, lambda_: float) -> Tensor:
+        """(C, Dx) float64, V a for each class with its (C, Da) descriptor."""
         (e, U), (f, P) = self.features, self.descriptors
-        divisor = (e.clamp(min=0) + gamma)[:, None] * (f.clamp(min=0) + lambda_)
-        return U @ (U.T @ self.cross @ P / divisor) @ P.T
+        solved = self.cross / ((e + gamma)[:, None] * (f + lambda_))
+        return descriptors.double() @ P @ solved.T @ U.T
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,8 @@ class ESZSL:
         problem: Problem,
     ) -> Recognizer:
         """A linear classifier of the scaled features: class c has the weights V a_c."""
-        V = problem.solve(self.gamma, self.lambda_)
-        weight = (data.descriptors.double() @ V.T).to(data.descriptors.dtype)
+        weight = problem.weights(data.descriptors, self.gamma, self.lambda_)
+        weight = weight.to(data.descriptors.dtype)
         return Recognizer(
             scaler=scaler,
             encoder_weight=None,

@@ -24,7 +24,7 @@ from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.training import Monitor
 
 KERNELS: tuple[Literal["linear", "rbf"], ...] = ("linear", "rbf")
-PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
