@@ -32,6 +32,7 @@ TINY = {
         "samples_per_class": 4,
         "learning_rate": 1e-3,
         "cross_entropy_weight": 30.0,
+        "semantic_scale": 10.0,  # at 1 the refined features shrink to nothing beside it
     },
     "classification": {
         "synthetic_per_unseen": 10,
