@@ -27,9 +27,13 @@ test: lint
 test-slow: install
 	$(BIN)/pytest -m slow
 
+# Quick, a few minutes; all of it: make bench BENCH=--full. Writes bench-out/bench.json and bench.md.
+bench: install
+	$(BIN)/python benchmarks/suite.py -o bench-out --data-root $(SHARED)/xlsa17 $(BENCH)
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist demo-out .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo-out bench-out .pytest_cache .ruff_cache

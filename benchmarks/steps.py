@@ -1,162 +1,206 @@
 """Stage 1 and inference, step by step, beside the textbook and the machine's own limit.
 
-    python benchmarks/steps.py [--shapes CUB,FLO] [--precision auto] [-o bench.json]
+    python benchmarks/steps.py [--shapes CUB,FLO] [--precision auto] [--profile] [-o steps.json]
 
-Every row times our path and the textbook's in alternation within one run. `limit` is the time that
-the step's matrix products take by themselves at their measured rate, as a share of our time.
+Every row times our path and the textbook's in alternation within one run; the textbook computes in
+float32 always. `products` is the time that the step's matrix products take by themselves at their
+measured rate, in the dtypes that each has, as a share of our time.
 """
 
 import argparse
-import json
-import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from paired import paired, product_rate, seconds
+from breakdown import breakdown, lines
+from paired import Product, at_measured_rate, paired
+from products import of_steps
+from report import Rows, markdown, spread, write
 from shapes import SHAPES, Shape, settings, tensors
 from textbook import TextbookStageOne
 
+from mlis.classification import LinearClassifier
 from mlis.compute import Arithmetic
 from mlis.config import Config
-from mlis.generation.losses import critic_backward
+from mlis.data.sampling import uniform_rows
+from mlis.generation.losses import critic_backward, generator_backward
 from mlis.generation.train import AdversarialTrainer
+from mlis.inference import BATCH, Recognizer
+from mlis.preprocessing import FeatureScaler, TrainingTensors
 from mlis.refinement.train import RefinementTrainer
 
-
-def products(shape: Shape, config: Config) -> dict[str, list[tuple[int, int, int]]]:
-    """The matrix products (m, k, n) of a critic, a generator and an encoder step, as we do them."""
-    g, r = config.generation, config.refinement
-    B, H, D, Z, A = g.batch_size, g.hidden, shape.features, g.noise, shape.descriptor
-    share, of_share = (shape.seen, A, H), (H, shape.seen, A)
-    fakes = [(B, Z, H), (B, H, D)]
-    critic = [(2 * B, D, H), (B, H, D), (H, 3 * B, D), share, of_share, *fakes]
-    generator = [*fakes, (B, D, H), (B, H, D), (B, D, H), (D, B, H), (H, B, Z)]
-    generator += [share, share, of_share]
-    real = min(r.classes_per_batch, shape.seen) * r.samples_per_class
-    made = shape.unseen * r.synthetic_per_unseen + shape.seen * r.synthetic_per_seen
-    N, E, C = real + made, r.hidden, shape.seen + shape.unseen
-    encoder = [(made, Z, H), (made, H, D), (N, D, E), (D, N, E), (N, E, C), (C, N, E), (N, C, E)]
-    encoder += [(real, E, real), (real, real, E)]
-    return {"critic": critic, "generator": generator, "encoder": encoder}
+Step = Callable[[], object]
 
 
-def measure(name: str, precision: str, repeats: int) -> list[dict[str, object]]:
-    """All rows of one shape."""
+class StageOne:
+    """Our stage 1 with one step of each part by itself, as the trainers take it."""
+
+    def __init__(self, data: TrainingTensors, config: Config, arithmetic: Arithmetic):
+        self.adversarial = AdversarialTrainer(data, config.generation, arithmetic, seed=0)
+        self.refinement = RefinementTrainer(
+            *(data, config.refinement, arithmetic, 0),
+            lambda: self.adversarial.generator.sampler(data.descriptors),
+        )
+
+    def _noise(self, width: int, draw: Callable[..., torch.Tensor]) -> torch.Tensor:
+        trainer = self.adversarial
+        size, x = (trainer.settings.batch_size, width), trainer.data.x
+        return draw(size, generator=trainer.rng, device=x.device, dtype=x.dtype)
+
+    def critic_step(self) -> None:
+        t = self.adversarial
+        rows = uniform_rows(len(t.labels), t.settings.batch_size, t.rng)
+        labels, descriptors, base = t.own_classes(t.labels[rows])
+        z = self._noise(t.settings.noise, torch.randn)
+        with torch.no_grad():
+            share, factors = t.network.share(descriptors, t.scratch), t.network.factors(t.scratch)
+            fake = t.network(z, share, labels, base, factors)
+        alpha = self._noise(1, torch.rand)
+        penalty, real = t.settings.penalty, t.data.x[rows]
+        critic_backward(t.critic, real, fake, labels, descriptors, alpha, penalty, t.scratch)
+        t.adam_critic.step()
+
+    def generator_step(self) -> None:
+        t = self.adversarial
+        rows = uniform_rows(len(t.labels), t.settings.batch_size, t.rng)
+        labels, descriptors, base = t.own_classes(t.labels[rows])
+        z = self._noise(t.settings.noise, torch.randn)
+        generator_backward(t.network, t.critic, z, labels, descriptors, base, t.scratch)
+        t.adam_generator.step()
+
+    def step(self) -> None:
+        """Five critic updates, one of the generator, one of the encoder."""
+        self.adversarial.step()
+        self.refinement.step()
+
+
+def measure(name: str, precision: str, repeats: int, profiled: bool = False) -> Rows:
+    """All rows of one shape of stage 1."""
     shape, config = SHAPES[name], settings(name)
     fast = Arithmetic.of(precision)
     textbook = Arithmetic.of("float32", fast.device)
-    data = tensors(shape, fast)
-    ours = AdversarialTrainer(data, config.generation, fast, seed=0)
-    refinement = RefinementTrainer(
-        data, config.refinement, fast, 0, lambda: ours.generator.sampler(data.descriptors)
-    )
+    ours = StageOne(tensors(shape, fast), config, fast)
     theirs = TextbookStageOne(tensors(shape, textbook), config)
-    rows = refinement.sampler.draw(refinement.batches)
-    labels = refinement.synthetic_labels
-    size = config.generation.batch_size
-    batch = torch.arange(size) % len(data.y)
-    alpha = torch.rand(size, 1)
-
-    def critic_step() -> None:
-        with torch.no_grad():
-            share = ours.network.share(data.descriptors)
-            z = torch.randn(size, config.generation.noise)
-            fake = ours.network(z, share, data.y[batch], None)
-        real, y = data.x[batch], data.y[batch]
-        critic_backward(ours.critic, real, fake, y, data.descriptors, alpha, 10.0)
-        ours.adam_critic.step()
-
-    def whole() -> None:
-        ours.step()
-        refinement.step()
-
-    parts = products(shape, config)
-    rounds = config.generation.critic_steps
-    cases = {
-        "critic step": (critic_step, theirs.critic_step, parts["critic"]),
-        "encoder step": (
-            refinement.step,
-            lambda: theirs.encoder_step(rows, labels),
-            parts["encoder"],
-        ),
-        "stage-1 step": (
-            whole,
-            lambda: theirs.step(rows, labels),
-            rounds * parts["critic"] + parts["generator"] + parts["encoder"],
-        ),
+    rows = ours.refinement.sampler.draw(ours.refinement.batches)
+    made = ours.refinement.synthetic_labels
+    products = of_steps(shape, config, fast)
+    cases: dict[str, tuple[Step, Step]] = {
+        "critic step": (ours.critic_step, theirs.critic_step),
+        "generator step": (ours.generator_step, theirs.generator_step),
+        "encoder step": (ours.refinement.step, lambda: theirs.encoder_step(rows, made)),
+        "stage-1 step": (ours.step, lambda: theirs.step(rows, made)),
     }
-    found: list[dict[str, object]] = []
-    for case, (mine, other, shapes) in cases.items():
-        row = paired(mine, other, repeats)
-        limit = 1000 * product_rate(shapes, fast.product, fast.device)
-        found.append(
-            {"shape": name, "case": case, "precision": precision, **row, "limit_ms": limit}
-        )
-        print(format_row(found[-1]), flush=True)
+    found: Rows = []
+    for case, (mine, other) in cases.items():
+        times = paired(mine, other, repeats)
+        row = {"shape": name, "case": case, "precision": precision, **times}
+        row |= beside_products(times["ours_ms"], products[case], fast.device)
+        found.append(row)
+        print(format_row(row), flush=True)
+    if profiled:
+        shares, longest = breakdown(ours.step)
+        found[-1]["breakdown"] = shares
+        print(lines(shares, longest), flush=True)
     return found
 
 
-def inference(name: str, repeats: int = 5, rows: int = 16384) -> dict[str, object]:
-    """Images a second from features to classes, beside the product's own time."""
-    from mlis.classification import LinearClassifier
-    from mlis.inference import Recognizer
-    from mlis.preprocessing import FeatureScaler
+def beside_products(
+    ours_ms: float, products: list[Product], device: torch.device
+) -> dict[str, float]:
+    """The products' own time at their measured rate, and how much of ours that is."""
+    limit, rate = at_measured_rate(products, device)
+    return {"products_ms": limit, "products_share": limit / ours_ms, "products_gflops": rate}
 
+
+def inference(name: str, repeats: int, rows: int = 8 * BATCH) -> dict[str, object]:
+    """From features to classes: one fused pass, against scaler, encoder and classifier in turn."""
     shape, hidden = SHAPES[name], settings(name).refinement.hidden
+    device = Arithmetic.of("float32").device
+    recognizer = untrained(shape, hidden).to(device)
+    x = torch.rand(rows, shape.features, device=device)
+    times = paired(lambda: recognizer.predict(x), lambda: textbook_predict(recognizer, x), repeats)
+    classes, f32 = shape.seen + shape.unseen, torch.float32
+    batch = min(rows, BATCH)
+    two = [Product(batch, shape.features, hidden, f32), Product(batch, hidden, classes, f32)]
+    row: dict[str, object] = {"shape": name, "case": "inference", "precision": "float32", **times}
+    row |= beside_products(times["ours_ms"], -(-rows // batch) * two, device)
+    row["images_per_s"] = 1e3 * rows / times["ours_ms"]
+    print(f"{format_row(row)}, {row['images_per_s']:,.0f} images/s", flush=True)
+    return row
+
+
+def untrained(shape: Shape, hidden: int) -> Recognizer:
+    """A recognizer of random weights and scaling."""
     classes = shape.seen + shape.unseen
-    recognizer = Recognizer(
-        scaler=FeatureScaler("none", torch.zeros(shape.features), torch.ones(shape.features)),
-        encoder_weight=torch.randn(hidden, shape.features),
+    low, span = torch.rand(shape.features), 1 + torch.rand(shape.features)
+    return Recognizer(
+        scaler=FeatureScaler("none", low.double(), 1 / span.double()),
+        encoder_weight=0.02 * torch.randn(hidden, shape.features),
         encoder_bias=torch.zeros(hidden),
         classifier=LinearClassifier(torch.randn(classes, hidden), torch.zeros(classes)),
         class_names=tuple(map(str, range(classes))),
         seen_mask=(torch.arange(classes) < shape.seen).numpy(),
         descriptors=torch.zeros(classes, 1).numpy(),
     )
-    x = torch.rand(rows, shape.features)
-    recognizer.predict(x)
-    took = min(seconds(lambda: recognizer.predict(x)) for _ in range(repeats))
-    limit = product_rate(
-        [(rows, shape.features, hidden), (rows, hidden, classes)], torch.float32, x.device
-    )
-    row = {"shape": name, "case": "inference", "images_per_s": rows / took, "limit": limit / took}
-    print(
-        f"{name:5s} inference: {rows / took:,.0f} images/s, {limit / took:.0%} of the product rate"
-    )
-    return row
+
+
+@torch.no_grad()
+def textbook_predict(recognizer: Recognizer, x: torch.Tensor) -> torch.Tensor:
+    """Scale, refine, classify, one after the other, in batches of the same size."""
+    assert recognizer.encoder_weight is not None
+    weight, bias = recognizer.encoder_weight, recognizer.encoder_bias
+    found = []
+    for part in x.split(BATCH):
+        h = torch.relu(torch.nn.functional.linear(recognizer.scaler(part), weight, bias))
+        found.append(torch.softmax(recognizer.classifier(h), dim=1).argmax(1))
+    return torch.cat(found)
 
 
 def format_row(row: dict[str, object]) -> str:
     """One line for the terminal."""
     r = {key: value for key, value in row.items() if isinstance(value, float)}
     return (
-        f"{row['shape']:5s} {row['case']:13s} {row['precision']:8s} "
+        f"{row['shape']:5s} {row['case']:14s} {row['precision']:8s} "
         f"{r['ours_ms']:7.0f} ms, textbook {r['textbook_ms']:7.0f} ms, "
-        f"× {r['ratio']:.2f} ({r['ratio_min']:.2f}–{r['ratio_max']:.2f}), "
-        f"products alone {r['limit_ms'] / r['ours_ms']:.0%}"
+        f"× {spread(r)}, products alone {r['products_share']:.0%} "
+        f"at {r['products_gflops']:,.0f} GFLOP/s"
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def table(rows: Rows) -> str:
+    """All rows as Markdown."""
+    header = ["shape", "case", "precision", "ours, ms", "textbook (float32), ms", "times as fast"]
+    header += ["products alone, ms", "share of ours", "their rate, GFLOP/s"]
+    body = []
+    for row in rows:
+        what = (row["shape"], row["case"], row["precision"])
+        times = (f"{row['ours_ms']:.1f}", f"{row['textbook_ms']:.1f}", spread(row))
+        share, rate = f"{row['products_share']:.0%}", f"{row['products_gflops']:,.0f}"
+        body.append([*what, *times, f"{row['products_ms']:.1f}", share, rate])
+    text = markdown(header, body)
+    for row in rows:
+        if "images_per_s" in row:
+            text += f"\n\n{row['shape']}: {row['images_per_s']:,.0f} images/s from features."
+        if "breakdown" in row:
+            parts = ", ".join(f"{kind} {share:.0%}" for kind, share in row["breakdown"].items())
+            text += f"\n\n{row['shape']}, {row['case']}, {row['precision']}, profiled: {parts}."
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shapes", default="CUB,AWA2,SUN,FLO,aPY")
     parser.add_argument("--precision", default="float32,auto")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="say where a whole step's time goes")
     parser.add_argument("-o", "--output", type=Path)
-    options = parser.parse_args()
-    rows: list[dict[str, object]] = []
+    options = parser.parse_args(arguments)
+    rows: Rows = []
     for name in options.shapes.split(","):
         for precision in options.precision.split(","):
-            rows += measure(name, precision, options.repeats)
-        rows.append(inference(name))
-    if options.output:
-        facts = {
-            "machine": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "rows": rows,
-        }
-        options.output.write_text(json.dumps(facts, indent=2) + "\n")
+            rows += measure(name, precision, options.repeats, options.profile)
+        rows.append(inference(name, options.repeats))
+    write(options.output, arguments, rows)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class TextbookStageOne:
 
     def fake(self, labels: Tensor) -> Tensor:
         a = self.data.descriptors[labels]
-        z = torch.randn(len(labels), self.config.generation.noise).to(a)
+        z = torch.randn(len(labels), self.config.generation.noise, device=a.device, dtype=a.dtype)
         return self.generator(torch.cat((z, a), 1))
 
     def critic_losses(
@@ -64,24 +64,32 @@ class TextbookStageOne:
         penalty = ((gradient.norm(2, dim=1) - 1) ** 2).mean()
         return distance.mean(), self.config.generation.penalty * penalty
 
+    def draw_rows(self) -> Tensor:
+        size, device = self.config.generation.batch_size, self.data.y.device
+        return torch.randint(len(self.data.y), (size,), device=device)
+
     def critic_step(self) -> Tensor:
-        rows = torch.randint(len(self.data.y), (self.config.generation.batch_size,))
+        rows = self.draw_rows()
         real, labels = self.data.x[rows], self.data.y[rows]
         with torch.no_grad():
             fake = self.fake(labels)
         self.adam_d.zero_grad()
-        loss = sum(self.critic_losses(real, fake, labels, torch.rand(len(rows), 1).to(real)))
+        alpha = torch.rand(len(rows), 1, device=real.device, dtype=real.dtype)
+        loss = sum(self.critic_losses(real, fake, labels, alpha))
         assert isinstance(loss, Tensor)
         loss.backward()
         self.adam_d.step()
         return loss.detach()
 
-    def generator_step(self) -> Tensor:
-        rows = torch.randint(len(self.data.y), (self.config.generation.batch_size,))
-        labels = self.data.y[rows]
-        self.adam_g.zero_grad()
+    def generator_loss(self, labels: Tensor) -> Tensor:
+        """−E[D(G(z, a), a)] with fresh noise."""
         fake = self.fake(labels)
-        loss = -self.critic(torch.cat((fake, self.data.descriptors[labels]), 1)).mean()
+        return -self.critic(torch.cat((fake, self.data.descriptors[labels]), 1)).mean()
+
+    def generator_step(self) -> Tensor:
+        labels = self.data.y[self.draw_rows()]
+        self.adam_g.zero_grad()
+        loss = self.generator_loss(labels)
         loss.backward()
         self.adam_g.step()
         return loss.detach()

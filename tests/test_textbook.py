@@ -14,7 +14,7 @@ from textbook import TextbookStageOne
 
 from mlis.compute import Arithmetic
 from mlis.config import Config
-from mlis.generation.losses import critic_backward
+from mlis.generation.losses import critic_backward, generator_backward
 from mlis.generation.train import AdversarialTrainer
 from mlis.refinement.losses import balanced_cross_entropy
 from mlis.refinement.train import RefinementTrainer
@@ -53,6 +53,24 @@ def test_critic_losses_agree(both):
     assert gradient is not None
     ours_gradient = torch.cat((ours.critic.from_features.grad, ours.critic.from_descriptor.grad), 1)
     torch.testing.assert_close(ours_gradient, gradient, rtol=1e-9, atol=1e-15)
+
+
+def test_generator_losses_agree(both):
+    data, config, ours, _, theirs = both
+    labels = data.y[:8]
+    state = torch.get_rng_state()
+    expected = theirs.generator_loss(labels)
+    expected.backward()
+    torch.set_rng_state(state)
+    z = torch.randn(8, config.generation.noise, dtype=torch.float64)
+    found = generator_backward(ours.network, ours.critic, z, labels, data.descriptors, None)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    first, second = theirs.generator[0][0], theirs.generator[0][2]
+    gradient = torch.cat((ours.network.from_noise.grad, ours.network.from_descriptor.grad), 1)
+    torch.testing.assert_close(gradient, first.weight.grad, rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        ours.network.to_features.grad, second.weight.grad, rtol=1e-9, atol=1e-15
+    )
 
 
 def test_encoder_losses_agree(both):

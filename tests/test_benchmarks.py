@@ -1,0 +1,204 @@
+"""Every benchmark, made small: it runs, counts what it says it counts, and writes its figures."""
+
+import doctest
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from cli_cases import QUICK
+
+pytest.importorskip("pytorch_metric_learning")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import end_to_end
+import growth
+import loading
+import stage_two
+import steps
+import suite
+from products import of_steps
+from shapes import SHAPES, settings, tensors
+
+from mlis.compute import Arithmetic
+
+CASES = ["critic step", "generator step", "encoder step", "stage-1 step"]
+FACTS = {"machine", "cpu_flags", "cores", "threads", "torch", "mlis", "date", "command", "rows"}
+linux = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+
+
+def run(module, tmp_path: Path, *arguments: str) -> dict:
+    """What the script wrote; its table can be made of it."""
+    output = tmp_path / "out.json"
+    module.main([*arguments, "-o", str(output)])
+    found = json.loads(output.read_text())
+    assert found.keys() >= FACTS
+    if found["rows"]:
+        lines = module.table(found["rows"]).splitlines()
+        assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    return found
+
+
+def test_steps_are_timed_beside_the_textbook_and_the_products(tmp_path):
+    options = ("--shapes", "tiny", "--precision", "float32", "--repeats", "2", "--profile")
+    rows = run(steps, tmp_path, *options)["rows"]
+    assert [row["case"] for row in rows] == [*CASES, "inference"]
+    for row in rows:
+        assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+        assert row["products_share"] == pytest.approx(row["products_ms"] / row["ours_ms"])
+        assert row["products_gflops"] > 0
+    assert rows[4]["images_per_s"] > 0
+    assert sum(rows[3]["breakdown"].values()) == pytest.approx(1)
+    assert rows[3]["breakdown"]["products"] > 0
+
+
+@pytest.mark.parametrize("batch", [8, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_the_products_listed_are_those_that_a_step_does(case, batch):
+    """Six seen classes: more and fewer than samples in a batch."""
+    arithmetic = Arithmetic.of("float32", "cpu")
+    config = settings("tiny").replace({"generation": {"batch_size": batch}})
+    stage = steps.StageOne(tensors(SHAPES["tiny"], arithmetic), config, arithmetic)
+    step = {
+        "critic step": stage.critic_step,
+        "generator step": stage.generator_step,
+        "encoder step": stage.refinement.step,
+        "stage-1 step": stage.step,
+    }[case]
+    with FlopCounterMode(display=False) as counter:
+        step()
+    listed = of_steps(SHAPES["tiny"], config, arithmetic)[case]
+    assert sum(product.operations for product in listed) == counter.get_total_flops()
+
+
+def test_only_what_a_loss_exponentiates_is_multiplied_in_the_master_dtype():
+    mixed = Arithmetic.of("bfloat16", "cpu")
+    products = of_steps(SHAPES["tiny"], settings("tiny"), mixed)
+    exact = {(p.m, p.k, p.n) for p in products["stage-1 step"] if p.dtype == mixed.master}
+    assert exact == {(12, 10, 12), (4, 5, 4)}  # h·hᵀ of 4 classes × 3 samples, and a·aᵀ
+
+
+def test_both_ways_of_inference_predict_the_same():
+    recognizer = steps.untrained(SHAPES["FLO"], 16)
+    x = tensors(SHAPES["FLO"], Arithmetic.of("float32", "cpu")).x[:64]
+    assert recognizer.predict(x).tolist() == steps.textbook_predict(recognizer, x).tolist()
+
+
+def test_stage_two_and_scikit_learn_reach_the_same_objective(tmp_path):
+    options = ("--shapes", "tiny", "--repeats", "2", "--patience", "1")
+    (row,) = run(stage_two, tmp_path, *options)["rows"]
+    assert row["sklearn_objective"] == pytest.approx(row["objective"], rel=1e-3)
+    assert row["objective"] < 0.1 < math.log(8)  # at zero
+    assert row["ours_near_s"] <= row["ours_s"] * 2
+    assert row["textbook"]["reached"] == (
+        row["textbook"]["objective"] <= row["objective"] * (1 + row["tolerance"])
+    )
+
+
+def test_the_textbook_of_stage_two_minimises_the_same_objective():
+    p = stage_two.problem("tiny")
+    x, _, _ = p.standardised()
+    fitted, passes = stage_two.ours(p)
+    least = p.objective(x, *stage_two.of_standardised(p, fitted))
+    assert least == pytest.approx(min(value for _, value in passes), rel=1e-4)
+    found = stage_two.textbook(p, x, rate=0.05, goal=1.5 * least, limit=60)
+    assert found["reached"]
+    assert least * (1 - 1e-4) < found["objective"] <= 1.5 * least
+
+
+def test_growth_is_measured_along_three_axes(tmp_path):
+    sizes = ("--batch", "4,8", "--classes", "8,16,2000", "--descriptor", "4,8", "--repeats", "1")
+    found = run(growth, tmp_path, "--base", "tiny", *sizes)
+    assert [(row["axis"], row["value"]) for row in found["rows"]] == [
+        *(("batch", 4), ("batch", 8), ("classes", 8), ("classes", 16), ("classes", 2000)),
+        *(("descriptor", 4), ("descriptor", 8)),
+    ]
+    assert [row["axis"] for row in found["verdicts"]] == ["batch", "classes", "descriptor"]
+
+
+@pytest.mark.parametrize(("power", "linear"), [(0.0, True), (1.0, True), (1.5, False)])
+def test_the_verdict_on_growth_is_the_steepest_slope(power, linear):
+    rows = [{"axis": "classes", "value": n, "ms": 3 * n**power} for n in (50, 1000, 20000)]
+    for row, before in zip(rows, [None, *rows], strict=False):
+        row["exponent"] = before and growth.exponent(before, row)
+    found = growth.verdict(rows)
+    assert found["largest_exponent"] == pytest.approx(power)
+    assert found["overall_exponent"] == pytest.approx(power)
+    assert found["no_faster_than_linear"] is linear
+
+
+@linux
+def test_loading_opens_the_same_file_in_three_ways(tmp_path):
+    small = ("--rows", "400", "--features", "16", "--repeats", "1", "--folder", str(tmp_path))
+    rows = run(loading, tmp_path, *small)["rows"]
+    kinds = {row["case"]: row["kind"] for row in rows}
+    assert kinds == {"first": "memmap", "cached": "memmap", "textbook": "ndarray"}
+    for row in rows:
+        assert 0 < row["seconds_min"] <= row["seconds"] <= row["seconds_max"]
+        assert row["MiB_before"] <= row["MiB_peak"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_end_to_end_trains_and_tests(tmp_path, small_folder):
+    (row,) = run(end_to_end, tmp_path, str(small_folder), *QUICK)["rows"]
+    assert row["seconds"] > row["fit_seconds"] > 0
+    assert 0 < row["H"] <= 100
+
+
+def test_end_to_end_says_why_it_is_skipped(tmp_path):
+    found = run(end_to_end, tmp_path, "FLO", "--data-root", str(tmp_path))
+    assert found["rows"] == []
+    assert "does not hold a features file" in found["skipped"]
+    assert "no --data-root" in run(end_to_end, tmp_path, "FLO")["skipped"]
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """One that works, one that is skipped, one that fails."""
+    found = {
+        "end_to_end": suite.PARTS["end_to_end"],
+        "broken": suite.Part("growth.py", "Broken", growth.table, quick="--base nothing"),
+        "stage_two": suite.Part(
+            "stage_two.py", "Stage 2", stage_two.table, quick="--shapes tiny --patience 1"
+        ),
+    }
+    monkeypatch.setattr(suite, "PARTS", found)
+    return found
+
+
+def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, parts, capsys):
+    assert suite.main(["-o", str(tmp_path), "--parts", ",".join(parts)]) == 1
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found.keys() >= FACTS - {"command", "rows"}
+    status = {part["name"]: part["status"] for part in found["parts"]}
+    assert status == {"end_to_end": "skipped", "broken": "failed", "stage_two": "ok"}
+    assert "KeyError" in found["parts"][1]["reason"]
+    text = (tmp_path / "bench.md").read_text()
+    assert "Measured on" in text
+    assert "Skipped: FLO: no --data-root was given" in text
+    assert "Failed: KeyError: 'nothing'" in text
+    assert "| tiny | 72 × 8 |" in text
+    assert "failed: broken" in capsys.readouterr().err
+
+
+def test_the_suite_knows_every_part_and_its_options():
+    """Whatever `make bench` and `make bench BENCH=--full` pass on is understood."""
+    for name, part in suite.PARTS.items():
+        assert (Path(suite.HERE) / part.script).exists(), name
+        text = (suite.HERE / part.script).read_text(encoding="utf-8")
+        for full in (False, True):
+            flags = [word for word in part.command(full, Path("data")) if word.startswith("--")]
+            assert all(f'"{flag}"' in text for flag in flags), (name, flags)
+    with pytest.raises(SystemExit):
+        suite.main(["--parts", "nothing"])
+
+
+@pytest.mark.parametrize("name", ["report", "breakdown"])
+def test_the_examples_in_the_helpers_hold(name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted > 0
+    assert found.failed == 0
