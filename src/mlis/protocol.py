@@ -11,7 +11,7 @@ import inspect
 import logging
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,14 +23,15 @@ import torch
 import mlis
 from mlis.compute import Arithmetic
 from mlis.config import Config, hash_of
-from mlis.data.dataset import GZSLDataset, TrainingSplit
+from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.errors import ModelFileError
 from mlis.evaluation import Evaluation, best_calibration, evaluate
 from mlis.generators import STAGE as GENERATION
 from mlis.generators import StoredGenerator
 from mlis.inference import Recognizer
-from mlis.pipeline import fit
+from mlis.pipeline import fit, fit_seeds
 from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
+from mlis.stacking import Seeds
 from mlis.training import Account, Monitor
 
 logger = logging.getLogger(__name__)
@@ -70,12 +71,15 @@ class Trained:
         seconds: wall time of training, as in `Fitted`, validation run included.
         validation: measures of the validation run at the chosen constant; None without one.
         generators: "training" and "validation" → what their generators cost, where that is known.
+        stacked: the seeds that were trained together with this one, itself included: all seconds
+            are an equal share of theirs. Empty for one that was trained alone.
     """
 
     recognizer: Recognizer
     seconds: float
     validation: Evaluation | None
     generators: Mapping[str, Account] = field(default_factory=dict)
+    stacked: tuple[int, ...] = ()
 
 
 def fit_reusing(
@@ -95,24 +99,48 @@ def fit_reusing(
         reuse: whether a generator may come from the user's cache folder, and is left there
             (:mod:`mlis.generators`); it never changes the result.
     """
+    (fitted,) = _fit_reusing(training, config, seed, device, monitor, loss, reuse)
+    return fitted
+
+
+def _fit_reusing(
+    training: TrainingSplit,
+    config: Config,
+    seed: Seeds,
+    device: str | torch.device,
+    monitor: Monitor | None,
+    loss: EmbeddingLoss | None,
+    reuse: bool,
+) -> list[Fitted]:
+    """Train one seed, or several together: then each is said to have cost an equal share."""
     monitor = monitor or Monitor()
-    common: dict[str, Any] = {"seed": seed, "device": device, "loss": loss}
+    common: dict[str, Any] = {"device": device, "loss": loss}
+
+    def trained(monitor: Monitor) -> list[Recognizer]:
+        if isinstance(seed, int):
+            return [fit(training, config, seed=seed, monitor=monitor, **common)]
+        return fit_seeds(training, config, seeds=seed, monitor=monitor, **common)
+
     store = nullcontext(monitor)
     if reuse:
         store = StoredGenerator(monitor, generation_key(training, config, seed, device))
     started = time.perf_counter()
     with store as watched:
         try:
-            recognizer = fit(training, config, monitor=watched, **common)
+            recognizers = trained(watched)
         except ModelFileError as error:
             if not (isinstance(watched, StoredGenerator) and watched.refuse(error)):
                 raise
-            recognizer = fit(training, config, monitor=watched, **common)
+            recognizers = trained(watched)
     seconds = time.perf_counter() - started
     accounts = {stage: watched.account(stage) for stage in (GENERATION, "refinement", "joint")}
     kept = [account for account in accounts.values() if account is not None]
     seconds += sum(account.earlier - account.waited for account in kept)
-    return Fitted(recognizer, seconds, accounts[GENERATION])
+    share = 1 / len(recognizers)
+    generator = accounts[GENERATION]
+    if generator is not None:
+        generator = dataclasses.replace(generator, seconds=share * generator.seconds)
+    return [Fitted(recognizer, share * seconds, generator) for recognizer in recognizers]
 
 
 def fit_and_calibrate(
@@ -136,27 +164,82 @@ def fit_and_calibrate(
     Raises:
         DataError: calibration on validation is asked for and the dataset has no validation split.
     """
-    validation, seconds = None, 0.0
-    generators: dict[str, Account] = {}
+    monitors = (validation_monitor, monitor)
+    (trained,) = _fit_and_calibrate(dataset, config, seed, device, monitors, loss, reuse)
+    return trained
+
+
+def fit_and_calibrate_seeds(
+    dataset: GZSLDataset,
+    config: Config,
+    *,
+    seeds: Sequence[int],
+    device: str | torch.device = "auto",
+    monitor: Monitor | None = None,
+    validation_monitor: Monitor | None = None,
+    loss: EmbeddingLoss | None = None,
+    reuse: bool = False,
+) -> list[Trained]:
+    """Do what `fit_and_calibrate` does for several seeds, trained together.
+
+    See :func:`mlis.pipeline.fit_seeds` for what that means. Each seed has a calibration constant
+    of its own; its seconds are an equal share of all.
+    """
+    monitors = (validation_monitor, monitor)
+    return _fit_and_calibrate(dataset, config, tuple(seeds), device, monitors, loss, reuse)
+
+
+def _fit_and_calibrate(
+    dataset: GZSLDataset,
+    config: Config,
+    seed: Seeds,
+    device: str | torch.device,
+    monitors: tuple[Monitor | None, Monitor | None],
+    loss: EmbeddingLoss | None,
+    reuse: bool,
+) -> list[Trained]:
+    """Of one seed or of several together, each with its own constant."""
+    of_validation, of_training = monitors
+    rest = (loss, reuse)
     constant = config.classification.calibration
-    common: dict[str, Any] = {"seed": seed, "device": device, "loss": loss, "reuse": reuse}
     if constant == "validation":
         training, held_out = dataset.for_validation()
-        rehearsal = fit_reusing(training, config, monitor=validation_monitor, **common)
-        started = time.perf_counter()
-        scores = rehearsal.recognizer.scores(held_out.features)
-        constant = best_calibration(scores, held_out.labels, held_out.seen_mask)
-        scores[:, held_out.seen_mask] -= constant
-        validation = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
-        logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-        seconds = rehearsal.seconds + time.perf_counter() - started
-        if rehearsal.generator is not None:
-            generators["validation"] = rehearsal.generator
-    fitted = fit_reusing(dataset.for_training(), config, monitor=monitor, **common)
-    if fitted.generator is not None:
-        generators["training"] = fitted.generator
-    recognizer = fitted.recognizer.with_calibration(float(constant))
-    return Trained(recognizer, seconds + fitted.seconds, validation, generators)
+        rehearsals = _fit_reusing(training, config, seed, device, of_validation, *rest)
+        choices = [_choose(rehearsal, held_out) for rehearsal in rehearsals]
+    else:
+        choices = [_Choice(float(constant))] * (1 if isinstance(seed, int) else len(seed))
+    fitted = _fit_reusing(dataset.for_training(), config, seed, device, of_training, *rest)
+    stacked = () if isinstance(seed, int) else seed
+    return [_trained(one, own, stacked) for one, own in zip(fitted, choices, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """A calibration constant, and the training that found it, if any."""
+
+    constant: float
+    seconds: float = 0.0
+    validation: Evaluation | None = None
+    generator: Account | None = None
+
+
+def _choose(rehearsal: Fitted, held_out: TestSplit) -> _Choice:
+    started = time.perf_counter()
+    scores = rehearsal.recognizer.scores(held_out.features)
+    constant = best_calibration(scores, held_out.labels, held_out.seen_mask)
+    scores[:, held_out.seen_mask] -= constant
+    validation = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
+    logger.info("calibration %.4f chosen on validation: %s", constant, validation)
+    seconds = rehearsal.seconds + time.perf_counter() - started
+    return _Choice(float(constant), seconds, validation, rehearsal.generator)
+
+
+def _trained(fitted: Fitted, choice: _Choice, stacked: tuple[int, ...]) -> Trained:
+    found = {"validation": choice.generator, "training": fitted.generator}
+    generators = {name: account for name, account in found.items() if account is not None}
+    recognizer = fitted.recognizer.with_calibration(choice.constant)
+    seconds = choice.seconds + fitted.seconds
+    return Trained(recognizer, seconds, choice.validation, generators, stacked)
 
 
 def test_once(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
@@ -171,11 +254,13 @@ test_once.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]  (not 
 def training_key(
     training: TrainingSplit,
     config: Config,
-    seed: int,
+    seed: Seeds,
     device: str | torch.device = "auto",
     loss: EmbeddingLoss | None = None,
 ) -> str:
     """Hash of everything that a training depends on: rows, settings, seed, arithmetic, code.
+
+    Several seeds trained together have a key of their own: their last bits are not those of each.
 
     Of a metric loss of the user's own (`loss`, or the one that `refinement.loss` names) the key
     holds the import name and the source of that function or class, not of what it calls.
@@ -189,7 +274,7 @@ def training_key(
 
 
 def generation_key(
-    training: TrainingSplit, config: Config, seed: int, device: str | torch.device = "auto"
+    training: TrainingSplit, config: Config, seed: Seeds, device: str | torch.device = "auto"
 ) -> str:
     """Hash of everything that the generator depends on; refinement and classifier do not enter.
 
