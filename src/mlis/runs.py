@@ -12,6 +12,9 @@ The folder of a run holds
     seed-0/ml+is+sfr/result.json    its test, written once
     results.json                    all of them, with means and deviations
 
+Seeds that are trained together (`stack_seeds`) have what belongs to them all in one folder more,
+`seeds-0-1-2/`, with the same files but for model and result.
+
 Whatever is finished is kept and never repeated; whatever was cut short continues from its last
 snapshot. A run that was killed and resumed ends with the same bits as one that was not.
 """
@@ -37,12 +40,14 @@ from mlis.protocol import (
     PROTOCOL,
     Trained,
     fit_and_calibrate,
+    fit_and_calibrate_seeds,
     generation_key,
     provenance,
     test_once,
     training_key,
 )
 from mlis.snapshots import FolderMonitor
+from mlis.stacking import Seeds
 from mlis.training import Monitor
 
 
@@ -57,6 +62,8 @@ class RunPlan:
         seeds: one training each.
         components: e.g. ("ml", "ml+is", "ml+is+sfr").
         device: "auto", "cpu", "cuda", …
+        stack_seeds: train all seeds of a component together, their weights in one batched product
+            (:func:`mlis.pipeline.fit_seeds`): each seed's result as alone but for rounding.
     """
 
     dataset: Mapping[str, Any]
@@ -65,6 +72,7 @@ class RunPlan:
     seeds: tuple[int, ...] = (0,)
     components: tuple[str, ...] = ("ml+is+sfr",)
     device: str = "auto"
+    stack_seeds: bool = False
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
@@ -172,21 +180,20 @@ def execute(
         listener = None if listen is None else listen(title)
         return FolderMonitor(**places, every=snapshot_every, listener=listener)
 
-    one = functools.partial(
-        _one, plan=plan, dataset=dataset, folder_monitor=folder_monitor, reuse=reuse
+    train = functools.partial(
+        _train, folder, plan=plan, dataset=dataset, folder_monitor=folder_monitor, reuse=reuse
     )
+    groups: Sequence[Seeds] = (plan.seeds,) if plan.stack_seeds else plan.seeds
     with _locked(folder):
         _clear_leftovers(folder)
         rows = {
-            components: [
-                one(folder / f"seed-{seed}", seed=seed, components=components)
-                for seed in plan.seeds
-            ]
+            components: [row for seed in groups for row in train(seed=seed, components=components)]
             for components in plan.components
         }
         results = {
             "protocol": PROTOCOL,
             "seeds": list(plan.seeds),
+            "stack_seeds": plan.stack_seeds,
             "components": {
                 components: {
                     **summarise([row["test"] for row in group]),
@@ -200,23 +207,44 @@ def execute(
     return results
 
 
-def _one(
-    folder: Path,
+def _train(
+    root: Path,
     *,
     plan: RunPlan,
     dataset: GZSLDataset,
-    seed: int,
+    seed: Seeds,
     components: str,
     folder_monitor: Callable[..., FolderMonitor],
     reuse: bool,
-) -> dict[str, Any]:
-    """One training and its test, unless `result.json` says that it is done."""
-    place = folder / components
-    path = place / "result.json"
-    if path.exists():
-        return _read_result(path)
-    config = plan.config_of(components)
-    title = f"seed {seed}, {components}"
+) -> list[dict[str, Any]]:
+    """One training, of a seed or of several, and its tests, but for what has its `result.json`."""
+    seeds = (seed,) if isinstance(seed, int) else seed
+    places = {one: root / f"seed-{one}" / components for one in seeds}
+    missing = [one for one, place in places.items() if not (place / "result.json").exists()]
+    if missing:
+        config = plan.config_of(components)
+        trained = _fit(root, plan, dataset, config, seed, folder_monitor, reuse)
+        for one, own in zip(seeds, trained, strict=True):
+            if one in missing:
+                _test(own, one, places[one], dataset, config, plan.device)
+    return [_read_result(place / "result.json") for place in places.values()]
+
+
+def _fit(
+    root: Path,
+    plan: RunPlan,
+    dataset: GZSLDataset,
+    config: Config,
+    seed: Seeds,
+    folder_monitor: Callable[..., FolderMonitor],
+    reuse: bool,
+) -> list[Trained]:
+    """Train with snapshots, losses and progress in the seed's folder, or that of all seeds."""
+    alone = isinstance(seed, int)
+    folder = root / (f"seed-{seed}" if alone else f"seeds-{'-'.join(map(str, seed))}")
+    components = config.refinement.components
+    title = f"seed {seed}" if alone else f"seeds {', '.join(map(str, seed))}"
+    title = f"{title}, {components}"
 
     def monitor(title: str, training: TrainingSplit, own: Path, shared: Path) -> FolderMonitor:
         return folder_monitor(
@@ -226,25 +254,27 @@ def _one(
             shared={"generation": (shared, generation_key(training, config, seed, plan.device))},
         )
 
-    validation_monitor = None
+    place = folder / components
+    common: dict[str, Any] = {"device": plan.device, "reuse": reuse}
     if config.classification.calibration == "validation":
         held_out, _ = dataset.for_validation()
-        validation_monitor = monitor(
+        common["validation_monitor"] = monitor(
             f"{title}, validation", held_out, place / "validation", folder / "validation"
         )
-    trained = fit_and_calibrate(
-        dataset,
-        config,
-        seed=seed,
-        device=plan.device,
-        monitor=monitor(title, dataset.for_training(), place, folder),
-        validation_monitor=validation_monitor,
-        reuse=reuse,
-    )
-    facts = provenance(dataset, config, plan.device)
+    common["monitor"] = monitor(title, dataset.for_training(), place, folder)
+    if isinstance(seed, int):
+        return [fit_and_calibrate(dataset, config, seed=seed, **common)]
+    return fit_and_calibrate_seeds(dataset, config, seeds=seed, **common)
+
+
+def _test(
+    trained: Trained, seed: int, place: Path, dataset: GZSLDataset, config: Config, device: str
+) -> None:
+    """Test a recognizer, save it, and write its `result.json`."""
+    facts = provenance(dataset, config, device)
     row = {
         "seed": seed,
-        "components": components,
+        "components": config.refinement.components,
         "calibration": trained.recognizer.calibration,
         "validation": None if trained.validation is None else trained.validation.to_dict(),
         "test": test_once(trained.recognizer, dataset).to_dict(),
@@ -252,17 +282,23 @@ def _one(
         "provenance": {**facts, "generators": _generators(trained)},
     }
     save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
-    write_json(path, row)
-    return row
+    write_json(place / "result.json", row)
 
 
 def _cost(trained: Trained) -> dict[str, Any]:
-    """Seconds of this run, and of the generators whoever trained them."""
-    generators = trained.generators.values()
+    """Seconds of this run, and of the generators whoever trained them; of stacked seeds, shares."""
+    generation = sum(account.seconds for account in trained.generators.values())
+    count = len(trained.stacked)
+    together = {
+        "seeds": list(trained.stacked),
+        "seconds": round(count * trained.seconds, 3),
+        "generation_seconds": round(count * generation, 3),
+    }
     return {
         "seconds": round(trained.seconds, 3),
-        "generation_seconds": round(sum(account.seconds for account in generators), 3),
-        "generator_reused": any(account.reused for account in generators),
+        "generation_seconds": round(generation, 3),
+        "generator_reused": any(account.reused for account in trained.generators.values()),
+        "stacked": together if count else None,
     }
 
 

@@ -66,6 +66,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     group.add_argument("--seeds", type=_seeds, metavar="N[,N…]", help="default: 0")
     group.add_argument(
+        "--stack-seeds",
+        action="store_true",
+        help="train all seeds of a component together in batched products, each as alone but for "
+        "rounding; slower on a CPU, meant for GPUs, and no GPU has run it yet",
+    )
+    group.add_argument(
         "--snapshot-every",
         type=_seconds,
         default=30.0,
@@ -128,6 +134,7 @@ def _check_resume(args: argparse.Namespace) -> None:
         "-o": args.output,
         "--dry-run": args.dry_run,
         "--seeds": args.seeds,
+        "--stack-seeds": args.stack_seeds,
         "--device": args.device,
         "--preset": args.preset,
         "--settings": args.settings,
@@ -167,6 +174,7 @@ def _begun(
         seeds=args.seeds or (0,),
         components=components,
         device=args.device or "auto",
+        stack_seeds=args.stack_seeds,
     )
     begin(args.output, plan)
     return args.output, plan, dataset
@@ -213,6 +221,8 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
     print_summaries(summaries)
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
         print("seconds leave out generators that were trained before (generation_seconds)")
+    if results["stack_seeds"]:
+        print("seconds are an equal share of one training of all seeds together")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
     print(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
     if args.json:
