@@ -4,6 +4,7 @@ import doctest
 import importlib
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import end_to_end
 import growth
 import loading
+import seeds
 import stage_two
 import steps
 import suite
@@ -110,6 +112,15 @@ def test_the_textbook_of_stage_two_minimises_the_same_objective():
     assert least * (1 - 1e-4) < found["objective"] <= 1.5 * least
 
 
+def test_seeds_are_timed_together_and_in_turn(tmp_path):
+    options = ("--shapes", "tiny", "--seeds", "3", "--precision", "float32", "--repeats", "2")
+    (row,) = run(seeds, tmp_path, *options, "--device", "cpu")["rows"]
+    assert (row["seeds"], row["product"], row["peak_MiB"]) == (3, "float32", None)
+    assert min(row[f"{which}_ms"] for which in ("one", "separate", "stacked")) > 0
+    assert row["stacked_over_one"] > 0
+    assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+
+
 def test_growth_is_measured_along_three_axes(tmp_path):
     sizes = ("--batch", "4,8", "--classes", "8,16,2000", "--descriptor", "4,8", "--repeats", "1")
     found = run(growth, tmp_path, "--base", "tiny", *sizes)
@@ -144,7 +155,7 @@ def test_loading_opens_the_same_file_in_three_ways(tmp_path):
 
 
 def test_end_to_end_trains_and_tests(tmp_path, small_folder):
-    (row,) = run(end_to_end, tmp_path, str(small_folder), *QUICK)["rows"]
+    (row,) = run(end_to_end, tmp_path, str(small_folder), f"--flags={shlex.join(QUICK)}")["rows"]
     assert row["seconds"] > row["fit_seconds"] > 0
     assert 0 < row["H"] <= 100
 
