@@ -4,12 +4,13 @@
 
 The whole process is timed, imports included, on an empty cache: reading the file, both trainings
 (the preset chooses its calibration by a training on validation classes), stage 2, and the test.
-Flags that this script does not know go to `mlis fit`.
+More flags of `mlis fit` are given as one string: `--flags="--generator ridge"`.
 """
 
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -63,13 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("dataset", nargs="?", default="FLO", help="a name, or a dataset folder")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flags", type=shlex.split, default=[], help="more, for `mlis fit`")
     parser.add_argument("-o", "--output", type=Path)
-    options, flags = parser.parse_known_args(arguments)
+    options = parser.parse_args(arguments)
     if reason := absent(options.dataset, options.data_root):
         print(f"skipped: {reason}")
         write(options.output, arguments, [], skipped=reason)
         return
-    rows = [measure(options.dataset, options.data_root, options.seed, flags)]
+    rows = [measure(options.dataset, options.data_root, options.seed, options.flags)]
     print(table(rows))
     write(options.output, arguments, rows)
 
