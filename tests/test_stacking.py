@@ -18,9 +18,10 @@ from mlis.generation.train import AdversarialTrainer, fit_generator
 from mlis.inference import Recognizer
 from mlis.pipeline import fit, fit_seeds
 from mlis.preprocessing import prepare
+from mlis.protocol import fit_and_calibrate_seeds, generation_key, training_key
 from mlis.refinement.train import RefinementTrainer
 from mlis.snapshots import FolderMonitor
-from mlis.stacking import drawn, fill, streams
+from mlis.stacking import Seeds, drawn, fill, streams
 from mlis.streaming import StreamedRows
 from mlis.tensorfile import load_tensors
 from mlis.training import Monitor
@@ -363,6 +364,48 @@ def test_a_snapshot_of_another_number_of_seeds(stage, step, other, tmp_path):
         train(FolderMonitor(tmp_path, "key"), seeds=other)
     with pytest.raises(ModelFileError, match="does not fit this run's settings"):
         fit(TRAINING, small(), seed=3, device="cpu", monitor=FolderMonitor(tmp_path, "key"))
+
+
+@pytest.mark.parametrize("key", [training_key, generation_key])
+def test_keys_tell_stacked_seeds_from_separate_ones_and_their_order(key):
+    seeds = [0, 1, (0,), (1,), (0, 1), (1, 0)]
+    assert len({key(TRAINING, small(), seed, "cpu") for seed in seeds}) == len(seeds)
+
+
+def test_a_stacked_generator_is_stored_and_taken_again(monkeypatch):
+    """It is no generator of a single seed, and of no other seeds; it never changes the result."""
+    trained: list[Seeds] = []
+    whole = AdversarialTrainer.__init__
+
+    def count(self, data, settings, arithmetic, seed):
+        trained.append(seed)
+        whole(self, data, settings, arithmetic, seed)
+
+    steps: list[str] = []
+
+    class Reports(Monitor):
+        def report(self, stage, step, total, values):
+            steps.append(stage)
+
+    monkeypatch.setattr(AdversarialTrainer, "__init__", count)
+    config = small(classification={"calibration": "validation"})
+    options = {"seeds": (2, 1), "device": "cpu", "monitor": Reports()}
+    plain = fit_and_calibrate_seeds(DATA, config, **options)
+    first = fit_and_calibrate_seeds(DATA, config, **options, reuse=True)
+    again = fit_and_calibrate_seeds(DATA, config, **options, reuse=True)
+    assert trained == [(2, 1)] * 6  # validation and training each
+    assert (steps.count("generation"), steps.count("refinement")) == (2 * 5, 3 * 6)
+    for runs in zip(plain, first, again, strict=True):
+        assert {one.stacked for one in runs} == {(2, 1)}
+        assert len({one.recognizer.calibration for one in runs}) == 1
+        for one in runs[1:]:
+            pairs = zip(weights(runs[0].recognizer), weights(one.recognizer), strict=True)
+            assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+            shares = [account.seconds for account in one.generators.values()]
+            assert sum(shares) > 0
+        assert [all(a.reused for a in one.generators.values()) for one in runs[1:]] == [False, True]
+    assert first[0].generators["training"].seconds == first[1].generators["training"].seconds
+    assert first[0].validation.to_dict() != first[1].validation.to_dict()
 
 
 class Spoiled:

@@ -68,7 +68,8 @@ def fit_seeds(
 
     Each is the one that `fit` gives for its seed, but for the order of sums: not the same bits, and
     scores as far apart as the tolerance of stage 2, which is solved seed by seed, leaves open. It
-    is meant for GPUs, which one seed leaves partly idle, and no GPU has run it yet.
+    is meant for GPUs, which one seed leaves partly idle; no GPU has run it yet, and a CPU
+    is slower with it.
 
     Memory: S seeds at CUB's shape (hidden 4096, Dx 2048, Da and noise 1024) hold S × 34 million
     weights of generator, critic and encoder, each with its gradient and two moments: 2.7 GB of
