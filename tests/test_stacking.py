@@ -9,7 +9,7 @@ import torch
 
 import mlis.refinement.train
 import mlis.training
-from mlis.compute import Arithmetic
+from mlis.compute import Arithmetic, _one_hot_product, sum_by_class
 from mlis.config import Config, Preprocessing
 from mlis.data.stored import StoredRows, stored
 from mlis.errors import DivergenceError, ModelFileError, SettingsError
@@ -72,6 +72,14 @@ def test_each_seed_draws_what_it_draws_alone():
         alone = streams(seed, "noise")
         assert torch.equal(together[0][i], torch.rand(2, 3, generator=alone))
         assert torch.equal(together[1][i], torch.randn(5, generator=alone))
+
+
+@pytest.mark.parametrize("summed", [sum_by_class, _one_hot_product], ids=["cpu", "as on a gpu"])
+def test_sums_by_class_are_those_of_each_seed(summed):
+    rows = torch.randn(3, 20, 2, generator=streams(0, "rows"), dtype=torch.float64)
+    labels = torch.randint(4, (3, 20), generator=streams(0, "labels"))
+    expected = torch.stack([sum_by_class(*own, 5) for own in zip(rows, labels, strict=True)])
+    torch.testing.assert_close(summed(rows, labels, 5), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("generator", ["cold", "warm", "ridge"])
