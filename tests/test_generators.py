@@ -405,6 +405,11 @@ def of_other_code(path: Path) -> None:
 DAMAGE = [truncated, flipped, empty, text, of_another_key, without_record, without_step]
 
 
+def of_the_store(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the store warned of; the classifier's tiny problem may not converge, and say so."""
+    return [found.getMessage() for found in caplog.records if found.name == "mlis.generators"]
+
+
 @pytest.mark.parametrize("partial", [False, True], ids=["finished", "partial"])
 @pytest.mark.parametrize("damage", [*DAMAGE, of_other_code], ids=lambda damage: damage.__name__)
 def test_damaged_and_foreign_files(damage, partial, tmp_path, caplog):
@@ -419,7 +424,7 @@ def test_damaged_and_foreign_files(damage, partial, tmp_path, caplog):
         fitted = train(tmp_path / "two", listener=steps)
     assert_same_bits(fitted, undisturbed())
     assert steps.of("generation") == [1, 2, 3, 4, 5]
-    (warning,) = [record.getMessage() for record in caplog.records]
+    (warning,) = of_the_store(caplog)
     assert "trained anew" in warning
     assert fitted.generator is not None
     assert not fitted.generator.reused
@@ -516,7 +521,7 @@ def test_a_read_only_cache_with_the_generator(tmp_path, request, caplog):
     steps = Steps()
     assert_same_bits(train(tmp_path / "two", listener=steps), undisturbed())
     assert steps.of("generation") == []
-    assert not caplog.records
+    assert not of_the_store(caplog)
 
 
 def test_a_read_only_cache_with_half_of_it(tmp_path, request, caplog):
