@@ -54,6 +54,7 @@ def write_standin(
     if image_files:
         fields["image_files"] = [f"images/{row:06d}.jpg" for row in range(len(labels))]
     write_mat(folder / "res101.mat", fields, hdf5=hdf5, compress=compress)
+    (folder / "stand-in.txt").touch()
     return folder
 
 

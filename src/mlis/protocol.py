@@ -268,8 +268,8 @@ def training_key(
     Raises:
         SettingsError: `refinement.loss` names nothing, or the device is not there.
     """
-    own = _loss_identity(config, loss)
-    settings = {**config.to_dict(), "precision": _arithmetic(config, device)}
+    own = loss_identity(config, loss)
+    settings = {**config.to_dict(), "precision": arithmetic_key(config, device)}
     return hash_of([training.key, settings, seed, own, REFINEMENT_VERSION, *_code()])
 
 
@@ -282,20 +282,20 @@ def generation_key(
         SettingsError: the device is not there.
     """
     parts = [dataclasses.asdict(config.preprocessing), dataclasses.asdict(config.generation)]
-    return hash_of([training.key, parts, _arithmetic(config, device), seed, *_code()])
+    return hash_of([training.key, parts, arithmetic_key(config, device), seed, *_code()])
 
 
 def _code() -> list[Any]:
     return [GENERATION_VERSION, torch.__version__]
 
 
-def _arithmetic(config: Config, device: str | torch.device) -> list[str]:
+def arithmetic_key(config: Config, device: str | torch.device) -> list[str]:
     """What "auto" comes to here: kind of device, dtypes of weights and of product factors."""
     found = Arithmetic.of(config.precision, device)
     return [found.device.type, str(found.master), str(found.product)]
 
 
-def _loss_identity(config: Config, loss: EmbeddingLoss | None) -> list[str] | None:
+def loss_identity(config: Config, loss: EmbeddingLoss | None) -> list[str] | None:
     """Import name and hash of the source of a user's loss; None for the built-in ones."""
     if loss is None:
         named = "ml" in config.refinement.switches and similarity_loss(config.refinement) is None

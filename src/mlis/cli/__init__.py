@@ -1,4 +1,4 @@
-"""The command line: `mlis fit | evaluate | predict | features | data | demo`.
+"""The command line: `mlis fit | evaluate | predict | features | data | demo | reproduce | rerun`.
 
 Exit codes: 0 done, 2 wrong input or use (one line on stderr says what), 1 anything else,
 130 interrupted. Heavy modules are imported by the commands, so that `--help` is quick.
@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 import mlis
-from mlis.cli import data, demo, evaluate, features, fit, predict
+from mlis.cli import data, demo, evaluate, features, fit, predict, reproduce
 from mlis.cli.common import Parser, complain, logs
 from mlis.errors import MlisError
 
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlis {mlis.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (fit, evaluate, predict, features, data, demo):
+    for command in (fit, evaluate, predict, features, data, demo, reproduce):
         command.add_to(commands)
     return parser
 
@@ -59,8 +59,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return stop.code if isinstance(stop.code, int) else DONE
     try:
         with logs(args.verbose):
-            args.run(args)
-        return DONE
+            return args.run(args) or DONE
     except MlisError as error:
         complain(error)
         return WRONG

@@ -29,6 +29,7 @@ from mlis.errors import DataError
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.evaluation import Evaluation
+    from mlis.experiments.retrieval import UnseenImages
     from mlis.inference import Recognizer
 
 logger = logging.getLogger(__name__)
@@ -74,12 +75,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments ask for."""
+    from mlis.experiments.retrieval import UnseenImages
+
     started = time.perf_counter()
     models = find_models(args.model)
     dataset = _dataset(args, models[0].run)
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     protocol = ""
-    unseen = _Unseen(dataset)
+    unseen = UnseenImages(dataset)
     for model in models:
         result, retrieved, protocol, components = _evaluate(model, dataset, unseen, args.device)
         print(f"{model.folder} on {dataset.provenance.name}: {result.images} test images")
@@ -100,34 +103,8 @@ def _dataset(args: argparse.Namespace, run: Path | None) -> "GZSLDataset":
     return load(relocated(RunPlan.read(run).dataset, args))
 
 
-class _Unseen:
-    """Test images of unseen classes; what their features as they come retrieve is measured once."""
-
-    def __init__(self, dataset: "GZSLDataset"):
-        from mlis.evaluation import evaluate_retrieval
-
-        test = dataset.for_testing()
-        rows = (~test.seen_mask[test.labels]).nonzero()[0]
-        self._features, self._labels = test.features[rows], test.labels[rows]
-        self._raw = evaluate_retrieval(self._features, self._labels) if len(rows) else None
-
-    def retrieved(self, recognizer: "Recognizer") -> dict[str, float | None]:
-        """Recall@1 and MAP@R, raw and refined; nothing without such images."""
-        from mlis.evaluation import evaluate_retrieval
-
-        if self._raw is None:
-            return {}
-        refined = evaluate_retrieval(recognizer.refine(self._features), self._labels)
-        return {
-            "recall_at_1_raw": self._raw.recall_at_1,
-            "recall_at_1_refined": refined.recall_at_1,
-            "map_at_r_raw": self._raw.map_at_r,
-            "map_at_r_refined": refined.map_at_r,
-        }
-
-
 def _evaluate(
-    model: SavedModel, dataset: "GZSLDataset", unseen: _Unseen, device: str
+    model: SavedModel, dataset: "GZSLDataset", unseen: "UnseenImages", device: str
 ) -> "tuple[Evaluation, dict[str, float | None], str, str]":
     """Measures, retrieval, the protocol the model was trained under, and its components."""
     from mlis.checkpoint import load_model, read_record

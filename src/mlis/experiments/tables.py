@@ -1,0 +1,257 @@
+"""Tables 1 to 4: what was measured here beside what was published, each figure with its label."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mlis.evaluation import METRICS, summarise
+from mlis.experiments.plans import Budget, Entry, Source
+from mlis.experiments.published import Name, Published, published
+from mlis.experiments.store import Row, Store
+
+MEASURED, PUBLISHED, MISSING, NOT_RUN = "measured", "published", "missing", "not run"
+HOW_TO_GET = (
+    "the benchmarks' features (res101.mat) are in xlsa17.zip, from the page of Xian et al., "
+    "“Zero-Shot Learning – The Good, the Bad and the Ugly”"
+)
+_COMPARED: dict[str, tuple[Name, ...]] = {
+    "table2": ("table2", "others"),
+    "table3": ("table3",),
+    "table4": ("table4",),
+}
+TITLES = {
+    "table1": "Table 1: datasets",
+    "table2": "Table 2: generalized zero-shot recognition",
+    "table3": "Table 3: components of stage 1",
+    "table4": "Table 4: metric losses, with and without implicit semantics",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method on a dataset.
+
+    Attributes:
+        dataset: with "(stand-in)" where that is so.
+        method: as the table calls it.
+        kind: measured, published, missing (no data) or not run.
+        summary: means and deviations over seeds (:func:`mlis.evaluation.summarise`), per cent.
+        runs: how many seeds; None where a publication does not say.
+        protocol: of the figures; empty without any.
+        features: file or words.
+        note: what else must be said of them.
+    """
+
+    dataset: str
+    method: str
+    kind: str
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    runs: int | None = None
+    protocol: str = ""
+    features: str = ""
+    note: str = ""
+
+    def cell(self, name: str) -> str:
+        """Mean ± standard deviation; a dash where there is none."""
+        mean, std = self.summary.get(f"{name}_mean"), self.summary.get(f"{name}_std")
+        if mean is None:
+            return "–"
+        return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells, ready to be written.
+
+    Attributes:
+        title: with the budget where figures mean nothing.
+        header, lines: texts; all lines as long as the header.
+        data: the same for CSV, numbers apart, one mapping a line.
+        notes: what must be read with it.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    data: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...]
+
+
+def table(name: str, entries: Sequence[Entry], store: Store, budget: Budget) -> Table:
+    """Put a table together from the rows that the store has."""
+    if name == "table1":
+        return _statistics(entries, budget)
+    lines = list(_lines(name, entries, store))
+    shown = tuple(
+        (
+            *(line.dataset, line.method, line.cell("U"), line.cell("S"), line.cell("H")),
+            *(str(line.runs or "–"), line.kind, line.protocol, line.features, line.note),
+        )
+        for line in lines
+    )
+    header = ("dataset", "method", "U", "S", "H", "runs", "", "protocol", "features", "note")
+    rows = [row for entry in entries for row in rows_of(entry, store)]
+    data = tuple(_data(line, budget) for line in lines)
+    return Table(titled(TITLES[name], budget), header, shown, data, notes(rows, budget))
+
+
+def rows_of(entry: Entry, store: Store) -> list[Row]:
+    """What the store has of an entry."""
+    found = [store.get(task.key) for task in entry.tasks]
+    return [row for row in found if row is not None]
+
+
+def titled(title: str, budget: Budget) -> str:
+    """A title that says if the figures under it mean nothing."""
+    return f"{title} [quick budget: no result, only that it runs]" if budget.quick else title
+
+
+def notes(rows: Sequence[Row], budget: Budget) -> tuple[str, ...]:
+    """Protocol, data, machines and versions of some rows, in words."""
+    facts = [row.provenance for row in rows]
+    said = [
+        "Per cent: U and S are means over classes of top-1 accuracy, of unseen and seen classes; "
+        "H their harmonic mean. Mean ± standard deviation over seeds "
+        f"{', '.join(map(str, budget.seeds))}.",
+        "H@val: everything chosen on validation classes, retrained, tested once. As published: "
+        "nearly always the best epoch on the test set, with the features of each paper.",
+    ]
+    if any(row.stand_in for row in rows):
+        said.append("stand-in: features made up in the benchmark's format; figures mean nothing.")
+    said += sorted({f"{one['data']}: data SHA-256 {one['data_sha256']}" for one in facts})
+    for one in facts:
+        versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        place = f"{one['device']}, {one['machine']}, {one['product_dtype']} products"
+        if (text := f"Measured with {versions} on {place}.") not in said:
+            said.append(text)
+    return tuple(said)
+
+
+def _lines(name: str, entries: Sequence[Entry], store: Store) -> Iterator[Line]:
+    sources = {entry.source.name: entry.source for entry in entries}
+    for source in sources.values():
+        for compared in _COMPARED[name]:
+            yield from (
+                _published(one) for one in published(compared) if one.dataset == source.name
+            )
+        if source.dataset is None:
+            note = f"{source.problem} ({HOW_TO_GET})" if source.published_counts else source.problem
+            yield Line(source.label, "ours", MISSING, note=note)
+            continue
+        yield from (_measured(entry, store) for entry in entries if entry.source is source)
+
+
+def _published(one: Published) -> Line:
+    summary = {f"{name}_mean": getattr(one, name) for name in ("U", "S", "H")}
+    where = f"{one.venue} {one.year}" if one.year else one.venue
+    note = "; ".join(filter(None, (where, one.source, one.note)))
+    return Line(one.dataset, one.method, PUBLISHED, summary, None, one.protocol, "", note)
+
+
+def _measured(entry: Entry, store: Store) -> Line:
+    rows = rows_of(entry, store)
+    features = entry.source.dataset.provenance.features if entry.source.dataset else ""
+    missing = [task.seed for task in entry.tasks if store.get(task.key) is None]
+    note = f"seeds {', '.join(map(str, missing))} not run" if missing else ""
+    if not rows:
+        return Line(entry.source.label, entry.label, NOT_RUN, features=features, note=note)
+    protocols = {row.protocol for row in rows}
+    assert len(protocols) == 1  # a key holds one
+    summary = summarise([row.test for row in rows])
+    return Line(
+        *(entry.source.label, entry.label, MEASURED, summary, len(rows)),
+        *(protocols.pop(), features, note),
+    )
+
+
+def _data(line: Line, budget: Budget) -> Mapping[str, Any]:
+    columns = [f"{name}_{part}" for name in METRICS for part in ("mean", "std")]
+    return {
+        **{name: getattr(line, name) for name in ("dataset", "method", "kind", "protocol")},
+        "budget": budget.name if line.kind == MEASURED else "",
+        "runs": line.runs,
+        "features": line.features,
+        **{name: line.summary.get(name) for name in columns},
+        "note": line.note,
+    }
+
+
+def _statistics(entries: Sequence[Entry], budget: Budget) -> Table:
+    names = ("classes", "seen", "unseen", "trainval_images", "test_seen_images")
+    names = (*names, "test_unseen_images")
+    found = [(e.source, *pair) for e in entries for pair in _counted(e.source)]
+    data = tuple(
+        {"dataset": source.label, "kind": kind, **dict.fromkeys(names), **counts, "note": note}
+        for source, kind, counts, note in found
+    )
+    lines = tuple(
+        tuple(
+            "–" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell for cell in row
+        )
+        for row in (tuple(one.values()) for one in data)
+    )
+    header = ("dataset", "", *(name.replace("_", " ") for name in names), "note")
+    said = ("Published: Table 1 of the paper. Measured: of the files that were read.",)
+    return Table(TITLES["table1"], header, lines, data, said)
+
+
+def _counted(source: Source) -> Iterator[tuple[str, dict[str, int], str]]:
+    paper = source.published_counts
+    if paper is not None:
+        yield PUBLISHED, asdict(paper), "MLIS paper, Table 1"
+    if source.counts is None:
+        yield MISSING, {}, f"{source.problem} ({HOW_TO_GET})" if paper else source.problem
+        return
+    same = "" if paper is None else "as published" if source.counts == paper else "differs"
+    yield MEASURED, asdict(source.counts), same
+
+
+def markdown(table: Table) -> str:
+    """GitHub's dialect."""
+    lines = [_pipes(table.header), _pipes(["---"] * len(table.header))]
+    lines += [_pipes(line) for line in table.lines]
+    return "\n".join([f"# {table.title}", "", *lines, "", *(f"- {n}" for n in table.notes), ""])
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def csv_text(table: Table) -> str:
+    """One line a line, numbers unrounded, protocol, kind and budget in columns of their own."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(table.data[0]) if table.data else ["dataset"])
+    writer.writeheader()
+    writer.writerows(table.data)
+    return out.getvalue()
+
+
+_ESCAPES = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"±": r"$\pm$", "–": "--", "γ": r"$\gamma$", "λ": r"$\lambda$", "…": r"\ldots{}"},
+        **{"“": "``", "”": "''"},
+    }
+)
+
+
+def latex(table: Table) -> str:
+    """A `tabular` that needs no package, notes as comments and title above."""
+    rows = [" & ".join(cell.translate(_ESCAPES) for cell in line) + r" \\" for line in table.lines]
+    return "\n".join(
+        [
+            f"% {table.title}",
+            *(f"% {note}" for note in table.notes),
+            rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
+            r"\hline",
+            " & ".join(cell.translate(_ESCAPES) for cell in table.header) + r" \\",
+            r"\hline",
+            *rows,
+            r"\hline",
+            r"\end{tabular}",
+            "",
+        ]
+    )
