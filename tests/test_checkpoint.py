@@ -237,12 +237,14 @@ def test_a_failed_save_leaves_the_old_model(recognizer, saved):
 
 
 def test_no_module_reads_pickles():
+    """But for published weights that come as such: PyTorch's restricted reader, tensors alone."""
+    restricted = re.compile(r"torch\.load\([^()]*\bweights_only=True\)")
     forbidden = re.compile(r"torch\.load|torch\.save|\bpickle\b|allow_pickle\s*=\s*True|joblib")
     files = sorted(SOURCE.rglob("*.py"))
     assert len(files) > 30
     for path in files:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            code = line.split("#")[0]
+            code = restricted.sub("", line.split("#")[0])
             assert not forbidden.search(code), f"{path}:{number}: {line.strip()}"
 
 
