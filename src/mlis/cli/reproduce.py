@@ -193,10 +193,11 @@ def _print_outlook(
     known = [one.seconds for one in left if one.seconds is not None]
     seconds = sum(known) / args.jobs
     unknown = len(left) - len(known)
-    print(
-        f"{len(prospects)} runs, {len(prospects) - len(left)} done, {len(left)} to do: about "
-        f"{number(seconds / 60)} minutes" + (f" and {unknown} of unknown length" if unknown else "")
-    )
+    expected = [f"about {number(seconds / 60)} minutes"] if known else []
+    expected += [f"{unknown} of unknown length"] if unknown else []
+    done = len(prospects) - len(left)
+    took = f": {', '.join(expected)}" if expected else ""
+    print(f"{len(prospects)} runs, {done} done, {len(left)} to do{took}")
     if args.json:
         runs = [
             {

@@ -102,7 +102,8 @@ def _panel(axes: Axes, curve: Curve) -> None:
         axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xticks(list(places), [f"{value:g}" for value, _ in curve.points])
     seeds = max(len(rows) for _, rows in curve.points)
-    axes.set_title(f"{curve.dataset}, {curve.protocol}, mean ± std of {seeds} seeds", fontsize=9)
+    spread_of = f"mean ± std of {seeds} seeds" if seeds > 1 else "1 seed"
+    axes.set_title(f"{curve.dataset}, {curve.protocol}, {spread_of}", fontsize=9)
     axes.set_xlabel(curve.label)
     axes.set_ylabel("per cent")
     axes.grid(alpha=0.3)

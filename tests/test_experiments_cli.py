@@ -1,0 +1,188 @@
+"""`mlis reproduce` and `mlis rerun`: one command, nothing twice, killed and continued."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli_cases import last_json, one_line_error, printed, refused, save_small, start
+from mlis.cli import main
+from mlis.cli.reproduce import NAMES
+from mlis.cli.settings import to_toml
+from mlis.experiments import plans
+from simulated import small
+from standins import write_standin
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small(tmp_path_factory.mktemp("data") / "birds")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("settings") / "small.toml"
+    path.write_text(to_toml(small(classification={"max_iterations": 300})), encoding="utf-8")
+    return path
+
+
+def command(name: str, data: Path, settings: Path, results: Path, *flags: str) -> list[str]:
+    common = ("--device", "cpu", "--json", "--settings", str(settings))
+    return ["reproduce", name, "--datasets", str(data), "-o", str(results), *common, *flags]
+
+
+def keys(results: Path) -> list[str]:
+    lines = (results / "results.jsonl").read_text().splitlines()
+    return [json.loads(line)["key"] for line in lines]
+
+
+def measures(results: Path) -> dict[str, list]:
+    rows = map(json.loads, (results / "results.jsonl").read_text().splitlines())
+    return {row["key"]: [row["test"], row["calibration"], row["chosen"]] for row in rows}
+
+
+def test_the_parser_knows_every_experiment():
+    assert NAMES == plans.NAMES
+
+
+def test_one_command_again_and_more(data, settings, tmp_path, capsys):
+    results = tmp_path / "results"
+    found = last_json(printed(capsys, *command("table3", data, settings, results, "--seeds", "0")))
+    assert (found["runs"], found["run_now"], found["failed"]) == (3, 3, {})
+    assert found["protocol"] == "H@val"
+    assert found["files"] == [str(results / "tables" / f"table3.{s}") for s in ("md", "csv", "tex")]
+    assert "| birds | ML+IS |" in (results / "tables" / "table3.md").read_text(encoding="utf-8")
+
+    found = last_json(printed(capsys, *command("table3", data, settings, results, "--seeds", "0")))
+    assert (found["runs"], found["run_now"]) == (3, 0)
+    flags = ("--seeds", "0-1", "--dry-run")
+    outlook = last_json(printed(capsys, *command("table4", data, settings, results, *flags)))
+    states = [(run["run"], run["state"]) for run in outlook["runs"]]
+    assert states[:4] == [
+        *(("birds, circle, seed 0", "done"), ("birds, circle, seed 1", "to do")),
+        *(("birds, circle+IS, seed 0", "done"), ("birds, circle+IS, seed 1", "to do")),
+    ]
+    reuses = {run["run"]: run["reuses"] for run in outlook["runs"]}
+    assert reuses["birds, contrastive, seed 0"] == "generator in the cache"
+    assert reuses["birds, circle, seed 1"] == ""
+    assert reuses["birds, contrastive, seed 1"] == "generator of a run before it"
+    seconds = {run["run"]: run["seconds"] for run in outlook["runs"]}
+    assert seconds["birds, circle, seed 1"] > 0
+    assert seconds["birds, circle, seed 0"] == 0
+    assert seconds["birds, contrastive, seed 0"] is None  # never run: unknown, not guessed
+    assert outlook["unknown"] == 8
+    assert len(keys(results)) == 3
+
+
+def test_a_row_is_run_again(data, settings, tmp_path, capsys):
+    results = tmp_path / "results"
+    printed(capsys, *command("table3", data, settings, results, "--seeds", "3"))
+    key = keys(results)[1]
+    found = last_json(printed(capsys, "rerun", key[:10], "-o", results, "--json"))
+    assert found["row"] == key
+    assert found["protocol"] == "H@val"
+    assert found["agrees"]
+    assert found["same_bits"]
+    assert len(keys(results)) == 3
+
+    lines = (results / "results.jsonl").read_text().splitlines()
+    row = json.loads(lines[1])
+    row["test"]["U"] += 7.0
+    (results / "results.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["rerun", key[:10], "-o", str(results), "--json"]) == 1
+    assert not last_json(capsys.readouterr().out)["agrees"]
+    assert "one row's key" in refused(capsys, "rerun", "zz", "-o", results)
+
+
+def test_wrong_use_is_one_line(data, settings, tmp_path, capsys):
+    out = ("-o", tmp_path / "results")
+    for flags, said in (
+        (("table9",), "invalid choice: 'table9'"),
+        (("table3", "--seeds", "4-1"), "expected seeds such as 0-4"),
+        (("table3", "--jobs", "0"), "expected a whole number"),
+        (("table3", "--datasets", "FLO,,CUB"), "expected names"),
+    ):
+        assert main(["reproduce", *map(str, (*flags, *out))]) == 2
+        assert said in one_line_error(capsys.readouterr().err)
+    assert "no folder CUB" in refused(capsys, "reproduce", "table3", *out, "--data-root", tmp_path)
+    assert "FLOW" in refused(capsys, "reproduce", "table3", *out, "--datasets", "FLOW")
+    assert not (tmp_path / "results").exists()
+
+
+def test_missing_benchmarks_are_lines_and_the_others_run(data, settings, tmp_path, capsys):
+    results = tmp_path / "results"
+    flags = ("--datasets", f"CUB,{data}", "--data-root", str(tmp_path), "--seeds", "0")
+    found = last_json(printed(capsys, *command("table3", data, settings, results, *flags)))
+    assert "no folder CUB" in found["missing"]["CUB"]
+    assert found["run_now"] == 3
+    text = (results / "tables" / "table3.md").read_text(encoding="utf-8")
+    assert "xlsa17.zip" in line_with(text, "CUB", "missing")
+    assert "H@val" in line_with(text, "birds", "measured")
+
+
+def line_with(text: str, *words: str) -> str:
+    """The first line of a table that has all of these words."""
+    return next(line for line in text.splitlines() if all(word in line for word in words))
+
+
+def test_runs_that_fail_are_named_and_the_exit_code_says_so(data, settings, tmp_path, capsys):
+    bad = tmp_path / "bad.toml"
+    bad.write_text(to_toml(small(refinement={"learning_rate": 1e30})), encoding="utf-8")
+    results = tmp_path / "results"
+    assert main(command("table3", data, bad, results, "--seeds", "0")) == 1
+    found = last_json(capsys.readouterr().out)
+    assert list(found["failed"]) == [f"birds, {c}, seed 0" for c in ("ML", "ML+IS", "ML+IS+SFR")]
+    assert "not run" in (results / "tables" / "table3.md").read_text(encoding="utf-8")
+
+
+def wait_for(process: subprocess.Popen, results: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None:
+        if (results / "results.jsonl").exists() and len(keys(results)) >= count:
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    raise AssertionError("it ended too early to be killed")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+def test_killed_and_continued_and_two_at_once(data, settings, tmp_path, capsys):
+    """A process is killed, then two go on beside each other: all rows, none twice, same numbers."""
+    rough, calm = tmp_path / "rough", tmp_path / "calm"
+    wanted = ("table3", data, settings)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = start(*command(*wanted, rough, "--seeds", "0-2"), **quiet)
+    wait_for(process, rough, 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 2 <= len(keys(rough)) < 9
+
+    both = [start(*command(*wanted, rough, "--seeds", "0-2"), **quiet) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    printed(capsys, *command(*wanted, calm, "--seeds", "0-2"))
+    assert len(keys(rough)) == len(set(keys(rough))) == 9
+    assert measures(rough) == measures(calm)
+    tables = [folder / "tables" / "table3.csv" for folder in (rough, calm)]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    assert list((rough / "work").iterdir()) == []
+
+
+def test_stand_ins_are_called_so_everywhere(tmp_path, xlsa17, settings, capsys):
+    write_standin(tmp_path / "data", "FLO", xlsa17, feature_size=16, image_files=False)
+    results = tmp_path / "results"
+    flags = ("--data-root", str(tmp_path / "data"), "--budget", "quick")
+    found = last_json(printed(capsys, *command("table3", Path("FLO"), settings, results, *flags)))
+    assert found["stand_in"] == ["FLO"]
+    assert found["budget"] == "quick"
+    for suffix in ("md", "csv", "tex"):
+        text = (results / "tables" / f"table3.{suffix}").read_text(encoding="utf-8")
+        measured = [line for line in text.splitlines() if "measured" in line and "H@val" in line]
+        assert len(measured) == 3
+        assert all("FLO (stand-in)" in line for line in measured)
+        assert "quick" in text
+    rows = [json.loads(line) for line in (results / "results.jsonl").read_text().splitlines()]
+    assert all(any("stand-in" in note for note in row["provenance"]["notes"]) for row in rows)

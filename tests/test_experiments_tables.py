@@ -1,0 +1,220 @@
+"""Tables and figures: every figure with its protocol, its kind, and what its data are."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from experiment_cases import brief, saved, source
+from mlis.config import Config
+from mlis.errors import SettingsError
+from mlis.experiments import figures, tables
+from mlis.experiments.engine import LocalEngine, store_of
+from mlis.experiments.plans import NAMES, PAPER_DATASETS, SWEEPS, Source, plan
+from mlis.experiments.published import published
+from mlis.experiments.store import Store
+from mlis.experiments.tables import HOW_TO_GET, csv_text, latex, markdown, table
+from simulated import small, tiny
+
+MISSING = Source("CUB", {}, Config(), None, "/data: no folder CUB in it")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Under the name of a benchmark, so that published figures stand beside it."""
+    folder = saved(tmp_path_factory.mktemp("data") / "tiny", notes=("stand-in: made up",))
+    return replace(source(folder), name="FLO")
+
+
+@pytest.fixture(scope="module")
+def results(here: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of table 3 with two seeds, and figure 4 with one."""
+    folder = tmp_path_factory.mktemp("results")
+    entries = [*plan("table3", [here], brief(0, 1)), *plan("figure4", [here], brief(0))]
+    tasks = {task.key: task for entry in entries for task in entry.tasks}
+    assert all(outcome.row for outcome in LocalEngine().run(list(tasks.values()), folder))
+    return folder
+
+
+# --- plans --------------------------------------------------------------------------------------
+
+
+def test_plans_are_those_of_the_paper(here):
+    labels = {name: [e.label for e in plan(name, [here], brief(0, 1))] for name in NAMES}
+    assert labels["table3"] == ["ML", "ML+IS", "ML+IS+SFR"]
+    assert labels["table4"] == [
+        *("circle", "circle+IS", "contrastive", "contrastive+IS"),
+        *("multi-similarity", "multi-similarity+IS"),
+    ]
+    methods = {(row.method) for row in published("table3")}
+    assert set(labels["table3"]) == methods
+    assert set(labels["table4"]) == {row.method for row in published("table4")}
+    for name, sweeps in SWEEPS.items():
+        found = [(e.label, e.x) for e in plan(name, [here], brief(0))]
+        assert found == [(label, value) for label, _, _, values in sweeps for value in values]
+    assert PAPER_DATASETS["table4"] == ("CUB", "AWA2")
+
+
+def test_same_runs_of_different_experiments_have_one_key(here):
+    keys = {
+        (name, entry.label): entry.tasks[0].key
+        for name in ("table2", "table3", "table4")
+        for entry in plan(name, [here], brief(0))
+    }
+    assert keys["table3", "ML"] == keys["table4", "circle"]
+    assert keys["table3", "ML+IS"] == keys["table4", "circle+IS"]
+    assert keys["table3", "ML+IS+SFR"] == keys["table2", "MLIS"]
+    default = small().refinement.synthetic_per_unseen
+    (five,) = [e for e in plan("figure3", [here], brief(0)) if e.x == default]
+    assert five.tasks[0].key == keys["table2", "MLIS"]
+
+
+def test_every_method_chooses_its_constant_on_validation_classes(here):
+    for name in NAMES[1:]:
+        for entry in plan(name, [here], brief(0)):
+            assert entry.tasks[0].config.classification.calibration == "validation"
+
+
+def test_the_quick_budget_only_cuts_down(here):
+    large = replace(here, config=Config(), dataset=here.dataset)
+    for entry in plan("table2", [large], brief(0, name="quick")):
+        config = entry.tasks[0].config
+        assert config.refinement.steps == config.generation.steps == 10
+        assert config.generation.learning_rate == Config().generation.learning_rate
+    (entry, *_) = plan("table3", [here], brief(0, name="quick"))
+    assert entry.tasks[0].config.refinement.steps == small().refinement.steps
+
+
+def test_the_cosine_is_asked_for_where_it_can_be_taken(tmp_path):
+    data = tiny()
+    rows = np.unique(data.labels, return_index=True)[1]
+    square = replace(data, descriptors=np.ascontiguousarray(data.features[rows]))
+    labels = [e.label for e in plan("table2", [source(saved(tmp_path / "s", square))], brief())]
+    assert "cosine of feature and descriptor" in labels
+    labels = [e.label for e in plan("table2", [source(saved(tmp_path / "t"))], brief())]
+    assert "cosine of feature and descriptor" not in labels
+
+
+def test_settings_that_suit_no_dataset_are_errors():
+    with pytest.raises(SettingsError, match="unknown settings section"):
+        Source.load("x", {}, {"nonsense": {}})
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def test_measured_and_published_stand_beside_each_other_with_their_labels(here, results):
+    entries = plan("table3", [MISSING, here], brief(0, 1))
+    found = table("table3", entries, store_of(results), brief(0, 1))
+    rows = [dict(zip(found.header, line, strict=True)) for line in found.lines]
+    ours = [row for row in rows if row[""] == "measured"]
+    theirs = [row for row in rows if row[""] == "published"]
+    assert [row["method"] for row in ours] == ["ML", "ML+IS", "ML+IS+SFR"]
+    assert {row["dataset"] for row in ours} == {"FLO (stand-in)"}
+    assert {row["protocol"] for row in ours} == {"H@val"}
+    assert {row["runs"] for row in ours} == {"2"}
+    assert all(re.fullmatch(r"\d+\.\d ± \d+\.\d", row[m]) for row in ours for m in "USH")
+    assert {row["protocol"] for row in theirs} == {"as published"}
+    assert len(theirs) == 6  # FLO and CUB
+    assert [row["H"] for row in theirs if row["dataset"] == "FLO"] == ["70.1", "69.0", "72.0"]
+    (missing,) = [row for row in rows if row[""] == "missing"]
+    assert missing["dataset"] == "CUB"
+    assert missing["H"] == "–"
+    assert missing["note"] == f"{MISSING.problem} ({HOW_TO_GET})"
+
+
+def test_means_are_those_of_the_rows(here, results):
+    entries = plan("table3", [here], brief(0, 1))
+    store = store_of(results)
+    data = table("table3", entries, store, brief(0, 1)).data
+    line = next(one for one in data if one["kind"] == "measured" and one["method"] == "ML+IS")
+    H = [store.get(task.key).test["H"] for task in entries[1].tasks]  # pyright: ignore
+    assert line["H_mean"] == pytest.approx(sum(H) / 2)
+    assert line["H_std"] == pytest.approx(abs(H[0] - H[1]) / 2**0.5)
+    assert line["budget"] == "paper"
+
+
+def test_what_was_not_run_says_so(here, results, tmp_path):
+    entries = plan("table3", [here], brief(0, 1, 2))
+    found = table("table3", entries, store_of(results), brief(0, 1, 2))
+    assert [line[-1] for line in found.lines if line[6] == "measured"] == ["seeds 2 not run"] * 3
+    found = table("table3", entries, Store(tmp_path / "none.jsonl"), brief(0, 1, 2))
+    assert [line[6] for line in found.lines[3:]] == ["not run"] * 3
+    assert [line[4] for line in found.lines[3:]] == ["–"] * 3
+
+
+@pytest.mark.parametrize("budget", ["paper", "quick"])
+def test_every_format_has_every_label(here, results, budget):
+    budget = brief(0, 1, name=budget)
+    entries = plan("table3", [MISSING, here], brief(0, 1))  # rows of the paper's budget
+    found = table("table3", entries, store_of(results), budget)
+    for text in (markdown(found), latex(found), csv_text(found)):
+        for label in ("H@val", "as published", "measured", "published", "missing", "stand-in"):
+            assert label in text
+        assert ("quick" in text) == budget.quick
+
+
+def test_formats_are_well_formed(here, results):
+    entries = plan("table3", [replace(MISSING, problem="a|b & 50%_"), here], brief(0, 1))
+    found = table("table3", entries, store_of(results), brief(0, 1))
+    lines = [line for line in markdown(found).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(found.header) + 1}
+    rows = list(csv.DictReader(io.StringIO(csv_text(found))))
+    assert len(rows) == len(found.lines)
+    body = [line for line in latex(found).splitlines() if line.endswith(r"\\")]
+    assert len(body) == len(found.lines) + 1
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(found.header) - 1}
+    assert r"a|b \& 50\%\_" in latex(found)
+
+
+def test_statistics_stand_beside_table_1(here):
+    found = table("table1", plan("table1", [MISSING, here], brief()), Store(Path("none")), brief())
+    rows = [dict(zip(found.header, line, strict=True)) for line in found.lines]
+    assert [(row["dataset"], row[""]) for row in rows] == [
+        *(("CUB", "published"), ("CUB", "missing")),
+        *(("FLO (stand-in)", "published"), ("FLO (stand-in)", "measured")),
+    ]
+    assert rows[0]["trainval images"] == "7,057"
+    assert rows[3]["classes"] == "9"
+    assert rows[3]["note"] == "differs"
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def test_figures_say_protocol_and_stand_in_in_every_format(here, results, tmp_path):
+    found = figures.curves(plan("figure4", [MISSING, here], brief()), store_of(results))
+    assert [curve.label for curve in found] == ["relaxation factor m", "scale factor γ"]
+    assert [x for x, _ in found[1].points] == [16, 32, 64, 128, 256, 512]
+    svg, png, table = figures.write("figure4", found, brief(), tmp_path)
+    text = svg.read_text(encoding="utf-8")
+    ElementTree.fromstring(text)
+    for label in ("H@val", "FLO (stand-in)", "scale factor γ", "1 seed"):
+        assert label in text
+    assert png.read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
+    assert {row["protocol"] for row in rows} == {"H@val"}
+    assert {row["dataset"] for row in rows} == {"FLO (stand-in)"}
+    assert len(rows) == 11
+
+
+def test_the_same_numbers_give_the_same_picture(here, results, tmp_path):
+    found = figures.curves(plan("figure4", [here], brief()), store_of(results))
+    one, *_ = figures.write("figure4", found, brief(), tmp_path / "one")
+    two, *_ = figures.write("figure4", found, brief(), tmp_path / "two")
+    assert one.read_bytes() == two.read_bytes()
+    quick = figures.write("figure4", found, brief(name="quick"), tmp_path / "three")[0]
+    assert "quick budget" in quick.read_text(encoding="utf-8")
+
+
+def test_no_rows_no_figure(here, tmp_path):
+    empty = Store(tmp_path / "none.jsonl")
+    assert figures.curves(plan("figure3", [here], brief()), empty) == []
+    assert figures.write("figure3", [], brief(), tmp_path / "figures") == []
+    assert not (tmp_path / "figures").exists()
+    assert tables.TITLES.keys() | figures.TITLES.keys() == set(NAMES)

@@ -1,0 +1,259 @@
+"""Runs: named by all they depend on, each done once, continued when stopped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiment_cases import Heard, brief, config, numbers, saved, source, task
+from mlis.checkpoint import load_model
+from mlis.data.dataset import GZSLDataset
+from mlis.errors import DataError, SettingsError
+from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
+from mlis.experiments.plans import plan
+from mlis.experiments.rerun import compare, rerun
+from mlis.experiments.tasks import BASELINES, How, Task, run
+from mlis.locks import lock_folder
+from mlis.protocol import fit_and_calibrate, test_once
+from simulated import tiny
+
+METHODS = ("mlis", *(name for name in BASELINES if name != "cosine"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("data") / "tiny")
+
+
+def engine(**options) -> LocalEngine:
+    return LocalEngine(**{"models_of": (1,), "snapshot_every": 0.0, **options})
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def test_a_key_holds_all_that_numbers_depend_on_and_nothing_else(folder):
+    one = task(folder)
+    others = [
+        task(folder, "raw"),
+        task(folder, seed=2),
+        task(folder, data_sha256="0" * 64),
+        task(folder, settings=config(refinement={"margin": 0.3})),
+        task(folder, settings=replace(config(), precision="float64")),
+        task(folder, "cegzsl"),
+        task(folder, "cegzsl", options={}),
+    ]
+    assert len({one.key, *(other.key for other in others)}) == len(others) + 1
+    elsewhere = {"name_or_path": "somewhere/else"}
+    assert task(folder, dataset=elsewhere, name="other").key == one.key
+    assert Task.from_dict(json.loads(json.dumps(one.to_dict()))).key == one.key
+
+
+def test_a_new_version_of_the_code_has_new_keys(folder, monkeypatch):
+    before = task(folder).key
+    monkeypatch.setattr("mlis.experiments.tasks.REFINEMENT_VERSION", -1)
+    assert task(folder).key != before
+
+
+def test_unknown_methods_and_protocols_are_refused(folder):
+    with pytest.raises(SettingsError, match="unknown method 'svm'"):
+        task(folder, "svm")
+    with pytest.raises(SettingsError, match=r"only H@val"):
+        task(folder, protocol="H@test-best (optimistic)")
+    with pytest.raises(DataError, match="without the task"):
+        Task.from_dict({"name": "x"})
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+def test_a_row_is_what_the_protocol_gives(folder, tmp_path):
+    row = run(task(folder), tmp_path, How())
+    data = tiny()
+    trained = fit_and_calibrate(data, config(), seed=1, device="cpu")
+    expected = test_once(trained.recognizer, data).to_dict()
+    assert {name: row.test[name] for name in expected} == expected
+    assert {"recall_at_1_raw", "map_at_r_refined"} <= row.test.keys()
+    assert row.calibration == trained.recognizer.calibration
+    assert row.validation == trained.validation.to_dict()
+    assert row.protocol == "H@val"
+    facts = row.provenance
+    assert facts["data_sha256"] == data.sha256
+    assert {"versions", "device", "product_dtype", "cpu"} <= facts.keys()
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mlis"])
+def test_baselines_give_rows_with_what_was_chosen(folder, tmp_path, method):
+    row = run(task(folder, method), tmp_path, How())
+    assert row.protocol == "H@val"
+    assert row.test["H"] is not None
+    assert row.validation is not None
+    assert row.chosen["config"]["preprocessing"] == config().to_dict()["preprocessing"]
+
+
+def test_other_data_than_the_tasks_are_refused(folder, tmp_path):
+    with pytest.raises(DataError, match="expected data with SHA-256 000"):
+        run(task(folder, data_sha256="0" * 64), tmp_path, How())
+
+
+# --- many ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_run_twice(folder, tmp_path):
+    tasks = [task(folder), task(folder, "eszsl"), task(folder, seed=2)]
+    first = list(engine().run(tasks, tmp_path))
+    heard = Heard()
+    again = list(engine(listen=heard).run(tasks, tmp_path))
+    assert heard.steps == {}
+    assert [numbers(one.row) for one in again] == [numbers(one.row) for one in first]
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 3
+
+
+def test_runs_that_differ_in_stage_two_share_the_encoder_and_no_number_changes(folder, tmp_path):
+    tasks = [
+        task(folder, settings=config(classification={**calibrated, "synthetic_per_unseen": count}))
+        for calibrated in ({"calibration": "validation"},)
+        for count in (3, 5, 9)
+    ]
+    assert len({one.stem for one in tasks}) == 1
+    heard = Heard()
+    shared = list(engine(listen=heard).run(tasks, tmp_path / "shared"))
+    assert heard.steps[tasks[0].title]["refinement"] == 0  # of the last of them
+    assert [one.row.cost["reused"] for one in shared if one.row] == [False, True, True]
+    for outcome in shared:
+        alone = run(outcome.task, tmp_path / outcome.task.key, How(reuse=False))
+        assert numbers(outcome.row) == numbers(alone)
+    assert list((tmp_path / "shared" / "work").iterdir()) == []  # snapshots are not kept
+
+
+def test_losses_and_some_models_are_kept(folder, tmp_path):
+    tasks = [task(folder, seed=1), task(folder, seed=2)]
+    list(engine().run(tasks, tmp_path))
+    for one in tasks:
+        record = record_of(tmp_path, one.key)
+        lines = (record / "training" / "refinement.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["step"] == config().refinement.steps
+        assert (record / "validation" / "generation.jsonl").exists()
+    model = load_model(record_of(tmp_path, tasks[0].key) / "model")
+    row = store_of(tmp_path).get(tasks[0].key)
+    assert row is not None
+    assert row.test["H"] == test_once(model, tiny()).H
+    assert not (record_of(tmp_path, tasks[1].key) / "model").exists()
+
+
+@pytest.mark.parametrize("stage", ["generation", "refinement"])
+def test_a_run_that_is_stopped_continues(folder, tmp_path, stage):
+    settings = config(generation={"steps": 60}, refinement={"steps": 60})
+    one = task(folder, settings=settings)
+    calm = run(one, tmp_path / "calm", How(reuse=False))
+    heard = Heard(stop=(one.title, stage, 40))
+    with pytest.raises(KeyboardInterrupt):
+        list(engine(listen=heard).run([one], tmp_path / "rough"))
+    assert list(store_of(tmp_path / "rough")) == []
+    heard = Heard()
+    (outcome,) = engine(listen=heard).run([one], tmp_path / "rough")
+    steps = heard.steps[one.title]
+    assert 0 < steps[stage] < 60
+    assert heard.steps[f"{one.title}, validation"] == {"generation": 0, "refinement": 0}
+    assert numbers(outcome.row) == numbers(calm)
+
+
+def test_what_cannot_be_run_does_not_stop_the_others(folder, tmp_path):
+    gone = task(folder, dataset={"name_or_path": str(tmp_path / "gone")}, seed=3)
+    diverging = task(folder, settings=config(refinement={"learning_rate": 1e30}))
+    outcomes = list(engine().run([gone, diverging, task(folder, seed=2)], tmp_path))
+    assert [one.row is None for one in outcomes] == [True, True, False]
+    assert "gone" in outcomes[0].problem
+    assert "refinement" in outcomes[1].problem
+    assert len(list(store_of(tmp_path))) == 1
+
+
+def test_a_task_that_another_process_is_at_is_put_off(folder, tmp_path):
+    one, two = task(folder, seed=1), task(folder, seed=2)
+    held = lock_folder(work_of(tmp_path, one))
+    outcomes = engine().run([one, two], tmp_path)
+    assert next(outcomes).task == two
+    held.close()
+    assert [outcome.task for outcome in outcomes] == [one]
+
+
+def test_several_processes_give_the_same_rows(folder, tmp_path):
+    tasks = [task(folder, seed=seed) for seed in (1, 2)] + [task(folder, "prototype")]
+    alone = {one.task.key: numbers(one.row) for one in engine().run(tasks, tmp_path / "one")}
+    beside = {one.task.key: numbers(one.row) for one in engine(jobs=2).run(tasks, tmp_path / "two")}
+    assert alone == beside
+    assert len((tmp_path / "two" / "results.jsonl").read_text().splitlines()) == 3
+
+
+# --- again --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["mlis", "cegzsl"])
+def test_a_row_can_be_run_again_from_itself(folder, tmp_path, method):
+    list(engine().run([task(folder, method)], tmp_path))
+    (row,) = store_of(tmp_path)
+    found = rerun(row)
+    assert found.same_place
+    assert found.same_bits
+    assert found.agrees
+    assert str(found) == "agrees: every number is the same"
+
+
+def test_rows_that_differ_are_told_apart(folder, tmp_path):
+    row = run(task(folder, "prototype"), tmp_path, How())
+    assert row.test["H"] is not None
+    close = replace(row, test={**row.test, "H": row.test["H"] + 0.5})
+    far = replace(row, test={**row.test, "U": row.test["U"] - 3.0})
+    elsewhere = {**row.provenance, "cpu": "another"}
+    assert not compare(row, close).agrees  # the same machine: bits
+    assert compare(row, replace(close, provenance=elsewhere)).agrees
+    found = compare(row, replace(far, provenance=elsewhere))
+    assert not found.agrees
+    assert found.difference == pytest.approx(3.0)
+    assert "does not agree: 3 points" in str(found)
+
+
+# --- no test row reaches training, or a choice --------------------------------------------------
+
+
+def noise_for_test_rows(data: GZSLDataset) -> GZSLDataset:
+    """Features and labels of all test rows replaced; the labels stay seen or unseen."""
+    rng = np.random.default_rng(0)
+    features, labels = data.features.copy(), data.labels.copy()
+    for rows in (data.split.test_seen, data.split.test_unseen):
+        features[rows] = rng.random((len(rows), features.shape[1])) * 100
+        labels[rows] = rng.permutation(labels[rows])
+    return replace(data, features=features, labels=labels)
+
+
+def test_whole_experiments_with_noise_for_test_rows(tmp_path):
+    """Weights, losses, constants and chosen settings of every run stay; only the tests differ."""
+    plain = source(saved(tmp_path / "plain"))
+    noise = source(saved(tmp_path / "noise", noise_for_test_rows(tiny())))
+    assert plain.dataset is not None
+    assert noise.dataset is not None
+    assert plain.dataset.sha256 != noise.dataset.sha256
+    names = ("table2", "table3")
+    pairs = []
+    for name, one in (("plain", plain), ("noise", noise)):
+        entries = [entry for table in names for entry in plan(table, [one], brief(1, name="quick"))]
+        tasks = {entry.label: entry.tasks[0] for entry in entries}
+        results = tmp_path / f"results-{name}"
+        list(engine().run(list(tasks.values()), results))
+        pairs.append((results, tasks))
+    (ours, our_tasks), (theirs, their_tasks) = pairs
+    assert our_tasks.keys() == their_tasks.keys()
+    different = 0
+    for label, one in our_tasks.items():
+        a, b = store_of(ours).get(one.key), store_of(theirs).get(their_tasks[label].key)
+        assert a is not None
+        assert b is not None
+        assert (a.calibration, a.chosen, a.validation) == (b.calibration, b.chosen, b.validation)
+        different += a.test != b.test
+        mine, other = record_of(ours, a.key), record_of(theirs, b.key)
+        if one.method == "mlis":
+            weights = Path("model") / "model.safetensors"
+            assert (mine / weights).read_bytes() == (other / weights).read_bytes()
+    assert different == len(our_tasks)
