@@ -120,7 +120,7 @@ class Recognizer:
         return _Fused.of(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone: a pickle or copy makes the fused weights anew."""
+        """The fields alone: a copy makes the fused weights anew."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def _refine(self, x: Tensor, out: Tensor, work: "_Workspace") -> None:
