@@ -87,7 +87,12 @@ class Refinement(Section):
     init_std: float = setting(0.02, "standard deviation of initial weights", low=0)
     cross_entropy_weight: float = setting(1.0, "weight of eq. 3 beside the metric loss", low=0)
     synthetic_per_unseen: int = setting(5, "synthetic samples a step per unseen class", low=0)
-    synthetic_per_seen: int = setting(1, "synthetic samples a step per seen class", low=0)
+    synthetic_per_seen: int = setting(
+        1,
+        "synthetic samples a step per seen class, where a generator is trained: for unseen classes, "
+        "or with classification.synthetic_per_seen > 0",
+        low=0,
+    )
 
     @property
     def switches(self) -> frozenset[str]:
@@ -107,7 +112,11 @@ class Classification(Section):
     weight_decay: float = setting(
         1e-5, "L2 penalty on the weights, for features of mean length 1", low=0
     )
-    tolerance: float = setting(1e-5, "stop when the largest gradient entry is below", low=0)
+    tolerance: float = setting(
+        1e-5,
+        "stop when the largest gradient entry is below (at most a tenth of what it is at the start)",
+        low=0,
+    )
     max_iterations: int = setting(300, "L-BFGS iterations at most", low=1)
     calibration: float | Literal["validation"] = setting(
         0.0,
