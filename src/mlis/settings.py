@@ -89,8 +89,8 @@ class Refinement(Section):
     synthetic_per_unseen: int = setting(5, "synthetic samples a step per unseen class", low=0)
     synthetic_per_seen: int = setting(
         1,
-        "synthetic samples a step per seen class, where a generator is trained: for unseen classes, "
-        "or with classification.synthetic_per_seen > 0",
+        "synthetic samples a step per seen class, where a generator is trained: for unseen "
+        "classes, or with classification.synthetic_per_seen > 0",
         low=0,
     )
 
@@ -114,7 +114,7 @@ class Classification(Section):
     )
     tolerance: float = setting(
         1e-5,
-        "stop when the largest gradient entry is below (at most a tenth of what it is at the start)",
+        "stop when the largest gradient entry is below (at most a tenth of the first one)",
         low=0,
     )
     max_iterations: int = setting(300, "L-BFGS iterations at most", low=1)
