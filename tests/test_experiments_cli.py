@@ -110,6 +110,8 @@ def test_wrong_use_is_one_line(data, settings, tmp_path, capsys):
         assert said in one_line_error(capsys.readouterr().err)
     assert "no folder CUB" in refused(capsys, "reproduce", "table3", *out, "--data-root", tmp_path)
     assert "FLOW" in refused(capsys, "reproduce", "table3", *out, "--datasets", "FLOW")
+    twice = ("--datasets", f"{data},{save_small(tmp_path / 'birds')}")
+    assert "two are called birds" in refused(capsys, "reproduce", "table3", *out, *twice)
     assert not (tmp_path / "results").exists()
 
 
@@ -151,11 +153,11 @@ def wait_for(process: subprocess.Popen, results: Path, count: int) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
 def test_killed_and_continued_and_two_at_once(data, settings, tmp_path, capsys):
-    """A process is killed, then two go on beside each other: all rows, none twice, same numbers."""
+    """One with two workers is killed, then two go on: all rows, none twice, the same numbers."""
     rough, calm = tmp_path / "rough", tmp_path / "calm"
     wanted = ("table3", data, settings)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = start(*command(*wanted, rough, "--seeds", "0-2"), **quiet)
+    process = start(*command(*wanted, rough, "--seeds", "0-2", "--jobs", "2"), **quiet)
     wait_for(process, rough, 2)
     process.send_signal(signal.SIGKILL)
     process.wait()

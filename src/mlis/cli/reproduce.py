@@ -1,6 +1,7 @@
 """`mlis reproduce`: tables and figures of the paper; `mlis rerun`: one of their rows again."""
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -159,6 +160,9 @@ def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[
     loaded: dict[str, Source] = {}
     for dataset in dict.fromkeys(one for group in wanted.values() for one in group):
         loaded[dataset] = _source(dataset, args.data_root, layer)
+    labels = [source.name for source in loaded.values()]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise SettingsError(f"--datasets: two are called {', '.join(twice)}: rename a folder")
     if all(source.dataset is None for source in loaded.values()):
         raise DataError(next(iter(loaded.values())).problem)
     return {name: [loaded[one] for one in group] for name, group in wanted.items()}
@@ -236,14 +240,15 @@ def _execute(
 
     try:
         write_complete()
-        for outcome in engine.run(tasks, args.output):
-            finished.add(outcome.task.key)
-            title = titles[outcome.task.key]
-            if outcome.row is None:
-                problems[title] = outcome.problem
-            else:
-                _say(f"{len(finished)}/{len(prospects)} {title}", outcome.row)
-            write_complete()
+        with contextlib.closing(engine.run(tasks, args.output)) as outcomes:
+            for outcome in outcomes:
+                finished.add(outcome.task.key)
+                title = titles[outcome.task.key]
+                if outcome.row is None:
+                    problems[title] = outcome.problem
+                else:
+                    _say(f"{len(finished)}/{len(prospects)} {title}", outcome.row)
+                write_complete()
     except KeyboardInterrupt:
         raise KeyboardInterrupt("continue with the same command") from None
     finally:

@@ -11,12 +11,15 @@ import functools
 import logging
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Protocol
 
@@ -42,7 +45,7 @@ class Outcome:
 class Engine(Protocol):
     """Where tasks are run."""
 
-    def run(self, tasks: Sequence[Task], results: Path) -> Iterator[Outcome]:
+    def run(self, tasks: Sequence[Task], results: Path) -> Generator[Outcome, None, None]:
         """Give one outcome a task, in any order, each when its row is in the store.
 
         A task that cannot be run (its data are gone, a loss diverged) does not stop the others.
@@ -71,7 +74,7 @@ class LocalEngine:
     """This machine: in this process, or in several.
 
     Attributes:
-        jobs: processes; their threads are the cores divided among them.
+        jobs: processes; PyTorch's threads are divided among them.
         models_of: seeds whose models are kept; a model takes some megabytes.
         listen: with one job, given the title of a training, returns who hears of it.
         snapshot_every: seconds between snapshots.
@@ -82,14 +85,15 @@ class LocalEngine:
     listen: Listen = silent
     snapshot_every: float = 30.0
 
-    def run(self, tasks: Sequence[Task], results: Path) -> Iterator[Outcome]:
+    def run(self, tasks: Sequence[Task], results: Path) -> Generator[Outcome, None, None]:
         """See :class:`Engine`."""
         todo = {task.key: task for task in tasks}
         outcomes = self._in_turn(todo, results) if self.jobs == 1 else self._beside(todo, results)
         with contextlib.closing(outcomes):
             for outcome in outcomes:
                 del todo[outcome.task.key]
-                if outcome.task.stem not in {task.stem for task in todo.values()}:
+                shared = outcome.task.stem in {task.stem for task in todo.values()}
+                if outcome.row is not None and not shared:
                     _clear(work_of(results, outcome.task))
                 yield outcome
 
@@ -103,8 +107,9 @@ class LocalEngine:
                 time.sleep(POLL)
 
     def _beside(self, todo: dict[str, Task], results: Path) -> Generator[Outcome, None, None]:
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        pool = ProcessPoolExecutor(self.jobs, get_context("spawn"), _use_threads, (threads,))
+        context = get_context("spawn")
+        stop = context.Event()
+        pool = ProcessPoolExecutor(self.jobs, context, _begin_worker, (self.jobs, stop))
         try:
             while waiting := list(todo.values()):
                 futures = [
@@ -114,6 +119,9 @@ class LocalEngine:
                 yield from _finished(futures)
                 if len(waiting) == len(todo):
                     time.sleep(POLL)
+        except BaseException:  # interrupted, or the consumer wants no more
+            stop.set()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -154,10 +162,20 @@ def _finished(futures: Sequence[Future[Outcome | None]]) -> Iterator[Outcome]:
         ) from None
 
 
-def _use_threads(count: int) -> None:
+def _begin_worker(jobs: int, stop: Event) -> None:
+    """Take a share of the threads; end when told to, or with the process that started this one."""
     import torch
 
-    torch.set_num_threads(count)
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and it tells us
+
+    def watch() -> None:
+        parent = parent_process()
+        while not stop.wait(POLL) and parent is not None and parent.is_alive():
+            pass
+        os._exit(1)  # as if killed: locks go with the process, snapshots stay
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _clear(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlis.data.dataset import TrainingSplit
 from mlis.experiments.engine import work_of
-from mlis.experiments.plans import Entry
+from mlis.experiments.plans import Entry, Source
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tasks import METHOD, Task
 from mlis.generators import STAGE, generator_folder
@@ -39,21 +39,19 @@ class Prospect:
 def outlook(entries: Sequence[Entry], store: Store, results: Path) -> list[Prospect]:
     """One prospect a task, in the order of the entries, none twice."""
     rows = tuple(store)
-    splits: dict[str, TrainingSplit] = {}
-    titled: dict[str, tuple[Task, str]] = {}
+    asked: dict[str, tuple[Task, Entry]] = {}
     for entry in entries:
         for task in entry.tasks:
-            titled.setdefault(task.key, (task, entry.title(task)))
-        if entry.source.dataset is not None and entry.source.name not in splits:
-            splits[entry.source.name] = entry.source.dataset.for_training()
+            asked.setdefault(task.key, (task, entry))
     shared = _Shared()
     found = []
-    for task, title in titled.values():
+    for task, entry in asked.values():
+        title = entry.title(task)
         if store.get(task.key) is not None:
             found.append(Prospect(task, title, DONE, "", 0.0))
             continue
         begun = (work_of(results, task) / "training").exists() and task.stem not in shared.stems
-        reuses = _reuses(task, splits[task.name], shared)
+        reuses = _reuses(task, entry.source, shared)
         state = BEGUN if begun else TO_DO
         found.append(Prospect(task, title, state, reuses, estimate(task, rows)))
     return found
@@ -65,9 +63,17 @@ class _Shared:
     def __init__(self) -> None:
         self.stems: set[str] = set()
         self.generators: set[str] = set()
+        self._splits: dict[str, TrainingSplit] = {}
+
+    def split(self, source: Source) -> TrainingSplit:
+        """Training rows of a dataset, made once."""
+        assert source.dataset is not None  # else it has no tasks
+        if source.name not in self._splits:
+            self._splits[source.name] = source.dataset.for_training()
+        return self._splits[source.name]
 
 
-def _reuses(task: Task, split: TrainingSplit, shared: _Shared) -> str:
+def _reuses(task: Task, source: Source, shared: _Shared) -> str:
     """Which stages are there, or will be when it is this task's turn."""
     said = []
     if task.stem in shared.stems:
@@ -76,7 +82,7 @@ def _reuses(task: Task, split: TrainingSplit, shared: _Shared) -> str:
     config = task.config
     stored = config.generation.generator != "ridge" and config.refinement.schedule == "sequential"
     if stored and task.method in (METHOD, "raw", "cegzsl"):
-        key = generation_key(split, config, task.seed, task.device)
+        key = generation_key(shared.split(source), config, task.seed, task.device)
         if (generator_folder(key) / f"{STAGE}.safetensors").exists():
             said.append("generator in the cache")
         elif key in shared.generators:
