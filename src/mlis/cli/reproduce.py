@@ -225,13 +225,13 @@ def _execute(
     from mlis.experiments.engine import LocalEngine, store_of
 
     started, progress = time.perf_counter(), Progress()
-    tasks = [one.task for one in prospects if one.state != "done"]
+    there = {one.task.key for one in prospects if one.state == "done"}
     engine = LocalEngine(args.jobs, models_of=(min(budget.seeds),), listen=progress)
     waiting = {name: {t.key for e in found for t in e.tasks} for name, found in plans.items()}
     titles = {one.task.key: one.title for one in prospects}
     files: list[Path] = []
     problems: dict[str, str] = {}
-    finished = {one.task.key for one in prospects} - {task.key for task in tasks}
+    finished: set[str] = set()
 
     def write_complete() -> None:
         for name in [name for name, keys in waiting.items() if keys <= finished]:
@@ -240,13 +240,15 @@ def _execute(
 
     try:
         write_complete()
-        with contextlib.closing(engine.run(tasks, args.output)) as outcomes:
+        with contextlib.closing(
+            engine.run([one.task for one in prospects], args.output)
+        ) as outcomes:
             for outcome in outcomes:
                 finished.add(outcome.task.key)
                 title = titles[outcome.task.key]
                 if outcome.row is None:
                     problems[title] = outcome.problem
-                else:
+                elif outcome.task.key not in there:
                     _say(f"{len(finished)}/{len(prospects)} {title}", outcome.row)
                 write_complete()
     except KeyboardInterrupt:
@@ -266,7 +268,7 @@ def _execute(
                 "protocol": "H@val",
                 "budget": budget.name,
                 "runs": len(prospects),
-                "run_now": len(tasks) - len(problems),
+                "run_now": len(prospects) - len(there) - len(problems),
                 "failed": problems,
                 "stand_in": stand_ins,
                 "missing": missing,

@@ -8,13 +8,14 @@ the store.
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -88,9 +89,9 @@ class LocalEngine:
     def run(self, tasks: Sequence[Task], results: Path) -> Generator[Outcome, None, None]:
         """See :class:`Engine`."""
         todo = {task.key: task for task in tasks}
-        outcomes = self._in_turn(todo, results) if self.jobs == 1 else self._beside(todo, results)
-        with contextlib.closing(outcomes):
-            for outcome in outcomes:
+        work = self._in_turn(todo, results) if self.jobs == 1 else self._beside(todo, results)
+        with contextlib.closing(work):
+            for outcome in itertools.chain(_there(todo, results), work):
                 del todo[outcome.task.key]
                 shared = outcome.task.stem in {task.stem for task in todo.values()}
                 if outcome.row is not None and not shared:
@@ -150,6 +151,13 @@ def attempt(task: Task, results: Path, how: How) -> Outcome | None:
         return Outcome(task, store.get(task.key))
 
 
+def _there(todo: Mapping[str, Task], results: Path) -> Iterator[Outcome]:
+    """Tasks that the store has, before any worker is asked."""
+    for task in list(todo.values()):
+        if row := store_of(results).get(task.key):
+            yield Outcome(task, row)
+
+
 def _finished(futures: Sequence[Future[Outcome | None]]) -> Iterator[Outcome]:
     try:
         for future in as_completed(futures):
@@ -180,5 +188,6 @@ def _begin_worker(jobs: int, stop: Event) -> None:
 
 def _clear(folder: Path) -> None:
     """Delete snapshots that no task of this list needs any more, unless another process does."""
-    with contextlib.suppress(OSError), lock_folder(folder):  # BlockingIOError is an OSError
-        shutil.rmtree(folder)
+    if folder.exists():
+        with contextlib.suppress(OSError), lock_folder(folder):  # BlockingIOError is an OSError
+            shutil.rmtree(folder)
