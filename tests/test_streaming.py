@@ -28,7 +28,7 @@ from mlis.preprocessing import fits_device, prepare
 from mlis.protocol import fit_and_calibrate, test_once
 from mlis.refinement.train import RefinementTrainer
 from mlis.spill import check_room, spill
-from mlis.streaming import Background, Stacked, StreamedRows, prefetch
+from mlis.streaming import Background, Stacked, StreamedRows, prefetch, take
 from simulated import small, tiny
 
 VALUES = np.random.default_rng(0).random((60, 5), dtype=np.float32)
@@ -120,7 +120,9 @@ def test_what_was_prefetched_is_read_once(path, monkeypatch):
 
 
 def test_prefetching_a_tensor_is_nothing():
-    prefetch(torch.zeros(3, 2), torch.tensor([1]))
+    x = torch.arange(6.0).view(3, 2)
+    prefetch(x, torch.tensor([1]))
+    assert torch.equal(take(x, torch.tensor([1])), torch.tensor([[2.0, 3.0]]))
 
 
 def test_more_batches_ahead_than_are_kept(path):
