@@ -258,9 +258,6 @@ def _execute(
     for title, problem in problems.items():
         print(f"failed: {title}: {problem}")
     print("written:", *files)
-    sources = {e.source.name: e.source for found in plans.values() for e in found}.values()
-    stand_ins = [source.name for source in sources if source.stand_in]
-    missing = {source.name: source.problem for source in sources if source.dataset is None}
     if args.json:
         print_json(
             {
@@ -270,14 +267,22 @@ def _execute(
                 "runs": len(prospects),
                 "run_now": len(prospects) - len(there) - len(problems),
                 "failed": problems,
-                "stand_in": stand_ins,
-                "missing": missing,
+                **_origins(plans),
                 "seconds": round(time.perf_counter() - started, 3),
                 "store": str(store_of(args.output).path),
                 "files": list(map(str, files)),
             }
         )
     return 1 if problems else 0
+
+
+def _origins(plans: "Mapping[str, list[Entry]]") -> dict[str, Any]:
+    """Which datasets are stand-ins, and which are missing and why."""
+    sources = {e.source.name: e.source for found in plans.values() for e in found}.values()
+    return {
+        "stand_in": [source.name for source in sources if source.stand_in],
+        "missing": {source.name: source.problem for source in sources if source.dataset is None},
+    }
 
 
 def _say(title: str, row: "Row") -> None:
