@@ -110,7 +110,7 @@ class LocalEngine:
     def _beside(self, todo: dict[str, Task], results: Path) -> Generator[Outcome, None, None]:
         context = get_context("spawn")
         stop = context.Event()
-        pool = ProcessPoolExecutor(self.jobs, context, _begin_worker, (self.jobs, stop))
+        pool = ProcessPoolExecutor(self.jobs, context, begin_worker, (self.jobs, stop))
         try:
             while waiting := list(todo.values()):
                 futures = [
@@ -170,7 +170,7 @@ def _finished(futures: Sequence[Future[Outcome | None]]) -> Iterator[Outcome]:
         ) from None
 
 
-def _begin_worker(jobs: int, stop: Event) -> None:
+def begin_worker(jobs: int, stop: Event) -> None:
     """Take a share of the threads; end when told to, or with the process that started this one."""
     import torch
 
