@@ -63,6 +63,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="quick: a few steps and small networks, to see that it runs; figures mean nothing",
     )
     group.add_argument("--settings", metavar="FILE.toml", type=Path, help="over the presets")
+    group.add_argument(
+        "--protocol",
+        action="append",
+        choices=("val", "test-best", "both"),
+        help="test-best or both: beside H@val also H@test-best (optimistic), the best of several "
+        "steps and all constants on test data, as in published figures (default: val)",
+    )
     _add_how(parser)
     add_common_flags(parser, with_json=True)
     parser.set_defaults(run=run)
@@ -140,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output.exists() and not args.output.is_dir():
         raise SettingsError(f"-o {args.output}: is a file; name a folder")
     seeds = args.seeds or ((0,) if args.budget == "quick" else Budget.seeds)
-    budget = Budget(args.budget, seeds, args.device)
+    budget = Budget(args.budget, seeds, args.device, _protocols(args.protocol))
     names = NAMES if args.name == "all" else (args.name,)
     sources = _sources(args, names)
     plans = {name: plan(name, sources[name], budget) for name in names}
@@ -149,6 +156,13 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _print_outlook(args, prospects, sources)
     return _execute(args, plans, prospects, budget)
+
+
+def _protocols(given: Sequence[str] | None) -> tuple[str, ...]:
+    """H@val always, whatever is asked for beside it."""
+    from mlis.experiments.store import PROTOCOLS
+
+    return PROTOCOLS if {"test-best", "both"} & set(given or ()) else PROTOCOLS[:1]
 
 
 def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[Source]]":
@@ -262,7 +276,7 @@ def _execute(
         print_json(
             {
                 "experiment": args.name,
-                "protocol": "H@val",
+                "protocol": ", ".join(budget.protocols),
                 "budget": budget.name,
                 "runs": len(prospects),
                 "run_now": len(prospects) - len(there) - len(problems),

@@ -52,12 +52,13 @@ class Curve:
 
 def curves(entries: Sequence[Entry], store: Store) -> list[Curve]:
     """Curves of a figure's entries from what the store has; none of what is not there at all."""
-    grouped: dict[tuple[str, str], list[tuple[float, tuple[Row, ...]]]] = {}
+    grouped: dict[tuple[str, str, str], list[tuple[float, tuple[Row, ...]]]] = {}
     for entry in entries:
         rows = tuple(rows_of(entry, store))
         if rows and entry.x is not None:
-            grouped.setdefault((entry.source.label, entry.label), []).append((entry.x, rows))
-    return [Curve(*names, tuple(points)) for names, points in grouped.items()]
+            names = (entry.source.label, entry.label, rows[0].protocol)
+            grouped.setdefault(names, []).append((entry.x, rows))
+    return [Curve(*names, tuple(points)) for (*names, _), points in grouped.items()]
 
 
 def write(name: str, found: Sequence[Curve], budget: Budget, folder: Path) -> list[Path]:

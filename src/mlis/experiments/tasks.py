@@ -29,7 +29,8 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import Evaluation
 from mlis.experiments.retrieval import UnseenImages
-from mlis.experiments.store import Row
+from mlis.experiments.store import PROTOCOLS, TEST_BEST, Row
+from mlis.experiments.testbest import POINTS, baseline_test_best, measure_test_best
 from mlis.inference import Recognizer
 from mlis.protocol import (
     GENERATION_VERSION,
@@ -76,7 +77,7 @@ class Task:
         seed: of everything random.
         device: "auto", "cpu", "cuda", …
         options: a baseline's own settings.
-        protocol: H@val is the only one that is implemented.
+        protocol: H@val, or what is measured beside it (:mod:`mlis.experiments.testbest`).
     """
 
     name: str
@@ -93,18 +94,23 @@ class Task:
         if self.method != METHOD and self.method not in BASELINES:
             known = ", ".join((METHOD, *BASELINES))
             raise SettingsError(f"unknown method {self.method!r}: expected one of {known}")
-        if self.protocol != PROTOCOL:
-            raise SettingsError(f"protocol {self.protocol!r}: only {PROTOCOL} can be run")
+        if self.protocol not in PROTOCOLS:
+            known = " or ".join(PROTOCOLS)
+            raise SettingsError(f"unknown protocol {self.protocol!r}: expected {known}")
 
     @functools.cached_property
     def key(self) -> str:
         """Hash of all that the numbers depend on: not of where data lie, nor of versions."""
-        return hash_of(["row", self.protocol, *self._parts(self.config)])
+        tried = [] if self.protocol == PROTOCOL else [POINTS]
+        return hash_of(["row", self.protocol, *self._parts(self.config), *tried])
 
     @functools.cached_property
     def stem(self) -> str:
-        """Hash of what stage 1 depends on; runs that share it differ in stage 2 alone."""
-        if self.method != METHOD:
+        """Hash of what stage 1 depends on; runs that share it differ in stage 2 alone.
+
+        One that leaves encoders of many steps behind shares it with no other.
+        """
+        if self.method != METHOD or self.protocol != PROTOCOL:
             return self.key
         return hash_of(["stage 1", *self._parts(_stage_one(self.config))])
 
@@ -118,7 +124,8 @@ class Task:
     @property
     def title(self) -> str:
         """For progress and lists: "FLO, ml+is, seed 3"."""
-        return f"{self.name}, {self.kind}, seed {self.seed}"
+        label = "" if self.protocol == PROTOCOL else f", {self.protocol}"
+        return f"{self.name}, {self.kind}, seed {self.seed}{label}"
 
     @property
     def kind(self) -> str:
@@ -193,7 +200,8 @@ def run(task: Task, work: Path, how: How) -> Row:
     """
     dataset, unseen = loaded(task)
     if task.method == METHOD:
-        return _run_method(task, dataset, unseen, work, how)
+        kind = _run_method if task.protocol == PROTOCOL else _run_method_test_best
+        return kind(task, dataset, unseen, work, how)
     measured = choose_and_test(
         BASELINES[task.method](config=task.config, **_tuples(task.options)),
         dataset,
@@ -273,6 +281,38 @@ def _run_method(
     return row
 
 
+def _run_method_test_best(
+    task: Task, dataset: GZSLDataset, unseen: UnseenImages, work: Path, how: How
+) -> Row:
+    """Keep no model: one that was chosen on test data is nobody's to use."""
+    found, monitor = measure_test_best(
+        dataset,
+        task.config,
+        seed=task.seed,
+        device=task.device,
+        folder=work / "training",
+        every=how.snapshot_every,
+        listener=how.listen(task.title),
+        owner=task.key,
+        reuse=how.reuse,
+    )
+    assert found.last is not None
+    assert found.recognizer is not None
+    stages = [monitor.account(name) for name in ("refinement", "joint")]
+    accounts = [account for account in stages if account is not None]
+    generator = found.last.generator
+    cost = {
+        "seconds": round(found.last.seconds + found.seconds, 3),
+        "generation_seconds": 0.0 if generator is None else round(generator.seconds, 3),
+        "refinement_seconds": round(sum(one.seconds for one in accounts), 3),
+        "reused": any(one.reused for one in (*accounts, *([generator] if generator else []))),
+    }
+    test = found.test.to_dict() | unseen.retrieved(found.recognizer)
+    if how.record is not None:
+        _keep_losses(work, how.record, {"training": monitor})
+    return _row(task, dataset, test, None, found.calibration, found.chosen, cost)
+
+
 def _keep_losses(work: Path, record: Path, parts: Mapping[str, object]) -> None:
     for part in parts:
         for path in (work / part).glob("*.jsonl"):
@@ -294,8 +334,11 @@ def _row_of_baseline(
         "refinement_seconds": 0.0,
         "reused": None,  # nobody kept account
     }
-    settings = found["settings"]
-    return _row(task, dataset, test, measured.validation, measured.calibration, settings, cost)
+    settings, constant = found["settings"], measured.calibration
+    if task.protocol == TEST_BEST:
+        best = baseline_test_best(measured, dataset)
+        test, constant = {**test, **best.test.to_dict()}, best.calibration
+    return _row(task, dataset, test, measured.validation, constant, settings, cost)
 
 
 def _row(
@@ -316,7 +359,10 @@ def _row(
         calibration=calibration,
         chosen=chosen,
         cost=cost,
-        provenance={**provenance(dataset, task.config, task.device), "cpu": _cpu()},
+        provenance={
+            **provenance(dataset, task.config, task.device),
+            **{"protocol": task.protocol, "cpu": _cpu()},
+        },
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     return dataclasses.replace(row, **json.loads(row.to_line()))  # as it will be read back
