@@ -60,8 +60,8 @@ def test_a_new_version_of_the_code_has_new_keys(folder, monkeypatch):
 def test_unknown_methods_and_protocols_are_refused(folder):
     with pytest.raises(SettingsError, match="unknown method 'svm'"):
         task(folder, "svm")
-    with pytest.raises(SettingsError, match=r"only H@val"):
-        task(folder, protocol="H@test-best (optimistic)")
+    with pytest.raises(SettingsError, match=r"unknown protocol 'H@test'"):
+        task(folder, protocol="H@test")
     with pytest.raises(DataError, match="without the task"):
         Task.from_dict({"name": "x"})
 

@@ -58,7 +58,7 @@ def curves(entries: Sequence[Entry], store: Store) -> list[Curve]:
         if rows and entry.x is not None:
             names = (entry.source.label, entry.label, rows[0].protocol)
             grouped.setdefault(names, []).append((entry.x, rows))
-    return [Curve(*names, tuple(points)) for (*names, _), points in grouped.items()]
+    return [Curve(data, label, tuple(points)) for (data, label, _), points in grouped.items()]
 
 
 def write(name: str, found: Sequence[Curve], budget: Budget, folder: Path) -> list[Path]:

@@ -9,10 +9,10 @@ import functools
 import hashlib
 import json
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from mlis.config import Config
@@ -141,7 +141,7 @@ def _measure(bench: Bench, data: GZSLDataset, config: Config, seed: int) -> dict
         return json.loads(path.read_text(encoding="utf-8"))
     clock = _Clock()
     fitted = fit_reusing(training, config, seed=seed, device=bench.device, monitor=clock)
-    seconds = time.perf_counter() - clock.began
+    seconds = perf_counter() - clock.began
     scores = fitted.recognizer.scores(held_out.features)
     found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
     row = {"H": found.best_H, "T1": found.T1, "AUSUC": found.AUSUC, "seconds": round(seconds, 3)}
@@ -165,8 +165,8 @@ class _Clock(Monitor):
     """Knows when the generator was there, whoever trained it."""
 
     def __init__(self) -> None:
-        self.began = time.perf_counter()
+        self.began = perf_counter()
 
     def finished(self, stage: str) -> None:
         if stage == GENERATION:
-            self.began = time.perf_counter()
+            self.began = perf_counter()
