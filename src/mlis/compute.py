@@ -1,6 +1,9 @@
 """Where and how numbers are computed: device, precision, and named streams of random numbers."""
 
+import contextlib
+import functools
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +32,14 @@ class Arithmetic:
         """Resolve `precision` and `device` for this machine.
 
         `precision="auto"` takes bfloat16 products with float32 masters where the hardware
-        multiplies bfloat16 natively, else float32.
+        multiplies bfloat16 natively, else float32. PyTorch's worker threads, if this is the first
+        to need them, are started such that they flush denormals.
 
         Raises:
             SettingsError: a CUDA device is asked for and there is none.
         """
         place = _device(device)
+        _start_workers()
         if precision == "auto":
             precision = "bfloat16" if has_native_bfloat16(place) else "float32"
         master = torch.float64 if precision == "float64" else torch.float32
@@ -72,6 +77,29 @@ def has_native_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Treat numbers below 1e-38 as zero while this lasts: x86 processors crawl through them.
+
+    Moments of Adam whose gradient stays zero halve at every step until they get there. This is of
+    the calling thread alone, and is set back: NumPy, which computes in it too, warns of it. For
+    PyTorch's workers see `Arithmetic.of`.
+    """
+    already = not bool(torch.tensor(1e-40) * 1.0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
+
+
+@functools.cache
+def _start_workers() -> None:
+    """Start PyTorch's workers, if nobody has: they take over from this thread that they flush."""
+    with flushed_denormals():
+        torch.ones(1 << 18).add_(1.0)  # large enough to be shared among all threads
 
 
 class Scratch:

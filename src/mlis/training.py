@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mlis.compute import flushed_denormals
 from mlis.errors import DivergenceError, ModelFileError
 from mlis.stacking import Rng, Seeds, by_name
 
@@ -108,7 +109,8 @@ def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor, seed: Seed
         (trainer.load_state if done < steps else trainer.load_outcome)(state)
     monitor.started(stage, done, steps)
     for step in range(done + 1, steps + 1):
-        losses = trainer.step()
+        with flushed_denormals():
+            losses = trainer.step()
         snapshot = step == steps or monitor.wants_snapshot(stage, step)
         if step % LOG_EVERY == 0 or step == steps:
             values = by_name(losses, seed)
