@@ -29,7 +29,7 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import Evaluation
 from mlis.experiments.retrieval import UnseenImages
-from mlis.experiments.store import Row
+from mlis.experiments.store import Row, parse
 from mlis.inference import Recognizer
 from mlis.protocol import (
     GENERATION_VERSION,
@@ -319,7 +319,7 @@ def _row(
         provenance={**provenance(dataset, task.config, task.device), "cpu": _cpu()},
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    return dataclasses.replace(row, **json.loads(row.to_line()))  # as it will be read back
+    return parse(row.to_line())  # as it will be read back
 
 
 @functools.cache
