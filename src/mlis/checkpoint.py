@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import mlis
 from mlis.classification import LinearClassifier
 from mlis.errors import ModelFileError
-from mlis.files import write_json
+from mlis.files import strict_json, write_json
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler
 from mlis.tensorfile import load_tensors, save_tensors
@@ -68,27 +69,67 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Recogn
     folder = Path(folder)
     facts = read_record(folder)
     facts.pop("record")
+    _check_facts(folder / RECORD, facts)
     tensors, metadata = load_tensors(folder / WEIGHTS)
     if metadata.get("facts") != json.dumps(facts, sort_keys=True):
         raise ModelFileError(
             f"{folder / RECORD} and {folder / WEIGHTS} do not belong together: one of them was "
             "edited or replaced; copy both files of the model again"
         )
-    try:
-        return Recognizer(
-            scaler=FeatureScaler(
-                facts["feature_transform"], tensors["scaler.shift"], tensors["scaler.factor"]
-            ),
-            encoder_weight=tensors.get("encoder.weight"),
-            encoder_bias=tensors.get("encoder.bias"),
-            classifier=LinearClassifier(tensors["classifier.weight"], tensors["classifier.bias"]),
-            class_names=tuple(facts["class_names"]),
-            seen_mask=tensors["seen"].numpy(),
-            descriptors=tensors["descriptors"].numpy(),
-            calibration=facts["calibration"],
-        ).to(device)
-    except KeyError as error:
-        raise ModelFileError(f"{folder / WEIGHTS} holds no tensor {error}") from None
+    _check_tensors(folder / WEIGHTS, tensors, len(facts["class_names"]))
+    return Recognizer(
+        scaler=FeatureScaler(
+            facts["feature_transform"], tensors["scaler.shift"], tensors["scaler.factor"]
+        ),
+        encoder_weight=tensors.get("encoder.weight"),
+        encoder_bias=tensors.get("encoder.bias"),
+        classifier=LinearClassifier(tensors["classifier.weight"], tensors["classifier.bias"]),
+        class_names=tuple(facts["class_names"]),
+        seen_mask=tensors["seen"].numpy(),
+        descriptors=tensors["descriptors"].numpy(),
+        calibration=facts["calibration"],
+    ).to(device)
+
+
+def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Types of what `model.json` says, whoever wrote it."""
+    names, constant = facts.get("class_names"), facts.get("calibration")
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    known = facts.get("feature_transform") in ("none", "sqrt")
+    number = isinstance(constant, int | float) and not isinstance(constant, bool)
+    if not names or not texts or not known or not number or not abs(constant) < 1e30:
+        raise ModelFileError(
+            f"{path} is damaged: class_names, feature_transform or calibration is not what a model "
+            "has; copy both files of the model again"
+        )
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
+    """Names, shapes and types of all tensors; they must fit each other."""
+    shift, head = (tensors.get(name) for name in ("scaler.shift", "classifier.weight"))
+    inputs = 0 if shift is None else shift.numel()
+    hidden = inputs
+    expected = {"scaler.shift": (inputs,), "scaler.factor": (inputs,)}
+    if "encoder.weight" in tensors or "encoder.bias" in tensors:
+        hidden = 0 if head is None else head.shape[-1] if head.ndim else 0
+        expected |= {"encoder.weight": (hidden, inputs), "encoder.bias": (hidden,)}
+    expected |= {"classifier.weight": (classes, hidden), "classifier.bias": (classes,)}
+    described = tensors.get("descriptors")
+    width = described.shape[-1] if described is not None and described.ndim else 0
+    expected |= {"descriptors": (classes, width), "seen": (classes,)}
+    weights = {"encoder.weight", "encoder.bias", "classifier.bias"} & tensors.keys()
+    for name, shape in expected.items():
+        value = tensors.get(name)
+        if value is None:
+            raise ModelFileError(f"{path} holds no tensor {name!r}")
+        good = value.dtype == torch.bool if name == "seen" else value.dtype.is_floating_point
+        if tuple(value.shape) != shape or not good or not value.numel():
+            raise ModelFileError(
+                f"{path} is no model: {name} is {tuple(value.shape)} of {value.dtype}, where "
+                f"{shape} of {'bool' if name == 'seen' else 'floating point numbers'} is expected"
+            )
+    if head is not None and any(tensors[name].dtype != head.dtype for name in weights):
+        raise ModelFileError(f"{path} is no model: its weights are of several types")
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -99,7 +140,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / RECORD
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFileError(f"{folder} is not a saved model: {path} does not exist") from None
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Stage 3: from features to classes. No descriptor, no generator: scaler, encoder, classifier."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 
 from mlis.classification import LinearClassifier
+from mlis.compute import is_shortage
 from mlis.data.stored import StoredRows
-from mlis.errors import DataError, SettingsError
+from mlis.errors import DataError, OutOfMemoryError, SettingsError
 from mlis.preprocessing import FeatureScaler
 
 Array = TypeVar("Array", np.ndarray, Tensor)
+
+logger = logging.getLogger(__name__)
 
 BATCH = 2048  # rows at a time: as fast as more of them, and its activations are 16 MiB
 FAR = 8.0  # a shift of more ranges than this is not folded into the weights
@@ -157,15 +161,36 @@ class Recognizer:
         result = torch.empty((len(x), *shape), dtype=dtype, device=home)
         here = home == weight.device
         work = _Workspace(weight)
-        for start in range(0, len(x), batch_size):
-            part = _as_tensor(x[start : start + batch_size], weight, work)
-            _check_finite(part, start)
-            target = result[start : start + len(part)]
-            out = target if here else torch.empty_like(target, device=weight.device)
-            function(part, out, work)
-            if not here:
-                target.copy_(out)
+        start = 0
+        while start < len(x):
+            try:
+                part = _as_tensor(x[start : start + batch_size], weight, work)
+                _check_finite(part, start)
+                target = result[start : start + len(part)]
+                out = target if here else torch.empty_like(target, device=weight.device)
+                function(part, out, work)
+                if not here:
+                    target.copy_(out)
+                start += len(part)
+            except (MemoryError, RuntimeError) as error:
+                work = _Workspace(weight)
+                batch_size = _smaller(batch_size, error)
         return result if isinstance(x, Tensor) else result.numpy()
+
+
+def _smaller(batch_size: int, error: Exception) -> int:
+    """Half the batch, where it was too large for the memory."""
+    if not is_shortage(error):
+        raise error
+    if batch_size == 1:
+        raise OutOfMemoryError(
+            "recognition: memory does not suffice even for one row at a time: use device='cpu', or "
+            "a larger machine"
+        ) from error
+    logger.warning("memory does not suffice for %d rows at a time: taking half", batch_size)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return batch_size // 2
 
 
 class _Workspace:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlis.classification import LinearClassifier, fit_classifier
-from mlis.compute import Arithmetic, stream
+from mlis.compute import Arithmetic, enough_memory, stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.errors import SettingsError
@@ -25,6 +25,20 @@ from mlis.streaming import CHUNK_ROWS, Stacked, StreamedRows
 from mlis.training import Monitor
 
 logger = logging.getLogger(__name__)
+
+_GENERATION = "generation.batch_size or generation.hidden"
+_REFINEMENT = (
+    "refinement.classes_per_batch, refinement.samples_per_class, refinement.hidden or "
+    "refinement.synthetic_per_unseen"
+)
+_REMEDIES = {  # when memory does not suffice
+    "rows": "Leave the features in their file (a dataset folder, MLIS_RESIDENT_MIB=0)",
+    "joint": f"Lower {_GENERATION}, or {_REFINEMENT}",
+    "generation": f"Lower {_GENERATION}",
+    "refinement": f"Lower {_REFINEMENT}",
+    "classification": "Lower classification.synthetic_per_unseen or refinement.hidden, leave the "
+    "features in their file (a dataset folder, MLIS_RESIDENT_MIB=0)",
+}
 
 
 def fit(
@@ -104,7 +118,8 @@ def _fit(
     if own_loss and "ml" in config.refinement.switches:
         loss = load_loss(config.refinement.loss)  # before an hour of generation, not after it
     arithmetic = Arithmetic.of(config.precision, device)
-    scaler, data = prepare(training, config.preprocessing, arithmetic)
+    with enough_memory("training rows", _REMEDIES["rows"]):
+        scaler, data = prepare(training, config.preprocessing, arithmetic)
     if isinstance(data.x, StreamedRows) and config.refinement.switches:
         check_room(len(data.x), config.refinement.hidden, data.x.dtype)
     generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
@@ -138,11 +153,13 @@ def recognizer_of(
         config, seed: as of `fit`.
     """
     constant = config.classification.calibration
+    with enough_memory("classification", _REMEDIES["classification"]):
+        classifier = _train_classifier(data, generator, encoder, config, seed)
     return Recognizer(
         scaler=scaler,
         encoder_weight=None if encoder is None else encoder.weight.detach(),
         encoder_bias=None if encoder is None else encoder.bias.detach(),
-        classifier=_train_classifier(data, generator, encoder, config, seed),
+        classifier=classifier,
         class_names=training.class_names,
         seen_mask=training.seen_mask,
         descriptors=training.descriptors,
@@ -161,13 +178,16 @@ def _train_stage_one(
     """Generator (None when nothing would use it) and encoder (None when there are no losses)."""
     switches = config.refinement.switches
     if config.refinement.schedule == "joint" and switches:
-        return fit_joint(data, config, arithmetic, seed, monitor, loss)
+        with enough_memory("joint training", _REMEDIES["joint"]):
+            return fit_joint(data, config, arithmetic, seed, monitor, loss)
     generator = None
     if len(data.unseen) or config.classification.synthetic_per_seen:
-        generator = fit_generator(data, config.generation, arithmetic, seed, monitor)
+        with enough_memory("generation", _REMEDIES["generation"]):
+            generator = fit_generator(data, config.generation, arithmetic, seed, monitor)
     if not switches:
         return generator, None
-    encoder = fit_encoder(data, generator, config.refinement, arithmetic, seed, monitor, loss)
+    with enough_memory("refinement", _REMEDIES["refinement"]):
+        encoder = fit_encoder(data, generator, config.refinement, arithmetic, seed, monitor, loss)
     return generator, encoder
 
 

@@ -22,7 +22,6 @@ snapshot. A run that was killed and resumed ends with the same bits as one that 
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
-from mlis.files import write_json
+from mlis.files import CHECK, sealed, strict_json, unsealed, write_json
 from mlis.locks import lock_folder
 from mlis.protocol import (
     PROTOCOL,
@@ -49,6 +48,9 @@ from mlis.protocol import (
 from mlis.snapshots import FolderMonitor
 from mlis.stacking import Seeds
 from mlis.training import Monitor
+
+FORMAT = 1
+"""Of `run.json`, `result.json` and `results.json`."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class RunPlan:
         """
         path = folder / "run.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = _opened(path)
             values.pop("mlis")
             return cls(
                 **{
@@ -119,8 +121,37 @@ class RunPlan:
             )
         except FileNotFoundError:
             raise ModelFileError(f"{folder} is not a run folder: {path} does not exist") from None
+        except ModelFileError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelFileError(f"{path} is not a run's record: {error}") from None
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a record with its format and check digits: a number that changes later is noticed."""
+    write_json(path, sealed({"format": FORMAT, **values}))
+
+
+def _opened(path: Path) -> dict[str, Any]:
+    """What `_write` wrote, or a record from before there were formats.
+
+    Raises:
+        ModelFileError: it is of another format.
+        ValueError: it is no record, or not as it was written.
+    """
+    values = strict_json(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object")
+    if not {"format", CHECK} & values.keys():
+        return values
+    if values.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path} has run format {values.get('format')!r}, but this version of mlis "
+            f"({mlis.__version__}) reads format {FORMAT}"
+        )
+    values = unsealed(values)
+    del values["format"]
+    return values
 
 
 def begin(folder: Path, plan: RunPlan) -> None:
@@ -137,7 +168,7 @@ def begin(folder: Path, plan: RunPlan) -> None:
                 f"or continue that run with --resume {folder}"
             )
         return
-    write_json(folder / "run.json", plan.to_dict())
+    _write(folder / "run.json", plan.to_dict())
 
 
 def execute(
@@ -203,7 +234,7 @@ def execute(
             },
             "provenance": provenance(dataset, plan.config, plan.device),
         }
-        write_json(folder / "results.json", results)
+        _write(folder / "results.json", results)
     return results
 
 
@@ -282,7 +313,7 @@ def _test(
         "provenance": {**facts, "generators": _generators(trained)},
     }
     save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
-    write_json(place / "result.json", row)
+    _write(place / "result.json", row)
 
 
 def _cost(trained: Trained) -> dict[str, Any]:
@@ -316,11 +347,14 @@ _ROW = {"seed", "test", *_LISTED}
 
 def _read_result(path: Path) -> dict[str, Any]:
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = _opened(path)
         if not row.keys() >= _ROW:
             raise ValueError("fields are missing")
+        summarise([row["test"]])  # its measures are numbers
         return row
-    except (ValueError, AttributeError) as error:
+    except ModelFileError:
+        raise
+    except (ValueError, TypeError) as error:
         raise ModelFileError(
             f"{path} is damaged ({error}): delete it to have that training tested again"
         ) from None

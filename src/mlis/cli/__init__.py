@@ -68,6 +68,9 @@ def _run(argv: Sequence[str] | None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         raise
+    except MemoryError as error:  # where no stage says which setting to lower
+        complain(f"memory does not suffice ({error}): use less data at once, or a larger machine")
+        return FAILED
     except OSError as error:  # disk full, no permission: the message says all there is to say
         complain(error)
         return FAILED

@@ -7,7 +7,6 @@ Stages that several runs share are trained once: the generator is in the user's 
 import dataclasses
 import datetime
 import functools
-import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.evaluation import Evaluation
 from mlis.experiments.loading import Loaded, loaded
 from mlis.experiments.retrieval import UnseenImages
-from mlis.experiments.store import Row
+from mlis.experiments.store import Row, parse
 from mlis.experiments.tasks import BASELINES, METHOD, Task, stage_one
 from mlis.inference import Recognizer
 from mlis.protocol import (
@@ -241,7 +240,7 @@ def _row(
         provenance={**provenance(dataset, task.config, task.device), "cpu": _cpu()},
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    return dataclasses.replace(row, **json.loads(row.to_line()))  # as it will be read back
+    return parse(row.to_line())  # as it will be read back
 
 
 @functools.cache

@@ -209,7 +209,7 @@ def read_descriptors(folder: Path) -> Descriptors:
         notes, source = tuple(record["notes"]), dict(record["source"])
     except FileNotFoundError:
         raise DataError(f"{path}: no such file: not a folder of descriptors.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read: {error!r}. Make them again.") from error
     table = read_classes(folder / TABLE)
     unseen = set(() if table.unseen is None else table.unseen.tolist())
