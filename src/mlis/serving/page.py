@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TOP_K = 5
 KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and JPEG 2000 are read."
+LATER = "The server has much to do: try again a little later."
 KEPT = 600
 """Seconds that an uploaded picture is kept for the page to show."""
 POLICY = "; ".join(
@@ -60,6 +61,7 @@ def mount_page(app: FastAPI, service: Service, access: Access, path: str) -> Non
             font=("system-ui", "sans-serif"),
             font_mono=("ui-monospace", "monospace"),
         ),
+        head='<link rel="icon" href="data:,">',
         css=files("mlis.serving").joinpath("page.css").read_text(encoding="utf-8"),
     )
     app.add_middleware(SameOriginOnly, path=path)
@@ -86,12 +88,13 @@ def build(gradio: Any, service: Service, access: Access) -> Any:
         with gradio.Accordion("All classes", open=False):
             known = gradio.HTML(lambda: markup.classes(service.catalogue))
 
-        async def recognise(data: Any) -> str:
-            return await _recognise(service, data)
+        async def recognise(data: Any) -> list[Any]:
+            shown, readable = await _recognise(service, data)
+            return [shown, gradio.skip() if readable else None]  # a browser would show a broken one
 
         options = {"api_visibility": "private", "concurrency_limit": None, "preprocess": False}
         gradio.on(
-            [picture.upload, picture.clear], recognise, picture, result, **options
+            [picture.upload, picture.clear], recognise, picture, [result, picture], **options
         )
         if form is not None:
 
@@ -100,7 +103,7 @@ def build(gradio: Any, service: Service, access: Access) -> Any:
                 kept = [gradio.skip()] * (1 + len(values))
                 emptied = ["", *(field.start for field in form.fields)]
                 views = [markup.header(service.catalogue), markup.classes(service.catalogue)]
-                again = await _recognise(service, data) if added else gradio.skip()
+                again = (await _recognise(service, data))[0] if added else gradio.skip()
                 return [note, again, *views, *(emptied if added else kept)]
 
             gradio.on(
@@ -114,25 +117,29 @@ def build(gradio: Any, service: Service, access: Access) -> Any:
     return blocks
 
 
-async def _recognise(service: Service, data: Any) -> str:
-    """Predictions of the picture that Gradio keeps for the visitor, or why there are none."""
+async def _recognise(service: Service, data: Any) -> tuple[str, bool]:
+    """Predictions of the picture that Gradio keeps for the visitor, or why there are none.
+
+    Also whether the picture can be shown.
+    """
     known = data if isinstance(data, Mapping) else {}
     path, name = known.get("path"), str(known.get("orig_name") or "This file")
     if not path:
-        return markup.waiting()
+        return markup.waiting(), True
     try:
         content = await asyncio.to_thread(Path(path).read_bytes)
         async with asyncio.timeout(service.limits.timeout):
             (answer,) = await service.predict_images([content])
     except TimeoutError:
-        return markup.wrong("This takes too long", "The server has much to do: try again later.")
+        return markup.wrong("This takes too long", LATER), True
     except OSError:
-        return markup.wrong("The picture is not there any more", "Drop it again.")
+        return markup.wrong("The picture is not there any more", "Drop it again."), False
     except MlisError as error:
-        return markup.wrong("Not now", str(error))
+        return markup.wrong("Not now", str(error)), True
     if answer.chances is None:
-        return markup.wrong(f"{name} is no picture that can be read", f"{answer.reason}. {KINDS}")
-    return markup.best(answer, TOP_K)
+        why = answer.reason[:1].upper() + answer.reason[1:]
+        return markup.wrong(f"{name} cannot be read as a picture", f"{why}. {KINDS}"), False
+    return markup.best(answer, TOP_K), True
 
 
 async def _add(
@@ -144,7 +151,7 @@ async def _add(
         async with asyncio.timeout(service.limits.timeout):
             await service.add_class(name, words)
     except TimeoutError:
-        return markup.wrong("This takes too long", "The server has much to do: try again."), False
+        return markup.wrong("This takes too long", LATER), False
     except MlisError as error:
         return markup.wrong("The class was not added", str(error)), False
     return markup.good(f"{name} is a class now", "It is kept until the server stops."), True
