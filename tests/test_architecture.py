@@ -30,12 +30,13 @@ LAYERS = [
     {"generation"},
     {"refinement"},
     {"classification"},
-    {"inference"},
+    {"growth"},
+    {"class_changes", "fused", "image_prediction", "inference"},
     {"evaluation", "tensorfile", "checkpoint", "snapshots", "generators"},
     {"pipeline"},
     {"protocol", "runs"},
     {"baselines"},
-    {"class_table", "estimator", "demo", "presets", "experiments"},
+    {"class_table", "estimator", "demo", "presets", "experiments", "serving"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

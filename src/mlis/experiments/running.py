@@ -135,6 +135,7 @@ def _run_method(
         "monitor": monitors["training"],
         "validation_monitor": monitors.get("validation"),
         "reuse": hows[0].reuse,
+        "growable": False,
     }
     if len(tasks) == 1:
         trained = [fit_and_calibrate(dataset, config, seed=tasks[0].seed, **common)]
