@@ -121,7 +121,7 @@ class LocalEngine:
     def _beside(self, units: list[Unit], results: Path) -> Generator[Outcome, None, None]:
         context = get_context("spawn")
         stop = context.Event()
-        pool = ProcessPoolExecutor(self.jobs, context, _begin_worker, (self.jobs, stop))
+        pool = ProcessPoolExecutor(self.jobs, context, begin_worker, (self.jobs, stop))
         try:
             while units:
                 futures = {
@@ -228,7 +228,7 @@ def _finished(
         ) from None
 
 
-def _begin_worker(jobs: int, stop: Event) -> None:
+def begin_worker(jobs: int, stop: Event) -> None:
     """Take a share of the threads; end when told to, or with the process that started this one."""
     import torch
 
