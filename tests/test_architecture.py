@@ -35,6 +35,7 @@ LAYERS = [
     {"pipeline"},
     {"protocol", "runs"},
     {"baselines"},
+    {"pages"},
     {"class_table", "estimator", "demo", "presets", "experiments"},
     {"cli"},
 ]
