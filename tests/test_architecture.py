@@ -36,6 +36,7 @@ LAYERS = [
     {"pipeline"},
     {"protocol", "runs"},
     {"baselines"},
+    {"pages"},
     {"class_table", "estimator", "demo", "presets", "experiments", "serving"},
     {"cli"},
 ]

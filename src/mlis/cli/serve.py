@@ -40,9 +40,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)"
     )
-    parser.add_argument(
-        "--port", type=int, default=8000, help="0: any free one (default: 8000)"
-    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
     parser.add_argument("--no-page", action="store_true", help="the API alone")
     parser.add_argument(
         "--allow-changes",

@@ -70,7 +70,9 @@ def wrong(title: str, text: str) -> str:
 
 def _note(kind: str, title: str, text: str) -> str:
     role = "alert" if kind == "wrong" else "status"
-    return _wrap(f'<div class="note {kind}" role="{role}"><b>{escape(title)}</b>{escape(text)}</div>')
+    return _wrap(
+        f'<div class="note {kind}" role="{role}"><b>{escape(title)}</b>{escape(text)}</div>'
+    )
 
 
 def _tags(known: Catalogue, index: int) -> str:

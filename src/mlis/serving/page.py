@@ -70,9 +70,7 @@ def mount_page(app: FastAPI, service: Service, access: Access, path: str) -> Non
 def build(gradio: Any, service: Service, access: Access) -> Any:
     """The page as Gradio blocks."""
     form = Form.of(service.engine.growth) if access.allow_changes else None
-    with gradio.Blocks(
-        title="mlis", analytics_enabled=False, delete_cache=(KEPT, KEPT)
-    ) as blocks:
+    with gradio.Blocks(title="mlis", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         head = gradio.HTML(lambda: markup.header(service.catalogue))
         with gradio.Row(equal_height=False):
             with gradio.Column():
@@ -93,9 +91,7 @@ def build(gradio: Any, service: Service, access: Access) -> Any:
             return [shown, gradio.skip() if readable else None]  # a browser would show a broken one
 
         options = {"api_visibility": "private", "concurrency_limit": None, "preprocess": False}
-        gradio.on(
-            [picture.upload, picture.clear], recognise, picture, [result, picture], **options
-        )
+        gradio.on([picture.upload, picture.clear], recognise, picture, [result, picture], **options)
         if form is not None:
 
             async def add(data: Any, new: Any, *values: Any) -> list[Any]:
