@@ -20,7 +20,7 @@ ROOT = Path(mlis.__file__).parent
 
 # A module imports its own layer and those above it in this list, never one below.
 LAYERS = [
-    {"errors", "files", "locks"},
+    {"errors", "files", "locks", "cluster"},
     {"section"},
     {"settings"},
     {"compute", "config", "stacking", "training"},
