@@ -115,7 +115,7 @@ def test_rows_of_another_schema_are_refused(path):
 
 
 def test_nan_is_no_number(path):
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(ValueError, match="H: expected a number"):
         Store(path).append(row(H=float("nan")))
     assert list(Store(path)) == []
     assert replace(row(), calibration=1.0) != row()

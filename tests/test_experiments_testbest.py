@@ -18,8 +18,9 @@ from mlis.experiments import figures, tables
 from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
 from mlis.experiments.plans import Source, plan
 from mlis.experiments.rerun import rerun
+from mlis.experiments.running import How, run
 from mlis.experiments.store import PROTOCOLS, TEST_BEST
-from mlis.experiments.tasks import BASELINES, How, Task, run
+from mlis.experiments.tasks import BASELINES, Task
 from mlis.experiments.testbest import CheckpointMonitor, _recognizers, measure_test_best, steps_of
 from mlis.inference import Recognizer
 from mlis.pipeline import fit

@@ -104,7 +104,7 @@ def test_settled_files_are_not_even_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr("mlis.features.images.time.time_ns", lambda: later)
     extract_folder(find_images(images), Colours(), output)
     read = []
-    monkeypatch.setattr("mlis.features.images.read_file", lambda path, now: read.append(path))
+    monkeypatch.setattr("mlis.features.embed.read_file", lambda path, now: read.append(path))
     extract_folder(find_images(images), Colours(), output)
     assert not read
 

@@ -56,8 +56,15 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
         if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
             return _in_range(where, f, int(value))
         if kind is float and isinstance(value, Real) and not isinstance(value, bool):
-            return _in_range(where, f, float(value))
+            return _in_range(where, f, _as_float(value))
     raise SettingsError(f"{where} must be {_expected(f)}, but got {value!r}")
+
+
+def _as_float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of 400 digits
+        return math.inf
 
 
 def _in_range(where: str, f: dataclasses.Field[Any], value: float) -> float:

@@ -139,6 +139,7 @@ def run_build(args: argparse.Namespace) -> None:
             f"{args.output} holds a dataset: choose another folder, or replace it with --force"
         )
     from mlis.features.build import build, check_seen, described_images, write_sources
+    from mlis.features.images import held
     from mlis.features.matching import unmatched
     from mlis.features.report import write_bad
 
@@ -147,17 +148,18 @@ def run_build(args: argparse.Namespace) -> None:
     lacking = unmatched(found.class_names, descriptors.names)
     found = described_images(found, descriptors.names, skip=args.skip_undescribed)
     check_seen(descriptors, found.class_names)  # before the long part
-    images, bad = _features(args, found)
-    data = build(
-        images,
-        descriptors,
-        name=args.output.absolute().name,
-        seed=args.split_seed,
-        test_fraction=args.test_fraction,
-    )
-    data.save(args.output)
-    write_sources(images, descriptors, args.output)
-    write_bad(args.output, bad)
+    with held(args.output):
+        images, bad = _features(args, found)
+        data = build(
+            images,
+            descriptors,
+            name=args.output.absolute().name,
+            seed=args.split_seed,
+            test_fraction=args.test_fraction,
+        )
+        data.save(args.output)
+        write_sources(images, descriptors, args.output)
+        write_bad(args.output, bad)
     seen, unseen = len(data.seen_classes), len(data.unseen_classes)
     print(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")
     for note in data.provenance.notes:

@@ -83,6 +83,13 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)"
     )
     group.add_argument(
+        "--stack-seeds",
+        action="store_true",
+        help="train the seeds of one setting of MLIS together in batched products, each as alone "
+        "but for rounding, which its row says; slower on a CPU, meant for GPUs, and no GPU has "
+        "run it yet",
+    )
+    group.add_argument(
         "--dry-run",
         action="store_true",
         help="list the runs, what is there, what is reused and how long the rest may take",
