@@ -161,4 +161,4 @@ def test_the_shipped_spaces_give_settings_that_suit_one_another(path):
             trial.suggest_categorical = lambda name, choices: choices[0]  # pyright: ignore
         config = space.draw(trial, Config())
         assert config != Config()
-        assert len(space.parameters(config)) >= 10
+        assert len(space.parameters(config)) >= 5
