@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlis import presets
-from mlis.cli.common import add_common_flags, add_device_flag, number, print_json, print_table
+from mlis.cli.common import (
+    add_common_flags,
+    add_device_flag,
+    add_engine_flags,
+    cluster_of,
+    number,
+    print_json,
+    print_table,
+)
 from mlis.cli.datasets import dataset_arguments, relocated
 from mlis.config import read_toml
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
+    from mlis.cli.progress import Progress
+    from mlis.experiments.engine import Engine
     from mlis.experiments.outlook import Prospect
     from mlis.experiments.plans import Budget, Entry, Source
     from mlis.experiments.store import Row
@@ -88,6 +98,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         help="list the runs, what is there, what is reused and how long the rest may take",
     )
     add_device_flag(group)
+    add_engine_flags(group, "run")
 
 
 def _add_rerun(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -229,11 +240,11 @@ def _execute(
     budget: "Budget",
 ) -> int:
     from mlis.cli.progress import Progress
-    from mlis.experiments.engine import LocalEngine, store_of
+    from mlis.experiments.engine import store_of
 
     started, progress = time.perf_counter(), Progress()
     there = {one.task.key for one in prospects if one.state == "done"}
-    engine = LocalEngine(args.jobs, models_of=(min(budget.seeds),), listen=progress)
+    engine = _engine(args, budget, progress)
     waiting = {name: {t.key for e in found for t in e.tasks} for name, found in plans.items()}
     titles = {one.task.key: one.title for one in prospects}
     files: list[Path] = []
@@ -265,6 +276,9 @@ def _execute(
     for title, problem in problems.items():
         print(f"failed: {title}: {problem}")
     print("written:", *files)
+    origins = _origins(plans)
+    if made_up := origins["stand_in"]:
+        print(f"stand-in, features made up, no figure means anything: {', '.join(made_up)}")
     if args.json:
         print_json(
             {
@@ -274,13 +288,29 @@ def _execute(
                 "runs": len(prospects),
                 "run_now": len(prospects) - len(there) - len(problems),
                 "failed": problems,
-                **_origins(plans),
+                **origins,
                 "seconds": round(time.perf_counter() - started, 3),
                 "store": str(store_of(args.output).path),
                 "files": list(map(str, files)),
             }
         )
     return 1 if problems else 0
+
+
+def _engine(args: argparse.Namespace, budget: "Budget", progress: "Progress") -> "Engine":
+    models_of, cluster = (min(budget.seeds),), cluster_of(args)
+    if cluster is None:
+        from mlis.experiments.engine import LocalEngine
+
+        return LocalEngine(args.jobs, models_of, progress, stack_seeds=args.stack_seeds)
+    from mlis.experiments.ray_engine import RayEngine
+
+    if args.jobs != 1 or args.stack_seeds:
+        raise SettingsError(
+            "--jobs and --stack-seeds have no meaning with --engine ray: as many runs go on at a "
+            "time as the cluster has cores and GPUs for (--cores, --gpus)"
+        )
+    return RayEngine(cluster, models_of)
 
 
 def _origins(plans: "Mapping[str, list[Entry]]") -> dict[str, Any]:
