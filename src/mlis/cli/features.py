@@ -19,6 +19,7 @@ from mlis.errors import SettingsError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from mlis.cluster import Cluster
     from mlis.features.backbones import Backbone
     from mlis.features.descriptors import Descriptors
     from mlis.features.images import Compute, Extraction
@@ -150,6 +151,9 @@ def add_word_flags(parser: argparse._ActionsContainer) -> None:
 
 def run_images(args: argparse.Namespace) -> None:
     """`mlis features images`."""
+    cluster = cluster_of(args)
+    if cluster is not None and args.workers is not None:
+        raise SettingsError("--workers has no meaning with --engine ray: use --cores")
     found = find(args, args.folder)
     from mlis.features.images import extract_folder
 
@@ -164,7 +168,7 @@ def run_images(args: argparse.Namespace) -> None:
             shard_images=args.shard_images,
             workers=args.workers,
             monitor=bar,
-            compute=elsewhere(args, backbone),
+            compute=elsewhere(args, cluster, backbone),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on behind the last shard") from None
@@ -175,13 +179,12 @@ def run_images(args: argparse.Namespace) -> None:
         print_json(summary(result))
 
 
-def elsewhere(args: argparse.Namespace, backbone: "Backbone") -> "Compute | None":
+def elsewhere(
+    args: argparse.Namespace, cluster: "Cluster | None", backbone: "Backbone"
+) -> "Compute | None":
     """Who computes with `--engine ray`; None without."""
-    cluster = cluster_of(args)
     if cluster is None:
         return None
-    if args.workers is not None:
-        raise SettingsError("--workers has no meaning with --engine ray: use --cores")
     from mlis.compute import Arithmetic
     from mlis.features.ray_shards import Model, RayShards
 

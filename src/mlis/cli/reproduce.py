@@ -24,6 +24,7 @@ from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from mlis.cli.progress import Progress
+    from mlis.cluster import Cluster
     from mlis.experiments.engine import Engine
     from mlis.experiments.outlook import Prospect
     from mlis.experiments.plans import Budget, Entry, Source
@@ -157,6 +158,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.output.exists() and not args.output.is_dir():
         raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    cluster = cluster_of(args)
+    if cluster is not None and (args.jobs != 1 or args.stack_seeds):
+        raise SettingsError(
+            "--jobs and --stack-seeds have no meaning with --engine ray: as many runs go on at a "
+            "time as the cluster has cores and GPUs for (--cores, --gpus)"
+        )
     seeds = args.seeds or ((0,) if args.budget == "quick" else Budget.seeds)
     budget = Budget(args.budget, seeds, args.device)
     names = NAMES if args.name == "all" else (args.name,)
@@ -166,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     prospects = outlook(entries, store_of(args.output), args.output)
     if args.dry_run:
         return _print_outlook(args, prospects, sources)
-    return _execute(args, plans, prospects, budget)
+    return _execute(args, plans, prospects, budget, cluster)
 
 
 def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[Source]]":
@@ -238,13 +245,14 @@ def _execute(
     plans: "Mapping[str, list[Entry]]",
     prospects: "Sequence[Prospect]",
     budget: "Budget",
+    cluster: "Cluster | None",
 ) -> int:
     from mlis.cli.progress import Progress
     from mlis.experiments.engine import store_of
 
     started, progress = time.perf_counter(), Progress()
     there = {one.task.key for one in prospects if one.state == "done"}
-    engine = _engine(args, budget, progress)
+    engine = _engine(args, budget, progress, cluster)
     waiting = {name: {t.key for e in found for t in e.tasks} for name, found in plans.items()}
     titles = {one.task.key: one.title for one in prospects}
     files: list[Path] = []
@@ -297,19 +305,16 @@ def _execute(
     return 1 if problems else 0
 
 
-def _engine(args: argparse.Namespace, budget: "Budget", progress: "Progress") -> "Engine":
-    models_of, cluster = (min(budget.seeds),), cluster_of(args)
+def _engine(
+    args: argparse.Namespace, budget: "Budget", progress: "Progress", cluster: "Cluster | None"
+) -> "Engine":
+    models_of = (min(budget.seeds),)
     if cluster is None:
         from mlis.experiments.engine import LocalEngine
 
         return LocalEngine(args.jobs, models_of, progress, stack_seeds=args.stack_seeds)
     from mlis.experiments.ray_engine import RayEngine
 
-    if args.jobs != 1 or args.stack_seeds:
-        raise SettingsError(
-            "--jobs and --stack-seeds have no meaning with --engine ray: as many runs go on at a "
-            "time as the cluster has cores and GPUs for (--cores, --gpus)"
-        )
     return RayEngine(cluster, models_of)
 
 
