@@ -39,7 +39,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
 ]
-WAIT = 300.0  # seconds; the machine may have other work
+WAIT = 600.0  # seconds; the machine may have other work
+PATIENT = {  # what is slow is not dead
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_health_check_timeout_ms": "120000",
+}
 
 
 # --- a cluster of two nodes ---------------------------------------------------------------------
@@ -70,6 +75,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written to the home folder
         patch.setenv("RAY_TMPDIR", "/tmp")  # names of sockets must be short
+        for name, value in PATIENT.items():
+            patch.setenv(name, value)
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("workers")))
         head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
