@@ -109,7 +109,7 @@ def of_baseline(data: GZSLDataset, method: str) -> list[Any]:
 def agree(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
     """Everything but the tests is the same to the bit; the tests differ."""
     one, two = list(leaves(ours[:-1])), list(leaves(theirs[:-1]))
-    assert len(one) >= 15
+    assert any(isinstance(value, bytes) for _, value in one)  # weights
     for a, b in zip(one, two, strict=True):
         assert a == b, a[0]
     assert ours[-1] != theirs[-1]
