@@ -71,11 +71,11 @@ def write(name: str, found: Sequence[Curve], budget: Budget, folder: Path) -> li
     # the same bytes for the same numbers, and text that can be searched
     with rc_context({"svg.hashsalt": "mlis", "svg.fonttype": "none"}):
         figure = draw(title, found)
-        about = {"Title": title, "Description": describe(found), "Date": None}
+        about = {"Title": title, "Description": describe(found)}
         with atomic_write(paths[0]) as temporary:
-            figure.savefig(temporary, format="svg", metadata=about)
+            figure.savefig(temporary, format="svg", metadata={**about, "Date": None})
     with atomic_write(paths[1]) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=150, metadata=about)
     with atomic_write(paths[2]) as temporary:
         temporary.write_text(csv_text(found, budget), encoding="utf-8")
     return paths

@@ -209,25 +209,26 @@ def work(
         name: of the folder of snapshots.
         snapshot_every: seconds between snapshots.
     """
-    folder = Path(tempfile.gettempdir()) / name / node_name()
+    if not jobs:  # another process has done them meanwhile
+        return []
+    tasks = [Task.from_dict(values) for values, _, _ in jobs]
+    place = Path(tempfile.gettempdir()) / name / node_name() / tasks[0].stem[:16]
     answers: list[Answer] = []
-    for values, key, keep_model in jobs:
-        task = Task.from_dict(values)
-        try:
-            found = _data(task, data)
-        except DataError as error:
-            return Absent(str(error))
-        place = folder / task.stem[:16]
+    try:
         with lock_folder(place, waiting=lambda holder: None):  # of an attempt that still dies
-            record = place / "records" / key[:16]
-            how = How(
-                record=record,
-                keep_model=keep_model,
-                snapshot_every=snapshot_every,
-                load=lambda _, found=found: found,
-            )
-            answers.append(_answer(task, key, place, how))
-    shutil.rmtree(folder / Task.from_dict(jobs[0][0]).stem[:16], ignore_errors=True)
+            for task, (_, key, keep_model) in zip(tasks, jobs, strict=True):
+                found = _data(task, data)
+                how = How(
+                    record=place / "records" / key[:16],
+                    keep_model=keep_model,
+                    snapshot_every=snapshot_every,
+                    load=lambda _, found=found: found,
+                )
+                answers.append(_answer(task, key, place, how))
+    except DataError as error:
+        return Absent(str(error))
+    finally:  # a process that is killed leaves it to the next attempt on its node
+        shutil.rmtree(place, ignore_errors=True)
     return answers
 
 

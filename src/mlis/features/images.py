@@ -52,6 +52,15 @@ class _Silent:
         """Nothing."""
 
 
+Keep = Callable[[Shard, list[Bad]], None]
+"""Is handed a finished shard, and the images of it that gave no row."""
+Compute = Callable[
+    [Sequence[Sequence[ImageFile]], Collection[str], Keep, Callable[[int], None]], None
+]
+"""Computes shards of some images: the images of each, hashes whose rows exist already, who keeps a
+finished shard, and who hears of so many images more."""
+
+
 @dataclass(frozen=True, eq=False)
 class Extraction:
     """What came of it.
@@ -77,6 +86,7 @@ def extract(
     shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
     monitor: Monitor | None = None,
+    compute: Compute | None = None,
 ) -> Extraction:
     """Compute what `folder` does not hold yet, and give the features of all images.
 
@@ -90,6 +100,7 @@ def extract(
         shard_images: images a shard.
         workers: threads that decode; as many as there are processors where absent.
         monitor: is told of progress.
+        compute: does the work elsewhere (:mod:`mlis.features.ray_shards`); `workers` is not used.
 
     Raises:
         DataError: no image at all could be read.
@@ -100,18 +111,22 @@ def extract(
     store = Store.open(folder / FOLDER, f"{backbone.identity.fingerprint} {backbone.precision}")
     todo = [image for image in found.images if not _is_known(image, store)]
     monitor.started(len(found.images), len(found.images) - len(todo))
-    bad, computed = list(found.bad), 0
-    for start in range(0, len(todo), shard_images):
-        part = todo[start : start + shard_images]
-        shard, refused = extract_shard(
-            part, backbone, store.at.keys(), workers=workers, done=monitor.done
-        )
-        bad += refused
+    parts = [todo[start : start + shard_images] for start in range(0, len(todo), shard_images)]
+    refused: list[Bad] = []
+    computed = 0
+
+    def keep(shard: Shard, without_row: list[Bad]) -> None:
+        nonlocal computed
+        refused.extend(without_row)
         computed += len(shard.rows)
         if shard.files:
             store.add(shard)
-    refused = {each.path for each in bad}
-    rows = [image for image in found.images if image.path not in refused]
+
+    compute = compute or _here(backbone, workers)
+    compute(parts, store.at.keys(), keep, monitor.done)
+    bad = [*found.bad, *sorted(refused, key=lambda each: each.path)]
+    bad_paths = {each.path for each in bad}
+    rows = [image for image in found.images if image.path not in bad_paths]
     if not rows:
         raise DataError(
             f"{found.root}: none of {len(found.images)} files gave features; the first is "
@@ -119,6 +134,21 @@ def extract(
         )
     images = _collect(found, rows, store, backbone, folder)
     return Extraction(images, tuple(bad), computed, time.perf_counter() - began)
+
+
+def _here(backbone: Backbone, workers: int | None) -> Compute:
+    """Compute shards in this process, one after the other."""
+
+    def compute(
+        parts: Sequence[Sequence[ImageFile]],
+        known: Collection[str],
+        keep: Keep,
+        done: Callable[[int], None],
+    ) -> None:
+        for part in parts:
+            keep(*extract_shard(part, backbone, known, workers=workers, done=done))
+
+    return compute
 
 
 def extract_folder(
@@ -130,6 +160,7 @@ def extract_folder(
     shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
     monitor: Monitor | None = None,
+    compute: Compute | None = None,
 ) -> Extraction:
     """`extract`, then write the folder of :mod:`mlis.data.feature_folder` and `bad.csv`.
 
@@ -140,7 +171,11 @@ def extract_folder(
         refuse_other_model(folder, backbone)
     with held(folder):
         result = extract(
-            found, backbone, folder, shard_images=shard_images, workers=workers, monitor=monitor
+            *(found, backbone, folder),
+            shard_images=shard_images,
+            workers=workers,
+            monitor=monitor,
+            compute=compute,
         )
         write_feature_folder(result.images, folder)
         write_bad(folder, result.bad)
