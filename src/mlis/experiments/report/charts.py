@@ -92,7 +92,7 @@ def loss_panel(title: str, runs: Mapping[str, Sequence[tuple[float, float]]]) ->
     points = [point for run in runs.values() for point in run]
     xs = tuple(ticks(0, max(x for x, _ in points)))
     ys = tuple(ticks(min(y for _, y in points), max(y for _, y in points)))
-    axes = Axes(xs=xs, ys=ys, x_labels=tuple(f"{x:,g}" for x in xs), height=200, left=54)
+    axes = Axes(xs=xs, ys=ys, x_labels=tuple(f"{x:,g}" for x in xs), height=220, left=54)
     parts = [axes.grid("step", title)]
     for i, run in enumerate(runs.values()):
         places = [axes.at(*point) for point in run]

@@ -61,8 +61,9 @@ def trained_section(look: Look) -> str:
     else:
         caption = f"<b>{escape(look.what)}.</b> The networks with their sizes and what trains them."
         caption += " Dashed: off."
-        drawn = f'<div class="charts">{figure(look.drawing, caption, "tall")}</div>'
-    return section(f"{look.anchor}-trained", "What was trained", drawn + _losses(look), level=3)
+        drawn = figure(look.drawing, caption)
+    body = f'<div class="trained">{drawn}<div>{_losses(look)}</div></div>'
+    return section(f"{look.anchor}-trained", "What was trained", body, level=3)
 
 
 def _losses(look: Look) -> str:

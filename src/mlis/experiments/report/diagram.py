@@ -74,32 +74,42 @@ def in_words(config: Mapping[str, Any], sizes: "_Sizes") -> str:
 
 def _generation(config: Mapping[str, Any], sizes: _Sizes, top: float) -> tuple[str, float]:
     settings = config["generation"]
-    title = "1a · Features of classes without images"
-    boxes = [_box(LEFT, top + 40, 108, 42, "a, descriptors", f"one a class, {sizes.of('a')}")]
-    if settings["generator"] == "ridge":
-        said = (
-            f"λ {settings['ridge_lambda']:g}, residuals of {settings['ridge_neighbours']} classes"
-        )
-        boxes.append(
-            _box(LEFT, top + 108, 230, 46, f"ridge, {settings['ridge_kernel']}", said, "net")
-        )
-        boxes.append(_arrow(66, top + 82, 66, top + 108))
-        return _panel(top, 170, title, "closed form: nothing is trained by steps", boxes)
-    boxes.append(_box(128, top + 40, 114, 42, "z, noise", str(sizes.z)))
-    boxes.append(_box(258, top + 40, 130, 42, "x, real features", f"seen classes, {sizes.of('x')}"))
-    start = "starts at ridge means" if settings["generator_init"] == "ridge" else "cold start"
-    flow = f"{sizes.of('z', 'a')} → {sizes.gan} → {sizes.of('x')}, {start}"
-    boxes.append(_box(LEFT, top + 108, 230, 46, "G, generator", flow, "net"))
-    flow = f"[x ; a] {sizes.of('x', 'a')} → {sizes.gan} → 1"
-    boxes.append(_box(150, top + 184, 238, 46, "D, critic: WGAN-GP, eq. 2", flow, "net"))
-    boxes += [_arrow(66, top + 82, 66, top + 108), _arrow(185, top + 82, 185, top + 108)]
-    boxes += [_arrow(196, top + 154, 196, top + 184), _arrow(324, top + 82, 324, top + 184)]
-    boxes.append(text(204, top + 173, "x̃, synthetic"))
+    drawn = _ridge if settings["generator"] == "ridge" else _gan
+    return drawn(settings, sizes, top)
+
+
+_STAGE_1A = "1a · Features of classes without images"
+
+
+def _ridge(settings: Mapping[str, Any], sizes: _Sizes, top: float) -> tuple[str, float]:
+    said = f"λ {settings['ridge_lambda']:g}, residuals of {settings['ridge_neighbours']} classes"
+    boxes = [
+        _box(LEFT, top + 40, 108, 42, "a, descriptors", f"{sizes.of('a')}, each class"),
+        _box(LEFT, top + 108, 230, 46, f"ridge, {settings['ridge_kernel']}", said, "net"),
+        _arrow(66, top + 82, 66, top + 108),
+    ]
+    return _panel(top, 170, _STAGE_1A, "closed form: nothing is trained by steps", boxes)
+
+
+def _gan(settings: Mapping[str, Any], sizes: _Sizes, top: float) -> tuple[str, float]:
+    start = "added to ridge means" if settings["generator_init"] == "ridge" else "cold start"
+    made = f"[z ; a] {sizes.of('z', 'a')} → {sizes.gan} → {sizes.of('x')}\n{start}"
+    judged = f"[x ; a] {sizes.of('x', 'a')} → {sizes.gan} → 1"
+    boxes = [
+        _box(LEFT, top + 40, 108, 42, "a, descriptors", f"{sizes.of('a')}, each class"),
+        _box(128, top + 40, 114, 42, "z, noise", str(sizes.z)),
+        _box(258, top + 40, 130, 42, "x, real features", f"seen classes, {sizes.of('x')}"),
+        _box(LEFT, top + 108, 230, 58, "G, generator", made, "net"),
+        _box(150, top + 196, 238, 46, "D, critic: WGAN-GP, eq. 2", judged, "net"),
+        *(_arrow(66, top + 82, 66, top + 108), _arrow(185, top + 82, 185, top + 108)),
+        *(_arrow(196, top + 166, 196, top + 196), _arrow(324, top + 82, 324, top + 196)),
+        text(204, top + 185, "x̃, synthetic"),
+    ]
     said = (
         f"{settings['steps']:,} steps of G, {settings['critic_steps']} of D each; "
         f"batch {settings['batch_size']}, penalty {settings['penalty']:g}"
     )
-    return _panel(top, 246, title, said, boxes)
+    return _panel(top, 258, _STAGE_1A, said, boxes)
 
 
 def _refinement(config: Mapping[str, Any], sizes: _Sizes, top: float) -> tuple[str, float]:

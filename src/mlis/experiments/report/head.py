@@ -80,7 +80,9 @@ def _published(study: Study) -> str:
     """What the paper has for the same dataset, with its label."""
     if study.name not in FIVE:
         return ""
-    ours = [one for one in published("table2") if (one.dataset, one.method) == (study.name, "MLIS")]
+    ours = [
+        one for one in published("table2") if (one.dataset, one.method) == (study.name, "MLIS-GZSL")
+    ]
     return "".join(
         f"The paper: U {row.U:.1f}, S {row.S:.1f}, H {row.H:.1f} ({row.protocol}, with its own "
         "features)."

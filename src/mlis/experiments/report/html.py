@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["cells", "escape", "figure", "missing", "scrolling", "section", "table"]
+__all__ = ["cells", "escape", "figure", "group", "missing", "scrolling", "section", "table"]
 
 
 def section(anchor: str, title: str, body: str, *, level: int = 2) -> str:
@@ -41,8 +41,20 @@ def scrolling(label: str, inner: str) -> str:
 def cells(first: str, others: Sequence[str], style: str = "") -> str:
     """A row; `first` is HTML of its heading, the others are texts."""
     look = f' class="{style}"' if style else ""
-    rest = "".join(f"<td>{escape(cell)}</td>" for cell in others)
+    rest = "".join(f"<td>{_spread(cell)}</td>" for cell in others)
     return f'<tr{look}><th scope="row">{first}</th>{rest}</tr>'
+
+
+def _spread(cell: str) -> str:
+    """A text; a deviation may go under its mean where there is little room."""
+    mean, sign, deviation = escape(cell).partition(" ± ")
+    return f"{mean}<span>{sign}{deviation}</span>" if sign and "/" not in cell else escape(cell)
+
+
+def group(title: str, width: int) -> str:
+    """A row that says what the rows under it are of."""
+    heading = f'<th scope="rowgroup" colspan="{width}">{escape(title)}</th>'
+    return f'<tr class="of">{heading}</tr>'
 
 
 def missing(*what: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from mlis.experiments.report.html import cells, escape, section, table
 from mlis.experiments.report.studies import Study
@@ -11,28 +10,33 @@ from mlis.experiments.store import Row
 RUNS = 1000  # listed
 
 
-def origin_section(results: Path, studies: Sequence[Study]) -> str:
+def origin_section(studies: Sequence[Study]) -> str:
     """Data, versions and machines, commands, and the runs."""
     rows = [row for study in studies for row in study.rows]
-    name = escape(str(results))
     key = rows[0].key[:12]
     body = f"""{_facts(rows)}
 <p>Any row can be done again from itself, everything trained anew, and is compared with what stands
-here; on the same machine and versions every number must be the same:</p>
-<pre tabindex="0"><code>mlis rerun {key} -o {name}</code></pre>
-<p>The tables and curves, with whatever was not run yet, and this page:</p>
-<pre tabindex="0"><code>mlis reproduce all --datasets {escape(_datasets(studies))} -o {name}
-mlis report {name} -o report.html</code></pre>
+here; on the same machine and versions every number must be the same. RESULTS is the folder that
+this page was made from, the key is the row's, such as that of the first one:</p>
+<pre tabindex="0"><code>mlis rerun {key} -o RESULTS</code></pre>
+<p>What was not run yet, and this page:</p>
+<pre tabindex="0"><code>{escape(_commands(studies))}
+mlis report RESULTS -o report.html</code></pre>
 {_runs(studies)}"""
     return section("origin", "Where the numbers come from", body)
 
 
-def _datasets(studies: Sequence[Study]) -> str:
-    found = []
+def _commands(studies: Sequence[Study]) -> str:
+    """`mlis reproduce` for the datasets of the page, budget by budget."""
+    lines = {}
     for study in studies:
         arguments = study.main.first.task["dataset"]
-        found.append(str(arguments.get("name_or_path", study.name)))
-    return ",".join(dict.fromkeys(found))
+        flags = " --data-root DIR" if "data_root" in arguments else ""
+        flags += " --budget quick" if study.quick else ""
+        name = str(arguments.get("name_or_path", study.name)).replace("\\", "/").rsplit("/", 1)[-1]
+        seeds = ",".join(map(str, study.seeds[:20]))
+        lines[f"mlis reproduce all --datasets {name}{flags} --seeds {seeds} -o RESULTS"] = None
+    return "\n".join(lines)
 
 
 def _facts(rows: Sequence[Row]) -> str:
@@ -70,7 +74,7 @@ def _facts(rows: Sequence[Row]) -> str:
         )
         for name, found in facts.items()
     )
-    spent = f"<dt>Time</dt><dd>{_time(seconds)} over all runs, each counted once</dd>"
+    spent = f"<dt>Time</dt><dd>{_time(seconds)} in all, each run with what it trained itself</dd>"
     return f'<dl class="facts">{lines}{spent}</dl>'
 
 

@@ -68,7 +68,7 @@ def write_report(
         data[study.label] = load(study) if close else Data(None, "not looked at closely")
         if close:
             looks.append(_look(folder, study, data[study.label], f"study{number}", with_maps, say))
-    text = render(folder, studies, data, looks)
+    text = render(studies, data, looks)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -116,9 +116,7 @@ def _problems(look: Look) -> list[str]:
     return [f"{look.study.label}: {problem}" for problem in said if problem]
 
 
-def render(
-    folder: Path, studies: Sequence[Study], data: Mapping[str, Data], looks: Sequence[Look]
-) -> str:
+def render(studies: Sequence[Study], data: Mapping[str, Data], looks: Sequence[Look]) -> str:
     """The whole page as one string of HTML.
 
     Raises:
@@ -131,7 +129,7 @@ def render(
         "others": results.others_section(studies),
         "settings": results.settings_section(studies),
         **{look.anchor: _closely(look) for look in looks},
-        "origin": origin.origin_section(folder, studies),
+        "origin": origin.origin_section(studies),
     }
     parts = {name: part for name, part in sections.items() if part}
     top = head.title(studies)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mlis.experiments import figures, tables
 from mlis.experiments.report import charts
-from mlis.experiments.report.html import cells, escape, figure, section, table
+from mlis.experiments.report.html import cells, escape, figure, group, section, table
 from mlis.experiments.report.lines import Block, Counted, blocks, counted, curves
 from mlis.experiments.report.material import Data
 from mlis.experiments.report.studies import Study
@@ -13,7 +13,7 @@ from mlis.experiments.tables import MEASURED, Table
 TABLES = ("table2", "table3", "table4")
 FIGURES = ("figure3", "figure4")
 OTHERS = 200  # lines of series that are in no table, a study
-_HEADER = ("method", "U", "S", "H", "runs", "protocol")
+_HEADER = ("method, protocol", "U", "S", "H")
 
 
 def table_files(studies: Sequence[Study], data: Mapping[str, Data]) -> dict[str, Table]:
@@ -33,7 +33,7 @@ def sizes_section(studies: Sequence[Study], data: Mapping[str, Data]) -> str:
     found = tables.statistics(_sizes(studies, data))
     rows = [cells(escape(line[0]), line[1:]) for line in found.lines]
     header = [name or "kind" for name in found.header]
-    body = table(found.title, header, [f"<tbody>{''.join(rows)}</tbody>"])
+    body = table("Classes and images", header, [f"<tbody>{''.join(rows)}</tbody>"])
     return section("table1", found.title, f'<div class="wide">{body}</div>')
 
 
@@ -52,24 +52,23 @@ def table_section(name: str, studies: Sequence[Study]) -> str:
     if not found:
         return ""
     title = tables.TITLES[name]
-    shown = table(f"{title}, per cent", _HEADER, [_body(block) for block in found])
+    caption = "Per cent; mean ± standard deviation over runs"
+    shown = table(caption, _HEADER, [_body(block) for block in found])
     drawn = "".join(_bars(block, found) for block in found if block.measured)
-    return section(name, title, f'{shown}<div class="charts">{drawn}</div>')
+    alone = sum(block.measured for block in found) == 1
+    style = "beside" if alone else "below"
+    body = f'<div class="{style}">{shown}<div class="charts">{drawn}</div></div>'
+    return section(name, title, body)
 
 
 def _body(block: Block) -> str:
-    span = len(_HEADER)
-    rows = [f'<tr class="of"><th scope="rowgroup" colspan="{span}">{escape(block.title)}</th></tr>']
+    rows = [group(block.title, len(_HEADER))]
     for line in block.lines:
-        note = f"<small>{escape(line.note)}</small>" if line.note else ""
-        values = [line.cell(name) for name in ("U", "S", "H")]
-        rows.append(
-            cells(
-                escape(line.method) + note,
-                [*values, str(line.runs or "–"), line.protocol],
-                "ours" if line.kind == MEASURED else "theirs",
-            )
-        )
+        runs = f", {line.runs} run{'s' if line.runs != 1 else ''}" if line.runs else ""
+        note = f"; {line.note}" if line.note else ""
+        first = f"{escape(line.method)}<small>{escape(line.protocol + runs + note)}</small>"
+        style = "ours" if line.kind == MEASURED else "theirs"
+        rows.append(cells(first, [line.cell(name) for name in ("U", "S", "H")], style))
     return f"<tbody>{''.join(rows)}</tbody>"
 
 
@@ -112,7 +111,7 @@ def _numbers(name: str, found: Sequence[figures.Curve]) -> str:
     bodies = []
     for curve in found:
         heading = f"{curve.dataset}, {curve.protocol}: {curve.label}"
-        rows = [f'<tr class="of"><th scope="rowgroup" colspan="5">{escape(heading)}</th></tr>']
+        rows = [group(heading, 5)]
         for (value, of_seeds), summary in zip(curve.points, curve.summaries(), strict=True):
             line = tables.Line("", "", "", summary)
             each = "; ".join(
@@ -138,15 +137,13 @@ def others_section(studies: Sequence[Study]) -> str:
             changed = study.differences(one.config)
             words = ", ".join(f"{k} {own}" for k, (_, own) in changed.items()) or one.method
             line = tables.Line("", "", "", one.summary)
-            values = [line.cell(name) for name in ("U", "S", "H")]
-            rows.append(cells(escape(words), [*values, str(len(one.rows)), one.protocol]))
-        if left := len(study.others) - OTHERS:
-            rows += [cells(f"{left} more are in results.jsonl", [""] * 5)] if left > 0 else []
+            said = f"{one.protocol}, {len(one.rows)} run{'s' if len(one.rows) != 1 else ''}"
+            first = f"{escape(words)}<small>{escape(said)}</small>"
+            rows.append(cells(first, [line.cell(name) for name in ("U", "S", "H")]))
+        if (left := len(study.others) - OTHERS) > 0:
+            rows.append(cells(f"{left} more are in results.jsonl", [""] * 3))
         if rows:
-            heading = (
-                f'<tr class="of"><th scope="rowgroup" colspan="6">{escape(study.label)}</th></tr>'
-            )
-            bodies.append(f"<tbody>{heading}{''.join(rows)}</tbody>")
+            bodies.append(f"<tbody>{group(study.label, len(_HEADER))}{''.join(rows)}</tbody>")
     body = table("Settings that are in no table, per cent", _HEADER, bodies) if bodies else ""
     return section("others", "Other settings", body)
 

@@ -83,7 +83,7 @@ class Axes:
     height: float = 250
     left: float = 44
     right: float = 14
-    top: float = 12
+    top: float = 30
     bottom: float = 44
 
     def at(self, x: float, y: float) -> tuple[float, float]:
@@ -108,5 +108,5 @@ class Axes:
             parts.append(text(self.at(x, 0)[0], bottom + 17, words, anchor="middle"))
         middle = (self.left + self.width - self.right) / 2
         parts.append(text(middle, self.height - 6, x_title, anchor="middle"))
-        parts.append(text(2, 10, y_title))
+        parts.append(text(2, 12, y_title, "name"))
         return "".join(parts)
