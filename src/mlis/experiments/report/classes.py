@@ -137,7 +137,7 @@ def _pair(one: Mapping[str, Any], seen: Mapping[str, bool], shown: "_Shown") -> 
         return f"<b>{escape(name[:NAME])}</b> <small>{kind}</small>"
 
     images = "".join(
-        f'<img src="{source}" width="96" height="96" loading="lazy" alt="{escape(alt)}">'
+        f'<img src="{source}" width="96" height="96" alt="{escape(alt)}">'
         for source, alt in zip(
             pictures,
             (f"{label[:NAME]}, taken for {predicted[:NAME]}", f"an image of {predicted[:NAME]}"),

@@ -52,7 +52,11 @@ def _numbers(study: Study) -> str:
     cells = "".join(
         f'<div class="{name}"><dt>{name}<span> {said}</span></dt><dd>{escape(line.cell(name))}'
         "<small> %</small></dd></div>"
-        for name, said in (("U", "unseen classes"), ("S", "seen classes"), ("H", "harmonic mean"))
+        for name, said in (
+            ("U", "unseen classes"),
+            ("S", "seen classes"),
+            ("H", "harmonic mean of both"),
+        )
     )
     theirs = _published(study)
     beside = f'<p class="note">{escape(theirs)}</p>' if theirs else ""

@@ -6,6 +6,7 @@ series are one variation away.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -189,7 +190,8 @@ def _study(name: str, sha256: str, number: int, members: Sequence[Series]) -> St
 
 def _base(found: Mapping[Values, None]) -> Values:
     """The values from which most others are one variation away; baselines are run at them."""
-    candidates = dict.fromkeys(found)
+    usual = tuple(Counter(values).most_common(1)[0][0] for values in zip(*found, strict=True))
+    candidates = dict.fromkeys((*found, usual))
     candidates |= dict.fromkeys(("ml+is+sfr", *one[1:]) for one in found)
     candidates |= dict.fromkeys(
         (components, "circle", *rest) for components, _, *rest in candidates
