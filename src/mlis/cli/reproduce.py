@@ -352,7 +352,6 @@ def _write(name: str, entries: "Sequence[Entry]", results: Path, budget: "Budget
     """Print a table, and write it, or a figure, from what the store has."""
     from mlis.experiments import figures, tables
     from mlis.experiments.engine import store_of
-    from mlis.files import atomic_write
 
     store = store_of(results)
     if name not in tables.TITLES:
@@ -360,18 +359,7 @@ def _write(name: str, entries: "Sequence[Entry]", results: Path, budget: "Budget
     table = tables.table(name, entries, store, budget)
     print(table.title)
     print_table([table.header[:-1], *(line[:-1] for line in table.lines)])
-    folder = results / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, text in (
-        ("md", tables.markdown(table)),
-        ("csv", tables.csv_text(table)),
-        ("tex", tables.latex(table)),
-    ):
-        paths.append(folder / f"{name}.{suffix}")
-        with atomic_write(paths[-1]) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return paths
+    return tables.write(name, table, results / "tables")
 
 
 def run_again(args: argparse.Namespace) -> int:
