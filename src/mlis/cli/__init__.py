@@ -1,4 +1,4 @@
-"""The command line: `mlis fit | evaluate | predict | serve | features | data | demo | reproduce | rerun`.
+"""The command line: `mlis fit | evaluate | predict | serve | features | data | demo | …`.
 
 Exit codes: 0 done, 2 wrong input or use (one line on stderr says what), 1 anything else,
 130 interrupted. Heavy modules are imported by the commands, so that `--help` is quick.

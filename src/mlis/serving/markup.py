@@ -11,17 +11,13 @@ SHOWN_CLASSES = 500
 def header(known: Catalogue) -> str:
     """What the page is, and of how many classes."""
     unseen = int((~known.seen).sum())
-    without = {0: "", 1: ", one of them without a picture in training"}.get(
-        unseen, f", {unseen} of them without a picture in training"
-    )
-    return _wrap(
-        "<h1>What is in the picture?</h1>"
-        f"<p>The model tells {len(known.names):,} classes apart{without}: those it knows by their "
-        "description alone.</p>"
-        if unseen
-        else "<h1>What is in the picture?</h1>"
-        f"<p>The model tells {len(known.names):,} classes apart.</p>"
-    )
+    text = f"The model tells {len(known.names):,} classes apart."
+    if unseen:
+        text = (
+            f"The model tells {len(known.names):,} classes apart; {unseen:,} of them had no "
+            "picture in training, only a description."
+        )
+    return _wrap(f"<h1>What is in the picture?</h1><p>{text}</p>")
 
 
 def waiting() -> str:
@@ -70,7 +66,9 @@ def wrong(title: str, text: str) -> str:
 
 def _note(kind: str, title: str, text: str) -> str:
     role = "alert" if kind == "wrong" else "status"
-    return _wrap(f'<div class="note {kind}" role="{role}"><b>{escape(title)}</b>{escape(text)}</div>')
+    return _wrap(
+        f'<div class="note {kind}" role="{role}"><b>{escape(title)}</b>{escape(text)}</div>'
+    )
 
 
 def _tags(known: Catalogue, index: int) -> str:
