@@ -4,16 +4,16 @@ import re
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, File, Query, Request, Response, UploadFile
+from fastapi import APIRouter, File, Query, Response, UploadFile
 
 import mlis
 from mlis.serving import schemas
 from mlis.serving.engine import Answer, Catalogue
-from mlis.serving.growth import Words
 from mlis.serving.metrics import CONTENT_TYPE
 from mlis.serving.problems import Refusal
 from mlis.serving.service import Service
 from mlis.serving.settings import Access
+from mlis.serving.words import Words
 
 LONGEST_FILE_NAME = 255
 
@@ -63,7 +63,9 @@ def routes(service: Service, access: Access) -> APIRouter:
         return schemas.ImagesAnswer(results=[_of_file(*pair, top_k) for pair in pairs])
 
     @router.post("/predict/features", responses=described(415), tags=["predict"])
-    async def predict_features(body: rows_request) -> schemas.RowsAnswer:
+    async def predict_features(
+        body: rows_request,  # pyright: ignore[reportInvalidTypeForm]
+    ) -> schemas.RowsAnswer:
         """The likeliest classes of each row of features."""
         with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which is refused
             rows = np.array(body.rows, dtype=np.float64).astype(np.float32)
@@ -104,8 +106,8 @@ def routes(service: Service, access: Access) -> APIRouter:
             classes=len(engine.catalogue.names),
             features=engine.num_features,
             image_model=engine.backbone.identity.name if engine.backbone else None,
-            described_by=list(engine.growth.takes) if engine.growth else [],
-            changes=access.allow_changes and engine.growth is not None,
+            described_by=list(engine.describer.takes) if engine.describer else [],
+            changes=access.allow_changes and engine.describer is not None,
         )
 
     @router.get(
@@ -125,7 +127,9 @@ def predictions(answer: Answer, k: int) -> list[schemas.Prediction]:
     """The k best classes of an answer that has some."""
     known = answer.catalogue
     return [
-        schemas.Prediction(class_name=known.names[c], score=chance, seen=bool(known.seen[c]))
+        schemas.Prediction.model_validate(
+            {"class": known.names[c], "score": chance, "seen": bool(known.seen[c])}
+        )
         for c, chance in answer.best(k)
     ]
 

@@ -137,7 +137,7 @@ class SizeLimit:
 
 
 class Deadline:
-    """Gives up a request whose answer has not begun in time: 408 while its body still comes, else 503.
+    """Gives up what has not begun to be answered in time: 408 while the body still comes, else 503.
 
     What streams an answer for longer, as the page's events do, is not cut off.
     """
@@ -151,6 +151,7 @@ class Deadline:
             await self.app(scope, receive, send)
             return
         started = complete = False
+        limit = asyncio.timeout(self.seconds)
 
         async def watched() -> "Message":
             nonlocal complete
@@ -165,7 +166,7 @@ class Deadline:
             await send(message)
 
         try:
-            async with asyncio.timeout(self.seconds) as limit:
+            async with limit:
                 await self.app(scope, watched, sending)
         except TimeoutError:
             if started or not limit.expired():
