@@ -149,12 +149,12 @@ def disk(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_stops_a_run_that_goes_on_later(data, calm, tmp_path, capfd):
+def test_a_full_disk_stops_a_run_that_goes_on_later(data, calm, tmp_path, capsys):
     for limit in (200, 1500, 4000):
         run = tmp_path / f"run{limit}"
         with files_of_at_most(limit):
             assert main(["fit", str(data), "-o", str(run), *GAN]) == 1
-        said = one_line_error(capfd.readouterr().err)
+        said = one_line_error(capsys.readouterr().err)
         assert "File too large" in said
         assert str(run) in said
         assert not (run / MODEL).exists()
@@ -165,10 +165,10 @@ def test_a_full_disk_stops_a_run_that_goes_on_later(data, calm, tmp_path, capfd)
         assert not list(run.rglob("*.tmp"))
 
 
-def test_a_disk_that_is_full_for_good(data, calm, tmp_path, capfd):
+def test_a_disk_that_is_full_for_good(data, calm, tmp_path, capsys):
     with disk(tmp_path / "disk", "size=20k") as folder:
         assert main(["fit", str(data), "-o", str(folder / "run"), *GAN]) == 1
-        said = one_line_error(capfd.readouterr().err)
+        said = one_line_error(capsys.readouterr().err)
         assert "No space left on device" in said or "cannot be written" in said
         assert not list(folder.rglob("result.json"))
         subprocess.run(["mount", "-o", "remount,size=2m", str(folder)], check=True)
@@ -188,7 +188,7 @@ def test_a_full_cache_costs_time_and_no_result(data, calm, tmp_path, monkeypatch
     assert "not stored" in caplog.text
 
 
-def test_read_only_disks(data, calm, tmp_path, monkeypatch, capfd):
+def test_read_only_disks(data, calm, tmp_path, monkeypatch, capsys):
     """Data may lie on one, the cache too; a run folder may not."""
     with disk(tmp_path / "disk", "size=4m") as folder:
         shutil.copytree(data, folder / "data")
@@ -197,9 +197,9 @@ def test_read_only_disks(data, calm, tmp_path, monkeypatch, capfd):
         reusing = [flag for flag in GAN if flag != "--no-reuse"]
         assert main(["fit", str(folder / "data"), "-o", str(tmp_path / "run"), *reusing]) == 0
         assert (tmp_path / "run" / MODEL).read_bytes() == calm
-        capfd.readouterr()
+        capsys.readouterr()
         assert main(["fit", str(data), "-o", str(folder / "run"), *GAN]) == 1
-        said = one_line_error(capfd.readouterr().err)
+        said = one_line_error(capsys.readouterr().err)
         assert "Read-only file system" in said
         assert str(folder / "run") in said
 

@@ -42,7 +42,13 @@ from mlis.tensorfile import load_tensors, save_tensors
 from readers import READERS
 from simulated import small, tiny
 
-SLOW = {"mat-7.3": 25, "snapshot": 10, "model": 40}  # opened or trained at some cost
+SLOW = {
+    "mat-7.3": 25,
+    "snapshot": 8,
+    "model": 20,
+    "parquet": 60,
+    "mat-5": 60,
+}  # opened or trained at some cost
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -68,15 +74,14 @@ sys.path.insert(0, {str(Path(fuzz.__file__).parent)!r})
 import fuzz, readers
 from pathlib import Path
 def read():
+    if path[0].read_bytes() == b"good": return
     if number[0] == 3: os.abort()
     if number[0] == 5: time.sleep(60)
     if number[0] == 7: raise KeyError("x")
     if number[0] == 9: bytearray(fuzz.MEMORY * 2)
-    number[0] += 1
-number = [0]
+number, path = [0], [None]
 def bad(folder):
-    start = int(sys.argv[3]) if sys.argv[1:2] == ["--worker"] else 0
-    number[0] = start - 1  # the good file is read first
+    path[0] = folder / "x"
     return [readers.Target(folder / "x", b"good", lambda good, chance: b"bad", read)]
 def damaged(targets, name, at):
     number[0] = at
@@ -198,13 +203,13 @@ def test_numpy_headers_that_claim_absurd_shapes(tmp_path, shape, descr):
 
 
 def test_an_archive_that_expands_a_thousandfold(tmp_path, monkeypatch):
-    """Forty megabytes of zeros in forty kilobytes, on a machine with ten."""
+    """Sixteen megabytes of zeros in sixteen kilobytes, on a machine with ten."""
     with zipfile.ZipFile(tmp_path / "f.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("features.npy", npy((10_000, 1000), body=bytes(4 * 10**7)))
+        archive.writestr("features.npy", npy((2000, 2000), body=bytes(16 * 10**6)))
     assert (tmp_path / "f.npz").stat().st_size < 50_000
-    scipy.io.savemat(tmp_path / "f.mat", {"features": np.zeros((1000, 5000))}, do_compression=True)
+    scipy.io.savemat(tmp_path / "f.mat", {"features": np.zeros((1000, 3000))}, do_compression=True)
     with h5py.File(tmp_path / "g.mat", "w") as file:
-        file.create_dataset("features", data=np.zeros((5000, 1000)), compression="gzip")
+        file.create_dataset("features", data=np.zeros((3000, 1000)), compression="gzip")
     for module in (mlis.data.matfile, mlis.data.npyfile):
         assert module.check_room is mlis.data.memory.check_room
     monkeypatch.setattr(mlis.data.memory, "available_memory", lambda: 10 << 20)
@@ -262,7 +267,7 @@ def test_safetensors_headers_that_claim_absurd_sizes(tmp_path, model):
 
 # --- text -----------------------------------------------------------------------------------------
 
-DEEP = '{"a":' * 100_000
+DEEP = '{"a":' * 5_000
 
 
 def test_json_that_nests_deep_or_holds_no_numbers(tmp_path, model):
@@ -271,13 +276,13 @@ def test_json_that_nests_deep_or_holds_no_numbers(tmp_path, model):
         (tmp_path / "data/dataset.json", lambda: GZSLDataset.load(tmp_path / "data")),
         (model / RECORD, lambda: load_model(model)),
     ):
-        for text in (DEEP, "[" * 100_000, "9" * 5000, '{"format": 1e999}', '{"x": NaN}', "\x00"):
+        for text in (DEEP, "[" * 5_000, "9" * 5000, '{"format": 1e999}', '{"x": NaN}', "\x00"):
             path.write_text(text)
             with pytest.raises(MlisError, match=path.name):
                 read()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60) | st.sampled_from(["NaN", "[-Infinity]", DEEP, "9" * 5000]))
 def test_strict_json_gives_a_value_or_a_value_error(text):
     try:
@@ -290,7 +295,7 @@ def test_strict_json_gives_a_value_or_a_value_error(text):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a = " + "[" * 100_000, "nests too deep"),
+        ("a = " + "[" * 5_000, "nests too deep"),
         ("[generation]\nsteps = " + "9" * 5000, "not valid TOML"),
         ("[generation]\nlearning_rate = " + "9" * 400, "must be at least 0, but got inf"),
         ("[generation]\nlearning_rate = nan", "but got nan"),
@@ -305,7 +310,7 @@ def test_settings_files_with_monsters(tmp_path, text, said):
         resolve(read_toml(tmp_path / "s.toml"))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     section=st.sampled_from(["generation", "refinement", "classification", "preprocessing", "x"]),
     name=st.sampled_from(["steps", "learning_rate", "loss", "calibration", "generator", "__x__"]),

@@ -136,9 +136,8 @@ def test_packaged_models_need_no_network_and_hub_names_do(tmp_path):
     assert attempts == []
     assert [line.split()[1] for line in codes] == ["0", "0"], codes
     (tmp_path / "hub").mkdir()
-    codes, attempts = behind_a_wall(
-        tmp_path / "hub", ["features", "images", tmp_path / "photos", "-o", "out", "--backbone", "microsoft/resnet-18"]
-    )  # fmt: skip
+    images[1:3] = ["images", tmp_path / "photos"]
+    codes, attempts = behind_a_wall(tmp_path / "hub", [*images, "microsoft/resnet-18"])
     assert [line.split()[1] for line in codes] == ["2"]
     assert any("huggingface" in line for line in attempts)
 
