@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SHARED := ../shared/data
 
-.PHONY: install demo test test-slow lint format bench clean
+.PHONY: install demo test test-slow torture fuzz lint format bench clean
 
 install: $(VENV)/.installed
 
@@ -27,6 +27,17 @@ test: lint
 test-slow: install
 	$(BIN)/pytest -m slow
 
+# kill -9 at 50 random moments of each command, and every other fault: about 15 minutes on an idle
+# core. Fewer: make torture TORTURE='--kills 10'.
+torture: install
+	$(BIN)/python torture/kills.py -o torture-out $(TORTURE)
+	$(BIN)/pytest tests/test_faults.py
+
+# 100,000 damaged files for every reader; stop it at any time, it goes on where it stopped. For ten
+# minutes: make fuzz FUZZ='--seconds 600'.
+fuzz: install
+	nice -n 10 $(BIN)/python torture/fuzz.py -o fuzz-out $(FUZZ)
+
 # Quick, a few minutes; all of it: make bench BENCH=--full. Writes bench-out/bench.json and bench.md.
 bench: install
 	$(BIN)/python benchmarks/suite.py -o bench-out --data-root $(SHARED)/xlsa17 $(BENCH)
@@ -36,4 +47,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist demo-out bench-out .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo-out bench-out torture-out fuzz-out .pytest_cache .ruff_cache

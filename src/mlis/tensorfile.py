@@ -24,10 +24,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     checksum = _checksum(ready, metadata)
     with atomic_write(path) as temporary:
         words = json.dumps({**metadata, "sha256": checksum}, sort_keys=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the library's own is for the owner alone
         try:
             save_file(ready, temporary, metadata={"mlis": words})
         except SafetensorError as error:  # a full disk, say: what others raise as an OSError
             raise OSError(f"{path} cannot be written: {error}") from None
+        temporary.chmod(mode)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

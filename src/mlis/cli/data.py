@@ -1,6 +1,7 @@
 """`mlis data info`, `convert` and `build`: look at a dataset, write one as a folder."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,12 @@ from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
+    from mlis.data.dataset import GZSLDataset
     from mlis.data.feature_folder import ImageFeatures
     from mlis.features.descriptors import Descriptors
     from mlis.features.walk import Bad, Found
 
+logger = logging.getLogger(__name__)
 
 _BUILD = """\
 Compute features of images and descriptors of classes, and write them as a dataset folder.
@@ -127,7 +130,15 @@ def run_convert(args: argparse.Namespace) -> None:
         )
     data = load(arguments)
     data.save(args.output)
+    _warn_of_twins(data)
     print(f"{args.output}: {len(data.labels)} images, {data.num_classes} classes, {data.sha256}")
+
+
+def _warn_of_twins(data: "GZSLDataset") -> None:
+    from mlis.data.info import shared_rows, twins_told
+
+    if count := shared_rows(data):
+        logger.warning("%s", twins_told(count))
 
 
 def run_build(args: argparse.Namespace) -> None:
@@ -160,6 +171,7 @@ def run_build(args: argparse.Namespace) -> None:
         data.save(args.output)
         write_sources(images, descriptors, args.output)
         write_bad(args.output, bad)
+    _warn_of_twins(data)
     seen, unseen = len(data.seen_classes), len(data.unseen_classes)
     print(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")
     for note in data.provenance.notes:
