@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import odd_images
@@ -18,6 +21,7 @@ from mlis.data.feature_folder import is_feature_folder, read_feature_folder
 from mlis.data.unlabelled import read_features
 from mlis.errors import DataError
 from mlis.features.backbones import Identity
+from mlis.features.batches import model_threads
 from mlis.features.images import extract_folder, extract_shard
 from mlis.features.shards import FOLDER
 from mlis.features.walk import find_images
@@ -28,7 +32,7 @@ SIDE = 4
 class Colours:
     """A backbone whose features are the colours of an image made 4 × 4; it counts its images."""
 
-    batch, enough, precision = 3, None, "float32"
+    batch, enough, precision, on_cpu = 3, None, "float32", True
 
     def __init__(self, weights: str = "one"):
         self.identity = Identity("colours", weights, "resize", "none", SIDE * SIDE * 3)
@@ -104,7 +108,7 @@ def test_settled_files_are_not_even_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr("mlis.features.images.time.time_ns", lambda: later)
     extract_folder(find_images(images), Colours(), output)
     read = []
-    monkeypatch.setattr("mlis.features.images.read_file", lambda path, now: read.append(path))
+    monkeypatch.setattr("mlis.features.batches.read_file", lambda path, now: read.append(path))
     extract_folder(find_images(images), Colours(), output)
     assert not read
 
@@ -190,6 +194,69 @@ def test_a_shard_is_a_function_of_its_images(tmp_path):
     assert again.rows == shard.rows[3:]
     assert [file.sha256 for file in again.files] == [file.sha256 for file in shard.files]
     np.testing.assert_array_equal(again.features, shard.features[3:])
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_batches_side_by_side_give_what_they_give_in_turn(tmp_path, monkeypatch, on_cpu):
+    class Slow(Colours):
+        """Its first batches end last; it counts who computes at the same time."""
+
+        def __call__(self, inputs):
+            with lock:
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+            time.sleep(0.05 / (1 + self.images))
+            try:
+                return super().__call__(inputs)
+            finally:
+                with lock:
+                    self.inside -= 1
+
+    lock, backbone = threading.Lock(), Slow()
+    backbone.inside = backbone.most = 0
+    backbone.on_cpu = on_cpu
+    write_images(tmp_path, names(30))
+    write_images(tmp_path, ["a/again.png"], 29)  # what 029 holds
+    (tmp_path / "a" / "bad.png").write_bytes(b"")
+    found = find_images(tmp_path).images
+    expected, _ = extract_shard(found, Colours())
+    told = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    shard, bad = extract_shard(found, backbone, done=told.append)
+    assert backbone.most > 1 if on_cpu else backbone.most == 1
+    assert shard.rows == expected.rows
+    assert shard.files == expected.files
+    assert [each.path for each in bad] == ["a/bad.png"]
+    assert (backbone.images, sum(told)) == (30, 32)
+    np.testing.assert_array_equal(shard.features, expected.features)
+
+
+def test_threads_of_torch_are_shared_out_and_given_back():
+    backbone, before = Colours(), torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        with model_threads(backbone) as (pool, at_once):
+            shares = list(pool.map(lambda _: torch.get_num_threads(), range(20)))
+        assert (at_once, set(shares)) == (6, {1})
+        backbone.on_cpu = False
+        with model_threads(backbone) as (pool, at_once):
+            assert (at_once, pool.submit(torch.get_num_threads).result()) == (1, 6)
+        assert torch.get_num_threads() == 6
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 6
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_model_that_fails_ends_the_run_with_its_own_error(tmp_path):
+    class Failing(Colours):
+        def __call__(self, inputs):
+            raise RuntimeError("no memory left on the device")
+
+    write_images(tmp_path / "in", names(9))
+    with pytest.raises(RuntimeError, match="no memory left"):
+        extract_folder(find_images(tmp_path / "in"), Failing(), tmp_path / "out")
+    assert not is_feature_folder(tmp_path / "out")
 
 
 @pytest.mark.parametrize("file", ["features.safetensors", "images.csv", "features.json"])

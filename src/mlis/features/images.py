@@ -1,18 +1,14 @@
 """From a folder of images to a folder of features, in shards that survive a kill.
 
-Files are read, hashed and decoded by threads while the model computes: Pillow lets go of Python's
-lock while it decodes. Each file is read once. What is known by its hash is not computed again.
+Each file is read once. What is known by its hash is not computed again.
 """
 
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
@@ -24,16 +20,14 @@ from mlis.data.feature_folder import (
 )
 from mlis.errors import DataError
 from mlis.features.backbones import Backbone
-from mlis.features.decode import ImageError, decode, quiet_pillow, read_file, stamp_of
+from mlis.features.batches import extract_shard
+from mlis.features.decode import stamp_of
 from mlis.features.report import write_bad
-from mlis.features.shards import FOLDER, HashedFile, Shard, Store
+from mlis.features.shards import FOLDER, Store
 from mlis.features.walk import Bad, Found, ImageFile
 
 SHARD_IMAGES = 512
 """Images a shard: what a kill can lose of the work of each worker."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Monitor(Protocol):
@@ -168,131 +162,6 @@ def forget_unused(result: Extraction, backbone: Backbone, folder: Path) -> None:
     """Delete shards that hold no row of the finished result."""
     kind = f"{backbone.identity.fingerprint} {backbone.precision}"
     Store.open(folder / FOLDER, kind).forget_others(result.images)
-
-
-def extract_shard(
-    images: Sequence[ImageFile],
-    backbone: Backbone,
-    known: Collection[str] = (),
-    *,
-    workers: int | None = None,
-    done: Callable[[int], None] = lambda images: None,
-) -> tuple[Shard, list[Bad]]:
-    """Features of some images; nothing is written.
-
-    Args:
-        images: what to read.
-        backbone: the model.
-        known: hashes of files whose rows exist already; they are hashed and not decoded.
-        workers: threads that read and decode.
-        done: is called with the number of images after each batch.
-
-    Returns:
-        Rows for the images that are neither bad nor known, and the bad ones.
-    """
-    rows: dict[str, np.ndarray] = {}
-    files: list[HashedFile] = []
-    bad: list[Bad] = []
-    now = time.time_ns()
-    workers = workers or os.cpu_count() or 1
-
-    def read(image: ImageFile) -> _Read:
-        return _read(image, backbone, known, now)
-
-    with quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
-        ready = _in_order(pool, read, images, ahead=2 * backbone.batch + workers)
-        for batch in _batches(ready, backbone.batch):
-            new: dict[str, np.ndarray] = {}
-            for item in batch:
-                if item.pixels is not None and item.sha256 not in rows:
-                    new.setdefault(item.sha256, item.pixels)
-            wrong = _compute(backbone, new, rows)
-            for item in batch:
-                reason = item.reason or wrong.get(item.sha256)
-                if reason:
-                    bad.append(Bad(item.path, reason))
-                else:
-                    files.append(HashedFile(item.path, item.sha256, item.stamp))
-            done(len(batch))
-    none = np.empty((0, backbone.identity.size), dtype=np.float32)
-    return Shard(np.stack(list(rows.values())) if rows else none, tuple(rows), tuple(files)), bad
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """A file as a thread leaves it: prepared, known (no pixels), or bad (a reason)."""
-
-    path: str
-    sha256: str = ""
-    stamp: tuple[int, ...] | None = None
-    pixels: np.ndarray | None = None
-    reason: str = ""
-
-
-def _read(image: ImageFile, backbone: Backbone, known: Collection[str], now: int) -> _Read:
-    try:
-        file = read_file(image.source, now)
-        pixels = None
-        if file.sha256 not in known:
-            pixels = backbone.prepare(decode(file.data, backbone.enough))
-        return _Read(image.path, file.sha256, file.stamp, pixels)
-    except ImageError as error:
-        return _Read(image.path, reason=str(error))
-    except Exception as error:  # a processor that fails on one image must not end the run
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        return _Read(image.path, reason=f"cannot be prepared: {reason}")
-
-
-def _in_order(
-    pool: ThreadPoolExecutor,
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
-    ahead: int,
-) -> Iterator[Result]:
-    """Results in the order of the items, at most `ahead` of them waiting."""
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:  # stopped half way: what has not begun need not
-            future.cancel()
-
-
-def _batches(items: Iterable[_Read], size: int) -> Iterator[list[_Read]]:
-    """Lists with `size` images to compute each; known and bad ones come along."""
-    batch: list[_Read] = []
-    count = 0
-    for item in items:
-        batch.append(item)
-        count += item.pixels is not None
-        if count == size or len(batch) >= 64 * size:
-            yield batch
-            batch, count = [], 0
-    if batch:
-        yield batch
-
-
-def _compute(
-    backbone: Backbone, new: dict[str, np.ndarray], rows: dict[str, np.ndarray]
-) -> dict[str, str]:
-    """Add features of new images to `rows`, by shape; give the reasons of those that have none."""
-    wrong: dict[str, str] = {}
-    by_shape: dict[tuple[int, ...], list[str]] = {}
-    for sha256, pixels in new.items():
-        by_shape.setdefault(pixels.shape, []).append(sha256)
-    for hashes in by_shape.values():
-        computed = backbone([new[sha256] for sha256 in hashes])
-        for sha256, row in zip(hashes, computed, strict=True):
-            if np.isfinite(row).all():
-                rows[sha256] = row
-            else:
-                wrong[sha256] = "the model's features of it are not finite"
-    return wrong
 
 
 def _is_known(image: ImageFile, store: Store) -> bool:
