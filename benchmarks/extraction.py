@@ -24,7 +24,7 @@ from PIL import Image
 from report import Rows, markdown, spread, write
 
 from mlis.compute import Arithmetic
-from mlis.features.batches import model_threads
+from mlis.features.batches import MOST_AT_ONCE, model_threads
 from mlis.features.efficientnet import EfficientNetLite
 from mlis.features.images import extract_folder
 from mlis.features.walk import Found, find_images
@@ -76,7 +76,7 @@ class Turns:
             self.batch(number)
 
     def side_by_side(self) -> None:
-        with model_threads(self.backbone) as (pool, _):
+        with model_threads(min(torch.get_num_threads(), MOST_AT_ONCE)) as pool:
             list(pool.map(self.batch, range(self.batches)))
 
 

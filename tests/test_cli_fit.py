@@ -374,7 +374,7 @@ def test_tables(tmp_path, capsys):
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["dataset"]["test_fraction"] == 0.5
     assert result["U"] > 0
-    model = json.loads((tmp_path / "run/seed-0/ml+is+sfr/model/model.json").read_text())
+    model = json.loads((tmp_path / "run/seed-0/ml+is+sfr/model/config.json").read_text())
     assert tuple(model["class_names"]) == NAMES
 
 

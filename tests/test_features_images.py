@@ -108,7 +108,7 @@ def test_settled_files_are_not_even_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr("mlis.features.images.time.time_ns", lambda: later)
     extract_folder(find_images(images), Colours(), output)
     read = []
-    monkeypatch.setattr("mlis.features.batches.read_file", lambda path, now: read.append(path))
+    monkeypatch.setattr("mlis.features.embed.read_file", lambda path, now: read.append(path))
     extract_folder(find_images(images), Colours(), output)
     assert not read
 
@@ -232,20 +232,30 @@ def test_batches_side_by_side_give_what_they_give_in_turn(tmp_path, monkeypatch,
 
 
 def test_threads_of_torch_are_shared_out_and_given_back():
-    backbone, before = Colours(), torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(6)
     try:
-        with model_threads(backbone) as (pool, at_once):
+        with model_threads(3) as pool:
             shares = list(pool.map(lambda _: torch.get_num_threads(), range(20)))
-        assert (at_once, set(shares)) == (6, {1})
-        backbone.on_cpu = False
-        with model_threads(backbone) as (pool, at_once):
-            assert (at_once, pool.submit(torch.get_num_threads).result()) == (1, 6)
+        assert set(shares) == {2}
         assert torch.get_num_threads() == 6
         with ThreadPoolExecutor(1) as later:
             assert later.submit(torch.get_num_threads).result() == 6
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_single_batch_is_computed_by_all_threads(tmp_path, monkeypatch):
+    class Watched(Colours):
+        def __call__(self, inputs):
+            threads.add(threading.current_thread().name)
+            return super().__call__(inputs)
+
+    threads = set()
+    write_images(tmp_path, names(3))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    extract_shard(find_images(tmp_path).images, Watched())
+    assert threads == {threading.current_thread().name}
 
 
 def test_a_model_that_fails_ends_the_run_with_its_own_error(tmp_path):

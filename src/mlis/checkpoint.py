@@ -1,4 +1,9 @@
-"""A saved model: `model.safetensors` (weights) and `model.json` (everything else)."""
+"""A saved model: weights, everything that is words, and what adding classes needs.
+
+- `model.safetensors`: the weights.
+- `config.json`: all else; models that an older mlis saved have `model.json` in its place.
+- `growth.safetensors`: what adding classes needs (:mod:`mlis.growth`), where the model has it.
+"""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +17,14 @@ import mlis
 from mlis.classification import LinearClassifier
 from mlis.errors import ModelFileError
 from mlis.files import write_json
+from mlis.growth import Growth
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler
 from mlis.tensorfile import load_tensors, save_tensors
 
 FORMAT = 1
-WEIGHTS, RECORD = "model.safetensors", "model.json"
+WEIGHTS, RECORD, GROWTH = "model.safetensors", "config.json", "growth.safetensors"
+OLD_RECORD = "model.json"
 
 
 def save_model(
@@ -27,11 +34,46 @@ def save_model(
 
     Args:
         recognizer: what to save.
-        folder: gets `model.safetensors` and `model.json`, each written whole or not at all.
-        record: strict-JSON facts to keep with the model: settings, data, seed, results.
+        folder: gets `model.safetensors`, `config.json` and, where the recognizer can grow,
+            `growth.safetensors`, each written whole or not at all.
+        record: strict-JSON facts to keep with the model: settings, data, seed, results; those
+            that the recognizer was loaded with where absent.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    facts = _facts(recognizer)
+    whole = {**facts, "record": dict(recognizer.record if record is None else record)}
+    json.dumps(whole, allow_nan=False)  # what is no JSON fails before anything is replaced
+    # The facts that decide predictions also travel inside the weights file, under its checksum:
+    # a config.json of another model, or an edited one, is noticed on load.
+    words = json.dumps(facts, sort_keys=True)
+    save_tensors(folder / WEIGHTS, _tensors(recognizer), {"facts": words})
+    write_json(folder / RECORD, whole)
+    (folder / OLD_RECORD).unlink(missing_ok=True)
+    growth = recognizer.growth
+    if growth is None:
+        (folder / GROWTH).unlink(missing_ok=True)
+    else:
+        metadata = {"growth": growth.words(), "classes": _classes(recognizer.class_names)}
+        save_tensors(folder / GROWTH, growth.tensors(), metadata)
+
+
+def _facts(recognizer: Recognizer) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "mlis": mlis.__version__,
+        "class_names": list(recognizer.class_names),
+        "feature_transform": recognizer.scaler.transform,
+        "calibration": recognizer.calibration,
+    }
+    if recognizer.sources:
+        facts["sources"] = dict(recognizer.sources)
+    if recognizer.history:
+        facts["history"] = [dict(entry) for entry in recognizer.history]
+    return facts
+
+
+def _tensors(recognizer: Recognizer) -> dict[str, torch.Tensor]:
     tensors = {
         "scaler.shift": recognizer.scaler.shift,
         "scaler.factor": recognizer.scaler.factor,
@@ -43,35 +85,37 @@ def save_model(
     if recognizer.encoder_weight is not None and recognizer.encoder_bias is not None:
         tensors["encoder.weight"] = recognizer.encoder_weight
         tensors["encoder.bias"] = recognizer.encoder_bias
-    facts = {
-        "format": FORMAT,
-        "mlis": mlis.__version__,
-        "class_names": list(recognizer.class_names),
-        "feature_transform": recognizer.scaler.transform,
-        "calibration": recognizer.calibration,
-    }
-    whole = {**facts, "record": dict(record or {})}
-    json.dumps(whole, allow_nan=False)  # what is no JSON fails before anything is replaced
-    # The facts that decide predictions also travel inside the weights file, under its checksum:
-    # a model.json of another model, or an edited one, is noticed on load.
-    save_tensors(folder / WEIGHTS, tensors, {"facts": json.dumps(facts, sort_keys=True)})
-    write_json(folder / RECORD, whole)
+    return tensors
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Recognizer:
+def _classes(names: tuple[str, ...]) -> str:
+    """What the kept rows' labels count: that of another model must not be mixed in."""
+    return json.dumps(list(names))
+
+
+def load_model(
+    folder: str | Path, device: str | torch.device = "cpu", *, growth: bool = True
+) -> Recognizer:
     """Load a recognizer that `save_model` wrote.
 
+    Args:
+        folder: of the model.
+        device: where its weights are to be.
+        growth: whether what adding classes needs is loaded too, where it is there; predicting
+            does not need it.
+
     Raises:
-        ModelFileError: a file is missing, damaged, of another format version, or the two files
-            do not belong together.
+        ModelFileError: a file is missing, damaged, of another format version, or the files do
+            not belong together.
     """
     folder = Path(folder)
+    path = record_path(folder)
     facts = read_record(folder)
-    facts.pop("record")
+    record = facts.pop("record")
     tensors, metadata = load_tensors(folder / WEIGHTS)
     if metadata.get("facts") != json.dumps(facts, sort_keys=True):
         raise ModelFileError(
-            f"{folder / RECORD} and {folder / WEIGHTS} do not belong together: one of them was "
+            f"{path} and {folder / WEIGHTS} do not belong together: one of them was "
             "edited or replaced; copy both files of the model again"
         )
     try:
@@ -86,18 +130,45 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Recogn
             seen_mask=tensors["seen"].numpy(),
             descriptors=tensors["descriptors"].numpy(),
             calibration=facts["calibration"],
+            sources=facts.get("sources", {}),
+            growth=_load_growth(folder, tuple(facts["class_names"])) if growth else None,
+            history=tuple(facts.get("history", ())),
+            record=record,
         ).to(device)
     except KeyError as error:
         raise ModelFileError(f"{folder / WEIGHTS} holds no tensor {error}") from None
 
 
+def _load_growth(folder: Path, class_names: tuple[str, ...]) -> Growth | None:
+    if not (folder / GROWTH).exists():
+        return None
+    tensors, metadata = load_tensors(folder / GROWTH)
+    if metadata.get("classes") != _classes(class_names):
+        raise ModelFileError(
+            f"{folder / GROWTH} is of a model with other classes than {folder / WEIGHTS}: copy "
+            "the files of one model, or delete it (then no class can be added)"
+        )
+    return Growth.of(tensors, metadata.get("growth", ""))
+
+
+def record_path(folder: str | Path) -> Path:
+    """Where the words of a saved model are: `config.json`, or `model.json` of an older one."""
+    new, old = Path(folder) / RECORD, Path(folder) / OLD_RECORD
+    return old if old.exists() and not new.exists() else new
+
+
+def is_model(folder: str | Path) -> bool:
+    """Whether there is a saved model in `folder`."""
+    return record_path(folder).exists()
+
+
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """Read `model.json`: class names, calibration, version and the `record` kept with the model.
+    """Read `config.json`: class names, calibration, version and the `record` kept with the model.
 
     Raises:
         ModelFileError: the file is missing, is not JSON, or is of another format version.
     """
-    path = Path(folder) / RECORD
+    path = record_path(folder)
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

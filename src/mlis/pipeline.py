@@ -1,5 +1,6 @@
 """The order of the stages: dataset → generation → refinement → classification → inference."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -14,6 +15,7 @@ from mlis.data.dataset import TrainingSplit
 from mlis.errors import SettingsError
 from mlis.generation.synthesis import FeatureGenerator, synthesise
 from mlis.generation.train import fit_generator
+from mlis.growth import keep
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.refinement.encoder import Encoder
@@ -35,6 +37,7 @@ def fit(
     device: str | torch.device = "auto",
     monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
+    growable: bool = True,
 ) -> Recognizer:
     """Train a recognizer of all classes of `training`, seen and unseen.
 
@@ -46,12 +49,13 @@ def fit(
         device: "auto", "cpu", "cuda", "cuda:1", …
         monitor: hears of losses and keeps snapshots.
         loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
+        growable: whether the recognizer keeps what adding classes needs (:mod:`mlis.growth`).
 
     Raises:
         DivergenceError: a loss became NaN or infinite.
         SettingsError: `refinement.loss` names nothing, or the device is not there.
     """
-    (recognizer,) = _fit(training, config, seed, device, monitor, loss)
+    (recognizer,) = _fit(training, config, seed, device, monitor, loss, growable)
     return recognizer
 
 
@@ -63,6 +67,7 @@ def fit_seeds(
     device: str | torch.device = "auto",
     monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
+    growable: bool = True,
 ) -> list[Recognizer]:
     """Train one recognizer a seed, all seeds' weights stacked in one batched product.
 
@@ -76,8 +81,8 @@ def fit_seeds(
     float32 for five, 0.3 GB more for copies in bfloat16, and the batches of each.
 
     Args:
-        training, config, device, loss: as `fit` takes them; of a loss that is a module each seed
-            has its own copy.
+        training, config, device, loss, growable: as `fit` takes them; of a loss that is a module
+            each seed has its own copy.
         seeds: one or more.
         monitor: hears of one training, of all seeds; its losses are named "metric of seed 3".
 
@@ -87,7 +92,7 @@ def fit_seeds(
     """
     if not seeds:
         raise SettingsError("seeds must hold at least one seed, but is empty")
-    return _fit(training, config, tuple(map(int, seeds)), device, monitor, loss)
+    return _fit(training, config, tuple(map(int, seeds)), device, monitor, loss, growable)
 
 
 def _fit(
@@ -97,6 +102,7 @@ def _fit(
     device: str | torch.device,
     monitor: Monitor | None,
     loss: EmbeddingLoss | None,
+    growable: bool,
 ) -> list[Recognizer]:
     """Train all stages, for one seed or for several together."""
     monitor = monitor or Monitor()
@@ -108,15 +114,19 @@ def _fit(
     if isinstance(data.x, StreamedRows) and config.refinement.switches:
         check_room(len(data.x), config.refinement.hidden, data.x.dtype)
     generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
+
+    def recognizer(generator: FeatureGenerator | None, encoder: Encoder | None, seed: int):
+        made = recognizer_of(training, scaler, data, generator, encoder, config, seed)
+        kept = keep(data, generator, config, seed) if growable else None
+        return dataclasses.replace(made, growth=kept)
+
     if isinstance(seed, int):
-        return [recognizer_of(training, scaler, data, generator, encoder, config, seed)]
+        return [recognizer(generator, encoder, seed)]
     recognizers: list[Recognizer] = []
     for index, one in enumerate(seed):
         own_generator = None if generator is None else generator.of_seed(index)
         own_encoder = None if encoder is None else taken_out(encoder, index)
-        recognizers.append(
-            recognizer_of(training, scaler, data, own_generator, own_encoder, config, one)
-        )
+        recognizers.append(recognizer(own_generator, own_encoder, one))
     return recognizers
 
 

@@ -253,6 +253,7 @@ def _run_method(
         monitor=monitors["training"],
         validation_monitor=monitors.get("validation"),
         reuse=how.reuse,
+        growable=False,
     )
     stages = [one.account(name) for one in monitors.values() for name in ("refinement", "joint")]
     accounts = [account for account in stages if account is not None]

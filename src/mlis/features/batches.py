@@ -1,15 +1,14 @@
-"""Images of one shard through the model: read, decoded and computed in parallel, kept in order.
+"""Batches of images through a model, in order: read by threads, computed side by side.
 
-Threads read, hash and decode files while other threads compute: Pillow and torch let go of
-Python's lock. On a CPU several batches are computed at once, each by its share of the processors:
-all of them on one batch wait for one another after every layer, and for the threads that decode.
-Which images make a batch does not depend on any of this, and neither do their features.
+Threads read and decode while others compute: Pillow and torch let go of Python's lock. On a CPU
+several batches are computed at once, each by its share of the processors: all of them on one batch
+wait for one another after every layer, and for the threads that decode. Which images make a batch
+does not depend on any of this.
 """
 
 import os
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,142 +18,121 @@ import numpy as np
 import torch
 
 from mlis.features.backbones import Backbone
-from mlis.features.decode import ImageError, decode, quiet_pillow, read_file
-from mlis.features.shards import HashedFile, Shard
-from mlis.features.walk import Bad, ImageFile
+from mlis.features.decode import quiet_pillow
 
 MOST_AT_ONCE = 16
-"""Batches that are computed at once: each takes some 100 MB while it is in the model."""
+"""Batches that are computed side by side: each takes some 100 MB while it is in the model."""
+NOT_FINITE = "the model's features of it are not finite"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Features = dict[str, np.ndarray]
-
-
-def extract_shard(
-    images: Sequence[ImageFile],
-    backbone: Backbone,
-    known: Collection[str] = (),
-    *,
-    workers: int | None = None,
-    done: Callable[[int], None] = lambda images: None,
-) -> tuple[Shard, list[Bad]]:
-    """Features of some images; nothing is written.
-
-    Args:
-        images: what to read.
-        backbone: the model.
-        known: hashes of files whose rows exist already; they are hashed and not decoded.
-        workers: threads that read and decode.
-        done: is called with the number of images after each batch.
-
-    Returns:
-        Rows for the images that are neither bad nor known, and the bad ones.
-    """
-    rows: Features = {}
-    files: list[HashedFile] = []
-    bad: list[Bad] = []
-    now = time.time_ns()
-    workers = workers or os.cpu_count() or 1
-
-    def read(image: ImageFile) -> _Read:
-        return _read(image, backbone, known, now)
-
-    def compute(batch: "_Batch") -> tuple[_Batch, Features]:
-        return batch, _compute(backbone, batch.new)
-
-    with (
-        quiet_pillow(),
-        model_threads(backbone) as (models, at_once),
-        ThreadPoolExecutor(workers, "decode") as pool,
-    ):
-        ahead = (1 + at_once) * backbone.batch + workers
-        batches = _batches(_in_order(pool, read, images, ahead), backbone.batch)
-        for batch, computed in _in_order(models, compute, batches, at_once + 1):
-            rows |= {sha256: row for sha256, row in computed.items() if np.isfinite(row).all()}
-            for item in batch.items:
-                reason = item.reason
-                if not reason and item.sha256 not in rows and item.sha256 not in known:
-                    reason = "the model's features of it are not finite"
-                if reason:
-                    bad.append(Bad(item.path, reason))
-                else:
-                    files.append(HashedFile(item.path, item.sha256, item.stamp))
-            done(len(batch.items))
-    none = np.empty((0, backbone.identity.size), dtype=np.float32)
-    return Shard(np.stack(list(rows.values())) if rows else none, tuple(rows), tuple(files)), bad
+Rows = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
-    """A file as a thread leaves it: prepared, known (no pixels), or bad (a reason)."""
+class Ready:
+    """An image as a thread leaves it: prepared, known (no pixels), or bad (a reason)."""
 
     path: str
-    sha256: str = ""
+    sha256: str = ""  # of the file; of an image in memory its name
     stamp: tuple[int, ...] | None = None
     pixels: np.ndarray | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class _Batch:
-    """Files in their order, and the pixels of those to be computed by their hashes."""
+class Batch:
+    """Images in their order, and by hash the features (Dx,) float32 of those that have some.
 
-    items: list[_Read]
-    new: Features
+    Before it is computed, `rows` are the prepared pixels.
+    """
+
+    items: list[Ready]
+    rows: Rows
 
 
-def _read(image: ImageFile, backbone: Backbone, known: Collection[str], now: int) -> _Read:
+def computed(
+    items: Iterable[Item],
+    read: Callable[[Item], Ready],
+    backbone: Backbone,
+    workers: int | None = None,
+    begun: set[str] | None = None,
+) -> Iterator[Batch]:
+    """What `read` makes of each item, and its features.
+
+    Args:
+        items: images.
+        read: called by threads.
+        backbone: the model.
+        workers: threads that read; as many as there are processors where absent.
+        begun: hashes that need no computing again; the new ones are added. Where absent, equal
+            images share a computation only within a batch.
+
+    Yields:
+        Batches in the order of the items. Features that are not finite are left out.
+    """
+    workers = workers or os.cpu_count() or 1
+    at_once = _at_once(items, backbone)
+
+    def compute(batch: Batch) -> Batch:
+        return Batch(batch.items, _compute(backbone, batch.rows))
+
+    with quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
+        ready = _in_order(pool, read, items, (1 + at_once) * backbone.batch + workers)
+        batches = _batches(ready, backbone.batch, begun)
+        if at_once == 1:
+            yield from map(compute, batches)
+            return
+        with model_threads(at_once) as models:
+            yield from _in_order(models, compute, batches, at_once + 1)
+
+
+def _at_once(items: Iterable[object], backbone: Backbone) -> int:
+    """Batches to compute side by side: a single one is done soonest by all processors."""
+    if not backbone.on_cpu:
+        return 1
+    most = min(torch.get_num_threads(), MOST_AT_ONCE)
+    return max(1, min(most, -(-len(items) // backbone.batch))) if isinstance(items, Sized) else most
+
+
+@contextmanager
+def model_threads(at_once: int) -> Iterator[Executor]:
+    """Threads that compute; torch's own are shared out among them until they end."""
+    threads = torch.get_num_threads()
+    share = max(1, threads // at_once)
     try:
-        file = read_file(image.source, now)
-        pixels = None
-        if file.sha256 not in known:
-            pixels = backbone.prepare(decode(file.data, backbone.enough))
-        return _Read(image.path, file.sha256, file.stamp, pixels)
-    except ImageError as error:
-        return _Read(image.path, reason=str(error))
-    except Exception as error:  # a processor that fails on one image must not end the run
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        return _Read(image.path, reason=f"cannot be prepared: {reason}")
+        with ThreadPoolExecutor(at_once, "model", torch.set_num_threads, (share,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # new threads would get the share
 
 
-def _batches(items: Iterable[_Read], size: int) -> Iterator[_Batch]:
+def _batches(items: Iterable[Ready], size: int, begun: set[str] | None) -> Iterator[Batch]:
     """`size` images to compute each; known, bad and repeated ones come along."""
-    batch, begun = _Batch([], {}), set[str]()
+    batch = Batch([], {})
     for item in items:
         batch.items.append(item)
-        if item.pixels is not None and item.sha256 not in begun:
-            begun.add(item.sha256)
-            batch.new[item.sha256] = item.pixels
-        if len(batch.new) == size or len(batch.items) >= 64 * size:
+        if item.pixels is not None and item.sha256 not in (batch.rows if begun is None else begun):
+            batch.rows[item.sha256] = item.pixels
+            if begun is not None:
+                begun.add(item.sha256)
+        if len(batch.rows) == size or len(batch.items) >= 64 * size:
             yield batch
-            batch = _Batch([], {})
+            batch = Batch([], {})
     if batch.items:
         yield batch
 
 
-def _compute(backbone: Backbone, new: Features) -> Features:
-    """Features of prepared images by their hashes, those of one shape together."""
+def _compute(backbone: Backbone, pixels: Rows) -> Rows:
+    """Features of prepared images, those of one shape together."""
     by_shape: dict[tuple[int, ...], list[str]] = {}
-    for sha256, pixels in new.items():
-        by_shape.setdefault(pixels.shape, []).append(sha256)
-    found: Features = {}
+    for sha256, image in pixels.items():
+        by_shape.setdefault(image.shape, []).append(sha256)
+    rows: Rows = {}
     for hashes in by_shape.values():
-        found |= zip(hashes, backbone([new[sha256] for sha256 in hashes]), strict=True)
-    return {sha256: found[sha256] for sha256 in new}
-
-
-@contextmanager
-def model_threads(backbone: Backbone) -> Iterator[tuple[Executor, int]]:
-    """Threads that compute, and how many; torch's own are shared out among them."""
-    threads = torch.get_num_threads()
-    at_once = min(threads, MOST_AT_ONCE) if backbone.on_cpu else 1
-    share = max(1, threads // at_once)
-    try:
-        with ThreadPoolExecutor(at_once, "model", torch.set_num_threads, (share,)) as pool:
-            yield pool, at_once
-    finally:
-        torch.set_num_threads(threads)  # new threads would get the share
+        found = backbone([pixels[sha256] for sha256 in hashes])
+        rows |= {key: row for key, row in zip(hashes, found, strict=True) if np.isfinite(row).all()}
+    return rows
 
 
 def _in_order(

@@ -131,8 +131,27 @@ def decode(data: bytes, enough: int | None = None) -> Image.Image:
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
     except Exception as error:  # damaged files make decoders raise anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ImageError(f"damaged or truncated: {reason}") from error
+        raise _damaged(error) from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Upright RGB image of one that is open already; the file's rules apply.
+
+    Raises:
+        ImageError: why there is no image.
+    """
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> ImageError:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return ImageError(f"damaged or truncated: {reason}")
 
 
 def _open(data: bytes) -> Image.Image:

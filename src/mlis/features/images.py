@@ -4,7 +4,7 @@ Each file is read once. What is known by its hash is not computed again.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,10 +20,11 @@ from mlis.data.feature_folder import (
 )
 from mlis.errors import DataError
 from mlis.features.backbones import Backbone
-from mlis.features.batches import extract_shard
+from mlis.features.batches import NOT_FINITE, Ready, computed
 from mlis.features.decode import stamp_of
+from mlis.features.embed import ready
 from mlis.features.report import write_bad
-from mlis.features.shards import FOLDER, Store
+from mlis.features.shards import FOLDER, HashedFile, Shard, Store
 from mlis.features.walk import Bad, Found, ImageFile
 
 SHARD_IMAGES = 512
@@ -162,6 +163,49 @@ def forget_unused(result: Extraction, backbone: Backbone, folder: Path) -> None:
     """Delete shards that hold no row of the finished result."""
     kind = f"{backbone.identity.fingerprint} {backbone.precision}"
     Store.open(folder / FOLDER, kind).forget_others(result.images)
+
+
+def extract_shard(
+    images: Sequence[ImageFile],
+    backbone: Backbone,
+    known: Collection[str] = (),
+    *,
+    workers: int | None = None,
+    done: Callable[[int], None] = lambda images: None,
+) -> tuple[Shard, list[Bad]]:
+    """Features of some images; nothing is written.
+
+    Args:
+        images: what to read.
+        backbone: the model.
+        known: hashes of files whose rows exist already; they are hashed and not decoded.
+        workers: threads that read and decode.
+        done: is called with the number of images after each batch.
+
+    Returns:
+        Rows for the images that are neither bad nor known, and the bad ones.
+    """
+    rows: dict[str, np.ndarray] = {}
+    files: list[HashedFile] = []
+    bad: list[Bad] = []
+    now = time.time_ns()
+
+    def read(image: ImageFile) -> Ready:
+        return ready(image.path, image.source, backbone, known, now)
+
+    for batch in computed(images, read, backbone, workers, begun=set()):
+        rows |= batch.rows
+        for item in batch.items:
+            reason = item.reason
+            if item.pixels is not None and item.sha256 not in rows:
+                reason = NOT_FINITE
+            if reason:
+                bad.append(Bad(item.path, reason))
+            else:
+                files.append(HashedFile(item.path, item.sha256, item.stamp))
+        done(len(batch.items))
+    none = np.empty((0, backbone.identity.size), dtype=np.float32)
+    return Shard(np.stack(list(rows.values())) if rows else none, tuple(rows), tuple(files)), bad
 
 
 def _is_known(image: ImageFile, store: Store) -> bool:
