@@ -100,18 +100,27 @@ def test_a_grown_folder_adds_to_the_dataset(pictures, table, tmp_path, capsys):
     command = (*command, *LITE, "--sentences", "name")
     run(*command)
     before = GZSLDataset.load(data)
-    odd_images.write_all(images / "grey")
+    good, bad = map(len, odd_images.write_all(images / "grey"))
     run(*command, code=2)
     assert "holds a dataset" in capsys.readouterr().err
     run(*command, "--force", "--json")
     out = capsys.readouterr().out
     report = json.loads(out.splitlines()[-1])
-    fine, reasons = len(odd_images.good() | odd_images.grey()), len(odd_images.bad()) + 4
-    assert (report["images"], report["bad"]) == (40 + fine, reasons)
-    assert f"{reasons} files gave no features" in out
+    assert (report["images"], report["bad"]) == (40 + good, bad)
+    assert f"{bad} files gave no features" in out
     assert "grey/empty.jpg,empty file: zero bytes\n" in (data / "bad.csv").read_text()
     after = GZSLDataset.load(data)
-    assert len(after.labels) == len(before.labels) + fine
+    assert len(after.labels) == len(before.labels) + good
+
+
+def test_what_a_file_is_called_never_steers_the_terminal(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.png").write_bytes(odd_images.good()["plain.png"])
+    (tmp_path / "in" / "two\nlines\x1b[31m.jpg").write_bytes(b"")
+    run("features", "images", tmp_path / "in", "-o", tmp_path / "out", *LITE)
+    assert "  two\\nlines\\x1b[31m.jpg: empty file" in capsys.readouterr().out
+    with (tmp_path / "out" / "bad.csv").open(newline="") as handle:
+        assert [row["path"] for row in csv.DictReader(handle)] == ["two\nlines\x1b[31m.jpg"]
 
 
 def test_a_table_of_labels_with_a_split(pictures, table, tmp_path):

@@ -24,7 +24,7 @@ from mlis.features.backbones import Identity
 from mlis.features.batches import model_threads
 from mlis.features.images import extract_folder, extract_shard
 from mlis.features.shards import FOLDER
-from mlis.features.walk import find_images
+from mlis.features.walk import find_images, shown
 
 SIDE = 4
 
@@ -138,7 +138,8 @@ def test_odd_files_give_their_own_rows_or_a_reason(tmp_path):
     fine, reasons = odd_images.write_all(images / "class")
     assert len(fine) + len(reasons) > 40
     result = extract_folder(find_images(images), Colours(), output, shard_images=10)
-    assert [path.removeprefix("class/") for path in result.images.paths] == fine
+    named = [path.removeprefix("class/") for path in result.images.paths]
+    assert named == sorted(map(shown, fine))
     said = {bad.path.removeprefix("class/"): bad.reason for bad in result.bad}
     assert said.keys() == reasons.keys()
     for name, reason in reasons.items():
@@ -279,6 +280,47 @@ def test_a_damaged_folder_is_refused(tmp_path, file):
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"damaged|cannot be read"):
         read_feature_folder(tmp_path / "out")
+
+
+class Killed(BaseException):
+    """Ends a run where it stands."""
+
+
+def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, monkeypatch):
+    images, output, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
+    write_images(images, names(20))
+    extract_folder(find_images(images), Colours(), whole, shard_images=6)
+    replace, left = Path.replace, 0
+
+    def dying(self, target):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    shards = 0
+    for attempt in range(60):  # a run ends at its first file, the next at its second, …
+        backbone, left = Colours(), 1 + attempt % 6
+        before = len(list((output / FOLDER).glob("*.json")))
+        try:
+            extract_folder(find_images(images), backbone, output, shard_images=6)
+        except Killed:
+            finished = len(list((output / FOLDER).glob("*.json"))) - before
+            shards += finished
+            assert backbone.images <= 6 * finished + 6  # at most the shard that was being written
+            assert not is_feature_folder(output) or read_feature_folder(output)
+            continue
+        break
+    assert shards >= 3  # most of the four were finished by runs that ended early
+    monkeypatch.undo()
+    result = extract_folder(find_images(images), Colours(), output, shard_images=6)
+    assert result.computed == 0
+    check(images, output, names(20))
+    assert (output / "images.csv").read_bytes() == (whole / "images.csv").read_bytes()
+    tensors = "features.safetensors"
+    assert (output / tensors).read_bytes() == (whole / tensors).read_bytes()
 
 
 def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):

@@ -255,9 +255,18 @@ def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
         return
     print(f"{len(bad):,} files gave no features ({output / 'bad.csv'}):")
     for each in bad[:SHOWN]:
-        print(f"  {each.path}: {each.reason}")
+        print(f"  {printable(each.path)}: {each.reason}")
     if len(bad) > SHOWN:
         print(f"  … and {len(bad) - SHOWN:,} more")
+
+
+def printable(name: str) -> str:
+    r"""A name on one line, whatever is in it; files have it as it is.
+
+    >>> print(printable("a\nb"))
+    a\nb
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
@@ -276,7 +285,8 @@ def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
         if names:
             print(f"{len(names)} {text}:")
         for each in names[:SHOWN]:
-            print(f"  {each.name}" + (f" (near: {each.near})" if each.near else ""))
+            near = f" (near: {printable(each.near)})" if each.near else ""
+            print(f"  {printable(each.name)}{near}")
         if len(names) > SHOWN:
             print(f"  … and {len(names) - SHOWN} more")
 
