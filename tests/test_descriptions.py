@@ -12,6 +12,7 @@ import scipy.io
 
 from mlis.data.feature_folder import ImageFeatures, write_feature_folder
 from mlis.data.flowers import FLOWER_NAMES
+from mlis.features.backbones import Identity
 from mlis.features.words import read_words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,9 +53,10 @@ def write_flowers(folder: Path) -> Path:
         tuple(FLOWER_NAMES[i] for i in numbers),
         tuple(map(str, marks)),
         tuple(f"{i:064x}" for i in range(408)),
-        {"name": "made up", "fingerprint": "0"},
+        Identity("made up", "w", "p", "none", 12).to_dict(),
         str(folder),
     )
+    (folder / "features").mkdir()
     write_feature_folder(images, folder / "features")
     scipy.io.savemat(folder / "split.mat", {"att": centres.T})
     return folder / "features"
