@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 import mlis
-from mlis.cli import data, demo, evaluate, features, fit, predict, reproduce
+from mlis.cli import classes, data, demo, evaluate, export, features, fit, predict, reproduce
 from mlis.cli.common import Parser, complain, logs
 from mlis.errors import MlisError
 
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlis {mlis.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (fit, evaluate, predict, features, data, demo, reproduce):
+    for command in (fit, evaluate, predict, classes, export, features, data, demo, reproduce):
         command.add_to(commands)
     return parser
 
