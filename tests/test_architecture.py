@@ -38,7 +38,7 @@ LAYERS = [
     {"pipeline"},
     {"protocol", "runs"},
     {"baselines"},
-    {"class_table", "estimator", "demo", "presets", "experiments"},
+    {"class_table", "estimator", "demo", "presets", "experiments", "serving"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,4 +1,4 @@
-"""The command line: `mlis fit | evaluate | predict | features | data | demo | reproduce | rerun`.
+"""The command line: `mlis fit | evaluate | predict | serve | features | data | demo | …`.
 
 Exit codes: 0 done, 2 wrong input or use (one line on stderr says what), 1 anything else,
 130 interrupted. Heavy modules are imported by the commands, so that `--help` is quick.
@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 import mlis
-from mlis.cli import classes, data, demo, evaluate, export, features, fit, predict, reproduce
+from mlis.cli import classes, data, demo, evaluate, export, features, fit, predict, reproduce, serve
 from mlis.cli.common import Parser, complain, logs
 from mlis.errors import MlisError
 
@@ -30,7 +30,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlis {mlis.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (fit, evaluate, predict, classes, export, features, data, demo, reproduce):
+    for command in (
+        fit,
+        evaluate,
+        predict,
+        serve,
+        classes,
+        export,
+        features,
+        data,
+        demo,
+        reproduce,
+    ):
         command.add_to(commands)
     return parser
 
