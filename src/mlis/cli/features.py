@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, print_json
+from mlis.cli.common import add_common_flags, add_device_flag, print_json, printable
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -258,15 +258,6 @@ def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
         print(f"  {printable(each.path)}: {each.reason}")
     if len(bad) > SHOWN:
         print(f"  … and {len(bad) - SHOWN:,} more")
-
-
-def printable(name: str) -> str:
-    r"""A name on one line, whatever is in it; files have it as it is.
-
-    >>> print(printable("a\nb"))
-    a\nb
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
