@@ -161,6 +161,15 @@ def spread(summary: Mapping[str, Any], name: str) -> str:
     return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
 
 
+def printable(name: str) -> str:
+    r"""A name on one line, whatever is in it; files have it as it is.
+
+    >>> print(printable("a\nb"))
+    a\nb
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
 def print_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
     """A table with one line per components string, means and deviations over seeds."""
     rows = [["components", *MEASURES, "seconds a seed"]]

@@ -13,6 +13,7 @@ from mlis.cli.common import (
     add_engine_flags,
     cluster_of,
     print_json,
+    printable,
 )
 from mlis.errors import SettingsError
 
@@ -280,7 +281,7 @@ def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
         return
     print(f"{len(bad):,} files gave no features ({output / 'bad.csv'}):")
     for each in bad[:SHOWN]:
-        print(f"  {each.path}: {each.reason}")
+        print(f"  {printable(each.path)}: {each.reason}")
     if len(bad) > SHOWN:
         print(f"  … and {len(bad) - SHOWN:,} more")
 
@@ -301,7 +302,8 @@ def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
         if names:
             print(f"{len(names)} {text}:")
         for each in names[:SHOWN]:
-            print(f"  {each.name}" + (f" (near: {each.near})" if each.near else ""))
+            near = f" (near: {printable(each.near)})" if each.near else ""
+            print(f"  {printable(each.name)}{near}")
         if len(names) > SHOWN:
             print(f"  … and {len(names) - SHOWN} more")
 

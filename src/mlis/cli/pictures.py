@@ -1,11 +1,15 @@
 """Photographs named on the command line: files, folders, patterns, or a list on standard input."""
 
 import glob
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlis.cli.common import printable
 from mlis.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 LIST = "-"
 
@@ -46,7 +50,10 @@ def find_pictures(inputs: Sequence[Path]) -> list[str]:
 def _in_folder(folder: Path) -> list[str]:
     from mlis.features.walk import find_images
 
-    return [str(image.source) for image in find_images(folder).images]
+    found = find_images(folder)
+    for each in found.bad:
+        logger.warning("%s: %s", printable(f"{folder}/{each.path}"), each.reason)
+    return [str(image.source) for image in found.images]
 
 
 def _matching(pattern: str) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.common import add_common_flags, add_device_flag, printable
 from mlis.cli.models import one_model
 from mlis.cli.pictures import find_pictures, is_image_input
 from mlis.errors import DataError, SettingsError
@@ -188,7 +188,7 @@ class _Unread:
             count = f"{len(self._bad):,} of {self._count:,}"
             print(f"mlis: {count} images could not be read:", file=sys.stderr)
         for line in self._bad[:SHOWN]:
-            print(f"  {line['path']}: {line['reason']}", file=sys.stderr)
+            print(f"  {printable(line['path'])}: {line['reason']}", file=sys.stderr)
         if len(self._bad) > SHOWN:
             print(f"  … and {len(self._bad) - SHOWN:,} more", file=sys.stderr)
         return FAILED if len(self._bad) == self._count else 0

@@ -21,8 +21,9 @@ from mlis.data.feature_folder import (
 )
 from mlis.errors import DataError, SettingsError
 from mlis.features.backbones import Backbone
+from mlis.features.batches import NOT_FINITE, Ready, computed
 from mlis.features.decode import stamp_of
-from mlis.features.embed import Ready, batches, compute, ready
+from mlis.features.embed import ready
 from mlis.features.report import write_bad
 from mlis.features.shards import FOLDER, HashedFile, Shard, Store
 from mlis.features.walk import Bad, Found, ImageFile
@@ -247,15 +248,17 @@ def extract_shard(
     def read(image: ImageFile) -> Ready:
         return ready(image.path, image.source, backbone, known, now)
 
-    for batch in batches(images, read, backbone, workers):
-        wrong = compute(batch, backbone, rows)
-        for item in batch:
-            reason = item.reason or wrong.get(item.sha256)
+    for batch in computed(images, read, backbone, workers, begun=set()):
+        rows |= batch.rows
+        for item in batch.items:
+            reason = item.reason
+            if item.pixels is not None and item.sha256 not in rows:
+                reason = NOT_FINITE
             if reason:
                 bad.append(Bad(item.path, reason))
             else:
                 files.append(HashedFile(item.path, item.sha256, item.stamp))
-        done(len(batch))
+        done(len(batch.items))
     none = np.empty((0, backbone.identity.size), dtype=np.float32)
     return Shard(np.stack(list(rows.values())) if rows else none, tuple(rows), tuple(files)), bad
 
