@@ -145,10 +145,14 @@ def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
     texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
     known = facts.get("feature_transform") in ("none", "sqrt")
     number = isinstance(constant, int | float) and not isinstance(constant, bool)
-    if not names or not texts or not known or not number or not abs(constant) < 1e30:
+    number = number and abs(constant) < 1e30
+    sources, history = facts.get("sources", {}), facts.get("history", [])
+    told = isinstance(sources, dict) and isinstance(history, list)
+    told = told and all(isinstance(change, dict) for change in history)
+    if not names or not texts or not known or not number or not told:
         raise ModelFileError(
-            f"{path} is damaged: class_names, feature_transform or calibration is not what a model "
-            "has; copy both files of the model again"
+            f"{path} is damaged: class_names, feature_transform, calibration, sources or history "
+            "is not what a model has; copy both files of the model again"
         )
 
 

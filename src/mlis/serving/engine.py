@@ -113,7 +113,7 @@ class Engine:
             else:
                 features[rows] = values
         recognizer, catalogue = self._served
-        finite: np.ndarray = np.isfinite(features).all(axis=1)
+        finite = np.asarray(np.isfinite(features).all(axis=1))
         chances = np.empty((len(queries), len(catalogue.names)))
         if finite.any():
             scores = recognizer.scores(features[finite]).astype(np.float64)
