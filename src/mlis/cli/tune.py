@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
+from mlis.cli.fit import check_loss
 from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings
 from mlis.cli.tune_output import print_found, print_plan, said, write_found
 from mlis.errors import SettingsError
@@ -144,6 +145,7 @@ def run(args: argparse.Namespace) -> None:
         return print_plan(args, space, starts, preset)
     if args.output.exists() and not args.output.is_dir():
         raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    check_loss(base.refinement)
     return _tune(args, space, starts, preset)
 
 
