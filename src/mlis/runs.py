@@ -22,7 +22,6 @@ snapshot. A run that was killed and resumed ends with the same bits as one that 
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
-from mlis.files import write_json
+from mlis.files import CHECK, sealed, strict_json, unsealed, write_json
 from mlis.locks import lock_folder
 from mlis.protocol import (
     PROTOCOL,
@@ -49,6 +48,9 @@ from mlis.protocol import (
 from mlis.snapshots import FolderMonitor
 from mlis.stacking import Seeds
 from mlis.training import Monitor
+
+FORMAT = 1
+"""Of `run.json`, `result.json` and `results.json`."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class RunPlan:
         """
         path = folder / "run.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = _opened(path)
             values.pop("mlis")
             return cls(
                 **{
@@ -119,8 +121,37 @@ class RunPlan:
             )
         except FileNotFoundError:
             raise ModelFileError(f"{folder} is not a run folder: {path} does not exist") from None
+        except ModelFileError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelFileError(f"{path} is not a run's record: {error}") from None
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a record with its format and check digits: a number that changes later is noticed."""
+    write_json(path, sealed({"format": FORMAT, **values}))
+
+
+def _opened(path: Path) -> dict[str, Any]:
+    """What `_write` wrote, or a record from before there were formats.
+
+    Raises:
+        ModelFileError: it is of another format.
+        ValueError: it is no record, or not as it was written.
+    """
+    values = strict_json(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object")
+    if not {"format", CHECK} & values.keys():
+        return values
+    if values.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path} has run format {values.get('format')!r}, but this version of mlis "
+            f"({mlis.__version__}) reads format {FORMAT}"
+        )
+    values = unsealed(values)
+    del values["format"]
+    return values
 
 
 def begin(folder: Path, plan: RunPlan) -> None:
@@ -137,7 +168,7 @@ def begin(folder: Path, plan: RunPlan) -> None:
                 f"or continue that run with --resume {folder}"
             )
         return
-    write_json(folder / "run.json", plan.to_dict())
+    _write(folder / "run.json", plan.to_dict())
 
 
 def execute(
@@ -148,6 +179,7 @@ def execute(
     listen: Callable[[str], Monitor] | None = None,
     snapshot_every: float = 30.0,
     reuse: bool = True,
+    growable: bool = True,
 ) -> dict[str, Any]:
     """Do all that is left to do of a run, and return its results.
 
@@ -159,6 +191,7 @@ def execute(
         snapshot_every: seconds between snapshots.
         reuse: whether generators are taken from the user's cache folder and left there; else they
             are trained in the run's own folder. Does not change the measures.
+        growable: whether each model keeps what adding classes needs (:mod:`mlis.growth`).
 
     Returns:
         What `results.json` holds: for each components string the measures as lists over seeds
@@ -181,7 +214,12 @@ def execute(
         return FolderMonitor(**places, every=snapshot_every, listener=listener)
 
     train = functools.partial(
-        _train, folder, plan=plan, dataset=dataset, folder_monitor=folder_monitor, reuse=reuse
+        _train,
+        folder,
+        plan=plan,
+        dataset=dataset,
+        folder_monitor=folder_monitor,
+        how={"reuse": reuse, "growable": growable},
     )
     groups: Sequence[Seeds] = (plan.seeds,) if plan.stack_seeds else plan.seeds
     with _locked(folder):
@@ -203,7 +241,7 @@ def execute(
             },
             "provenance": provenance(dataset, plan.config, plan.device),
         }
-        write_json(folder / "results.json", results)
+        _write(folder / "results.json", results)
     return results
 
 
@@ -215,7 +253,7 @@ def _train(
     seed: Seeds,
     components: str,
     folder_monitor: Callable[..., FolderMonitor],
-    reuse: bool,
+    how: Mapping[str, bool],
 ) -> list[dict[str, Any]]:
     """One training, of a seed or of several, and its tests, but for what has its `result.json`."""
     seeds = (seed,) if isinstance(seed, int) else seed
@@ -223,7 +261,7 @@ def _train(
     missing = [one for one, place in places.items() if not (place / "result.json").exists()]
     if missing:
         config = plan.config_of(components)
-        trained = _fit(root, plan, dataset, config, seed, folder_monitor, reuse)
+        trained = _fit(root, plan, dataset, config, seed, folder_monitor, how)
         for one, own in zip(seeds, trained, strict=True):
             if one in missing:
                 _test(own, one, places[one], dataset, config, plan.device)
@@ -237,7 +275,7 @@ def _fit(
     config: Config,
     seed: Seeds,
     folder_monitor: Callable[..., FolderMonitor],
-    reuse: bool,
+    how: Mapping[str, bool],
 ) -> list[Trained]:
     """Train with snapshots, losses and progress in the seed's folder, or that of all seeds."""
     alone = isinstance(seed, int)
@@ -255,7 +293,7 @@ def _fit(
         )
 
     place = folder / components
-    common: dict[str, Any] = {"device": plan.device, "reuse": reuse}
+    common: dict[str, Any] = {"device": plan.device, **how}
     if config.classification.calibration == "validation":
         held_out, _ = dataset.for_validation()
         common["validation_monitor"] = monitor(
@@ -282,7 +320,7 @@ def _test(
         "provenance": {**facts, "generators": _generators(trained)},
     }
     save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
-    write_json(place / "result.json", row)
+    _write(place / "result.json", row)
 
 
 def _cost(trained: Trained) -> dict[str, Any]:
@@ -316,11 +354,14 @@ _ROW = {"seed", "test", *_LISTED}
 
 def _read_result(path: Path) -> dict[str, Any]:
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = _opened(path)
         if not row.keys() >= _ROW:
             raise ValueError("fields are missing")
+        summarise([row["test"]])  # its measures are numbers
         return row
-    except (ValueError, AttributeError) as error:
+    except ModelFileError:
+        raise
+    except (ValueError, TypeError) as error:
         raise ModelFileError(
             f"{path} is damaged ({error}): delete it to have that training tested again"
         ) from None
