@@ -231,7 +231,7 @@ def test_growth_of_another_model_is_refused(model, tmp_path):
     save_model(model, tmp_path / "one")
     save_model(model.rename_classes({"class_000": "x"}), tmp_path / "two")
     (tmp_path / "two" / GROWTH).rename(tmp_path / "one" / GROWTH)
-    with pytest.raises(ModelFileError, match=r"growth\.safetensors is of a model with other cl"):
+    with pytest.raises(ModelFileError, match=r"growth\.safetensors is of another model than"):
         load_model(tmp_path / "one")
     load_model(tmp_path / "two")
 
