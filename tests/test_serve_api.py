@@ -177,8 +177,8 @@ def test_a_bad_body_is_told_what_was_expected(features, content, status, said):
         ),
         (
             {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=a"}},
-            422,
-            "files",
+            400,
+            "multipart",
         ),
     ],
 )

@@ -98,6 +98,8 @@ class Engine:
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
         """The image model's input for the bytes of a file. Raises `ImageError`."""
         assert self.backbone is not None
+        if not data:
+            raise ImageError("empty file: zero bytes")
         image = decode(data, self.backbone.enough, max_pixels)
         try:
             return self.backbone.prepare(image)
