@@ -198,14 +198,14 @@ def test_a_model_of_features_says_so_when_it_is_sent_pictures(features):
 
 
 def test_limits_are_the_servers_own():
-    limits = {"max_files": 2, "max_rows": 3, "max_megapixels": 0.002, "max_upload": 0.01}
+    limits = {"max_files": 2, "max_rows": 3, "max_megapixels": 0.002, "max_upload": 0.02}
     with client(colour_engine(), limits) as asker:
         assert "at most 2 items" in refusal(
             asker.post("/predict/images", files=upload(*[b"x"] * 3)), 422
         )
         rows = [[0.5] * 24] * 4
         assert "at most 3 items" in refusal(post_rows(asker, rows), 422)
-        assert "more than 0.01 MiB" in refusal(post_rows(asker, [[0.123456789012] * 24] * 99), 413)
+        assert "more than 0.02 MiB" in refusal(post_rows(asker, [[0.123456789012] * 24] * 99), 413)
         sizes = upload(png("red", size=(40, 40)), png("red", size=(60, 40)))
         small, large = asker.post("/predict/images", files=sizes).json()["results"]
         assert small["error"] is None
