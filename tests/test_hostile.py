@@ -97,7 +97,7 @@ else:
     (tmp_path / "bad.py").write_text(script)
     out = tmp_path / "out"
     command = [sys.executable, str(tmp_path / "bad.py"), "-o", str(out), "--readers", "bad"]
-    done = subprocess.run([*command, "--inputs", "12"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--inputs", "12"], capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stderr
     lines = [json.loads(line) for line in (out / "findings.jsonl").read_text().splitlines()]
     kinds = {line["number"]: line["kind"] for line in lines}

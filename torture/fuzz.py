@@ -67,7 +67,7 @@ def _judged(error: Exception) -> tuple[str, str] | None:
 
     text = str(error)
     if isinstance(error, MlisError | ImageError):
-        if isinstance(error, MemoryError) or "Unable to allocate" in text or "MemoryError" in text:
+        if isinstance(error, MemoryError) or _ran_short(error.__cause__):
             return "memory", _told(error)
         if not text or "\n" in text or len(text) > LONGEST_MESSAGE:
             return f"message of {type(error).__name__}", _told(error)
@@ -75,6 +75,15 @@ def _judged(error: Exception) -> tuple[str, str] | None:
     if isinstance(error, OSError) and error.filename:
         return None
     return type(error).__name__, _told(error)
+
+
+def _ran_short(cause: BaseException | None) -> bool:
+    """Whether memory ran out, and not Python's parser: it says so of what nests too deep."""
+    if not isinstance(cause, MemoryError):
+        return False
+    return not any(
+        Path(f.filename).name == "ast.py" for f in traceback.extract_tb(cause.__traceback__)
+    )
 
 
 def _told(error: BaseException) -> str:
