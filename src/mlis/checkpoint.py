@@ -146,7 +146,7 @@ def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
     texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
     known = facts.get("feature_transform") in ("none", "sqrt")
     number = isinstance(constant, int | float) and not isinstance(constant, bool)
-    number = number and abs(constant) < 1e30
+    number = number and abs(float(constant or 0.0)) < 1e30
     sources, history = facts.get("sources", {}), facts.get("history", [])
     told = isinstance(sources, dict) and isinstance(history, list)
     told = told and all(isinstance(change, dict) for change in history)
@@ -159,29 +159,18 @@ def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
     """Names, shapes and types of all tensors; they must fit each other."""
-    shift, head = (tensors.get(name) for name in ("scaler.shift", "classifier.weight"))
-    inputs = 0 if shift is None else shift.numel()
-    hidden = inputs
-    expected = {"scaler.shift": (inputs,), "scaler.factor": (inputs,)}
-    if "encoder.weight" in tensors or "encoder.bias" in tensors:
-        hidden = 0 if head is None else head.shape[-1] if head.ndim else 0
-        expected |= {"encoder.weight": (hidden, inputs), "encoder.bias": (hidden,)}
-    expected |= {"classifier.weight": (classes, hidden), "classifier.bias": (classes,)}
-    described = tensors.get("descriptors")
-    width = described.shape[-1] if described is not None and described.ndim else 0
-    expected |= {"descriptors": (classes, width), "seen": (classes,)}
-    weights = {"encoder.weight", "encoder.bias", "classifier.bias"} & tensors.keys()
-    for name, shape in expected.items():
-        value = tensors.get(name)
+    for name, shape in _shapes(tensors, classes).items():
+        value, boolean = tensors.get(name), name == "seen"
         if value is None:
             raise ModelFileError(f"{path} holds no tensor {name!r}")
-        good = value.dtype == torch.bool if name == "seen" else value.dtype.is_floating_point
+        good = value.dtype == torch.bool if boolean else value.dtype.is_floating_point
         if tuple(value.shape) != shape or not good or not value.numel():
             raise ModelFileError(
                 f"{path} is no model: {name} is {tuple(value.shape)} of {value.dtype}, where "
-                f"{shape} of {'bool' if name == 'seen' else 'floating point numbers'} is expected"
+                f"{shape} of {'bool' if boolean else 'floating point numbers'} is expected"
             )
-    if head is not None and any(tensors[name].dtype != head.dtype for name in weights):
+    weights = {"encoder.weight", "encoder.bias", "classifier.weight", "classifier.bias"}
+    if len({tensors[name].dtype for name in weights & tensors.keys()}) > 1:
         raise ModelFileError(f"{path} is no model: its weights are of several types")
 
 
@@ -206,6 +195,27 @@ def record_path(folder: str | Path) -> Path:
 def is_model(folder: str | Path) -> bool:
     """Whether there is a saved model in `folder`."""
     return record_path(folder).exists()
+
+
+def _shapes(tensors: Mapping[str, Tensor], classes: int) -> dict[str, tuple[int, ...]]:
+    """What each tensor's shape must be, by the sizes of three of them."""
+    empty = torch.empty(0, 0)
+    inputs = tensors.get("scaler.shift", empty).numel()
+    hidden = inputs
+    shapes: dict[str, tuple[int, ...]] = {}
+    if "encoder.weight" in tensors or "encoder.bias" in tensors:
+        hidden = (*tensors.get("classifier.weight", empty).shape, 0, 0)[1]
+        shapes = {"encoder.weight": (hidden, inputs), "encoder.bias": (hidden,)}
+    width = (*tensors.get("descriptors", empty).shape, 0, 0)[1]
+    return {
+        "scaler.shift": (inputs,),
+        "scaler.factor": (inputs,),
+        **shapes,
+        "classifier.weight": (classes, hidden),
+        "classifier.bias": (classes,),
+        "descriptors": (classes, width),
+        "seen": (classes,),
+    }
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
