@@ -116,7 +116,7 @@ def test_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     right = sum(row["class_1"] == name for name, row in rows.items())
     assert right >= 13, rows  # chance is one of twenty; `yellow cross` cannot be found yet
     assert "yellow cross yellow cross" in capsys.readouterr().out.replace("new/", "").replace(
-        ".png", ""
+        ".jpg", ""
     )
     assert [each["predictions"][0]["class"] for each in answers[0]["results"]] == ["red circle"]
 
