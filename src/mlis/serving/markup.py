@@ -74,7 +74,7 @@ def _note(kind: str, title: str, text: str) -> str:
 def _tags(known: Catalogue, index: int) -> str:
     tags: Sequence[tuple[str, str]] = ()
     if known.names[index] in known.added:
-        tags = [("added", "added by you")]
+        tags = [("added", "added here")]
     elif not known.seen[index]:
         tags = [("unseen", "never seen")]
     return "".join(f'<span class="tag {kind}">{text}</span>' for kind, text in tags)
