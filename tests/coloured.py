@@ -45,7 +45,7 @@ CONFIG = Config.from_dict(
 class Colours:
     """A backbone whose features are the mean colours of the quarters of an image."""
 
-    batch, enough, precision = 3, None, "float32"
+    batch, enough, precision, on_cpu = 3, None, "float32", True
 
     def __init__(self, weights: str = "one", name: str = "colours"):
         self.identity = Identity(name, weights, "resize", "none", 12)

@@ -34,7 +34,7 @@ class MeanColours:
     """An image model that is quick: mean and spread of red, green and blue in each quarter."""
 
     identity = Identity("mean-colours", "0", "{}", "mean", 24)
-    precision, batch, enough = "float32", 4, 16
+    precision, batch, enough, on_cpu = "float32", 4, 16, True
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         return np.asarray(image.resize((16, 16)))
