@@ -27,7 +27,8 @@ from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.data.splits import add_validation
 from mlis.evaluation import evaluate
 from mlis.files import write_json
-from mlis.protocol import fit_reusing, training_key
+from mlis.protocol import fit_reusing
+from mlis.provenance import training_key
 from mlis.snapshots import FolderMonitor
 
 

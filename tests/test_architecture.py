@@ -33,7 +33,7 @@ LAYERS = [
     {"inference"},
     {"evaluation", "tensorfile", "checkpoint", "snapshots", "generators"},
     {"pipeline"},
-    {"protocol", "runs"},
+    {"provenance", "protocol", "run_plan", "runs"},
     {"baselines"},
     {"class_table", "estimator", "demo", "presets", "experiments"},
     {"cli"},

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from mlis.errors import DataError
 from mlis.locks import lock_folder
-from mlis.protocol import PROTOCOL
+from mlis.provenance import PROTOCOL
 
 SCHEMA = 1
 TEST_BEST = "H@test-best (optimistic)"

@@ -31,15 +31,14 @@ from mlis.evaluation import Evaluation
 from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.store import Row
 from mlis.inference import Recognizer
-from mlis.protocol import (
+from mlis.protocol import fit_and_calibrate, test_once
+from mlis.provenance import (
     GENERATION_VERSION,
     PROTOCOL,
     REFINEMENT_VERSION,
     arithmetic_key,
-    fit_and_calibrate,
     loss_identity,
     provenance,
-    test_once,
     training_key,
 )
 from mlis.snapshots import FolderMonitor
