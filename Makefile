@@ -62,7 +62,7 @@ pages: install
 
 # Known holes in the pinned versions; asks a public service.
 audit: install
-	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 format: install
 	$(BIN)/ruff check --fix .

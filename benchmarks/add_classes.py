@@ -27,7 +27,8 @@ from mlis.evaluation import Evaluation, evaluate
 from mlis.growth import Growth
 from mlis.inference import Recognizer
 from mlis.presets import load, own_preset
-from mlis.protocol import PROTOCOL, fit_and_calibrate, fit_reusing
+from mlis.protocol import fit_and_calibrate, fit_reusing
+from mlis.provenance import PROTOCOL
 
 MEASURES = ("U", "S", "H", "T1", "AUSUC")
 LIMIT_POINTS, LIMIT_SECONDS = 1.0, 10.0

@@ -36,7 +36,7 @@ LAYERS = [
     | {"model_card", "sharing"},
     {"evaluation", "export", "snapshots", "generators"},
     {"pipeline"},
-    {"protocol", "runs"},
+    {"provenance", "protocol", "run_plan", "runs"},
     {"baselines"},
     {"pages"},
     {"class_table", "estimator", "demo", "presets", "experiments", "serving"},

@@ -30,7 +30,8 @@ from mlis.experiments.store import Store
 from mlis.files import atomic_write, cache_folder, write_json
 from mlis.locks import lock_folder
 from mlis.pipeline import fit
-from mlis.protocol import fit_reusing, generation_key, training_key
+from mlis.protocol import fit_reusing
+from mlis.provenance import generation_key, training_key
 from mlis.snapshots import FolderMonitor
 from mlis.training import Monitor
 from simulated import small, tiny

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from mlis.cli import features
 from mlis.cli.common import add_common_flags, print_json
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
+from mlis.cli.feature_flags import add_image_flags, add_word_flags
+from mlis.cli.image_bar import ImageBar
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -102,8 +104,8 @@ def _add_build(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="X",
         help="share of a seen class's images held out for testing (default: 0.2)",
     )
-    features.add_image_flags(build.add_argument_group("images"))
-    features.add_word_flags(build.add_argument_group("words"))
+    add_image_flags(build.add_argument_group("images"))
+    add_word_flags(build.add_argument_group("words"))
     add_common_flags(build, with_json=True)
     build.set_defaults(run=run_build)
 
@@ -221,7 +223,7 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
         kept = {image.path for image in found.images}
         return table.choose([path in kept for path in table.paths]), found.bad
     backbone = features.load_model(args)
-    bar = features.ImageBar("images")
+    bar = ImageBar("images")
     try:
         result = extract(
             found,

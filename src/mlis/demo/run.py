@@ -21,7 +21,8 @@ from mlis.demo.page import render_page
 from mlis.evaluation import Evaluation
 from mlis.files import atomic_write, write_json
 from mlis.inference import Recognizer
-from mlis.protocol import PROTOCOL, fit_and_calibrate, provenance, test_once
+from mlis.protocol import fit_and_calibrate, test_once
+from mlis.provenance import PROTOCOL, provenance
 from mlis.training import Monitor
 
 logger = logging.getLogger(__name__)

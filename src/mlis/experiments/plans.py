@@ -13,7 +13,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
 from mlis.experiments.store import is_stand_in
 from mlis.experiments.tasks import BASELINES, METHOD, Task
-from mlis.protocol import PROTOCOL
+from mlis.provenance import PROTOCOL
 
 TABLES = ("table1", "table2", "table3", "table4")
 FIGURES = ("figure3", "figure4")

@@ -19,7 +19,7 @@ from mlis.errors import DataError
 from mlis.evaluation import summarise
 from mlis.files import CHECK, naming, sealed, strict_json, unsealed
 from mlis.locks import lock_folder
-from mlis.protocol import PROTOCOL
+from mlis.provenance import PROTOCOL
 
 SCHEMA = 1
 TEST_BEST = "H@test-best (optimistic)"

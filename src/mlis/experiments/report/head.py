@@ -8,7 +8,7 @@ from mlis.experiments.report.html import escape, section
 from mlis.experiments.report.studies import QUICK, Study
 from mlis.experiments.store import STAND_IN, TEST_BEST
 from mlis.experiments.tables import MEASURED, Line
-from mlis.protocol import PROTOCOL
+from mlis.provenance import PROTOCOL
 
 LABELS = {
     PROTOCOL: "every choice (steps, synthetic counts, loss settings, the constant that balances "
