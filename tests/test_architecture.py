@@ -29,10 +29,12 @@ LAYERS = [
     {"preprocessing", "streaming", "spill"},
     {"generation"},
     {"refinement"},
-    {"classification"},
+    {"classification", "tensorfile"},
     {"growth"},
-    {"class_changes", "fused", "image_prediction", "inference"},
-    {"evaluation", "tensorfile", "checkpoint", "snapshots", "generators"},
+    # a recognizer changes, saves and loads itself: one layer
+    {"checkpoint", "class_changes", "fused", "image_prediction", "inference"}
+    | {"model_card", "sharing"},
+    {"evaluation", "export", "snapshots", "generators"},
     {"pipeline"},
     {"protocol", "runs"},
     {"baselines"},

@@ -20,7 +20,7 @@ from mlis.files import write_json
 from mlis.growth import Growth
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler
-from mlis.tensorfile import load_tensors, save_tensors
+from mlis.tensorfile import checksum, load_tensors, save_tensors
 
 FORMAT = 1
 WEIGHTS, RECORD, GROWTH = "model.safetensors", "config.json", "growth.safetensors"
@@ -47,14 +47,15 @@ def save_model(
     # The facts that decide predictions also travel inside the weights file, under its checksum:
     # a config.json of another model, or an edited one, is noticed on load.
     words = json.dumps(facts, sort_keys=True)
-    save_tensors(folder / WEIGHTS, _tensors(recognizer), {"facts": words})
+    tensors = _tensors(recognizer)
+    save_tensors(folder / WEIGHTS, tensors, {"facts": words})
     write_json(folder / RECORD, whole)
     (folder / OLD_RECORD).unlink(missing_ok=True)
     growth = recognizer.growth
     if growth is None:
         (folder / GROWTH).unlink(missing_ok=True)
     else:
-        metadata = {"growth": growth.words(), "classes": _classes(recognizer.class_names)}
+        metadata = {"growth": growth.words(), "model": _model(tensors, words)}
         save_tensors(folder / GROWTH, growth.tensors(), metadata)
 
 
@@ -88,9 +89,9 @@ def _tensors(recognizer: Recognizer) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _classes(names: tuple[str, ...]) -> str:
-    """What the kept rows' labels count: that of another model must not be mixed in."""
-    return json.dumps(list(names))
+def _model(tensors: Mapping[str, torch.Tensor], words: str) -> str:
+    """Names a model, so that what another one's training left is not mixed in."""
+    return checksum({name: value.detach().cpu() for name, value in tensors.items()}, {"": words})
 
 
 def load_model(
@@ -131,7 +132,7 @@ def load_model(
             descriptors=tensors["descriptors"].numpy(),
             calibration=facts["calibration"],
             sources=facts.get("sources", {}),
-            growth=_load_growth(folder, tuple(facts["class_names"])) if growth else None,
+            growth=_load_growth(folder, tensors, metadata["facts"]) if growth else None,
             history=tuple(facts.get("history", ())),
             record=record,
         ).to(device)
@@ -139,16 +140,16 @@ def load_model(
         raise ModelFileError(f"{folder / WEIGHTS} holds no tensor {error}") from None
 
 
-def _load_growth(folder: Path, class_names: tuple[str, ...]) -> Growth | None:
+def _load_growth(folder: Path, tensors: Mapping[str, torch.Tensor], words: str) -> Growth | None:
     if not (folder / GROWTH).exists():
         return None
-    tensors, metadata = load_tensors(folder / GROWTH)
-    if metadata.get("classes") != _classes(class_names):
+    kept, metadata = load_tensors(folder / GROWTH)
+    if metadata.get("model") != _model(tensors, words):
         raise ModelFileError(
-            f"{folder / GROWTH} is of a model with other classes than {folder / WEIGHTS}: copy "
-            "the files of one model, or delete it (then no class can be added)"
+            f"{folder / GROWTH} is of another model than {folder / WEIGHTS}: copy the files of one "
+            "model, or delete it (then no class can be added)"
         )
-    return Growth.of(tensors, metadata.get("growth", ""))
+    return Growth.of(kept, metadata.get("growth", ""))
 
 
 def record_path(folder: str | Path) -> Path:

@@ -18,6 +18,7 @@ from mlis.fused import Fused, Workspace, as_tensor, check_finite
 from mlis.growth import Growth
 from mlis.image_prediction import ImagePrediction, check_k, load_backbone_of, predictions
 from mlis.preprocessing import FeatureScaler
+from mlis.sharing import Pretrained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ BATCH = 2048  # rows at a time: as fast as more of them, and its activations are
 
 
 @dataclass(frozen=True, eq=False)
-class Recognizer:
+class Recognizer(Pretrained):
     """A trained recognizer of seen and unseen classes.
 
     Every method takes (B, Dx) features, a numpy array or a torch tensor on any device, and

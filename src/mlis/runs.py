@@ -148,6 +148,7 @@ def execute(
     listen: Callable[[str], Monitor] | None = None,
     snapshot_every: float = 30.0,
     reuse: bool = True,
+    growable: bool = True,
 ) -> dict[str, Any]:
     """Do all that is left to do of a run, and return its results.
 
@@ -159,6 +160,7 @@ def execute(
         snapshot_every: seconds between snapshots.
         reuse: whether generators are taken from the user's cache folder and left there; else they
             are trained in the run's own folder. Does not change the measures.
+        growable: whether each model keeps what adding classes needs (:mod:`mlis.growth`).
 
     Returns:
         What `results.json` holds: for each components string the measures as lists over seeds
@@ -181,7 +183,12 @@ def execute(
         return FolderMonitor(**places, every=snapshot_every, listener=listener)
 
     train = functools.partial(
-        _train, folder, plan=plan, dataset=dataset, folder_monitor=folder_monitor, reuse=reuse
+        _train,
+        folder,
+        plan=plan,
+        dataset=dataset,
+        folder_monitor=folder_monitor,
+        how={"reuse": reuse, "growable": growable},
     )
     groups: Sequence[Seeds] = (plan.seeds,) if plan.stack_seeds else plan.seeds
     with _locked(folder):
@@ -215,7 +222,7 @@ def _train(
     seed: Seeds,
     components: str,
     folder_monitor: Callable[..., FolderMonitor],
-    reuse: bool,
+    how: Mapping[str, bool],
 ) -> list[dict[str, Any]]:
     """One training, of a seed or of several, and its tests, but for what has its `result.json`."""
     seeds = (seed,) if isinstance(seed, int) else seed
@@ -223,7 +230,7 @@ def _train(
     missing = [one for one, place in places.items() if not (place / "result.json").exists()]
     if missing:
         config = plan.config_of(components)
-        trained = _fit(root, plan, dataset, config, seed, folder_monitor, reuse)
+        trained = _fit(root, plan, dataset, config, seed, folder_monitor, how)
         for one, own in zip(seeds, trained, strict=True):
             if one in missing:
                 _test(own, one, places[one], dataset, config, plan.device)
@@ -237,7 +244,7 @@ def _fit(
     config: Config,
     seed: Seeds,
     folder_monitor: Callable[..., FolderMonitor],
-    reuse: bool,
+    how: Mapping[str, bool],
 ) -> list[Trained]:
     """Train with snapshots, losses and progress in the seed's folder, or that of all seeds."""
     alone = isinstance(seed, int)
@@ -255,7 +262,7 @@ def _fit(
         )
 
     place = folder / components
-    common: dict[str, Any] = {"device": plan.device, "reuse": reuse}
+    common: dict[str, Any] = {"device": plan.device, **how}
     if config.classification.calibration == "validation":
         held_out, _ = dataset.for_validation()
         common["validation_monitor"] = monitor(

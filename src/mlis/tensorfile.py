@@ -21,9 +21,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     writes several in random order. Raises `OSError` where the file cannot be written.
     """
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    checksum = _checksum(ready, metadata)
+    digest = checksum(ready, metadata)
     with atomic_write(path) as temporary:
-        words = json.dumps({**metadata, "sha256": checksum}, sort_keys=True)
+        words = json.dumps({**metadata, "sha256": digest}, sort_keys=True)
         try:
             save_file(ready, temporary, metadata={"mlis": words})
         except SafetensorError as error:  # a full disk, say: what others raise as an OSError
@@ -49,7 +49,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} cannot be read as safetensors ({error}): the file is damaged or of another "
             "kind; restore it from a copy, or delete it and train again"
         ) from None
-    if metadata.pop("sha256", None) != _checksum(tensors, metadata):
+    if metadata.pop("sha256", None) != checksum(tensors, metadata):
         raise ModelFileError(
             f"{path} is damaged: its content does not match its checksum; restore it from a copy, "
             "or delete it and train again"
@@ -57,7 +57,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over names, types, shapes and numbers of CPU tensors, and over the metadata."""
     digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
     for name in sorted(tensors):
         value = tensors[name]

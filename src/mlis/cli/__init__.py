@@ -12,10 +12,22 @@ import traceback
 from collections.abc import Sequence
 
 import mlis
-from mlis.cli import data, demo, evaluate, features, fit, predict, reproduce, serve
+from mlis.cli import (
+    classes,
+    data,
+    demo,
+    evaluate,
+    export,
+    features,
+    fit,
+    predict,
+    reproduce,
+    serve,
+)
 from mlis.cli.common import Parser, complain, logs
 from mlis.errors import MlisError
 
+COMMANDS = (fit, evaluate, predict, serve, classes, export, features, data, demo, reproduce)
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -30,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlis {mlis.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (fit, evaluate, predict, serve, features, data, demo, reproduce):
+    for command in COMMANDS:
         command.add_to(commands)
     return parser
 
