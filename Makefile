@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SHARED := ../shared/data
 
-.PHONY: install demo test test-slow test-lowest lint format bench docs pages audit clean
+.PHONY: install demo test test-slow test-lowest torture fuzz lint format bench docs pages audit clean
 
 install: $(VENV)/.installed
 
@@ -26,6 +26,17 @@ test: lint
 
 test-slow: install
 	$(BIN)/pytest -m slow
+
+# kill -9 at 50 random moments of each command, and every other fault: about 15 minutes on an idle
+# core. Fewer: make torture TORTURE='--kills 10'.
+torture: install
+	$(BIN)/python torture/kills.py -o torture-out $(TORTURE)
+	$(BIN)/pytest tests/test_faults.py
+
+# 100,000 damaged files for every reader; stop it at any time, it goes on where it stopped. For ten
+# minutes: make fuzz FUZZ='--seconds 600'.
+fuzz: install
+	nice -n 10 $(BIN)/python torture/fuzz.py -o fuzz-out $(FUZZ)
 
 # Quick, a few minutes; all of it: make bench BENCH=--full. Writes bench-out/bench.json and bench.md.
 bench: install
@@ -58,4 +69,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist site demo-out bench-out .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) build dist site demo-out bench-out torture-out fuzz-out .pytest_cache .ruff_cache

@@ -22,6 +22,8 @@ from simulated import small, tiny
 DATA = tiny()
 SOURCE = Path(mlis.__file__).parent
 
+FILES = ["config.json", "growth.safetensors", "model.safetensors"]
+
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
@@ -101,7 +103,7 @@ def test_names_in_any_script_and_the_record(recognizer, tmp_path):
 def test_saving_again_replaces_the_model(recognizer, saved):
     save_model(recognizer.with_calibration(9.0), saved)
     assert load_model(saved).calibration == 9.0
-    assert sorted(p.name for p in saved.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(p.name for p in saved.iterdir()) == FILES
 
 
 def test_a_loaded_model_does_not_depend_on_its_files(recognizer, saved):
@@ -142,7 +144,7 @@ def test_every_flipped_byte_of_the_weights_file_is_noticed(recognizer, saved):
         damaged = bytearray(whole)
         damaged[place] ^= 0x10
         path.write_bytes(damaged)
-        with pytest.raises(ModelFileError, match=r"model\.(safetensors|json)"):
+        with pytest.raises(ModelFileError, match=r"(model\.safetensors|config\.json)"):
             load_model(saved)
     path.write_bytes(whole)
     assert_same(load_model(saved), recognizer)
@@ -180,45 +182,47 @@ def test_a_tensor_that_is_missing(saved):
 def test_the_json_of_another_model(recognizer, saved, tmp_path):
     other = dataclasses.replace(recognizer, class_names=recognizer.class_names[::-1])
     save_model(other, tmp_path / "other")
-    shutil.copy(tmp_path / "other" / "model.json", saved / "model.json")
+    shutil.copy(tmp_path / "other" / "config.json", saved / "config.json")
     with pytest.raises(ModelFileError, match="do not belong together"):
         load_model(saved)
 
 
 @pytest.mark.parametrize("field", ["calibration", "class_names", "feature_transform"])
 def test_an_edited_json(saved, field):
-    facts = json.loads((saved / "model.json").read_text())
+    facts = json.loads((saved / "config.json").read_text())
     facts[field] = {"calibration": 5.0, "class_names": ["x"], "feature_transform": "sqrt"}[field]
-    (saved / "model.json").write_text(json.dumps(facts))
+    (saved / "config.json").write_text(json.dumps(facts))
     with pytest.raises(ModelFileError, match="edited or replaced"):
         load_model(saved)
 
 
 def test_an_edited_record_is_the_users_business(recognizer, saved):
-    facts = json.loads((saved / "model.json").read_text())
+    facts = json.loads((saved / "config.json").read_text())
     facts["record"]["remark"] = "the one for the paper"
-    (saved / "model.json").write_text(json.dumps(facts))
+    (saved / "config.json").write_text(json.dumps(facts))
     assert_same(load_model(saved), recognizer)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", "\x00\x01"])
 def test_json_that_is_none(saved, text):
-    (saved / "model.json").write_text(text)
-    with pytest.raises(ModelFileError, match=r"model\.json"):
+    (saved / "config.json").write_text(text)
+    with pytest.raises(ModelFileError, match=r"config\.json"):
         load_model(saved)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_format_version(saved, version):
-    facts = json.loads((saved / "model.json").read_text())
+    facts = json.loads((saved / "config.json").read_text())
     facts["format"] = version
-    (saved / "model.json").write_text(json.dumps(facts))
+    (saved / "config.json").write_text(json.dumps(facts))
     with pytest.raises(ModelFileError, match=f"model format {version!r}.*reads format 1"):
         load_model(saved)
 
 
 def test_missing_files_and_folders(saved, tmp_path):
-    with pytest.raises(ModelFileError, match=r"is not a saved model: .*model\.json does not exist"):
+    with pytest.raises(
+        ModelFileError, match=r"is not a saved model: .*config\.json does not exist"
+    ):
         load_model(tmp_path / "nothing")
     (saved / "model.safetensors").unlink()
     with pytest.raises(ModelFileError, match=r"model\.safetensors does not exist"):
@@ -229,7 +233,7 @@ def test_a_failed_save_leaves_the_old_model(recognizer, saved):
     with pytest.raises(ValueError, match="JSON"):
         save_model(recognizer.with_calibration(8.0), saved, {"U": float("nan")})
     names = sorted(p.name for p in saved.iterdir())
-    assert names == ["model.json", "model.safetensors"]  # no temporary file is left
+    assert names == FILES  # no temporary file is left
     assert_same(load_model(saved), recognizer)
 
 
@@ -251,4 +255,4 @@ def test_no_module_reads_pickles():
 def test_saved_files_are_plain_safetensors_and_json(saved):
     tensors = load_file(saved / "model.safetensors")
     assert {"encoder.weight", "classifier.bias", "scaler.shift", "descriptors"} <= tensors.keys()
-    assert json.loads((saved / "model.json").read_text())["record"] == {"seed": 1, "U": 12.5}
+    assert json.loads((saved / "config.json").read_text())["record"] == {"seed": 1, "U": 12.5}

@@ -229,7 +229,7 @@ def test_scores_are_an_affine_function():
 
 def test_stage_two_is_never_handed_a_descriptor():
     names = set(inspect.signature(fit_classifier).parameters)
-    assert names == {"features", "labels", "num_classes", "settings"}
+    assert names == {"features", "labels", "num_classes", "settings", "stands_for", "start"}
     assert {f.name for f in dataclasses.fields(LinearClassifier)} == {"weight", "bias"}
 
 

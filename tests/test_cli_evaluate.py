@@ -158,10 +158,10 @@ def test_a_run_without_a_finished_training(run, tmp_path, capsys):
 
 
 def test_a_folder_that_is_neither(tmp_path, capsys):
-    assert "holds neither model.json nor run.json" in failure(capsys, tmp_path)
+    assert "holds neither config.json nor run.json" in failure(capsys, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_damaged_model(model, small_folder, name, tmp_path, capsys):
     shutil.copytree(model, tmp_path / "model")
     path = tmp_path / "model" / name

@@ -11,6 +11,7 @@ import mlis.runs
 from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.cli.progress import Progress
+from mlis.files import sealed, unsealed
 from standins import write_tiny
 
 PERCENT = ("U", "S", "H", "T1", "AUSUC", "overall")
@@ -374,7 +375,7 @@ def test_tables(tmp_path, capsys):
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["dataset"]["test_fraction"] == 0.5
     assert result["U"] > 0
-    model = json.loads((tmp_path / "run/seed-0/ml+is+sfr/model/model.json").read_text())
+    model = json.loads((tmp_path / "run/seed-0/ml+is+sfr/model/config.json").read_text())
     assert tuple(model["class_names"]) == NAMES
 
 
@@ -393,7 +394,7 @@ def test_relative_paths_are_kept_absolute(small_folder, tmp_path, capsys, monkey
 def test_a_record_with_foreign_options_is_refused(small_folder, tmp_path, capsys):
     fit(capsys, small_folder, "-o", tmp_path / "run", *QUICK)
     path = tmp_path / "run/run.json"
-    record = json.loads(path.read_text())
+    record = unsealed(json.loads(path.read_text()))
     record["dataset"]["evil"] = 1
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(sealed(record)))
     assert "unknown dataset options evil" in failure(capsys, "--resume", tmp_path / "run")

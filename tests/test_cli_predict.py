@@ -14,6 +14,7 @@ import mlis.cli.predict
 from cli_cases import FEATURES, NAMES, QUICK, SEEN, refused, small_dataset
 from mlis.checkpoint import load_model
 from mlis.cli import main
+from mlis.files import sealed, unsealed
 
 X = small_dataset().features[:40]
 
@@ -197,8 +198,8 @@ def test_wrong_use(arguments, said, model, features, capsys, monkeypatch):
 def test_a_run_with_several_models_asks_which(run, features, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    record = json.loads((copy / "run.json").read_text())
-    (copy / "run.json").write_text(json.dumps(record | {"seeds": [0, 1]}))
+    record = unsealed(json.loads((copy / "run.json").read_text()))
+    (copy / "run.json").write_text(json.dumps(sealed(record | {"seeds": [0, 1]})))
     shutil.copytree(copy / "seed-0", copy / "seed-1")
     line = failure(capsys, copy, features)
     assert "has 2 models" in line

@@ -1,4 +1,9 @@
-"""A saved model: `model.safetensors` (weights) and `model.json` (everything else)."""
+"""A saved model: weights, everything that is words, and what adding classes needs.
+
+- `model.safetensors`: the weights.
+- `config.json`: all else; models that an older mlis saved have `model.json` in its place.
+- `growth.safetensors`: what adding classes needs (:mod:`mlis.growth`), where the model has it.
+"""
 
 import json
 from collections.abc import Mapping
@@ -7,17 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import mlis
 from mlis.classification import LinearClassifier
 from mlis.errors import ModelFileError
-from mlis.files import write_json
+from mlis.files import strict_json, write_json
+from mlis.growth import Growth
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler
 from mlis.tensorfile import load_tensors, save_tensors
 
 FORMAT = 1
-WEIGHTS, RECORD = "model.safetensors", "model.json"
+WEIGHTS, RECORD, GROWTH = "model.safetensors", "config.json", "growth.safetensors"
+OLD_RECORD = "model.json"
 
 
 def save_model(
@@ -27,11 +35,46 @@ def save_model(
 
     Args:
         recognizer: what to save.
-        folder: gets `model.safetensors` and `model.json`, each written whole or not at all.
-        record: strict-JSON facts to keep with the model: settings, data, seed, results.
+        folder: gets `model.safetensors`, `config.json` and, where the recognizer can grow,
+            `growth.safetensors`, each written whole or not at all.
+        record: strict-JSON facts to keep with the model: settings, data, seed, results; those
+            that the recognizer was loaded with where absent.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    facts = _facts(recognizer)
+    whole = {**facts, "record": dict(recognizer.record if record is None else record)}
+    json.dumps(whole, allow_nan=False)  # what is no JSON fails before anything is replaced
+    # The facts that decide predictions also travel inside the weights file, under its checksum:
+    # a config.json of another model, or an edited one, is noticed on load.
+    words = json.dumps(facts, sort_keys=True)
+    save_tensors(folder / WEIGHTS, _tensors(recognizer), {"facts": words})
+    write_json(folder / RECORD, whole)
+    (folder / OLD_RECORD).unlink(missing_ok=True)
+    growth = recognizer.growth
+    if growth is None:
+        (folder / GROWTH).unlink(missing_ok=True)
+    else:
+        metadata = {"growth": growth.words(), "classes": _classes(recognizer.class_names)}
+        save_tensors(folder / GROWTH, growth.tensors(), metadata)
+
+
+def _facts(recognizer: Recognizer) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "mlis": mlis.__version__,
+        "class_names": list(recognizer.class_names),
+        "feature_transform": recognizer.scaler.transform,
+        "calibration": recognizer.calibration,
+    }
+    if recognizer.sources:
+        facts["sources"] = dict(recognizer.sources)
+    if recognizer.history:
+        facts["history"] = [dict(entry) for entry in recognizer.history]
+    return facts
+
+
+def _tensors(recognizer: Recognizer) -> dict[str, torch.Tensor]:
     tensors = {
         "scaler.shift": recognizer.scaler.shift,
         "scaler.factor": recognizer.scaler.factor,
@@ -43,63 +86,136 @@ def save_model(
     if recognizer.encoder_weight is not None and recognizer.encoder_bias is not None:
         tensors["encoder.weight"] = recognizer.encoder_weight
         tensors["encoder.bias"] = recognizer.encoder_bias
-    facts = {
-        "format": FORMAT,
-        "mlis": mlis.__version__,
-        "class_names": list(recognizer.class_names),
-        "feature_transform": recognizer.scaler.transform,
-        "calibration": recognizer.calibration,
-    }
-    whole = {**facts, "record": dict(record or {})}
-    json.dumps(whole, allow_nan=False)  # what is no JSON fails before anything is replaced
-    # The facts that decide predictions also travel inside the weights file, under its checksum:
-    # a model.json of another model, or an edited one, is noticed on load.
-    save_tensors(folder / WEIGHTS, tensors, {"facts": json.dumps(facts, sort_keys=True)})
-    write_json(folder / RECORD, whole)
+    return tensors
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Recognizer:
+def _classes(names: tuple[str, ...]) -> str:
+    """What the kept rows' labels count: that of another model must not be mixed in."""
+    return json.dumps(list(names))
+
+
+def load_model(
+    folder: str | Path, device: str | torch.device = "cpu", *, growth: bool = True
+) -> Recognizer:
     """Load a recognizer that `save_model` wrote.
 
+    Args:
+        folder: of the model.
+        device: where its weights are to be.
+        growth: whether what adding classes needs is loaded too, where it is there; predicting
+            does not need it.
+
     Raises:
-        ModelFileError: a file is missing, damaged, of another format version, or the two files
-            do not belong together.
+        ModelFileError: a file is missing, damaged, of another format version, or the files do
+            not belong together.
     """
     folder = Path(folder)
+    path = record_path(folder)
     facts = read_record(folder)
-    facts.pop("record")
+    record = facts.pop("record")
+    _check_facts(path, facts)
     tensors, metadata = load_tensors(folder / WEIGHTS)
     if metadata.get("facts") != json.dumps(facts, sort_keys=True):
         raise ModelFileError(
-            f"{folder / RECORD} and {folder / WEIGHTS} do not belong together: one of them was "
+            f"{path} and {folder / WEIGHTS} do not belong together: one of them was "
             "edited or replaced; copy both files of the model again"
         )
-    try:
-        return Recognizer(
-            scaler=FeatureScaler(
-                facts["feature_transform"], tensors["scaler.shift"], tensors["scaler.factor"]
-            ),
-            encoder_weight=tensors.get("encoder.weight"),
-            encoder_bias=tensors.get("encoder.bias"),
-            classifier=LinearClassifier(tensors["classifier.weight"], tensors["classifier.bias"]),
-            class_names=tuple(facts["class_names"]),
-            seen_mask=tensors["seen"].numpy(),
-            descriptors=tensors["descriptors"].numpy(),
-            calibration=facts["calibration"],
-        ).to(device)
-    except KeyError as error:
-        raise ModelFileError(f"{folder / WEIGHTS} holds no tensor {error}") from None
+    _check_tensors(folder / WEIGHTS, tensors, len(facts["class_names"]))
+    return Recognizer(
+        scaler=FeatureScaler(
+            facts["feature_transform"], tensors["scaler.shift"], tensors["scaler.factor"]
+        ),
+        encoder_weight=tensors.get("encoder.weight"),
+        encoder_bias=tensors.get("encoder.bias"),
+        classifier=LinearClassifier(tensors["classifier.weight"], tensors["classifier.bias"]),
+        class_names=tuple(facts["class_names"]),
+        seen_mask=tensors["seen"].numpy(),
+        descriptors=tensors["descriptors"].numpy(),
+        calibration=facts["calibration"],
+        sources=facts.get("sources", {}),
+        growth=_load_growth(folder, tuple(facts["class_names"])) if growth else None,
+        history=tuple(facts.get("history", ())),
+        record=record,
+    ).to(device)
+
+
+def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Types of what `model.json` says, whoever wrote it."""
+    names, constant = facts.get("class_names"), facts.get("calibration")
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    known = facts.get("feature_transform") in ("none", "sqrt")
+    number = isinstance(constant, int | float) and not isinstance(constant, bool)
+    number = number and abs(constant) < 1e30
+    sources, history = facts.get("sources", {}), facts.get("history", [])
+    told = isinstance(sources, dict) and isinstance(history, list)
+    told = told and all(isinstance(change, dict) for change in history)
+    if not names or not texts or not known or not number or not told:
+        raise ModelFileError(
+            f"{path} is damaged: class_names, feature_transform, calibration, sources or history "
+            "is not what a model has; copy both files of the model again"
+        )
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
+    """Names, shapes and types of all tensors; they must fit each other."""
+    shift, head = (tensors.get(name) for name in ("scaler.shift", "classifier.weight"))
+    inputs = 0 if shift is None else shift.numel()
+    hidden = inputs
+    expected = {"scaler.shift": (inputs,), "scaler.factor": (inputs,)}
+    if "encoder.weight" in tensors or "encoder.bias" in tensors:
+        hidden = 0 if head is None else head.shape[-1] if head.ndim else 0
+        expected |= {"encoder.weight": (hidden, inputs), "encoder.bias": (hidden,)}
+    expected |= {"classifier.weight": (classes, hidden), "classifier.bias": (classes,)}
+    described = tensors.get("descriptors")
+    width = described.shape[-1] if described is not None and described.ndim else 0
+    expected |= {"descriptors": (classes, width), "seen": (classes,)}
+    weights = {"encoder.weight", "encoder.bias", "classifier.bias"} & tensors.keys()
+    for name, shape in expected.items():
+        value = tensors.get(name)
+        if value is None:
+            raise ModelFileError(f"{path} holds no tensor {name!r}")
+        good = value.dtype == torch.bool if name == "seen" else value.dtype.is_floating_point
+        if tuple(value.shape) != shape or not good or not value.numel():
+            raise ModelFileError(
+                f"{path} is no model: {name} is {tuple(value.shape)} of {value.dtype}, where "
+                f"{shape} of {'bool' if name == 'seen' else 'floating point numbers'} is expected"
+            )
+    if head is not None and any(tensors[name].dtype != head.dtype for name in weights):
+        raise ModelFileError(f"{path} is no model: its weights are of several types")
+
+
+def _load_growth(folder: Path, class_names: tuple[str, ...]) -> Growth | None:
+    if not (folder / GROWTH).exists():
+        return None
+    tensors, metadata = load_tensors(folder / GROWTH)
+    if metadata.get("classes") != _classes(class_names):
+        raise ModelFileError(
+            f"{folder / GROWTH} is of a model with other classes than {folder / WEIGHTS}: copy "
+            "the files of one model, or delete it (then no class can be added)"
+        )
+    return Growth.of(tensors, metadata.get("growth", ""))
+
+
+def record_path(folder: str | Path) -> Path:
+    """Where the words of a saved model are: `config.json`, or `model.json` of an older one."""
+    new, old = Path(folder) / RECORD, Path(folder) / OLD_RECORD
+    return old if old.exists() and not new.exists() else new
+
+
+def is_model(folder: str | Path) -> bool:
+    """Whether there is a saved model in `folder`."""
+    return record_path(folder).exists()
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """Read `model.json`: class names, calibration, version and the `record` kept with the model.
+    """Read `config.json`: class names, calibration, version and the `record` kept with the model.
 
     Raises:
         ModelFileError: the file is missing, is not JSON, or is of another format version.
     """
-    path = Path(folder) / RECORD
+    path = record_path(folder)
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFileError(f"{folder} is not a saved model: {path} does not exist") from None
     except ValueError as error:

@@ -33,16 +33,27 @@ class LinearClassifier:
         return torch.addmm(self.bias, features, self.weight.T)
 
 
-def class_weights(labels: Tensor, num_classes: int, balance: str) -> Tensor:
-    """Weight of each sample, float64, summing to 1: equal, or equal sums per class present."""
-    counts = torch.bincount(labels, minlength=num_classes).double()
+def class_weights(
+    labels: Tensor, num_classes: int, balance: str, stands_for: Tensor | None = None
+) -> Tensor:
+    """Weight of each sample, float64, summing to 1: equal, or equal sums per class present.
+
+    With `stands_for` (n,) a sample counts as that many.
+    """
+    counts = torch.bincount(labels, stands_for, minlength=num_classes).double()
     weights = torch.ones_like(counts) if balance == "samples" else 1.0 / counts
-    weights = weights[labels]
+    weights = weights[labels] if stands_for is None else weights[labels] * stands_for
     return weights / weights.sum()
 
 
 def fit_classifier(
-    features: Tensor | Rows, labels: Tensor, num_classes: int, settings: Classification
+    features: Tensor | Rows,
+    labels: Tensor,
+    num_classes: int,
+    settings: Classification,
+    *,
+    stands_for: Tensor | None = None,
+    start: LinearClassifier | None = None,
 ) -> LinearClassifier:
     """Minimise cross-entropy + weight_decay/2 · ‖W‖² with L-BFGS, to convergence.
 
@@ -57,6 +68,9 @@ def fit_classifier(
         labels: (n,) int64.
         num_classes: C; a class without samples gets the smallest bias and is never predicted.
         settings: penalty, balance, tolerance.
+        stands_for: (n,) how many samples each one counts as; one where absent.
+        start: a classifier of the first C' ≤ C classes whose weights L-BFGS begins from, which
+            saves passes; else it begins from zero.
 
     Raises:
         DivergenceError: the features are not finite.
@@ -65,10 +79,11 @@ def fit_classifier(
         rows = _standardise(features)
     else:
         rows = _standardise_chunks(features, num_classes)
-    weights = class_weights(labels, num_classes, settings.balance).to(rows.centre)[:, None]
+    weights = class_weights(labels, num_classes, settings.balance, stands_for)
+    weights = weights.to(rows.centre)[:, None]
     objective = _Objective(rows, labels, weights, num_classes, settings.weight_decay)
-    _minimise(objective, settings)
     present = torch.bincount(labels, minlength=num_classes) > 0
+    _minimise(objective, settings, None if start is None else _begun(start, rows, present))
     folded = objective.weight / rows.length
     bias = objective.bias - folded @ rows.centre
     return LinearClassifier(folded, torch.where(present, bias, torch.finfo(bias.dtype).min / 4))
@@ -156,7 +171,19 @@ class _Objective:
         return loss
 
 
-def _minimise(objective: _Objective, settings: Classification) -> None:
+def _begun(start: LinearClassifier, rows: _Standardised, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (C, Dh) and biases (C,) of the standardised features; zero for classes it lacks."""
+    weight = rows.centre.new_zeros(len(present), len(rows.centre))
+    bias = rows.centre.new_zeros(len(present))
+    own = start.weight.to(rows.centre)
+    weight[: len(own)] = own * rows.length
+    bias[: len(own)] = start.bias.to(rows.centre) + own @ rows.centre
+    return weight, bias.where(present, 0.0)
+
+
+def _minimise(
+    objective: _Objective, settings: Classification, start: tuple[Tensor, Tensor] | None = None
+) -> None:
     """Move the objective's weights to its minimum with L-BFGS."""
     first: list[Tensor] = [objective()]
     assert objective.weight.grad is not None
@@ -167,6 +194,10 @@ def _minimise(objective: _Objective, settings: Classification) -> None:
     tolerance = min(settings.tolerance, _LEAST_DESCENT * steepest)
     if tolerance < settings.tolerance:
         logger.info("classifier: tolerance %g, as the gradient begins at %g", tolerance, steepest)
+    if start is not None:  # the tolerance is that of a fit from zero
+        objective.weight.copy_(start[0])
+        objective.bias.copy_(start[1])
+        first.clear()
     most = settings.max_iterations
     optimiser = torch.optim.LBFGS(
         [objective.weight, objective.bias],

@@ -1,13 +1,17 @@
 """Where and how numbers are computed: device, precision, and named streams of random numbers."""
 
+import contextlib
+import functools
 import hashlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlis.errors import SettingsError
+from mlis.errors import OutOfMemoryError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class Arithmetic:
         """Resolve `precision` and `device` for this machine.
 
         `precision="auto"` takes bfloat16 products with float32 masters where the hardware
-        multiplies bfloat16 natively, else float32.
+        multiplies bfloat16 natively, else float32. PyTorch's worker threads, if this is the first
+        to need them, are started such that they flush denormals.
 
         Raises:
             SettingsError: a CUDA device is asked for and there is none.
         """
         place = _device(device)
+        _start_workers()
         if precision == "auto":
             precision = "bfloat16" if has_native_bfloat16(place) else "float32"
         master = torch.float64 if precision == "float64" else torch.float32
@@ -72,6 +78,29 @@ def has_native_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Treat numbers below 1e-38 as zero while this lasts: x86 processors crawl through them.
+
+    Moments of Adam whose gradient stays zero halve at every step until they get there. This is of
+    the calling thread alone, and is set back: NumPy, which computes in it too, warns of it. For
+    PyTorch's workers see `Arithmetic.of`.
+    """
+    already = not bool(torch.tensor(1e-40) * 1.0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
+
+
+@functools.cache
+def _start_workers() -> None:
+    """Start PyTorch's workers, if nobody has: they take over from this thread that they flush."""
+    with flushed_denormals():
+        torch.ones(1 << 18).add_(1.0)  # large enough to be shared among all threads
 
 
 class Scratch:
@@ -138,3 +167,46 @@ def sum_by_class(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 def _one_hot_product(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     member = rows.new_zeros(*rows.shape[:-2], num_classes, rows.shape[-2])
     return member.scatter_(-2, labels[..., None, :], 1.0) @ rows
+
+
+@contextlib.contextmanager
+def enough_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turn an allocation that fails inside the block, on a CPU or a GPU, into one clear error.
+
+    Args:
+        what: is being done.
+        remedy: which settings to lower.
+
+    Raises:
+        OutOfMemoryError: in place of what NumPy or PyTorch raised.
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        place = "the GPU's memory" if "CUDA" in str(error) else "memory"
+        raise OutOfMemoryError(
+            f"{what}: {place} does not suffice ({_amount(str(error))}). {remedy}, or use a larger "
+            "machine; what is finished is kept."
+        ) from error
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that there was no memory; PyTorch has no class for that on a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in text for words in ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    )
+
+
+def _amount(text: str) -> str:
+    """What was asked for, of an allocator's message."""
+    found = re.search(
+        r"(?:allocate|Tried to allocate) ([\d.]+ (?:bytes|[KMGT]i?B))", text, re.IGNORECASE
+    )
+    return f"{found[1]} were asked for" if found else "the allocator does not say how much"

@@ -127,8 +127,10 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise SettingsError(f"settings file {path} does not exist") from None
     except OSError as error:
         raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also numbers of thousands of digits, and other encodings
         raise SettingsError(f"settings file {path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"settings file {path} is not valid TOML: it nests too deep") from None
 
 
 def resolve(*layers: Mapping[str, Any]) -> Config:

@@ -4,9 +4,36 @@ Every error that bad input or bad settings can cause is a :class:`MlisError`; th
 prints its message on one line and exits with code 2. Anything else is a bug in `mlis`.
 """
 
+import re
+
+LONGEST = 1000
+"""Characters of a message; of a longer one the middle is left out."""
+
 
 class MlisError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose; whatever a file holds, its message is one short line.
+
+    >>> str(MlisError("a cell is " + repr("x" * 5000)))[:20], len(str(MlisError("x" * 5000)))
+    ("a cell is 'xxxxxxxxx", 1000)
+    >>> print(MlisError("class \\x1b[2J,\\n second line"))
+    class \\x1b[2J, second line
+    """
+
+    def __init__(self, message: object = ""):
+        super().__init__(_one_line(str(message)))
+
+
+def _one_line(text: str) -> str:
+    """`text` without line breaks, with escapes for what does not print, and not too long.
+
+    A class name may hold the terminal's control codes, a cell a megabyte.
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST - 303]} … {text[-300:]}"
+    if text.isprintable():
+        return text
+    text = re.sub(r"\s*[\n\r]\s*", " ", text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:LONGEST]
 
 
 class DataError(MlisError, ValueError):
@@ -19,6 +46,10 @@ class SettingsError(MlisError, ValueError):
 
 class ModelFileError(MlisError, ValueError):
     """A saved model or checkpoint is missing, damaged, or of another version."""
+
+
+class OutOfMemoryError(MlisError, MemoryError):
+    """The memory of the machine or the GPU does not suffice; says which setting to lower."""
 
 
 class DivergenceError(MlisError, RuntimeError):

@@ -1,14 +1,21 @@
 """Writing files so that no reader ever sees half of one."""
 
+import contextlib
+import glob
+import hashlib
 import json
 import os
+import platform
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+
+CHECK = "check"
 
 
 @contextmanager
@@ -27,15 +34,53 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('whole', 1)
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    _clear_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an `OSError` that does not: a full disk is told without its place."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Delete what killed processes of this machine left half written of `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*.tmp"):
+        owner = leftover.name.rsplit(".", 3)[1].partition("-")[2]
+        if owner.isdecimal() and not _is_alive(int(owner)):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":  # there, signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -43,6 +88,42 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with check digits over all of them, for a record whose numbers must not change.
+
+    >>> unsealed(sealed({"H": 61.5}))
+    {'H': 61.5}
+    >>> unsealed({**sealed({"H": 61.5}), "H": 67.5})
+    Traceback (most recent call last):
+    ValueError: its content does not match its check digits
+    """
+    return {**values, CHECK: _check_digits(values)}
+
+
+def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `sealed`. Raises `ValueError` where a value has changed since."""
+    rest = {name: value for name, value in values.items() if name != CHECK}
+    if values.get(CHECK) != _check_digits(rest):
+        raise ValueError("its content does not match its check digits")
+    return rest
+
+
+def _check_digits(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def strict_json(text: str | bytes) -> Any:
+    """JSON as the standard has it. Raises `ValueError` for NaN, and where it nests too deep."""
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def cache_folder() -> Path:

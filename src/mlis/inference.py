@@ -1,29 +1,44 @@
 """Stage 3: from features to classes. No descriptor, no generator: scaler, encoder, classifier."""
 
 import dataclasses
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mlis.class_changes import add_classes, remove_classes, rename_classes
 from mlis.classification import LinearClassifier
+from mlis.compute import is_shortage
 from mlis.data.stored import StoredRows
-from mlis.errors import DataError, SettingsError
+from mlis.errors import DataError, OutOfMemoryError, SettingsError
+from mlis.fused import Fused, Workspace, as_tensor, check_finite
+from mlis.growth import Growth
+from mlis.image_prediction import ImagePrediction, check_k, load_backbone_of, predictions
 from mlis.preprocessing import FeatureScaler
+from mlis.sharing import Pretrained
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlis.features.additions import Descriptions
+    from mlis.features.backbones import Backbone
+    from mlis.features.embed import Picture
+    from mlis.features.text import TextModel
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
+logger = logging.getLogger(__name__)
+
 BATCH = 2048  # rows at a time: as fast as more of them, and its activations are 16 MiB
-FAR = 8.0  # a shift of more ranges than this is not folded into the weights
 
 
 @dataclass(frozen=True, eq=False)
-class Recognizer:
+class Recognizer(Pretrained):
     """A trained recognizer of seen and unseen classes.
 
     Every method takes (B, Dx) features, a numpy array or a torch tensor on any device, and
@@ -39,6 +54,11 @@ class Recognizer:
         descriptors: (C, Da) as given; kept for the record, never used to predict.
         calibration: constant taken from the scores of seen classes (calibrated stacking,
             Chao et al., 2016).
+        sources: how its features and descriptors were made, where that is known, as in
+            :class:`~mlis.data.dataset.Provenance`.
+        growth: what adding classes needs, or None.
+        history: what was added, removed and renamed, when, with which settings.
+        record: facts that were saved with it: settings, data, seed, results.
     """
 
     scaler: FeatureScaler
@@ -49,6 +69,10 @@ class Recognizer:
     seen_mask: np.ndarray
     descriptors: np.ndarray
     calibration: float = 0.0
+    sources: Mapping[str, Any] = field(default_factory=dict)
+    growth: Growth | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -59,6 +83,11 @@ class Recognizer:
     def num_features(self) -> int:
         """Dx, the length of the features that it takes."""
         return len(self.scaler.shift)
+
+    @property
+    def backbone(self) -> Mapping[str, Any]:
+        """The image model of its features, as `Identity.to_dict` says; empty where not known."""
+        return self.sources.get("backbone") or {}
 
     def with_calibration(self, constant: float) -> "Recognizer":
         """Return the same recognizer with another calibration constant."""
@@ -114,25 +143,130 @@ class Recognizer:
         best = scores.topk(k, dim=1)
         return cast(Array, best.indices), cast(Array, best.values)
 
+    def load_backbone(
+        self,
+        backbone: "Backbone | str | None" = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> "Backbone":
+        """Load the image model that this recognizer was trained with, for `predict_images`.
+
+        Args:
+            backbone: instead of the recorded one: its name where it lies elsewhere now, or itself.
+            device, precision: as :func:`mlis.features.backbones.load_backbone` takes them.
+
+        Raises:
+            DataError: none is recorded and none given, or it is another one than the training's.
+            SettingsError: it cannot be had.
+        """
+        return load_backbone_of(self, backbone, device, precision)
+
+    def predict_images(
+        self,
+        images: "Iterable[Picture]",
+        k: int = 5,
+        *,
+        backbone: "Backbone | str | None" = None,
+        device: str = "auto",
+        workers: int | None = None,
+    ) -> list[ImagePrediction]:
+        """Recognise photographs: the best k classes of each, or why it could not be read.
+
+        Args:
+            images: paths, or PIL images.
+            k: classes an image; all where there are fewer.
+            backbone: what `load_backbone` gave, to load it once for many calls; else it is loaded.
+            device: where the image model computes, if it is loaded here.
+            workers: threads that read and decode.
+
+        Raises:
+            DataError, SettingsError: as `load_backbone`; a bad image raises nothing.
+        """
+        check_k(k)
+        model = load_backbone_of(self, backbone, device, "auto")
+        return list(predictions(self, images, k, model, workers))
+
+    def describe_classes(
+        self, classes: "str | Path | Descriptions", *, model: "TextModel | None" = None
+    ) -> tuple[tuple[str, ...], np.ndarray]:
+        """Names and descriptors (n, Da) of further classes, made as those of the training were.
+
+        Args:
+            classes: a table with the columns that the training's had, or {name: sentence}, or
+                {name: [sentence, …]}.
+            model: the text model, where it is loaded already.
+
+        Raises:
+            DataError: it is not known how the training's were made, or what is wrong with the
+                table.
+        """
+        from mlis.features.additions import describe_like
+
+        return describe_like(self.sources.get("descriptors") or {}, classes, model=model)
+
+    def add_classes(
+        self,
+        names: Sequence[str],
+        descriptors: Any,
+        *,
+        synthetic_per_class: int | None = None,
+        note: str = "",
+    ) -> "Recognizer":
+        """Return a recognizer that knows further classes, of which there is no image.
+
+        Generator and encoder stay; stage 2 is solved again, on what `growth` holds.
+
+        Args:
+            names: n new names.
+            descriptors: (n, Da), made as those of the training (`describe_classes`).
+            synthetic_per_class: synthetic samples an unseen class; the training's number where
+                absent.
+            note: kept in the history.
+
+        Raises:
+            DataError: a name is there already or given twice, a descriptor has another length, is
+                zero or not finite, or the model holds nothing to add classes with.
+        """
+        return add_classes(
+            self, names, descriptors, synthetic_per_class=synthetic_per_class, note=note
+        )
+
+    def remove_classes(self, names: Sequence[str]) -> "Recognizer":
+        """Return a recognizer without these classes; the scores of the others stay.
+
+        Raises:
+            DataError: a name that no class has, or fewer than two classes would be left.
+        """
+        return remove_classes(self, names)
+
+    def rename_classes(self, names: Mapping[str, str]) -> "Recognizer":
+        """Return a recognizer whose classes have new names, {old: new}.
+
+        Raises:
+            DataError: a name that no class has, or two classes would be named alike.
+        """
+        return rename_classes(self, names)
+
     @cached_property
-    def _fused(self) -> "_Fused":
+    def _fused(self) -> Fused:
         """Made when it is first used, from weights that are not to be changed afterwards."""
-        return _Fused.of(self)
+        return Fused.of(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: a copy makes the fused weights anew."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def _refine(self, x: Tensor, out: Tensor, work: "_Workspace") -> None:
+    def _refine(self, x: Tensor, out: Tensor, work: Workspace) -> None:
         if self.encoder_weight is None:
             out.copy_(self.scaler(x))
         else:
             self._fused.hidden(x, out, work)
 
-    def _scores(self, x: Tensor, out: Tensor, work: "_Workspace") -> None:
+    def _scores(self, x: Tensor, out: Tensor, work: Workspace) -> None:
         self._fused.scores(x, out, work)
 
-    def _predict(self, x: Tensor, out: Tensor, work: "_Workspace") -> None:
+    def _predict(self, x: Tensor, out: Tensor, work: Workspace) -> None:
         scores = work.rows("scores", len(x), len(self.class_names))
         self._fused.scores(x, scores, work)
         torch.argmax(scores, dim=1, out=out)
@@ -143,7 +277,7 @@ class Recognizer:
         x: Tensor | np.ndarray | StoredRows,
         batch_size: int,
         shape: tuple[int, ...],
-        function: "Callable[[Tensor, Tensor, _Workspace], None]",
+        function: Callable[[Tensor, Tensor, Workspace], None],
     ) -> Any:
         """Fill (B, *shape) batch by batch: `function(rows, out, workspace)`."""
         if x.ndim != 2 or x.shape[1] != self.num_features:
@@ -156,135 +290,34 @@ class Recognizer:
         dtype = weight.dtype if shape else torch.int64
         result = torch.empty((len(x), *shape), dtype=dtype, device=home)
         here = home == weight.device
-        work = _Workspace(weight)
-        for start in range(0, len(x), batch_size):
-            part = _as_tensor(x[start : start + batch_size], weight, work)
-            _check_finite(part, start)
-            target = result[start : start + len(part)]
-            out = target if here else torch.empty_like(target, device=weight.device)
-            function(part, out, work)
-            if not here:
-                target.copy_(out)
+        work = Workspace(weight)
+        start = 0
+        while start < len(x):
+            try:
+                part = as_tensor(x[start : start + batch_size], weight, work)
+                check_finite(part, start)
+                target = result[start : start + len(part)]
+                out = target if here else torch.empty_like(target, device=weight.device)
+                function(part, out, work)
+                if not here:
+                    target.copy_(out)
+                start += len(part)
+            except (MemoryError, RuntimeError) as error:
+                work = Workspace(weight)
+                batch_size = _smaller(batch_size, error)
         return result if isinstance(x, Tensor) else result.numpy()
 
 
-class _Workspace:
-    """Memory that the batches of one call use one after another.
-
-    Fresh memory for each would cost the system a pass over it, to hand it out zeroed.
-    """
-
-    def __init__(self, like: Tensor):
-        self._like = like
-        self._held: dict[str, Tensor] = {}
-
-    def rows(self, name: str, count: int, width: int, device: str | None = None) -> Tensor:
-        """(count, width) in the weights' dtype; the last batch is the only smaller one."""
-        if name not in self._held:
-            place = device or self._like.device
-            self._held[name] = torch.empty((count, width), dtype=self._like.dtype, device=place)
-        return self._held[name][:count]
-
-
-@dataclass(frozen=True, eq=False)
-class _Fused:
-    """Scaler, encoder, classifier and calibration as two affine maps with a ReLU between them.
-
-    With `x̂ = (t(x) − s) ∘ f` scaled features, `W x̂ + b = W' t(x) + b'` where `W' = W diag(f)` and
-    `b' = b − W' s`. Without an encoder the same is done to the classifier's weight. The constant of
-    calibrated stacking is taken from the last bias.
-
-    Attributes:
-        transform: t, "none" or "sqrt"; stays elementwise.
-        shift: (Dx,) s where it is not folded, else None.
-        encoder: W' (Dh, Dx) and b' (Dh,), or None.
-        weight, bias: (C, Dh) and (C,) of the scores.
-    """
-
-    transform: str
-    shift: Tensor | None
-    encoder: tuple[Tensor, Tensor] | None
-    weight: Tensor
-    bias: Tensor
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, r: Recognizer) -> "_Fused":
-        """Fold what can be folded, in float64."""
-        weight, bias = r.classifier.weight, r.classifier.bias
-        seen = torch.from_numpy(np.array(r.seen_mask)).double().to(bias.device)
-        bias = (bias.double() - r.calibration * seen).to(bias.dtype)
-        first = (weight, bias)
-        if r.encoder_weight is not None and r.encoder_bias is not None:
-            first = (r.encoder_weight, r.encoder_bias)
-        folded, offset, shift = _fold(r.scaler, *first)
-        if r.encoder_weight is None:
-            return cls(r.scaler.transform, shift, None, folded, offset)
-        return cls(r.scaler.transform, shift, (folded, offset), weight, bias)
-
-    def hidden(self, x: Tensor, out: Tensor, work: _Workspace) -> None:
-        """`out = h`, (B, Dh), of (B, Dx) features as they come."""
-        assert self.encoder is not None
-        weight, bias = self.encoder
-        torch.addmm(bias, self._inputs(x, work), weight.T, out=out).relu_()
-
-    def scores(self, x: Tensor, out: Tensor, work: _Workspace) -> None:
-        """Scores (B, C) of (B, Dx) features as they come."""
-        if self.encoder is None:
-            h = self._inputs(x, work)
-        else:
-            h = work.rows("hidden", len(x), len(self.encoder[1]))
-            self.hidden(x, h, work)
-        torch.addmm(self.bias, h, self.weight.T, out=out)
-
-    def _inputs(self, x: Tensor, work: _Workspace) -> Tensor:
-        """What is left to do to the features before the first product; `x` itself stays."""
-        if self.transform == "sqrt":
-            x = torch.clamp(x, min=0, out=work.rows("inputs", len(x), x.shape[1])).sqrt_()
-        if self.shift is not None:
-            x = torch.sub(x, self.shift, out=work.rows("inputs", len(x), x.shape[1]))
-        return x
-
-
-def _fold(
-    scaler: FeatureScaler, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`W'`, `b'` and None; or `W'`, `b` and the shift that must be taken off first.
-
-    Where the features lie many of their ranges away from zero, `W' x` and `W' s` are large and
-    nearly equal, and their difference would be rounding; subtracting first is exact.
-    """
-    shift, factor = scaler.shift.to(weight.device), scaler.factor.to(weight.device)
-    folded = weight.double() * factor
-    if bool((shift.abs() * factor).max() > FAR):
-        return folded.to(weight.dtype), bias, shift.to(weight.dtype)
-    offset = (bias.double() - folded @ shift.double()).to(bias.dtype)
-    return folded.to(weight.dtype), offset, None
-
-
-def _check_finite(part: Tensor, start: int) -> None:
-    """Raise `DataError` for the first row with NaN or infinity.
-
-    A sum is finite only if all its terms are; finite ones may overflow, so a second look decides.
-    """
-    if math.isfinite(float(part.sum())):
-        return
-    finite = torch.isfinite(part).all(1)
-    if not bool(finite.all()):
-        row = start + int((~finite).nonzero()[0])
-        raise DataError(f"features row {row} holds NaN or infinity: leave that row out")
-
-
-def _as_tensor(part: np.ndarray | Tensor, like: Tensor, work: _Workspace) -> Tensor:
-    """Bring some rows to the device and dtype of `like`, without a copy where they are there."""
-    if isinstance(part, np.ndarray):
-        wanted = np.float64 if like.dtype == torch.float64 else np.float32
-        flags = part.flags
-        if part.dtype == wanted and flags.c_contiguous and flags.writeable and flags.aligned:
-            part = torch.from_numpy(part)
-        else:
-            # torch takes no read-only, reversed or big-endian array (a memory map is the first).
-            buffer = work.rows("given", len(part), part.shape[1], device="cpu")
-            np.copyto(buffer.numpy(), part, casting="unsafe")
-            part = buffer
-    return part.to(like.device, like.dtype)
+def _smaller(batch_size: int, error: Exception) -> int:
+    """Half the batch, where it was too large for the memory."""
+    if not is_shortage(error):
+        raise error
+    if batch_size == 1:
+        raise OutOfMemoryError(
+            "recognition: memory does not suffice even for one row at a time: use device='cpu', or "
+            "a larger machine"
+        ) from error
+    logger.warning("memory does not suffice for %d rows at a time: taking half", batch_size)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return batch_size // 2

@@ -1,5 +1,6 @@
 """The order of the stages: dataset → generation → refinement → classification → inference."""
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -8,12 +9,13 @@ import torch
 from torch import Tensor
 
 from mlis.classification import LinearClassifier, fit_classifier
-from mlis.compute import Arithmetic, stream
+from mlis.compute import Arithmetic, enough_memory, stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.errors import SettingsError
 from mlis.generation.synthesis import FeatureGenerator, synthesise
 from mlis.generation.train import fit_generator
+from mlis.growth import keep
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.refinement.encoder import Encoder
@@ -26,6 +28,20 @@ from mlis.training import Monitor
 
 logger = logging.getLogger(__name__)
 
+_GENERATION = "generation.batch_size or generation.hidden"
+_REFINEMENT = (
+    "refinement.classes_per_batch, refinement.samples_per_class, refinement.hidden or "
+    "refinement.synthetic_per_unseen"
+)
+_REMEDIES = {  # when memory does not suffice
+    "rows": "Leave the features in their file (a dataset folder, MLIS_RESIDENT_MIB=0)",
+    "joint": f"Lower {_GENERATION}, or {_REFINEMENT}",
+    "generation": f"Lower {_GENERATION}",
+    "refinement": f"Lower {_REFINEMENT}",
+    "classification": "Lower classification.synthetic_per_unseen or refinement.hidden, leave the "
+    "features in their file (a dataset folder, MLIS_RESIDENT_MIB=0)",
+}
+
 
 def fit(
     training: TrainingSplit,
@@ -35,6 +51,7 @@ def fit(
     device: str | torch.device = "auto",
     monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
+    growable: bool = True,
 ) -> Recognizer:
     """Train a recognizer of all classes of `training`, seen and unseen.
 
@@ -46,12 +63,13 @@ def fit(
         device: "auto", "cpu", "cuda", "cuda:1", …
         monitor: hears of losses and keeps snapshots.
         loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
+        growable: whether the recognizer keeps what adding classes needs (:mod:`mlis.growth`).
 
     Raises:
         DivergenceError: a loss became NaN or infinite.
         SettingsError: `refinement.loss` names nothing, or the device is not there.
     """
-    (recognizer,) = _fit(training, config, seed, device, monitor, loss)
+    (recognizer,) = _fit(training, config, seed, device, monitor, loss, growable)
     return recognizer
 
 
@@ -63,6 +81,7 @@ def fit_seeds(
     device: str | torch.device = "auto",
     monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
+    growable: bool = True,
 ) -> list[Recognizer]:
     """Train one recognizer a seed, all seeds' weights stacked in one batched product.
 
@@ -76,8 +95,8 @@ def fit_seeds(
     float32 for five, 0.3 GB more for copies in bfloat16, and the batches of each.
 
     Args:
-        training, config, device, loss: as `fit` takes them; of a loss that is a module each seed
-            has its own copy.
+        training, config, device, loss, growable: as `fit` takes them; of a loss that is a module
+            each seed has its own copy.
         seeds: one or more.
         monitor: hears of one training, of all seeds; its losses are named "metric of seed 3".
 
@@ -87,7 +106,7 @@ def fit_seeds(
     """
     if not seeds:
         raise SettingsError("seeds must hold at least one seed, but is empty")
-    return _fit(training, config, tuple(map(int, seeds)), device, monitor, loss)
+    return _fit(training, config, tuple(map(int, seeds)), device, monitor, loss, growable)
 
 
 def _fit(
@@ -97,6 +116,7 @@ def _fit(
     device: str | torch.device,
     monitor: Monitor | None,
     loss: EmbeddingLoss | None,
+    growable: bool,
 ) -> list[Recognizer]:
     """Train all stages, for one seed or for several together."""
     monitor = monitor or Monitor()
@@ -104,19 +124,24 @@ def _fit(
     if own_loss and "ml" in config.refinement.switches:
         loss = load_loss(config.refinement.loss)  # before an hour of generation, not after it
     arithmetic = Arithmetic.of(config.precision, device)
-    scaler, data = prepare(training, config.preprocessing, arithmetic)
+    with enough_memory("training rows", _REMEDIES["rows"]):
+        scaler, data = prepare(training, config.preprocessing, arithmetic)
     if isinstance(data.x, StreamedRows) and config.refinement.switches:
         check_room(len(data.x), config.refinement.hidden, data.x.dtype)
     generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
+
+    def recognizer(generator: FeatureGenerator | None, encoder: Encoder | None, seed: int):
+        made = recognizer_of(training, scaler, data, generator, encoder, config, seed)
+        kept = keep(data, generator, config, seed) if growable else None
+        return dataclasses.replace(made, growth=kept)
+
     if isinstance(seed, int):
-        return [recognizer_of(training, scaler, data, generator, encoder, config, seed)]
+        return [recognizer(generator, encoder, seed)]
     recognizers: list[Recognizer] = []
     for index, one in enumerate(seed):
         own_generator = None if generator is None else generator.of_seed(index)
         own_encoder = None if encoder is None else taken_out(encoder, index)
-        recognizers.append(
-            recognizer_of(training, scaler, data, own_generator, own_encoder, config, one)
-        )
+        recognizers.append(recognizer(own_generator, own_encoder, one))
     return recognizers
 
 
@@ -138,11 +163,13 @@ def recognizer_of(
         config, seed: as of `fit`.
     """
     constant = config.classification.calibration
+    with enough_memory("classification", _REMEDIES["classification"]):
+        classifier = _train_classifier(data, generator, encoder, config, seed)
     return Recognizer(
         scaler=scaler,
         encoder_weight=None if encoder is None else encoder.weight.detach(),
         encoder_bias=None if encoder is None else encoder.bias.detach(),
-        classifier=_train_classifier(data, generator, encoder, config, seed),
+        classifier=classifier,
         class_names=training.class_names,
         seen_mask=training.seen_mask,
         descriptors=training.descriptors,
@@ -161,13 +188,16 @@ def _train_stage_one(
     """Generator (None when nothing would use it) and encoder (None when there are no losses)."""
     switches = config.refinement.switches
     if config.refinement.schedule == "joint" and switches:
-        return fit_joint(data, config, arithmetic, seed, monitor, loss)
+        with enough_memory("joint training", _REMEDIES["joint"]):
+            return fit_joint(data, config, arithmetic, seed, monitor, loss)
     generator = None
     if len(data.unseen) or config.classification.synthetic_per_seen:
-        generator = fit_generator(data, config.generation, arithmetic, seed, monitor)
+        with enough_memory("generation", _REMEDIES["generation"]):
+            generator = fit_generator(data, config.generation, arithmetic, seed, monitor)
     if not switches:
         return generator, None
-    encoder = fit_encoder(data, generator, config.refinement, arithmetic, seed, monitor, loss)
+    with enough_memory("refinement", _REMEDIES["refinement"]):
+        encoder = fit_encoder(data, generator, config.refinement, arithmetic, seed, monitor, loss)
     return generator, encoder
 
 

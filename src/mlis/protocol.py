@@ -23,23 +23,10 @@ from mlis.generators import STAGE as GENERATION
 from mlis.generators import StoredGenerator
 from mlis.inference import Recognizer
 from mlis.pipeline import fit, fit_seeds
-from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
+from mlis.provenance import generation_key
 from mlis.refinement.losses import EmbeddingLoss
 from mlis.stacking import Seeds
 from mlis.training import Account, Monitor
-
-__all__ = [
-    "PROTOCOL",
-    "Fitted",
-    "Trained",
-    "fit_and_calibrate",
-    "fit_and_calibrate_seeds",
-    "fit_reusing",
-    "generation_key",
-    "provenance",
-    "test_once",
-    "training_key",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -90,15 +77,16 @@ def fit_reusing(
     monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
     reuse: bool = True,
+    growable: bool = False,
 ) -> Fitted:
     """Train with :func:`mlis.pipeline.fit`, the generator taken from the store if it is there.
 
     Args:
-        training, config, seed, device, monitor, loss: as `fit` takes them.
+        training, config, seed, device, monitor, loss, growable: as `fit` takes them.
         reuse: whether a generator may come from the user's cache folder, and is left there
             (:mod:`mlis.generators`); it never changes the result.
     """
-    (fitted,) = _fit_reusing(training, config, seed, device, monitor, loss, reuse)
+    (fitted,) = _fit_reusing(training, config, seed, device, monitor, loss, reuse, growable)
     return fitted
 
 
@@ -110,10 +98,11 @@ def _fit_reusing(
     monitor: Monitor | None,
     loss: EmbeddingLoss | None,
     reuse: bool,
+    growable: bool = False,
 ) -> list[Fitted]:
     """Train one seed, or several together: then each is said to have cost an equal share."""
     monitor = monitor or Monitor()
-    common: dict[str, Any] = {"device": device, "loss": loss}
+    common: dict[str, Any] = {"device": device, "loss": loss, "growable": growable}
 
     def trained(monitor: Monitor) -> list[Recognizer]:
         if isinstance(seed, int):
@@ -152,19 +141,21 @@ def fit_and_calibrate(
     validation_monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
     reuse: bool = False,
+    growable: bool = True,
 ) -> Trained:
     """Train on `dataset`'s training rows; with `calibration="validation"` find the constant first.
 
     The constant is the one with the best H on the validation classes, for a recognizer trained
     with the same settings and seed while those classes were held out. Test rows are not touched.
     With `reuse` trained generators are taken from the user's cache folder and left there
-    (:mod:`mlis.generators`), which saves their training and changes no result.
+    (:mod:`mlis.generators`), which saves their training and changes no result. With `growable` the
+    recognizer keeps what adding classes needs (:mod:`mlis.growth`).
 
     Raises:
         DataError: calibration on validation is asked for and the dataset has no validation split.
     """
     monitors = (validation_monitor, monitor)
-    (trained,) = _fit_and_calibrate(dataset, config, seed, device, monitors, loss, reuse)
+    (trained,) = _fit_and_calibrate(dataset, config, seed, device, monitors, loss, reuse, growable)
     return trained
 
 
@@ -178,6 +169,7 @@ def fit_and_calibrate_seeds(
     validation_monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
     reuse: bool = False,
+    growable: bool = True,
 ) -> list[Trained]:
     """Do what `fit_and_calibrate` does for several seeds, trained together.
 
@@ -185,7 +177,9 @@ def fit_and_calibrate_seeds(
     of its own; its seconds are an equal share of all.
     """
     monitors = (validation_monitor, monitor)
-    return _fit_and_calibrate(dataset, config, tuple(seeds), device, monitors, loss, reuse)
+    return _fit_and_calibrate(
+        dataset, config, tuple(seeds), device, monitors, loss, reuse, growable
+    )
 
 
 def _fit_and_calibrate(
@@ -196,6 +190,7 @@ def _fit_and_calibrate(
     monitors: tuple[Monitor | None, Monitor | None],
     loss: EmbeddingLoss | None,
     reuse: bool,
+    growable: bool,
 ) -> list[Trained]:
     """Of one seed or of several together, each with its own constant."""
     of_validation, of_training = monitors
@@ -207,9 +202,11 @@ def _fit_and_calibrate(
         choices = [_choose(rehearsal, held_out) for rehearsal in rehearsals]
     else:
         choices = [_Choice(float(constant))] * (1 if isinstance(seed, int) else len(seed))
-    fitted = _fit_reusing(dataset.for_training(), config, seed, device, of_training, *rest)
+    training = dataset.for_training()
+    fitted = _fit_reusing(training, config, seed, device, of_training, *rest, growable)
+    sources = dataset.provenance.sources
     stacked = () if isinstance(seed, int) else seed
-    return [_trained(one, own, stacked) for one, own in zip(fitted, choices, strict=True)]
+    return [_trained(one, own, stacked, sources) for one, own in zip(fitted, choices, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,10 +230,13 @@ def _choose(rehearsal: Fitted, held_out: TestSplit) -> _Choice:
     return _Choice(float(constant), seconds, validation, rehearsal.generator)
 
 
-def _trained(fitted: Fitted, choice: _Choice, stacked: tuple[int, ...]) -> Trained:
+def _trained(
+    fitted: Fitted, choice: _Choice, stacked: tuple[int, ...], sources: Mapping[str, Any]
+) -> Trained:
     found = {"validation": choice.generator, "training": fitted.generator}
     generators = {name: account for name, account in found.items() if account is not None}
     recognizer = fitted.recognizer.with_calibration(choice.constant)
+    recognizer = dataclasses.replace(recognizer, sources=sources)
     seconds = choice.seconds + fitted.seconds
     return Trained(recognizer, seconds, choice.validation, generators, stacked)
 

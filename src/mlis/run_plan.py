@@ -1,7 +1,6 @@
-"""What a run was asked to do, and its record `run.json`."""
+"""What a run was asked to do, and how its records are written: with a format and check digits."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,10 @@ from typing import Any
 import mlis
 from mlis.config import Config
 from mlis.errors import ModelFileError, SettingsError
+from mlis.files import CHECK, sealed, strict_json, unsealed, write_json
+
+FORMAT = 1
+"""Of `run.json`, `result.json` and `results.json`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class RunPlan:
         """
         path = folder / "run.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_sealed(path)
             values.pop("mlis")
             return cls(
                 **{
@@ -80,5 +83,34 @@ class RunPlan:
             )
         except FileNotFoundError:
             raise ModelFileError(f"{folder} is not a run folder: {path} does not exist") from None
+        except ModelFileError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelFileError(f"{path} is not a run's record: {error}") from None
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a record with its format and check digits: a number that changes later is noticed."""
+    write_json(path, sealed({"format": FORMAT, **values}))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote, or a record from before there were formats.
+
+    Raises:
+        ModelFileError: it is of another format.
+        ValueError: it is no record, or not as it was written.
+    """
+    values = strict_json(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object")
+    if not {"format", CHECK} & values.keys():
+        return values
+    if values.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path} has run format {values.get('format')!r}, but this version of mlis "
+            f"({mlis.__version__}) reads format {FORMAT}"
+        )
+    values = unsealed(values)
+    del values["format"]
+    return values

@@ -21,8 +21,7 @@ snapshot. A run that was killed and resumed ends with the same bits as one that 
 
 import contextlib
 import functools
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,10 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
-from mlis.files import write_json
 from mlis.locks import lock_folder
 from mlis.protocol import Trained, fit_and_calibrate, fit_and_calibrate_seeds, test_once
 from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
-from mlis.run_plan import RunPlan
+from mlis.run_plan import RunPlan, read_sealed, write_sealed
 from mlis.snapshots import FolderMonitor
 from mlis.stacking import Seeds
 from mlis.training import Monitor
@@ -57,7 +55,7 @@ def begin(folder: Path, plan: RunPlan) -> None:
                 f"or continue that run with --resume {folder}"
             )
         return
-    write_json(folder / "run.json", plan.to_dict())
+    write_sealed(folder / "run.json", plan.to_dict())
 
 
 def execute(
@@ -68,6 +66,7 @@ def execute(
     listen: Callable[[str], Monitor] | None = None,
     snapshot_every: float = 30.0,
     reuse: bool = True,
+    growable: bool = True,
 ) -> dict[str, Any]:
     """Do all that is left to do of a run, and return its results.
 
@@ -79,6 +78,7 @@ def execute(
         snapshot_every: seconds between snapshots.
         reuse: whether generators are taken from the user's cache folder and left there; else they
             are trained in the run's own folder. Does not change the measures.
+        growable: whether each model keeps what adding classes needs (:mod:`mlis.growth`).
 
     Returns:
         What `results.json` holds: for each components string the measures as lists over seeds
@@ -101,7 +101,12 @@ def execute(
         return FolderMonitor(**places, every=snapshot_every, listener=listener)
 
     train = functools.partial(
-        _train, folder, plan=plan, dataset=dataset, folder_monitor=folder_monitor, reuse=reuse
+        _train,
+        folder,
+        plan=plan,
+        dataset=dataset,
+        folder_monitor=folder_monitor,
+        how={"reuse": reuse, "growable": growable},
     )
     groups: Sequence[Seeds] = (plan.seeds,) if plan.stack_seeds else plan.seeds
     with _locked(folder):
@@ -123,7 +128,7 @@ def execute(
             },
             "provenance": provenance(dataset, plan.config, plan.device),
         }
-        write_json(folder / "results.json", results)
+        write_sealed(folder / "results.json", results)
     return results
 
 
@@ -135,7 +140,7 @@ def _train(
     seed: Seeds,
     components: str,
     folder_monitor: Callable[..., FolderMonitor],
-    reuse: bool,
+    how: Mapping[str, bool],
 ) -> list[dict[str, Any]]:
     """One training, of a seed or of several, and its tests, but for what has its `result.json`."""
     seeds = (seed,) if isinstance(seed, int) else seed
@@ -143,7 +148,7 @@ def _train(
     missing = [one for one, place in places.items() if not (place / "result.json").exists()]
     if missing:
         config = plan.config_of(components)
-        trained = _fit(root, plan, dataset, config, seed, folder_monitor, reuse)
+        trained = _fit(root, plan, dataset, config, seed, folder_monitor, how)
         for one, own in zip(seeds, trained, strict=True):
             if one in missing:
                 _test(own, one, places[one], dataset, config, plan.device)
@@ -157,7 +162,7 @@ def _fit(
     config: Config,
     seed: Seeds,
     folder_monitor: Callable[..., FolderMonitor],
-    reuse: bool,
+    how: Mapping[str, bool],
 ) -> list[Trained]:
     """Train with snapshots, losses and progress in the seed's folder, or that of all seeds."""
     alone = isinstance(seed, int)
@@ -175,7 +180,7 @@ def _fit(
         )
 
     place = folder / components
-    common: dict[str, Any] = {"device": plan.device, "reuse": reuse}
+    common: dict[str, Any] = {"device": plan.device, **how}
     if config.classification.calibration == "validation":
         held_out, _ = dataset.for_validation()
         common["validation_monitor"] = monitor(
@@ -202,7 +207,7 @@ def _test(
         "provenance": {**facts, "generators": _generators(trained)},
     }
     save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
-    write_json(place / "result.json", row)
+    write_sealed(place / "result.json", row)
 
 
 def _cost(trained: Trained) -> dict[str, Any]:
@@ -236,11 +241,14 @@ _ROW = {"seed", "test", *_LISTED}
 
 def _read_result(path: Path) -> dict[str, Any]:
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = read_sealed(path)
         if not row.keys() >= _ROW:
             raise ValueError("fields are missing")
+        summarise([row["test"]])  # its measures are numbers
         return row
-    except (ValueError, AttributeError) as error:
+    except ModelFileError:
+        raise
+    except (ValueError, TypeError) as error:
         raise ModelFileError(
             f"{path} is damaged ({error}): delete it to have that training tested again"
         ) from None

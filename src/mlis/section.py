@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 
 from mlis.errors import SettingsError
 
+_MOST_BITS = 53  # of a whole number; JSON readers keep no more
+
 
 def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
     """Declare one setting: its default, what it means, and the inclusive range of a number."""
@@ -56,12 +58,23 @@ def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
         if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
             return _in_range(where, f, int(value))
         if kind is float and isinstance(value, Real) and not isinstance(value, bool):
-            return _in_range(where, f, float(value))
+            return _in_range(where, f, _as_float(value))
     raise SettingsError(f"{where} must be {_expected(f)}, but got {value!r}")
+
+
+def _as_float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of 400 digits
+        return math.inf
 
 
 def _in_range(where: str, f: dataclasses.Field[Any], value: float) -> float:
     low, high = f.metadata.get("low"), f.metadata.get("high")
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise SettingsError(
+            f"{where} must be below 2**{_MOST_BITS}, but got a number of {value.bit_length()} bits"
+        )
     outside = (low is not None and value < low) or (high is not None and value > high)
     if outside or not math.isfinite(value):
         bounds = "finite" if low is None else f"at least {low}"

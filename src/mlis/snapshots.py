@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mlis.errors import ModelFileError
-from mlis.files import atomic_write
+from mlis.files import atomic_write, naming
 from mlis.tensorfile import load_tensors, save_tensors
 from mlis.training import Account, Monitor
 
@@ -121,7 +121,8 @@ class FolderMonitor(Monitor):
         """Append the losses as one JSON line, with the seconds since the stage began."""
         spent = self._ledgers[stage].until(self.clock(), self.owner)
         line = {"step": step, "seconds": round(sum(spent.values()), 3), **values}
-        with self._file(stage, "jsonl").open("a", encoding="utf-8") as handle:
+        path = self._file(stage, "jsonl")
+        with naming(path), path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
         self._listener.report(stage, step, total, values)
 

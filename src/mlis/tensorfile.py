@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mlis.errors import ModelFileError
-from mlis.files import atomic_write
+from mlis.files import atomic_write, strict_json
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -24,10 +24,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     checksum = _checksum(ready, metadata)
     with atomic_write(path) as temporary:
         words = json.dumps({**metadata, "sha256": checksum}, sort_keys=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the library's own is for the owner alone
         try:
             save_file(ready, temporary, metadata={"mlis": words})
         except SafetensorError as error:  # a full disk, say: what others raise as an OSError
             raise OSError(f"{path} cannot be written: {error}") from None
+        temporary.chmod(mode)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -38,18 +41,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as handle:
-            metadata: dict[str, str] = dict(json.loads((handle.metadata() or {})["mlis"]))
+            metadata = _texts(strict_json((handle.metadata() or {})["mlis"]))
+            recorded = metadata.pop("sha256", None)
             # copies: tensors that lie in the mapped file are aligned by chance, and the last bits
             # of a matrix product depend on that
             tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
+        checksum = _checksum(tensors, metadata)
     except FileNotFoundError:
         raise ModelFileError(f"{path} does not exist") from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         raise ModelFileError(
             f"{path} cannot be read as safetensors ({error}): the file is damaged or of another "
             "kind; restore it from a copy, or delete it and train again"
         ) from None
-    if metadata.pop("sha256", None) != _checksum(tensors, metadata):
+    if recorded != checksum:
         raise ModelFileError(
             f"{path} is damaged: its content does not match its checksum; restore it from a copy, "
             "or delete it and train again"
@@ -57,10 +62,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def _texts(words: object) -> dict[str, str]:
+    if not isinstance(words, dict) or not all(isinstance(text, str) for text in words.values()):
+        raise ValueError("its metadata are not texts by name")
+    return dict(words)
+
+
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name}/{value.dtype}/{tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        try:
+            content = value.reshape(-1).view(torch.uint8).numpy().data
+        except RuntimeError as error:  # a type whose bytes PyTorch does not show
+            raise ValueError(f"{name} is of {value.dtype}: {error}") from None
+        digest.update(content)
     return digest.hexdigest()

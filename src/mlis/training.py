@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mlis.compute import flushed_denormals
 from mlis.errors import DivergenceError, ModelFileError
 from mlis.stacking import Rng, Seeds, by_name
 
@@ -108,7 +109,8 @@ def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor, seed: Seed
         (trainer.load_state if done < steps else trainer.load_outcome)(state)
     monitor.started(stage, done, steps)
     for step in range(done + 1, steps + 1):
-        losses = trainer.step()
+        with flushed_denormals():
+            losses = trainer.step()
         snapshot = step == steps or monitor.wants_snapshot(stage, step)
         if step % LOG_EVERY == 0 or step == steps:
             values = by_name(losses, seed)
@@ -193,6 +195,7 @@ def unpack(packed: Mapping[str, Tensor], **parts: Part) -> None:
                 continue
             own = {k[len(name) + 1 :]: v for k, v in packed.items() if k.startswith(f"{name}.")}
             if isinstance(part, torch.nn.Module):
+                _check_networks(name, part, own)
                 part.load_state_dict(own)
             else:
                 state: dict[int, dict[str, Tensor]] = {}
@@ -201,7 +204,7 @@ def unpack(packed: Mapping[str, Tensor], **parts: Part) -> None:
                     state.setdefault(int(index), {})[moment] = value
                 _check_moments(name, part, state)
                 part.load_state_dict({**part.state_dict(), "state": state})
-    except (LookupError, RuntimeError, ValueError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(f"the checkpoint does not fit this run's settings: {error}") from None
 
 
@@ -228,6 +231,23 @@ def _check_moments(
         raise KeyError(name)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for index, moments in state.items():
-        expected, got = parameters[index].shape, moments["exp_avg"].shape
-        if expected != got:
-            raise ValueError(f"{name}.{index} is {tuple(got)}, expected {tuple(expected)}")
+        parameter = parameters[index]
+        for moment, shape in (("exp_avg", parameter.shape), ("exp_avg_sq", parameter.shape)):
+            _check_alike(f"{name}.{index}.{moment}", moments[moment], parameter, shape)
+        _check_alike(f"{name}.{index}.step", moments["step"], torch.empty(0), torch.Size())
+
+
+def _check_networks(name: str, part: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
+    """PyTorch converts tensors of any type without a word."""
+    for key, own in part.state_dict().items():
+        if key in state:
+            _check_alike(f"{name}.{key}", state[key], own, own.shape)
+
+
+def _check_alike(name: str, value: Tensor, like: Tensor, shape: torch.Size) -> None:
+    """The fused Adam writes beyond the end of a moment that is too short."""
+    if value.shape != shape or value.dtype != like.dtype:
+        raise ValueError(
+            f"{name} is {tuple(value.shape)} of {value.dtype}, expected {tuple(shape)} of "
+            f"{like.dtype}"
+        )

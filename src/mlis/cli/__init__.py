@@ -1,4 +1,4 @@
-"""The command line: `mlis fit | evaluate | predict | features | data | demo | reproduce | rerun`.
+"""The command line of `mlis`: one module a command.
 
 Exit codes: 0 done, 2 wrong input or use (one line on stderr says what), 1 anything else,
 130 interrupted. Heavy modules are imported by the commands, so that `--help` is quick.
@@ -12,10 +12,27 @@ import traceback
 from collections.abc import Sequence
 
 import mlis
-from mlis.cli import data, demo, evaluate, features, fit, predict, reproduce
+from mlis.cli import (
+    classes,
+    data,
+    demo,
+    evaluate,
+    export,
+    features,
+    fit,
+    predict,
+    report,
+    reproduce,
+    serve,
+    tune,
+)
 from mlis.cli.common import Parser, complain, logs
 from mlis.errors import MlisError
 
+COMMANDS = (
+    *(fit, evaluate, predict, serve, classes, export),
+    *(features, data, demo, reproduce, report, tune),
+)
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -30,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mlis {mlis.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (fit, evaluate, predict, features, data, demo, reproduce):
+    for command in COMMANDS:
         command.add_to(commands)
     return parser
 
@@ -68,6 +85,9 @@ def _run(argv: Sequence[str] | None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         raise
+    except MemoryError as error:  # where no stage says which setting to lower
+        complain(f"memory does not suffice ({error}): use less data at once, or a larger machine")
+        return FAILED
     except OSError as error:  # disk full, no permission: the message says all there is to say
         complain(error)
         return FAILED

@@ -1,6 +1,7 @@
 """`mlis data info`, `convert` and `build`: look at a dataset, write one as a folder."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,12 @@ from mlis.cli.image_bar import ImageBar
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
+    from mlis.data.dataset import GZSLDataset
     from mlis.data.feature_folder import ImageFeatures
     from mlis.features.descriptors import Descriptors
     from mlis.features.walk import Bad, Found
 
+logger = logging.getLogger(__name__)
 
 _BUILD = """\
 Compute features of images and descriptors of classes, and write them as a dataset folder.
@@ -129,7 +132,15 @@ def run_convert(args: argparse.Namespace) -> None:
         )
     data = load(arguments)
     data.save(args.output)
+    _warn_of_twins(data)
     print(f"{args.output}: {len(data.labels)} images, {data.num_classes} classes, {data.sha256}")
+
+
+def _warn_of_twins(data: "GZSLDataset") -> None:
+    from mlis.data.info import shared_rows, twins_told
+
+    if count := shared_rows(data):
+        logger.warning("%s", twins_told(count))
 
 
 def run_build(args: argparse.Namespace) -> None:
@@ -141,6 +152,7 @@ def run_build(args: argparse.Namespace) -> None:
             f"{args.output} holds a dataset: choose another folder, or replace it with --force"
         )
     from mlis.features.build import build, check_seen, described_images, write_sources
+    from mlis.features.images import held
     from mlis.features.matching import unmatched
     from mlis.features.report import write_bad
 
@@ -149,17 +161,19 @@ def run_build(args: argparse.Namespace) -> None:
     lacking = unmatched(found.class_names, descriptors.names)
     found = described_images(found, descriptors.names, skip=args.skip_undescribed)
     check_seen(descriptors, found.class_names)  # before the long part
-    images, bad = _features(args, found)
-    data = build(
-        images,
-        descriptors,
-        name=args.output.absolute().name,
-        seed=args.split_seed,
-        test_fraction=args.test_fraction,
-    )
-    data.save(args.output)
-    write_sources(images, descriptors, args.output)
-    write_bad(args.output, bad)
+    with held(args.output):
+        images, bad = _features(args, found)
+        data = build(
+            images,
+            descriptors,
+            name=args.output.absolute().name,
+            seed=args.split_seed,
+            test_fraction=args.test_fraction,
+        )
+        data.save(args.output)
+        write_sources(images, descriptors, args.output)
+        write_bad(args.output, bad)
+    _warn_of_twins(data)
     seen, unseen = len(data.seen_classes), len(data.unseen_classes)
     print(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")
     for note in data.provenance.notes:

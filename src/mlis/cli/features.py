@@ -5,15 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, print_json
+from mlis.cli.common import (
+    add_common_flags,
+    add_device_flag,
+    add_engine_flags,
+    cluster_of,
+    print_json,
+    printable,
+)
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.image_bar import ImageBar
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
+    from mlis.cluster import Cluster
     from mlis.features.backbones import Backbone
     from mlis.features.descriptors import Descriptors
-    from mlis.features.images import Extraction
+    from mlis.features.images import Compute, Extraction
     from mlis.features.matching import Unmatched
     from mlis.features.walk import Bad, Found
 
@@ -59,6 +67,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--force", action="store_true", help="replace features of another model in FOLDER"
     )
     add_image_flags(images)
+    add_engine_flags(images, "shard")
     add_common_flags(images, with_json=True)
     images.set_defaults(run=run_images)
     text = actions.add_parser("text", help="descriptors of described classes", description=_TEXT)
@@ -77,6 +86,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run_images(args: argparse.Namespace) -> None:
     """`mlis features images`."""
+    cluster = cluster_of(args)
+    if cluster is not None and args.workers is not None:
+        raise SettingsError("--workers has no meaning with --engine ray: use --cores")
     found = find(args, args.folder)
     from mlis.features.images import extract_folder
 
@@ -91,6 +103,7 @@ def run_images(args: argparse.Namespace) -> None:
             shard_images=args.shard_images,
             workers=args.workers,
             monitor=bar,
+            compute=elsewhere(args, cluster, backbone),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on behind the last shard") from None
@@ -99,6 +112,19 @@ def run_images(args: argparse.Namespace) -> None:
     report_images(result, found, args.output)
     if args.json:
         print_json(summary(result))
+
+
+def elsewhere(
+    args: argparse.Namespace, cluster: "Cluster | None", backbone: "Backbone"
+) -> "Compute | None":
+    """Who computes with `--engine ray`; None without."""
+    if cluster is None:
+        return None
+    from mlis.compute import Arithmetic
+    from mlis.features.ray_shards import Model, RayShards
+
+    device = Arithmetic.of(backbone.precision, args.device).device.type
+    return RayShards(cluster, Model.of(backbone, device))
 
 
 def find(args: argparse.Namespace, folder: Path) -> "Found":
@@ -189,7 +215,7 @@ def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
         return
     print(f"{len(bad):,} files gave no features ({output / 'bad.csv'}):")
     for each in bad[:SHOWN]:
-        print(f"  {each.path}: {each.reason}")
+        print(f"  {printable(each.path)}: {each.reason}")
     if len(bad) > SHOWN:
         print(f"  … and {len(bad) - SHOWN:,} more")
 
@@ -210,7 +236,8 @@ def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
         if names:
             print(f"{len(names)} {text}:")
         for each in names[:SHOWN]:
-            print(f"  {each.name}" + (f" (near: {each.near})" if each.near else ""))
+            near = f" (near: {printable(each.near)})" if each.near else ""
+            print(f"  {printable(each.name)}{near}")
         if len(names) > SHOWN:
             print(f"  … and {len(names) - SHOWN} more")
 

@@ -88,6 +88,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         action="store_true",
         help="print all settings as TOML, ready for --settings; read no data, train nothing",
     )
+    group.add_argument(
+        "--no-growth",
+        action="store_true",
+        help="do not keep growth.safetensors beside each model: no class can be added to it later",
+    )
     add_device_flag(group, default=None)
     add_common_flags(group, with_json=True)
     add_setting_flags(parser)
@@ -206,6 +211,7 @@ def _execute(
             listen=progress,
             snapshot_every=args.snapshot_every,
             reuse=not args.no_reuse,
+            growable=not args.no_growth,
         )
     except KeyboardInterrupt:
         resume = f"mlis fit --resume {shlex.quote(str(folder))}"
@@ -225,5 +231,8 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
         print("seconds are an equal share of one training of all seeds together")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
     print(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
+    if (growth := models / "growth.safetensors").exists():
+        size = f"{growth.stat().st_size / 2**20:.1f} MiB a model"
+        print(f"  growth.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
     if args.json:
         print_json(result_object(summaries, seeds, **facts))

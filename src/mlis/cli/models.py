@@ -22,7 +22,7 @@ def find_models(path: Path) -> list[SavedModel]:
     Raises:
         ModelFileError: there is neither.
     """
-    from mlis.checkpoint import RECORD
+    from mlis.checkpoint import RECORD, is_model
     from mlis.runs import RunPlan, finished
 
     if (path / "run.json").exists():
@@ -35,7 +35,7 @@ def find_models(path: Path) -> list[SavedModel]:
             SavedModel(path / f"seed-{seed}" / components / "model", path, seed, components)
             for seed, components in done
         ]
-    if (path / RECORD).exists():
+    if is_model(path):
         return [SavedModel(path, _run_of(path))]
     missing = "is not there" if not path.exists() else f"holds neither {RECORD} nor run.json"
     raise ModelFileError(f"no saved model: {path} {missing}")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,13 +21,19 @@ from mlis.errors import DataError
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a dataset came from; error messages name these files."""
+    """Where a dataset came from; error messages name these files.
+
+    `sources` says how more of the same is made, as JSON values, each where it is known:
+    `backbone`, the image model of the features, and `descriptors`, how those of the classes came
+    about. A trained model keeps it, to recognise photographs and to take further classes.
+    """
 
     name: str  # "FLO", "letters", "my-data"
     features: str = ""  # what the features are, or their file: "efficientnet_lite2.mat"
     descriptors: str = ""  # "att_splits.mat:att"
     files: Mapping[str, str] = field(default_factory=dict)  # file name -> SHA-256
     notes: tuple[str, ...] = ()  # "validation split made by seed 0, …", "stand-in"
+    sources: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from mlis.files import write_json
 
 FORMAT = "mlis-dataset"
 VERSION = 1
-TENSORS, WORDS = "features.safetensors", "dataset.json"
+TENSORS, WORDS, SOURCES = "features.safetensors", "dataset.json", "sources.json"
 VERIFY_ONCE = 256 << 20
 """Bytes of features from which on a file that was found whole is not gone through again."""
 _MAX_JSON = 256 << 20
@@ -50,6 +50,8 @@ def save_folder(data: GZSLDataset, folder: str | os.PathLike[str]) -> None:
 def write_words(data: GZSLDataset, folder: Path) -> None:
     """Write `dataset.json` beside arrays that are there already."""
     provenance = asdict(data.provenance) | {"files": dict(data.provenance.files)}
+    if not provenance["sources"]:
+        del provenance["sources"]
     words = {
         "format": FORMAT,
         "version": VERSION,
@@ -70,7 +72,7 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
     names = [*_ARRAYS, *(f"split.{part}" for part in _PARTS)]
     arrays, _ = map_arrays(folder / TENSORS, names)
     try:
-        class_names, provenance = _class_names(words), _provenance(words)
+        class_names, provenance = _class_names(words), _provenance(words, folder)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
     memory = _memory(folder / TENSORS, arrays["features"], class_names)
@@ -133,11 +135,23 @@ def _class_names(words: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _provenance(words: dict[str, Any]) -> Provenance:
+def _provenance(words: dict[str, Any], folder: Path) -> Provenance:
     known = words["provenance"]
     name, features, descriptors = (known[key] for key in ("name", "features", "descriptors"))
     files, notes = dict(known["files"]), tuple(known["notes"])
     texts = (name, features, descriptors, *files, *files.values(), *notes)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("provenance holds something else than text")
-    return Provenance(name, features, descriptors, files, notes)
+    sources = known.get("sources") or _sources_beside(folder)
+    return Provenance(name, features, descriptors, files, notes, dict(sources))
+
+
+def _sources_beside(folder: Path) -> dict[str, Any]:
+    """What `sources.json` says, where `dataset.json` was written before it said so itself."""
+    try:
+        told = json.loads((folder / SOURCES).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DataError(f"{folder / SOURCES}: cannot be read: {error.strerror}.") from error
+    return {name: told[name] for name in ("backbone", "descriptors") if told.get(name)}

@@ -37,6 +37,8 @@ _NUMBER_TYPES: dict[int, str] = dict(
 )
 _MAX_EXPANSION = 1100  # deflate packs no more than 1032 bytes into one
 _INFLATE_BYTES = 1 << 18
+_LONGEST_WORDS = 1 << 16  # bytes of a variable's flags, dimensions or name
+_LONGEST_TEXT = 1 << 26  # bytes of a string, or of a character matrix
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -83,7 +85,7 @@ def strings(path: Path, field: str, only: Sequence[int] | None = None) -> Iterat
                 if kind != _MATRIX or (cell is not None and cell.kind != _CHARACTERS):
                     raise DataError(f"{path}: {field}: cell {number + 1} is no string.")
                 yield _text(cell) if cell is not None and math.prod(cell.shape) else ""
-            content.take(content.left)
+            content.skip()
             variable.content.take(min(padding, variable.content.left))
 
 
@@ -101,6 +103,11 @@ class _Bytes:
             raise ValueError("it ends too early")
         self.left -= count
         return content
+
+    def skip(self) -> None:
+        """Read on to the end, in pieces."""
+        while self.left:
+            self.take(min(self.left, _INFLATE_BYTES))
 
 
 @dataclass(frozen=True)
@@ -202,6 +209,8 @@ def _element(source: _Bytes, order: str) -> tuple[int, _Bytes, int]:
 def _short(source: _Bytes, order: str) -> bytes:
     """The content of a whole element, padding skipped."""
     _, content, padding = _element(source, order)
+    if content.left > _LONGEST_WORDS:  # a few kilobytes of zlib may claim megabytes
+        raise ValueError(f"a name or shape of {content.left} bytes")
     value = content.take(content.left)
     source.take(min(padding, source.left))
     return value
@@ -209,6 +218,8 @@ def _short(source: _Bytes, order: str) -> bytes:
 
 def _text(variable: _Variable) -> str:
     kind, content, padding = _element(variable.content, variable.order)
+    if content.left > _LONGEST_TEXT:
+        raise ValueError(f"a string of {content.left} bytes")
     text = content.take(content.left)
     variable.content.take(min(padding, variable.content.left))
     wide = "utf-16-le" if variable.order == "<" else "utf-16-be"

@@ -10,6 +10,7 @@ import numpy as np
 
 from mlis.data import mat5, mat73
 from mlis.data.arrays import as_float32
+from mlis.data.memory import check_room
 from mlis.data.names import shorten
 from mlis.data.reading import reading
 from mlis.errors import DataError
@@ -23,7 +24,8 @@ def field_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def read_array(path: Path, field: str) -> np.ndarray:
     """A matrix in MATLAB's orientation, as float64. Raises `DataError`."""
-    length, _ = _matrix_shape(path, field)
+    length, count = _matrix_shape(path, field)
+    check_room(f"{path}: {field}, {length} × {count},", 16 * length * count)
     with _reading(path):
         pieces = [np.empty((0, length))]
         pieces += [rows for _, rows in _reader(path).rows(path, field)]
@@ -33,6 +35,7 @@ def read_array(path: Path, field: str) -> np.ndarray:
 def read_columns(path: Path, field: str) -> np.ndarray:
     """The columns of a (Dx, N) matrix as rows: (N, Dx) float32 in C order. Raises `DataError`."""
     length, count = _matrix_shape(path, field)
+    check_room(f"{path}: {field}, {length} × {count},", 4 * length * count)
     result = None
     with _reading(path):
         for start, rows in _reader(path).rows(path, field):

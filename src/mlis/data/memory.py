@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 
-from mlis.errors import SettingsError
+from mlis.errors import DataError, SettingsError
 
 RESIDENT_SHARE = 1 / 8
 """Features larger than this share of the available memory stay in their file. A training holds up
@@ -32,6 +32,20 @@ def resident_limit() -> int:
     if not 0 <= limit < math.inf:
         raise SettingsError(f"MLIS_RESIDENT_MIB must be a number of MiB, but is {text!r}")
     return int(limit * _MEBI)
+
+
+def check_room(what: str, size: int) -> None:
+    """Raise `DataError`, beginning with `what`, where `size` bytes are more than there are.
+
+    A header, or a few kilobytes of compressed zeros, may claim any size.
+    """
+    available = available_memory()
+    if size > available:
+        raise DataError(
+            f"{what} takes {size / 2**30:,.1f} GiB of memory, but {available / 2**30:,.1f} GiB are "
+            "available. Save it as a float32 .npy file, or convert it to a dataset folder on a "
+            "larger machine: those stay in their file."
+        )
 
 
 def available_memory() -> int:

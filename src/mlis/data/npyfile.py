@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlis.data.memory import check_room
 from mlis.data.names import shorten
 from mlis.data.reading import reading
 from mlis.errors import DataError
@@ -17,7 +18,9 @@ _MAX_EXPANSION = 1100  # deflate packs no more than 1032 bytes into one
 def load_npy(path: Path) -> np.ndarray:
     """A `.npy` file as a memory map. Raises `DataError`."""
     with reading(path, "a .npy file", "Save it again with numpy.save."):
-        return np.lib.format.open_memmap(path, mode="r")
+        array = np.lib.format.open_memmap(path, mode="r")
+        _check_type(array.dtype)
+        return array
 
 
 def read_npz(
@@ -47,8 +50,16 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         if read_header is None:
             raise ValueError(f"unknown version {version}")
         shape, _, dtype = read_header(handle)
+        _check_type(dtype)
         present = min(archive.getinfo(member).file_size, path.stat().st_size * _MAX_EXPANSION)
         if math.prod(shape) * dtype.itemsize > present:
             raise ValueError(f"{name} claims to be {shape} of {dtype}")
+    check_room(f"{path}: {name}, {shape} of {dtype},", math.prod(shape) * dtype.itemsize)
     with archive.open(member) as handle:
         return np.lib.format.read_array(handle, allow_pickle=False)
+
+
+def _check_type(dtype: np.dtype) -> None:
+    """Texts of no letters take no bytes, so a file of none could claim any number of them."""
+    if not dtype.itemsize:
+        raise ValueError(f"its entries are of {dtype.str}, which is nothing")

@@ -25,7 +25,12 @@ import numpy as np
 from mlis.data.cache import file_sha256
 from mlis.data.csvfile import read_csv, read_features_csv, row_numbers
 from mlis.data.dataset import GZSLDataset, Provenance
-from mlis.data.feature_folder import RECORD, is_feature_folder, read_feature_folder
+from mlis.data.feature_folder import (
+    RECORD,
+    is_feature_folder,
+    read_feature_folder,
+    read_record,
+)
 from mlis.data.marks import read_marks, split_by_marks
 from mlis.data.names import index_labels, shorten
 from mlis.data.npyfile import load_npy, read_npz
@@ -33,6 +38,8 @@ from mlis.data.parquet import read_parquet
 from mlis.errors import DataError
 
 LABEL, NAME, SPLIT = "label", "name", "split"
+COLUMNS = "mlis-columns"
+"""Format of descriptors that are a table's columns as they stand, in `Provenance.sources`."""
 TEST_FRACTION = 0.2
 
 
@@ -68,6 +75,9 @@ def load_tables(
     features, labels, marks = _read_features(
         features_path, None if labels_file is None else Path(labels_file), label_column
     )
+    sources: dict[str, Any] = {"descriptors": {"format": COLUMNS, "columns": [*classes.columns]}}
+    if is_feature_folder(features_path):
+        sources["backbone"] = read_record(features_path)["backbone"]
     labels_path = features_path if labels_file is None else Path(labels_file)
     for path, what, found in ((labels_path, "labels", labels), (features_path, "marks", marks)):
         if found is not None and len(found) != len(features):
@@ -97,6 +107,7 @@ def load_tables(
             features=features_path.name,
             descriptors=classes_path.name,
             files={path.name: file_sha256(path) for path in sorted({classes_path, *read})},
+            sources=sources,
         ),
     )
     declared = data.unseen_classes if classes.unseen is None else classes.unseen
@@ -116,6 +127,7 @@ class Classes:
     names: tuple[str, ...]  # C
     descriptors: np.ndarray  # (C, Da) float32
     unseen: np.ndarray | None  # (U,) int64 indices; None where the table does not say
+    columns: tuple[str, ...]  # Da names
 
 
 def read_classes(path: Path) -> Classes:
@@ -149,6 +161,7 @@ def read_classes(path: Path) -> Classes:
         tuple(names),
         np.stack(descriptors),
         None if split_at is None else np.array(unseen, dtype=np.int64),
+        tuple(header[i] for i in columns),
     )
 
 

@@ -1,17 +1,33 @@
 """Features alone, of images to be recognised, from any file that datasets are read from."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mlis.data.csvfile import read_csv, row_numbers
-from mlis.data.feature_folder import is_feature_folder, read_feature_folder
+from mlis.data.feature_folder import is_feature_folder, read_feature_folder, read_record
 from mlis.data.folder import WORDS, load_folder
 from mlis.data.matfile import read_columns
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.parquet import read_parquet
 from mlis.data.tables import LABEL, SPLIT
 from mlis.errors import DataError
+
+KINDS = (".npy", ".npz", ".mat", ".csv", ".parquet")
+
+
+def is_features(path: Path) -> bool:
+    """Whether `path` is of a kind that features are read from, by its name or what is in it."""
+    return path.suffix.casefold() in KINDS or (path / WORDS).exists() or is_feature_folder(path)
+
+
+def backbone_of(path: Path) -> Mapping[str, Any]:
+    """The image model of a folder's features, as `Identity.to_dict` says; empty if not known."""
+    if (path / WORDS).exists():
+        return load_folder(path).provenance.sources.get("backbone") or {}
+    return read_record(path)["backbone"] if is_feature_folder(path) else {}
 
 
 def read_features(path: Path, label_column: str = LABEL) -> np.ndarray:

@@ -1,14 +1,13 @@
 """Test images of one family of letters in two dimensions: raw features beside refined ones."""
 
 import numpy as np
-from sklearn.manifold import TSNE
 
 from mlis.demo.findings import Findings
 from mlis.demo.glyphs import describe, glyph
+from mlis.pages import place, same_class_nearest
 
-_COLOURS = 8  # unseen letters with a colour of their own; style.css has as many
+_COLOURS = 8  # unseen letters with a colour of their own; the style has as many
 _SIDE, _MARK = 480, 22  # units of a panel's side and of a letter in it
-_PERPLEXITY, _COMPONENTS = 20, 50
 
 
 def maps_section(findings: Findings) -> str:
@@ -26,7 +25,7 @@ def maps_section(findings: Findings) -> str:
         _panel(findings, raw[shown], labels[shown], coloured, "raw"),
         _panel(findings, findings.refined[shown], labels[shown], coloured, "refined"),
     ]
-    alone = [_same_letter_nearest(x, labels)[unseen].mean() * 100 for x in (raw, findings.refined)]
+    alone = [same_class_nearest(x, labels)[unseen].mean() * 100 for x in (raw, findings.refined)]
     legend = "".join(
         f'<span class="c{i}">{glyph(c, letters[c])} {describe(letters[c])}</span>'
         for i, c in enumerate(coloured)
@@ -65,7 +64,7 @@ def _family(findings: Findings) -> list[int]:
 def _panel(
     findings: Findings, features: np.ndarray, labels: np.ndarray, coloured: list[int], what: str
 ) -> str:
-    points = _place(features)
+    points = place(features)
     order = np.argsort(np.isin(labels, coloured), kind="stable")  # colours on top
     marks = []
     for i in order:
@@ -80,28 +79,3 @@ def _panel(
     return (
         f'<svg viewBox="0 0 {_SIDE} {_SIDE}" role="img" aria-label="{label}">{"".join(marks)}</svg>'
     )
-
-
-def _place(features: np.ndarray) -> np.ndarray:
-    """(n, 2) positions in the unit square, by t-SNE on unit vectors; always the same ones."""
-    centred = _unit(features)
-    centred -= centred.mean(axis=0)
-    values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-    reduced = vectors[:, -_COMPONENTS:] * np.sqrt(np.maximum(values[-_COMPONENTS:], 0))
-    perplexity = min(_PERPLEXITY, (len(reduced) - 1) / 3)
-    tsne = TSNE(init="pca", method="exact", perplexity=perplexity, max_iter=600, random_state=0)
-    placed = tsne.fit_transform(reduced.astype(np.float32))
-    low, high = placed.min(axis=0), placed.max(axis=0)
-    return (placed - low) / np.maximum(high - low, 1e-9)
-
-
-def _same_letter_nearest(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether the image with the most similar features shows the same letter."""
-    unit = _unit(features)
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -np.inf)
-    return labels[similarity.argmax(axis=1)] == labels
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

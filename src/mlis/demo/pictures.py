@@ -1,7 +1,5 @@
 """Parts of the page with rendered letters: the worked example, answers, accuracies, confusions."""
 
-import base64
-import io
 from collections import Counter
 from html import escape
 
@@ -11,6 +9,7 @@ from PIL import Image
 from mlis.data.alphabet import Letter
 from mlis.demo.findings import Findings
 from mlis.demo.glyphs import describe, glyph
+from mlis.pages import data_uri
 
 _ANSWERS = 44  # test images of unseen letters, drawn at random
 _CONFUSIONS = 9
@@ -20,10 +19,8 @@ _SHOWN_SEEN = 3  # seen letters that show a part, in the worked example
 def shot(image: np.ndarray, alt: str) -> str:
     """An `<img>` of one rendered letter: black ink, as transparent as the image is dark."""
     ink = np.stack([np.zeros_like(image), image], axis=-1)
-    buffer = io.BytesIO()
-    Image.fromarray(ink, "LA").save(buffer, "PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img class="shot" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+    source = data_uri(Image.fromarray(ink, "LA"), "png")
+    return f'<img class="shot" alt="{escape(alt)}" src="{source}">'
 
 
 def worked_example(findings: Findings) -> str:

@@ -36,6 +36,20 @@ class SeenUnseenCurve:
         area = np.sum(np.diff(self.U) * (self.S[1:] + self.S[:-1])) / 200
         return min(float(area), 100.0)  # which rounding may exceed
 
+    def best_constant(self) -> float:
+        """A constant with the highest H: the mid-point of the widest such interval of knots.
+
+        It is as far as can be from either change, and 0.0 when no constant gives H > 0.
+        """
+        H = self.H
+        if H.max() <= 0:
+            return 0.0
+        # H is 0 at both ends (U or S is), so the best intervals have two finite knots
+        best = np.flatnonzero(np.isclose(H, H.max(), rtol=1e-12, atol=0))
+        left, right = self.knots[best - 1], self.knots[best]
+        widest = (right - left).argmax()
+        return float((left[widest] + right[widest]) / 2)
+
 
 def seen_unseen_curve(
     scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray
@@ -69,15 +83,7 @@ def best_calibration(
     Raises:
         DataError: as :func:`evaluate`, and when images of seen or of unseen classes are missing.
     """
-    curve = seen_unseen_curve(validation_scores, validation_labels, seen_mask)
-    H = curve.H
-    if H.max() <= 0:
-        return 0.0
-    # H is 0 at both ends (U or S is), so the best intervals have two finite knots
-    best = np.flatnonzero(np.isclose(H, H.max(), rtol=1e-12, atol=0))
-    left, right = curve.knots[best - 1], curve.knots[best]
-    widest = (right - left).argmax()
-    return float((left[widest] + right[widest]) / 2)
+    return seen_unseen_curve(validation_scores, validation_labels, seen_mask).best_constant()
 
 
 def exact_curve(scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray) -> SeenUnseenCurve:

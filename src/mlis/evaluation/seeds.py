@@ -20,7 +20,7 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     deviation are None, too, where a value is None.
 
     Raises:
-        DataError: there are no results, or they do not hold the same measures.
+        DataError: there are no results, they do not hold the same measures, or one is no number.
 
     >>> summarise([{"H": 60.0}, {"H": 63.0}, {"H": 66.0}])
     {'H': [60.0, 63.0, 66.0], 'H_mean': 63.0, 'H_std': 3.0}
@@ -37,10 +37,19 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 f"expected every seed's result to have {name!r}, result {have.index(False)} "
                 f"has only {sorted(results[have.index(False)])}"
             )
-        values = [None if result[name] is None else float(result[name]) for result in results]
+        values = [_measure(name, result[name]) for result in results]
         known = [value for value in values if value is not None]
         whole = len(known) == len(values)
         summary[name] = values
         summary[f"{name}_mean"] = float(np.mean(known)) if whole else None
         summary[f"{name}_std"] = float(np.std(known, ddof=1)) if whole and len(known) > 1 else None
     return summary
+
+
+def _measure(name: str, value: Any) -> float | None:
+    """A number as it is; results are read from files."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+        raise DataError(f"{name}: expected a number or nothing, but got {value!r}")
+    return float(value)

@@ -52,12 +52,13 @@ class Curve:
 
 def curves(entries: Sequence[Entry], store: Store) -> list[Curve]:
     """Curves of a figure's entries from what the store has; none of what is not there at all."""
-    grouped: dict[tuple[str, str], list[tuple[float, tuple[Row, ...]]]] = {}
+    grouped: dict[tuple[str, str, str], list[tuple[float, tuple[Row, ...]]]] = {}
     for entry in entries:
         rows = tuple(rows_of(entry, store))
         if rows and entry.x is not None:
-            grouped.setdefault((entry.source.label, entry.label), []).append((entry.x, rows))
-    return [Curve(*names, tuple(points)) for names, points in grouped.items()]
+            names = (entry.source.label, entry.label, rows[0].protocol)
+            grouped.setdefault(names, []).append((entry.x, rows))
+    return [Curve(data, label, tuple(points)) for (data, label, _), points in grouped.items()]
 
 
 def write(name: str, found: Sequence[Curve], budget: Budget, folder: Path) -> list[Path]:
@@ -70,11 +71,11 @@ def write(name: str, found: Sequence[Curve], budget: Budget, folder: Path) -> li
     # the same bytes for the same numbers, and text that can be searched
     with rc_context({"svg.hashsalt": "mlis", "svg.fonttype": "none"}):
         figure = draw(title, found)
-        about = {"Title": title, "Description": describe(found), "Date": None}
+        about = {"Title": title, "Description": describe(found)}
         with atomic_write(paths[0]) as temporary:
-            figure.savefig(temporary, format="svg", metadata=about)
+            figure.savefig(temporary, format="svg", metadata={**about, "Date": None})
     with atomic_write(paths[1]) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=150, metadata=about)
     with atomic_write(paths[2]) as temporary:
         temporary.write_text(csv_text(found, budget), encoding="utf-8")
     return paths

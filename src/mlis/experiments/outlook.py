@@ -96,7 +96,7 @@ def estimate(task: Task, rows: Iterable[Row]) -> float | None:
     levels: dict[int, list[float]] = {}
     for row in rows:
         other = Task.from_dict(row.task)
-        if (other.kind, _size(other)) != (task.kind, _size(task)):
+        if (other.kind, other.protocol, _size(other)) != (task.kind, task.protocol, _size(task)):
             continue
         same_data = other.data_sha256 == task.data_sha256
         level = 2 if not same_data else 0 if other.config == task.config else 1

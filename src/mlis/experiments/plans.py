@@ -1,5 +1,6 @@
 """What each table and figure of the paper asks for, as lists of tasks."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
 from mlis.experiments.store import is_stand_in
 from mlis.experiments.tasks import BASELINES, METHOD, Task
+from mlis.provenance import PROTOCOL
 
 TABLES = ("table1", "table2", "table3", "table4")
 FIGURES = ("figure3", "figure4")
@@ -125,11 +127,13 @@ class Budget:
         name: "paper", settings as they are, or "quick", to see that everything runs.
         seeds: of each line of a table and each point of a curve.
         device: "auto", "cpu", "cuda", …
+        protocols: H@val, and what is measured beside it.
     """
 
     name: str = "paper"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     device: str = "auto"
+    protocols: tuple[str, ...] = (PROTOCOL,)
 
     @property
     def quick(self) -> bool:
@@ -147,6 +151,18 @@ class Budget:
         }
         least["classification"]["tolerance"] = 0.01
         return config.replace(least)
+
+
+def within_quick(config: Mapping[str, Any]) -> bool:
+    """Whether settings (`Config.to_dict`) train no longer than the quick budget does.
+
+    Rows do not say what was spent on them; stage 2 is left out, as figures sweep it.
+    """
+    return all(
+        config[section][name] <= most
+        for section in ("generation", "refinement")
+        for name, most in QUICK[section].items()
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,16 +184,27 @@ class Entry:
     def title(self, task: Task) -> str:
         """A task of it for progress and lists: "FLO, relaxation factor m 0.25, seed 3"."""
         method = self.label if self.x is None else f"{self.label} {self.x:g}"
-        return f"{self.source.label}, {method}, seed {task.seed}"
+        label = "" if task.protocol == PROTOCOL else f", {task.protocol}"
+        return f"{self.source.label}, {method}, seed {task.seed}{label}"
+
+    def under(self, protocol: str) -> "Entry":
+        """The same, measured under another protocol."""
+        tasks = tuple(dataclasses.replace(task, protocol=protocol) for task in self.tasks)
+        return dataclasses.replace(self, tasks=tasks)
 
 
 def plan(name: str, sources: Sequence[Source], budget: Budget) -> list[Entry]:
-    """Entries of one experiment, dataset by dataset.
+    """Entries of one experiment, dataset by dataset; of each one a protocol, where it has tasks.
 
     >>> [entry.label for entry in plan("table3", [Source("CUB", {}, Config(), None)], Budget())]
     ['ML', 'ML+IS', 'ML+IS+SFR']
     """
-    return [entry for source in sources for entry in _PLANS[name](source, budget)]
+    entries = [entry for source in sources for entry in _PLANS[name](source, budget)]
+    return [
+        entry.under(protocol)
+        for entry in entries
+        for protocol in (budget.protocols if entry.tasks else budget.protocols[:1])
+    ]
 
 
 def _tasks(
@@ -206,7 +233,7 @@ def _table1(source: Source, budget: Budget) -> Iterator[Entry]:
     yield Entry(source, "statistics", ())
 
 
-_LABELS = {
+LABELS = {
     "cosine": "cosine of feature and descriptor",
     "prototype": "nearest ridge prototype",
     "eszsl": "ESZSL",
@@ -219,7 +246,7 @@ _LABELS = {
 def _table2(source: Source, budget: Budget) -> Iterator[Entry]:
     for method in BASELINES:
         if method != "cosine" or source.shared_space:
-            yield Entry(source, _LABELS[method], _tasks(source, budget, {}, method))
+            yield Entry(source, LABELS[method], _tasks(source, budget, {}, method))
     yield Entry(source, "MLIS", _tasks(source, budget, {}))
 
 

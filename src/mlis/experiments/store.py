@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlis.errors import DataError
+from mlis.evaluation import summarise
+from mlis.files import CHECK, naming, sealed, strict_json, unsealed
 from mlis.locks import lock_folder
 from mlis.provenance import PROTOCOL
 
@@ -39,7 +41,7 @@ class Row:
         chosen: what validation chose beside it.
         cost: `seconds` of this run's own processes, `generation_seconds` and `refinement_seconds`
             of the two stages whoever trained them, and whether they were `reused`.
-        provenance: data, machine, versions (:func:`mlis.protocol.provenance`).
+        provenance: data, machine, versions (:func:`mlis.provenance.provenance`).
         finished: UTC, ISO 8601.
         schema: of this row.
     """
@@ -62,11 +64,15 @@ class Row:
         if self.protocol not in PROTOCOLS:
             expected = " or ".join(map(repr, PROTOCOLS))
             raise DataError(f"protocol: expected {expected}, got {self.protocol!r}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            named = "task", "test", "chosen", "cost", "provenance"
-            if field.name in named and not isinstance(value, Mapping):
-                raise DataError(f"{field.name}: expected an object, got {value!r}")
+        if not isinstance(self.key, str) or not isinstance(self.finished, str):
+            raise DataError(f"key and finished: expected text, got {self.key!r}, {self.finished!r}")
+        named = "task", "test", "chosen", "cost", "provenance"
+        for name in named:
+            if not isinstance(getattr(self, name), Mapping):
+                raise DataError(f"{name}: expected an object, got {getattr(self, name)!r}")
+        if self.validation is not None and not isinstance(self.validation, Mapping):
+            raise DataError(f"validation: expected an object or null, got {self.validation!r}")
+        summarise([self.test])  # its measures are numbers
 
     @property
     def stand_in(self) -> bool:
@@ -75,8 +81,8 @@ class Row:
 
     def to_line(self) -> bytes:
         """Strict JSON and a newline."""
-        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
-        return text.encode() + b"\n"
+        values = sealed(dataclasses.asdict(self))
+        return json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def is_stand_in(notes: Any) -> bool:
@@ -94,13 +100,15 @@ def parse(line: bytes) -> Row:
     Raises:
         ValueError: it is not that (a DataError where it is a row, but a wrong one).
     """
-    values = json.loads(line)
+    values = strict_json(line)
     if not isinstance(values, dict):
         raise ValueError("expected a JSON object")
     names = {field.name for field in dataclasses.fields(Row)}
     if missing := sorted(names - values.keys()):
         raise ValueError(f"{', '.join(missing)} missing")
-    return Row(**{name: values[name] for name in names})
+    if unknown := sorted(values.keys() - names - {CHECK}):
+        raise ValueError(f"{', '.join(unknown)} unknown")
+    return Row(**(unsealed(values) if CHECK in values else values))
 
 
 class Store:
@@ -150,6 +158,7 @@ class Store:
             DataError: a line of it is damaged.
         """
         with (
+            naming(self.path),
             lock_folder(self.path.parent, waiting=lambda holder: None),
             self.path.open("ab") as handle,
         ):
@@ -165,15 +174,19 @@ class Store:
         return True
 
     def _mend(self, handle: BinaryIO) -> None:
-        """End a last line that lacks its newline; remove one that is cut short."""
+        """End a last line that lacks its newline; remove one that is cut short.
+
+        Raises:
+            DataError: it is whole, but no row: nothing that was finished is thrown away.
+        """
         rest = self._after(self._read)
-        try:
-            parse(rest)
-        except ValueError:
-            handle.truncate(self._read)
-        else:
+        whole = _whole(rest)
+        if whole is not None:
+            self._parse(rest[:whole], self._lines + 1)
+        handle.truncate(self._read + (whole or 0))
+        if whole is not None:
             handle.write(b"\n")
-            handle.flush()
+        handle.flush()
 
     def _after(self, position: int) -> bytes:
         with self.path.open("rb") as handle:
@@ -189,13 +202,29 @@ class Store:
         except FileNotFoundError:
             return
         for line in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
+            row = self._parse(line, self._lines + 1)
             self._lines += 1
-            try:
-                row = parse(line)
-            except ValueError as error:
-                raise DataError(
-                    f"{self.path}, line {self._lines}: no result row ({error}): remove that line, "
-                    f"and its run is done again"
-                ) from None
             self._rows.setdefault(row.key, row)
             self._read += len(line)
+
+    def _parse(self, line: bytes, number: int) -> Row:
+        try:
+            return parse(line)
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}, line {number}: no result row ({error}): remove that line, "
+                f"and its run is done again"
+            ) from None
+
+
+def _whole(rest: bytes) -> int | None:
+    """Bytes of the JSON object that `rest` begins with; None where it is cut short.
+
+    What follows a whole object is its newline, damaged.
+    """
+    text = rest.decode("utf-8", "surrogateescape")
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return len(text[:end].encode("utf-8", "surrogateescape"))

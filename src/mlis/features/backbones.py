@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mlis.compute import Arithmetic
+from mlis.compute import Arithmetic, is_shortage
 from mlis.data.arrays import update_hash
-from mlis.errors import SettingsError
+from mlis.errors import OutOfMemoryError, SettingsError
 
 DEFAULT = "efficientnet-lite2"
 """Its weights come as a package: no network is needed."""
@@ -65,11 +65,12 @@ class Identity:
 
 
 class Backbone(Protocol):
-    """A pretrained image model.
+    """A pretrained image model; it may be called from several threads at once.
 
     Attributes:
         identity: what decides its features.
         precision: of its matrix products, "float32" or "bfloat16".
+        on_cpu: whether it computes on processors, several batches at once, not on a GPU.
         batch: images to hand it at once.
         enough: pixels of an image's shorter side beyond which it sees no difference; None: all.
     """
@@ -79,6 +80,9 @@ class Backbone(Protocol):
 
     @property
     def precision(self) -> str: ...  # noqa: D102
+
+    @property
+    def on_cpu(self) -> bool: ...  # noqa: D102
 
     @property
     def batch(self) -> int: ...  # noqa: D102
@@ -136,16 +140,26 @@ def precision_name(arithmetic: Arithmetic) -> str:
 
 
 def run(model: "SupportsBatch", batch: Tensor) -> np.ndarray:
-    """Features (B, Dx) float32; a batch that does not fit a GPU's memory is halved."""
+    """Features (B, Dx) float32; a batch that does not fit the memory is halved.
+
+    Raises:
+        OutOfMemoryError: not even one image fits.
+    """
     try:
         with torch.inference_mode():
             return model.features(batch).float().cpu().numpy()
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
             raise
+        if len(batch) == 1:
+            raise OutOfMemoryError(
+                "memory does not suffice for the features of one image: use a smaller --backbone, "
+                "such as efficientnet-lite0, or --device cpu"
+            ) from error
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
-        half = len(batch) // 2
-        return np.concatenate([run(model, batch[:half]), run(model, batch[half:])])
+    half = len(batch) // 2
+    return np.concatenate([run(model, batch[:half]), run(model, batch[half:])])
 
 
 class SupportsBatch(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 
 from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.feature_folder import ImageFeatures, images_table
+from mlis.data.folder import SOURCES
 from mlis.data.marks import read_marks, split_by_marks
 from mlis.data.names import shorten
 from mlis.errors import DataError
@@ -21,7 +22,7 @@ from mlis.files import atomic_write, write_json
 
 logger = logging.getLogger(__name__)
 
-IMAGES, SOURCES, UNMATCHED = "images.csv", "sources.json", "unmatched.csv"
+IMAGES, UNMATCHED = "images.csv", "unmatched.csv"
 
 
 def described_images(found: Found, names: Sequence[str], *, skip: bool) -> Found:
@@ -120,6 +121,7 @@ def build(
             descriptors=descriptors.kind,
             files={source["name"]: source["sha256"]} if source else {},
             notes=descriptors.notes,
+            sources=sources_of(images, descriptors),
         ),
     )
 
@@ -136,12 +138,12 @@ def write_sources(images: ImageFeatures, descriptors: Descriptors, folder: Path)
     """
     with atomic_write(folder / IMAGES) as temporary:
         temporary.write_text(images_table(images), encoding="utf-8")
-    record: dict[str, Any] = {
-        "root": images.root,
-        "backbone": dict(images.backbone),
-        "descriptors": record_of(descriptors),
-    }
-    write_json(folder / SOURCES, record)
+    write_json(folder / SOURCES, {"root": images.root, **sources_of(images, descriptors)})
+
+
+def sources_of(images: ImageFeatures, descriptors: Descriptors) -> dict[str, Any]:
+    """How features and descriptors were made, for a dataset's provenance."""
+    return {"backbone": dict(images.backbone), "descriptors": record_of(descriptors)}
 
 
 def unmatched_rows(found: Sequence[Unmatched]) -> list[tuple[str, str, str]]:

@@ -100,13 +100,14 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def decode(data: bytes, enough: int | None = None) -> Image.Image:
+def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Upright RGB image of a file's bytes.
 
     Args:
         data: the file.
         enough: pixels of the shorter side beyond which a JPEG need not be decoded; its full size
             where absent.
+        max_pixels: that it may unpack to; `MAX_PIXELS` or fewer.
 
     Raises:
         ImageError: why there is no image.
@@ -117,6 +118,10 @@ def decode(data: bytes, enough: int | None = None) -> Image.Image:
                 image.draft(image.mode, _at_least(image.size, enough))
             if image.width * image.height > MAX_PIXELS:
                 raise _bomb(image.size)
+            if image.width * image.height > max_pixels:
+                raise ImageError(
+                    f"{image.width} × {image.height} pixels: at most {max_pixels:,} are taken"
+                )
             image.seek(0)
             image.load()
             return _to_rgb(_upright(image))
@@ -131,8 +136,27 @@ def decode(data: bytes, enough: int | None = None) -> Image.Image:
     except MemoryError:
         raise ImageError("not enough memory to decode it") from None
     except Exception as error:  # damaged files make decoders raise anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ImageError(f"damaged or truncated: {reason}") from error
+        raise _damaged(error) from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Upright RGB image of one that is open already; the file's rules apply.
+
+    Raises:
+        ImageError: why there is no image.
+    """
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> ImageError:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return ImageError(f"damaged or truncated: {reason}")
 
 
 def _open(data: bytes) -> Image.Image:

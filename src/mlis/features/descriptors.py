@@ -41,6 +41,7 @@ class Descriptors:
         weight: share of the attributes, 0 to 1.
         notes: what was left out or filled in, for people.
         source: name and SHA-256 of the table.
+        said_in: the table's columns of sentences.
     """
 
     names: tuple[str, ...]
@@ -51,6 +52,7 @@ class Descriptors:
     weight: float
     notes: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
+    said_in: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -88,10 +90,7 @@ def describe(words: Words, model: TextModel | None, *, weight: float = WEIGHT) -
     if both and not 0 < weight < 1:
         raise SettingsError(f"the weight of attributes must be between 0 and 1, but got {weight}")
     share = weight if both else float(bool(columns))
-    vectors = parts[0]
-    if both:
-        vectors = np.hstack([(1 - share) ** 0.5 * parts[0], share**0.5 * _unit(parts[1])])
-        vectors = _unit(vectors)  # of a class that has none of the attributes, too
+    vectors = side_by_side(*parts, weight=share) if both else parts[0]
     return Descriptors(
         words.names,
         vectors.astype(np.float32),
@@ -101,6 +100,7 @@ def describe(words: Words, model: TextModel | None, *, weight: float = WEIGHT) -
         share,
         tuple(notes),
         {"name": words.path.name, "sha256": file_sha256(words.path)},
+        words.said_in,
     )
 
 
@@ -156,6 +156,12 @@ def _attributes(
     return result, tuple(columns)
 
 
+def side_by_side(text: np.ndarray, attributes: np.ndarray, *, weight: float) -> np.ndarray:
+    """(C, Dt + A) of length one, of (C, Dt) sentences and (C, A) attributes from 0 to 1."""
+    vectors = np.hstack([(1 - weight) ** 0.5 * text, weight**0.5 * _unit(attributes)])
+    return _unit(vectors)  # of a class that has none of the attributes, too
+
+
 def _unit(rows: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)
@@ -190,6 +196,7 @@ def record_of(descriptors: Descriptors) -> dict[str, Any]:
         "kind": descriptors.kind,
         "size": descriptors.vectors.shape[1],
         "text": None if descriptors.text is None else dict(descriptors.text),
+        "sentences": list(descriptors.said_in),
         "attributes": [describe_column(column) for column in descriptors.columns],
         "attribute_weight": descriptors.weight,
         "notes": list(descriptors.notes),
@@ -207,9 +214,10 @@ def read_descriptors(folder: Path) -> Descriptors:
         columns = tuple(Column.from_dict(values) for values in record["attributes"])
         words = (record["text"], columns, float(record["attribute_weight"]))
         notes, source = tuple(record["notes"]), dict(record["source"])
+        said_in = tuple(record.get("sentences", ()))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file: not a folder of descriptors.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read: {error!r}. Make them again.") from error
     table = read_classes(folder / TABLE)
     unseen = set(() if table.unseen is None else table.unseen.tolist())
@@ -221,4 +229,5 @@ def read_descriptors(folder: Path) -> Descriptors:
         *words,
         notes,
         source,
+        said_in,
     )

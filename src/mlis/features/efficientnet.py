@@ -31,7 +31,7 @@ _FILES = {
     "efficientnet-lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
 _CROP = 0.875  # the middle of the image, as in the evaluation on ImageNet
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EfficientNetLite:
@@ -49,11 +49,12 @@ class EfficientNetLite:
         self.precision = precision_name(arithmetic)
         self.enough = 2 * round(self.pixels / _CROP)
         self._device, self._dtype = arithmetic.device, arithmetic.product
+        self.on_cpu = self._device.type == "cpu"
         _fuse(net)
         module: Any = net.to(self._device, self._dtype)
-        self._net = module.to(memory_format=torch.channels_last)
+        self.net = module.to(memory_format=torch.channels_last)
         # one row of pixels, red green blue red …: arithmetic along 3 numbers would be slow
-        row = torch.tensor([_MEAN, _STD], device=self._device).repeat(1, self.pixels) * 255
+        row = torch.tensor([MEAN, STD], device=self._device).repeat(1, self.pixels) * 255
         self._mean, self._std = row
         example = torch.zeros(1, self.pixels, self.pixels, 3, dtype=torch.uint8)
         self.batch = choose_batch(self, example, self._device)
@@ -65,8 +66,8 @@ class EfficientNetLite:
             "resize_shorter_side": short,
             "filter": "bicubic",
             "centre_crop": self.pixels,
-            "mean": _MEAN,
-            "std": _STD,
+            "mean": MEAN,
+            "std": STD,
         }
         return json.dumps(steps)
 
@@ -91,10 +92,17 @@ class EfficientNetLite:
 
     def features(self, batch: Tensor) -> Tensor:
         """(B, 1280) of (B, P, P, 3) uint8."""
+        return self.pooled(self.normalised(batch))
+
+    def normalised(self, batch: Tensor) -> Tensor:
+        """(B, 3, P, P) of (B, P, P, 3) uint8, on the device, in the model's precision."""
         rows = batch.to(self._device).flatten(2)
         rows = torch.sub(rows, self._mean).div_(self._std).to(self._dtype)
-        pixels = rows.unflatten(2, (self.pixels, 3)).permute(0, 3, 1, 2)
-        return self._net.extract_features(pixels).mean((2, 3), dtype=torch.float32)
+        return rows.unflatten(2, (self.pixels, 3)).permute(0, 3, 1, 2)
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """(B, 1280) float32 of (B, 3, P, P) normalised."""
+        return self.net.extract_features(pixels).mean((2, 3), dtype=torch.float32)
 
 
 _POOLING = "global average of the last convolution after ReLU6"

@@ -1,18 +1,15 @@
 """From a folder of images to a folder of features, in shards that survive a kill.
 
-Files are read, hashed and decoded by threads while the model computes: Pillow lets go of Python's
-lock while it decodes. Each file is read once. What is known by its hash is not computed again.
+Each file is read once. What is known by its hash is not computed again.
 """
 
-import os
+import contextlib
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
@@ -22,18 +19,18 @@ from mlis.data.feature_folder import (
     read_record,
     write_feature_folder,
 )
-from mlis.errors import DataError
+from mlis.errors import DataError, SettingsError
 from mlis.features.backbones import Backbone
-from mlis.features.decode import ImageError, decode, quiet_pillow, read_file, stamp_of
+from mlis.features.batches import NOT_FINITE, Ready, computed
+from mlis.features.decode import stamp_of
+from mlis.features.embed import ready
 from mlis.features.report import write_bad
 from mlis.features.shards import FOLDER, HashedFile, Shard, Store
 from mlis.features.walk import Bad, Found, ImageFile
+from mlis.locks import lock_folder
 
 SHARD_IMAGES = 512
 """Images a shard: what a kill can lose of the work of each worker."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Monitor(Protocol):
@@ -54,6 +51,15 @@ class _Silent:
 
     def done(self, images: int) -> None:
         """Nothing."""
+
+
+Keep = Callable[[Shard, list[Bad]], None]
+"""Is handed a finished shard, and the images of it that gave no row."""
+Compute = Callable[
+    [Sequence[Sequence[ImageFile]], Collection[str], Keep, Callable[[int], None]], None
+]
+"""Computes shards of some images: the images of each, hashes whose rows exist already, who keeps a
+finished shard, and who hears of so many images more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +87,7 @@ def extract(
     shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
     monitor: Monitor | None = None,
+    compute: Compute | None = None,
 ) -> Extraction:
     """Compute what `folder` does not hold yet, and give the features of all images.
 
@@ -94,6 +101,7 @@ def extract(
         shard_images: images a shard.
         workers: threads that decode; as many as there are processors where absent.
         monitor: is told of progress.
+        compute: does the work elsewhere (:mod:`mlis.features.ray_shards`); `workers` is not used.
 
     Raises:
         DataError: no image at all could be read.
@@ -104,18 +112,22 @@ def extract(
     store = Store.open(folder / FOLDER, f"{backbone.identity.fingerprint} {backbone.precision}")
     todo = [image for image in found.images if not _is_known(image, store)]
     monitor.started(len(found.images), len(found.images) - len(todo))
-    bad, computed = list(found.bad), 0
-    for start in range(0, len(todo), shard_images):
-        part = todo[start : start + shard_images]
-        shard, refused = extract_shard(
-            part, backbone, store.at.keys(), workers=workers, done=monitor.done
-        )
-        bad += refused
+    parts = [todo[start : start + shard_images] for start in range(0, len(todo), shard_images)]
+    refused: list[Bad] = []
+    computed = 0
+
+    def keep(shard: Shard, without_row: list[Bad]) -> None:
+        nonlocal computed
+        refused.extend(without_row)
         computed += len(shard.rows)
         if shard.files:
             store.add(shard)
-    refused = {each.path for each in bad}
-    rows = [image for image in found.images if image.path not in refused]
+
+    compute = compute or _here(backbone, workers)
+    compute(parts, store.at.keys(), keep, monitor.done)
+    bad = [*found.bad, *sorted(refused, key=lambda each: each.path)]
+    bad_paths = {each.path for each in bad}
+    rows = [image for image in found.images if image.path not in bad_paths]
     if not rows:
         raise DataError(
             f"{found.root}: none of {len(found.images)} files gave features; the first is "
@@ -123,6 +135,21 @@ def extract(
         )
     images = _collect(found, rows, store, backbone, folder)
     return Extraction(images, tuple(bad), computed, time.perf_counter() - began)
+
+
+def _here(backbone: Backbone, workers: int | None) -> Compute:
+    """Compute shards in this process, one after the other."""
+
+    def compute(
+        parts: Sequence[Sequence[ImageFile]],
+        known: Collection[str],
+        keep: Keep,
+        done: Callable[[int], None],
+    ) -> None:
+        for part in parts:
+            keep(*extract_shard(part, backbone, known, workers=workers, done=done))
+
+    return compute
 
 
 def extract_folder(
@@ -134,6 +161,7 @@ def extract_folder(
     shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
     monitor: Monitor | None = None,
+    compute: Compute | None = None,
 ) -> Extraction:
     """`extract`, then write the folder of :mod:`mlis.data.feature_folder` and `bad.csv`.
 
@@ -142,13 +170,35 @@ def extract_folder(
     """
     if not replace:
         refuse_other_model(folder, backbone)
-    result = extract(
-        found, backbone, folder, shard_images=shard_images, workers=workers, monitor=monitor
-    )
-    write_feature_folder(result.images, folder)
-    write_bad(folder, result.bad)
-    forget_unused(result, backbone, folder)
+    with held(folder):
+        result = extract(
+            *(found, backbone, folder),
+            shard_images=shard_images,
+            workers=workers,
+            monitor=monitor,
+            compute=compute,
+        )
+        write_feature_folder(result.images, folder)
+        write_bad(folder, result.bad)
+        forget_unused(result, backbone, folder)
     return result
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a second process out of `folder`: it would delete shards that the first one needs.
+
+    Raises:
+        SettingsError: another process works there.
+    """
+    try:
+        handle = lock_folder(folder)
+    except BlockingIOError:
+        raise SettingsError(
+            f"another process works in {folder}: wait for it, or choose another folder"
+        ) from None
+    with handle:
+        yield
 
 
 def refuse_other_model(folder: Path, backbone: Backbone) -> None:
@@ -194,105 +244,23 @@ def extract_shard(
     files: list[HashedFile] = []
     bad: list[Bad] = []
     now = time.time_ns()
-    workers = workers or os.cpu_count() or 1
 
-    def read(image: ImageFile) -> _Read:
-        return _read(image, backbone, known, now)
+    def read(image: ImageFile) -> Ready:
+        return ready(image.path, image.source, backbone, known, now)
 
-    with quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
-        ready = _in_order(pool, read, images, ahead=2 * backbone.batch + workers)
-        for batch in _batches(ready, backbone.batch):
-            new: dict[str, np.ndarray] = {}
-            for item in batch:
-                if item.pixels is not None and item.sha256 not in rows:
-                    new.setdefault(item.sha256, item.pixels)
-            wrong = _compute(backbone, new, rows)
-            for item in batch:
-                reason = item.reason or wrong.get(item.sha256)
-                if reason:
-                    bad.append(Bad(item.path, reason))
-                else:
-                    files.append(HashedFile(item.path, item.sha256, item.stamp))
-            done(len(batch))
+    for batch in computed(images, read, backbone, workers, begun=set()):
+        rows |= batch.rows
+        for item in batch.items:
+            reason = item.reason
+            if item.pixels is not None and item.sha256 not in rows:
+                reason = NOT_FINITE
+            if reason:
+                bad.append(Bad(item.path, reason))
+            else:
+                files.append(HashedFile(item.path, item.sha256, item.stamp))
+        done(len(batch.items))
     none = np.empty((0, backbone.identity.size), dtype=np.float32)
     return Shard(np.stack(list(rows.values())) if rows else none, tuple(rows), tuple(files)), bad
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """A file as a thread leaves it: prepared, known (no pixels), or bad (a reason)."""
-
-    path: str
-    sha256: str = ""
-    stamp: tuple[int, ...] | None = None
-    pixels: np.ndarray | None = None
-    reason: str = ""
-
-
-def _read(image: ImageFile, backbone: Backbone, known: Collection[str], now: int) -> _Read:
-    try:
-        file = read_file(image.source, now)
-        pixels = None
-        if file.sha256 not in known:
-            pixels = backbone.prepare(decode(file.data, backbone.enough))
-        return _Read(image.path, file.sha256, file.stamp, pixels)
-    except ImageError as error:
-        return _Read(image.path, reason=str(error))
-    except Exception as error:  # a processor that fails on one image must not end the run
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        return _Read(image.path, reason=f"cannot be prepared: {reason}")
-
-
-def _in_order(
-    pool: ThreadPoolExecutor,
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
-    ahead: int,
-) -> Iterator[Result]:
-    """Results in the order of the items, at most `ahead` of them waiting."""
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:  # stopped half way: what has not begun need not
-            future.cancel()
-
-
-def _batches(items: Iterable[_Read], size: int) -> Iterator[list[_Read]]:
-    """Lists with `size` images to compute each; known and bad ones come along."""
-    batch: list[_Read] = []
-    count = 0
-    for item in items:
-        batch.append(item)
-        count += item.pixels is not None
-        if count == size or len(batch) >= 64 * size:
-            yield batch
-            batch, count = [], 0
-    if batch:
-        yield batch
-
-
-def _compute(
-    backbone: Backbone, new: dict[str, np.ndarray], rows: dict[str, np.ndarray]
-) -> dict[str, str]:
-    """Add features of new images to `rows`, by shape; give the reasons of those that have none."""
-    wrong: dict[str, str] = {}
-    by_shape: dict[tuple[int, ...], list[str]] = {}
-    for sha256, pixels in new.items():
-        by_shape.setdefault(pixels.shape, []).append(sha256)
-    for hashes in by_shape.values():
-        computed = backbone([new[sha256] for sha256 in hashes])
-        for sha256, row in zip(hashes, computed, strict=True):
-            if np.isfinite(row).all():
-                rows[sha256] = row
-            else:
-                wrong[sha256] = "the model's features of it are not finite"
-    return wrong
 
 
 def _is_known(image: ImageFile, store: Store) -> bool:

@@ -162,6 +162,11 @@ def _listed(
     for row, (path, class_name) in enumerate(zip(paths, classes, strict=True)):
         if not path:
             raise DataError(f"{table}: row {row}, column {name!r} is empty.")
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise DataError(
+                f"{table}: row {row}, column {name!r}: {path!r} leads out of {root}. Paths begin "
+                "there."
+            )
         mark = "" if marks is None else _MARKS.get(marks[row].casefold(), "")
         if marks is not None and not mark:
             raise DataError(

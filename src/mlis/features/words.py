@@ -28,6 +28,7 @@ class Words:
         sentences: C tuples of one sentence or more; C empty ones where none are asked for.
         owners: class of each row of the table.
         attributes: name of a column → its cells, one a row of the table.
+        said_in: columns of the sentences.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Words:
     sentences: tuple[tuple[str, ...], ...]
     owners: tuple[int, ...]
     attributes: dict[str, tuple[str, ...]]
+    said_in: tuple[str, ...] = ()
 
     @property
     def has_sentences(self) -> bool:
@@ -86,6 +88,7 @@ def read_words(
         _sentences(path, columns, sentences, names, owners),
         owners,
         {column: find_column(path, columns, column) for column in attributes},
+        tuple(sentences),
     )
 
 

@@ -98,6 +98,7 @@ class RidgeGenerator:
         starts, counts: (S,) where each seen class's rows lie in `order`.
         means: (S, Dx) means of the seen classes.
         neighbours: how many similar seen classes lend residuals.
+        lenders: (S, Da) descriptors of those classes; the predictor's where absent.
     """
 
     predictor: RidgePredictor
@@ -107,12 +108,14 @@ class RidgeGenerator:
     counts: Tensor
     means: Tensor
     neighbours: int
+    lenders: Tensor | None = None
 
     def sampler(self, descriptors: Tensor) -> Sampler:
         """Prepare to sample classes with these (C, Da) normalised descriptors."""
         base = self.predictor(descriptors)
+        lenders = self.predictor.descriptors if self.lenders is None else self.lenders
         similarity = torch.nn.functional.normalize(descriptors, dim=1) @ (
-            torch.nn.functional.normalize(self.predictor.descriptors, dim=1).T
+            torch.nn.functional.normalize(lenders, dim=1).T
         )
         near = similarity.topk(min(self.neighbours, similarity.shape[1]), dim=1).indices
 

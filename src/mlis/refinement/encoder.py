@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mlis.compute import Arithmetic, put_gradient
+from mlis.compute import Arithmetic, Scratch, put_gradient
 from mlis.stacking import Rng, drawn
 
 
@@ -38,14 +38,29 @@ class Encoder(Linear):
         return torch.relu(super().forward(x))
 
     @torch.no_grad()
-    def backward(self, x: Tensor, h: Tensor, gradient: Tensor) -> None:
-        """Put the weights' gradients where a loss has the `gradient` (B, Dh) with respect to h.
+    def refine(self, x: Tensor, scratch: Scratch) -> Tensor:
+        """What `forward` gives, without a graph, in memory that the next call uses again.
 
         Args:
-            x: (B, Dx), of which h = E(x).
-            h: (B, Dh).
-            gradient: (B, Dh).
+            x: (…, B, Dx).
+            scratch: holds the returned (…, B, Dh).
         """
-        before_relu = gradient * (h > 0)
-        put_gradient(self.weight, self.arithmetic.mm(before_relu.mT, x))
-        put_gradient(self.bias, before_relu.sum(-2))
+        weight = scratch.cast("weight", self.weight, self.arithmetic.product)
+        product = x.to(weight.dtype) @ weight.mT
+        h = scratch("refined", tuple(product.shape), product, self.arithmetic.master)
+        return h.copy_(product).add_(self.bias[..., None, :]).relu_()
+
+    @torch.no_grad()
+    def backward(self, x: Tensor, h: Tensor, gradient: Tensor, scratch: Scratch) -> None:
+        """Put the weights' gradients where a loss has the `gradient` (…, B, Dh) of h.
+
+        Args:
+            x: (…, B, Dx), of which h = E(x).
+            h: (…, B, Dh).
+            gradient: (…, B, Dh); becomes that of what the ReLU was given.
+            scratch: memory to use again.
+        """
+        gradient *= h > 0
+        product = scratch.cast("gradient", gradient, self.arithmetic.product)
+        put_gradient(self.weight, product.mT @ x.to(product.dtype))
+        put_gradient(self.bias, gradient.sum(-2))

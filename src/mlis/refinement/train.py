@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from mlis.compute import Arithmetic
+from mlis.compute import Arithmetic, Scratch
 from mlis.config import Config, Refinement
 from mlis.data.sampling import ClassBalancedSampler, some_classes
 from mlis.generation.synthesis import FeatureGenerator, Sampler
@@ -85,7 +85,7 @@ class RefinementTrainer:
             data.y, settings.classes_per_batch, settings.samples_per_class, self.batches
         )
         self.rows = self._draw_rows()
-        self.product = arithmetic.product
+        self.product, self.scratch = arithmetic.product, Scratch()
         self.sampler_of = sampler_of if "sfr" in settings.switches else None
         self.synthetic_labels = torch.cat(
             (
@@ -103,11 +103,12 @@ class RefinementTrainer:
         x, y = take(self.data.x, self.rows), self.data.y[self.rows]
         self.rows = self._draw_rows()
         x, labels = self._with_synthetic(x, y)
-        with torch.no_grad():
-            refined = self.encoder(x)
-        # Autograd ends at h; the encoder's own gradient is one product.
-        leaf = refined.requires_grad_()
-        h = leaf[..., : y.shape[-1], :]
+        # A loss of the user's may keep what it is given: then no memory is used twice.
+        scratch = self.scratch if self.own_loss is None else Scratch()
+        refined = self.encoder.refine(x, scratch)
+        # Autograd ends at h, once for each loss; the encoder's own gradient is one product.
+        leaf = refined.detach().requires_grad_()
+        h = refined[..., : y.shape[-1], :].detach().requires_grad_()
         losses: dict[str, Tensor] = {}
         report = {"norm": h.detach().norm(dim=-1).mean(-1)}
         if "sfr" in switches:
@@ -122,8 +123,7 @@ class RefinementTrainer:
             module.zero_grad()
         assert isinstance(total, Tensor)
         total.sum().backward()
-        assert leaf.grad is not None
-        self.encoder.backward(x, refined, leaf.grad)
+        self.encoder.backward(x, refined, _sum_of_gradients(leaf, h), scratch)
         self.adam.step()
         return {name: loss.detach() for name, loss in losses.items()} | report
 
@@ -140,7 +140,10 @@ class RefinementTrainer:
         labels = self._draw_synthetic_labels()
         fakes = self.sampler_of()(labels, self.noise)
         of_fakes = labels.expand(fakes.shape[:-1])
-        return torch.cat((x, fakes), dim=-2).to(self.product), torch.cat((y, of_fakes), dim=-1)
+        size = (*x.shape[:-2], x.shape[-2] + fakes.shape[-2], x.shape[-1])
+        rows = self.scratch("rows", size, x, self.product)
+        torch.cat((x.to(self.product), fakes.to(self.product)), dim=-2, out=rows)
+        return rows, torch.cat((y, of_fakes), dim=-1)
 
     def _draw_synthetic_labels(self) -> Tensor:
         """Labels of a step's synthetic samples: all classes', or those of some drawn classes."""
@@ -203,6 +206,19 @@ class RefinementTrainer:
     def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
         """Take over what `outcome` gave."""
         unpack(outcome, encoder=self.encoder)
+
+
+def _sum_of_gradients(leaf: Tensor, h: Tensor) -> Tensor:
+    """The gradient of all rows (…, N, Dh), where h (…, B, Dh) are the first of them.
+
+    A loss that is off leaves none; without cross-entropy all rows are real.
+    """
+    if leaf.grad is None:
+        assert h.grad is not None
+        return h.grad
+    if h.grad is not None:
+        leaf.grad[..., : h.shape[-2], :] += h.grad
+    return leaf.grad
 
 
 class JointTrainer:

@@ -1,0 +1,129 @@
+"""`mlis serve`: a saved model behind HTTP, with a page to try it."""
+
+import argparse
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.models import one_model
+from mlis.errors import SettingsError
+from mlis.serving.settings import Access, Limits, is_loopback
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTION = """\
+Answer requests for predictions of a saved model until Ctrl-C.
+
+POST /predict/images takes picture files, POST /predict/features rows of features, GET /classes
+lists the classes, POST /classes adds one by its description; GET /health, /metrics (Prometheus)
+and /openapi.json. A page in the browser does the same. Nothing is fetched from or sent to anywhere
+else. The extra `serve` is needed: pip install 'mlis[serve]'.
+
+Only this machine can ask, unless --host says otherwise; there is no password. docs/serving.md says
+how to put it behind a proxy."""
+
+_METAVARS = {"max_upload": "MIB", "rate": "N", "timeout": "SECONDS", "max_wait": "MS"}
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="answer HTTP requests for predictions, with a page to try it",
+        description=_DESCRIPTION,
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
+    parser.add_argument("--no-page", action="store_true", help="the API alone")
+    parser.add_argument(
+        "--allow-changes",
+        action=argparse.BooleanOptionalAction,
+        help="whether classes may be added (default: on a loopback address only)",
+    )
+    parser.add_argument(
+        "--hostname",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name that requests may address the server by; may be repeated (default: this "
+        "machine's on a loopback address, else any)",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="ADDRESS",
+        help="address of a proxy in front, whose X-Forwarded-For and -Proto are believed",
+    )
+    parser.add_argument(
+        "--descriptions",
+        metavar="TABLE",
+        type=Path,
+        help="classes and their sentences, as for `mlis data build`, to be shown",
+    )
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="the image model, where it lies elsewhere now"
+    )
+    add_device_flag(parser)
+    limits = parser.add_argument_group("limits")
+    for field in fields(Limits):
+        limits.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=field.type if field.type is int else float,
+            default=field.default,
+            metavar=_METAVARS.get(field.name, "N"),
+            help=f"{field.metadata['help']} (default: {field.default:g})",
+        )
+    add_common_flags(parser, with_json=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the arguments ask for."""
+    values: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(Limits)}
+    limits = Limits(**values)
+    access = Access.of(
+        args.host,
+        allow_changes=args.allow_changes,
+        page=not args.no_page,
+        hostnames=tuple(args.hostname),
+        proxy=args.proxy,
+    )
+    model = one_model(args.model)
+    try:
+        from mlis.serving.run import serve
+    except ImportError as error:
+        raise SettingsError(
+            f"`mlis serve` needs packages that are not installed ({error.name}): "
+            "pip install 'mlis[serve]'"
+        ) from error
+    from mlis.serving.load import load_engine
+
+    engine = load_engine(
+        model,
+        args.device,
+        backbone=args.backbone,
+        changes=access.allow_changes,
+        descriptions=args.descriptions,
+    )
+    if not is_loopback(args.host):
+        logger.warning(
+            "%s is reached from other machines, and there is no password: put a proxy with one in "
+            "front, or use 127.0.0.1",
+            args.host,
+        )
+
+    def listening(address: str) -> None:
+        known = engine.catalogue
+        kinds = "pictures and features" if engine.backbone else "features"
+        print(f"{model}: {len(known.names)} classes, by {kinds}; Ctrl-C stops")
+        if access.page:
+            print(f"page: {address}/page/")
+        print(f"API:  {address}/openapi.json", flush=True)
+
+    serve(engine, limits, access, args.port, listening)

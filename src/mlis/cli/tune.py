@@ -1,0 +1,333 @@
+"""`mlis tune`: search settings on validation classes."""
+
+import argparse
+import contextlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlis.cli.common import add_common_flags, add_device_flag, number, print_json, print_table
+from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
+from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings, to_toml
+from mlis.errors import SettingsError
+
+if TYPE_CHECKING:
+    from mlis.config import Config
+    from mlis.experiments.tuning.measure import Bench
+    from mlis.experiments.tuning.report import About
+    from mlis.experiments.tuning.search import Budget
+    from mlis.experiments.tuning.space import Space
+    from mlis.experiments.tuning.study import Study, Trial
+
+SHOWN = 10  # trials of the table
+
+_DESCRIPTION = """\
+Search settings on validation classes of DATASET; test rows are not touched.
+
+  mlis tune FLO --data-root DIR -o runs/tune-flo --trials 60
+  mlis fit FLO --data-root DIR -o runs/flo --settings runs/tune-flo/preset.toml
+
+A trial is worth the mean, over class splits of the training classes, of H at the best calibration
+constant on the held-out classes. Trial 0 is the dataset's preset, trial 1 the defaults. Writes
+OUT/preset.toml, the settings of the fastest trial that is within --within points of the best, and
+OUT/trials.csv. A search that was stopped at any moment continues when the command is given again.
+Settings given as flags are not searched."""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "tune",
+        help="search settings on validation classes",
+        description=_DESCRIPTION,
+        usage="mlis tune DATASET [--data-root DIR] -o OUT [options]",
+    )
+    add_dataset_arguments(parser)
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "-o", "--output", metavar="OUT", type=Path, required=True, help="folder to write"
+    )
+    group.add_argument(
+        "--space", metavar="FILE.toml", type=Path, help="what is searched (default: --dry-run says)"
+    )
+    _add_budget(group)
+    add_device_flag(group)
+    add_common_flags(group, with_json=True)
+    add_setting_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_budget(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--trials",
+        type=_at_least(1),
+        default=50,
+        metavar="N",
+        help="all in all, those of earlier commands included (default: 50)",
+    )
+    group.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="of this command (default: none)"
+    )
+    group.add_argument(
+        "--class-splits",
+        type=_at_least(0),
+        default=5,
+        metavar="N",
+        help="splits of the training classes a trial is measured on; 0: the dataset's own "
+        "validation split, which is noisy (default: 5)",
+    )
+    group.add_argument(
+        "--seeds", type=_seeds, default=(0,), metavar="N[,N…]", help="of trainings (default: 0)"
+    )
+    group.add_argument(
+        "--search-seed",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="of the search (default: 0)",
+    )
+    group.add_argument(
+        "--within",
+        type=_seconds,
+        default=0.0,
+        metavar="POINTS",
+        help="of H that may be given for a faster training (default: 0)",
+    )
+    group.add_argument(
+        "--jobs", type=_at_least(1), default=1, metavar="N", help="trainings at a time (default: 1)"
+    )
+    group.add_argument(
+        "--dry-run", action="store_true", help="say what would be searched; read no data"
+    )
+
+
+def _at_least(low: int) -> Any:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected a whole number ≥ {low}, but got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number ≥ 0, but got {text!r}")
+    return value
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise argparse.ArgumentTypeError(f"expected whole numbers such as 0,1,2, but got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the arguments ask for."""
+    from mlis.config import resolve
+    from mlis.experiments.tuning.space import Space
+
+    base, _, preset = resolve_settings(args)
+    given = given_settings(args)
+    fixed = [f"{s}.{n}" for s, values in given.items() if s != "precision" for n in values]
+    space = Space.read(args.space).without(fixed)
+    if "components" in given.get("refinement", {}):
+        given["refinement"]["components"] = base.refinement.components
+    starts = {"preset": base}
+    if (defaults := resolve(given)) != base:
+        starts["defaults"] = defaults
+    if args.dry_run:
+        return _print_plan(args, space, starts, preset)
+    if args.output.exists() and not args.output.is_dir():
+        raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    return _tune(args, space, starts, preset)
+
+
+def _print_plan(
+    args: argparse.Namespace, space: "Space", starts: "dict[str, Config]", preset: str
+) -> None:
+    from mlis.experiments.tuning.report import MEASURE
+
+    print_table([["setting", "searched"], *(list(one) for one in space.to_dict().items())])
+    rounds = (args.class_splits or 1) * len(args.seeds)
+    print(f"base: preset {preset}{'' if args.settings is None else f', {args.settings}'}")
+    budget = f"{args.trials} trials of at most {rounds} trainings"
+    timeout = "" if args.timeout is None else f", at most {args.timeout:g} seconds"
+    print(f"{budget}{timeout}, {args.jobs} at a time; first: {', '.join(starts)}")
+    print(f"measured: {MEASURE}")
+    if args.json:
+        print_json(
+            {
+                **{"dry_run": True, "space": space.to_dict(), "trials": args.trials},
+                **{"trainings_a_trial": rounds, "timeout": args.timeout, "first": list(starts)},
+            }
+        )
+
+
+def _tune(
+    args: argparse.Namespace, space: "Space", starts: "dict[str, Config]", preset: str
+) -> None:
+    from mlis.compute import Arithmetic
+    from mlis.experiments.tuning.measure import Bench, class_splits, training_sha256
+    from mlis.experiments.tuning.report import About
+    from mlis.experiments.tuning.search import Budget
+    from mlis.experiments.tuning.study import Study, load_optuna
+    from mlis.locks import lock_folder
+    from mlis.provenance import arithmetic_key
+
+    load_optuna()
+    base = starts["preset"]
+    Arithmetic.of(base.precision, args.device)  # a device that is not there: say so now
+    arguments = dataset_arguments(args)
+    dataset = load(arguments)
+    class_splits(dataset, args.class_splits)
+    training = training_sha256(dataset)
+    bench = Bench(
+        *(arguments, training, args.class_splits, args.seeds, args.device),
+        folder=args.output / "measured",
+    )
+    about = About(
+        command=f"mlis {shlex.join(sys.argv[1:])}",
+        dataset=dataset.provenance.name,
+        data_sha256=dataset.sha256,
+        training_sha256=training,
+        class_splits=f"{args.class_splits or 1} class splits",
+        seeds=args.seeds,
+        search_seed=args.search_seed,
+        within=args.within,
+        preset=preset,
+    )
+    identity = {
+        **bench.identity(),
+        "space": space.to_dict(),
+        "settings": base.to_dict(),
+        "arithmetic": arithmetic_key(base, args.device),
+        "search_seed": args.search_seed,
+    }
+    try:
+        lock = lock_folder(args.output)
+    except BlockingIOError:
+        raise SettingsError(f"another process is at the search in {args.output}") from None
+    with lock:
+        study = Study(args.output, identity, space, base, args.search_seed)
+        for role, config in starts.items():
+            study.line_up(role, config)
+        budget = Budget(args.trials, args.timeout, args.jobs)
+        _search(args, study, bench, budget, space, about)
+        _print(args, study, base, about)
+
+
+def _search(
+    args: argparse.Namespace,
+    study: "Study",
+    bench: "Bench",
+    budget: "Budget",
+    space: "Space",
+    about: "About",
+) -> None:
+    """Run trials, and write what is known after each."""
+    from tqdm import tqdm
+
+    from mlis.experiments.tuning.search import search
+
+    _write(args, study, space, about, bench.rounds)
+    terminal = sys.stderr.isatty()
+    bar = tqdm(
+        total=budget.trials, unit=" trials", file=sys.stderr, dynamic_ncols=True,
+        initial=len(study.finished()), disable=not terminal,
+    )  # fmt: skip
+    try:
+        with contextlib.closing(search(study, bench, budget)) as trials:
+            for trial in trials:
+                bar.set_postfix_str(f"trial {trial.number}: {_said(trial)}")
+                if trial.state != "running":
+                    bar.update()
+                    tqdm.write(f"trial {trial.number}: {_said(trial)}", file=sys.stderr)
+                    _write(args, study, space, about, bench.rounds)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("continue with the same command") from None
+    finally:
+        bar.close()
+
+
+def _said(trial: "Trial") -> str:
+    role = f" ({trial.role})" if trial.role else ""
+    if not trial.splits:
+        return f"{trial.state}{role}: {trial.problem}"
+    splits = f"{len(trial.splits)} splits"
+    return f"{trial.state}{role}, H {trial.H:.2f} on validation, {splits}, {trial.seconds:.1f} s"
+
+
+def _write(
+    args: argparse.Namespace, study: "Study", space: "Space", about: "About", rounds: int
+) -> list[Path]:
+    from mlis.experiments.tuning import report
+
+    trials = study.trials()
+    files = {"trials.csv": report.csv_text(trials, space, rounds)}
+    if best := report.winner(trials, about.within):
+        settings = to_toml(report.final(best.config))
+        files["preset.toml"] = report.preset_text(about, trials, best, settings)
+    return report.write(args.output, files)
+
+
+def _print(args: argparse.Namespace, study: "Study", base: "Config", about: "About") -> None:
+    from mlis.experiments.tuning import report
+
+    trials = study.trials()
+    best = report.winner(trials, about.within)
+    importances = study.importances()
+    complete = report.ranked(trials)
+    finished = study.finished()
+    print(f"{about.dataset}, {report.PROTOCOL}: {report.MEASURE}, per cent")
+    rows = [["trial", "H", "±", "seconds", "settings other than the preset's"]]
+    for trial in complete[:SHOWN]:
+        changed = report.differences(trial.config, base)
+        said = ", ".join(f"{name} {value}" for name, value in changed.items()) or trial.role
+        mark = f"{trial.number}{' *' if trial is best else ''}"
+        measured = [number(trial.H, 2), number(report.spread(trial), 2), number(trial.seconds)]
+        rows.append([mark, *measured, said])
+    print_table(rows)
+    if importances:
+        print_table([["setting", "importance"], *([n, f"{v:.2f}"] for n, v in importances.items())])
+    left = max(0, args.trials - len(finished))
+    print(f"{len(finished)} trials" + (f", {left} left: give the same command" if left else ""))
+    if best is not None:
+        print(f"written: {args.output / 'preset.toml'} (trial {best.number}, marked *)")
+    if args.json:
+        print_json(_result(args, trials, best, importances, about))
+
+
+def _result(
+    args: argparse.Namespace,
+    trials: "Sequence[Trial]",
+    best: "Trial | None",
+    importances: "dict[str, float]",
+    about: "About",
+) -> dict[str, Any]:
+    from mlis.experiments.tuning import report
+
+    base = next((t for t in report.ranked(trials) if t.role == "preset"), None)
+
+    def shown(trial: "Trial | None") -> dict[str, Any] | None:
+        if trial is None:
+            return None
+        return {
+            **{"trial": trial.number, "H_validation": trial.H, "std": report.spread(trial)},
+            **{"seconds": trial.seconds, "settings": trial.config.to_dict()},
+        }
+
+    states = [trial.state for trial in trials]
+    return {
+        **{"dataset": about.dataset, "protocol": report.PROTOCOL, "measure": report.MEASURE},
+        **{"trials": {state: states.count(state) for state in sorted(set(states))}},
+        **{"best": shown(best), "preset": shown(base), "importances": importances},
+        "files": [str(args.output / name) for name in ("preset.toml", "trials.csv")],
+    }

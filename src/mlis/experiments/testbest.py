@@ -1,0 +1,201 @@
+"""H@test-best (optimistic): the best step and the best constant **on test data**.
+
+This is how nearly every published figure of the field is made, and it is measured here only to
+stand beside such figures, under its own label. Training is the one of H@val and sees no test row:
+it leaves its encoder at some steps, with a monitor, and what is done with test labels is done
+afterwards, here. Nothing that is chosen here goes back into a training, a preset or a model.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mlis.baselines.protocol import Measured
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
+from mlis.evaluation import Evaluation, evaluate
+from mlis.inference import Recognizer
+from mlis.protocol import Fitted, fit_reusing
+from mlis.provenance import training_key
+from mlis.snapshots import FolderMonitor
+from mlis.tensorfile import load_tensors, save_tensors
+from mlis.training import Monitor
+
+POINTS = 10  # steps, evenly spaced, the last one included, among which the best is taken
+_KEPT = ("encoder.", "r.encoder.", "a.generator.")  # of a snapshot: what `outcome` would give
+_STAGES = ("refinement", "joint")
+
+
+@dataclass(frozen=True, eq=False)
+class TestBest:
+    """The best of all steps and constants on test data.
+
+    Attributes:
+        test: measures there.
+        calibration: constant taken from seen scores.
+        chosen: the step, all steps that were tried, and what they gave; of a baseline nothing.
+        recognizer: of that step, without the constant; None for a baseline.
+        last: the training, as H@val would test it; None for a baseline.
+        seconds: that trying the steps took.
+    """
+
+    __test__ = False  # not for pytest
+
+    test: Evaluation
+    calibration: float
+    chosen: Mapping[str, Any]
+    recognizer: Recognizer | None = None
+    last: Fitted | None = None
+    seconds: float = 0.0
+
+
+def steps_of(config: Config) -> tuple[int, ...]:
+    """Steps after which the encoder is tried; 0 alone where there is none to train.
+
+    >>> steps_of(Config().replace({"refinement": {"steps": 100}}))
+    (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+    """
+    if not config.refinement.switches:
+        return (0,)
+    joint = config.refinement.schedule == "joint"
+    total = config.generation.steps if joint else config.refinement.steps
+    found = {round(total * (index + 1) / POINTS) for index in range(POINTS)}
+    return tuple(sorted(found - {0})) or (0,)
+
+
+class CheckpointMonitor(FolderMonitor):
+    """Keeps the encoder of some steps beside the snapshots; training gives the same bits.
+
+    Args:
+        folder, key, options: as `FolderMonitor` takes them.
+        steps: after which.
+    """
+
+    def __init__(self, folder: Path, key: str, steps: tuple[int, ...], **options: Any):
+        super().__init__(folder, key, **options)
+        self.checkpoints, self._steps = folder / "checkpoints", frozenset(steps)
+
+    def path(self, step: int) -> Path:
+        """Where the encoder of a step is."""
+        return self.checkpoints / f"{step}.safetensors"
+
+    def wants_snapshot(self, stage: str, step: int) -> bool:
+        """At every step that is kept, and when it is time."""
+        kept = stage in _STAGES and step in self._steps
+        return kept or super().wants_snapshot(stage, step)
+
+    def snapshot(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
+        """Keep the encoder first: whoever continues from the snapshot has all before it."""
+        if stage in _STAGES and step in self._steps:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            kept = {name: value for name, value in state.items() if name.startswith(_KEPT)}
+            save_tensors(self.path(step), kept, {"step": str(step)})
+        super().snapshot(stage, step, state)
+
+
+class _Replay(FolderMonitor):
+    """Says that stage 1 is finished, with the encoder of one step."""
+
+    def __init__(self, kept: CheckpointMonitor, folder: Path, key: str, step: int):
+        super().__init__(folder, key, owner=kept.owner)
+        self._path, self._step = kept.path(step), step
+
+    def restore(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
+        if stage not in _STAGES:
+            return super().restore(stage)
+        return self._step, load_tensors(self._path)[0]
+
+
+def measure_test_best(
+    dataset: GZSLDataset,
+    config: Config,
+    *,
+    seed: int,
+    device: str,
+    folder: Path,
+    every: float,
+    listener: Monitor,
+    owner: str,
+    reuse: bool,
+) -> tuple[TestBest, CheckpointMonitor]:
+    """Train once, and try the encoders of all steps, each with a classifier of its own, on test.
+
+    Args:
+        dataset: of which training is handed the training rows only.
+        config, seed, device: of the training; its calibration constant is not used.
+        folder: of snapshots and checkpoints.
+        every, listener, owner: as `FolderMonitor` takes them.
+        reuse: whether the generator comes from the user's cache folder.
+
+    Raises:
+        DivergenceError: the training diverged.
+    """
+    training, steps = dataset.for_training(), steps_of(config)
+    key = training_key(training, config, seed, device)
+    options: dict[str, Any] = {"every": every, "listener": listener, "owner": owner}
+    monitor = CheckpointMonitor(folder, key, steps, **options)
+    common: dict[str, Any] = {"seed": seed, "device": device, "reuse": reuse}
+    last = fit_reusing(training, config, monitor=monitor, **common)
+    started = time.perf_counter()
+    found = _best(
+        dataset.for_testing(),
+        _recognizers(training, config, steps, last.recognizer, monitor, (folder, key), common),
+    )
+    return replace(found, last=last, seconds=time.perf_counter() - started), monitor
+
+
+def _recognizers(
+    training: TrainingSplit,
+    config: Config,
+    steps: tuple[int, ...],
+    last: Recognizer,
+    monitor: CheckpointMonitor,
+    place: tuple[Path, str],
+    common: Mapping[str, Any],
+) -> Iterator[tuple[int, Recognizer]]:
+    """A recognizer a step, whose stage 2 is trained on what the encoder of that step makes."""
+    section = "generation" if config.refinement.schedule == "joint" else "refinement"
+    for step in steps[:-1]:
+        shorter = config.replace({section: {"steps": step}})
+        replay = _Replay(monitor, *place, step)
+        yield step, fit_reusing(training, shorter, monitor=replay, **common).recognizer
+    yield steps[-1], last
+
+
+def _best(test: TestSplit, found: Iterator[tuple[int, Recognizer]]) -> TestBest:
+    """The first of the best steps; looks at test labels."""
+    tried: list[dict[str, Any]] = []
+    best: tuple[float, int, Recognizer, np.ndarray] | None = None
+    for step, recognizer in found:
+        scores = recognizer.scores(test.features)
+        measured = _evaluated(scores, test)
+        tried.append({"step": step, "H": measured.best_H, "H_uncalibrated": measured.H})
+        if best is None or (measured.best_H or 0.0) > best[0]:
+            best = (measured.best_H or 0.0, step, recognizer, scores)
+    assert best is not None
+    _, step, recognizer, scores = best
+    at_best, constant = _at_best_constant(scores, test)
+    return TestBest(at_best, constant, {"step": step, "tried": tried}, recognizer)
+
+
+def baseline_test_best(measured: Measured, dataset: GZSLDataset) -> TestBest:
+    """A baseline that was trained and chosen under H@val, at the best constant on test data."""
+    test = dataset.for_testing()
+    found, constant = _at_best_constant(measured.scorer.scores(test.features), test)
+    return TestBest(found, constant, {})
+
+
+def _at_best_constant(scores: np.ndarray, test: TestSplit) -> tuple[Evaluation, float]:
+    plain = _evaluated(scores, test)
+    constant = 0.0 if plain.curve is None else plain.curve.best_constant()
+    at_best = _evaluated(np.where(test.seen_mask, scores - constant, scores), test)
+    return (at_best, constant) if (at_best.H or 0.0) >= (plain.H or 0.0) else (plain, 0.0)
+
+
+def _evaluated(scores: np.ndarray, test: TestSplit) -> Evaluation:
+    return evaluate(scores, test.labels, test.seen_mask, test.class_names)

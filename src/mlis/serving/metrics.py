@@ -1,0 +1,94 @@
+"""What a monitor asks for, in Prometheus' text format; nothing is sent anywhere."""
+
+import time
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
+
+
+class Metrics:
+    """Counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "mlis_requests", "requests answered", ["route", "method", "status"], registry=registry
+        )
+        self.latency = Histogram(
+            "mlis_request_seconds",
+            "from the first byte of a request to the start of its answer",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.batch_rows = Histogram(
+            "mlis_batch_rows", "images and rows of a batch", buckets=ROWS, registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "mlis_batch_seconds", "computing a batch", buckets=SECONDS, registry=registry
+        )
+        self.bad_images = Counter(
+            "mlis_bad_images", "uploaded files that gave no predictions", registry=registry
+        )
+        self.classes_added = Counter(
+            "mlis_classes_added", "classes added by description", registry=registry
+        )
+        self.waiting = Gauge(
+            "mlis_waiting_rows", "images and rows that wait for the model", registry=registry
+        )
+        self.classes = Gauge("mlis_classes", "classes of the model", registry=registry)
+        ProcessCollector(registry=registry)
+
+    def computed(self, rows: int, seconds: float) -> None:
+        """One more batch."""
+        self.batch_rows.observe(rows)
+        self.batch_seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self.registry)
+
+
+class Measure:
+    """ASGI middleware: counts every answer and its time by route.
+
+    Labels come from a fixed set, so that no request can make new ones: routes as they are declared,
+    `page` for all of the page, `other` for what is not there.
+    """
+
+    def __init__(self, app: "ASGIApp", metrics: Metrics, page: str):
+        self.app, self.metrics, self.page = app, metrics, page
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def watched(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                self._count(scope, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        await self.app(scope, receive, watched)
+
+    def _count(self, scope: "Scope", status: int, seconds: float) -> None:
+        route = self._route(scope)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.metrics.requests.labels(route, method, str(status)).inc()
+        self.metrics.latency.labels(route).observe(seconds)
+
+    def _route(self, scope: "Scope") -> str:
+        if scope["path"] == self.page or scope["path"].startswith(self.page + "/"):
+            return "page"
+        return getattr(scope.get("route"), "path", None) or "other"

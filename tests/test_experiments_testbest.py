@@ -1,0 +1,277 @@
+"""H@test-best (optimistic): beside H@val, under its own label, and with H@val's own training."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cli_cases import last_json, printed
+from experiment_cases import Heard, brief, config, numbers, saved, source, task
+from mlis.cli.settings import to_toml
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset
+from mlis.experiments import figures, tables
+from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
+from mlis.experiments.plans import Source, plan
+from mlis.experiments.rerun import rerun
+from mlis.experiments.running import How, run
+from mlis.experiments.store import PROTOCOLS, TEST_BEST
+from mlis.experiments.tasks import BASELINES, Task
+from mlis.experiments.testbest import CheckpointMonitor, _recognizers, measure_test_best, steps_of
+from mlis.inference import Recognizer
+from mlis.pipeline import fit
+from mlis.protocol import fit_and_calibrate
+from mlis.provenance import training_key
+from mlis.training import Monitor
+from simulated import small, tiny
+
+LONGER = {"refinement": {"steps": 40}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("data") / "tiny")
+
+
+def measured(data: GZSLDataset, settings: Config, folder: Path):
+    return measure_test_best(
+        data,
+        settings,
+        **{"seed": 1, "device": "cpu", "folder": folder, "every": 30.0},
+        **{"listener": Monitor(), "owner": "test", "reuse": False},
+    )
+
+
+def same_weights(one: Recognizer, two: Recognizer) -> bool:
+    pairs = [
+        (one.encoder_weight, two.encoder_weight),
+        (one.encoder_bias, two.encoder_bias),
+        (one.classifier.weight, two.classifier.weight),
+        (one.classifier.bias, two.classifier.bias),
+    ]
+    return all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def test_keys_of_rows_under_h_at_val_are_what_they_were_before_there_was_another():
+    """As computed by the code that could measure H@val alone: stores of that time stay valid."""
+    one = Task("x", {}, "0" * 64, "mlis", Config(precision="float32"), seed=0, device="cpu")
+    assert one.key == "5bb160b8616285b513e7d863a41a2bf53fa77bd1b1b491e271f476fa8b7fd69c"
+    assert one.stem == "c3ffce3903e2b6cdb3091d7cad25115736b1ba3fd818cfbe3908842b1d590c35"
+    baseline = replace(one, method="eszsl")
+    assert baseline.key == "f919cb7641a3af59fd4025b2fea6fbf07eaeb736a98d8e69400a7d59671c8149"
+
+
+def test_the_other_protocol_has_keys_and_snapshots_of_its_own(folder, monkeypatch):
+    one = task(folder)
+    other = replace(one, protocol=TEST_BEST)
+    assert other.key != one.key
+    assert other.stem != one.stem
+    assert other.title == f"{one.title}, {TEST_BEST}"
+    assert Task.from_dict(json.loads(json.dumps(other.to_dict()))).key == other.key
+    monkeypatch.setattr("mlis.experiments.tasks.POINTS", 3)
+    assert replace(one, protocol=TEST_BEST).key != other.key
+    assert replace(one, seed=1).key == one.key
+
+
+# --- training is that of H@val ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        config(**LONGER),
+        config(generation={"generator": "ridge"}, **LONGER),
+        config(generation={"steps": 12}, refinement={"schedule": "joint"}),
+    ],
+    ids=["wgan-gp", "ridge", "joint"],
+)
+def test_each_step_is_the_training_that_ends_there(settings, tmp_path):
+    """Bit for bit, stage 2 included; the last step is the model that H@val tests."""
+    data = tiny()
+    found, monitor = measured(data, settings, tmp_path)
+    training, steps = data.for_training(), steps_of(settings)
+    assert len(steps) == 10
+    key = training_key(training, settings, 1, "cpu")
+    common = {"seed": 1, "device": "cpu", "reuse": False}
+    place = (tmp_path, key)
+    last = found.last.recognizer
+    tried = dict(_recognizers(training, settings, steps, last, monitor, place, common))
+    assert tuple(tried) == steps
+    section = "generation" if settings.refinement.schedule == "joint" else "refinement"
+    for step in (steps[0], steps[4], steps[-1]):
+        shorter = settings.replace({section: {"steps": step}})
+        assert same_weights(tried[step], fit(training, shorter, seed=1, device="cpu"))
+    trained = fit_and_calibrate(data, settings, seed=1, device="cpu")
+    assert same_weights(tried[steps[-1]], trained.recognizer)
+
+
+def test_no_test_row_reaches_the_checkpoints(tmp_path):
+    data = tiny()
+    rng = np.random.default_rng(0)
+    features, labels = data.features.copy(), data.labels.copy()
+    for rows in (data.split.test_seen, data.split.test_unseen):
+        features[rows] = rng.random((len(rows), features.shape[1])) * 100
+        labels[rows] = rng.permutation(labels[rows])
+    noise = replace(data, features=features, labels=labels)
+    (ours, mine), (theirs, others) = (
+        measured(one, config(**LONGER), tmp_path / name)
+        for one, name in ((data, "plain"), (noise, "noise"))
+    )
+    for step in steps_of(config(**LONGER)):
+        assert mine.path(step).read_bytes() == others.path(step).read_bytes()
+    assert ours.chosen != theirs.chosen
+
+
+def test_where_there_is_nothing_to_train_only_the_end_is_tried(tmp_path):
+    settings = config(refinement={"components": "none"})
+    assert steps_of(settings) == (0,)
+    found, _ = measured(tiny(), settings, tmp_path)
+    assert [one["step"] for one in found.chosen["tried"]] == [0]
+    assert steps_of(small(refinement={"steps": 3})) == (1, 2, 3)
+    assert steps_of(small(refinement={"steps": 0})) == (0,)
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def test_a_row_is_the_best_of_all_steps_and_constants_and_says_so(folder, tmp_path):
+    one = task(folder, settings=config(**LONGER), protocol=TEST_BEST)
+    row = run(one, tmp_path / "best", How())
+    tried = row.chosen["tried"]
+    assert [point["step"] for point in tried] == list(steps_of(config(**LONGER)))
+    assert row.test["H"] == pytest.approx(max(point["H"] for point in tried))
+    assert all(point["H"] >= point["H_uncalibrated"] for point in tried)
+    assert len({point["H"] for point in tried}) > 1
+    assert tried[[point["step"] for point in tried].index(row.chosen["step"])]["H"] == max(
+        point["H"] for point in tried
+    )
+    assert (row.protocol, row.provenance["protocol"]) == (TEST_BEST, TEST_BEST)
+    assert row.validation is None
+    plain = run(replace(one, protocol="H@val"), tmp_path / "val", How())
+    assert plain.provenance["protocol"] == "H@val"
+    assert row.test["H"] >= plain.test["H"]
+    assert plain.test["best_H_optimistic"] == pytest.approx(tried[-1]["H"])
+
+
+@pytest.mark.parametrize("method", [name for name in BASELINES if name != "cosine"])
+def test_a_baseline_has_the_best_constant_on_test(folder, tmp_path, method):
+    best = run(task(folder, method, protocol=TEST_BEST), tmp_path, How())
+    plain = run(task(folder, method), tmp_path, How())
+    assert best.test["H"] == pytest.approx(plain.test["best_H_optimistic"])
+    assert best.chosen == plain.chosen
+    assert (plain.protocol, best.protocol) == PROTOCOLS
+
+
+def test_a_run_that_is_stopped_continues_and_runs_again_alike(folder, tmp_path):
+    settings = config(refinement={"steps": 60})
+    one = task(folder, settings=settings, protocol=TEST_BEST)
+    calm = run(one, tmp_path / "calm", How())
+    engine = LocalEngine(snapshot_every=0.0, listen=Heard(stop=(one.title, "refinement", 40)))
+    with pytest.raises(KeyboardInterrupt):
+        list(engine.run([one], tmp_path / "rough"))
+    assert work_of(tmp_path / "rough", one).exists()
+    heard = Heard()
+    (outcome,) = LocalEngine(listen=heard, models_of=(1,)).run([one], tmp_path / "rough")
+    assert 0 < heard.steps[one.title]["refinement"] < 60
+    assert outcome.row is not None
+    assert numbers(outcome.row) == numbers(calm)
+    record = record_of(tmp_path / "rough", one.key)
+    assert (record / "training" / "refinement.jsonl").exists()
+    assert not (record / "model").exists()  # chosen on test data: nobody's to use
+    assert not list((tmp_path / "rough" / "work").iterdir())
+    assert rerun(outcome.row).same_bits
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+def both(*seeds: int):
+    return replace(brief(*seeds), protocols=PROTOCOLS)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return source(saved(tmp_path_factory.mktemp("data") / "tiny"))
+
+
+def test_tables_have_a_line_a_protocol_and_mix_nothing(here, tmp_path):
+    entries = plan("table3", [here], both(0, 1))
+    alone = plan("table3", [here], brief(0, 1))
+    assert [e.tasks for e in entries[::2]] == [e.tasks for e in alone]
+    list(LocalEngine().run([one for entry in entries for one in entry.tasks], tmp_path))
+    store = store_of(tmp_path)
+    table = tables.table("table3", entries, store, both(0, 1))
+    assert [row["protocol"] for row in table.data] == list(PROTOCOLS) * 3
+    for row, entry in zip(table.data, entries, strict=True):
+        rows = [store.get(one.key) for one in entry.tasks]
+        assert {one.protocol for one in rows if one} == {row["protocol"]}
+        assert row["H_mean"] == pytest.approx(np.mean([one.test["H"] for one in rows if one]))
+    before = tables.table("table3", alone, store, brief(0, 1))
+    assert before.lines == table.lines[::2]
+    assert TEST_BEST not in tables.markdown(before) + tables.latex(before)
+    for text in (tables.markdown(table), tables.csv_text(table), tables.latex(table)):
+        lines = [line for line in text.splitlines() if "ML" in line and "measured" in line]
+        assert [TEST_BEST in line for line in lines] == [False, True] * 3
+        assert ["H@val" in line for line in lines] == [True, False] * 3
+
+
+def test_figures_have_a_curve_a_protocol(here, tmp_path):
+    short = replace(both(0), name="quick")
+    entries = plan("figure4", [here], short)
+    list(LocalEngine().run([one for entry in entries for one in entry.tasks], tmp_path))
+    found = figures.curves(entries, store_of(tmp_path))
+    assert [curve.protocol for curve in found] == list(PROTOCOLS) * 2
+    assert all({r.protocol for _, rows in c.points for r in rows} == {c.protocol} for c in found)
+    paths = figures.write("figure4", found, short, tmp_path)
+    svg = paths[0].read_text(encoding="utf-8")
+    assert svg.count(f"tiny, {TEST_BEST}, 1 seed") == 2
+    assert svg.count("tiny, H@val, 1 seed") == 2
+    lines = list(csv.DictReader(paths[2].read_text(encoding="utf-8").splitlines()))
+    assert [line["protocol"] for line in lines[::3]] == list(PROTOCOLS) * 2
+
+
+def test_the_command_adds_rows_and_never_leaves_the_others_out(folder, tmp_path, capsys):
+    settings = tmp_path / "small.toml"
+    settings.write_text(to_toml(small()), encoding="utf-8")
+    common = ("reproduce", "table3", "--datasets", folder, "-o", tmp_path / "r", "--seeds", "0")
+    common = (*common, "--settings", settings, "--device", "cpu", "--json")
+    found = last_json(printed(capsys, *common))
+    assert (found["protocol"], found["run_now"]) == ("H@val", 3)
+    before = (tmp_path / "r" / "results.jsonl").read_bytes()
+
+    dry = last_json(printed(capsys, *common, "--protocol", "both", "--dry-run"))
+    assert [TEST_BEST in one["run"] for one in dry["runs"]] == [False, True] * 3
+    assert [one["seconds"] is None for one in dry["runs"]] == [False, True] * 3
+
+    assert printed(capsys, *common, "--protocol", "val").count(TEST_BEST) == 0
+    flags = ("--protocol", "test-best")
+    from mlis.cli import main
+
+    assert main([*map(str, (*common, *flags))]) == 0
+    said = capsys.readouterr()
+    found = last_json(said.out)
+    assert (found["protocol"], found["run_now"]) == (", ".join(PROTOCOLS), 3)
+    results = [line for line in said.err.splitlines() if ": H " in line]
+    assert len(results) == 3
+    assert all(f"({TEST_BEST})" in line for line in results)
+    after = (tmp_path / "r" / "results.jsonl").read_bytes()
+    assert after.startswith(before)
+    rows = [json.loads(line) for line in after.splitlines()]
+    assert [row["protocol"] for row in rows] == [PROTOCOLS[0]] * 3 + [TEST_BEST] * 3
+    again = last_json(
+        printed(capsys, "rerun", rows[-1]["key"][:12], "-o", tmp_path / "r", "--json")
+    )
+    assert (again["protocol"], again["same_bits"]) == (TEST_BEST, True)
+
+
+def test_checkpoints_lie_beside_the_snapshots(tmp_path):
+    monitor = CheckpointMonitor(tmp_path, "key", (3, 6))
+    assert [monitor.wants_snapshot("refinement", step) for step in (2, 3)] == [False, True]
+    assert not monitor.wants_snapshot("generation", 3)

@@ -1,0 +1,247 @@
+"""Size, time, rate and names: what is refused before it costs anything, and how it is said."""
+
+import asyncio
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from mlis.errors import SettingsError
+from mlis.serving import limits as guard
+from mlis.serving.settings import Access, Limits, is_loopback
+from serve_cases import refusal
+
+
+async def echo(request: Request) -> PlainTextResponse:
+    body = await request.body()
+    await asyncio.sleep(float(request.query_params.get("sleep", 0)))
+    return PlainTextResponse(f"{len(body)} bytes")
+
+
+def app(*middleware) -> Starlette:
+    paths = ("/", "/health", "/page/assets/a.js")
+    made = Starlette(routes=[Route(path, echo, methods=["GET", "POST"]) for path in paths])
+    for kind, options in middleware:
+        made.add_middleware(kind, **options)
+    return made
+
+
+def ask(app: Starlette, *requests: dict, client=("10.0.0.1", 5000), base="http://localhost:8000"):
+    async def run() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app, client=client)
+        async with httpx.AsyncClient(transport=transport, base_url=base) as asker:
+            given = [{"method": "POST", "url": "/", **request} for request in requests]
+            return [await asker.request(**request) for request in given]
+
+    return asyncio.run(run())
+
+
+# --- rate -----------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_bucket_gives_a_burst_and_then_its_rate():
+    clock = Clock()
+    buckets = guard.TokenBuckets(rate=2, burst=3, clock=clock)
+    assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, pytest.approx(0.5)]
+    assert buckets.take("b") == 0  # another client has its own
+    clock.now = 0.4
+    assert buckets.take("a") == pytest.approx(0.1)
+    clock.now = 0.5
+    assert buckets.take("a") == 0
+    clock.now = 100
+    assert [buckets.take("a") == 0 for _ in range(4)] == [True, True, True, False]
+
+
+def test_the_rate_over_a_long_time_is_the_one_told():
+    clock = Clock()
+    buckets = guard.TokenBuckets(rate=5, burst=10, clock=clock)
+    granted = 0
+    for step in range(10_000):
+        clock.now = step / 100
+        granted += buckets.take("a") == 0
+    assert granted == pytest.approx(5 * 100 + 10, abs=2)
+
+
+def test_clients_are_forgotten_before_they_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(guard, "CLIENTS", 3)
+    buckets = guard.TokenBuckets(rate=1, burst=1)
+    for name in "abcd":
+        assert buckets.take(name) == 0
+    assert len(buckets._buckets) == 3
+    assert buckets.take("d") > 0
+
+
+def test_a_client_that_asks_too_often_is_told_when_to_come_back():
+    limited = app((guard.RateLimit, {"rate": 0.5, "page": "/page"}))
+    answers = ask(limited, {}, {})
+    assert answers[0].status_code == 200
+    assert "more than 0.5 requests a second" in refusal(answers[1], 429)
+    assert answers[1].headers["retry-after"] == "2"
+    (other,) = ask(limited, {}, client=("10.0.0.2", 5000))
+    assert other.status_code == 200
+    free = [{"method": "GET", "url": url} for url in ("/health", "/page/assets/a.js")]
+    assert [answer.status_code for answer in ask(limited, *free, *free)] == [200] * 4
+    assert ask(limited, {"url": "/page/assets/a.js"})[0].status_code == 429
+
+
+def test_no_rate_is_no_limit():
+    answers = ask(app((guard.RateLimit, {"rate": 0.0, "page": "/page"})), *[{}] * 50)
+    assert {answer.status_code for answer in answers} == {200}
+
+
+@pytest.mark.parametrize(
+    ("client", "name"),
+    [
+        (("192.0.2.7", 1), "192.0.2.7"),
+        (("2001:db8:1:2:3:4:5:6", 1), "2001:db8:1:2::/64"),
+        (("testclient", 1), "testclient"),
+        (None, ""),
+    ],
+)
+def test_a_client_is_an_address_or_a_network(client, name):
+    assert guard.client_of({"client": client}) == name
+
+
+# --- size and time --------------------------------------------------------------------------------
+
+
+def test_a_body_that_says_it_is_too_large_is_not_read():
+    limited = app((guard.SizeLimit, {"most": 1 << 20}))
+    assert ask(limited, {"content": b"x" * (1 << 20)})[0].text == "1048576 bytes"
+    (answer,) = ask(limited, {"content": b"x" * ((1 << 20) + 1)})
+    assert refusal(answer, 413) == "the request has more than 1 MiB: send less at a time"
+
+
+def test_a_body_that_does_not_say_its_size_is_cut_off():
+    limited = app((guard.SizeLimit, {"most": 2000}))
+
+    sent = []
+
+    async def receive():
+        sent.append(1000)
+        return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
+
+    assert asyncio.run(statuses(limited, receive)) == [413]
+    assert sum(sent) == 3000  # and no more was taken
+
+
+def test_what_is_not_done_in_time_is_given_up():
+    limited = app((guard.Deadline, {"seconds": 0.2}))
+    quick, slow = ask(limited, {"params": {"sleep": 0}}, {"params": {"sleep": 20}})
+    assert quick.status_code == 200
+    assert "not done within 0.2 s" in refusal(slow, 503)
+    assert int(slow.headers["retry-after"]) >= 1
+
+
+def test_a_body_that_does_not_come_is_given_up():
+    parts = [{"type": "http.request", "body": b"x", "more_body": True}]
+
+    async def receive():
+        if parts:
+            return parts.pop()
+        return await asyncio.sleep(20)
+
+    assert asyncio.run(statuses(app((guard.Deadline, {"seconds": 0.2})), receive)) == [408]
+
+
+async def statuses(app: Starlette, receive) -> list[int]:
+    """Statuses of the answers to one request whose body comes from `receive`."""
+    found: list[int] = []
+
+    async def send(message):
+        if message["type"] == "http.response.start":
+            found.append(message["status"])
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    return found
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+LOCAL = {"hostnames": Access.of("127.0.0.1").hostnames}
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"])
+def test_the_server_answers_to_its_names(host):
+    (answer,) = ask(app((guard.Names, LOCAL)), {"headers": {"host": host}})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:8000", "", "[::1"])
+def test_a_name_that_someone_else_gave_it_is_refused(host):
+    (answer,) = ask(app((guard.Names, LOCAL)), {"headers": {"host": host}})
+    assert "it goes by 127.0.0.1, [::1], localhost" in refusal(answer, 400)
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8000", 200),
+        ("http://evil.example", 403),
+        ("http://localhost:9999", 403),
+        ("null", 403),
+        ("http://[", 403),
+    ],
+)
+def test_a_page_of_another_origin_may_not_make_its_visitor_ask(origin, status):
+    guarded = app((guard.Names, LOCAL))
+    (answer,) = ask(guarded, {"headers": {"origin": origin}})
+    assert answer.status_code == status
+    (reading,) = ask(guarded, {"method": "GET", "headers": {"origin": origin}})
+    assert reading.status_code == 200  # its answer stays unread: there is no CORS header
+    assert "access-control-allow-origin" not in reading.headers
+
+
+def test_names_are_free_where_none_are_given():
+    guarded = app((guard.Names, {"hostnames": Access.of("0.0.0.0").hostnames}))
+    (answer,) = ask(guarded, {"headers": {"host": "whatever.example"}})
+    assert answer.status_code == 200
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def test_changes_are_for_this_machine_unless_said_otherwise():
+    assert Access.of("127.0.0.1").allow_changes
+    assert Access.of("::1").allow_changes
+    assert not Access.of("0.0.0.0").allow_changes
+    assert not Access.of("127.0.0.1", proxy="127.0.0.1").allow_changes  # others come through it
+    assert Access.of("0.0.0.0", allow_changes=True).allow_changes
+    assert not Access.of("127.0.0.1", allow_changes=False).allow_changes
+    assert "photos.example" in Access.of("127.0.0.1", hostnames=("photos.example",)).hostnames
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "192.168.0.1", "example.org")),
+    ],
+)
+def test_loopback_addresses(host, local):
+    assert is_loopback(host) is local
+
+
+def limits_out_of_range() -> Iterator[tuple[str, float]]:
+    yield from [("max_files", 0), ("max_rows", -1), ("max_megapixels", 500), ("timeout", 0)]
+    yield from [("rate", -1), ("max_upload", float("nan")), ("max_batch", 1.5)]
+
+
+@pytest.mark.parametrize(("name", "value"), list(limits_out_of_range()))
+def test_a_limit_out_of_range_is_refused(name, value):
+    with pytest.raises(SettingsError, match=f"limits.{name} must be"):
+        Limits(**{name: value})
