@@ -115,7 +115,11 @@ def served(model: Path, flags: Sequence[str]) -> Iterator[tuple[str, int]]:
         raise SystemExit("the server ended")
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # on a machine with much else to do
+            process.kill()
+            process.wait()
 
 
 def ask(place: tuple[str, int], case: Case, requests: int, threads: int, seconds: float) -> dict:

@@ -114,9 +114,9 @@ def test_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert rows.pop("broken")["reason"]
     assert len(rows) == 20
     right = sum(row["class_1"] == name for name, row in rows.items())
-    assert right >= 13, rows  # chance is one of twenty; `yellow cross` cannot be found yet
+    assert right >= 16, rows  # chance is one of twenty; `yellow cross` cannot be found yet
     assert "yellow cross yellow cross" in capsys.readouterr().out.replace("new/", "").replace(
-        ".png", ""
+        ".jpg", ""
     )
     assert [each["predictions"][0]["class"] for each in answers[0]["results"]] == ["red circle"]
 
@@ -133,7 +133,7 @@ def serving(words: list[str]) -> Iterator[None]:
     port = int(words[words.index("--port") + 1])
     process = start(*words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while True:
             assert process.poll() is None, process.communicate()[1].decode()
             assert time.monotonic() < deadline

@@ -121,7 +121,9 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         features=np.ones((5, 24)), split=Split(np.arange(20), [], np.arange(20, 24))
     ),
     "`att` is (C, Da)": lambda f: pair(f, att=np.transpose),
-    "rows of a `.mat` split count from 0": lambda f: pair(f, trainval_loc=lambda rows: rows - 1),
+    "rows of a `.mat` split count from 0": lambda f: pair(
+        f, **dict.fromkeys(("trainval_loc", "test_seen_loc", "test_unseen_loc"), lambda r: r - 1)
+    ),
     "labels of a `.mat` file count from 0": lambda f: pair(f, labels=lambda labels: labels - 1),
     "labels of an array count from 1": lambda _: arrays(labels=np.repeat(np.arange(1, 7), 4)),
     "labels of a `.mat` file go beyond the descriptors": lambda f: pair(

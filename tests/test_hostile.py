@@ -69,14 +69,14 @@ def test_damaged_files_give_a_result_or_a_clear_error(name, tmp_path, monkeypatc
 def test_the_runner_sees_crashes_hangs_and_errors_and_goes_on(tmp_path, capfd):
     """Of a worker whose reader fails in every way that a reader must not."""
     script = f"""
-import os, sys, time
+import os, sys
 sys.path.insert(0, {str(Path(fuzz.__file__).parent)!r})
 import fuzz, readers
 from pathlib import Path
 def read():
     if path[0].read_bytes() == b"good": return
     if number[0] == 3: os.abort()
-    if number[0] == 5: time.sleep(60)
+    while number[0] == 5: pass
     if number[0] == 7: raise KeyError("x")
     if number[0] == 9: bytearray(fuzz.MEMORY * 2)
 number, path = [0], [None]
@@ -97,7 +97,7 @@ else:
     (tmp_path / "bad.py").write_text(script)
     out = tmp_path / "out"
     command = [sys.executable, str(tmp_path / "bad.py"), "-o", str(out), "--readers", "bad"]
-    done = subprocess.run([*command, "--inputs", "12"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--inputs", "12"], capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stderr
     lines = [json.loads(line) for line in (out / "findings.jsonl").read_text().splitlines()]
     kinds = {line["number"]: line["kind"] for line in lines}

@@ -245,7 +245,7 @@ def test_every_protocol_budget_and_stand_in_is_labelled(tmp_path):
     for words in (TEST_BEST, "CUB (stand-in)", "SUN [quick budget]", "as published"):
         assert words in page.text
     for said in (
-        "the best of several checkpoints on the test images",
+        "the best of several steps, and of all constants",
         "features made up",
         "no result",
     ):

@@ -113,7 +113,7 @@ def test_an_address_that_others_reach_is_warned_of(model):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--max-files", "0"), "limits.max_files must be at least 1, but got 0"),
+        (("--max-files", "0"), "limits.max_files must be between 1 and 10000, but got 0"),
         (("--timeout", "nan"), "limits.timeout must be"),
         (("--host", "no.such.name.invalid"), "--host no.such.name.invalid: no such address"),
         (("--port", "70000"), "port 70000"),

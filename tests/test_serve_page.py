@@ -35,7 +35,7 @@ red,seen,a red square,0.8,0.1,0.1
 green,seen,a green square,0.1,0.7,0.2
 blue,seen,a blue square,0.1,0.2,0.8
 yellow,seen,a yellow square,0.9,0.8,0.2
-grey,unseen,a grey square,0.4,0.4,0.4
+grey,unseen,a grey square,0.4,0.42,0.45
 """
 WATCHED = """
 import sys

@@ -1,7 +1,6 @@
 """`mlis tune`: choose on validation classes, stop and go on, never look at a test row."""
 
 import csv
-import json
 import re
 import signal
 import sys
@@ -107,17 +106,15 @@ def test_trials_preset_and_table(calm, small_folder, space, tmp_path, capsys):
 
 def test_a_trial_is_worth_what_its_class_splits_say(calm):
     """Trained and measured again here, with nothing of the search's own."""
-    row = lines(calm)[0]
-    text = (calm / "study.jsonl").read_text(encoding="utf-8")
-    config = next(
-        json.loads(line)["user_attr"]["config"]
-        for line in text.splitlines()
-        if "config" in json.loads(line).get("user_attr", {})
-    )
+    text = (calm / "preset.toml").read_text(encoding="utf-8")
+    config = Config.from_dict(tomllib.loads(text))
+    chosen = re.search(r"trial (\d+), these settings", text)
+    assert chosen is not None
+    row = lines(calm)[int(chosen[1])]
     data = small_dataset()
     for index, split in enumerate(class_splits(data, 3)):
         training, held_out = split.for_validation()
-        recognizer = fit(training, Config.from_dict(config), seed=0, device="cpu")
+        recognizer = fit(training, config, seed=0, device="cpu")
         scores = recognizer.scores(held_out.features)
         found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
         assert found.best_H == pytest.approx(float(row[f"H_validation_split_{index + 1}"]))

@@ -152,9 +152,9 @@ def run_build(args: argparse.Namespace) -> None:
             f"{args.output} holds a dataset: choose another folder, or replace it with --force"
         )
     from mlis.features.build import build, check_seen, described_images, write_sources
-    from mlis.features.images import held
     from mlis.features.matching import unmatched
     from mlis.features.report import write_bad
+    from mlis.features.shards import held
 
     found = _found(args)
     descriptors = _descriptors(args)

@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
             return
         logger.info("settings: preset %s, settings file %s", preset, args.settings or "none")
         folder, plan, dataset = _begun(args, config, components)
-    _check_loss(plan.config.refinement)
+    check_loss(plan.config.refinement)
     results = _execute(args, folder, plan, dataset)
     _print(args, folder, dataset.provenance.name, results)
 
@@ -185,7 +185,7 @@ def _begun(
     return args.output, plan, dataset
 
 
-def _check_loss(settings: "Refinement") -> None:
+def check_loss(settings: "Refinement") -> None:
     """Import a loss of the user's own before hours of generator training, not after.
 
     It may lie in the current folder, where `python -m` would find it too.

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,8 +35,7 @@ def find_pictures(inputs: Sequence[Path]) -> list[str]:
     found: dict[str, None] = {}
     for path in inputs:
         if str(path) == LIST:
-            lines = sys.stdin.read().splitlines()
-            found |= dict.fromkeys(line for line in lines if line.strip())
+            found |= dict.fromkeys(line for line in _given() if line.strip())
         elif path.is_dir():
             found |= dict.fromkeys(_in_folder(path))
         elif glob.has_magic(str(path)) and not path.exists():
@@ -45,6 +45,14 @@ def find_pictures(inputs: Sequence[Path]) -> list[str]:
     if not found:
         raise DataError("no image is named: the list on standard input is empty.")
     return list(found)
+
+
+def _given() -> list[str]:
+    """Lines of standard input; a name may be of any bytes."""
+    buffer = getattr(sys.stdin, "buffer", None)
+    if buffer is None:
+        return sys.stdin.read().splitlines()
+    return [os.fsdecode(line) for line in buffer.read().splitlines()]
 
 
 def _in_folder(folder: Path) -> list[str]:

@@ -143,6 +143,7 @@ def _output(path: Path | None) -> Iterator[TextIO]:
 def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
     """A line for each image, as they come."""
     from mlis.cli.features import ImageBar
+    from mlis.features.walk import shown
     from mlis.image_prediction import predictions
 
     if not recognizer.backbone and args.backbone is None:
@@ -160,7 +161,7 @@ def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[d
             bar.started(len(paths), 0)
         try:
             for one in predictions(recognizer, paths, args.top_k, backbone, args.workers):
-                yield one.to_dict()
+                yield one.to_dict() | {"path": shown(one.path)}
                 bar.done(1)
         finally:
             bar.close()

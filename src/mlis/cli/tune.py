@@ -4,24 +4,22 @@ import argparse
 import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, number, print_json, print_table
+from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
-from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings, to_toml
+from mlis.cli.fit import check_loss
+from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings
+from mlis.cli.tune_output import print_found, print_plan, said, write_found
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
     from mlis.config import Config
     from mlis.experiments.tuning.measure import Bench
     from mlis.experiments.tuning.report import About
-    from mlis.experiments.tuning.search import Budget
     from mlis.experiments.tuning.space import Space
-    from mlis.experiments.tuning.study import Study, Trial
-
-SHOWN = 10  # trials of the table
+    from mlis.experiments.tuning.study import Study
 
 _DESCRIPTION = """\
 Search settings on validation classes of DATASET; test rows are not touched.
@@ -144,71 +142,29 @@ def run(args: argparse.Namespace) -> None:
     if (defaults := resolve(given)) != base:
         starts["defaults"] = defaults
     if args.dry_run:
-        return _print_plan(args, space, starts, preset)
+        return print_plan(args, space, starts, preset)
     if args.output.exists() and not args.output.is_dir():
         raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    check_loss(base.refinement)
     return _tune(args, space, starts, preset)
-
-
-def _print_plan(
-    args: argparse.Namespace, space: "Space", starts: "dict[str, Config]", preset: str
-) -> None:
-    from mlis.experiments.tuning.report import MEASURE
-
-    print_table([["setting", "searched"], *(list(one) for one in space.to_dict().items())])
-    rounds = (args.class_splits or 1) * len(args.seeds)
-    print(f"base: preset {preset}{'' if args.settings is None else f', {args.settings}'}")
-    budget = f"{args.trials} trials of at most {rounds} trainings"
-    timeout = "" if args.timeout is None else f", at most {args.timeout:g} seconds"
-    print(f"{budget}{timeout}, {args.jobs} at a time; first: {', '.join(starts)}")
-    print(f"measured: {MEASURE}")
-    if args.json:
-        print_json(
-            {
-                **{"dry_run": True, "space": space.to_dict(), "trials": args.trials},
-                **{"trainings_a_trial": rounds, "timeout": args.timeout, "first": list(starts)},
-            }
-        )
 
 
 def _tune(
     args: argparse.Namespace, space: "Space", starts: "dict[str, Config]", preset: str
 ) -> None:
-    from mlis.compute import Arithmetic
-    from mlis.experiments.tuning.measure import Bench, class_splits, training_sha256
-    from mlis.experiments.tuning.report import About
-    from mlis.experiments.tuning.search import Budget
     from mlis.experiments.tuning.study import Study, load_optuna
     from mlis.locks import lock_folder
     from mlis.provenance import arithmetic_key
 
     load_optuna()
     base = starts["preset"]
-    Arithmetic.of(base.precision, args.device)  # a device that is not there: say so now
-    arguments = dataset_arguments(args)
-    dataset = load(arguments)
-    class_splits(dataset, args.class_splits)
-    training = training_sha256(dataset)
-    bench = Bench(
-        *(arguments, training, args.class_splits, args.seeds, args.device),
-        folder=args.output / "measured",
-    )
-    about = About(
-        command=f"mlis {shlex.join(sys.argv[1:])}",
-        dataset=dataset.provenance.name,
-        data_sha256=dataset.sha256,
-        training_sha256=training,
-        class_splits=f"{args.class_splits or 1} class splits",
-        seeds=args.seeds,
-        search_seed=args.search_seed,
-        within=args.within,
-        preset=preset,
-    )
+    arithmetic = arithmetic_key(base, args.device)  # a device that is not there: say so now
+    bench, about = _prepared(args, preset)
     identity = {
         **bench.identity(),
         "space": space.to_dict(),
         "settings": base.to_dict(),
-        "arithmetic": arithmetic_key(base, args.device),
+        "arithmetic": arithmetic,
         "search_seed": args.search_seed,
     }
     try:
@@ -219,115 +175,61 @@ def _tune(
         study = Study(args.output, identity, space, base, args.search_seed)
         for role, config in starts.items():
             study.line_up(role, config)
-        budget = Budget(args.trials, args.timeout, args.jobs)
-        _search(args, study, bench, budget, space, about)
-        _print(args, study, base, about)
+        _search(args, study, bench, space, about)
+        print_found(args, study, base, about)
+
+
+def _prepared(args: argparse.Namespace, preset: str) -> "tuple[Bench, About]":
+    """Where trials are measured, and what is said of the search; loads the data."""
+    from mlis.experiments.tuning.measure import Bench, class_splits, training_sha256
+    from mlis.experiments.tuning.report import About
+
+    arguments = dataset_arguments(args)
+    dataset = load(arguments)
+    class_splits(dataset, args.class_splits)
+    bench = Bench(
+        dataset=arguments,
+        training=training_sha256(dataset),
+        splits=args.class_splits,
+        seeds=args.seeds,
+        device=args.device,
+        folder=args.output / "measured",
+    )
+    about = About(
+        command=f"mlis {shlex.join(sys.argv[1:])}",
+        dataset=dataset.provenance.name,
+        data_sha256=dataset.sha256,
+        training_sha256=bench.training,
+        class_splits=f"{bench.rounds} class split{'s' if bench.rounds > 1 else ''}",
+        seeds=args.seeds,
+        search_seed=args.search_seed,
+        within=args.within,
+        preset=preset,
+    )
+    return bench, about
 
 
 def _search(
-    args: argparse.Namespace,
-    study: "Study",
-    bench: "Bench",
-    budget: "Budget",
-    space: "Space",
-    about: "About",
+    args: argparse.Namespace, study: "Study", bench: "Bench", space: "Space", about: "About"
 ) -> None:
     """Run trials, and write what is known after each."""
     from tqdm import tqdm
 
-    from mlis.experiments.tuning.search import search
+    from mlis.experiments.tuning.search import Budget, search
 
-    _write(args, study, space, about, bench.rounds)
-    terminal = sys.stderr.isatty()
-    bar = tqdm(
-        total=budget.trials, unit=" trials", file=sys.stderr, dynamic_ncols=True,
-        initial=len(study.finished()), disable=not terminal,
-    )  # fmt: skip
+    write_found(args.output, study, space, about, bench.rounds)
+    shown: dict[str, Any] = {"file": sys.stderr, "disable": not sys.stderr.isatty()}
+    bar = tqdm(total=args.trials, initial=len(study.finished()), unit=" trials", **shown)
+    budget = Budget(args.trials, args.timeout, args.jobs)
     try:
         with contextlib.closing(search(study, bench, budget)) as trials:
             for trial in trials:
-                bar.set_postfix_str(f"trial {trial.number}: {_said(trial)}")
+                bar.set_postfix_str(f"trial {trial.number}: {said(trial)}")
                 if trial.state != "running":
                     bar.update()
-                    tqdm.write(f"trial {trial.number}: {_said(trial)}", file=sys.stderr)
-                    _write(args, study, space, about, bench.rounds)
+                    tqdm.write(f"trial {trial.number}: {said(trial)}", file=sys.stderr)
+                    write_found(args.output, study, space, about, bench.rounds)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("continue with the same command") from None
     finally:
         bar.close()
-
-
-def _said(trial: "Trial") -> str:
-    role = f" ({trial.role})" if trial.role else ""
-    if not trial.splits:
-        return f"{trial.state}{role}: {trial.problem}"
-    splits = f"{len(trial.splits)} splits"
-    return f"{trial.state}{role}, H {trial.H:.2f} on validation, {splits}, {trial.seconds:.1f} s"
-
-
-def _write(
-    args: argparse.Namespace, study: "Study", space: "Space", about: "About", rounds: int
-) -> list[Path]:
-    from mlis.experiments.tuning import report
-
-    trials = study.trials()
-    files = {"trials.csv": report.csv_text(trials, space, rounds)}
-    if best := report.winner(trials, about.within):
-        settings = to_toml(report.final(best.config))
-        files["preset.toml"] = report.preset_text(about, trials, best, settings)
-    return report.write(args.output, files)
-
-
-def _print(args: argparse.Namespace, study: "Study", base: "Config", about: "About") -> None:
-    from mlis.experiments.tuning import report
-
-    trials = study.trials()
-    best = report.winner(trials, about.within)
-    importances = study.importances()
-    complete = report.ranked(trials)
-    finished = study.finished()
-    print(f"{about.dataset}, {report.PROTOCOL}: {report.MEASURE}, per cent")
-    rows = [["trial", "H", "±", "seconds", "settings other than the preset's"]]
-    for trial in complete[:SHOWN]:
-        changed = report.differences(trial.config, base)
-        said = ", ".join(f"{name} {value}" for name, value in changed.items()) or trial.role
-        mark = f"{trial.number}{' *' if trial is best else ''}"
-        measured = [number(trial.H, 2), number(report.spread(trial), 2), number(trial.seconds)]
-        rows.append([mark, *measured, said])
-    print_table(rows)
-    if importances:
-        print_table([["setting", "importance"], *([n, f"{v:.2f}"] for n, v in importances.items())])
-    left = max(0, args.trials - len(finished))
-    print(f"{len(finished)} trials" + (f", {left} left: give the same command" if left else ""))
-    if best is not None:
-        print(f"written: {args.output / 'preset.toml'} (trial {best.number}, marked *)")
-    if args.json:
-        print_json(_result(args, trials, best, importances, about))
-
-
-def _result(
-    args: argparse.Namespace,
-    trials: "Sequence[Trial]",
-    best: "Trial | None",
-    importances: "dict[str, float]",
-    about: "About",
-) -> dict[str, Any]:
-    from mlis.experiments.tuning import report
-
-    base = next((t for t in report.ranked(trials) if t.role == "preset"), None)
-
-    def shown(trial: "Trial | None") -> dict[str, Any] | None:
-        if trial is None:
-            return None
-        return {
-            **{"trial": trial.number, "H_validation": trial.H, "std": report.spread(trial)},
-            **{"seconds": trial.seconds, "settings": trial.config.to_dict()},
-        }
-
-    states = [trial.state for trial in trials]
-    return {
-        **{"dataset": about.dataset, "protocol": report.PROTOCOL, "measure": report.MEASURE},
-        **{"trials": {state: states.count(state) for state in sorted(set(states))}},
-        **{"best": shown(best), "preset": shown(base), "importances": importances},
-        "files": [str(args.output / name) for name in ("preset.toml", "trials.csv")],
-    }

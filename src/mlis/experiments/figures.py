@@ -1,6 +1,7 @@
 """Figures 3 and 4: U, S and H against one setting, with their spread over seeds."""
 
 import csv
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class Curve:
 
     def summaries(self) -> list[Mapping[str, Any]]:
         """Means and deviations at each point."""
+        return self._summaries
+
+    @functools.cached_property
+    def _summaries(self) -> list[Mapping[str, Any]]:
         return [summarise([row.test for row in rows]) for _, rows in self.points]
 
 

@@ -28,6 +28,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from mlis.cluster import Cluster, Pool, connected, fetch, node_name
 from mlis.compute import Arithmetic
 from mlis.errors import DataError, MlisError, SettingsError
@@ -161,7 +163,9 @@ class _Driver:
             except DataError as error:
                 return str(error)
             logger.info("%s is sent to the workers, which do not have it: %s", task.name, why)
-            self._data[task.data_sha256] = self._pool.put(dataset)
+            # a plain array, not a memory map: the workers of a node read it where Ray has it
+            plain = replace(dataset, features=np.asarray(dataset.features))
+            self._data[task.data_sha256] = self._pool.put(plain)
         return ""
 
     def _keep(self, answer: Answer) -> str:

@@ -15,7 +15,6 @@ from PIL import Image
 from mlis.features.backbones import Backbone
 from mlis.features.batches import NOT_FINITE, Ready, Rows, computed
 from mlis.features.decode import ImageError, decode, read_file, rgb
-from mlis.features.walk import shown
 
 Picture = str | os.PathLike[str] | Image.Image
 """A file, or an image in memory."""
@@ -23,10 +22,7 @@ Picture = str | os.PathLike[str] | Image.Image
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Features (Dx,) float32 of one image, or the reason why it has none.
-
-    The path is as it was given; bytes of it that are no UTF-8 are written as `\\xff`.
-    """
+    """Features (Dx,) float32 of one image, or the reason why it has none."""
 
     path: str
     features: np.ndarray | None
@@ -51,7 +47,7 @@ def embed(
         number, image = pair
         if isinstance(image, Image.Image):
             return _in_memory(f"image {number}", image, backbone)
-        return ready(shown(image), Path(image), backbone, (), now)
+        return ready(os.fspath(image), Path(image), backbone, (), now)
 
     for batch in computed(numbered, read, backbone, workers):
         yield [_embedded(item, batch.rows) for item in batch.items]

@@ -3,9 +3,8 @@
 Each file is read once. What is known by its hash is not computed again.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,15 +18,14 @@ from mlis.data.feature_folder import (
     read_record,
     write_feature_folder,
 )
-from mlis.errors import DataError, SettingsError
+from mlis.errors import DataError
 from mlis.features.backbones import Backbone
 from mlis.features.batches import NOT_FINITE, Ready, computed
 from mlis.features.decode import stamp_of
 from mlis.features.embed import ready
 from mlis.features.report import write_bad
-from mlis.features.shards import FOLDER, HashedFile, Shard, Store
+from mlis.features.shards import FOLDER, HashedFile, Shard, Store, held
 from mlis.features.walk import Bad, Found, ImageFile
-from mlis.locks import lock_folder
 
 SHARD_IMAGES = 512
 """Images a shard: what a kill can lose of the work of each worker."""
@@ -182,23 +180,6 @@ def extract_folder(
         write_bad(folder, result.bad)
         forget_unused(result, backbone, folder)
     return result
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep a second process out of `folder`: it would delete shards that the first one needs.
-
-    Raises:
-        SettingsError: another process works there.
-    """
-    try:
-        handle = lock_folder(folder)
-    except BlockingIOError:
-        raise SettingsError(
-            f"another process works in {folder}: wait for it, or choose another folder"
-        ) from None
-    with handle:
-        yield
 
 
 def refuse_other_model(folder: Path, backbone: Backbone) -> None:

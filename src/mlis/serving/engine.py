@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mlis.features.backbones import Backbone
 
 
+BEYOND = "its features are not finite, or so far from the training's that the scores are not"
+
+
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """The classes at one time.
@@ -95,6 +98,8 @@ class Engine:
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
         """The image model's input for the bytes of a file. Raises `ImageError`."""
         assert self.backbone is not None
+        if not data:
+            raise ImageError("empty file: zero bytes")
         image = decode(data, self.backbone.enough, max_pixels)
         try:
             return self.backbone.prepare(image)
@@ -114,19 +119,19 @@ class Engine:
                 features[rows] = values
         recognizer, catalogue = self._served
         finite = np.asarray(np.isfinite(features).all(axis=1))
-        chances = np.empty((len(queries), len(catalogue.names)))
+        scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
-            scores = recognizer.scores(features[finite]).astype(np.float64)
-            chances[finite] = scipy.special.softmax(scores, axis=1)
+            scores[finite] = recognizer.scores(features[finite])
+        known = np.asarray(np.isfinite(scores).all(axis=1))  # very large features overflow
+        with np.errstate(invalid="ignore"):
+            chances = scipy.special.softmax(scores, axis=1)
         return [
-            Answer(catalogue, chances[i])
-            if finite[i]
-            else Answer(catalogue, None, "its features are not finite numbers")
+            Answer(catalogue, chances[i]) if known[i] else Answer(catalogue, None, BEYOND)
             for i in range(len(queries))
         ]
 
-    def add(self, name: str, words: Words, given_up: Callable[[], bool] = lambda: False) -> None:
-        """Add a class by its description.
+    def add(self, name: str, words: Words, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Add a class by its description; return whether it was.
 
         Args:
             name: of no class that is there.
@@ -144,8 +149,10 @@ class Engine:
         if words.sentences:
             descriptions[name] = " ".join(words.sentences)
         seen, added = np.array(grown.seen_mask), known.added | {name}
-        if not given_up():
-            self._served = (grown, Catalogue(grown.class_names, seen, added, descriptions))
+        if given_up():
+            return False
+        self._served = (grown, Catalogue(grown.class_names, seen, added, descriptions))
+        return True
 
     def _alike(self, queries: Sequence[Query]) -> list[list[int]]:
         """Queries that are computed in one call: all rows; pictures of one shape, few at a time."""

@@ -118,7 +118,7 @@ class SizeLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        detail = f"the request has more than {self.most / (1 << 20):g} MiB: send less at a time"
+        detail = f"the request has more than {self.most / (1 << 20):.3g} MiB: send less at a time"
         length = Headers(scope=scope).get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > self.most:
             await problem(413, detail)(scope, receive, send)

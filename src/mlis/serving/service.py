@@ -82,12 +82,16 @@ class Service:
 
         Raises:
             BusyError: too much waits already.
-            DataError: a row's numbers do not fit float32.
+            DataError: a row's numbers do not fit float32, or its scores do not.
         """
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             raise DataError(f"rows.{int(finite.argmin())}: a number is beyond float32 (±3.4e38)")
-        return await self._ask([Query(row, False) for row in rows])
+        answers = await self._ask([Query(row, False) for row in rows])
+        for i, answer in enumerate(answers):
+            if answer.chances is None:
+                raise DataError(f"rows.{i}: {answer.reason}")
+        return answers
 
     async def add_class(self, name: str, words: Words) -> Catalogue:
         """Add a class by its description.
@@ -133,5 +137,5 @@ class Service:
             raise ConflictError(f"there is a class {name!r} already: choose another name")
         if len(known.names) >= self.limits.max_classes:
             raise DataError(f"the model has {len(known.names)} classes, as many as it may have")
-        self.engine.add(name, words, given_up.is_set)
-        self.metrics.classes_added.inc()
+        if self.engine.add(name, words, given_up.is_set):
+            self.metrics.classes_added.inc()

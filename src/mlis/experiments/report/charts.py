@@ -109,7 +109,12 @@ def loss_panel(title: str, runs: Mapping[str, Sequence[tuple[float, float]]]) ->
 
 def legend_of_measures() -> str:
     """What the signs of U, S and H are."""
-    return _legend((name, f"dot {name}", kind) for name, kind in KINDS.items())
+    signs = [
+        f'<span><svg class="sign" viewBox="0 0 12 12" aria-hidden="true">'
+        f"{mark([(6, 6)], kind, f'dot {name}')}</svg> {name}</span>"
+        for name, kind in KINDS.items()
+    ]
+    return f'<p class="legend">{"".join(signs)}</p>'
 
 
 def legend_of_runs(names: Sequence[str]) -> str:
@@ -120,12 +125,3 @@ def legend_of_runs(names: Sequence[str]) -> str:
         for i, name in enumerate(names)
     ]
     return f'<p class="legend">{"".join(signs)}</p>'
-
-
-def _legend(signs) -> str:
-    shown = [
-        f'<span><svg class="sign" viewBox="0 0 12 12" aria-hidden="true">'
-        f"{mark([(6, 6)], kind, style)}</svg> {escape(name)}</span>"
-        for name, style, kind in signs
-    ]
-    return f'<p class="legend">{"".join(shown)}</p>'

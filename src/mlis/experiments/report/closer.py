@@ -1,7 +1,8 @@
 """A closer look at a study's main series: what was trained, its losses, a map of features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlis.experiments.report import charts, maps
 from mlis.experiments.report.html import escape, figure, missing, section
@@ -45,13 +46,7 @@ class Look:
     def what(self) -> str:
         """The series, with its labels."""
         series = self.study.main
-        return f"{self.study.label}, {name_of(self.study)}, {series.protocol}"
-
-
-def name_of(study: Study) -> str:
-    """What the main series is called."""
-    found = [p.label for p in study.places("table2") if p.series is study.main]
-    return found[0] if found else f"MLIS, {study.main.config['refinement']['components']}"
+        return f"{self.study.label}, {self.study.main_label}, {series.protocol}"
 
 
 def trained_section(look: Look) -> str:
@@ -96,7 +91,7 @@ def map_section(look: Look) -> str:
     return section(f"{look.anchor}-map", "What refining does", body, level=3)
 
 
-def drawn_map(found: maps.Map, test, what: str) -> str:
+def drawn_map(found: maps.Map, test: Mapping[str, Any], what: str) -> str:
     """Both panels with their captions."""
     panels = []
     for which, places in (("raw", found.raw), ("refined", found.refined)):

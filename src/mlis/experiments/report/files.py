@@ -41,10 +41,16 @@ def write_files(
             paths.append(
                 write_svg(
                     place / f"map{suffix}.svg",
-                    sheet(look.map, look.what, look.study.main.first.test),
+                    _map(look),
                 )
             )
     return paths
+
+
+def _map(look: Look) -> str:
+    first = look.study.main.first
+    assert look.map is not None
+    return sheet(look.map, f"{look.what}, seed {first.task['seed']}", first.test)
 
 
 def file_name(label: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mlis.errors import MlisError
 from mlis.experiments.report import head, maps, origin, results
 from mlis.experiments.report.classes import classes_section, confusions_section
-from mlis.experiments.report.closer import Look, map_section, name_of, trained_section
+from mlis.experiments.report.closer import Look, map_section, trained_section
 from mlis.experiments.report.diagram import diagram
 from mlis.experiments.report.files import write_files
 from mlis.experiments.report.html import escape, section
@@ -93,7 +93,7 @@ def _look(folder: Path, study: Study, data: Data, anchor: str, with_maps: bool, 
         problem = "" if found else "fewer than 5 test images"
     losses, without = losses_of(folder, study)
     known = sizes(study, data.dataset, model)
-    name = f"{study.label}, {name_of(study)}"
+    name = f"{study.label}, {study.main_label}"
     return Look(
         anchor=anchor,
         study=study,

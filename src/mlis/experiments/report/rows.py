@@ -105,7 +105,7 @@ def _fault(row: Row) -> str:
 
 
 def _is_class(one: Any) -> bool:
-    return isinstance(one, Mapping) and {"name", "seen", "images", "accuracy"} <= one.keys()
+    return type(one) is dict and {"name", "seen", "images", "accuracy"} <= one.keys()
 
 
 @functools.lru_cache(maxsize=4096)

@@ -83,6 +83,13 @@ class Study:
         ours = [place.series for place in self.places("table2") if place.label == "MLIS"]
         return (ours or sorted(self.series, key=lambda one: one.method != METHOD))[0]
 
+    @property
+    def main_label(self) -> str:
+        """What tables call `main`."""
+        names = ("table2", "table3", "table4")
+        found = [p.label for name in names for p in self.places(name) if p.series is self.main]
+        return found[0] if found else f"MLIS, {self.main.config['refinement']['components']}"
+
     def places(self, experiment: str) -> list[Place]:
         """What the study has of a table or figure, in its order; H@val before test-best."""
         found = [place for one in self.series for place in _places(experiment, one, self.base)]
