@@ -1,12 +1,11 @@
 """Trained generators, kept in the user's cache folder so that none is trained twice.
 
 `CACHE/generators/KEY/` holds the snapshot and the losses of one generator; KEY is the hash of
-everything it depends on (:func:`mlis.protocol.generation_key`). Runs, sweeps and Python calls that
-need the same generator find it there, or continue it where a killed process left it. While one
+everything it depends on (:func:`mlis.provenance.generation_key`). Runs, sweeps and Python calls
+that need the same generator find it there, or continue it where a killed process left it. While one
 trains, a lock keeps the others waiting; the lock goes with the process. Whatever is wrong with the
-store costs time, never a number or a run: a damaged file is deleted, and where the folder cannot
-be written, the run's own folder serves. Everything in it may be deleted at any time.
-"""
+store costs time, never a number or a run: a damaged file is deleted, and where the folder cannot be
+written, the run's own folder serves. Everything in it may be deleted at any time. """
 
 import dataclasses
 import logging

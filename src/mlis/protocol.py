@@ -23,23 +23,10 @@ from mlis.generators import STAGE as GENERATION
 from mlis.generators import StoredGenerator
 from mlis.inference import Recognizer
 from mlis.pipeline import fit, fit_seeds
-from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
+from mlis.provenance import generation_key
 from mlis.refinement.losses import EmbeddingLoss
 from mlis.stacking import Seeds
 from mlis.training import Account, Monitor
-
-__all__ = [
-    "PROTOCOL",
-    "Fitted",
-    "Trained",
-    "fit_and_calibrate",
-    "fit_and_calibrate_seeds",
-    "fit_reusing",
-    "generation_key",
-    "provenance",
-    "test_once",
-    "training_key",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -24,14 +24,8 @@ from mlis.experiments.store import TEST_BEST, Row, parse
 from mlis.experiments.tasks import BASELINES, METHOD, Task, stage_one
 from mlis.experiments.testbest import baseline_test_best, measure_test_best
 from mlis.inference import Recognizer
-from mlis.protocol import (
-    Trained,
-    fit_and_calibrate,
-    fit_and_calibrate_seeds,
-    provenance,
-    test_once,
-    training_key,
-)
+from mlis.protocol import Trained, fit_and_calibrate, fit_and_calibrate_seeds, test_once
+from mlis.provenance import provenance, training_key
 from mlis.snapshots import FolderMonitor
 from mlis.training import Monitor
 

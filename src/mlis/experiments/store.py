@@ -41,7 +41,7 @@ class Row:
         chosen: what validation chose beside it.
         cost: `seconds` of this run's own processes, `generation_seconds` and `refinement_seconds`
             of the two stages whoever trained them, and whether they were `reused`.
-        provenance: data, machine, versions (:func:`mlis.protocol.provenance`).
+        provenance: data, machine, versions (:func:`mlis.provenance.provenance`).
         finished: UTC, ISO 8601.
         schema: of this row.
     """
