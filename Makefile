@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SHARED := ../shared/data
 
-.PHONY: install demo test test-slow lint format bench clean
+.PHONY: install demo test test-slow test-lowest torture fuzz lint format bench docs pages audit clean
 
 install: $(VENV)/.installed
 
@@ -27,13 +27,46 @@ test: lint
 test-slow: install
 	$(BIN)/pytest -m slow
 
+# kill -9 at 50 random moments of each command, as far as half an hour allows, then every other fault.
+# Shorter: make torture TORTURE='--kills 10 --seconds 300'.
+torture: install
+	$(BIN)/python torture/kills.py -o torture-out $(TORTURE)
+	$(BIN)/pytest tests/test_faults.py
+
+# 100,000 damaged files for every reader; stop it at any time, it goes on where it stopped. For ten
+# minutes: make fuzz FUZZ='--seconds 600'.
+fuzz: install
+	nice -n 10 $(BIN)/python torture/fuzz.py -o fuzz-out $(FUZZ)
+
 # Quick, a few minutes; all of it: make bench BENCH=--full. Writes bench-out/bench.json and bench.md.
 bench: install
 	$(BIN)/python benchmarks/suite.py -o bench-out --data-root $(SHARED)/xlsa17 $(BENCH)
+
+# The core with the lowest declared versions of all but PyTorch; extras with pretrained models stay out.
+LOWEST := .venv-lowest
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+	  'torch==2.13.0' -e '.[parquet,metric]' pytest pytest-xdist hypothesis psutil
+	$(LOWEST)/bin/pytest -m 'not slow' -o filterwarnings=default -n auto --dist loadfile tests \
+	  --ignore tests/test_docs.py --ignore tests/test_docs_site.py --ignore tests/test_packaging.py
+
+# The site, in site/. Read it with: .venv/bin/mkdocs serve
+docs: install
+	$(BIN)/mkdocs build --strict
+
+# The pages that are written by scripts.
+pages: install
+	$(BIN)/python tools/settings_page.py
+	$(BIN)/python tools/licences.py
+
+# Known holes in the pinned versions; asks a public service.
+audit: install
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist demo-out bench-out .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) build dist site demo-out bench-out torture-out fuzz-out .pytest_cache .ruff_cache

@@ -26,16 +26,20 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
 from mlis.growth import Growth
 from mlis.inference import Recognizer
-from mlis.pipeline import fit
 from mlis.presets import load, own_preset
-from mlis.protocol import PROTOCOL, fit_and_calibrate
+from mlis.protocol import fit_and_calibrate, fit_reusing
+from mlis.provenance import PROTOCOL
 
 MEASURES = ("U", "S", "H", "T1", "AUSUC")
 LIMIT_POINTS, LIMIT_SECONDS = 1.0, 10.0
 
 
 def without(training: TrainingSplit, held: np.ndarray) -> TrainingSplit:
-    """A training split in which these unseen classes do not exist."""
+    """A training split in which these unseen classes do not exist.
+
+    Its key stays, so that the generator of the whole split is found in the cache folder: it is
+    trained on images and descriptors of seen classes alone, and is the same one.
+    """
     kept = np.setdiff1d(np.arange(len(training.class_names)), held)
     return dataclasses.replace(
         training,
@@ -44,7 +48,6 @@ def without(training: TrainingSplit, held: np.ndarray) -> TrainingSplit:
         class_names=tuple(training.class_names[i] for i in kept),
         seen_mask=training.seen_mask[kept],
         class_ids=training.class_ids[kept],
-        key=f"{training.key} without {held.tolist()}",
     )
 
 
@@ -67,7 +70,8 @@ def models(
         save_model(fit_and_calibrate(dataset, config, seed=seed, reuse=True).recognizer, whole)
     known = load_model(whole)
     if not (part / GROWTH).exists():
-        smaller = fit(without(dataset.for_training(), held), config, seed=seed)
+        split = without(dataset.for_training(), held)
+        smaller = fit_reusing(split, config, seed=seed, growable=True).recognizer
         save_model(smaller.with_calibration(known.calibration), part)
     return known, load_model(part)
 
@@ -103,6 +107,7 @@ def variants(
 
 
 def row(name: str, found: Evaluation, **facts: object) -> dict[str, object]:
+    print(name, found, flush=True)
     return {"model": name, **{m: getattr(found, m) for m in MEASURES}, **facts}
 
 

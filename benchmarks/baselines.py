@@ -28,7 +28,8 @@ from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
 from mlis.files import write_json
-from mlis.protocol import fit_and_calibrate, provenance, test_once
+from mlis.protocol import fit_and_calibrate, test_once
+from mlis.provenance import provenance
 
 METHOD = "mlis"
 MEASURES = ("U", "S", "H", "T1", "AUSUC")

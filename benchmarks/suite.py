@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import end_to_end
+import extraction
 import growth
 import loading
 import seeds
@@ -107,6 +108,10 @@ PARTS: Mapping[str, Part] = {
     ),
     "loading": Part(
         "loading.py", "Opening a file of AWA2's size", loading.table, quick="--repeats 1"
+    ),
+    "extraction": Part(
+        "extraction.py", "Photographs to features", extraction.table,
+        quick="--images 48 --repeats 2",
     ),
     "end_to_end": Part(
         "end_to_end.py", "From the feature file to the tested result", end_to_end.table,

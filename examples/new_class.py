@@ -1,4 +1,6 @@
-"""A class that nobody photographed: train on three animals, recognise a fourth by its description.
+"""A class that nobody photographed: train on animals, recognise another by its description.
+
+Yet another one is described after the training is over, and added without the photographs.
 
 The "photographs" are drawn here from a known law, so that the answer is known: each animal's
 features are its attributes mixed by a fixed matrix, plus noise.
@@ -20,12 +22,13 @@ ATTRIBUTES = {  # stripes, hooves, long neck, lives in water, spots, mane
     "zebra": [1, 1, 0, 0, 0, 1],  # never seen
 }
 UNSEEN = {"zebra"}
+LATER = {"hippo": [0, 1, 0, 1, 0, 0]}  # nobody thinks of it before the training is over
+MIX = np.random.default_rng(0).random((6, 64))
 
 
 def photographs(names: list[str], rng: np.random.Generator) -> np.ndarray:
     """(n, 64) non-negative features of animals with these names."""
-    mix = np.random.default_rng(0).random((6, 64))
-    clean = np.array([ATTRIBUTES[name] for name in names]) @ mix
+    clean = np.array([(ATTRIBUTES | LATER)[name] for name in names]) @ MIX
     return np.maximum(clean + 0.2 * rng.standard_normal(clean.shape), 0)
 
 
@@ -39,6 +42,12 @@ def main() -> None:
     horses = ["horse"] * 50
     print(f"zebras called zebra: {np.mean(model.predict(photographs(zebras, rng)) == 'zebra'):.0%}")
     print(f"horses called horse: {np.mean(model.predict(photographs(horses, rng)) == 'horse'):.0%}")
+
+    grown = model.recognizer_.add_classes(list(LATER), list(LATER.values()))
+    names = np.array(grown.class_names)
+    for name in ("hippo", "zebra", "horse"):
+        right = names[grown.predict(photographs([name] * 50, rng))] == name
+        print(f"with hippos added after training, {name}s called {name}: {np.mean(right):.0%}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 RED, GREEN, BLUE = (220, 30, 20), (20, 200, 60), (10, 40, 230)
 SIDE = 48
@@ -38,12 +38,31 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-def with_orientation(value: int) -> bytes:
-    """A JPEG that looks like `picture()` once its EXIF orientation is applied."""
-    stored = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[value]
+STORED = {  # EXIF orientation → how an upright picture is turned before it is stored
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def with_orientation(value: int, upright: Image.Image | None = None) -> bytes:
+    """A JPEG that looks like `upright` once its EXIF orientation is applied."""
+    image, turn = upright or picture(), STORED[value]
     exif = Image.Exif()
     exif[0x0112] = value
-    return encoded(picture().transpose(stored), "JPEG", exif=exif, quality=95)
+    stored = image if turn is None else image.transpose(turn)
+    return encoded(stored, "JPEG", exif=exif, quality=95, subsampling=0)
+
+
+def with_profile() -> bytes:
+    """A JPEG with an embedded colour profile."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return encoded(picture(), "JPEG", icc_profile=profile)
 
 
 def good() -> dict[str, bytes]:
@@ -57,8 +76,12 @@ def good() -> dict[str, bytes]:
         "wrong-suffix.gif": encoded(picture(), "PNG"),
         "no-suffix": encoded(picture(), "JPEG"),
         "UPPER.JPG": encoded(picture(), "JPEG"),
-        "rotated.jpg": with_orientation(6),
-        "upside-down.jpg": with_orientation(3),
+        **{f"orientation-{value}.jpg": with_orientation(value) for value in STORED},
+        "profile.jpg": with_profile(),
+        "pages.tif": encoded(frames[0], "TIFF", **animated),
+        "transparent-palette.png": encoded(picture("P"), "PNG", transparency=7),
+        "two-pixels.png": encoded(picture(size=(1, 2)), "PNG"),
+        "huge.png": encoded(picture(size=(5000, 4000)), "PNG", compress_level=1),
         "progressive.jpg": encoded(picture(), "JPEG", progressive=True),
         "cmyk.jpg": encoded(picture("CMYK"), "JPEG"),
         "palette.png": encoded(picture("P"), "PNG"),
@@ -77,6 +100,11 @@ def good() -> dict[str, bytes]:
         "花の写真 🌸.png": encoded(picture(), "PNG"),
         "цветок.jpg": encoded(picture(), "JPEG"),
         'with, comma "and quotes".jpg': encoded(picture(), "JPEG"),
+        "new\nline.jpg": encoded(picture(), "JPEG"),
+        "زهرة.jpg": encoded(picture(), "JPEG"),
+        "caf\udce9.jpg": encoded(picture(), "JPEG"),  # a byte that is no UTF-8
+        "-o": encoded(picture(), "JPEG"),
+        "folder.jpg/inside.jpg": encoded(picture(), "JPEG"),
     }
 
 
@@ -117,10 +145,13 @@ def bad() -> dict[str, tuple[bytes, str]]:
 
 
 def write_all(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Write every kind into a folder; names of the good ones, and bad ones with their reasons."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write every kind into a folder.
+
+    Returns the names of the good ones, sorted, and the bad ones with a word of their reasons.
+    """
     fine = good() | grey()
     for name, data in fine.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     reasons = {}
     for name, (data, reason) in bad().items():
@@ -132,6 +163,10 @@ def write_all(folder: Path) -> tuple[list[str], dict[str, str]]:
     os.mkfifo(folder / "pipe.jpg")
     (folder / ".hidden").write_bytes(b"not meant")
     (folder / "Thumbs.db").write_bytes(b"not meant")
+    (folder / "secret.jpg").write_bytes(fine["plain.jpg"])
+    (folder / "secret.jpg").chmod(0)
     reasons |= {"dangling.jpg": "cannot be read", "itself.jpg": "cannot be read"}
     reasons |= {"up": "link", "pipe.jpg": "not a regular file"}
-    return sorted(fine), reasons
+    if os.access(folder / "secret.jpg", os.R_OK):  # root reads everything
+        return sorted([*fine, "secret.jpg"]), reasons
+    return sorted(fine), reasons | {"secret.jpg": "Permission denied"}

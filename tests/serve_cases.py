@@ -24,7 +24,7 @@ COLOURS = {
     "green": (30, 180, 40),
     "blue": (20, 40, 210),
     "yellow": (220, 210, 40),
-    "grey": (99, 99, 99),
+    "grey": (90, 100, 115),
     "pink": (240, 130, 170),
 }
 UNSEEN = ("grey", "pink")
@@ -34,7 +34,7 @@ class MeanColours:
     """An image model that is quick: mean and spread of red, green and blue in each quarter."""
 
     identity = Identity("mean-colours", "0", "{}", "mean", 24)
-    precision, batch, enough = "float32", 4, 16
+    precision, batch, enough, on_cpu = "float32", 4, 16, True
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         return np.asarray(image.resize((16, 16)))

@@ -17,6 +17,7 @@ pytest.importorskip("pytorch_metric_learning")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import end_to_end
+import extraction
 import growth
 import loading
 import seeds
@@ -119,6 +120,14 @@ def test_seeds_are_timed_together_and_in_turn(tmp_path):
     assert min(row[f"{which}_ms"] for which in ("one", "separate", "stacked")) > 0
     assert row["stacked_over_one"] > 0
     assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+
+
+def test_extraction_is_timed_beside_the_bare_model(tmp_path):
+    options = ("--backbone", "efficientnet-lite0", "--precision", "float32")
+    (row,) = run(extraction, tmp_path, *options, "--images", "3", "--repeats", "2")["rows"]
+    assert (row["images"], row["batch"]) == (3, 8)
+    assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+    assert min(row["extraction"], row["one_by_one"], row["side_by_side"]) > 0
 
 
 def test_growth_is_measured_along_three_axes(tmp_path):

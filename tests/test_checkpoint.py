@@ -22,6 +22,8 @@ from simulated import small, tiny
 DATA = tiny()
 SOURCE = Path(mlis.__file__).parent
 
+FILES = ["config.json", "growth.safetensors", "model.safetensors"]
+
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
@@ -101,7 +103,7 @@ def test_names_in_any_script_and_the_record(recognizer, tmp_path):
 def test_saving_again_replaces_the_model(recognizer, saved):
     save_model(recognizer.with_calibration(9.0), saved)
     assert load_model(saved).calibration == 9.0
-    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "growth.safetensors", "model.safetensors"]
+    assert sorted(p.name for p in saved.iterdir()) == FILES
 
 
 def test_a_loaded_model_does_not_depend_on_its_files(recognizer, saved):
@@ -231,7 +233,7 @@ def test_a_failed_save_leaves_the_old_model(recognizer, saved):
     with pytest.raises(ValueError, match="JSON"):
         save_model(recognizer.with_calibration(8.0), saved, {"U": float("nan")})
     names = sorted(p.name for p in saved.iterdir())
-    assert names == ["config.json", "growth.safetensors", "model.safetensors"]  # no temporary file is left
+    assert names == FILES  # no temporary file is left
     assert_same(load_model(saved), recognizer)
 
 

@@ -13,6 +13,7 @@ from cli_cases import QUICK
 from mlis import GZSLDataset
 from mlis.cli import main
 from mlis.data.feature_folder import read_feature_folder
+from mlis.features.walk import shown
 
 CLASSES = {
     "red": (200, 30, 30),
@@ -100,18 +101,54 @@ def test_a_grown_folder_adds_to_the_dataset(pictures, table, tmp_path, capsys):
     command = (*command, *LITE, "--sentences", "name")
     run(*command)
     before = GZSLDataset.load(data)
-    odd_images.write_all(images / "grey")
+    good, bad = map(len, odd_images.write_all(images / "grey"))
     run(*command, code=2)
     assert "holds a dataset" in capsys.readouterr().err
     run(*command, "--force", "--json")
     out = capsys.readouterr().out
     report = json.loads(out.splitlines()[-1])
-    fine, reasons = len(odd_images.good() | odd_images.grey()), len(odd_images.bad()) + 4
-    assert (report["images"], report["bad"]) == (40 + fine, reasons)
-    assert f"{reasons} files gave no features" in out
+    assert (report["images"], report["bad"]) == (40 + good, bad)
+    assert f"{bad} files gave no features" in out
     assert "grey/empty.jpg,empty file: zero bytes\n" in (data / "bad.csv").read_text()
     after = GZSLDataset.load(data)
-    assert len(after.labels) == len(before.labels) + fine
+    assert len(after.labels) == len(before.labels) + good
+
+
+def test_what_a_file_is_called_never_steers_the_terminal(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.png").write_bytes(odd_images.good()["plain.png"])
+    (tmp_path / "in" / "two\nlines\x1b[31m.jpg").write_bytes(b"")
+    run("features", "images", tmp_path / "in", "-o", tmp_path / "out", *LITE)
+    assert "  two\\nlines\\x1b[31m.jpg: empty file" in capsys.readouterr().out
+    with (tmp_path / "out" / "bad.csv").open(newline="") as handle:
+        assert [row["path"] for row in csv.DictReader(handle)] == ["two\nlines\x1b[31m.jpg"]
+
+
+def test_a_folder_of_odd_files_is_predicted_and_what_cannot_be_is_listed(
+    pictures, table, tmp_path, capsys
+):
+    run("data", "build", "--images", pictures, "--classes", table, "--attributes", "warm", "share",
+        "-o", tmp_path / "data", *LITE)  # fmt: skip
+    run("fit", tmp_path / "data", "-o", tmp_path / "run", *QUICK, "--classes-per-batch", "3")
+    good, reasons = odd_images.write_all(tmp_path / "odd")
+    capsys.readouterr()
+    run("predict", tmp_path / "run", tmp_path / "odd", "-o", tmp_path / "found.csv", "--top-k", "1")
+    said = capsys.readouterr().err
+    reasons.pop("up")  # a folder: warned of, as its images are read elsewhere
+    assert "up: link to what is read as the folder itself" in said
+    assert f"{len(reasons)} of {len(good) + len(reasons)} images could not be read" in said
+    with (tmp_path / "found.csv").open(newline="", encoding="utf-8") as handle:
+        rows = {row["path"]: row for row in csv.DictReader(handle)}
+    at = f"{tmp_path / 'odd'}/"
+    assert rows.keys() == {at + shown(name) for name in [*good, *reasons]}
+    for name in good:
+        row = rows[at + shown(name)]
+        assert row["class_1"] in {"red", "green", "blue", "grey", "pink"}
+        assert not row["reason"]
+    for name, reason in reasons.items():
+        row = rows[at + shown(name)]
+        assert reason in row["reason"], name
+        assert not row["class_1"]
 
 
 def test_a_table_of_labels_with_a_split(pictures, table, tmp_path):

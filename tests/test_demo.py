@@ -14,12 +14,12 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 
 from mlis import presets
+from mlis.baselines.prototype import RidgePrototype
 from mlis.config import Config, resolve
 from mlis.data.alphabet import Letter, common_letters, covered_letters
-from mlis.data.dataset import GZSLDataset
 from mlis.data.letters import LetterData, Rendering, load_letters
 from mlis.demo import run_demo
-from mlis.demo.baselines import RidgePrototypes, chance
+from mlis.demo.findings import chance
 from mlis.demo.glyphs import describe, symbols
 from mlis.demo.pictures import _difference, shot
 
@@ -161,9 +161,13 @@ def test_chance_is_what_random_answers_get():
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
-def test_prototypes_agree_with_scikit_learn(data: LetterData, kernel):
+def test_prototypes_agree_with_scikit_learn(data: LetterData, config: Config, kernel: str):
     training = data.dataset.for_training()
-    fitted = RidgePrototypes.fit(training, kernel, 0.3)
+    changes = {
+        "preprocessing": {"feature_scaling": "none"},
+        "generation": {"ridge_kernel": kernel, "ridge_lambda": 0.3},
+    }
+    fitted = RidgePrototype(config.replace(changes)).fit(training, device="cpu")
     seen = data.dataset.seen_classes
     means = np.stack([training.features[training.labels == c].mean(0) for c in seen])
     units = training.descriptors / np.linalg.norm(training.descriptors, axis=1, keepdims=True)
@@ -172,31 +176,10 @@ def test_prototypes_agree_with_scikit_learn(data: LetterData, kernel):
     width = gaps[gaps > 0][(np.count_nonzero(gaps) - 1) // 2]
     model = KernelRidge(alpha=0.3, kernel=kernel, gamma=0.5 / width**2)
     model.fit(units[seen], means - means.mean(0))
-    expected = model.predict(units) + means.mean(0)
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(fitted.prototypes, expected, atol=2e-5)
-
-
-def test_choosing_prototypes_never_looks_at_test_rows(data: LetterData):
-    dataset = data.dataset
-    chosen = RidgePrototypes.choose(dataset)
-    spoilt = dataset.features.copy()
-    rows = np.concatenate([dataset.split.test_seen, dataset.split.test_unseen])
-    spoilt[rows] = np.random.default_rng(0).random(spoilt[rows].shape)
-    other = RidgePrototypes.choose(
-        GZSLDataset(spoilt, dataset.labels, dataset.descriptors, dataset.class_names, dataset.split)
-    )
-    assert other.calibration == chosen.calibration
-    np.testing.assert_array_equal(other.prototypes, chosen.prototypes)
-
-
-def test_calibration_is_taken_from_seen_scores_only():
-    mask = np.array([True, False])
-    plain = RidgePrototypes(np.eye(2, dtype=np.float32), mask)
-    calibrated = RidgePrototypes(plain.prototypes, mask, calibration=0.25)
-    features = np.array([[3.0, 4.0]], dtype=np.float32)
-    np.testing.assert_allclose(plain.scores(features), [[0.6, 0.8]], atol=1e-6)
-    np.testing.assert_allclose(calibrated.scores(features), [[0.35, 0.8]], atol=1e-6)
+    expected = torch.from_numpy(model.predict(units) + means.mean(0)).float()
+    expected = torch.nn.functional.normalize(expected, dim=1)
+    found = torch.nn.functional.normalize(fitted.prototypes, dim=1)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
 
 # --- the page ---------------------------------------------------------------------------------

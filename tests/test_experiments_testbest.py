@@ -24,7 +24,8 @@ from mlis.experiments.tasks import BASELINES, Task
 from mlis.experiments.testbest import CheckpointMonitor, _recognizers, measure_test_best, steps_of
 from mlis.inference import Recognizer
 from mlis.pipeline import fit
-from mlis.protocol import fit_and_calibrate, training_key
+from mlis.protocol import fit_and_calibrate
+from mlis.provenance import training_key
 from mlis.training import Monitor
 from simulated import small, tiny
 

@@ -1,6 +1,7 @@
 """Image models: preprocessing, pooling, identity; tiny random ones of transformers, no download."""
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,18 @@ def test_a_resnet_gives_the_global_average_of_its_last_stage(resnet):
     np.testing.assert_allclose(features, maps.mean((2, 3)).numpy(), atol=1e-5)
     assert model.enough == 128
     assert '"decode": 1' in model.identity.preprocessing
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "resnet"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_threads_may_call_a_model_at_the_same_time(resnet, name, precision):
+    name = resnet if name == "resnet" else name
+    model = load_backbone(name, device="cpu", precision=precision)
+    inputs = [[model.prepare(noise(90, 70, seed))] for seed in range(12)]
+    expected = [model(each) for each in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for found, alone in zip(pool.map(model, inputs), expected, strict=True):
+            np.testing.assert_array_equal(found, alone)
 
 
 def test_the_models_own_preprocessing_is_part_of_its_identity(resnet, tmp_path):

@@ -74,6 +74,21 @@ def test_a_young_file_is_not_trusted_by_its_stamp(tmp_path):
     assert read_file(file, now + 10**10).stamp == decode.stamp_of(file.stat())
 
 
+@pytest.mark.parametrize("value", odd_images.STORED)
+def test_every_exif_orientation_is_applied(value):
+    upright = Image.new("RGB", (40, 24), "white")
+    upright.paste((255, 0, 0), (0, 0, 16, 8))  # one corner, so that all eight ways differ
+    result = np.asarray(to_image(odd_images.with_orientation(value, upright))).astype(int)
+    np.testing.assert_allclose(result, np.asarray(upright).astype(int), atol=40)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_single_pixel(mode):
+    image = Image.new(mode, (1, 1)) if mode == "I;16" else odd_images.picture(mode, (1, 1))
+    result = to_image(odd_images.encoded(image, "TIFF"))
+    assert (result.size, result.mode) == ((1, 1), "RGB")
+
+
 def test_transparent_pixels_are_white_and_opaque_ones_kept():
     image = Image.new("RGBA", (10, 10), (0, 0, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, 5, 10))

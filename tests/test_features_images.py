@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import odd_images
@@ -18,9 +21,10 @@ from mlis.data.feature_folder import is_feature_folder, read_feature_folder
 from mlis.data.unlabelled import read_features
 from mlis.errors import DataError
 from mlis.features.backbones import Identity
+from mlis.features.batches import model_threads
 from mlis.features.images import extract_folder, extract_shard
 from mlis.features.shards import FOLDER
-from mlis.features.walk import find_images
+from mlis.features.walk import find_images, shown
 
 SIDE = 4
 
@@ -28,7 +32,7 @@ SIDE = 4
 class Colours:
     """A backbone whose features are the colours of an image made 4 × 4; it counts its images."""
 
-    batch, enough, precision = 3, None, "float32"
+    batch, enough, precision, on_cpu = 3, None, "float32", True
 
     def __init__(self, weights: str = "one"):
         self.identity = Identity("colours", weights, "resize", "none", SIDE * SIDE * 3)
@@ -134,7 +138,8 @@ def test_odd_files_give_their_own_rows_or_a_reason(tmp_path):
     fine, reasons = odd_images.write_all(images / "class")
     assert len(fine) + len(reasons) > 40
     result = extract_folder(find_images(images), Colours(), output, shard_images=10)
-    assert [path.removeprefix("class/") for path in result.images.paths] == fine
+    named = [path.removeprefix("class/") for path in result.images.paths]
+    assert named == sorted(map(shown, fine))
     said = {bad.path.removeprefix("class/"): bad.reason for bad in result.bad}
     assert said.keys() == reasons.keys()
     for name, reason in reasons.items():
@@ -192,6 +197,79 @@ def test_a_shard_is_a_function_of_its_images(tmp_path):
     np.testing.assert_array_equal(again.features, shard.features[3:])
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_batches_side_by_side_give_what_they_give_in_turn(tmp_path, monkeypatch, on_cpu):
+    class Slow(Colours):
+        """Its first batches end last; it counts who computes at the same time."""
+
+        def __call__(self, inputs):
+            with lock:
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+            time.sleep(0.05 / (1 + self.images))
+            try:
+                return super().__call__(inputs)
+            finally:
+                with lock:
+                    self.inside -= 1
+
+    lock, backbone = threading.Lock(), Slow()
+    backbone.inside = backbone.most = 0
+    backbone.on_cpu = on_cpu
+    write_images(tmp_path, names(30))
+    write_images(tmp_path, ["a/again.png"], 29)  # what 029 holds
+    (tmp_path / "a" / "bad.png").write_bytes(b"")
+    found = find_images(tmp_path).images
+    expected, _ = extract_shard(found, Colours())
+    told = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    shard, bad = extract_shard(found, backbone, done=told.append)
+    assert backbone.most > 1 if on_cpu else backbone.most == 1
+    assert shard.rows == expected.rows
+    assert shard.files == expected.files
+    assert [each.path for each in bad] == ["a/bad.png"]
+    assert (backbone.images, sum(told)) == (30, 32)
+    np.testing.assert_array_equal(shard.features, expected.features)
+
+
+def test_threads_of_torch_are_shared_out_and_given_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        with model_threads(3) as pool:
+            shares = list(pool.map(lambda _: torch.get_num_threads(), range(20)))
+        assert set(shares) == {2}
+        assert torch.get_num_threads() == 6
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 6
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_single_batch_is_computed_by_all_threads(tmp_path, monkeypatch):
+    class Watched(Colours):
+        def __call__(self, inputs):
+            threads.add(threading.current_thread().name)
+            return super().__call__(inputs)
+
+    threads = set()
+    write_images(tmp_path, names(3))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    extract_shard(find_images(tmp_path).images, Watched())
+    assert threads == {threading.current_thread().name}
+
+
+def test_a_model_that_fails_ends_the_run_with_its_own_error(tmp_path):
+    class Failing(Colours):
+        def __call__(self, inputs):
+            raise RuntimeError("no memory left on the device")
+
+    write_images(tmp_path / "in", names(9))
+    with pytest.raises(RuntimeError, match="no memory left"):
+        extract_folder(find_images(tmp_path / "in"), Failing(), tmp_path / "out")
+    assert not is_feature_folder(tmp_path / "out")
+
+
 @pytest.mark.parametrize("file", ["features.safetensors", "images.csv", "features.json"])
 def test_a_damaged_folder_is_refused(tmp_path, file):
     write_images(tmp_path / "in", names(4))
@@ -202,6 +280,47 @@ def test_a_damaged_folder_is_refused(tmp_path, file):
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"damaged|cannot be read"):
         read_feature_folder(tmp_path / "out")
+
+
+class Killed(BaseException):
+    """Ends a run where it stands."""
+
+
+def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, monkeypatch):
+    images, output, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
+    write_images(images, names(20))
+    extract_folder(find_images(images), Colours(), whole, shard_images=6)
+    replace, left = Path.replace, 0
+
+    def dying(self, target):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    shards = 0
+    for attempt in range(60):  # a run ends at its first file, the next at its second, …
+        backbone, left = Colours(), 1 + attempt % 6
+        before = len(list((output / FOLDER).glob("*.json")))
+        try:
+            extract_folder(find_images(images), backbone, output, shard_images=6)
+        except Killed:
+            finished = len(list((output / FOLDER).glob("*.json"))) - before
+            shards += finished
+            assert backbone.images <= 6 * finished + 6  # at most the shard that was being written
+            assert not is_feature_folder(output) or read_feature_folder(output)
+            continue
+        break
+    assert shards >= 3  # most of the four were finished by runs that ended early
+    monkeypatch.undo()
+    result = extract_folder(find_images(images), Colours(), output, shard_images=6)
+    assert result.computed == 0
+    check(images, output, names(20))
+    assert (output / "images.csv").read_bytes() == (whole / "images.csv").read_bytes()
+    tensors = "features.safetensors"
+    assert (output / tensors).read_bytes() == (whole / tensors).read_bytes()
 
 
 def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):

@@ -27,7 +27,8 @@ from mlis.generators import generator_folder
 from mlis.inference import Recognizer
 from mlis.locks import lock_folder
 from mlis.pipeline import fit
-from mlis.protocol import Fitted, fit_and_calibrate, fit_reusing, generation_key, training_key
+from mlis.protocol import Fitted, fit_and_calibrate, fit_reusing
+from mlis.provenance import generation_key, training_key
 from mlis.snapshots import FolderMonitor
 from mlis.tensorfile import load_tensors, save_tensors
 from mlis.training import Monitor
@@ -666,7 +667,7 @@ def test_waiting_is_not_counted(tmp_path, monkeypatch):
 
 
 def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
-    import mlis.protocol
+    import mlis.provenance
     from mlis.compute import Arithmetic
 
     def keys(config=CONFIG):
@@ -674,22 +675,22 @@ def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
 
     before = keys()
     with monkeypatch.context() as patch:
-        patch.setattr(mlis.protocol, "GENERATION_VERSION", -1)
+        patch.setattr(mlis.provenance, "GENERATION_VERSION", -1)
         assert not set(keys()) & set(before)
     with monkeypatch.context() as patch:
-        patch.setattr(mlis.protocol, "REFINEMENT_VERSION", -1)
+        patch.setattr(mlis.provenance, "REFINEMENT_VERSION", -1)
         assert keys()[0] == before[0]
         assert keys()[1] != before[1]
     auto = {}
     for product in (torch.bfloat16, torch.float32):
         found = Arithmetic(torch.device("cpu"), torch.float32, product)
         with monkeypatch.context() as patch:
-            patch.setattr(mlis.protocol.Arithmetic, "of", lambda *_, found=found: found)
+            patch.setattr(mlis.provenance.Arithmetic, "of", lambda *_, found=found: found)
             auto[product] = keys(small("auto"))
     assert not set(auto[torch.bfloat16]) & set(auto[torch.float32])
     assert auto[torch.float32] == keys(small("float32"))
     cuda = Arithmetic(torch.device("cuda"), torch.float32, torch.float32)
-    monkeypatch.setattr(mlis.protocol.Arithmetic, "of", lambda *_: cuda)
+    monkeypatch.setattr(mlis.provenance.Arithmetic, "of", lambda *_: cuda)
     assert not set(keys()) & set(before)
 
 

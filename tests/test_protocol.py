@@ -12,7 +12,8 @@ from mlis.data.splits import Split
 from mlis.errors import DataError
 from mlis.evaluation import evaluate
 from mlis.pipeline import fit
-from mlis.protocol import PROTOCOL, fit_and_calibrate, provenance, test_once
+from mlis.protocol import fit_and_calibrate, test_once
+from mlis.provenance import PROTOCOL, provenance
 from mlis.training import Monitor
 from simulated import linear_world, small, tiny
 

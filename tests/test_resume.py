@@ -17,7 +17,7 @@ from mlis.config import Config
 from mlis.errors import DivergenceError, ModelFileError
 from mlis.inference import Recognizer
 from mlis.pipeline import fit
-from mlis.protocol import generation_key, training_key
+from mlis.provenance import generation_key, training_key
 from mlis.snapshots import FolderMonitor
 from mlis.tensorfile import load_tensors, save_tensors
 from mlis.training import Monitor, adam, pack, unpack

@@ -120,22 +120,6 @@ def test_too_much_is_refused_but_a_large_request_gets_its_turn():
     batcher.close()
 
 
-def test_tasks_come_between_batches_in_their_turn():
-    double, seen = Double(go=False), []
-    batcher = held(double)
-    before = batcher.submit([1])
-    task = batcher.run(lambda: seen.append(len(double.batches)) or "done")
-    after = batcher.submit([2])
-    double.go.set()
-    assert task.result(PATIENCE) == "done"
-    results([before, after])
-    with pytest.raises(ZeroDivisionError):
-        batcher.run(lambda: 1 / 0).result(PATIENCE)
-    batcher.close()
-    assert double.batches == [[0], [1], [2]]
-    assert seen == [2]
-
-
 def test_closing_answers_what_waits_and_takes_nothing_more():
     double = Double(go=False)
     batcher = held(double)
@@ -146,8 +130,6 @@ def test_closing_answers_what_waits_and_takes_nothing_more():
         time.sleep(0.001)
     with pytest.raises(BusyError, match="stopping"):
         batcher.submit([3])
-    with pytest.raises(BusyError, match="stopping"):
-        batcher.run(int)
     double.go.set()
     closing.join(PATIENCE)
     assert not closing.is_alive()

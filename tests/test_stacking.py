@@ -18,7 +18,8 @@ from mlis.generation.train import AdversarialTrainer, fit_generator
 from mlis.inference import Recognizer
 from mlis.pipeline import fit, fit_seeds
 from mlis.preprocessing import prepare
-from mlis.protocol import fit_and_calibrate_seeds, generation_key, training_key
+from mlis.protocol import fit_and_calibrate_seeds
+from mlis.provenance import generation_key, training_key
 from mlis.refinement.train import RefinementTrainer
 from mlis.snapshots import FolderMonitor
 from mlis.stacking import Seeds, drawn, fill, streams

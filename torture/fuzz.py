@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from readers import READERS, Target
 
 MEMORY = 512 << 20  # bytes that one input may take beyond what the worker has
-LONGEST = 20.0  # seconds that one input may take
+LONGEST = 20.0  # seconds of the processor that one input may take
+PATIENCE = 900.0  # seconds of the clock, for one that waits, and to begin with
 LONGEST_MESSAGE = 2000
 
 
@@ -66,7 +67,7 @@ def _judged(error: Exception) -> tuple[str, str] | None:
 
     text = str(error)
     if isinstance(error, MlisError | ImageError):
-        if isinstance(error, MemoryError) or "Unable to allocate" in text or "MemoryError" in text:
+        if isinstance(error, MemoryError) or _ran_short(error.__cause__):
             return "memory", _told(error)
         if not text or "\n" in text or len(text) > LONGEST_MESSAGE:
             return f"message of {type(error).__name__}", _told(error)
@@ -74,6 +75,15 @@ def _judged(error: Exception) -> tuple[str, str] | None:
     if isinstance(error, OSError) and error.filename:
         return None
     return type(error).__name__, _told(error)
+
+
+def _ran_short(cause: BaseException | None) -> bool:
+    """Whether memory ran out, and not Python's parser: it says so of what nests too deep."""
+    if not isinstance(cause, MemoryError):
+        return False
+    return not any(
+        Path(f.filename).name == "ast.py" for f in traceback.extract_tb(cause.__traceback__)
+    )
 
 
 def _told(error: BaseException) -> str:
@@ -96,6 +106,8 @@ def work(reader: str, start: int, stop: int, out: Path, deadline: float) -> None
             try_one(target, target.good)
         limit_memory()
         with (out / f"{reader}.at").open("r+b") as handle:
+            handle.write(struct.pack("<QB", start, 1))  # a ninth byte: it has begun
+            handle.flush()
             place = mmap.mmap(handle.fileno(), 8)
         most = _most()
         for number in range(start, stop):
@@ -161,24 +173,37 @@ def _watch(reader: str, out: Path, start: int, stop: int, deadline: float) -> in
         process = subprocess.Popen(
             [*command, str(deadline)], env=environment, stdout=log, stderr=log
         )
-    at, since, grace = start, time.monotonic(), 180.0  # it imports first
+    at, since, spent = start - 1, time.monotonic(), 0.0  # it imports first
     while process.poll() is None:
         time.sleep(0.2)
-        now = struct.unpack("<Q", place.read_bytes())[0]
-        if now != at:
-            at, since, grace = now, time.monotonic(), LONGEST
-        if time.monotonic() - since > grace:
+        now = _number(place)
+        if now != at and (now > start or place.stat().st_size > 8):
+            at, since, spent = now, time.monotonic(), _processor_seconds(process.pid)
+        slow = at >= start and _processor_seconds(process.pid) - spent > LONGEST
+        if slow or time.monotonic() - since > PATIENCE:
             process.kill()
             process.wait()
-            _note(out, reader, at, _input(reader, at), "hang", f"longer than {grace:g} s")
-            return at + 1
-    at = struct.unpack("<Q", place.read_bytes())[0]
+            _note(out, reader, now, _input(reader, now), "hang", f"longer than {LONGEST:g} s")
+            return now + 1
+    at = _number(place)
     if process.returncode == 0:
         return at
-    if at == start and grace > LONGEST:
+    if place.stat().st_size == 8:
         raise SystemExit(f"the worker of {reader} did not start: see {out / f'{reader}.log'}")
     _note(out, reader, at, _input(reader, at), "crash", f"exit status {process.returncode}")
     return at + 1
+
+
+def _number(place: Path) -> int:
+    return struct.unpack("<Q", place.read_bytes()[:8])[0]
+
+
+def _processor_seconds(process: int) -> float:
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _input(reader: str, number: int) -> bytes:

@@ -44,49 +44,48 @@ class Target:
 
 
 def matlab_5(folder: Path) -> list[Target]:
-    return [
-        target
-        for compress in (False, True)
-        for target in _matlab(folder / str(compress), hdf5=False, compress=compress)
-    ]
+    return _matlab(folder, hdf5=False)
 
 
 def matlab_73(folder: Path) -> list[Target]:
-    return [
-        target
-        for compress in (False, True)
-        for target in _matlab(folder / str(compress), hdf5=True, compress=compress)
-    ]
+    return _matlab(folder, hdf5=True)
 
 
-def _matlab(folder: Path, **options: bool) -> list[Target]:
-    from standins import tiny_benchmark, write_mat, write_tiny
-
+def _matlab(folder: Path, *, hdf5: bool) -> list[Target]:
+    """A small file of every kind of field, six times of seven, else a whole benchmark."""
     from mlis.data import load_pair
     from mlis.data.matfile import field_shapes, read_array, read_columns, read_strings
     from mlis.errors import DataError
+    from standins import tiny_benchmark, write_mat, write_tiny
 
-    features, split = write_tiny(folder)
-    for path, fields in zip((features, split), tiny_benchmark(), strict=True):
-        write_mat(path, fields, **options)
+    fields = {
+        "x": np.arange(12.0).reshape(3, 4),
+        "labels": LABELS[:4, None] + 1.0,
+        "names": ["a", "b", "cé"],
+    }
 
-    def read_all(path: Path, pair: tuple[Path, Path]) -> None:
+    def read_fields(path: Path) -> None:
         for field in field_shapes(path):
             for read in (read_columns, read_array, read_strings):
                 try:
                     read(path, field)
                 except DataError:
                     continue
-        load_pair(*pair, cache=False)
 
-    good = features.read_bytes(), split.read_bytes()
+    def target(path: Path, read: Callable[[Path], object]) -> Target:
+        return Target(path, path.read_bytes(), mutations.bytes_of, lambda: read(path))
+
     targets = []
-    for which, content in enumerate(good):
-        path = folder / f"damaged{which}.mat"
-        pair = (path, split) if which == 0 else (features, path)
-        targets.append(
-            Target(path, content, mutations.bytes_of, lambda p=path, q=pair: read_all(p, q))
-        )
+    for compress in (False, True):
+        path = folder / f"fields-{compress}.mat"
+        write_mat(path, fields, hdf5=hdf5, compress=compress)
+        targets += 6 * [target(path, read_fields)]
+        good = write_tiny(folder / str(compress))
+        for which, content in enumerate(tiny_benchmark()):
+            path = folder / f"{compress}{which}.mat"
+            write_mat(path, content, hdf5=hdf5, compress=compress)
+            pair = [path, good[1]] if which == 0 else [good[0], path]
+            targets.append(target(path, lambda _, pair=pair: load_pair(*pair, cache=False)))
     return targets
 
 
@@ -208,9 +207,8 @@ def parquet(folder: Path) -> list[Target]:
 
 def dataset_folder(folder: Path) -> list[Target]:
     """`dataset.json` and `features.safetensors`, the latter also with another header."""
-    from simulated import tiny
-
     from mlis.data.folder import TENSORS, WORDS, load_folder
+    from simulated import tiny
 
     tiny().save(folder)
 
@@ -262,10 +260,9 @@ def feature_folder(folder: Path) -> list[Target]:
 
 def model(folder: Path) -> list[Target]:
     """`model.json`, `model.safetensors`, and both changed alike so that they belong together."""
-    from simulated import small, tiny
-
     from mlis.checkpoint import RECORD, WEIGHTS, load_model, read_record, save_model
     from mlis.pipeline import fit
+    from simulated import small, tiny
 
     data = tiny()
     save_model(fit(data.for_training(), small(), seed=0), folder, {"seed": 0})
@@ -299,11 +296,10 @@ def model(folder: Path) -> list[Target]:
 
 def snapshot(folder: Path) -> list[Target]:
     """Snapshots of both stages, taken half way, and a training that continues from them."""
-    from simulated import small, tiny
-
     from mlis.pipeline import fit
     from mlis.snapshots import FolderMonitor
     from mlis.training import Monitor
+    from simulated import small, tiny
 
     training = tiny().for_training()
 
@@ -315,7 +311,12 @@ def snapshot(folder: Path) -> list[Target]:
             if step == 2:
                 super().snapshot(stage, step, state)
 
-    fit(training, small(), seed=0, monitor=Half(folder, "key"))
+    settings = small(
+        generation={"steps": 3},
+        refinement={"steps": 3},
+        classification={"max_iterations": 1},
+    )
+    fit(training, settings, seed=0, monitor=Half(folder, "key"))
     whole = {path: path.read_bytes() for path in folder.iterdir()}
 
     class Keeper(FolderMonitor):
@@ -326,7 +327,7 @@ def snapshot(folder: Path) -> list[Target]:
 
     def read() -> None:
         try:
-            fit(training, small(), seed=0, monitor=Keeper(folder, "key"))
+            fit(training, settings, seed=0, monitor=Keeper(folder, "key"))
         finally:
             for path, content in whole.items():
                 path.write_bytes(content)
@@ -343,13 +344,12 @@ def snapshot(folder: Path) -> list[Target]:
 
 def records(folder: Path) -> list[Target]:
     """`results.jsonl`, `run.json` and `result.json`, and what is made of them."""
-    from test_experiments_store import row
-
     from mlis.config import Config
     from mlis.evaluation import summarise
     from mlis.experiments.store import Store
     from mlis.experiments.tasks import Task
     from mlis.runs import RunPlan, _read_result, begin
+    from test_experiments_store import row
 
     path = folder / "results.jsonl"
     task = Task("x", {"name_or_path": "x"}, "0" * 64, "mlis", Config(), 0).to_dict()
@@ -412,9 +412,8 @@ def toml(folder: Path) -> list[Target]:
 
 
 def images(folder: Path) -> list[Target]:
-    from odd_images import good
-
     from mlis.features.decode import decode, quiet_pillow, read_file
+    from odd_images import good
 
     path = folder / "image"
 
@@ -494,7 +493,7 @@ def _resealed(good: bytes, chance: random.Random) -> bytes:
     if kind > 0.3:
         header, rest = _changed_tensors(header, rest, chance)
     try:
-        from mlis.tensorfile import _checksum
+        from mlis.tensorfile import checksum
 
         size = {name: value["data_offsets"] for name, value in header.items()}
         tensors = {
@@ -505,7 +504,7 @@ def _resealed(good: bytes, chance: random.Random) -> bytes:
             else torch.empty(header[name]["shape"], dtype=_TORCH[header[name]["dtype"]])
             for name, (a, b) in size.items()
         }
-        words = json.dumps({**metadata, "sha256": _checksum(tensors, metadata)}, sort_keys=True)
+        words = json.dumps({**metadata, "sha256": checksum(tensors, metadata)}, sort_keys=True)
     except (RuntimeError, ValueError, TypeError, KeyError):
         words = json.dumps({"sha256": hashlib.sha256(rest).hexdigest()})
     return _closed({"__metadata__": {"mlis": words}, **header}, rest)

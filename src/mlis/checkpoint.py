@@ -21,7 +21,7 @@ from mlis.files import strict_json, write_json
 from mlis.growth import Growth
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler
-from mlis.tensorfile import load_tensors, save_tensors
+from mlis.tensorfile import checksum, load_tensors, save_tensors
 
 FORMAT = 1
 WEIGHTS, RECORD, GROWTH = "model.safetensors", "config.json", "growth.safetensors"
@@ -48,14 +48,15 @@ def save_model(
     # The facts that decide predictions also travel inside the weights file, under its checksum:
     # a config.json of another model, or an edited one, is noticed on load.
     words = json.dumps(facts, sort_keys=True)
-    save_tensors(folder / WEIGHTS, _tensors(recognizer), {"facts": words})
+    tensors = _tensors(recognizer)
+    save_tensors(folder / WEIGHTS, tensors, {"facts": words})
     write_json(folder / RECORD, whole)
     (folder / OLD_RECORD).unlink(missing_ok=True)
     growth = recognizer.growth
     if growth is None:
         (folder / GROWTH).unlink(missing_ok=True)
     else:
-        metadata = {"growth": growth.words(), "classes": _classes(recognizer.class_names)}
+        metadata = {"growth": growth.words(), "model": _model(tensors, words)}
         save_tensors(folder / GROWTH, growth.tensors(), metadata)
 
 
@@ -89,9 +90,9 @@ def _tensors(recognizer: Recognizer) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _classes(names: tuple[str, ...]) -> str:
-    """What the kept rows' labels count: that of another model must not be mixed in."""
-    return json.dumps(list(names))
+def _model(tensors: Mapping[str, torch.Tensor], words: str) -> str:
+    """Names a model, so that what another one's training left is not mixed in."""
+    return checksum({name: value.detach().cpu() for name, value in tensors.items()}, {"": words})
 
 
 def load_model(
@@ -133,7 +134,7 @@ def load_model(
         descriptors=tensors["descriptors"].numpy(),
         calibration=facts["calibration"],
         sources=facts.get("sources", {}),
-        growth=_load_growth(folder, tuple(facts["class_names"])) if growth else None,
+        growth=_load_growth(folder, tensors, metadata["facts"]) if growth else None,
         history=tuple(facts.get("history", ())),
         record=record,
     ).to(device)
@@ -145,51 +146,44 @@ def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
     texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
     known = facts.get("feature_transform") in ("none", "sqrt")
     number = isinstance(constant, int | float) and not isinstance(constant, bool)
-    if not names or not texts or not known or not number or not abs(constant) < 1e30:
+    number = number and abs(float(constant or 0.0)) < 1e30
+    sources, history = facts.get("sources", {}), facts.get("history", [])
+    told = isinstance(sources, dict) and isinstance(history, list)
+    told = told and all(isinstance(change, dict) for change in history)
+    if not names or not texts or not known or not number or not told:
         raise ModelFileError(
-            f"{path} is damaged: class_names, feature_transform or calibration is not what a model "
-            "has; copy both files of the model again"
+            f"{path} is damaged: class_names, feature_transform, calibration, sources or history "
+            "is not what a model has; copy both files of the model again"
         )
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
     """Names, shapes and types of all tensors; they must fit each other."""
-    shift, head = (tensors.get(name) for name in ("scaler.shift", "classifier.weight"))
-    inputs = 0 if shift is None else shift.numel()
-    hidden = inputs
-    expected = {"scaler.shift": (inputs,), "scaler.factor": (inputs,)}
-    if "encoder.weight" in tensors or "encoder.bias" in tensors:
-        hidden = 0 if head is None else head.shape[-1] if head.ndim else 0
-        expected |= {"encoder.weight": (hidden, inputs), "encoder.bias": (hidden,)}
-    expected |= {"classifier.weight": (classes, hidden), "classifier.bias": (classes,)}
-    described = tensors.get("descriptors")
-    width = described.shape[-1] if described is not None and described.ndim else 0
-    expected |= {"descriptors": (classes, width), "seen": (classes,)}
-    weights = {"encoder.weight", "encoder.bias", "classifier.bias"} & tensors.keys()
-    for name, shape in expected.items():
-        value = tensors.get(name)
+    for name, shape in _shapes(tensors, classes).items():
+        value, boolean = tensors.get(name), name == "seen"
         if value is None:
             raise ModelFileError(f"{path} holds no tensor {name!r}")
-        good = value.dtype == torch.bool if name == "seen" else value.dtype.is_floating_point
+        good = value.dtype == torch.bool if boolean else value.dtype.is_floating_point
         if tuple(value.shape) != shape or not good or not value.numel():
             raise ModelFileError(
                 f"{path} is no model: {name} is {tuple(value.shape)} of {value.dtype}, where "
-                f"{shape} of {'bool' if name == 'seen' else 'floating point numbers'} is expected"
+                f"{shape} of {'bool' if boolean else 'floating point numbers'} is expected"
             )
-    if head is not None and any(tensors[name].dtype != head.dtype for name in weights):
+    weights = {"encoder.weight", "encoder.bias", "classifier.weight", "classifier.bias"}
+    if len({tensors[name].dtype for name in weights & tensors.keys()}) > 1:
         raise ModelFileError(f"{path} is no model: its weights are of several types")
 
 
-def _load_growth(folder: Path, class_names: tuple[str, ...]) -> Growth | None:
+def _load_growth(folder: Path, tensors: Mapping[str, torch.Tensor], words: str) -> Growth | None:
     if not (folder / GROWTH).exists():
         return None
-    tensors, metadata = load_tensors(folder / GROWTH)
-    if metadata.get("classes") != _classes(class_names):
+    kept, metadata = load_tensors(folder / GROWTH)
+    if metadata.get("model") != _model(tensors, words):
         raise ModelFileError(
-            f"{folder / GROWTH} is of a model with other classes than {folder / WEIGHTS}: copy "
-            "the files of one model, or delete it (then no class can be added)"
+            f"{folder / GROWTH} is of another model than {folder / WEIGHTS}: copy the files of one "
+            "model, or delete it (then no class can be added)"
         )
-    return Growth.of(tensors, metadata.get("growth", ""))
+    return Growth.of(kept, metadata.get("growth", ""))
 
 
 def record_path(folder: str | Path) -> Path:
@@ -201,6 +195,27 @@ def record_path(folder: str | Path) -> Path:
 def is_model(folder: str | Path) -> bool:
     """Whether there is a saved model in `folder`."""
     return record_path(folder).exists()
+
+
+def _shapes(tensors: Mapping[str, Tensor], classes: int) -> dict[str, tuple[int, ...]]:
+    """What each tensor's shape must be, by the sizes of three of them."""
+    empty = torch.empty(0, 0)
+    inputs = tensors.get("scaler.shift", empty).numel()
+    hidden = inputs
+    shapes: dict[str, tuple[int, ...]] = {}
+    if "encoder.weight" in tensors or "encoder.bias" in tensors:
+        hidden = (*tensors.get("classifier.weight", empty).shape, 0, 0)[1]
+        shapes = {"encoder.weight": (hidden, inputs), "encoder.bias": (hidden,)}
+    width = (*tensors.get("descriptors", empty).shape, 0, 0)[1]
+    return {
+        "scaler.shift": (inputs,),
+        "scaler.factor": (inputs,),
+        **shapes,
+        "classifier.weight": (classes, hidden),
+        "classifier.bias": (classes,),
+        "descriptors": (classes, width),
+        "seen": (classes,),
+    }
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

@@ -113,7 +113,9 @@ class Scratch:
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype):
+    def __call__(
+        self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         """Return the tensor of this name, its values left over from the last use."""
         held = self._held.get(name)
         if held is None or held.shape != shape or held.dtype != dtype:

@@ -1,6 +1,6 @@
 """The scikit-learn face: the whole method behind `fit`, `predict` and `transform`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
 from mlis.inference import Recognizer
 from mlis.protocol import fit_and_calibrate
+from mlis.refinement.losses import EmbeddingLoss
 
 
 class MLISClassifier(
@@ -90,7 +91,7 @@ class MLISClassifier(
         *,
         generator: str | None = None,
         components: str | None = None,
-        loss: str | Callable | None = None,
+        loss: str | EmbeddingLoss | None = None,
         steps: int | None = None,
         generator_steps: int | None = None,
         semantic_scale: float | None = None,

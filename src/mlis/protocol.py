@@ -6,23 +6,16 @@ how well are classes without images recognised?
 """
 
 import dataclasses
-import hashlib
-import inspect
 import logging
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import scipy
 import torch
 
-import mlis
-from mlis.compute import Arithmetic
-from mlis.config import Config, hash_of
+from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.errors import ModelFileError
 from mlis.evaluation import Evaluation, best_calibration, evaluate
@@ -30,19 +23,25 @@ from mlis.generators import STAGE as GENERATION
 from mlis.generators import StoredGenerator
 from mlis.inference import Recognizer
 from mlis.pipeline import fit, fit_seeds
-from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
+from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
+from mlis.refinement.losses import EmbeddingLoss
 from mlis.stacking import Seeds
 from mlis.training import Account, Monitor
 
+__all__ = [
+    "PROTOCOL",
+    "Fitted",
+    "Trained",
+    "fit_and_calibrate",
+    "fit_and_calibrate_seeds",
+    "fit_reusing",
+    "generation_key",
+    "provenance",
+    "test_once",
+    "training_key",
+]
+
 logger = logging.getLogger(__name__)
-
-PROTOCOL = "H@val"
-
-# Raise one of these when the same settings, rows and seed give other numbers than before: the
-# mathematics, the order of random draws, initial weights, or the names in a snapshot have changed.
-# Stored generators and snapshots of the old code are then left alone instead of being mixed in.
-GENERATION_VERSION = 1  # of preprocessing and of stage 1a (mlis.preprocessing, mlis.generation)
-REFINEMENT_VERSION = 1  # of stage 1b (mlis.refinement)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,86 +261,3 @@ def test_once(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
 
 
 test_once.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]  (not for pytest)
-
-
-def training_key(
-    training: TrainingSplit,
-    config: Config,
-    seed: Seeds,
-    device: str | torch.device = "auto",
-    loss: EmbeddingLoss | None = None,
-) -> str:
-    """Hash of everything that a training depends on: rows, settings, seed, arithmetic, code.
-
-    Several seeds trained together have a key of their own: their last bits are not those of each.
-
-    Of a metric loss of the user's own (`loss`, or the one that `refinement.loss` names) the key
-    holds the import name and the source of that function or class, not of what it calls.
-
-    Raises:
-        SettingsError: `refinement.loss` names nothing, or the device is not there.
-    """
-    own = loss_identity(config, loss)
-    settings = {**config.to_dict(), "precision": arithmetic_key(config, device)}
-    return hash_of([training.key, settings, seed, own, REFINEMENT_VERSION, *_code()])
-
-
-def generation_key(
-    training: TrainingSplit, config: Config, seed: Seeds, device: str | torch.device = "auto"
-) -> str:
-    """Hash of everything that the generator depends on; refinement and classifier do not enter.
-
-    Raises:
-        SettingsError: the device is not there.
-    """
-    parts = [dataclasses.asdict(config.preprocessing), dataclasses.asdict(config.generation)]
-    return hash_of([training.key, parts, arithmetic_key(config, device), seed, *_code()])
-
-
-def _code() -> list[Any]:
-    return [GENERATION_VERSION, torch.__version__]
-
-
-def arithmetic_key(config: Config, device: str | torch.device) -> list[str]:
-    """What "auto" comes to here: kind of device, dtypes of weights and of product factors."""
-    found = Arithmetic.of(config.precision, device)
-    return [found.device.type, str(found.master), str(found.product)]
-
-
-def loss_identity(config: Config, loss: EmbeddingLoss | None) -> list[str] | None:
-    """Import name and hash of the source of a user's loss; None for the built-in ones."""
-    if loss is None:
-        named = "ml" in config.refinement.switches and similarity_loss(config.refinement) is None
-        if not named:
-            return None
-        loss = load_loss(config.refinement.loss)
-    code = loss if inspect.isroutine(loss) or inspect.isclass(loss) else type(loss)
-    try:
-        source = inspect.getsource(code)
-    except (OSError, TypeError):  # built in, compiled, or typed at a prompt
-        source = ""
-    return [code.__module__, code.__qualname__, hashlib.sha256(source.encode()).hexdigest()]
-
-
-def provenance(dataset: GZSLDataset, config: Config, device: str) -> dict[str, Any]:
-    """Everything needed to say where a number comes from, as strict JSON."""
-    arithmetic = Arithmetic.of(config.precision, device)
-    return {
-        "protocol": PROTOCOL,
-        "data": dataset.provenance.name,
-        "data_sha256": dataset.sha256,
-        "features": dataset.provenance.features,
-        "descriptors": dataset.provenance.descriptors,
-        "notes": list(dataset.provenance.notes),
-        "config_sha256": config.sha256,
-        "device": str(arithmetic.device),
-        "product_dtype": str(arithmetic.product).removeprefix("torch."),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "versions": {
-            "mlis": mlis.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-        },
-    }

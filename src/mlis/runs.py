@@ -20,138 +20,25 @@ snapshot. A run that was killed and resumed ends with the same bits as one that 
 """
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlis
 from mlis.checkpoint import save_model
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
-from mlis.files import CHECK, sealed, strict_json, unsealed, write_json
 from mlis.locks import lock_folder
-from mlis.protocol import (
-    PROTOCOL,
-    Trained,
-    fit_and_calibrate,
-    fit_and_calibrate_seeds,
-    generation_key,
-    provenance,
-    test_once,
-    training_key,
-)
+from mlis.protocol import Trained, fit_and_calibrate, fit_and_calibrate_seeds, test_once
+from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
+from mlis.run_plan import RunPlan, read_record, write_record
 from mlis.snapshots import FolderMonitor
 from mlis.stacking import Seeds
 from mlis.training import Monitor
 
-FORMAT = 1
-"""Of `run.json`, `result.json` and `results.json`."""
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What a run was asked to do.
-
-    Attributes:
-        dataset: keyword arguments of :func:`mlis.data.load_dataset`.
-        data_sha256: of the dataset when the run began.
-        config: settings; `refinement.components` is replaced by each of `components` in turn.
-        seeds: one training each.
-        components: e.g. ("ml", "ml+is", "ml+is+sfr").
-        device: "auto", "cpu", "cuda", …
-        stack_seeds: train all seeds of a component together, their weights in one batched product
-            (:func:`mlis.pipeline.fit_seeds`): each seed's result as alone but for rounding.
-    """
-
-    dataset: Mapping[str, Any]
-    data_sha256: str
-    config: Config
-    seeds: tuple[int, ...] = (0,)
-    components: tuple[str, ...] = ("ml+is+sfr",)
-    device: str = "auto"
-    stack_seeds: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise SettingsError(f"seeds must be distinct and ≥ 0, but got {list(self.seeds)}")
-        if not self.components or len(set(self.components)) < len(self.components):
-            raise SettingsError(f"components must be distinct, but got {list(self.components)}")
-        for components in self.components:
-            self.config_of(components)
-
-    def config_of(self, components: str) -> Config:
-        """Settings with these components."""
-        return self.config.replace({"refinement": {"components": components}})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for `run.json`."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {
-            "mlis": mlis.__version__,
-            **values,
-            "dataset": dict(self.dataset),
-            "config": self.config.to_dict(),
-            "seeds": list(self.seeds),
-            "components": list(self.components),
-        }
-
-    @classmethod
-    def read(cls, folder: Path) -> "RunPlan":
-        """Read `run.json` back.
-
-        Raises:
-            ModelFileError: there is none, or it is not what `to_dict` wrote.
-        """
-        path = folder / "run.json"
-        try:
-            values = _opened(path)
-            values.pop("mlis")
-            return cls(
-                **{
-                    **values,
-                    "config": Config.from_dict(values["config"]),
-                    "seeds": tuple(values["seeds"]),
-                    "components": tuple(values["components"]),
-                }
-            )
-        except FileNotFoundError:
-            raise ModelFileError(f"{folder} is not a run folder: {path} does not exist") from None
-        except ModelFileError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelFileError(f"{path} is not a run's record: {error}") from None
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a record with its format and check digits: a number that changes later is noticed."""
-    write_json(path, sealed({"format": FORMAT, **values}))
-
-
-def _opened(path: Path) -> dict[str, Any]:
-    """What `_write` wrote, or a record from before there were formats.
-
-    Raises:
-        ModelFileError: it is of another format.
-        ValueError: it is no record, or not as it was written.
-    """
-    values = strict_json(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError("expected a JSON object")
-    if not {"format", CHECK} & values.keys():
-        return values
-    if values.get("format") != FORMAT:
-        raise ModelFileError(
-            f"{path} has run format {values.get('format')!r}, but this version of mlis "
-            f"({mlis.__version__}) reads format {FORMAT}"
-        )
-    values = unsealed(values)
-    del values["format"]
-    return values
+__all__ = ["RunPlan", "begin", "execute", "finished"]
 
 
 def begin(folder: Path, plan: RunPlan) -> None:
@@ -168,7 +55,7 @@ def begin(folder: Path, plan: RunPlan) -> None:
                 f"or continue that run with --resume {folder}"
             )
         return
-    _write(folder / "run.json", plan.to_dict())
+    write_record(folder / "run.json", plan.to_dict())
 
 
 def execute(
@@ -241,7 +128,7 @@ def execute(
             },
             "provenance": provenance(dataset, plan.config, plan.device),
         }
-        _write(folder / "results.json", results)
+        write_record(folder / "results.json", results)
     return results
 
 
@@ -320,7 +207,7 @@ def _test(
         "provenance": {**facts, "generators": _generators(trained)},
     }
     save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
-    _write(place / "result.json", row)
+    write_record(place / "result.json", row)
 
 
 def _cost(trained: Trained) -> dict[str, Any]:
@@ -354,7 +241,7 @@ _ROW = {"seed", "test", *_LISTED}
 
 def _read_result(path: Path) -> dict[str, Any]:
     try:
-        row = _opened(path)
+        row = read_record(path)
         if not row.keys() >= _ROW:
             raise ValueError("fields are missing")
         summarise([row["test"]])  # its measures are numbers

@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 
 from mlis.errors import SettingsError
 
+_MOST_BITS = 53  # of a whole number; JSON readers keep no more
+
 
 def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
     """Declare one setting: its default, what it means, and the inclusive range of a number."""
@@ -69,6 +71,10 @@ def _as_float(value: Real) -> float:
 
 def _in_range(where: str, f: dataclasses.Field[Any], value: float) -> float:
     low, high = f.metadata.get("low"), f.metadata.get("high")
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise SettingsError(
+            f"{where} must be below 2**{_MOST_BITS}, but got a number of {value.bit_length()} bits"
+        )
     outside = (low is not None and value < low) or (high is not None and value > high)
     if outside or not math.isfinite(value):
         bounds = "finite" if low is None else f"at least {low}"

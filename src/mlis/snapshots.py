@@ -10,6 +10,7 @@ a resumed run reports what it really took, and one that finds a finished stage w
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mlis.errors import ModelFileError
-from mlis.files import atomic_write
+from mlis.files import atomic_write, naming, strict_json
 from mlis.tensorfile import load_tensors, save_tensors
 from mlis.training import Account, Monitor
 
@@ -121,7 +122,8 @@ class FolderMonitor(Monitor):
         """Append the losses as one JSON line, with the seconds since the stage began."""
         spent = self._ledgers[stage].until(self.clock(), self.owner)
         line = {"step": step, "seconds": round(sum(spent.values()), 3), **values}
-        with self._file(stage, "jsonl").open("a", encoding="utf-8") as handle:
+        path = self._file(stage, "jsonl")
+        with naming(path), path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
         self._listener.report(stage, step, total, values)
 
@@ -161,9 +163,12 @@ class FolderMonitor(Monitor):
 def _read(path: Path, metadata: Mapping[str, str]) -> tuple[int, dict[str, float]]:
     """Steps taken, and seconds by owner."""
     try:
-        seconds = json.loads(metadata["seconds"])
-        return int(metadata["step"]), {str(name): float(value) for name, value in seconds.items()}
-    except (KeyError, ValueError, TypeError, AttributeError):
+        step, seconds = int(metadata["step"]), strict_json(metadata["seconds"])
+        spent = {str(name): float(value) for name, value in seconds.items()}
+        if step < 0 or not all(map(math.isfinite, spent.values())):
+            raise ValueError("no number of steps, or no seconds")
+        return step, spent
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
         raise ModelFileError(
             f"{path} is no snapshot of this version of mlis: delete it to train the stage again"
         ) from None
@@ -177,7 +182,7 @@ def _keep_lines(path: Path, step: int) -> None:
     before = path.read_text(encoding="utf-8", errors="replace")
     for line in before.splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if strict_json(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             break

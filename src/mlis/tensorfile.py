@@ -21,13 +21,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     writes several in random order. Raises `OSError` where the file cannot be written.
     """
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    checksum = _checksum(ready, metadata)
+    digest = checksum(ready, metadata)
     with atomic_write(path) as temporary:
-        words = json.dumps({**metadata, "sha256": checksum}, sort_keys=True)
+        words = json.dumps({**metadata, "sha256": digest}, sort_keys=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the library's own is for the owner alone
         try:
             save_file(ready, temporary, metadata={"mlis": words})
         except SafetensorError as error:  # a full disk, say: what others raise as an OSError
             raise OSError(f"{path} cannot be written: {error}") from None
+        temporary.chmod(mode)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -43,7 +46,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             # copies: tensors that lie in the mapped file are aligned by chance, and the last bits
             # of a matrix product depend on that
             tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
-        checksum = _checksum(tensors, metadata)
+        digest = checksum(tensors, metadata)
     except FileNotFoundError:
         raise ModelFileError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
@@ -51,7 +54,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} cannot be read as safetensors ({error}): the file is damaged or of another "
             "kind; restore it from a copy, or delete it and train again"
         ) from None
-    if recorded != checksum:
+    if recorded != digest:
         raise ModelFileError(
             f"{path} is damaged: its content does not match its checksum; restore it from a copy, "
             "or delete it and train again"
@@ -65,7 +68,8 @@ def _texts(words: object) -> dict[str, str]:
     return dict(words)
 
 
-def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over names, types, shapes and numbers of CPU tensors, and over the metadata."""
     digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
     for name in sorted(tensors):
         value = tensors[name]

@@ -1,19 +1,21 @@
 """What every baseline offers, and scores by cosine, which two of them give."""
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mlis.compute import Arithmetic
 from mlis.config import Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.stored import StoredRows
 from mlis.errors import DataError
-from mlis.preprocessing import FeatureScaler
+from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.training import Monitor
 
 CHUNK = 2048  # rows scored at a time
@@ -27,18 +29,58 @@ class Scorer(Protocol):
         ...
 
 
-class Baseline(Protocol):
-    """A method and its settings."""
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a baseline is trained on, and how.
+
+    Attributes:
+        training: rows of seen classes, descriptors of all classes; no test row.
+        seed: of everything random.
+        device: "auto", "cpu", "cuda", …
+        monitor: hears of losses; one that has the generator spares its training.
+        choosing: train every alternative, so that one can be chosen; else these settings alone.
+    """
+
+    training: TrainingSplit
+    seed: int
+    device: str | torch.device
+    monitor: Monitor
+    choosing: bool = False
+
+    def prepare(self, config: Config) -> tuple[FeatureScaler, TrainingTensors]:
+        """Scaled features and descriptors on the device, in the settings' precision."""
+        arithmetic = Arithmetic.of(config.precision, self.device)
+        return prepare(self.training, config.preprocessing, arithmetic)
+
+
+Trained = TypeVar("Trained", bound=Scorer, covariant=True)
+
+
+class Baseline(ABC, Generic[Trained]):
+    """A method and its settings: a frozen dataclass that says how to `train`.
+
+    Attributes:
+        config: the sections that it shares with the method: preprocessing, generation, …
+    """
+
+    config: Config
 
     @property
-    def config(self) -> Config:
-        """The sections that it shares with the method: preprocessing, generation, …"""
-        ...
-
-    @property
+    @abstractmethod
     def name(self) -> str:
         """As it stands in a table."""
-        ...
+
+    @abstractmethod
+    def alternatives(self) -> Sequence[Self]:
+        """Every setting that validation may choose; itself alone where nothing is left open."""
+
+    @abstractmethod
+    def train(self, job: Job) -> Iterator[tuple[Self, Trained]]:
+        """Train each of `among(job)`, uncalibrated, in their order; what they share once."""
+
+    def among(self, job: Job) -> Sequence[Self]:
+        """What a job trains: all alternatives, or these settings."""
+        return self.alternatives() if job.choosing else (self,)
 
     def fit(
         self,
@@ -47,9 +89,17 @@ class Baseline(Protocol):
         seed: int = 0,
         device: str | torch.device = "auto",
         monitor: Monitor | None = None,
-    ) -> Scorer:
-        """Train with these settings, uncalibrated."""
-        ...
+    ) -> Trained:
+        """Train with these settings, uncalibrated.
+
+        Raises:
+            DataError: the data are not for this baseline.
+            SettingsError: a setting does not suit these data.
+            DivergenceError: a loss became NaN or infinite.
+        """
+        job = Job(training, seed, device, monitor or Monitor())
+        ((_, trained),) = self.train(job)
+        return trained
 
     def candidates(
         self,
@@ -58,9 +108,9 @@ class Baseline(Protocol):
         seed: int = 0,
         device: str | torch.device = "auto",
         monitor: Monitor | None = None,
-    ) -> Iterator[tuple[Self, Scorer]]:
-        """Every setting that may be chosen, trained; itself alone where nothing is left open."""
-        ...
+    ) -> Iterator[tuple[Self, Trained]]:
+        """Every setting that may be chosen, trained. Raises what `fit` does."""
+        return self.train(Job(training, seed, device, monitor or Monitor(), choosing=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ with 1e-4 and β (0.5, 0.999). What differs here:
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
@@ -30,14 +30,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, leaky_relu, normalize, softplus
 
+from mlis.baselines.base import Baseline, Job
 from mlis.compute import Arithmetic, stream
 from mlis.config import Config
-from mlis.data.dataset import TrainingSplit
-from mlis.generation.synthesis import FeatureGenerator
 from mlis.generation.train import fit_generator
 from mlis.inference import Recognizer
 from mlis.pipeline import recognizer_of
-from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
+from mlis.preprocessing import TrainingTensors
 from mlis.refinement.encoder import Encoder, Linear
 from mlis.refinement.losses import pair_masks
 from mlis.training import Monitor, adam, pack, train, unpack
@@ -135,7 +134,7 @@ class Comparator(nn.Module):
 
 
 @dataclass(frozen=True)
-class CEGZSL:
+class CEGZSL(Baseline[Recognizer]):
     """CE-GZSL on a generator that is trained before it.
 
     Attributes:
@@ -167,57 +166,31 @@ class CEGZSL:
         """As in the paper."""
         return "CE-GZSL"
 
-    def fit(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Recognizer:
-        """Train the generator, unless the monitor has it, the embedding, and the softmax.
+    def alternatives(self) -> Sequence[Self]:
+        """Each number of steps among the choices."""
+        return [replace(self, steps=steps) for steps in sorted(self.choices)]
+
+    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+        """Train the generator, unless the monitor has it, one embedding for all, and softmaxes.
 
         Raises:
             DivergenceError: a loss became NaN or infinite.
         """
-        chosen = replace(self, choices=(self.steps,))
-        ((_, recognizer),) = chosen.candidates(training, seed=seed, device=device, monitor=monitor)
-        return recognizer
-
-    def candidates(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Iterator[tuple[Self, Recognizer]]:
-        """Each number of steps among the choices, out of one training."""
-        arithmetic = Arithmetic.of(self.config.precision, device)
-        monitor = monitor or Monitor()
-        scaler, data = prepare(training, self.config.preprocessing, arithmetic)
+        arithmetic = Arithmetic.of(self.config.precision, job.device)
+        scaler, data = job.prepare(self.config)
         generator = None
         if len(data.unseen) or self.config.classification.synthetic_per_seen:
-            generator = fit_generator(data, self.config.generation, arithmetic, seed, monitor)
-        kept = _Kept(monitor, self.choices)
-        trainer = EmbeddingTrainer(data, self, arithmetic, seed)
-        train("cegzsl", trainer, max(self.choices), kept)
-        for steps in sorted(self.choices):
+            settings = self.config.generation
+            generator = fit_generator(data, settings, arithmetic, job.seed, job.monitor)
+        steps = tuple(one.steps for one in self.among(job))
+        kept = _Kept(job.monitor, steps)
+        trainer = EmbeddingTrainer(data, self, arithmetic, job.seed)
+        train("cegzsl", trainer, max(steps), kept)
+        for one in self.among(job):
             encoder = copy.deepcopy(trainer.encoder)
-            unpack(kept.states[steps], encoder=encoder)
-            chosen = replace(self, steps=steps)
-            yield chosen, chosen._recognizer(training, scaler, data, generator, encoder, seed)
-
-    def _recognizer(
-        self,
-        training: TrainingSplit,
-        scaler: FeatureScaler,
-        data: TrainingTensors,
-        generator: FeatureGenerator | None,
-        encoder: Encoder,
-        seed: int,
-    ) -> Recognizer:
-        return recognizer_of(training, scaler, data, generator, encoder, self.config, seed)
+            unpack(kept.states[one.steps], encoder=encoder)
+            common = (job.training, scaler, data, generator)
+            yield one, recognizer_of(*common, encoder, one.config, job.seed)
 
 
 class _Kept(Monitor):

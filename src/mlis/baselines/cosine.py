@@ -5,22 +5,18 @@ section 3.1: the class whose text embedding has the highest cosine with the imag
 trained; the constant that is taken from seen classes is the only thing that validation chooses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-import torch
-
-from mlis.baselines.base import CosineScorer, Scorer
+from mlis.baselines.base import Baseline, CosineScorer, Job
 from mlis.compute import Arithmetic
 from mlis.config import Config
-from mlis.data.dataset import TrainingSplit
 from mlis.errors import DataError
-from mlis.training import Monitor
 
 
 @dataclass(frozen=True)
-class SharedSpaceCosine:
+class SharedSpaceCosine(Baseline[CosineScorer]):
     """Features and descriptors as they come, neither scaled nor centred.
 
     Attributes:
@@ -34,35 +30,22 @@ class SharedSpaceCosine:
         """Says what is compared."""
         return "cosine of feature and descriptor"
 
-    def fit(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> CosineScorer:
+    def alternatives(self) -> Sequence[Self]:
+        """Itself: there is nothing to set."""
+        return (self,)
+
+    def train(self, job: Job) -> Iterator[tuple[Self, CosineScorer]]:
         """Take the descriptors for prototypes; that they share a space is the caller's word.
 
         Raises:
             DataError: features and descriptors are not of one length.
         """
-        images, texts = training.features.shape[1], training.descriptors.shape[1]
+        images, texts = job.training.features.shape[1], job.training.descriptors.shape[1]
         if images != texts:
             raise DataError(
                 "the cosine of feature and descriptor needs both from one model, such as CLIP: "
                 f"these features have {images} numbers and the descriptors {texts}"
             )
-        arithmetic = Arithmetic.of(self.config.precision, device)
-        return CosineScorer(None, arithmetic.tensor(training.descriptors))
-
-    def candidates(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Iterator[tuple[Self, Scorer]]:
-        """Itself: there is nothing to set."""
-        yield self, self.fit(training, seed=seed, device=device, monitor=monitor)
+        for one in self.among(job):
+            arithmetic = Arithmetic.of(one.config.precision, job.device)
+            yield one, CosineScorer(None, arithmetic.tensor(job.training.descriptors))

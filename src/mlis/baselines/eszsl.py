@@ -11,22 +11,22 @@ validation classes, as in the paper. In the generalized setting its seen classes
 (Xian et al., 2018), so that the calibration constant matters more than for any other method here.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from mlis.baselines.base import Scorer
+from mlis.baselines.base import Baseline, Job
 from mlis.classification import LinearClassifier
-from mlis.compute import Arithmetic, sum_by_class
+from mlis.compute import sum_by_class
 from mlis.config import Config
 from mlis.data.dataset import TrainingSplit
 from mlis.inference import Recognizer
-from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
+from mlis.preprocessing import FeatureScaler, TrainingTensors
 from mlis.streaming import CHUNK_ROWS
-from mlis.training import Monitor
 
 PENALTIES = tuple(10.0**b for b in range(-3, 4))
 
@@ -72,7 +72,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class ESZSL:
+class ESZSL(Baseline[Recognizer]):
     """ESZSL with its two penalties.
 
     Attributes:
@@ -90,39 +90,17 @@ class ESZSL:
         """As in the paper."""
         return "ESZSL"
 
-    def fit(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Recognizer:
-        """Solve for V; nothing is random, and nothing to watch."""
-        scaler, data = self._prepare(training, device)
-        return self._recognizer(training, scaler, data, Problem.of(data))
+    def alternatives(self) -> Sequence[Self]:
+        """All pairs of penalties of the paper's grid."""
+        pairs = itertools.product(PENALTIES, PENALTIES)
+        return [replace(self, gamma=gamma, lambda_=lambda_) for gamma, lambda_ in pairs]
 
-    def candidates(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Iterator[tuple[Self, Scorer]]:
-        """All pairs of penalties of the paper's grid; the rows are gone through once."""
-        scaler, data = self._prepare(training, device)
+    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+        """Solve for V; nothing is random, and nothing to watch; the rows are read once."""
+        scaler, data = job.prepare(self.config)
         problem = Problem.of(data)
-        for gamma in PENALTIES:
-            for lambda_ in PENALTIES:
-                chosen = replace(self, gamma=gamma, lambda_=lambda_)
-                yield chosen, chosen._recognizer(training, scaler, data, problem)
-
-    def _prepare(
-        self, training: TrainingSplit, device: str | torch.device
-    ) -> tuple[FeatureScaler, TrainingTensors]:
-        arithmetic = Arithmetic.of(self.config.precision, device)
-        return prepare(training, self.config.preprocessing, arithmetic)
+        for one in self.among(job):
+            yield one, one._recognizer(job.training, scaler, data, problem)
 
     def _recognizer(
         self,

@@ -18,7 +18,7 @@ from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.errors import ModelFileError
 from mlis.evaluation import Evaluation, best_calibration, evaluate
 from mlis.generators import STAGE, StoredGenerator
-from mlis.protocol import PROTOCOL, generation_key
+from mlis.provenance import PROTOCOL, generation_key
 from mlis.training import Account, Monitor
 
 Result = TypeVar("Result")

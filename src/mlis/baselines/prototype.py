@@ -9,26 +9,20 @@ Zero-Shot Learning", ICCV 2017). Kernels and penalties to choose from are our ch
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-import torch
-
-from mlis.baselines.base import CosineScorer, Scorer
-from mlis.compute import Arithmetic
+from mlis.baselines.base import Baseline, CosineScorer, Job
 from mlis.config import Config
-from mlis.data.dataset import TrainingSplit
 from mlis.generation.ridge import fit_predictor
-from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
-from mlis.training import Monitor
 
 KERNELS: tuple[Literal["linear", "rbf"], ...] = ("linear", "rbf")
 PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
-class RidgePrototype:
+class RidgePrototype(Baseline[CosineScorer]):
     """Prototypes by ridge regression.
 
     Attributes:
@@ -43,41 +37,20 @@ class RidgePrototype:
         """Not a method of its own in the literature."""
         return "nearest ridge prototype"
 
-    def fit(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> CosineScorer:
+    def alternatives(self) -> Sequence[Self]:
+        """Both kernels with each penalty."""
+        grid = itertools.product(KERNELS, PENALTIES)
+        changes = [{"ridge_kernel": kernel, "ridge_lambda": penalty} for kernel, penalty in grid]
+        configs = [self.config.replace({"generation": change}) for change in changes]
+        return [replace(self, config=config) for config in configs]
+
+    def train(self, job: Job) -> Iterator[tuple[Self, CosineScorer]]:
         """Solve the regression; nothing is random, and nothing to watch.
 
         Raises:
-            SettingsError: the penalty is too small for these descriptors.
+            SettingsError: a penalty is too small for these descriptors.
         """
-        return self._scorer(*self._prepare(training, device))
-
-    def candidates(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Iterator[tuple[Self, Scorer]]:
-        """Both kernels with each penalty."""
-        scaler, data = self._prepare(training, device)
-        for kernel, penalty in itertools.product(KERNELS, PENALTIES):
-            changes = {"generation": {"ridge_kernel": kernel, "ridge_lambda": penalty}}
-            chosen = replace(self, config=self.config.replace(changes))
-            yield chosen, chosen._scorer(scaler, data)
-
-    def _prepare(
-        self, training: TrainingSplit, device: str | torch.device
-    ) -> tuple[FeatureScaler, TrainingTensors]:
-        arithmetic = Arithmetic.of(self.config.precision, device)
-        return prepare(training, self.config.preprocessing, arithmetic)
-
-    def _scorer(self, scaler: FeatureScaler, data: TrainingTensors) -> CosineScorer:
-        return CosineScorer(scaler, fit_predictor(data, self.config.generation)(data.descriptors))
+        scaler, data = job.prepare(self.config)
+        for one in self.among(job):
+            predict = fit_predictor(data, one.config.generation)
+            yield one, CosineScorer(scaler, predict(data.descriptors))

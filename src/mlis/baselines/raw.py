@@ -6,22 +6,18 @@ also learns from a softmax on seen classes, here it is the one that the method i
 the two differ in refinement alone. With the ridge generator nothing is trained but the softmax.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
-import torch
-
-from mlis.baselines.base import Scorer
+from mlis.baselines.base import Baseline, Job
 from mlis.config import Config
-from mlis.data.dataset import TrainingSplit
 from mlis.inference import Recognizer
 from mlis.pipeline import fit
-from mlis.training import Monitor
 
 
 @dataclass(frozen=True)
-class RawSoftmax:
+class RawSoftmax(Baseline[Recognizer]):
     """Stage 1a and stage 2 of the method, and no stage 1b.
 
     Attributes:
@@ -37,29 +33,13 @@ class RawSoftmax:
             return "raw softmax, ridge generator"
         return "raw softmax (f-CLSWGAN)"
 
-    def fit(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Recognizer:
-        """Train the generator, unless the monitor has it, and the softmax.
-
-        Raises:
-            DivergenceError: a loss became NaN or infinite.
-        """
-        config = self.config.replace({"refinement": {"components": "none"}})
-        return fit(training, config, seed=seed, device=device, monitor=monitor)
-
-    def candidates(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Iterator[tuple[Self, Scorer]]:
+    def alternatives(self) -> Sequence[Self]:
         """Itself: its settings are those of the method."""
-        yield self, self.fit(training, seed=seed, device=device, monitor=monitor)
+        return (self,)
+
+    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+        """Train the generator, unless the monitor has it, and the softmax."""
+        where: dict[str, Any] = {"device": job.device, "monitor": job.monitor}
+        for one in self.among(job):
+            config = one.config.replace({"refinement": {"components": "none"}})
+            yield one, fit(job.training, config, seed=job.seed, **where)

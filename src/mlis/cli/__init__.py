@@ -21,6 +21,7 @@ from mlis.cli import (
     features,
     fit,
     predict,
+    report,
     reproduce,
     serve,
     tune,
@@ -28,7 +29,10 @@ from mlis.cli import (
 from mlis.cli.common import Parser, complain, logs
 from mlis.errors import MlisError
 
-COMMANDS = fit, evaluate, predict, serve, classes, export, features, data, demo, reproduce, tune
+COMMANDS = (
+    *(fit, evaluate, predict, serve, classes, export),
+    *(features, data, demo, reproduce, report, tune),
+)
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 

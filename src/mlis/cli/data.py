@@ -1,6 +1,7 @@
 """`mlis data info`, `convert` and `build`: look at a dataset, write one as a folder."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,13 +9,17 @@ from typing import TYPE_CHECKING
 from mlis.cli import features
 from mlis.cli.common import add_common_flags, print_json
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
+from mlis.cli.feature_flags import add_image_flags, add_word_flags
+from mlis.cli.image_bar import ImageBar
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
+    from mlis.data.dataset import GZSLDataset
     from mlis.data.feature_folder import ImageFeatures
     from mlis.features.descriptors import Descriptors
     from mlis.features.walk import Bad, Found
 
+logger = logging.getLogger(__name__)
 
 _BUILD = """\
 Compute features of images and descriptors of classes, and write them as a dataset folder.
@@ -99,8 +104,8 @@ def _add_build(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="X",
         help="share of a seen class's images held out for testing (default: 0.2)",
     )
-    features.add_image_flags(build.add_argument_group("images"))
-    features.add_word_flags(build.add_argument_group("words"))
+    add_image_flags(build.add_argument_group("images"))
+    add_word_flags(build.add_argument_group("words"))
     add_common_flags(build, with_json=True)
     build.set_defaults(run=run_build)
 
@@ -127,7 +132,15 @@ def run_convert(args: argparse.Namespace) -> None:
         )
     data = load(arguments)
     data.save(args.output)
+    _warn_of_twins(data)
     print(f"{args.output}: {len(data.labels)} images, {data.num_classes} classes, {data.sha256}")
+
+
+def _warn_of_twins(data: "GZSLDataset") -> None:
+    from mlis.data.info import shared_rows, twins_told
+
+    if count := shared_rows(data):
+        logger.warning("%s", twins_told(count))
 
 
 def run_build(args: argparse.Namespace) -> None:
@@ -139,9 +152,9 @@ def run_build(args: argparse.Namespace) -> None:
             f"{args.output} holds a dataset: choose another folder, or replace it with --force"
         )
     from mlis.features.build import build, check_seen, described_images, write_sources
-    from mlis.features.images import held
     from mlis.features.matching import unmatched
     from mlis.features.report import write_bad
+    from mlis.features.shards import held
 
     found = _found(args)
     descriptors = _descriptors(args)
@@ -160,6 +173,7 @@ def run_build(args: argparse.Namespace) -> None:
         data.save(args.output)
         write_sources(images, descriptors, args.output)
         write_bad(args.output, bad)
+    _warn_of_twins(data)
     seen, unseen = len(data.seen_classes), len(data.unseen_classes)
     print(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")
     for note in data.provenance.notes:
@@ -209,7 +223,7 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
         kept = {image.path for image in found.images}
         return table.choose([path in kept for path in table.paths]), found.bad
     backbone = features.load_model(args)
-    bar = features.ImageBar("images")
+    bar = ImageBar("images")
     try:
         result = extract(
             found,

@@ -112,7 +112,7 @@ def _evaluate(
     from mlis.protocol import test_once
 
     record = read_record(model.folder)["record"]
-    recognizer = load_model(model.folder, Arithmetic.of("float32", device).device)
+    recognizer = load_model(model.folder, Arithmetic.of("float32", device).device, growth=False)
     _check_match(model.folder, recognizer, dataset)
     origin = record.get("provenance", {})
     if origin.get("data_sha256") != dataset.sha256:
@@ -127,12 +127,15 @@ def _evaluate(
 
 
 def _check_match(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset") -> None:
+    from mlis.image_prediction import check_backbone
+
     name = dataset.provenance.name
     if recognizer.num_features != dataset.features.shape[1]:
         raise DataError(
             f"{folder} takes {recognizer.num_features} features, but {name} has "
             f"{dataset.features.shape[1]}: use the features that the model was trained on"
         )
+    check_backbone(recognizer, dataset.provenance.sources.get("backbone") or {}, name)
     if recognizer.class_names != dataset.class_names:
         raise DataError(
             f"{folder} and {name} have different classes: "

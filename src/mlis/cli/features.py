@@ -1,25 +1,30 @@
 """`mlis features images` and `mlis features text`: from photographs and words to vectors."""
 
 import argparse
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, print_json
+from mlis.cli.common import (
+    add_common_flags,
+    add_device_flag,
+    add_engine_flags,
+    cluster_of,
+    print_json,
+    printable,
+)
+from mlis.cli.feature_flags import add_image_flags, add_word_flags
+from mlis.cli.image_bar import ImageBar
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
+    from mlis.cluster import Cluster
     from mlis.features.backbones import Backbone
     from mlis.features.descriptors import Descriptors
-    from mlis.features.images import Extraction
+    from mlis.features.images import Compute, Extraction
     from mlis.features.matching import Unmatched
     from mlis.features.walk import Bad, Found
 
-LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
 SHOWN = 20  # of a list on the screen; its file has all
 
 _IMAGES = """\
@@ -62,6 +67,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--force", action="store_true", help="replace features of another model in FOLDER"
     )
     add_image_flags(images)
+    add_engine_flags(images, "shard")
     add_common_flags(images, with_json=True)
     images.set_defaults(run=run_images)
     text = actions.add_parser("text", help="descriptors of described classes", description=_TEXT)
@@ -78,71 +84,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     text.set_defaults(run=run_text)
 
 
-def add_image_flags(parser: argparse._ActionsContainer) -> None:
-    """What says how images are found and computed."""
-    parser.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="efficientnet-lite2 (default), -lite0 or -lite1: installed weights; or any vision "
-        "model of transformers by hub name or folder, such as microsoft/resnet-101",
-    )
-    parser.add_argument(
-        "--labels",
-        metavar="FILE",
-        type=Path,
-        help=".csv, .tsv or .parquet with columns path (below DIR) and class, perhaps split "
-        "(train, val, test); only the files that it names are read",
-    )
-    parser.add_argument(
-        "--path-column", metavar="NAME", default="", help="of --labels (default: path)"
-    )
-    parser.add_argument(
-        "--class-column", metavar="NAME", default="class", help="of --labels (default: class)"
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that decode (default: processors)"
-    )
-    parser.add_argument(
-        "--shard-images",
-        type=int,
-        default=512,
-        metavar="N",
-        help="images a shard: the most that a kill can lose (default: 512)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="of the model (default: auto, bfloat16 where the hardware has it)",
-    )
-    add_device_flag(parser)
-
-
-def add_word_flags(parser: argparse._ActionsContainer) -> None:
-    """What says how descriptions become vectors."""
-    parser.add_argument(
-        "--sentences", metavar="COLUMN", nargs="+", help="these, and no others; may be `name`"
-    )
-    parser.add_argument("--attributes", metavar="COLUMN", nargs="+", help="these, and no others")
-    parser.add_argument(
-        "--name-column", metavar="COLUMN", default="name", help="of the names (default: name)"
-    )
-    parser.add_argument(
-        "--attribute-weight",
-        type=float,
-        metavar="W",
-        help="share of the cosine that attributes decide beside sentences (default: 0.5)",
-    )
-    parser.add_argument(
-        "--text-model",
-        metavar="NAME",
-        help="all-MiniLM-L6-v2 (default): installed weights; or any model of "
-        "sentence-transformers or transformers by hub name or folder",
-    )
-
-
 def run_images(args: argparse.Namespace) -> None:
     """`mlis features images`."""
+    cluster = cluster_of(args)
+    if cluster is not None and args.workers is not None:
+        raise SettingsError("--workers has no meaning with --engine ray: use --cores")
     found = find(args, args.folder)
     from mlis.features.images import extract_folder
 
@@ -157,6 +103,7 @@ def run_images(args: argparse.Namespace) -> None:
             shard_images=args.shard_images,
             workers=args.workers,
             monitor=bar,
+            compute=elsewhere(args, cluster, backbone),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on behind the last shard") from None
@@ -165,6 +112,19 @@ def run_images(args: argparse.Namespace) -> None:
     report_images(result, found, args.output)
     if args.json:
         print_json(summary(result))
+
+
+def elsewhere(
+    args: argparse.Namespace, cluster: "Cluster | None", backbone: "Backbone"
+) -> "Compute | None":
+    """Who computes with `--engine ray`; None without."""
+    if cluster is None:
+        return None
+    from mlis.compute import Arithmetic
+    from mlis.features.ray_shards import Model, RayShards
+
+    device = Arithmetic.of(backbone.precision, args.device).device.type
+    return RayShards(cluster, Model.of(backbone, device))
 
 
 def find(args: argparse.Namespace, folder: Path) -> "Found":
@@ -255,7 +215,7 @@ def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
         return
     print(f"{len(bad):,} files gave no features ({output / 'bad.csv'}):")
     for each in bad[:SHOWN]:
-        print(f"  {each.path}: {each.reason}")
+        print(f"  {printable(each.path)}: {each.reason}")
     if len(bad) > SHOWN:
         print(f"  … and {len(bad) - SHOWN:,} more")
 
@@ -276,7 +236,8 @@ def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
         if names:
             print(f"{len(names)} {text}:")
         for each in names[:SHOWN]:
-            print(f"  {each.name}" + (f" (near: {each.near})" if each.near else ""))
+            near = f" (near: {printable(each.near)})" if each.near else ""
+            print(f"  {printable(each.name)}{near}")
         if len(names) > SHOWN:
             print(f"  … and {len(names) - SHOWN} more")
 
@@ -294,56 +255,3 @@ def summary(result: "Extraction") -> dict[str, Any]:
         "backbone": result.images.backbone["name"],
         "fingerprint": result.images.backbone["fingerprint"],
     }
-
-
-class ImageBar:
-    """Progress of an extraction on stderr: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, title: str):
-        self._title = title
-        self._bar: tqdm | None = None
-        self._count = self._total = self._known = 0
-        self._began = self._last = time.monotonic()
-
-    def started(self, total: int, known: int) -> None:
-        """Show the bar where there is work."""
-        from tqdm import tqdm
-
-        self._count, self._total, self._known = known, total, known
-        if sys.stderr.isatty() and known < total:
-            self._bar = tqdm(
-                desc=self._title,
-                total=total,
-                initial=known,
-                unit=" images",
-                dynamic_ncols=True,
-                file=sys.stderr,
-            )
-        elif known < total:
-            print(f"{self._title}: {total:,}, of which {known:,} are known", file=sys.stderr)
-
-    def done(self, images: int) -> None:
-        """Move on."""
-        self._count += images
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(images)
-        elif now - self._last >= LINE_EVERY:
-            from tqdm import tqdm
-
-            self._last = now
-            line = tqdm.format_meter(
-                self._count,
-                self._total,
-                now - self._began,
-                prefix=self._title,
-                initial=self._known,
-                unit=" images",
-                bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
-            )
-            print(line, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal ready for other lines."""
-        if self._bar is not None:
-            self._bar.close()

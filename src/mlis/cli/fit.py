@@ -23,7 +23,7 @@ from mlis.errors import SettingsError
 if TYPE_CHECKING:
     from mlis.config import Refinement
     from mlis.data.dataset import GZSLDataset
-    from mlis.runs import RunPlan
+    from mlis.run_plan import RunPlan
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _check_resume(args: argparse.Namespace) -> None:
 
 
 def _continued(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
-    from mlis.runs import RunPlan
+    from mlis.run_plan import RunPlan
 
     plan = RunPlan.read(args.resume)
     return args.resume, plan, load(relocated(plan.dataset, args))

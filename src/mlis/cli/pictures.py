@@ -1,11 +1,16 @@
 """Photographs named on the command line: files, folders, patterns, or a list on standard input."""
 
 import glob
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlis.cli.common import printable
 from mlis.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 LIST = "-"
 
@@ -30,8 +35,7 @@ def find_pictures(inputs: Sequence[Path]) -> list[str]:
     found: dict[str, None] = {}
     for path in inputs:
         if str(path) == LIST:
-            lines = sys.stdin.read().splitlines()
-            found |= dict.fromkeys(line for line in lines if line.strip())
+            found |= dict.fromkeys(line for line in _given() if line.strip())
         elif path.is_dir():
             found |= dict.fromkeys(_in_folder(path))
         elif glob.has_magic(str(path)) and not path.exists():
@@ -43,10 +47,21 @@ def find_pictures(inputs: Sequence[Path]) -> list[str]:
     return list(found)
 
 
+def _given() -> list[str]:
+    """Lines of standard input; a name may be of any bytes."""
+    buffer = getattr(sys.stdin, "buffer", None)
+    if buffer is None:
+        return sys.stdin.read().splitlines()
+    return [os.fsdecode(line) for line in buffer.read().splitlines()]
+
+
 def _in_folder(folder: Path) -> list[str]:
     from mlis.features.walk import find_images
 
-    return [str(image.source) for image in find_images(folder).images]
+    found = find_images(folder)
+    for each in found.bad:
+        logger.warning("%s: %s", printable(f"{folder}/{each.path}"), each.reason)
+    return [str(image.source) for image in found.images]
 
 
 def _matching(pattern: str) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.common import add_common_flags, add_device_flag, printable
 from mlis.cli.models import one_model
 from mlis.cli.pictures import find_pictures, is_image_input
 from mlis.errors import DataError, SettingsError
@@ -143,6 +143,7 @@ def _output(path: Path | None) -> Iterator[TextIO]:
 def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
     """A line for each image, as they come."""
     from mlis.cli.features import ImageBar
+    from mlis.features.walk import shown
     from mlis.image_prediction import predictions
 
     if not recognizer.backbone and args.backbone is None:
@@ -160,7 +161,7 @@ def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[d
             bar.started(len(paths), 0)
         try:
             for one in predictions(recognizer, paths, args.top_k, backbone, args.workers):
-                yield one.to_dict()
+                yield one.to_dict() | {"path": shown(one.path)}
                 bar.done(1)
         finally:
             bar.close()
@@ -188,7 +189,7 @@ class _Unread:
             count = f"{len(self._bad):,} of {self._count:,}"
             print(f"mlis: {count} images could not be read:", file=sys.stderr)
         for line in self._bad[:SHOWN]:
-            print(f"  {line['path']}: {line['reason']}", file=sys.stderr)
+            print(f"  {printable(line['path'])}: {line['reason']}", file=sys.stderr)
         if len(self._bad) > SHOWN:
             print(f"  … and {len(self._bad) - SHOWN:,} more", file=sys.stderr)
         return FAILED if len(self._bad) == self._count else 0

@@ -9,12 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlis import presets
-from mlis.cli.common import add_common_flags, add_device_flag, number, print_json, print_table
+from mlis.cli.common import (
+    add_common_flags,
+    add_device_flag,
+    add_engine_flags,
+    cluster_of,
+    number,
+    print_json,
+    print_table,
+)
 from mlis.cli.datasets import dataset_arguments, relocated
 from mlis.config import read_toml
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
+    from mlis.cli.progress import Progress
+    from mlis.cluster import Cluster
+    from mlis.experiments.engine import Engine
     from mlis.experiments.outlook import Prospect
     from mlis.experiments.plans import Budget, Entry, Source
     from mlis.experiments.store import Row
@@ -95,6 +106,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         help="list the runs, what is there, what is reused and how long the rest may take",
     )
     add_device_flag(group)
+    add_engine_flags(group, "run")
 
 
 def _add_rerun(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -153,6 +165,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.output.exists() and not args.output.is_dir():
         raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    cluster = cluster_of(args)
+    if cluster is not None and (args.jobs != 1 or args.stack_seeds):
+        raise SettingsError(
+            "--jobs and --stack-seeds have no meaning with --engine ray: as many runs go on at a "
+            "time as the cluster has cores and GPUs for (--cores, --gpus)"
+        )
     seeds = args.seeds or ((0,) if args.budget == "quick" else Budget.seeds)
     budget = Budget(args.budget, seeds, args.device, _protocols(args.protocol))
     names = NAMES if args.name == "all" else (args.name,)
@@ -162,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
     prospects = outlook(entries, store_of(args.output), args.output)
     if args.dry_run:
         return _print_outlook(args, prospects, sources)
-    return _execute(args, plans, prospects, budget)
+    return _execute(args, plans, prospects, budget, cluster)
 
 
 def _protocols(given: Sequence[str] | None) -> tuple[str, ...]:
@@ -241,13 +259,14 @@ def _execute(
     plans: "Mapping[str, list[Entry]]",
     prospects: "Sequence[Prospect]",
     budget: "Budget",
+    cluster: "Cluster | None",
 ) -> int:
     from mlis.cli.progress import Progress
-    from mlis.experiments.engine import LocalEngine, store_of
+    from mlis.experiments.engine import store_of
 
     started, progress = time.perf_counter(), Progress()
     there = {one.task.key for one in prospects if one.state == "done"}
-    engine = LocalEngine(args.jobs, models_of=(min(budget.seeds),), listen=progress)
+    engine = _engine(args, budget, progress, cluster)
     waiting = {name: {t.key for e in found for t in e.tasks} for name, found in plans.items()}
     titles = {one.task.key: one.title for one in prospects}
     files: list[Path] = []
@@ -279,6 +298,9 @@ def _execute(
     for title, problem in problems.items():
         print(f"failed: {title}: {problem}")
     print("written:", *files)
+    origins = _origins(plans)
+    if made_up := origins["stand_in"]:
+        print(f"stand-in, features made up, no figure means anything: {', '.join(made_up)}")
     if args.json:
         print_json(
             {
@@ -288,13 +310,26 @@ def _execute(
                 "runs": len(prospects),
                 "run_now": len(prospects) - len(there) - len(problems),
                 "failed": problems,
-                **_origins(plans),
+                **origins,
                 "seconds": round(time.perf_counter() - started, 3),
                 "store": str(store_of(args.output).path),
                 "files": list(map(str, files)),
             }
         )
     return 1 if problems else 0
+
+
+def _engine(
+    args: argparse.Namespace, budget: "Budget", progress: "Progress", cluster: "Cluster | None"
+) -> "Engine":
+    models_of = (min(budget.seeds),)
+    if cluster is None:
+        from mlis.experiments.engine import LocalEngine
+
+        return LocalEngine(args.jobs, models_of, progress, stack_seeds=args.stack_seeds)
+    from mlis.experiments.ray_engine import RayEngine
+
+    return RayEngine(cluster, models_of)
 
 
 def _origins(plans: "Mapping[str, list[Entry]]") -> dict[str, Any]:
@@ -317,7 +352,6 @@ def _write(name: str, entries: "Sequence[Entry]", results: Path, budget: "Budget
     """Print a table, and write it, or a figure, from what the store has."""
     from mlis.experiments import figures, tables
     from mlis.experiments.engine import store_of
-    from mlis.files import atomic_write
 
     store = store_of(results)
     if name not in tables.TITLES:
@@ -325,18 +359,7 @@ def _write(name: str, entries: "Sequence[Entry]", results: Path, budget: "Budget
     table = tables.table(name, entries, store, budget)
     print(table.title)
     print_table([table.header[:-1], *(line[:-1] for line in table.lines)])
-    folder = results / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, text in (
-        ("md", tables.markdown(table)),
-        ("csv", tables.csv_text(table)),
-        ("tex", tables.latex(table)),
-    ):
-        paths.append(folder / f"{name}.{suffix}")
-        with atomic_write(paths[-1]) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return paths
+    return tables.write(name, table, results / "tables")
 
 
 def run_again(args: argparse.Namespace) -> int:

@@ -60,6 +60,15 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="ADDRESS",
         help="address of a proxy in front, whose X-Forwarded-For and -Proto are believed",
     )
+    parser.add_argument(
+        "--descriptions",
+        metavar="TABLE",
+        type=Path,
+        help="classes and their sentences, as for `mlis data build`, to be shown",
+    )
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="the image model, where it lies elsewhere now"
+    )
     add_device_flag(parser)
     limits = parser.add_argument_group("limits")
     for field in fields(Limits):
@@ -95,7 +104,13 @@ def run(args: argparse.Namespace) -> None:
         ) from error
     from mlis.serving.load import load_engine
 
-    engine = load_engine(model, args.device)
+    engine = load_engine(
+        model,
+        args.device,
+        backbone=args.backbone,
+        changes=access.allow_changes,
+        descriptions=args.descriptions,
+    )
     if not is_loopback(args.host):
         logger.warning(
             "%s is reached from other machines, and there is no password: put a proxy with one in "

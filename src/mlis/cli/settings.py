@@ -16,7 +16,7 @@ from mlis.errors import SettingsError
 COMPONENTS = "refinement.components"
 
 
-def sections() -> Iterator[tuple[str, type, tuple[dataclasses.Field[Any], ...]]]:
+def sections() -> Iterator[tuple[str, type[Any], tuple[dataclasses.Field[Any], ...]]]:
     """The sections of `Config`: name, class, fields."""
     for f in dataclasses.fields(Config):
         if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):

@@ -154,7 +154,7 @@ def _tune(
 ) -> None:
     from mlis.experiments.tuning.study import Study, load_optuna
     from mlis.locks import lock_folder
-    from mlis.protocol import arithmetic_key
+    from mlis.provenance import arithmetic_key
 
     load_optuna()
     base = starts["preset"]

@@ -91,7 +91,7 @@ def load_benchmark(
     if split_file is None:
         use_sentences = known == "CUB" and (folder / "sent_splits.mat").exists()
         split_file = "sent_splits.mat" if use_sentences else "att_splits.mat"
-    features_path = _locate(folder, features_file) if features_file else _find_features(folder)
+    features_path = features_path_of(known, data_root, features_file)
     data = load_pair(
         features_path,
         _locate(folder, split_file),
@@ -106,6 +106,18 @@ def load_benchmark(
         notes = (*data.provenance.notes, "stand-in: features made up, figures mean nothing")
         data = replace(data, provenance=replace(data.provenance, notes=notes))
     return data
+
+
+def features_path_of(
+    name: str, data_root: str | os.PathLike[str], features_file: str | os.PathLike[str] | None
+) -> Path:
+    """The features file that `load_benchmark` reads, with the same arguments.
+
+    Raises:
+        DataError: a folder or the file is missing.
+    """
+    folder = _benchmark_folder(name, Path(data_root))
+    return _locate(folder, features_file) if features_file else _find_features(folder)
 
 
 def _benchmark_folder(known: str, data_root: Path) -> Path:

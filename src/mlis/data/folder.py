@@ -7,6 +7,7 @@ again only when their size, times or inode have changed.
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,18 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
     if memory is not None and known is None:
         memory.keep(data.sha256)
     return data
+
+
+def read_sources(folder: Path) -> Mapping[str, Any]:
+    """How features and descriptors were made, where a dataset folder says; no number is read.
+
+    Raises `DataError` where `dataset.json` is missing, damaged or of another version.
+    """
+    words = _read_words(folder / WORDS)
+    try:
+        return _provenance(words, folder).sources
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
 
 
 def _memory(path: Path, features: np.ndarray, class_names: tuple[str, ...]) -> FileMemory | None:

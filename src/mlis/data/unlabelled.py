@@ -8,7 +8,7 @@ import numpy as np
 
 from mlis.data.csvfile import read_csv, row_numbers
 from mlis.data.feature_folder import is_feature_folder, read_feature_folder, read_record
-from mlis.data.folder import WORDS, load_folder
+from mlis.data.folder import WORDS, load_folder, read_sources
 from mlis.data.matfile import read_columns
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.parquet import read_parquet
@@ -26,7 +26,7 @@ def is_features(path: Path) -> bool:
 def backbone_of(path: Path) -> Mapping[str, Any]:
     """The image model of a folder's features, as `Identity.to_dict` says; empty if not known."""
     if (path / WORDS).exists():
-        return load_folder(path).provenance.sources.get("backbone") or {}
+        return read_sources(path).get("backbone") or {}
     return read_record(path)["backbone"] if is_feature_folder(path) else {}
 
 

@@ -19,6 +19,17 @@ class Method:
     measures: Mapping[str, float]
 
 
+def chance(seen_mask: np.ndarray) -> dict[str, float]:
+    """Expected measures, per cent, of drawing a class at random from all (T1: from the unseen).
+
+    >>> chance(np.array([True, True, True, False]))
+    {'U': 25.0, 'S': 25.0, 'H': 25.0, 'T1': 100.0}
+    """
+    one_of_all = 100 / len(seen_mask)
+    one_of_unseen = 100 / int((~seen_mask).sum())
+    return {"U": one_of_all, "S": one_of_all, "H": one_of_all, "T1": one_of_unseen}
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """The tested recognizer's answers, beside the data and the other methods' measures.

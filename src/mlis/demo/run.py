@@ -11,16 +11,18 @@ import numpy as np
 import torch
 
 from mlis import presets
+from mlis.baselines.protocol import choose_and_test
+from mlis.baselines.prototype import RidgePrototype
 from mlis.config import Config, resolve
 from mlis.data.dataset import GZSLDataset
 from mlis.data.letters import LetterData, load_letters
-from mlis.demo.baselines import RidgePrototypes, chance
-from mlis.demo.findings import Findings, Method
+from mlis.demo.findings import Findings, Method, chance
 from mlis.demo.page import render_page
-from mlis.evaluation import Evaluation, evaluate
+from mlis.evaluation import Evaluation
 from mlis.files import atomic_write, write_json
 from mlis.inference import Recognizer
-from mlis.protocol import PROTOCOL, fit_and_calibrate, provenance, test_once
+from mlis.protocol import fit_and_calibrate, test_once
+from mlis.provenance import PROTOCOL, provenance
 from mlis.training import Monitor
 
 logger = logging.getLogger(__name__)
@@ -63,12 +65,11 @@ def run_demo(
     train = _Trainer(data.dataset, config, seed, device, progress)
     recognizer = train("mlis", config.refinement.components)
     baseline = train("softmax", "none")
-    prototypes = RidgePrototypes.choose(data.dataset)
 
     mlis = test_once(recognizer, data.dataset)
     methods = [
         Method("chance", chance(data.dataset.seen_mask)),
-        Method("ridge prototypes", _measures(_test_prototypes(prototypes, data.dataset))),
+        Method("ridge prototypes", _measures(_prototypes(data.dataset, config, device))),
         Method("raw-feature softmax", _measures(test_once(baseline, data.dataset))),
         Method("mlis", _measures(mlis)),
     ]
@@ -100,10 +101,10 @@ class _Trainer:
         return trained.recognizer
 
 
-def _test_prototypes(prototypes: RidgePrototypes, dataset: GZSLDataset) -> Evaluation:
-    test = dataset.for_testing()
-    scores = prototypes.scores(np.asarray(test.features))
-    return evaluate(scores, test.labels, test.seen_mask, test.class_names)
+def _prototypes(dataset: GZSLDataset, config: Config, device: str | torch.device) -> Evaluation:
+    """Nearest ridge prototypes; a letter's features have one unit, so they are left unscaled."""
+    unscaled = config.replace({"preprocessing": {"feature_scaling": "none"}})
+    return choose_and_test(RidgePrototype(unscaled), dataset, device=device).test
 
 
 def _measures(evaluation: Evaluation) -> dict[str, float]:

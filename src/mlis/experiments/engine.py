@@ -28,7 +28,7 @@ from mlis.experiments.running import How, Listen, run, run_stacked, silent
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tasks import METHOD, Task
 from mlis.locks import lock_folder
-from mlis.protocol import PROTOCOL
+from mlis.provenance import PROTOCOL
 
 logger = logging.getLogger(__name__)
 

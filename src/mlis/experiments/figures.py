@@ -1,6 +1,7 @@
 """Figures 3 and 4: U, S and H against one setting, with their spread over seeds."""
 
 import csv
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class Curve:
 
     def summaries(self) -> list[Mapping[str, Any]]:
         """Means and deviations at each point."""
+        return self._summaries
+
+    @functools.cached_property
+    def _summaries(self) -> list[Mapping[str, Any]]:
         return [summarise([row.test for row in rows]) for _, rows in self.points]
 
 
@@ -71,11 +76,11 @@ def write(name: str, found: Sequence[Curve], budget: Budget, folder: Path) -> li
     # the same bytes for the same numbers, and text that can be searched
     with rc_context({"svg.hashsalt": "mlis", "svg.fonttype": "none"}):
         figure = draw(title, found)
-        about = {"Title": title, "Description": describe(found), "Date": None}
+        about = {"Title": title, "Description": describe(found)}
         with atomic_write(paths[0]) as temporary:
-            figure.savefig(temporary, format="svg", metadata=about)
+            figure.savefig(temporary, format="svg", metadata={**about, "Date": None})
     with atomic_write(paths[1]) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=150, metadata=about)
     with atomic_write(paths[2]) as temporary:
         temporary.write_text(csv_text(found, budget), encoding="utf-8")
     return paths

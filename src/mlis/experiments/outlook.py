@@ -12,7 +12,7 @@ from mlis.experiments.plans import Entry, Source
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tasks import METHOD, Task
 from mlis.generators import STAGE, generator_folder
-from mlis.protocol import generation_key
+from mlis.provenance import generation_key
 
 DONE, BEGUN, TO_DO = "done", "begun", "to do"
 

@@ -13,7 +13,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
 from mlis.experiments.store import is_stand_in
 from mlis.experiments.tasks import BASELINES, METHOD, Task
-from mlis.protocol import PROTOCOL
+from mlis.provenance import PROTOCOL
 
 TABLES = ("table1", "table2", "table3", "table4")
 FIGURES = ("figure3", "figure4")
@@ -153,6 +153,18 @@ class Budget:
         return config.replace(least)
 
 
+def within_quick(config: Mapping[str, Any]) -> bool:
+    """Whether settings (`Config.to_dict`) train no longer than the quick budget does.
+
+    Rows do not say what was spent on them; stage 2 is left out, as figures sweep it.
+    """
+    return all(
+        config[section][name] <= most
+        for section in ("generation", "refinement")
+        for name, most in QUICK[section].items()
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Entry:
     """A line of a table, or a point of a curve: one task a seed.
@@ -221,7 +233,7 @@ def _table1(source: Source, budget: Budget) -> Iterator[Entry]:
     yield Entry(source, "statistics", ())
 
 
-_LABELS = {
+LABELS = {
     "cosine": "cosine of feature and descriptor",
     "prototype": "nearest ridge prototype",
     "eszsl": "ESZSL",
@@ -234,7 +246,7 @@ _LABELS = {
 def _table2(source: Source, budget: Budget) -> Iterator[Entry]:
     for method in BASELINES:
         if method != "cosine" or source.shared_space:
-            yield Entry(source, _LABELS[method], _tasks(source, budget, {}, method))
+            yield Entry(source, LABELS[method], _tasks(source, budget, {}, method))
     yield Entry(source, "MLIS", _tasks(source, budget, {}))
 
 

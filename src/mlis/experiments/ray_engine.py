@@ -28,6 +28,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from mlis.cluster import Cluster, Pool, connected, fetch, node_name
 from mlis.compute import Arithmetic
 from mlis.errors import DataError, MlisError, SettingsError
@@ -161,7 +163,9 @@ class _Driver:
             except DataError as error:
                 return str(error)
             logger.info("%s is sent to the workers, which do not have it: %s", task.name, why)
-            self._data[task.data_sha256] = self._pool.put(dataset)
+            # a plain array, not a memory map: the workers of a node read it where Ray has it
+            plain = replace(dataset, features=np.asarray(dataset.features))
+            self._data[task.data_sha256] = self._pool.put(plain)
         return ""
 
     def _keep(self, answer: Answer) -> str:
@@ -209,25 +213,26 @@ def work(
         name: of the folder of snapshots.
         snapshot_every: seconds between snapshots.
     """
-    folder = Path(tempfile.gettempdir()) / name / node_name()
+    if not jobs:  # another process has done them meanwhile
+        return []
+    tasks = [Task.from_dict(values) for values, _, _ in jobs]
+    place = Path(tempfile.gettempdir()) / name / node_name() / tasks[0].stem[:16]
     answers: list[Answer] = []
-    for values, key, keep_model in jobs:
-        task = Task.from_dict(values)
-        try:
-            found = _data(task, data)
-        except DataError as error:
-            return Absent(str(error))
-        place = folder / task.stem[:16]
+    try:
         with lock_folder(place, waiting=lambda holder: None):  # of an attempt that still dies
-            record = place / "records" / key[:16]
-            how = How(
-                record=record,
-                keep_model=keep_model,
-                snapshot_every=snapshot_every,
-                load=lambda _, found=found: found,
-            )
-            answers.append(_answer(task, key, place, how))
-    shutil.rmtree(folder / Task.from_dict(jobs[0][0]).stem[:16], ignore_errors=True)
+            for task, (_, key, keep_model) in zip(tasks, jobs, strict=True):
+                found = _data(task, data)
+                how = How(
+                    record=place / "records" / key[:16],
+                    keep_model=keep_model,
+                    snapshot_every=snapshot_every,
+                    load=lambda _, found=found: found,
+                )
+                answers.append(_answer(task, key, place, how))
+    except DataError as error:
+        return Absent(str(error))
+    finally:  # a process that is killed leaves it to the next attempt on its node
+        shutil.rmtree(place, ignore_errors=True)
     return answers
 
 

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 from mlis.errors import DataError
 from mlis.evaluation import summarise
-from mlis.files import CHECK, sealed, strict_json, unsealed
+from mlis.files import CHECK, naming, sealed, strict_json, unsealed
 from mlis.locks import lock_folder
-from mlis.protocol import PROTOCOL
+from mlis.provenance import PROTOCOL
 
 SCHEMA = 1
 TEST_BEST = "H@test-best (optimistic)"
@@ -158,6 +158,7 @@ class Store:
             DataError: a line of it is damaged.
         """
         with (
+            naming(self.path),
             lock_folder(self.path.parent, waiting=lambda holder: None),
             self.path.open("ab") as handle,
         ):

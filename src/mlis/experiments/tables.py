@@ -2,14 +2,17 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from mlis.data.benchmarks import Counts
 from mlis.evaluation import METRICS, summarise
 from mlis.experiments.plans import Budget, Entry, Source
 from mlis.experiments.published import Name, Published, published
 from mlis.experiments.store import TEST_BEST, Row, Store
+from mlis.files import atomic_write
 
 MEASURED, PUBLISHED, MISSING, NOT_RUN = "measured", "published", "missing", "not run"
 HOW_TO_GET = (
@@ -47,6 +50,7 @@ class Line:
         protocol: of the figures; empty without any.
         features: file or words.
         note: what else must be said of them.
+        budget: what was spent on a measurement ("paper" or "quick").
     """
 
     dataset: str
@@ -57,6 +61,7 @@ class Line:
     protocol: str = ""
     features: str = ""
     note: str = ""
+    budget: str = ""
 
     def cell(self, name: str) -> str:
         """Mean ± standard deviation; a dash where there is none."""
@@ -87,8 +92,14 @@ class Table:
 def table(name: str, entries: Sequence[Entry], store: Store, budget: Budget) -> Table:
     """Put a table together from the rows that the store has."""
     if name == "table1":
-        return _statistics(entries, budget)
-    lines = list(_lines(name, entries, store))
+        return statistics((e.source.label, *one) for e in entries for one in _counted(e.source))
+    rows = [row for entry in entries for row in rows_of(entry, store)]
+    said = notes(rows, budget.seeds)
+    return assemble(titled(TITLES[name], budget), list(_lines(name, entries, store, budget)), said)
+
+
+def assemble(title: str, lines: Sequence[Line], said: Sequence[str]) -> Table:
+    """Lines as texts, and as numbers for CSV."""
     shown = tuple(
         (
             *(line.dataset, line.method, line.cell("U"), line.cell("S"), line.cell("H")),
@@ -97,9 +108,7 @@ def table(name: str, entries: Sequence[Entry], store: Store, budget: Budget) -> 
         for line in lines
     )
     header = ("dataset", "method", "U", "S", "H", "runs", "", "protocol", "features", "note")
-    rows = [row for entry in entries for row in rows_of(entry, store)]
-    data = tuple(_data(line, budget) for line in lines)
-    return Table(titled(TITLES[name], budget), header, shown, data, notes(rows, budget))
+    return Table(title, header, shown, tuple(_data(line) for line in lines), tuple(said))
 
 
 def rows_of(entry: Entry, store: Store) -> list[Row]:
@@ -113,13 +122,13 @@ def titled(title: str, budget: Budget) -> str:
     return f"{title} [quick budget: no result, only that it runs]" if budget.quick else title
 
 
-def notes(rows: Sequence[Row], budget: Budget) -> tuple[str, ...]:
+def notes(rows: Sequence[Row], seeds: Sequence[int]) -> tuple[str, ...]:
     """Protocol, data, machines and versions of some rows, in words."""
     facts = [row.provenance for row in rows]
     said = [
         "Per cent: U and S are means over classes of top-1 accuracy, of unseen and seen classes; "
         "H their harmonic mean. Mean ± standard deviation over seeds "
-        f"{', '.join(map(str, budget.seeds))}.",
+        f"{', '.join(map(str, seeds))}.",
         "H@val: everything chosen on validation classes, retrained, tested once. As published: "
         "nearly always the best epoch on the test set, with the features of each paper.",
     ]
@@ -136,18 +145,32 @@ def notes(rows: Sequence[Row], budget: Budget) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _lines(name: str, entries: Sequence[Entry], store: Store) -> Iterator[Line]:
+def published_lines(name: str, dataset: str) -> Iterator[Line]:
+    """What others have published of a dataset, to stand beside a table."""
+    for compared in _COMPARED[name]:
+        yield from (_published(one) for one in published(compared) if one.dataset == dataset)
+
+
+def measured_line(
+    dataset: str, method: str, rows: Sequence[Row], *, note: str = "", budget: str = ""
+) -> Line:
+    """A line of the runs of one method, one a seed, which have one protocol."""
+    (protocol,) = {row.protocol for row in rows}
+    features = rows[0].provenance.get("features", "")
+    summary = summarise([row.test for row in rows])
+    facts = (dataset, method, MEASURED, summary, len(rows), protocol, features, note, budget)
+    return Line(*facts)
+
+
+def _lines(name: str, entries: Sequence[Entry], store: Store, budget: Budget) -> Iterator[Line]:
     sources = {entry.source.name: entry.source for entry in entries}
     for source in sources.values():
-        for compared in _COMPARED[name]:
-            yield from (
-                _published(one) for one in published(compared) if one.dataset == source.name
-            )
+        yield from published_lines(name, source.name)
         if source.dataset is None:
             note = f"{source.problem} ({HOW_TO_GET})" if source.published_counts else source.problem
             yield Line(source.label, "ours", MISSING, note=note)
             continue
-        yield from (_measured(entry, store) for entry in entries if entry.source is source)
+        yield from (_measured(entry, store, budget) for entry in entries if entry.source is source)
 
 
 def _published(one: Published) -> Line:
@@ -157,27 +180,21 @@ def _published(one: Published) -> Line:
     return Line(one.dataset, one.method, PUBLISHED, summary, None, one.protocol, "", note)
 
 
-def _measured(entry: Entry, store: Store) -> Line:
+def _measured(entry: Entry, store: Store, budget: Budget) -> Line:
     rows = rows_of(entry, store)
-    features = entry.source.dataset.provenance.features if entry.source.dataset else ""
     missing = [task.seed for task in entry.tasks if store.get(task.key) is None]
     note = f"seeds {', '.join(map(str, missing))} not run" if missing else ""
-    if not rows:
-        return Line(entry.source.label, entry.label, NOT_RUN, features=features, note=note)
-    protocols = {row.protocol for row in rows}
-    assert len(protocols) == 1  # a key holds one
-    summary = summarise([row.test for row in rows])
-    return Line(
-        *(entry.source.label, entry.label, MEASURED, summary, len(rows)),
-        *(protocols.pop(), features, note),
-    )
+    if rows:
+        return measured_line(entry.source.label, entry.label, rows, note=note, budget=budget.name)
+    features = entry.source.dataset.provenance.features if entry.source.dataset else ""
+    return Line(entry.source.label, entry.label, NOT_RUN, features=features, note=note)
 
 
-def _data(line: Line, budget: Budget) -> Mapping[str, Any]:
+def _data(line: Line) -> Mapping[str, Any]:
     columns = [f"{name}_{part}" for name in METRICS for part in ("mean", "std")]
     return {
         **{name: getattr(line, name) for name in ("dataset", "method", "kind", "protocol")},
-        "budget": budget.name if line.kind == MEASURED else "",
+        "budget": line.budget,
         "runs": line.runs,
         "features": line.features,
         **{name: line.summary.get(name) for name in columns},
@@ -185,13 +202,12 @@ def _data(line: Line, budget: Budget) -> Mapping[str, Any]:
     }
 
 
-def _statistics(entries: Sequence[Entry], budget: Budget) -> Table:
-    names = ("classes", "seen", "unseen", "trainval_images", "test_seen_images")
-    names = (*names, "test_unseen_images")
-    found = [(e.source, *pair) for e in entries for pair in _counted(e.source)]
+def statistics(found: Iterable[tuple[str, str, Mapping[str, Any], str]]) -> Table:
+    """Table 1 of lines: dataset, kind, counts by name (those of `Counts`, if known), note."""
+    names = [field.name for field in fields(Counts)]
     data = tuple(
-        {"dataset": source.label, "kind": kind, **dict.fromkeys(names), **counts, "note": note}
-        for source, kind, counts, note in found
+        {"dataset": label, "kind": kind, **dict.fromkeys(names), **counts, "note": note}
+        for label, kind, counts, note in found
     )
     lines = tuple(
         tuple(
@@ -213,6 +229,16 @@ def _counted(source: Source) -> Iterator[tuple[str, dict[str, int], str]]:
         return
     same = "" if paper is None else "as published" if source.counts == paper else "differs"
     yield MEASURED, asdict(source.counts), same
+
+
+def write(name: str, table: Table, folder: Path) -> list[Path]:
+    """Write NAME.md, NAME.csv and NAME.tex into `folder`, made if absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"md": markdown(table), "csv": csv_text(table), "tex": latex(table)}
+    for suffix, text in texts.items():
+        with atomic_write(folder / f"{name}.{suffix}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [folder / f"{name}.{suffix}" for suffix in texts]
 
 
 def markdown(table: Table) -> str:

@@ -16,7 +16,7 @@ from mlis.config import Classification, Config, hash_of
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.store import PROTOCOLS
 from mlis.experiments.testbest import POINTS
-from mlis.protocol import (
+from mlis.provenance import (
     GENERATION_VERSION,
     PROTOCOL,
     REFINEMENT_VERSION,

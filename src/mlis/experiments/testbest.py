@@ -20,7 +20,8 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
 from mlis.inference import Recognizer
-from mlis.protocol import Fitted, fit_reusing, training_key
+from mlis.protocol import Fitted, fit_reusing
+from mlis.provenance import training_key
 from mlis.snapshots import FolderMonitor
 from mlis.tensorfile import load_tensors, save_tensors
 from mlis.training import Monitor

@@ -65,11 +65,12 @@ class Identity:
 
 
 class Backbone(Protocol):
-    """A pretrained image model.
+    """A pretrained image model; it may be called from several threads at once.
 
     Attributes:
         identity: what decides its features.
         precision: of its matrix products, "float32" or "bfloat16".
+        on_cpu: whether it computes on processors, several batches at once, not on a GPU.
         batch: images to hand it at once.
         enough: pixels of an image's shorter side beyond which it sees no difference; None: all.
     """
@@ -79,6 +80,9 @@ class Backbone(Protocol):
 
     @property
     def precision(self) -> str: ...  # noqa: D102
+
+    @property
+    def on_cpu(self) -> bool: ...  # noqa: D102
 
     @property
     def batch(self) -> int: ...  # noqa: D102

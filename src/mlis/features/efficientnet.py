@@ -49,6 +49,7 @@ class EfficientNetLite:
         self.precision = precision_name(arithmetic)
         self.enough = 2 * round(self.pixels / _CROP)
         self._device, self._dtype = arithmetic.device, arithmetic.product
+        self.on_cpu = self._device.type == "cpu"
         _fuse(net)
         module: Any = net.to(self._device, self._dtype)
         self.net = module.to(memory_format=torch.channels_last)
@@ -91,9 +92,16 @@ class EfficientNetLite:
 
     def features(self, batch: Tensor) -> Tensor:
         """(B, 1280) of (B, P, P, 3) uint8."""
+        return self.pooled(self.normalised(batch))
+
+    def normalised(self, batch: Tensor) -> Tensor:
+        """(B, 3, P, P) of (B, P, P, 3) uint8, on the device, in the model's precision."""
         rows = batch.to(self._device).flatten(2)
         rows = torch.sub(rows, self._mean).div_(self._std).to(self._dtype)
-        pixels = rows.unflatten(2, (self.pixels, 3)).permute(0, 3, 1, 2)
+        return rows.unflatten(2, (self.pixels, 3)).permute(0, 3, 1, 2)
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """(B, 1280) float32 of (B, 3, P, P) normalised."""
         return self.net.extract_features(pixels).mean((2, 3), dtype=torch.float32)
 
 

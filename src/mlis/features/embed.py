@@ -1,28 +1,23 @@
 """Images through a pretrained model, batch by batch, as they come from files or from memory.
 
-Files are read, hashed and decoded by threads while the model computes: Pillow lets go of Python's
-lock while it decodes. What cannot be read gets a reason, and costs nothing else.
+What cannot be read gets a reason, and costs nothing else.
 """
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from mlis.features.backbones import Backbone
-from mlis.features.decode import ImageError, decode, quiet_pillow, read_file, rgb
+from mlis.features.batches import NOT_FINITE, Ready, Rows, computed
+from mlis.features.decode import ImageError, decode, read_file, rgb
 
 Picture = str | os.PathLike[str] | Image.Image
 """A file, or an image in memory."""
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,31 +40,22 @@ def embed(
         workers: threads that read and decode; as many as there are processors where absent.
     """
     now = time.time_ns()
+    pairs = enumerate(images)
+    numbered = list(pairs) if isinstance(images, Sized) else pairs
 
-    def read(numbered: tuple[int, Picture]) -> Ready:
-        number, image = numbered
+    def read(pair: tuple[int, Picture]) -> Ready:
+        number, image = pair
         if isinstance(image, Image.Image):
             return _in_memory(f"image {number}", image, backbone)
         return ready(os.fspath(image), Path(image), backbone, (), now)
 
-    for batch in batches(enumerate(images), read, backbone, workers):
-        rows: dict[str, np.ndarray] = {}
-        wrong = compute(batch, backbone, rows)
-        yield [
-            Embedded(item.path, rows.get(item.sha256), item.reason or wrong.get(item.sha256, ""))
-            for item in batch
-        ]
+    for batch in computed(numbered, read, backbone, workers):
+        yield [_embedded(item, batch.rows) for item in batch.items]
 
 
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """An image as a thread leaves it: prepared, known (no pixels), or bad (a reason)."""
-
-    path: str
-    sha256: str = ""  # of the file; of an image in memory its name
-    stamp: tuple[int, ...] | None = None
-    pixels: np.ndarray | None = None
-    reason: str = ""
+def _embedded(item: Ready, rows: Rows) -> Embedded:
+    found = rows.get(item.sha256)
+    return Embedded(item.path, found, item.reason or (NOT_FINITE if found is None else ""))
 
 
 def ready(
@@ -97,72 +83,3 @@ def _reason(error: Exception) -> str:
     """Whatever it is must not end the run: a processor may fail on one image."""
     text = str(error).partition("\n")[0] or type(error).__name__
     return text if isinstance(error, ImageError) else f"cannot be prepared: {text}"
-
-
-def batches(
-    items: Iterable[Item], read: Callable[[Item], Ready], backbone: Backbone, workers: int | None
-) -> Iterator[list[Ready]]:
-    """What `read` makes of each item, by threads, in lists for the model to compute at once."""
-    workers = workers or os.cpu_count() or 1
-    with quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
-        each = _in_order(pool, read, items, ahead=2 * backbone.batch + workers)
-        yield from _lists(each, backbone.batch)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor,
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
-    ahead: int,
-) -> Iterator[Result]:
-    """Results in the order of the items, at most `ahead` of them waiting."""
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:  # stopped half way: what has not begun need not
-            future.cancel()
-
-
-def _lists(items: Iterable[Ready], size: int) -> Iterator[list[Ready]]:
-    """Lists with `size` images to compute each; known and bad ones come along."""
-    batch: list[Ready] = []
-    count = 0
-    for item in items:
-        batch.append(item)
-        count += item.pixels is not None
-        if count == size or len(batch) >= 64 * size:
-            yield batch
-            batch, count = [], 0
-    if batch:
-        yield batch
-
-
-def compute(
-    batch: Sequence[Ready], backbone: Backbone, rows: dict[str, np.ndarray]
-) -> dict[str, str]:
-    """Add features of new images to `rows`, by hash; give the reasons of those that have none.
-
-    Images of one shape go through the model together, those of the same content once.
-    """
-    new: dict[str, np.ndarray] = {}
-    for item in batch:
-        if item.pixels is not None and item.sha256 not in rows:
-            new.setdefault(item.sha256, item.pixels)
-    wrong: dict[str, str] = {}
-    by_shape: dict[tuple[int, ...], list[str]] = {}
-    for sha256, pixels in new.items():
-        by_shape.setdefault(pixels.shape, []).append(sha256)
-    for hashes in by_shape.values():
-        computed = backbone([new[sha256] for sha256 in hashes])
-        for sha256, row in zip(hashes, computed, strict=True):
-            if np.isfinite(row).all():
-                rows[sha256] = row
-            else:
-                wrong[sha256] = "the model's features of it are not finite"
-    return wrong

@@ -3,9 +3,8 @@
 Each file is read once. What is known by its hash is not computed again.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,14 +18,14 @@ from mlis.data.feature_folder import (
     read_record,
     write_feature_folder,
 )
-from mlis.errors import DataError, SettingsError
+from mlis.errors import DataError
 from mlis.features.backbones import Backbone
+from mlis.features.batches import NOT_FINITE, Ready, computed
 from mlis.features.decode import stamp_of
-from mlis.features.embed import Ready, batches, compute, ready
+from mlis.features.embed import ready
 from mlis.features.report import write_bad
-from mlis.features.shards import FOLDER, HashedFile, Shard, Store
+from mlis.features.shards import FOLDER, HashedFile, Shard, Store, held
 from mlis.features.walk import Bad, Found, ImageFile
-from mlis.locks import lock_folder
 
 SHARD_IMAGES = 512
 """Images a shard: what a kill can lose of the work of each worker."""
@@ -50,6 +49,15 @@ class _Silent:
 
     def done(self, images: int) -> None:
         """Nothing."""
+
+
+Keep = Callable[[Shard, list[Bad]], None]
+"""Is handed a finished shard, and the images of it that gave no row."""
+Compute = Callable[
+    [Sequence[Sequence[ImageFile]], Collection[str], Keep, Callable[[int], None]], None
+]
+"""Computes shards of some images: the images of each, hashes whose rows exist already, who keeps a
+finished shard, and who hears of so many images more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +85,7 @@ def extract(
     shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
     monitor: Monitor | None = None,
+    compute: Compute | None = None,
 ) -> Extraction:
     """Compute what `folder` does not hold yet, and give the features of all images.
 
@@ -90,6 +99,7 @@ def extract(
         shard_images: images a shard.
         workers: threads that decode; as many as there are processors where absent.
         monitor: is told of progress.
+        compute: does the work elsewhere (:mod:`mlis.features.ray_shards`); `workers` is not used.
 
     Raises:
         DataError: no image at all could be read.
@@ -100,18 +110,22 @@ def extract(
     store = Store.open(folder / FOLDER, f"{backbone.identity.fingerprint} {backbone.precision}")
     todo = [image for image in found.images if not _is_known(image, store)]
     monitor.started(len(found.images), len(found.images) - len(todo))
-    bad, computed = list(found.bad), 0
-    for start in range(0, len(todo), shard_images):
-        part = todo[start : start + shard_images]
-        shard, refused = extract_shard(
-            part, backbone, store.at.keys(), workers=workers, done=monitor.done
-        )
-        bad += refused
+    parts = [todo[start : start + shard_images] for start in range(0, len(todo), shard_images)]
+    refused: list[Bad] = []
+    computed = 0
+
+    def keep(shard: Shard, without_row: list[Bad]) -> None:
+        nonlocal computed
+        refused.extend(without_row)
         computed += len(shard.rows)
         if shard.files:
             store.add(shard)
-    refused = {each.path for each in bad}
-    rows = [image for image in found.images if image.path not in refused]
+
+    compute = compute or _here(backbone, workers)
+    compute(parts, store.at.keys(), keep, monitor.done)
+    bad = [*found.bad, *sorted(refused, key=lambda each: each.path)]
+    bad_paths = {each.path for each in bad}
+    rows = [image for image in found.images if image.path not in bad_paths]
     if not rows:
         raise DataError(
             f"{found.root}: none of {len(found.images)} files gave features; the first is "
@@ -119,6 +133,21 @@ def extract(
         )
     images = _collect(found, rows, store, backbone, folder)
     return Extraction(images, tuple(bad), computed, time.perf_counter() - began)
+
+
+def _here(backbone: Backbone, workers: int | None) -> Compute:
+    """Compute shards in this process, one after the other."""
+
+    def compute(
+        parts: Sequence[Sequence[ImageFile]],
+        known: Collection[str],
+        keep: Keep,
+        done: Callable[[int], None],
+    ) -> None:
+        for part in parts:
+            keep(*extract_shard(part, backbone, known, workers=workers, done=done))
+
+    return compute
 
 
 def extract_folder(
@@ -130,6 +159,7 @@ def extract_folder(
     shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
     monitor: Monitor | None = None,
+    compute: Compute | None = None,
 ) -> Extraction:
     """`extract`, then write the folder of :mod:`mlis.data.feature_folder` and `bad.csv`.
 
@@ -140,29 +170,16 @@ def extract_folder(
         refuse_other_model(folder, backbone)
     with held(folder):
         result = extract(
-            found, backbone, folder, shard_images=shard_images, workers=workers, monitor=monitor
+            *(found, backbone, folder),
+            shard_images=shard_images,
+            workers=workers,
+            monitor=monitor,
+            compute=compute,
         )
         write_feature_folder(result.images, folder)
         write_bad(folder, result.bad)
         forget_unused(result, backbone, folder)
     return result
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep a second process out of `folder`: it would delete shards that the first one needs.
-
-    Raises:
-        SettingsError: another process works there.
-    """
-    try:
-        handle = lock_folder(folder)
-    except BlockingIOError:
-        raise SettingsError(
-            f"another process works in {folder}: wait for it, or choose another folder"
-        ) from None
-    with handle:
-        yield
 
 
 def refuse_other_model(folder: Path, backbone: Backbone) -> None:
@@ -212,15 +229,17 @@ def extract_shard(
     def read(image: ImageFile) -> Ready:
         return ready(image.path, image.source, backbone, known, now)
 
-    for batch in batches(images, read, backbone, workers):
-        wrong = compute(batch, backbone, rows)
-        for item in batch:
-            reason = item.reason or wrong.get(item.sha256)
+    for batch in computed(images, read, backbone, workers, begun=set()):
+        rows |= batch.rows
+        for item in batch.items:
+            reason = item.reason
+            if item.pixels is not None and item.sha256 not in rows:
+                reason = NOT_FINITE
             if reason:
                 bad.append(Bad(item.path, reason))
             else:
                 files.append(HashedFile(item.path, item.sha256, item.stamp))
-        done(len(batch))
+        done(len(batch.items))
     none = np.empty((0, backbone.identity.size), dtype=np.float32)
     return Shard(np.stack(list(rows.values())) if rows else none, tuple(rows), tuple(files)), bad
 

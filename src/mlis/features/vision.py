@@ -55,6 +55,7 @@ class VisionModel:
             self._net, untrained = _load_model(name)
             self._processor = _load_processor(name)
         self._device, self._dtype = arithmetic.device, arithmetic.product
+        self.on_cpu = self._device.type == "cpu"
         self.precision = precision_name(arithmetic)
         self._settings = _settings(self._processor)
         self.enough = _enough(self._settings)

@@ -4,18 +4,21 @@ import re
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, File, Query, Request, Response, UploadFile
+from fastapi import APIRouter, File, Query, Response, UploadFile
+from pydantic import WithJsonSchema
 
 import mlis
 from mlis.serving import schemas
 from mlis.serving.engine import Answer, Catalogue
-from mlis.serving.growth import Words
 from mlis.serving.metrics import CONTENT_TYPE
 from mlis.serving.problems import Refusal
 from mlis.serving.service import Service
 from mlis.serving.settings import Access
+from mlis.serving.words import Words
 
 LONGEST_FILE_NAME = 255
+# FastAPI's own schema of a file, `contentMediaType`, is understood by few makers of clients.
+Binary = Annotated[UploadFile, WithJsonSchema({"type": "string", "format": "binary"})]
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -49,7 +52,7 @@ def routes(service: Service, access: Access) -> APIRouter:
     @router.post("/predict/images", responses=described(415), tags=["predict"])
     async def predict_images(
         files: Annotated[
-            list[UploadFile],
+            list[Binary],
             File(description="image files", min_length=1, max_length=limits.max_files),
         ],
         top_k: Annotated[int, Query(ge=1, le=most, description="classes a file")] = 5,
@@ -63,7 +66,9 @@ def routes(service: Service, access: Access) -> APIRouter:
         return schemas.ImagesAnswer(results=[_of_file(*pair, top_k) for pair in pairs])
 
     @router.post("/predict/features", responses=described(415), tags=["predict"])
-    async def predict_features(body: rows_request) -> schemas.RowsAnswer:
+    async def predict_features(
+        body: rows_request,  # pyright: ignore[reportInvalidTypeForm]
+    ) -> schemas.RowsAnswer:
         """The likeliest classes of each row of features."""
         with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which is refused
             rows = np.array(body.rows, dtype=np.float64).astype(np.float32)
@@ -104,8 +109,8 @@ def routes(service: Service, access: Access) -> APIRouter:
             classes=len(engine.catalogue.names),
             features=engine.num_features,
             image_model=engine.backbone.identity.name if engine.backbone else None,
-            described_by=list(engine.growth.takes) if engine.growth else [],
-            changes=access.allow_changes and engine.growth is not None,
+            described_by=list(engine.describer.takes) if engine.describer else [],
+            changes=access.allow_changes and engine.describer is not None,
         )
 
     @router.get(
@@ -125,7 +130,9 @@ def predictions(answer: Answer, k: int) -> list[schemas.Prediction]:
     """The k best classes of an answer that has some."""
     known = answer.catalogue
     return [
-        schemas.Prediction(class_name=known.names[c], score=chance, seen=bool(known.seen[c]))
+        schemas.Prediction.model_validate(
+            {"class": known.names[c], "score": chance, "seen": bool(known.seen[c])}
+        )
         for c, chance in answer.best(k)
     ]
 

@@ -1,8 +1,8 @@
 """One thread with the model: what is asked at the same time is computed together.
 
-A request is a few rows. The thread takes the oldest one, waits a moment for others, and computes all
-of them in one batch. Under load nothing waits: the next batch is what came in while the last one
-was computed. A request of more rows than a batch is computed alone.
+A request is a few rows. The thread takes the oldest one, waits a moment for others, and computes
+all of them in one batch. Under load nothing waits: the next batch is what came in while the last
+one was computed. A request of more rows than a batch is computed alone.
 """
 
 import logging
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from mlis.errors import MlisError
 
@@ -31,14 +31,6 @@ class _Job(Generic[Row, Result]):
     rows: Sequence[Row]
     future: "Future[list[Result]]" = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
-
-
-@dataclass(eq=False)
-class _Task:
-    """Something else that must have the model to itself, such as a new class."""
-
-    run: Callable[[], Any]
-    future: "Future[Any]" = field(default_factory=Future)
 
 
 class Batcher(Generic[Row, Result]):
@@ -63,7 +55,7 @@ class Batcher(Generic[Row, Result]):
     ):
         self._compute, self._computed = compute, computed
         self._max_batch, self._max_wait, self._max_waiting = max_batch, max_wait, max_waiting
-        self._queue: queue.SimpleQueue[_Job[Row, Result] | _Task | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job[Row, Result] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0
         self._closed = False
@@ -98,20 +90,11 @@ class Batcher(Generic[Row, Result]):
                 f"{self._max_waiting} may: ask again a little later"
             )
 
-    def run(self, function: Callable[[], Any]) -> "Future[Any]":
-        """Call a function on the thread, between batches. Raises `BusyError` when closed."""
-        task = _Task(function)
-        with self._lock:
-            self._refuse_when_closed()
-            self._queue.put(task)
-        return task.future
-
     def close(self) -> None:
         """Compute what waits, then end the thread."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._queue.put(None)
+            self._closed = True
+            self._queue.put(None)
         self._thread.join()
 
     def _refuse_when_closed(self) -> None:
@@ -119,12 +102,8 @@ class Batcher(Generic[Row, Result]):
             raise BusyError("the server is stopping")
 
     def _work(self) -> None:
-        left: _Job[Row, Result] | _Task | None = None
+        left: _Job[Row, Result] | None = None
         while (first := left or self._queue.get()) is not None:
-            left = None
-            if isinstance(first, _Task):
-                _settle(first.future, first.run)
-                continue
             jobs, left, ended = self._gather(first)
             self._answer(jobs)
             if ended:
@@ -132,8 +111,8 @@ class Batcher(Generic[Row, Result]):
 
     def _gather(
         self, first: _Job[Row, Result]
-    ) -> tuple[list[_Job[Row, Result]], _Job[Row, Result] | _Task | None, bool]:
-        """What is computed with the first job, what came behind it and must wait, and the end."""
+    ) -> tuple[list[_Job[Row, Result]], _Job[Row, Result] | None, bool]:
+        """What is computed with the first job, what came next and is too large, and the end."""
         jobs, rows, deadline = [first], len(first.rows), first.since + self._max_wait
         while rows < self._max_batch:
             try:
@@ -143,7 +122,7 @@ class Batcher(Generic[Row, Result]):
                 break
             if job is None:
                 return jobs, None, True
-            if isinstance(job, _Task) or rows + len(job.rows) > self._max_batch:
+            if rows + len(job.rows) > self._max_batch:
                 return jobs, job, False
             jobs.append(job)
             rows += len(job.rows)
@@ -160,22 +139,16 @@ class Batcher(Generic[Row, Result]):
         try:
             results = iter(self._compute(rows))
         except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
-                return
             logger.info("a batch of %d requests failed, each is tried alone: %s", len(jobs), error)
             for job in jobs:  # one that cannot be computed must not take the others along
-                _settle(job.future, lambda job=job: self._compute(list(job.rows)), running=True)
+                self._answer_alone(job)
             return
         self._computed(len(rows), time.perf_counter() - began)
         for job in jobs:
             job.future.set_result([next(results) for _ in job.rows])
 
-
-def _settle(future: "Future[Any]", function: Callable[[], Any], running: bool = False) -> None:
-    """Give a future what a function returns or raises."""
-    try:
-        if running or future.set_running_or_notify_cancel():
-            future.set_result(function())
-    except Exception as error:
-        future.set_exception(error)
+    def _answer_alone(self, job: _Job[Row, Result]) -> None:
+        try:
+            job.future.set_result(list(self._compute(list(job.rows))))
+        except Exception as error:
+            job.future.set_exception(error)

@@ -1,10 +1,10 @@
 """The model as the server uses it: what a picture or a row is, and what comes out.
 
-`Engine` is touched by the batcher's thread alone, but for `prepare`, which any thread may call, and
-`catalogue`, which is replaced whole.
+A recognizer never changes: adding a class makes another one, which takes its place between two
+batches. So predictions go on while a class is added.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,13 @@ import scipy.special
 
 from mlis.features.decode import ImageError, decode
 from mlis.inference import Recognizer
-from mlis.serving.growth import Growth, Words
+from mlis.serving.words import Describer, Words
 
 if TYPE_CHECKING:
     from mlis.features.backbones import Backbone
+
+
+BEYOND = "its features are not finite, or so far from the training's that the scores are not"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,31 +65,41 @@ class Answer:
 class Engine:
     """A recognizer, with the image model of its features where that is known.
 
+    Any thread may call `prepare`; `answer` is for one thread, and `add` for one, perhaps another.
+
     Args:
         recognizer: the model.
         backbone: its image model, or None: then only features are understood.
-        growth: how classes are added, or None: then they cannot be.
-        descriptions: sentences of classes by name.
+        describer: how words become descriptors of new classes, or None: then none are taken.
+        descriptions: sentences of classes by name, to show.
     """
 
     def __init__(
         self,
         recognizer: Recognizer,
         backbone: "Backbone | None" = None,
-        growth: Growth | None = None,
+        describer: Describer | None = None,
         descriptions: Mapping[str, str] | None = None,
     ):
-        self._recognizer, self.backbone, self.growth = recognizer, backbone, growth
+        self.backbone, self.describer = backbone, describer
         self.num_features = recognizer.num_features
-        self.catalogue = Catalogue(
+        known = Catalogue(
             recognizer.class_names,
             np.array(recognizer.seen_mask),
             descriptions=dict(descriptions or {}),
         )
+        self._served = (recognizer, known)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The classes as they are now."""
+        return self._served[1]
 
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
         """The image model's input for the bytes of a file. Raises `ImageError`."""
         assert self.backbone is not None
+        if not data:
+            raise ImageError("empty file: zero bytes")
         image = decode(data, self.backbone.enough, max_pixels)
         try:
             return self.backbone.prepare(image)
@@ -104,33 +117,42 @@ class Engine:
                 features[rows] = self.backbone(values)
             else:
                 features[rows] = values
-        catalogue, finite = self.catalogue, np.isfinite(features).all(axis=1)
-        chances = np.empty((len(queries), len(catalogue.names)))
+        recognizer, catalogue = self._served
+        finite = np.asarray(np.isfinite(features).all(axis=1))
+        scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
-            scores = self._recognizer.scores(features[finite]).astype(np.float64)
-            chances[finite] = scipy.special.softmax(scores, axis=1)
+            scores[finite] = recognizer.scores(features[finite])
+        known = np.asarray(np.isfinite(scores).all(axis=1))  # very large features overflow
+        with np.errstate(invalid="ignore"):
+            chances = scipy.special.softmax(scores, axis=1)
         return [
-            Answer(catalogue, chances[i])
-            if finite[i]
-            else Answer(catalogue, None, "its features are not finite numbers")
+            Answer(catalogue, chances[i]) if known[i] else Answer(catalogue, None, BEYOND)
             for i in range(len(queries))
         ]
 
-    def add(self, name: str, words: Words) -> Catalogue:
-        """Add a class by its description. Raises `MlisError` where it says too little."""
-        assert self.growth is not None
-        old = self.catalogue
-        self._recognizer = self.growth.grown(self._recognizer, name, words)
-        descriptions = dict(old.descriptions)
+    def add(self, name: str, words: Words, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Add a class by its description; return whether it was.
+
+        Args:
+            name: of no class that is there.
+            words: what is said of it.
+            given_up: whether nobody waits for it any more; then all stays as it was.
+
+        Raises:
+            MlisError: the words are not what the model's classes are described by.
+        """
+        assert self.describer is not None
+        recognizer, known = self._served
+        vector = self.describer.vector(name, words)
+        grown = recognizer.add_classes([name], vector[None], note="mlis serve")
+        descriptions = dict(known.descriptions)
         if words.sentences:
             descriptions[name] = " ".join(words.sentences)
-        self.catalogue = Catalogue(
-            self._recognizer.class_names,
-            np.array(self._recognizer.seen_mask),
-            old.added | {name},
-            descriptions,
-        )
-        return self.catalogue
+        seen, added = np.array(grown.seen_mask), known.added | {name}
+        if given_up():
+            return False
+        self._served = (grown, Catalogue(grown.class_names, seen, added, descriptions))
+        return True
 
     def _alike(self, queries: Sequence[Query]) -> list[list[int]]:
         """Queries that are computed in one call: all rows; pictures of one shape, few at a time."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlis.errors import DataError
-from mlis.serving.growth import Growth, Words
 from mlis.serving.schemas import MAX_SENTENCES, NAME_LENGTH, SENTENCE_LENGTH
+from mlis.serving.words import Describer, Words
 
 PREFILLED = 40
 """Attributes up to which the form lists all of them."""
@@ -32,29 +32,29 @@ class Form:
     fields: tuple[Field, ...]
 
     @classmethod
-    def of(cls, growth: Growth | None) -> "Form | None":
+    def of(cls, describer: Describer | None) -> "Form | None":
         """The form of a model, or None where it takes no classes."""
-        if growth is None:
+        if describer is None:
             return None
         fields: list[Field] = []
-        if "sentences" in growth.takes:
+        if "sentences" in describer.takes:
             help, example = "What it looks like, one sentence a line.", "a striped animal"
             fields.append(Field("sentences", "Description", help, example))
-        if "attributes" in growth.takes:
-            names, short = growth.attributes, len(growth.attributes) <= PREFILLED
+        if "attributes" in describer.takes:
+            names, short = describer.attributes, len(describer.attributes) <= PREFILLED
             start = "\n".join(f"{name}: " for name in names) if short else ""
             help = "A number, yes or no for each, as in the table of classes; nothing: unknown."
             example = "\n".join(f"{name}: …" for name in names[:3])
             fields.append(Field("attributes", "Attributes", help, example, start, 4))
         if not fields:
-            help = f"{growth.size} numbers, with spaces or commas between them."
+            help = f"{describer.size} numbers, with spaces or commas between them."
             fields.append(Field("vector", "Descriptor", help, "0.1 0.7 …"))
         return cls(tuple(fields))
 
     def read(self, name: Any, values: Sequence[Any]) -> tuple[str, Words]:
         """Name and words of a filled form. Raises `DataError`, which says what is missing."""
         name = " ".join(str(name or "").split())
-        if not name or len(name) > NAME_LENGTH:
+        if not name or len(name) > NAME_LENGTH or not name.isprintable():
             raise DataError(f"Give it a name of 1 to {NAME_LENGTH} letters.")
         said = {f.kind: str(v or "") for f, v in zip(self.fields, values, strict=True)}
         words = Words(

@@ -118,7 +118,7 @@ class SizeLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        detail = f"the request has more than {self.most / (1 << 20):g} MiB: send less at a time"
+        detail = f"the request has more than {self.most / (1 << 20):.3g} MiB: send less at a time"
         length = Headers(scope=scope).get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length[:20]) > self.most:
             await problem(413, detail)(scope, receive, send)
@@ -137,7 +137,7 @@ class SizeLimit:
 
 
 class Deadline:
-    """Gives up a request whose answer has not begun in time: 408 while its body still comes, else 503.
+    """Gives up what has not begun to be answered in time: 408 while the body still comes, else 503.
 
     What streams an answer for longer, as the page's events do, is not cut off.
     """
@@ -151,6 +151,7 @@ class Deadline:
             await self.app(scope, receive, send)
             return
         started = complete = False
+        limit = asyncio.timeout(self.seconds)
 
         async def watched() -> "Message":
             nonlocal complete
@@ -165,7 +166,7 @@ class Deadline:
             await send(message)
 
         try:
-            async with asyncio.timeout(self.seconds) as limit:
+            async with limit:
                 await self.app(scope, watched, sending)
         except TimeoutError:
             if started or not limit.expired():

@@ -11,17 +11,13 @@ SHOWN_CLASSES = 500
 def header(known: Catalogue) -> str:
     """What the page is, and of how many classes."""
     unseen = int((~known.seen).sum())
-    without = {0: "", 1: ", one of them without a picture in training"}.get(
-        unseen, f", {unseen} of them without a picture in training"
-    )
-    return _wrap(
-        "<h1>What is in the picture?</h1>"
-        f"<p>The model tells {len(known.names):,} classes apart{without}: those it knows by their "
-        "description alone.</p>"
-        if unseen
-        else "<h1>What is in the picture?</h1>"
-        f"<p>The model tells {len(known.names):,} classes apart.</p>"
-    )
+    text = f"The model tells {len(known.names):,} classes apart."
+    if unseen:
+        text = (
+            f"The model tells {len(known.names):,} classes apart; {unseen:,} of them had no "
+            "picture in training, only a description."
+        )
+    return _wrap(f"<h1>What is in the picture?</h1><p>{text}</p>")
 
 
 def waiting() -> str:
@@ -78,7 +74,7 @@ def _note(kind: str, title: str, text: str) -> str:
 def _tags(known: Catalogue, index: int) -> str:
     tags: Sequence[tuple[str, str]] = ()
     if known.names[index] in known.added:
-        tags = [("added", "added by you")]
+        tags = [("added", "added here")]
     elif not known.seen[index]:
         tags = [("unseen", "never seen")]
     return "".join(f'<span class="tag {kind}">{text}</span>' for kind, text in tags)

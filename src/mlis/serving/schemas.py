@@ -2,15 +2,24 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model
 
 from mlis.serving.settings import Limits
 
 NAME_LENGTH, SENTENCE_LENGTH, MAX_SENTENCES, MAX_ATTRIBUTES = 200, 5000, 100, 10_000
 
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected letters, but got characters that cannot be shown")
+    return text
+
+
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Name = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=NAME_LENGTH)
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=NAME_LENGTH),
+    AfterValidator(_printable),
 ]
 Sentence = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=SENTENCE_LENGTH)
@@ -127,11 +136,12 @@ class Problem(Wire):
 def rows_request(limits: Limits, num_features: int) -> Any:
     """The model of a request with features: rows of `num_features` finite numbers."""
     row = Annotated[list[Number], Field(min_length=num_features, max_length=num_features)]
+    rows: Any = list.__class_getitem__(row)
     return create_model(
         "RowsRequest",
         __base__=Wire,
         __doc__="Features of images, of the kind that the model was trained on.",
-        rows=(list[row], Field(min_length=1, max_length=limits.max_rows)),
+        rows=(rows, Field(min_length=1, max_length=limits.max_rows)),
         top_k=(
             Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k)],
             Field(default=5, description="classes a row, best first"),

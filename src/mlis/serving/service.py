@@ -1,6 +1,7 @@
 """What can be asked of a server, whoever asks: the API or the page."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,9 +11,9 @@ from mlis.errors import DataError
 from mlis.features.decode import ImageError
 from mlis.serving.batching import Batcher
 from mlis.serving.engine import Answer, Catalogue, Engine, Query
-from mlis.serving.growth import Words
 from mlis.serving.metrics import Metrics
 from mlis.serving.settings import Limits
+from mlis.serving.words import Words
 
 DECODERS = 4
 """Threads that decode images; Pillow lets go of Python's lock meanwhile."""
@@ -34,6 +35,7 @@ class Service:
     def __init__(self, engine: Engine, limits: Limits, metrics: Metrics):
         self.engine, self.limits, self.metrics = engine, limits, metrics
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
+        self._grower = ThreadPoolExecutor(1, "growth")
         self._batcher: Batcher[Query, Answer] = Batcher(
             engine.answer,
             max_batch=limits.max_batch,
@@ -80,12 +82,16 @@ class Service:
 
         Raises:
             BusyError: too much waits already.
-            DataError: a row's numbers do not fit float32.
+            DataError: a row's numbers do not fit float32, or its scores do not.
         """
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             raise DataError(f"rows.{int(finite.argmin())}: a number is beyond float32 (±3.4e38)")
-        return await self._ask([Query(row, False) for row in rows])
+        answers = await self._ask([Query(row, False) for row in rows])
+        for i, answer in enumerate(answers):
+            if answer.chances is None:
+                raise DataError(f"rows.{i}: {answer.reason}")
+        return answers
 
     async def add_class(self, name: str, words: Words) -> Catalogue:
         """Add a class by its description.
@@ -95,12 +101,19 @@ class Service:
             DataError: the model cannot be given classes, has as many as it may, or the words are
                 not what its classes are described by.
         """
-        return await asyncio.wrap_future(self._batcher.run(lambda: self._add(name, words)))
+        given_up = threading.Event()
+        try:
+            await asyncio.wrap_future(self._grower.submit(self._add, name, words, given_up))
+        except asyncio.CancelledError:  # not done in time: then it must not be done later
+            given_up.set()
+            raise
+        return self.catalogue
 
     def close(self) -> None:
         """Answer what waits, then end the threads."""
         self._batcher.close()
-        self._decoders.shutdown(cancel_futures=True)
+        for pool in (self._decoders, self._grower):
+            pool.shutdown(cancel_futures=True)
 
     async def _ask(self, queries: list[Query]) -> list[Answer]:
         if not queries:
@@ -113,14 +126,16 @@ class Service:
         except ImageError as error:
             return str(error)
 
-    def _add(self, name: str, words: Words) -> Catalogue:
+    def _add(self, name: str, words: Words, given_up: threading.Event) -> None:
         known = self.catalogue
-        if self.engine.growth is None:
-            raise DataError("this model cannot be given classes: it was saved without a generator")
+        if self.engine.describer is None:
+            raise DataError(
+                "this model cannot be given classes: it holds nothing to add them with. Train it "
+                "again with this version of mlis"
+            )
         if name in known.names:
             raise ConflictError(f"there is a class {name!r} already: choose another name")
         if len(known.names) >= self.limits.max_classes:
             raise DataError(f"the model has {len(known.names)} classes, as many as it may have")
-        grown = self.engine.add(name, words)
-        self.metrics.classes_added.inc()
-        return grown
+        if self.engine.add(name, words, given_up.is_set):
+            self.metrics.classes_added.inc()

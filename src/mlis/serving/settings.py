@@ -1,6 +1,5 @@
 """What a server may be asked, and how much of it: every limit, its default and its range."""
 
-import dataclasses
 import ipaddress
 from dataclasses import dataclass
 
@@ -91,10 +90,6 @@ class Access:
         if local:
             hostnames = ("localhost", "127.0.0.1", "[::1]", host, *hostnames)
         return cls(host, allow, page, tuple(dict.fromkeys(hostnames)), proxy)
-
-    def replace(self, **changes: object) -> "Access":
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
 
 def is_loopback(host: str) -> bool:

@@ -24,7 +24,8 @@ from mlis.errors import DataError
 from mlis.evaluation import evaluate
 from mlis.files import write_json
 from mlis.generators import STAGE as GENERATION
-from mlis.protocol import fit_reusing, training_key
+from mlis.protocol import fit_reusing
+from mlis.provenance import training_key
 from mlis.streaming import CHUNK_ROWS
 from mlis.training import Monitor
 

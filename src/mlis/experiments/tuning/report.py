@@ -17,7 +17,7 @@ from mlis.config import Config
 from mlis.experiments.tuning.space import Space, is_used
 from mlis.experiments.tuning.study import COMPLETE, DEFAULTS, PRESET, Trial
 from mlis.files import atomic_write
-from mlis.protocol import PROTOCOL
+from mlis.provenance import PROTOCOL
 
 MEASURE = "H on validation classes at the best calibration constant"
 

@@ -1,0 +1,442 @@
+"""Classes added to a trained model, removed, renamed: quality, consistency, files, errors."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import coloured
+import mlis.growth
+from cli_cases import last_json, printed, refused
+from coloured import COLOURS, LATER, UNSEEN, Colours, picture, write_table
+from mlis.checkpoint import GROWTH, RECORD, load_model, save_model
+from mlis.cli import main
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset
+from mlis.errors import DataError, ModelFileError, SettingsError
+from mlis.estimator import MLISClassifier
+from mlis.evaluation import Evaluation, evaluate
+from mlis.features.additions import describe_like
+from mlis.features.descriptors import describe, record_of
+from mlis.features.words import read_words
+from mlis.growth import refit
+from mlis.inference import Recognizer
+from mlis.pipeline import fit
+from simulated import linear_world, small, tiny
+from test_features_words import Letters
+
+DATA = tiny()
+NEW = np.array([[0.5, -0.5, 0.5, 0.5], [-0.5, -0.5, -0.5, 0.5]], dtype=np.float32)
+
+
+@pytest.fixture(scope="module", params=["ridge", "wgan-gp"])
+def model(request) -> Recognizer:
+    config = small(generation={"generator": request.param})
+    return fit(DATA.for_training(), config, seed=1, device="cpu").with_calibration(0.5)
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory) -> Recognizer:
+    return coloured.coloured_model(tmp_path_factory.mktemp("colours"))
+
+
+def without(dataset: GZSLDataset, held: np.ndarray):
+    """The training split without these unseen classes."""
+    training = dataset.for_training()
+    kept = np.setdiff1d(np.arange(dataset.num_classes), held)
+    return dataclasses.replace(
+        training,
+        labels=np.searchsorted(kept, training.labels),
+        descriptors=training.descriptors[kept],
+        class_names=tuple(training.class_names[i] for i in kept),
+        seen_mask=training.seen_mask[kept],
+        class_ids=training.class_ids[kept],
+        key=f"{training.key}, some held back",
+    )
+
+
+def measured(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
+    test = dataset.for_testing()
+    place = {name: i for i, name in enumerate(recognizer.class_names)}
+    labels = np.array([place[name] for name in test.class_names])[test.labels]
+    scores = recognizer.scores(test.features)
+    return evaluate(scores, labels, recognizer.seen_mask, recognizer.class_names)
+
+
+# --- quality ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("generator", ["ridge", "wgan-gp"])
+def test_added_classes_are_recognised_as_if_known_from_the_start(generator, tmp_path):
+    """Two of six unseen classes held back, in a world where descriptors say what they look like."""
+    data = linear_world(3)
+    held = data.unseen_classes[[1, 4]]
+    config = Config.from_dict(
+        {
+            "precision": "float32",
+            "generation": {"generator": generator, "steps": 20, "hidden": 64, "noise": 8},
+            "refinement": {"steps": 60, "hidden": 64, "classes_per_batch": 12},
+            "classification": {"synthetic_per_unseen": 60, "calibration": 0.5},
+        }
+    )
+    known = measured(fit(data.for_training(), config, device="cpu"), data)
+    save_model(fit(without(data, held), config, device="cpu"), tmp_path)
+    names = [data.class_names[i] for i in held]
+    grown = load_model(tmp_path).add_classes(names, data.descriptors[held])
+    found = measured(grown, data)
+    assert known.H is not None
+    assert known.H > 70
+    for measure in ("U", "S", "H"):
+        assert abs(getattr(found, measure) - getattr(known, measure)) < 4, measure
+    of_added = np.isin(data.labels, held)
+    told = grown.predict(data.features[of_added])
+    right = [grown.class_names[p] for p in told] == np.array(data.class_names)[
+        data.labels[of_added]
+    ]
+    assert np.mean(right) > 0.6
+
+
+def test_a_colour_that_is_described_later(colours, tmp_path):
+    later = write_table(tmp_path / "later.csv", LATER)
+    grown = colours.add_classes(*colours.describe_classes(later))
+    every = COLOURS | UNSEEN | LATER
+    images = [picture(colour, 60) for colour in every.values()]
+    found = grown.predict_images(images, k=1, backbone=Colours())
+    assert [one.classes[0].name for one in found] == list(every)
+    assert [one.classes[0].seen for one in found] == [name in COLOURS for name in every]
+
+
+def test_the_same_classes_give_the_same_bits_and_leave_the_model(model):
+    before = model.scores(DATA.features)
+    one, two = (model.add_classes(["a", "b"], NEW) for _ in range(2))
+    assert torch.equal(one.classifier.weight, two.classifier.weight)
+    assert model.scores(DATA.features).tobytes() == before.tobytes()
+    assert len(model.class_names) == 9
+
+
+def test_without_new_classes_the_kept_rows_give_the_trained_classifier(model):
+    """What is kept says what the training's rows and its generator said."""
+    again = refit(
+        model.growth,
+        lambda x: torch.relu(x @ model.encoder_weight.T + model.encoder_bias),
+        model.descriptors,
+        model.seen_mask,
+        model.classifier,
+        model.device,
+    )
+    rows = DATA.features[DATA.split.trainval]
+    ours = model.predict(rows)
+    assert np.mean(dataclasses.replace(model, classifier=again).predict(rows) == ours) > 0.9
+
+
+# --- consistency --------------------------------------------------------------------------------
+
+
+def test_everything_about_the_classes_grows_together(model):
+    grown = model.add_classes(["a", "b"], NEW, note="by hand")
+    assert grown.class_names == (*model.class_names, "a", "b")
+    assert grown.seen_mask.tolist() == [*model.seen_mask.tolist(), False, False]
+    np.testing.assert_array_equal(grown.descriptors[-2:], NEW)
+    assert grown.scores(DATA.features).shape == (len(DATA.features), 11)
+    assert grown.calibration == model.calibration
+    (entry,) = grown.history
+    assert entry["action"] == "add"
+    assert entry["classes"] == ["a", "b"]
+    assert entry["synthetic_per_unseen"] == 5
+    assert entry["note"] == "by hand"
+    assert entry["when"].endswith("+00:00")
+
+
+def test_removing_leaves_the_scores_of_the_others(model):
+    names = [model.class_names[i] for i in (0, 7)]
+    smaller = model.remove_classes(names)
+    kept = [i for i in range(9) if i not in (0, 7)]
+    np.testing.assert_allclose(
+        smaller.scores(DATA.features), model.scores(DATA.features)[:, kept], rtol=1e-5, atol=1e-5
+    )
+    assert smaller.seen_mask.tolist() == model.seen_mask[kept].tolist()
+    assert smaller.history[-1]["classes"] == names
+    assert smaller.growth is not None
+    assert smaller.growth.labels.unique().tolist() == [0, 1, 2, 3, 4]
+    again = smaller.add_classes(["a"], NEW[:1])  # rows and generator count the classes anew
+    assert again.class_names[-1] == "a"
+    assert again.scores(DATA.features).shape[1] == 8
+
+
+def test_renaming_changes_names_alone(model):
+    renamed = model.rename_classes({"class_001": "lion", "class_002": "class_001"})
+    assert renamed.class_names[:3] == ("class_000", "lion", "class_001")
+    np.testing.assert_array_equal(renamed.scores(DATA.features), model.scores(DATA.features))
+    assert renamed.history[-1]["classes"] == {"class_001": "lion", "class_002": "class_001"}
+
+
+def test_unseen_classes_of_before_keep_their_places(model):
+    first = model.add_classes(["a"], NEW[:1])
+    second = first.add_classes(["b"], NEW[1:])
+    both = model.add_classes(["a", "b"], NEW)
+    assert second.class_names == both.class_names
+    np.testing.assert_allclose(
+        second.scores(DATA.features), both.scores(DATA.features), rtol=0.1, atol=0.2
+    )
+    assert [entry["action"] for entry in second.history] == ["add", "add"]
+
+
+def test_at_most_so_many_rows_of_a_class_are_kept(monkeypatch):
+    monkeypatch.setattr(mlis.growth, "PER_CLASS", 3)
+    kept = fit(DATA.for_training(), small(generation={"generator": "ridge"}), device="cpu").growth
+    assert kept is not None
+    assert torch.bincount(kept.labels).tolist() == [3] * 6
+    assert kept.weights.sum() == pytest.approx(len(DATA.split.trainval))
+    assert kept.rows.dtype == torch.uint8
+
+
+def test_kept_rows_are_half_a_step_off_at_most(model):
+    training = DATA.for_training()
+    scaled = model.scaler(torch.from_numpy(np.array(training.features)))
+    growth = model.growth
+    restored = growth.rows * growth.step + growth.low
+    assert ((restored - scaled).abs() <= growth.step / 2 + 1e-6).all()
+    assert growth.labels.tolist() == training.labels.tolist()
+
+
+def test_a_training_that_keeps_nothing(tmp_path, capsys):
+    bare = fit(DATA.for_training(), small(), device="cpu", growable=False)
+    with pytest.raises(DataError, match="holds nothing to add classes with"):
+        bare.add_classes(["a"], NEW[:1])
+    save_model(bare, tmp_path)
+    assert not (tmp_path / GROWTH).exists()
+    assert bare.remove_classes(["class_000"]).rename_classes({"class_001": "x"}).growth is None
+
+
+def test_models_of_the_estimator_grow_in_float64():
+    X, y = DATA.features, DATA.labels
+    rows = DATA.seen_mask[y]
+    estimator = MLISClassifier(generator="ridge", steps=5, random_state=0, device="cpu")
+    estimator.fit(X[rows], y[rows], descriptors=DATA.descriptors)
+    grown = estimator.recognizer_.add_classes(["a"], NEW[:1])
+    assert grown.classifier.weight.dtype == torch.float64
+    assert grown.scores(X).shape == (len(X), 10)
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def test_growth_and_history_survive_a_round_trip(model, tmp_path):
+    grown = model.add_classes(["a"], NEW[:1])
+    save_model(grown, tmp_path, {"seed": 1})
+    loaded = load_model(tmp_path)
+    assert loaded.history == grown.history
+    assert loaded.record == {"seed": 1}
+    np.testing.assert_array_equal(loaded.scores(DATA.features), grown.scores(DATA.features))
+    one, two = (r.add_classes(["b"], NEW[1:]) for r in (loaded, grown))
+    assert torch.equal(one.classifier.weight, two.classifier.weight)
+    assert load_model(tmp_path, growth=False).growth is None
+
+
+def test_growth_of_another_model_is_refused(model, tmp_path):
+    save_model(model, tmp_path / "one")
+    save_model(model.rename_classes({"class_000": "x"}), tmp_path / "two")
+    (tmp_path / "two" / GROWTH).rename(tmp_path / "one" / GROWTH)
+    with pytest.raises(ModelFileError, match=r"growth\.safetensors is of another model than"):
+        load_model(tmp_path / "one")
+    load_model(tmp_path / "two")
+
+
+def test_damaged_growth_is_noticed(model, tmp_path):
+    save_model(model, tmp_path)
+    whole = bytearray((tmp_path / GROWTH).read_bytes())
+    whole[-1] ^= 4
+    (tmp_path / GROWTH).write_bytes(whole)
+    with pytest.raises(ModelFileError, match=r"growth\.safetensors is damaged"):
+        load_model(tmp_path)
+
+
+# --- wrong input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "vectors", "said"),
+    [
+        (["class_000"], NEW[:1], "has classes of these names already: class_000"),
+        (["a", "a"], NEW, "named twice: a"),
+        (["a"], NEW[:1, :3], r"must have shape \(1, 4\).*got \(1, 3\)"),
+        (["a"], NEW, r"must have shape \(1, 4\)"),
+        (["a"], np.zeros((1, 4)), "descriptor of 'a' is all zeros"),
+        (["a"], np.full((1, 4), np.nan), "NaN|not finite|infinity"),
+        ([" "], NEW[:1], "must be a text that is not empty"),
+        ([], NEW[:0], "no class is named"),
+    ],
+)
+def test_wrong_additions(model, names, vectors, said):
+    with pytest.raises(DataError, match=said):
+        model.add_classes(names, vectors)
+
+
+def test_wrong_removals_and_names(model):
+    with pytest.raises(DataError, match=r"no class 'Class 003'.*Did you mean 'class_003'"):
+        model.remove_classes(["Class 003"])
+    with pytest.raises(DataError, match="keep at least 2"):
+        model.remove_classes(model.class_names[1:])
+    with pytest.raises(DataError, match="two classes would be named alike: class_000"):
+        model.rename_classes({"class_001": "class_000"})
+    with pytest.raises(DataError, match="no class 'x'"):
+        model.rename_classes({"x": "y"})
+    with pytest.raises(SettingsError, match="synthetic_per_unseen must be at least 1"):
+        model.add_classes(["a"], NEW[:1], synthetic_per_class=0)
+
+
+def test_a_description_that_is_there_already_is_told(model, caplog):
+    model.add_classes(["twin"], model.descriptors[:1] * 2)
+    assert "'twin' is described as 'class_000' is" in caplog.text
+
+
+# --- descriptors as in training -----------------------------------------------------------------
+
+WORDS = """name,text,legs,flies,share
+cat,abba,4,no,10%
+owl,cafe,2,yes,?
+bee,bead,6,yes,30%
+"""
+
+
+def words_record(tmp_path: Path) -> tuple[dict, np.ndarray]:
+    (tmp_path / "train.csv").write_text(WORDS)
+    made = describe(read_words(tmp_path / "train.csv"), Letters(), weight=0.3)
+    return json.loads(json.dumps(record_of(made))), made.vectors
+
+
+def test_described_again_alone_a_class_has_the_training_s_vector(tmp_path):
+    record, vectors = words_record(tmp_path)
+    for i, line in enumerate(WORDS.splitlines()[1:]):
+        (tmp_path / "one.csv").write_text(f"{WORDS.splitlines()[0]}\n{line}\n")
+        names, found = describe_like(record, tmp_path / "one.csv", model=Letters())
+        assert names == (line.split(",")[0],)
+        np.testing.assert_allclose(found[0], vectors[i], atol=1e-6)
+
+
+def test_columns_of_the_training_alone_count(tmp_path):
+    record, _ = words_record(tmp_path)
+    (tmp_path / "a.csv").write_text("name,text,legs\nant,bad,6\n")
+    (tmp_path / "b.csv").write_text("remark,name,legs,text,flies,share\nnew,ant,6,bad,?,\n")
+    (_, a), (_, b) = (
+        describe_like(record, tmp_path / name, model=Letters()) for name in ("a.csv", "b.csv")
+    )
+    np.testing.assert_array_equal(a, b)
+    assert np.linalg.norm(a) == pytest.approx(1)
+    names, spoken = describe_like(record, {"ant": "bad", "elk": ["bad", "cab"]}, model=Letters())
+    assert names == ("ant", "elk")
+    assert spoken.shape == (2, 11)
+
+
+def test_descriptions_that_do_not_fit(tmp_path):
+    record, _ = words_record(tmp_path)
+    cases = [
+        ("name,legs\nant,6\n", "no column of sentences.*trained with text"),
+        ("name,text,flies\nant,bad,7\n", "column 'flies'.*'ant' has 7.*yes or no"),
+        ("name,text,split\nant,bad,seen\n", "class 'ant' is seen"),
+        ("name,text,legs\nant,bad,many\n", "row 0.*is 'many'"),
+    ]
+    for text, said in cases:
+        (tmp_path / "x.csv").write_text(text)
+        with pytest.raises(DataError, match=said):
+            describe_like(record, tmp_path / "x.csv", model=Letters())
+    other = Letters()
+    other.identity = dataclasses.replace(other.identity, weights="other")
+    with pytest.raises(DataError, match="trained with sentences by letters"):
+        describe_like(record, {"ant": "bad"}, model=other)
+    with pytest.raises(DataError, match="does not know how its descriptors were made"):
+        describe_like({}, {"ant": "bad"})
+
+
+# --- on the command line ------------------------------------------------------------------------
+
+
+def test_add_rename_remove_and_list(colours, tmp_path, capsys):
+    save_model(colours, tmp_path / "model", {"seed": 0})
+    table = write_table(tmp_path / "later.csv", LATER)
+    out = printed(
+        *(capsys, "add-classes", tmp_path / "model", table, "-o", tmp_path / "new", "--json")
+    )
+    assert "added magenta in " in out
+    assert "8 classes, 6 seen and 2 unseen" in out
+    assert "growth.safetensors, for adding further classes: " in out
+    assert last_json(out)["growth_bytes"] == (tmp_path / "new" / GROWTH).stat().st_size
+    (found,) = load_model(tmp_path / "new").predict_images(
+        [picture(LATER["magenta"])], k=1, backbone=Colours()
+    )
+    assert found.classes[0].name == "magenta"
+    new = tmp_path / "new"
+    printed(capsys, "rename-classes", new, "magenta", "pink", "-o", tmp_path / "pink")
+    printed(capsys, "remove-classes", tmp_path / "pink", "cyan", "red", "-o", new, "--force")
+    out = printed(capsys, "classes", new, "--json")
+    assert [line.split()[1] for line in out.splitlines()[1:7]] == ["seen"] * 5 + ["unseen"]
+    assert "remove red, cyan" in out
+    actions = [entry["action"] for entry in last_json(out)["history"]]
+    assert actions == ["add", "rename", "remove"]
+    facts = json.loads((new / RECORD).read_text())
+    assert facts["history"][0]["note"] == "later.csv"
+    assert facts["record"] == {"seed": 0}
+
+
+def test_numbers_from_a_table_or_an_array(model, tmp_path, capsys):
+    save_model(model, tmp_path / "model")
+    lines = [f"{name},{','.join(map(str, row))}" for name, row in zip("ab", NEW, strict=True)]
+    (tmp_path / "v.csv").write_text("\n".join(["name,w,x,y,z", *lines]))
+    np.save(tmp_path / "v.npy", NEW)
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    common = ("add-classes", tmp_path / "model")
+    printed(capsys, *common, tmp_path / "v.csv", "-o", tmp_path / "one")
+    names = ("--names", tmp_path / "names.txt")
+    printed(capsys, *common, tmp_path / "v.npy", *names, "-o", tmp_path / "two")
+    one, two = load_model(tmp_path / "one"), load_model(tmp_path / "two")
+    assert one.class_names[-2:] == two.class_names[-2:] == ("a", "b")
+    assert torch.equal(one.classifier.weight, two.classifier.weight)
+    known = dataclasses.replace(
+        model, sources={"descriptors": {"format": "mlis-columns", "columns": [*"zyxw"]}}
+    )
+    save_model(known, tmp_path / "known")
+    printed(capsys, "add-classes", tmp_path / "known", tmp_path / "v.csv", "-o", tmp_path / "zyxw")
+    np.testing.assert_array_equal(load_model(tmp_path / "zyxw").descriptors[-2:], NEW[:, ::-1])
+    (tmp_path / "v.csv").write_text("name,w,x,y\na,1,2,3\n")
+    said = refused(
+        capsys, "add-classes", tmp_path / "known", tmp_path / "v.csv", "-o", tmp_path / "n"
+    )
+    assert "no columns z" in said
+
+
+def test_wrong_use_writes_nothing(colours, model, tmp_path, capsys):
+    save_model(colours, tmp_path / "model")
+    save_model(model, tmp_path / "numbers")
+    table = write_table(tmp_path / "later.csv", LATER | COLOURS)
+    np.save(tmp_path / "v.npy", NEW)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    place, new = tmp_path / "model", tmp_path / "new"
+    cases = [
+        (("add-classes", place, table, "-o", new), "names already: red, green"),
+        (("add-classes", place, table, "-o", tmp_path / "numbers"), "replace it with --force"),
+        (("add-classes", place, tmp_path, "-o", new), "is a folder, whose attributes"),
+        (("add-classes", tmp_path / "numbers", tmp_path / "v.npy", "-o", new), "--names"),
+        (("add-classes", place, tmp_path / "absent.csv", "-o", new), "absent.csv"),
+        (("rename-classes", place, "red", "-o", new), "name pairs OLD NEW"),
+        (("remove-classes", place, "Red", "-o", new), "Did you mean 'red'"),
+        (("classes", tmp_path), "no saved model"),
+    ]
+    for arguments, said in cases:
+        assert said in refused(capsys, *arguments)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_fit_says_how_large_growth_is(small_folder, tmp_path, capsys):
+    from cli_cases import QUICK
+
+    out = printed(capsys, "fit", small_folder, "-o", tmp_path / "run", *QUICK)
+    model = tmp_path / "run/seed-0/ml+is+sfr/model"
+    size = (model / GROWTH).stat().st_size / 2**20
+    assert f"growth.safetensors, for `mlis add-classes`: {size:.1f} MiB a model" in out
+    assert (
+        main(["fit", str(small_folder), "-o", str(tmp_path / "bare"), *QUICK, "--no-growth"]) == 0
+    )
+    assert not (tmp_path / "bare/seed-0/ml+is+sfr/model" / GROWTH).exists()

@@ -1,0 +1,202 @@
+"""The messages in docs/errors.md are those that the faults give."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli_cases import save_small, small_dataset
+from mlis.cli import main
+from mlis.data import GZSLDataset, Split, load_pair
+from mlis.data.info import describe, format_info
+from mlis.errors import MlisError
+from mlis.pipeline import fit
+from simulated import small, tiny
+from standins import tiny_benchmark, write_mat
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
+FIRST_TABLE = PAGE.read_text(encoding="utf-8").partition("## Files that")[0]
+FIRST = dict(re.findall(r"^\| (?!what is wrong|---)(.+?) \| `(.+?)` \| .+ \|$", FIRST_TABLE, re.M))
+
+
+def pair(folder: Path, **changes: object) -> None:
+    """Read a benchmark whose fields were changed; `None` swaps a matrix."""
+    files = tiny_benchmark()
+    for fields, name in zip(files, ("f.mat", "s.mat"), strict=True):
+        for field in fields.keys() & changes.keys():
+            old, new = fields[field], changes[field]
+            fields[field] = new(old) if callable(new) else new
+        write_mat(folder / name, fields)
+    load_pair(folder / "f.mat", folder / "s.mat", cache=False)
+
+
+def arrays(**changes: object) -> GZSLDataset:
+    rng = np.random.default_rng(0)
+    values = {
+        "features": rng.random((24, 5)),
+        "labels": np.repeat(np.arange(6), 4),
+        "descriptors": rng.random((6, 3)),
+        "class_names": tuple("abcdef"),
+        "unseen_classes": [5],
+        **changes,
+    }
+    return GZSLDataset.from_arrays(**values)
+
+
+def with_value(row: int, column: int, value: float) -> np.ndarray:
+    features = np.random.default_rng(0).random((24, 5))
+    features[row, column] = value
+    return features
+
+
+def parts(**changes: np.ndarray) -> GZSLDataset:
+    data = small_dataset()
+    return replace(data, split=replace(data.split, **changes))
+
+
+def info(data: GZSLDataset) -> None:
+    print(format_info(describe(data)))
+
+
+def twins() -> GZSLDataset:
+    data = tiny()
+    features = np.array(data.features)
+    features[data.split.test_seen[:3]] = features[data.split.trainval[:3]]
+    return replace(data, features=features)
+
+
+def build(folder: Path) -> None:
+    from mlis.features.build import described_images
+    from mlis.features.walk import find_images
+
+    (folder / "photos/Black_Bear").mkdir(parents=True)
+    (folder / "photos/Black_Bear/1.png").write_bytes(b"x")
+    described_images(find_images(folder / "photos"), ("black bear", "cat"), skip=False)
+
+
+def swapped_folders(names: list[str]) -> list[str]:
+    letters = "bacdefghij"
+    return [f"images/class {letters[i // 12]}/{i}.jpg" for i in range(len(names))]
+
+
+def with_row_of(part: str, other: str) -> Callable[[Path], object]:
+    """A row of `other` that lies in `part` too, or in its place."""
+
+    def fault(_: Path) -> object:
+        split = small_dataset().split
+        rows = getattr(split, other)[:1]
+        return parts(**{part: np.concatenate([getattr(split, part), rows])})
+
+    return fault
+
+
+def unseen_in_training(_: Path) -> object:
+    split = small_dataset().split
+    return parts(
+        trainval=np.concatenate([split.trainval, split.test_unseen[:2]]),
+        test_unseen=split.test_unseen[2:],
+    )
+
+
+def both_seen_and_unseen(_: Path) -> object:
+    split = small_dataset().split
+    return parts(
+        test_seen=np.concatenate([split.test_seen, split.test_unseen[:1]]),
+        test_unseen=split.test_unseen[1:],
+    )
+
+
+def one_image(_: Path) -> object:
+    labels = np.r_[np.repeat(np.arange(5), 4), 4, 4, 4, 5]
+    data = arrays(labels=labels, unseen_classes=[0])
+    return info(data)
+
+
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "`features` of a `.mat` file are (N, Dx)": lambda f: pair(f, features=np.transpose),
+    "an array of features is (Dx, N)": lambda _: arrays(
+        features=np.ones((5, 24)), split=Split(np.arange(20), [], np.arange(20, 24))
+    ),
+    "`att` is (C, Da)": lambda f: pair(f, att=np.transpose),
+    "rows of a `.mat` split count from 0": lambda f: pair(
+        f, **dict.fromkeys(("trainval_loc", "test_seen_loc", "test_unseen_loc"), lambda r: r - 1)
+    ),
+    "labels of a `.mat` file count from 0": lambda f: pair(f, labels=lambda labels: labels - 1),
+    "labels of an array count from 1": lambda _: arrays(labels=np.repeat(np.arange(1, 7), 4)),
+    "labels of a `.mat` file go beyond the descriptors": lambda f: pair(
+        f, labels=lambda labels: labels + 3
+    ),
+    "split rows go beyond the features": lambda f: pair(f, test_seen_loc=lambda rows: rows + 200),
+    "a label is no class": lambda _: arrays(labels=["zebra"] * 24),
+    "class names differ in case, underscores or a letter": lambda _: arrays(
+        class_names=("black bear", *"bcdef"), labels=["Black_Bear"] * 24
+    ),
+    "folders of images and described classes have other names": build,
+    "descriptors are in another order than the labels": lambda f: pair(
+        f, image_files=swapped_folders
+    ),
+    "a class has no descriptor or no name": lambda _: replace(
+        small_dataset(), class_names=("a", "b")
+    ),
+    "a descriptor is the same in all columns": lambda _: arrays(
+        descriptors=np.vstack([np.zeros(3), np.eye(3), 1 - np.eye(3)[:2]])
+    ),
+    "all descriptors are equal": lambda _: arrays(descriptors=np.tile([1.0, 2, 3], (6, 1))),
+    "a descriptor is NaN": lambda _: arrays(descriptors=np.full((6, 3), np.nan)),
+    "all features are equal": lambda _: arrays(features=np.ones((24, 5))),
+    "a feature is NaN": lambda _: arrays(features=with_value(3, 1, np.nan)),
+    "features overflowed in float16": lambda _: arrays(
+        features=np.minimum(with_value(3, 1, 70000), 70000).astype(np.float16)
+    ),
+    "a number is too large for float32": lambda _: arrays(features=with_value(3, 1, 1e300)),
+    "a class has one image for training": one_image,
+    "test images are training images too": lambda _: info(twins()),
+    "a row is in two parts of the split": with_row_of("test_seen", "trainval"),
+    "a class is both seen and unseen": both_seen_and_unseen,
+    "an unseen class has training rows": unseen_in_training,
+    "features of another image model": lambda _: fit(
+        tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
+    ).predict(np.ones((2, 3), np.float32)),
+}
+
+
+def test_every_fault_of_the_page_is_made_here():
+    assert list(FIRST) == list(FAULTS)
+
+
+@pytest.mark.parametrize("wrong", FAULTS)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_the_message_is_the_one_on_the_page(wrong, tmp_path, capsys, caplog):
+    """An error, a warning in the log, or a line of `mlis data info`."""
+    said = ""
+    try:
+        FAULTS[wrong](tmp_path)
+    except MlisError as error:
+        said = str(error)
+    found = " ".join([said, caplog.text, capsys.readouterr().out])
+    pattern = r".+?".join(map(re.escape, FIRST[wrong].split("…")))
+    assert re.search(pattern, found), f"{FIRST[wrong]!r} is not in {found!r}"
+
+
+def test_convert_tells_the_number_of_twins(tmp_path, capsys):
+    twins().save(tmp_path / "twins")
+    assert main(["data", "convert", str(tmp_path / "twins"), "-o", str(tmp_path / "out")]) == 0
+    assert "warning: 3 test images have the very features of a training image" in (
+        capsys.readouterr().err
+    )
+    save_small(tmp_path / "good")
+    assert main(["data", "convert", str(tmp_path / "good"), "-o", str(tmp_path / "out2")]) == 0
+    assert "very features" not in capsys.readouterr().err
+
+
+def test_zeros_of_either_sign_are_the_same_feature():
+    data = tiny()
+    features = np.array(data.features)
+    features[:, 0] = 0
+    features[data.split.test_seen[0]] = features[data.split.trainval[0]]
+    features[data.split.test_seen[0], 0] = -0.0
+    found = describe(replace(data, features=features))
+    assert found["test_images_equal_to_a_training_image"] == 1

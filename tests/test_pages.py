@@ -1,0 +1,95 @@
+"""What all pages share: a whole document, colours that can be read, maps always the same."""
+
+import re
+
+import numpy as np
+import pytest
+
+from mlis.pages import document, place, same_class_nearest, style_of
+
+LIGHT = re.compile(r"^:root \{(.*?)\n\}", re.S | re.M)
+DARK = re.compile(r"prefers-color-scheme: dark\) \{\n  :root \{(.*?)\n  \}", re.S)
+PRINT = re.compile(r"@media print \{\n  :root \{(.*?)\n  \}", re.S)
+
+# colours that carry words, with what is behind them
+WORDS = [
+    *((name, ground) for name in ("ink", "soft") for ground in ("paper", "card")),
+    *(("ink", ground) for ground in ("unseen-soft", "seen-soft")),
+    *(("soft", ground) for ground in ("unseen-soft", "seen-soft")),
+    *((name, ground) for name in ("unseen", "right", "wrong") for ground in ("paper", "card")),
+    *((f"c{i}", ground) for i in range(8) for ground in ("paper", "card")),
+]
+# colours of marks, lines and bars that no text repeats
+SHAPES = [("seen", "card"), ("seen", "paper"), ("unseen", "line")]
+
+
+def colours(rule: re.Pattern[str], text: str) -> dict[str, str]:
+    (block,) = rule.findall(text)
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+
+
+def schemes() -> dict[str, dict[str, str]]:
+    text = style_of("mlis.pages")
+    light = colours(LIGHT, text)
+    paper = colours(PRINT, style_of("mlis.experiments.report"))
+    return {"light": light, "dark": light | colours(DARK, text), "print": light | paper}
+
+
+def luminance(colour: str) -> float:
+    """Of WCAG 2.1: relative luminance of an sRGB colour."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_is_that_of_the_standard():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(
+        4.48, abs=0.01
+    )  # known to fail by a hair
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "print"])
+def test_words_and_shapes_can_be_told_from_what_is_behind_them(scheme):
+    found = schemes()[scheme]
+    assert {name for pair in (*WORDS, *SHAPES) for name in pair} <= found.keys()
+    weak = {pair: contrast(found[pair[0]], found[pair[1]]) for pair in WORDS}
+    assert {pair: ratio for pair, ratio in weak.items() if ratio < 4.5} == {}
+    weak = {pair: contrast(found[pair[0]], found[pair[1]]) for pair in SHAPES}
+    assert {pair: ratio for pair, ratio in weak.items() if ratio < 3} == {}
+
+
+@pytest.mark.parametrize("package", ["mlis.pages", "mlis.demo", "mlis.experiments.report"])
+def test_styles_ask_for_nothing_and_use_known_colours(package):
+    text = style_of(package)
+    assert not re.search(r"url\(|@import|https?:", text)
+    assert text.count("{") == text.count("}")
+    used = set(re.findall(r"var\(--([\w-]+)\)", text))
+    assert used <= schemes()["light"].keys()
+
+
+def test_a_document_escapes_its_title():
+    text = document("a <b> & c", "p {}", "<p>x</p>", before="<i></i>", after="<u></u>")
+    assert "<title>a &lt;b&gt; &amp; c</title>" in text
+    assert text.index("<i></i>") < text.index("<main>") < text.index("<u></u>")
+    assert '<html lang="en">' in text
+
+
+def test_maps_are_always_the_same_and_put_classes_together():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 12)
+    features = np.eye(3)[labels] + 0.05 * rng.random((36, 3))
+    one = place(features)
+    np.testing.assert_array_equal(one, place(features))
+    assert one.shape == (36, 2)
+    assert one.min() == 0
+    assert one.max() == 1
+    distances = np.linalg.norm(one[:, None] - one[None], axis=2)
+    same = labels[:, None] == labels[None]
+    assert distances[same].mean() < 0.5 * distances[~same].mean()
+    assert same_class_nearest(features, labels).all()

@@ -1,0 +1,237 @@
+"""Photographs to classes: the model's own image model, odd inputs, and the command line."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.special
+
+import coloured
+from cli_cases import refused
+from coloured import COLOURS, UNSEEN, Colours, picture
+from mlis.checkpoint import load_model, save_model
+from mlis.cli import main
+from mlis.data.dataset import GZSLDataset
+from mlis.data.feature_folder import ImageFeatures, write_feature_folder
+from mlis.errors import DataError, SettingsError
+
+EVERY = COLOURS | UNSEEN
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A saved model and pictures, to be read only."""
+    folder = tmp_path_factory.mktemp("coloured")
+    data = coloured.coloured_dataset(folder)
+    data.save(folder / "data")
+    save_model(coloured.coloured_model(folder / "again"), folder / "model")
+    (folder / "bad").mkdir()
+    (folder / "bad" / "broken.png").write_bytes(b"no image")
+    picture(COLOURS["red"], 77).save(folder / "bad" / "fine.png")
+    return folder
+
+
+@pytest.fixture
+def model(place):
+    return load_model(place / "model")
+
+
+@pytest.fixture(autouse=True)
+def _fake_backbone(monkeypatch):
+    """The name `colours` loads the fake image model, `others` another one."""
+
+    def load(name: str, **_: object) -> Colours:
+        assert name in ("colours", "others"), name
+        return Colours() if name == "colours" else Colours("two", "others")
+
+    monkeypatch.setattr("mlis.features.backbones.load_backbone", load)
+
+
+# --- in Python ----------------------------------------------------------------------------------
+
+
+def test_the_model_remembers_its_image_model(place, model):
+    data = GZSLDataset.load(place / "data")
+    assert data.provenance.sources["backbone"]["fingerprint"] == Colours().identity.fingerprint
+    assert model.backbone["fingerprint"] == Colours().identity.fingerprint
+    assert model.sources["descriptors"]["attributes"][0]["name"] == "red"
+
+
+def test_a_dataset_of_before_says_it_beside(place, tmp_path):
+    data = GZSLDataset.load(place / "data")
+    data.save(tmp_path)
+    words = json.loads((tmp_path / "dataset.json").read_text())
+    sources = words["provenance"].pop("sources")
+    (tmp_path / "dataset.json").write_text(json.dumps(words))
+    assert GZSLDataset.load(tmp_path).provenance.sources == {}
+    (tmp_path / "sources.json").write_text(json.dumps({"root": "/pictures", **sources}))
+    assert GZSLDataset.load(tmp_path).provenance.sources == sources
+
+
+def test_pictures_are_recognised_seen_or_not(model):
+    found = model.predict_images([picture(colour, 50) for colour in EVERY.values()], k=3)
+    assert [one.classes[0].name for one in found] == list(EVERY)
+    assert [one.classes[0].seen for one in found] == [name in COLOURS for name in EVERY]
+    assert [one.path for one in found] == [f"image {i}" for i in range(len(EVERY))]
+    assert all(len(one.classes) == 3 and not one.reason for one in found)
+
+
+def test_scores_are_probabilities_after_calibration(model):
+    image = picture(COLOURS["blue"], 5)
+    (found,) = model.predict_images([image], k=99)
+    features = Colours()([Colours().prepare(image)])
+    chances = scipy.special.softmax(model.scores(features).astype(float), axis=1)[0]
+    order = np.argsort(-chances)
+    assert [one.name for one in found.classes] == [model.class_names[c] for c in order]
+    np.testing.assert_allclose([one.score for one in found.classes], chances[order], rtol=1e-9)
+    other = model.with_calibration(50.0).predict_images([image], k=1)
+    assert not other[0].classes[0].seen
+
+
+def test_paths_and_images_in_any_mode_give_the_same(model, tmp_path):
+    image = picture(COLOURS["green"], 3)
+    image.save(tmp_path / "a.png")
+    alpha, palette = image.convert("RGBA"), image.quantize(64)
+    mixed = [tmp_path / "a.png", str(tmp_path / "a.png"), image, alpha, palette]
+    found = model.predict_images(mixed, k=2)
+    assert found[0].classes == found[1].classes == found[2].classes == found[3].classes
+    assert found[4].classes[0].name == "green"
+    assert found[0].path == str(tmp_path / "a.png")
+
+
+def test_what_cannot_be_read_has_a_reason_and_its_place(place, model, tmp_path):
+    good, bad = place / "bad" / "fine.png", place / "bad" / "broken.png"
+    found = model.predict_images([bad, good, tmp_path / "absent.jpg", good, tmp_path])
+    assert [bool(one.classes) for one in found] == [False, True, False, True, False]
+    assert "not an image" in found[0].reason
+    assert "No such file" in found[2].reason
+    assert "not a regular file" in found[4].reason
+    assert found[1].to_dict()["predictions"][0]["class"] == "red"
+    assert "reason" not in found[1].to_dict()
+    assert model.predict_images([]) == []
+
+
+def test_another_image_model_is_refused(model):
+    with pytest.raises(DataError, match=r"others \(12 numbers.*trained on features of colours"):
+        model.predict_images([picture((0, 0, 0))], backbone=Colours("two", "others"))
+    with pytest.raises(DataError, match="of others"):
+        model.load_backbone("others")
+
+
+def test_a_model_that_does_not_know_needs_to_be_told(model, caplog):
+    from dataclasses import replace
+
+    bare = replace(model, sources={})
+    with pytest.raises(DataError, match="does not know which image model"):
+        bare.predict_images([picture((0, 0, 0))])
+    (found,) = bare.predict_images([picture(COLOURS["red"])], backbone=Colours())
+    assert found.classes[0].name == "red"
+    assert "nothing says that this model's features are of colours" in caplog.text
+
+
+def test_k_must_be_a_number_of_classes(model):
+    with pytest.raises(SettingsError, match="k must be at least 1, but got 0"):
+        model.predict_images([], k=0)
+
+
+# --- on the command line ------------------------------------------------------------------------
+
+
+def rows(capsys, *arguments: object, code: int = 0) -> tuple[list[dict[str, str]], str]:
+    assert main(["predict", *map(str, arguments)]) == code
+    captured = capsys.readouterr()
+    return list(csv.DictReader(io.StringIO(captured.out))), captured.err
+
+
+def test_a_folder_a_file_and_a_pattern(place, capsys):
+    pictures = place / "pictures"
+    found, err = rows(capsys, place / "model", pictures, "--top-k", "1")
+    assert err == ""
+    assert len(found) == 12 * len(COLOURS) + 4 * len(UNSEEN)
+    right = [row["class_1"] == Path(row["path"]).parent.name for row in found]
+    assert np.mean(right) > 0.95
+    assert set(found[0]) == {"path", "class_1", "score_1", "seen_1", "reason"}
+    one, _ = rows(capsys, place / "model", pictures / "red" / "0.png")
+    assert [row["class_1"] for row in one] == ["red"]
+    some, _ = rows(capsys, place / "model", pictures / "gr*" / "[0-4].png", pictures / "red/0.png")
+    assert [row["class_1"] for row in some] == ["green"] * 5 + ["red"]
+    assert some[-1] == one[0]
+
+
+def test_a_list_on_standard_input(place, capsys, monkeypatch):
+    names = [place / "pictures/blue/1.png", place / "absent.png", place / "pictures/red/1.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(str, names)) + "\n\n"))
+    found, err = rows(capsys, place / "model", "-")
+    assert [row["path"] for row in found] == list(map(str, names))
+    assert [row["class_1"] for row in found] == ["blue", "", "red"]
+    assert found[1]["reason"].startswith("cannot be read")
+    assert "1 of 3 images could not be read:" in err
+
+
+def test_bad_files_come_at_the_end_and_in_their_rows(place, capsys, tmp_path):
+    output = tmp_path / "found.jsonl"
+    assert main(["predict", str(place / "model"), str(place / "bad"), "-o", str(output)]) == 0
+    err = capsys.readouterr().err
+    assert "1 of 2 images could not be read:\n" in err
+    assert "broken.png: not an image" in err
+    broken, fine = map(json.loads, output.read_text().splitlines())
+    assert broken["predictions"] == []
+    assert broken["reason"] in err
+    assert fine["predictions"][0]["class"] == "red"
+
+
+def test_the_exit_code_where_nothing_could_be_read(place, capsys):
+    found, err = rows(capsys, place / "model", place / "bad" / "broken.png", code=1)
+    assert found[0]["reason"]
+    assert "1 of 1 images" in err
+
+
+def test_features_of_the_same_image_model_alone(place, capsys, tmp_path):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    row = Colours()([Colours().prepare(picture(COLOURS["red"]))])
+    for weights in ("one", "two"):
+        identity = Colours(weights).identity.to_dict()
+        images = ImageFeatures(row, ("a.png",), ("",), None, ("0",), identity)
+        write_feature_folder(images, folder)
+        if weights == "two":
+            said = refused(capsys, "predict", place / "model", folder)
+            assert "Compute them with that image model" in said
+        else:
+            found, _ = rows(capsys, place / "model", folder)
+            assert found[0]["class_1"] == "red"
+    found, _ = rows(capsys, place / "model", place / "data")
+    assert found[0]["row"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["MODEL", "absent/*.png"], "matches no file"),
+        (["MODEL", "empty"], "no files in it"),
+        (["MODEL", "x.npy", "--workers", "2"], "--workers has no meaning with features"),
+        (["MODEL", "a.png", "--backbone", "others"], "of others"),
+        (["MODEL", "a.png", "--top-k", "0"], "--top-k must be at least 1"),
+    ],
+)
+def test_wrong_use(place, capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    picture((0, 0, 0)).save("a.png")
+    np.save("x.npy", np.zeros((1, 12), dtype=np.float32))
+    given = [place / "model" if word == "MODEL" else word for word in arguments]
+    assert said in refused(capsys, "predict", *given)
+
+
+def test_a_model_of_features_says_what_it_takes(place, model, capsys, tmp_path):
+    from dataclasses import replace
+
+    save_model(replace(model, sources={}), tmp_path / "bare")
+    said = refused(capsys, "predict", tmp_path / "bare", place / "bad")
+    assert "name that model with --backbone" in said
+    given = ["predict", tmp_path / "bare", place / "bad/fine.png", "--backbone", "colours"]
+    assert main([*map(str, given)]) == 0
+    assert ",red," in capsys.readouterr().out

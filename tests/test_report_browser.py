@@ -1,0 +1,92 @@
+"""The page in a real browser: nothing is fetched, nothing complains, nothing overflows a phone."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlis.experiments.report.material import no_data
+from mlis.experiments.report.page import write_report
+from mlis.experiments.store import TEST_BEST
+from report_cases import stored, variants
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every table and figure, two protocols, and names without a space to break at."""
+    folder = tmp_path_factory.mktemp("report")
+    rows = [one for seed in range(2) for one in variants(seed=seed, name="FLO")]
+    rows += variants(name="FLO", protocol=TEST_BEST)
+    rows += variants(name="CUB", classes=("x" * 300, "kind_" * 40, "a"), notes=("stand-in: x",))
+    return write_report(stored(folder / "results", rows), folder / "r.html", no_data).page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with playwright.sync_playwright() as running:
+        flags = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
+        started = running.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_stands_alone_and_fits(browser, page_file, width, scheme):
+    requests, complaints = [], []
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(page_file.as_uri())
+    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+    wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.close()
+    assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
+    assert complaints == []
+    assert wide[0] <= wide[1] == width
+    assert (ground == "rgb(20, 20, 20)") == (scheme == "dark")
+
+
+def test_words_stay_inside_their_drawings(browser, page_file):
+    """Of every drawing: no text that sticks out of it or lies over another one."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(page_file.as_uri())
+    faults = page.evaluate("""() => {
+      const found = [];
+      for (const svg of document.querySelectorAll('figure svg')) {
+        const box = svg.getBoundingClientRect();
+        const texts = [...svg.querySelectorAll('text')].map(t => [t, t.getBoundingClientRect()]);
+        for (const [t, a] of texts) {
+          if (a.left < box.left - 1 || a.right > box.right + 1 || a.bottom > box.bottom + 1)
+            found.push('outside: ' + t.textContent);
+          for (const [u, b] of texts) {
+            if (t !== u && a.left < b.right - 2 && b.left < a.right - 2 &&
+                a.top < b.bottom - 4 && b.top < a.bottom - 4)
+              found.push(t.textContent + ' over ' + u.textContent);
+          }
+        }
+      }
+      return found;
+    }""")
+    page.close()
+    assert faults == []
+
+
+def test_paper_is_white_and_tables_are_whole(browser, page_file):
+    page = browser.new_page(viewport={"width": 720, "height": 800}, color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.goto(page_file.as_uri())
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    flow = page.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX")
+    nav = page.evaluate("getComputedStyle(document.querySelector('nav')).display")
+    printed = page.pdf(format="A4")
+    page.close()
+    assert (ground, flow, nav) == ("rgb(255, 255, 255)", "visible", "none")
+    assert printed.startswith(b"%PDF")

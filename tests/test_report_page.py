@@ -1,0 +1,276 @@
+"""The page: what was measured, each number with its label, whatever is missing."""
+
+import csv
+import itertools
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from experiment_cases import brief, saved, source
+from mlis.config import Config
+from mlis.experiments.engine import LocalEngine, store_of
+from mlis.experiments.plans import Budget, plan
+from mlis.experiments.report.material import load_data, no_data
+from mlis.experiments.report.page import LIMIT, Written, write_report
+from mlis.experiments.store import TEST_BEST
+from report_cases import CLASSES, Reader, row, stored, variants
+from simulated import tiny
+
+HEADINGS = [f"h{i}" for i in range(1, 7)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny dataset with names that would break a page that does not escape them."""
+    names = ("<b>bold</b>", 'quote "one"', "a & b", "ünseen", *(f"kind {i}" for i in range(5)))
+    return saved(tmp_path_factory.mktemp("data") / "birds", replace(tiny(), class_names=names))
+
+
+@pytest.fixture(scope="module")
+def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Table 3 with two seeds and a baseline, really run."""
+    folder = tmp_path_factory.mktemp("results")
+    here = source(data)
+    entries = plan("table3", [here], brief(0, 1)) + plan("table2", [here], brief(0, 1))[:1]
+    tasks = {task.key: task for entry in entries for task in entry.tasks}
+    assert all(outcome.row for outcome in LocalEngine().run(list(tasks.values()), folder))
+    return folder
+
+
+def load(study):
+    return load_data(study, data_root=None, images=None)
+
+
+@pytest.fixture(scope="module")
+def written(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return write_report(results, tmp_path_factory.mktemp("page") / "new" / "r.html", load)
+
+
+@pytest.fixture(scope="module")
+def page(written: Written) -> Reader:
+    return Reader(written.page.read_text(encoding="utf-8"))
+
+
+def read(folder: Path, output: Path, loader=no_data) -> Reader:
+    return Reader(write_report(folder, output, loader).page.read_text(encoding="utf-8"))
+
+
+# --- form ---------------------------------------------------------------------------------------
+
+
+def test_it_needs_no_network_and_no_script(written, page):
+    text = written.page.read_text(encoding="utf-8")
+    assert not page.all("script", "link", "iframe", "object")
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import", text)
+    for attributes in page.all("img"):
+        assert (attributes["src"] or "").startswith("data:image/jpeg;base64,")
+    for attributes in page.all("a"):
+        assert (attributes["href"] or "").startswith("#")
+
+
+def test_it_can_be_read_by_those_who_do_not_see_it(page):
+    names = [tag for tag, _ in page.tags]
+    assert [names.count(tag) for tag in ("main", "header", "nav", "h1")] == [1, 1, 1, 1]
+    levels = [int(tag[1]) for tag in names if tag in HEADINGS]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {(attributes["href"] or "")[1:] for attributes in page.all("a")}
+    assert targets <= set(ids)
+    assert all((a.get("aria-labelledby") in ids) for a in page.all("section"))
+    for attributes in page.all("svg"):
+        assert attributes.get("aria-hidden") == "true" or attributes.get("aria-label")
+    assert all(attributes.get("alt") for attributes in page.all("img"))
+    assert all(a.get("scope") in ("col", "row", "rowgroup") for a in page.all("th"))
+    assert names.count("caption") == names.count("table")
+    for attributes in page.all("div"):
+        if attributes.get("class") == "scroll":
+            assert attributes.get("tabindex") == "0"
+            assert attributes.get("aria-label")
+
+
+def test_it_suits_phones_the_dark_and_paper(written):
+    text = written.page.read_text(encoding="utf-8")
+    for words in ("width=device-width", "prefers-color-scheme: dark", "max-width: 720px"):
+        assert words in text
+    assert "@media print" in text
+    assert 'lang="en"' in text
+
+
+# --- content ------------------------------------------------------------------------------------
+
+
+def test_it_has_every_part(page, written):
+    for words in (
+        "What was measured",
+        "How it was measured",
+        "Table 1: datasets",
+        "Table 3: components of stage 1",
+        "What was trained",
+        "Training curves",
+        "What refining does",
+        "Class by class",
+        "Where it goes wrong",
+        "Where the numbers come from",
+    ):
+        assert words in page.text, words
+    assert "Figure 4" not in page.text  # was not run
+    assert written.runs == 8
+    assert written.missing == (
+        "tiny [quick budget]: no picture of a row is known; --images names a folder of photographs",
+    )
+
+
+def test_numbers_are_those_of_the_store_and_carry_their_labels(page, results, written):
+    with (written.page.with_name("r_files") / "tables" / "table3.csv").open() as handle:
+        lines = list(csv.DictReader(handle))
+    assert [line["method"] for line in lines] == ["ML", "ML+IS", "ML+IS+SFR"]
+    for line in lines:
+        cell = f"{float(line['H_mean']):.1f} ± {float(line['H_std']):.1f}"
+        assert re.search(rf"{re.escape(line['method'])} H@val, 2 runs .*{cell}", page.text)
+        assert line["budget"] == "quick"  # tests train as little as that
+        assert line["dataset"] == "tiny [quick budget]"
+    assert "tiny [quick budget]: MLIS, H@val, 2 seeds" in page.text
+    assert "a few steps and small networks" in page.text
+    assert "stand-in" not in page.text
+    assert TEST_BEST not in page.text
+
+
+def test_names_are_words_and_never_markup(page, written):
+    text = written.page.read_text(encoding="utf-8")
+    assert "<b>bold</b>" not in text
+    for name in ("<b>bold</b>", 'quote "one"', "a & b", "ünseen"):
+        assert name in page.text
+
+
+def test_where_it_is_from_stands_there(page, results):
+    first = next(iter(store_of(results)))
+    assert first.task["data_sha256"] in page.text
+    assert f"mlis rerun {first.key[:12]} -o RESULTS" in page.text
+    for name, version in first.provenance["versions"].items():
+        assert f"{name} {version}" in page.text
+    assert page.text.count("H@val") > 8
+    assert str(results) not in page.text  # whoever reads it has other folders
+
+
+def test_files_beside_it_are_whole(written):
+    names = sorted(str(path.relative_to(written.page.parent)) for path in written.files)
+    assert names == sorted(
+        [
+            *(f"r_files/tables/table{i}.{s}" for i in (1, 2, 3, 4) for s in ("csv", "md", "tex")),
+            *("r_files/figures/figure2.svg", "r_files/figures/map.svg"),
+        ]
+    )
+    for path in written.files:
+        if path.suffix == ".svg":
+            root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    words = (written.page.with_name("r_files") / "figures" / "map.svg").read_text(encoding="utf-8")
+    assert "Recall@1" in words
+    assert "random_state 0" in words
+
+
+def test_the_same_store_gives_the_same_page(written, results, tmp_path):
+    again = write_report(results, tmp_path / "r.html", load)
+    assert again.page.read_bytes() == written.page.read_bytes()
+
+
+# --- what is missing ------------------------------------------------------------------------------
+
+
+def test_without_data_it_says_so_and_keeps_the_rest(tmp_path):
+    folder = stored(tmp_path / "results", [*variants(), *variants(seed=1)])
+    page = read(folder, tmp_path / "r.html", load)
+    assert "its data cannot be read: /nowhere/birds" in page.text
+    assert "No losses: runs/ holds none of this series" in page.text
+    assert "raw Recall@1 40.0" in page.text.replace("\u00a0", " ")
+    for words in ("Figure 3", "Figure 4", "As numbers, every seed", "gull & <tern>"):
+        assert words in page.text
+    page = read(folder, tmp_path / "r.html", no_data)
+    assert "the data were not to be read" in page.text
+
+
+def test_data_that_are_others_now_are_not_shown(data, tmp_path):
+    moved = row(dataset={"name_or_path": str(data)})
+    page = read(stored(tmp_path / "results", [moved]), tmp_path / "r.html", load)
+    assert "the data are others now: SHA-256" in page.text
+
+
+def test_runs_models_and_losses_may_be_missing(results, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    for path in folder.glob("runs/*/model/model.safetensors"):
+        path.write_bytes(b"damaged")
+    page = read(folder, tmp_path / "r.html", load)
+    assert "No map: the saved model cannot be read" in page.text
+    for path in (folder / "runs").glob("*/training/refinement.jsonl"):
+        path.write_text('{"step": 1, "metric": 3.5}\nnonsense\n{"step": 2, "metric": NaN}\n[]\n')
+    page = read(folder, tmp_path / "r.html", load)
+    assert any("metric against steps" in (a.get("aria-label") or "") for a in page.all("svg"))
+    shutil.rmtree(folder / "runs")
+    page = read(folder, tmp_path / "r.html", load)
+    assert "/model is not there (seed 0)" in page.text
+    assert "No losses" in page.text
+
+
+def test_a_store_of_baselines_alone_is_a_page_too(tmp_path):
+    folder = stored(tmp_path / "results", [row(method="eszsl"), row(method="raw")])
+    page = read(folder, tmp_path / "r.html")
+    assert "No run of MLIS itself is in this store" in page.text
+    assert "ESZSL" in page.text
+
+
+def test_measures_that_are_not_defined_are_dashes(tmp_path):
+    one = row()
+    test = {**one.test, "U": None, "H": None}
+    page = read(stored(tmp_path / "results", [replace(one, test=test)]), tmp_path / "r.html")
+    assert "–" in page.text
+    assert not re.search(r"\bNone\b|\bnan\b", page.text)
+
+
+def test_every_protocol_budget_and_stand_in_is_labelled(tmp_path):
+    quick = Budget("quick").limited(Config()).to_dict()
+    rows = [
+        *variants(name="FLO"),
+        *variants(name="FLO", protocol=TEST_BEST),
+        *variants(name="CUB", notes=("stand-in: made up",)),
+        row(name="SUN", settings=quick),
+    ]
+    page = read(stored(tmp_path / "results", rows), tmp_path / "r.html")
+    for words in (TEST_BEST, "CUB (stand-in)", "SUN [quick budget]", "as published"):
+        assert words in page.text
+    for said in (
+        "the best of several steps, and of all constants",
+        "features made up",
+        "no result",
+    ):
+        assert said in page.text
+    labels = [a["aria-label"] or "" for a in page.all("svg") if a.get("aria-label")]
+    assert any(TEST_BEST in label and "H in per cent" in label for label in labels)
+
+
+def test_the_page_is_bounded(tmp_path):
+    """Many datasets with many classes and many runs: still one page that opens."""
+    names = tuple(f"class {i} with a rather long name, {'x' * 200}" for i in range(300))
+    rows = [
+        row(seed, name=f"data {i}", classes=names, settings={"refinement": {"gamma": 1.0 + g}})
+        for i in range(14)
+        for g in range(4)
+        for seed in range(2)
+    ]
+    rows += [
+        row(seed, settings={"refinement": {"margin": 0.5, "gamma": float(g + 1)}})
+        for g in range(300)
+        for seed in range(4)
+    ]
+    rows += [row()]
+    found = write_report(stored(tmp_path / "results", rows), tmp_path / "r.html", no_data)
+    assert found.bytes < LIMIT
+    page = Reader(found.page.read_text(encoding="utf-8"))
+    assert "more are in results.jsonl" in page.text
+    assert CLASSES[1] not in page.text  # the 15th dataset is in the tables only

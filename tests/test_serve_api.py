@@ -1,0 +1,473 @@
+"""The HTTP API: answers, errors that say what was expected, and classes that join while it runs."""
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import scipy.special
+
+import odd_images
+from mlis.errors import DataError
+from mlis.features.backbones import Identity
+from mlis.features.descriptors import describe, record_of
+from mlis.features.words import read_words
+from mlis.serving.engine import Engine, Query
+from mlis.serving.words import Describer, Words
+from serve_cases import (
+    COLOURS,
+    UNSEEN,
+    MeanColours,
+    client,
+    colour_engine,
+    colour_recognizer,
+    feature_recognizer,
+    png,
+    refusal,
+    upload,
+)
+from simulated import tiny
+
+ROWS = tiny().features[:20]
+
+
+@pytest.fixture(scope="module")
+def images():
+    with client(colour_engine()) as asker:
+        yield asker
+
+
+@pytest.fixture(scope="module")
+def features():
+    with client(Engine(feature_recognizer())) as asker:
+        yield asker
+
+
+def post_rows(asker, rows, **more):
+    return asker.post("/predict/features", json={"rows": rows, **more})
+
+
+# --- predictions ----------------------------------------------------------------------------------
+
+
+def test_rows_get_the_recognizers_own_probabilities(features):
+    body = post_rows(features, ROWS.tolist(), top_k=3).json()
+    recognizer = feature_recognizer()
+    chances = scipy.special.softmax(recognizer.scores(ROWS).astype(float), axis=1)
+    assert [result["row"] for result in body["results"]] == list(range(len(ROWS)))
+    for result, chance in zip(body["results"], chances, strict=True):
+        best = np.argsort(-chance)[:3]
+        found = result["predictions"]
+        assert [each["class"] for each in found] == [recognizer.class_names[c] for c in best]
+        np.testing.assert_allclose([each["score"] for each in found], chance[best], atol=1e-5)
+        assert [each["seen"] for each in found] == [bool(recognizer.seen_mask[c]) for c in best]
+
+
+def test_pictures_of_classes_never_seen_are_recognised(images):
+    files = [(f"{name}-{seed}.png", png(name, seed)) for name in COLOURS for seed in (100, 101)]
+    results = images.post("/predict/images", files=upload(*files)).json()["results"]
+    assert [result["file"] for result in results] == [name for name, _ in files]
+    best = [result["predictions"][0] for result in results]
+    expected = [name for name in COLOURS for _ in range(2)]
+    right = [each["class"] == name for each, name in zip(best, expected, strict=True)]
+    assert np.mean(right) > 0.7  # of six; a sixth by chance
+    assert any(not each["seen"] and each["class"] in UNSEEN for each in best)
+    assert all(each["seen"] == (each["class"] not in UNSEEN) for each in best)
+    assert {len(result["predictions"]) for result in results} == {5}
+
+
+def test_a_picture_gives_the_same_alone_and_among_others(images):
+    one = images.post("/predict/images", files=upload(png("red")), params={"top_k": 2}).json()
+    files = upload(*(png(name) for name in COLOURS), b"no picture")
+    many = images.post("/predict/images", files=files, params={"top_k": 2}).json()
+    assert one["results"][0]["predictions"] == many["results"][0]["predictions"]
+
+
+def test_every_odd_file_gets_predictions_or_a_reason(images):
+    fine, bad = odd_images.good() | odd_images.grey(), odd_images.bad()
+    files = [*fine.items(), *((name, data) for name, (data, _) in bad.items())]
+    results = []
+    for start in range(0, len(files), 32):
+        answer = images.post("/predict/images", files=upload(*files[start : start + 32]))
+        results += answer.json()["results"]
+    assert len(results) == len(files)
+    for result in results[: len(fine)]:
+        assert result["error"] is None, result
+        assert result["predictions"]
+    for result, (_, reason) in zip(results[len(fine) :], bad.values(), strict=True):
+        assert result["predictions"] is None
+        assert reason in result["error"]
+
+
+def test_the_model_answers_many_clients_at_once_each_with_its_own(features):
+    recognizer = feature_recognizer()
+    expected = [recognizer.class_names[c] for c in recognizer.predict(ROWS)]
+
+    def ask(i: int) -> str:
+        answer = post_rows(features, [ROWS[i % 20].tolist()], top_k=1)
+        return answer.json()["results"][0]["predictions"][0]["class"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(100))) == expected * 5
+
+
+def test_a_picture_whose_features_are_not_finite_has_a_reason():
+    class Broken(MeanColours):
+        def __call__(self, inputs):
+            rows = super().__call__(inputs)
+            rows[0] = np.nan
+            return rows
+
+    engine = Engine(colour_recognizer(), Broken())
+    pictures = [engine.prepare(png(name), 10**6) for name in ("red", "blue")]
+    bad, good = engine.answer([Query(pixels, True) for pixels in pictures])
+    assert "not finite" in bad.reason
+    assert good.chances is not None
+    assert good.chances.sum() == pytest.approx(1)
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "said"),
+    [
+        (b"", 415, "application/json, but got application/octet"),
+        (b"{", 422, "body: not JSON: Expecting property name"),
+        (b"\xff{", 400, "the body cannot be read"),
+        (b"[" * 100_000, 400, "the body cannot be read"),
+        (b"9" * 10_000, 400, "the body cannot be read"),
+        (b"[]", 422, "body: Input should be"),
+        (b"{}", 422, "rows: Field required"),
+        (b'{"rows": []}', 422, "rows: List should have at least 1 item"),
+        (b'{"rows": [[1, 2]]}', 422, "rows.0: List should have at least 9 items"),
+        (b'{"rows": [[1,2,3,4,5,6,7,8,"9"]]}', 422, "rows.0.8: Input should be a valid number"),
+        (b'{"rows": [[1,2,3,4,5,6,7,8,true]]}', 422, "rows.0.8: Input should be a valid number"),
+        (b'{"rows": [[1,2,3,4,5,6,7,8,NaN]]}', 422, "rows.0.8: Input should be a finite number"),
+        (b'{"rows": [[1,2,3,4,5,6,7,8,1e400]]}', 422, "rows.0.8: Input should be a finite number"),
+        (b'{"rows": [[1,2,3,4,5,6,7,8,-1e300]]}', 422, "rows.0: a number is beyond float32"),
+        (b'{"rows": [[3e38,3e38,3e38,3e38,3e38,3e38,3e38,3e38,1]]}', 422, "rows.0: its features"),
+        (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "topk": 3}', 422, "topk: Extra inputs are not"),
+        (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "top_k": 0}', 422, "top_k: Input should be greater"),
+        (b'{"\\ud800": 1}', 422, "body: Input should be a valid string"),
+    ],
+)
+def test_a_bad_body_is_told_what_was_expected(features, content, status, said):
+    headers = JSON if content else {"content-type": "application/octet-stream"}
+    answer = features.post("/predict/features", content=content or b"x", headers=headers)
+    assert said in refusal(answer, status)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "said"),
+    [
+        ({}, 415, "expected a body of multipart/form-data with files, but got none"),
+        ({"json": {"files": []}}, 415, "but got application/json"),
+        ({"files": {"other": ("a.png", b"x")}}, 422, "files: Field required"),
+        ({"files": upload(b"x"), "params": {"top_k": "many"}}, 422, "top_k: Input should be a val"),
+        ({"files": upload(b"x"), "params": {"top_k": 101}}, 422, "less than or equal to 100"),
+        ({"files": upload(*[b"x"] * 33)}, 422, "files: List should have at most 32 items"),
+        (
+            {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
+            400,
+            "boundary",
+        ),
+        (
+            {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=a"}},
+            400,
+            "multipart",
+        ),
+    ],
+)
+def test_a_bad_upload_is_told_what_was_expected(images, request_, status, said):
+    assert said in refusal(images.post("/predict/images", **request_), status)
+
+
+def test_paths_and_methods_that_are_not_there(features):
+    assert "/openapi.json" in refusal(features.get("/predict"), 404)
+    assert "/openapi.json" in refusal(features.get("/docs"), 404)  # its scripts come from elsewhere
+    assert "DELETE is not possible" in refusal(features.delete("/classes"), 405)
+
+
+def test_a_model_of_features_says_so_when_it_is_sent_pictures(features):
+    answer = features.post("/predict/images", files=upload(png("red")))
+    assert "send features to /predict/features" in refusal(answer, 422)
+
+
+def test_limits_are_the_servers_own():
+    limits = {"max_files": 2, "max_rows": 3, "max_megapixels": 0.002, "max_upload": 0.02}
+    with client(colour_engine(), limits) as asker:
+        assert "at most 2 items" in refusal(
+            asker.post("/predict/images", files=upload(*[b"x"] * 3)), 422
+        )
+        rows = [[0.5] * 24] * 4
+        assert "at most 3 items" in refusal(post_rows(asker, rows), 422)
+        assert "more than 0.02 MiB" in refusal(post_rows(asker, [[0.123456789012] * 24] * 99), 413)
+        sizes = upload(png("red", size=(40, 40)), png("red", size=(60, 40)))
+        small, large = asker.post("/predict/images", files=sizes).json()["results"]
+        assert small["error"] is None
+        assert large["error"] == "60 × 40 pixels: at most 2,000 are taken"
+
+
+class Stuck(MeanColours):
+    """An image model that computes nothing until it is let go."""
+
+    def __init__(self):
+        self.go, self.began = threading.Event(), threading.Event()
+
+    def __call__(self, inputs):
+        self.began.set()
+        assert self.go.wait(60)
+        return super().__call__(inputs)
+
+
+def test_what_takes_too_long_is_503_and_the_server_lives_on():
+    stuck = Stuck()
+    with client(Engine(colour_recognizer(), stuck), {"timeout": 0.3}) as asker:
+        answer = asker.post("/predict/images", files=upload(png("red")))
+        assert "not done within 0.3 s" in refusal(answer, 503)
+        assert asker.get("/health").status_code == 200
+        stuck.go.set()
+        assert asker.post("/predict/images", files=upload(png("red"))).status_code == 200
+
+
+def test_more_than_may_wait_is_503_with_a_time_to_come_back():
+    stuck = Stuck()
+    limits = {"max_waiting": 2, "max_batch": 1, "max_wait": 0.0}
+    with client(Engine(colour_recognizer(), stuck), limits) as asker, ThreadPoolExecutor() as pool:
+        first = pool.submit(asker.post, "/predict/images", files=upload(png("red")))
+        assert stuck.began.wait(30)
+        second = pool.submit(asker.post, "/predict/images", files=upload(*[png("red")] * 2))
+        while asker.app.state.service._batcher.waiting < 2:
+            pass
+        third = asker.post("/predict/images", files=upload(png("red")))
+        assert "2 images and rows wait already, and at most 2 may" in refusal(third, 503)
+        assert third.headers["retry-after"] == "1"
+        stuck.go.set()
+        assert [each.result(60).status_code for each in (first, second)] == [200, 200]
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def test_classes_are_listed_with_what_is_known_of_them(images):
+    body = images.get("/classes").json()
+    assert body["count"] == len(COLOURS)
+    assert [each["name"] for each in body["classes"]] == list(COLOURS)
+    assert {each["name"] for each in body["classes"] if not each["seen"]} == set(UNSEEN)
+    said = {each["name"]: each["description"] for each in body["classes"]}
+    assert said["grey"] == "like an elephant"
+    assert said["red"] is None
+    assert not any(each["added"] for each in body["classes"])
+
+
+def growing(**access):
+    """A client of a model whose classes may be described by a vector."""
+    recognizer = colour_recognizer()
+    engine = Engine(recognizer, MeanColours(), Describer.of(recognizer))
+    return client(engine, {"max_classes": 8}, **access)
+
+
+CYAN = {"name": "cyan", "vector": [0.1, 0.8, 0.8]}
+
+
+def test_a_class_that_is_described_is_recognised_at_once(monkeypatch):
+    monkeypatch.setitem(COLOURS, "cyan", (25, 205, 205))
+
+    def scores(asker, colour: str) -> list[dict[str, float]]:
+        files = upload(*(png(colour, seed) for seed in range(5, 10)))
+        results = asker.post("/predict/images", files=files, params={"top_k": 9}).json()["results"]
+        return [{each["class"]: each["score"] for each in r["predictions"]} for r in results]
+
+    with growing() as asker:
+        assert all("cyan" not in each for each in scores(asker, "cyan"))
+        answer = asker.post("/classes", json=CYAN)
+        assert answer.status_code == 201
+        expected = {"name": "cyan", "seen": False, "added": True, "description": None}
+        assert answer.json() == expected
+        assert asker.get("/classes").json()["classes"][-1] == expected
+        of_cyan, of_red = scores(asker, "cyan"), scores(asker, "red")
+        for each in of_cyan:
+            assert "cyan" in sorted(each, key=each.__getitem__)[-2:]
+        assert {max(each, key=each.__getitem__) for each in of_red} == {"red"}
+        assert min(each["cyan"] for each in of_cyan) > 10 * max(each["cyan"] for each in of_red)
+        assert "mlis_classes 7.0" in asker.get("/metrics").text
+        assert "mlis_classes_added_total 1.0" in asker.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("new", "status", "said"),
+    [
+        ({"name": "red", "vector": [1, 0, 0]}, 409, "there is a class 'red' already"),
+        ({"name": " red ", "vector": [1, 0, 0]}, 409, "already"),
+        ({"name": "", "vector": [1, 0, 0]}, 422, "name: String should have at least 1"),
+        ({"name": "a\nb", "vector": [1, 0, 0]}, 422, "cannot be shown"),
+        ({"name": "x" * 201, "vector": [1, 0, 0]}, 422, "name: String should have at most 200"),
+        ({"vector": [1, 0, 0]}, 422, "name: Field required"),
+        ({"name": "a"}, 422, "expected vector, as this model's classes are described"),
+        ({"name": "a", "sentences": ["red"]}, 422, "expected vector, as this model's"),
+        ({"name": "a", "vector": [1, 0]}, 422, "vector: expected 3 numbers, but got 2"),
+        ({"name": "a", "vector": [0, 0, 0]}, 422, "all zeros"),
+        ({"name": "a", "vector": [1e300, 0, 0]}, 422, "infin"),
+        ({"name": "a", "vector": "1 0 0"}, 422, "vector: Input should be a valid list"),
+        ({"name": "a", "vektor": [1, 0, 0]}, 422, "vektor: Extra inputs"),
+    ],
+)
+def test_a_class_that_cannot_be_added_leaves_all_as_it_was(new, status, said):
+    with growing() as asker:
+        assert said in refusal(asker.post("/classes", json=new), status)
+        assert asker.get("/classes").json()["count"] == len(COLOURS)
+
+
+def test_classes_are_added_only_where_that_is_allowed_and_not_without_end():
+    with growing(host="0.0.0.0") as asker:
+        assert "--allow-changes" in refusal(asker.post("/classes", json=CYAN), 403)
+        assert asker.get("/health").json()["changes"] is False
+    with growing() as asker:
+        for name in ("a", "b"):
+            new = {"name": name, "vector": [0.3, 0.2, 0.9 if name == "a" else 0.4]}
+            assert asker.post("/classes", json=new).status_code == 201
+        assert "8 classes, as many as" in refusal(asker.post("/classes", json=CYAN), 422)
+    frozen = dataclasses.replace(colour_recognizer(), growth=None)
+    with client(Engine(frozen, MeanColours(), Describer.of(frozen))) as asker:
+        assert "nothing to add them with" in refusal(asker.post("/classes", json=CYAN), 422)
+
+
+def test_a_class_that_took_too_long_is_not_added_later():
+    recognizer = colour_recognizer()
+    describer, go = Describer.of(recognizer), threading.Event()
+    assert describer is not None
+
+    class Slow:
+        takes, attributes, size = describer.takes, describer.attributes, describer.size
+
+        def vector(self, name, words):
+            assert go.wait(60)
+            return describer.vector(name, words)
+
+    with client(Engine(recognizer, MeanColours(), Slow()), {"timeout": 0.3}) as asker:
+        refusal(asker.post("/classes", json=CYAN), 503)
+        go.set()
+        asker.app.state.service._grower.submit(int).result(60)  # what was begun is over
+        assert asker.get("/classes").json()["count"] == len(COLOURS)
+
+
+TABLE = """name,stripes,height cm,colour
+zebra,yes,130,white
+horse,no,160,brown
+cow,no,150,
+tiger,yes,100,orange
+"""
+
+
+@pytest.fixture
+def by_attributes(tmp_path):
+    """A describer of attributes, and the words that it was made of."""
+    table = tmp_path / "classes.csv"
+    table.write_text(TABLE)
+    words = read_words(table, attributes=["stripes", "height cm"])
+    descriptors = describe(words, None)
+    return Describer(
+        2, record_of(descriptors), None, ("attributes", "vector"), ("stripes", "height cm")
+    ), descriptors
+
+
+def test_attributes_become_the_vector_that_the_table_gave(by_attributes):
+    describer, descriptors = by_attributes
+    said = {"zebra": ("yes", "130"), "horse": ("no", "160"), "tiger": ("1", "100.0")}
+    for name, (stripes, height) in said.items():
+        words = Words(attributes={"stripes": stripes, "height cm": height})
+        vector = describer.vector(name, words)
+        assert np.array_equal(vector, descriptors.vectors[descriptors.names.index(name)])
+    half = describer.vector("new", Words(attributes={"stripes": "yes"}))
+    assert half[0] == 1
+    assert half[1] == pytest.approx(descriptors.vectors[:, 1].mean())  # unknown: the mean
+
+
+def test_a_table_of_numbers_needs_them_all():
+    columns = {"format": "mlis-columns", "columns": ["legs", "wings"]}
+    recognizer = dataclasses.replace(
+        colour_recognizer(), sources={"descriptors": columns}, descriptors=np.ones((6, 2))
+    )
+    describer = Describer.of(recognizer)
+    assert describer is not None
+    assert describer.takes == ("attributes", "vector")
+    said = {"wings": "2", "legs": "6"}
+    assert describer.vector("bee", Words(attributes=said)).tolist() == [6, 2]
+    for wrong, message in (
+        ({"legs": "6"}, "'wings' is missing: all are needed"),
+        ({"legs": "6", "wings": "two"}, "'wings' must be a number, but got 'two'"),
+        ({"legs": "6", "wing": "2"}, "Did you mean 'wings'?"),
+    ):
+        with pytest.raises(DataError, match=message.replace("?", r"\?")):
+            describer.vector("bee", Words(attributes=wrong))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (Words(), "expected attributes or vector, as this model's classes are described, but got "),
+        (Words(sentences=("a zebra",)), "but got sentences"),
+        (Words(attributes={"stripe": "yes"}), "knows no 'stripe'. Did you mean 'stripes'?"),
+        (Words(attributes={"stripes": "perhaps"}), "'perhaps': expected a number, yes or no"),
+        (Words(attributes={"stripes": "7"}), "the training had yes or no"),
+        (Words(attributes={"stripes": "?"}), "no attribute is given"),
+        (Words(attributes={"stripes": "yes"}, vector=(1.0, 0.0)), "a vector stands alone"),
+        (Words(vector=(1.0,)), "expected 2 numbers, but got 1"),
+    ],
+)
+def test_words_that_do_not_fit_are_told_what_is_missing(by_attributes, words, said, tmp_path):
+    with pytest.raises(DataError) as error:
+        by_attributes[0].vector("new", words)
+    assert said in str(error.value)
+    assert ".csv" not in str(error.value)  # no file that the visitor does not know
+
+
+# --- server ---------------------------------------------------------------------------------------
+
+
+def test_health_says_what_is_served(images):
+    body = images.get("/health").json()
+    assert body["status"] == "ok"
+    assert (body["classes"], body["features"]) == (6, MeanColours.identity.size)
+    assert body["image_model"] == "mean-colours"
+    assert isinstance(MeanColours.identity, Identity)
+
+
+def test_metrics_count_requests_batches_and_bad_files():
+    with client(colour_engine()) as asker:
+        asker.post("/predict/images", files=upload(png("red"), b"nothing", png("blue")))
+        post_rows(asker, [[1]])
+        asker.get("/nowhere/" + "x" * 1000)
+        text = asker.get("/metrics").text
+    assert 'mlis_requests_total{method="POST",route="/predict/images",status="200"} 1.0' in text
+    assert 'mlis_requests_total{method="POST",route="/predict/features",status="422"} 1.0' in text
+    assert 'mlis_requests_total{method="GET",route="other",status="404"} 1.0' in text
+    assert 'mlis_request_seconds_count{route="/predict/images"} 1.0' in text
+    assert "mlis_batch_rows_sum 2.0" in text
+    assert "mlis_bad_images_total 1.0" in text
+    assert "mlis_waiting_rows 0.0" in text
+    assert "xxx" not in text
+
+
+def test_the_document_of_the_api_is_whole(images):
+    document = images.get("/openapi.json").json()
+    operations = {(method, path) for path, item in document["paths"].items() for method in item}
+    assert operations == {
+        ("post", "/predict/images"),
+        ("post", "/predict/features"),
+        ("get", "/classes"),
+        ("post", "/classes"),
+        ("get", "/health"),
+        ("get", "/metrics"),
+    }
+    row = document["components"]["schemas"]["RowsRequest"]["properties"]["rows"]["items"]
+    assert (row["minItems"], row["maxItems"]) == (24, 24)
+    for item in document["paths"].values():
+        for operation in item.values():
+            assert operation["description"] or operation["summary"]
+            problem = operation["responses"]["429"]["content"]["application/json"]["schema"]
+            assert problem == {"$ref": "#/components/schemas/Problem"}

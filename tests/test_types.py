@@ -1,0 +1,96 @@
+"""What users import is completely typed: every parameter, every result, no bare container.
+
+basedpyright checks that the types are right; that none is missing, it leaves to this.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mlis
+
+ROOT = Path(mlis.__file__).parent
+BARE = {
+    *("Callable", "Iterable", "Iterator", "Mapping", "Sequence"),
+    *("dict", "frozenset", "list", "set", "tuple", "type"),
+}
+FILES = sorted(ROOT.rglob("*.py"))
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def public_functions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Function]]:
+    """Functions and methods whose names begin without `_`, and `__init__`, `__call__`, …."""
+    for node in body:
+        if isinstance(node, Function):
+            if not node.name.startswith("_") or node.name.endswith("__"):
+                yield prefix + node.name, node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body, f"{prefix}{node.name}.")
+
+
+def untyped(name: str, function: Function) -> Iterator[str]:
+    """What is not annotated, or with a container that says nothing of what it holds."""
+    arguments = function.args
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    method = "." in name and not any(
+        isinstance(one, ast.Name) and one.id == "staticmethod" for one in function.decorator_list
+    )
+    every = every[1:] if method else every
+    every += [one for one in (arguments.vararg, arguments.kwarg) if one is not None]
+    for one in every:
+        if one.annotation is None:
+            yield f"{name}: {one.arg} has no type"
+        else:
+            yield from bare(f"{name}: {one.arg}", one.annotation)
+    if function.returns is not None:
+        yield from bare(f"{name}: result", function.returns)
+    elif not name.endswith("__init__"):  # whose result is known
+        yield f"{name}: the result has no type"
+
+
+def bare(where: str, annotation: ast.expr) -> Iterator[str]:
+    """Names of generic containers that stand without brackets."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        annotation = ast.parse(annotation.value, mode="eval").body
+    named = {id(node.value) for node in ast.walk(annotation) if isinstance(node, ast.Subscript)}
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Name) and node.id in BARE and id(node) not in named:
+            yield f"{where} is a bare {node.id}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_functions_are_completely_typed(path: Path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [line for name, one in public_functions(tree.body) for line in untyped(name, one)]
+    assert not found, "\n".join(found)
+
+
+def test_what_is_missing_is_found():
+    code = """
+def good(x: int, *, y: "list[int]", **rest: str) -> dict[str, int]: ...
+def no_result(x: int): ...
+def no_type(x, *rest: int) -> None: ...
+def a_bare_one(x: "Callable | None") -> tuple: ...
+def _private(x): ...
+class A:
+    def __init__(self, x: int): ...
+    def method(self, x) -> type[int]: ...
+    @staticmethod
+    def static(x) -> None: ...
+"""
+    tree = ast.parse(code)
+    found = [line for name, one in public_functions(tree.body) for line in untyped(name, one)]
+    assert found == [
+        "no_result: the result has no type",
+        "no_type: x has no type",
+        "a_bare_one: x is a bare Callable",
+        "a_bare_one: result is a bare tuple",
+        "A.method: x has no type",
+        "A.static: x has no type",
+    ]
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "py.typed").is_file()
