@@ -5,7 +5,7 @@ everything it depends on (:func:`mlis.provenance.generation_key`). Runs, sweeps 
 that need the same generator find it there, or continue it where a killed process left it. While one
 trains, a lock keeps the others waiting; the lock goes with the process. Whatever is wrong with the
 store costs time, never a number or a run: a damaged file is deleted, and where the folder cannot be
-written, the run's own folder serves. Everything in it may be deleted at any time. """
+written, the run's own folder serves. Everything in it may be deleted at any time."""
 
 import dataclasses
 import logging
