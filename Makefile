@@ -27,8 +27,8 @@ test: lint
 test-slow: install
 	$(BIN)/pytest -m slow
 
-# kill -9 at 50 random moments of each command, and every other fault: about 15 minutes on an idle
-# core. Fewer: make torture TORTURE='--kills 10'.
+# kill -9 at 50 random moments of each command, as far as half an hour allows, then every other fault.
+# Shorter: make torture TORTURE='--kills 10 --seconds 300'.
 torture: install
 	$(BIN)/python torture/kills.py -o torture-out $(TORTURE)
 	$(BIN)/pytest tests/test_faults.py

@@ -22,6 +22,7 @@ from mlis.evaluation import Evaluation, evaluate
 from mlis.features.additions import describe_like
 from mlis.features.descriptors import describe, record_of
 from mlis.features.words import read_words
+from mlis.growth import refit
 from mlis.inference import Recognizer
 from mlis.pipeline import fit
 from simulated import linear_world, small, tiny
@@ -57,7 +58,7 @@ def without(dataset: GZSLDataset, held: np.ndarray):
     )
 
 
-def tested(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
+def measured(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
     test = dataset.for_testing()
     place = {name: i for i, name in enumerate(recognizer.class_names)}
     labels = np.array([place[name] for name in test.class_names])[test.labels]
@@ -81,11 +82,11 @@ def test_added_classes_are_recognised_as_if_known_from_the_start(generator, tmp_
             "classification": {"synthetic_per_unseen": 60, "calibration": 0.5},
         }
     )
-    known = tested(fit(data.for_training(), config, device="cpu"), data)
+    known = measured(fit(data.for_training(), config, device="cpu"), data)
     save_model(fit(without(data, held), config, device="cpu"), tmp_path)
     names = [data.class_names[i] for i in held]
     grown = load_model(tmp_path).add_classes(names, data.descriptors[held])
-    found = tested(grown, data)
+    found = measured(grown, data)
     assert known.H is not None
     assert known.H > 70
     for measure in ("U", "S", "H"):
@@ -117,10 +118,18 @@ def test_the_same_classes_give_the_same_bits_and_leave_the_model(model):
 
 
 def test_without_new_classes_the_kept_rows_give_the_trained_classifier(model):
-    """Adding and taking away again: what is kept says what the training's rows said."""
-    again = model.add_classes(["a"], NEW[:1]).remove_classes(["a"])
-    ours = model.predict(DATA.features[DATA.split.trainval])
-    assert np.mean(again.predict(DATA.features[DATA.split.trainval]) == ours) > 0.9
+    """What is kept says what the training's rows and its generator said."""
+    again = refit(
+        model.growth,
+        lambda x: torch.relu(x @ model.encoder_weight.T + model.encoder_bias),
+        model.descriptors,
+        model.seen_mask,
+        model.classifier,
+        model.device,
+    )
+    rows = DATA.features[DATA.split.trainval]
+    ours = model.predict(rows)
+    assert np.mean(dataclasses.replace(model, classifier=again).predict(rows) == ours) > 0.9
 
 
 # --- consistency --------------------------------------------------------------------------------
@@ -146,7 +155,7 @@ def test_removing_leaves_the_scores_of_the_others(model):
     smaller = model.remove_classes(names)
     kept = [i for i in range(9) if i not in (0, 7)]
     np.testing.assert_allclose(
-        smaller.scores(DATA.features), model.scores(DATA.features)[:, kept], rtol=1e-6
+        smaller.scores(DATA.features), model.scores(DATA.features)[:, kept], rtol=1e-5, atol=1e-5
     )
     assert smaller.seen_mask.tolist() == model.seen_mask[kept].tolist()
     assert smaller.history[-1]["classes"] == names
@@ -412,7 +421,7 @@ def test_wrong_use_writes_nothing(colours, model, tmp_path, capsys):
         (("add-classes", tmp_path / "numbers", tmp_path / "v.npy", "-o", new), "--names"),
         (("add-classes", place, tmp_path / "absent.csv", "-o", new), "absent.csv"),
         (("rename-classes", place, "red", "-o", new), "name pairs OLD NEW"),
-        (("remove-classes", place, "rde", "-o", new), "Did you mean 'red'"),
+        (("remove-classes", place, "Red", "-o", new), "Did you mean 'red'"),
         (("classes", tmp_path), "no saved model"),
     ]
     for arguments, said in cases:

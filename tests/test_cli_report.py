@@ -34,7 +34,7 @@ def test_report_writes_the_page_and_files_beside_it(results, tmp_path, capsys):
 def test_data_and_map_can_be_left_out(results, tmp_path, capsys):
     output = tmp_path / "page.html"
     found = last_json(printed(capsys, "report", results, "-o", output, "--no-data", "--json"))
-    assert found["missing"][0] == "birds: it was not asked for"
+    assert found["missing"][0] == "birds: no map: it was not asked for"
     assert "the data were not to be read" in output.read_text(encoding="utf-8")
 
 

@@ -325,6 +325,7 @@ def test_any_value_of_any_setting_is_taken_or_refused(section, name, value):
         assert Config.from_dict(config.to_dict()) == config
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text())
 def test_a_message_is_one_short_printable_line(text):
     shown = str(DataError(text * 100))

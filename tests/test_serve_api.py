@@ -387,6 +387,25 @@ def test_attributes_become_the_vector_that_the_table_gave(by_attributes):
     assert half[1] == pytest.approx(descriptors.vectors[:, 1].mean())  # unknown: the mean
 
 
+def test_a_table_of_numbers_needs_them_all():
+    columns = {"format": "mlis-columns", "columns": ["legs", "wings"]}
+    recognizer = dataclasses.replace(
+        colour_recognizer(), sources={"descriptors": columns}, descriptors=np.ones((6, 2))
+    )
+    describer = Describer.of(recognizer)
+    assert describer is not None
+    assert describer.takes == ("attributes", "vector")
+    said = {"wings": "2", "legs": "6"}
+    assert describer.vector("bee", Words(attributes=said)).tolist() == [6, 2]
+    for wrong, message in (
+        ({"legs": "6"}, "'wings' is missing: all are needed"),
+        ({"legs": "6", "wings": "two"}, "'wings' must be a number, but got 'two'"),
+        ({"legs": "6", "wing": "2"}, "Did you mean 'wings'?"),
+    ):
+        with pytest.raises(DataError, match=message.replace("?", r"\?")):
+            describer.vector("bee", Words(attributes=wrong))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

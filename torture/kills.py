@@ -7,7 +7,8 @@ Each command first runs undisturbed. Then it is killed at a random moment (by `-
 again, until it ends; its files must be those of the undisturbed run, bit for bit. A command that
 ended begins anew in an empty folder, until it was killed as often as asked. The commands run in
 forks of one process that has imported everything, so that moments are spread over the work and not
-over imports. Exit code 1 if anything differs.
+over imports. After `--seconds` (half an hour) nothing more is killed; the line of each command says
+how often it was. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -170,8 +171,10 @@ def wait(child: int, seconds: float) -> int | None:
         time.sleep(min(0.002, max(0.0, end - time.monotonic())))
 
 
-def run_case(name: str, case: Case, folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Kill one command `kills` times; return counts, and what differed."""
+def run_case(
+    name: str, case: Case, folder: Path, kills: int, seed: int, end: float
+) -> dict[str, Any]:
+    """Kill one command `kills` times, or until the clock says `end`; counts, and what differed."""
     chance, began, log = random.Random(f"{seed} {name}"), time.monotonic(), folder / f"{name}.log"
     calm, calm_cache = folder / name / "calm", folder / name / "calm-cache"
     start = time.monotonic()
@@ -181,9 +184,9 @@ def run_case(name: str, case: Case, folder: Path, kills: int, seed: int) -> dict
         raise SystemExit(f"{name}: the undisturbed run ended with {status}: see {log}")
     expected = case.found(calm, calm_cache)
     killed, finished, faults = 0, 0, []
-    while killed < kills or finished == 0:
+    while (killed < kills and time.monotonic() < end) or finished == 0:
         place = folder / name / f"rough-{finished}"
-        faults += _rough(case, place, length, chance, log, kills - killed, expected)
+        faults += _rough(case, place, length, chance, log, (kills - killed, end), expected)
         killed += json.loads((place.parent / "killed.json").read_text())
         finished += 1
         shutil.rmtree(place)
@@ -199,21 +202,22 @@ def _rough(
     length: float,
     chance: random.Random,
     log: Path,
-    most: int,
+    until: tuple[int, float],
     expected: Mapping[str, Any],
 ) -> list[str]:
-    """Kill and go on until the command ends; at most `most` kills. Return what differs."""
+    """Kill and go on until the command ends; so often or so long at most. Return what differs."""
     out, cache = place / "calm", place / "cache"  # named as the undisturbed run's folder is
     place.mkdir(parents=True)
     arguments, killed = case.first, 0
     while True:
         child = begin(arguments, out, cache, log)
-        moment = chance.uniform(0, length) if killed < most else PATIENCE
+        patient = killed >= until[0] or time.monotonic() > until[1]
+        moment = PATIENCE if patient else chance.uniform(0, length)
         status = wait(child, moment)
         if status is None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            if killed == most:
+            if patient:
                 (place.parent / "killed.json").write_text(str(killed))
                 return [f"hangs: longer than {PATIENCE:g} s"]
             killed += 1
@@ -247,6 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("torture-out"))
     parser.add_argument("--kills", type=int, default=50, help="of each command")
     parser.add_argument("--cases", default="fit,features,reproduce,convert")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="of all together")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -255,8 +260,11 @@ def main(arguments: list[str] | None = None) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     cases, bad = prepare(folder), False
-    for name in args.cases.split(","):
-        found = run_case(name, cases[name], folder, args.kills, args.seed)
+    names, end = args.cases.split(","), time.monotonic() + args.seconds
+    for i, name in enumerate(names):
+        now = time.monotonic()
+        share = now + max(0.0, end - now) / (len(names) - i)
+        found = run_case(name, cases[name], folder, args.kills, args.seed, share)
         bad |= bool(found["faults"])
         print(json.dumps({"case": name, **found}), flush=True)
     return 1 if bad else 0

@@ -493,7 +493,7 @@ def _resealed(good: bytes, chance: random.Random) -> bytes:
     if kind > 0.3:
         header, rest = _changed_tensors(header, rest, chance)
     try:
-        from mlis.tensorfile import _checksum
+        from mlis.tensorfile import checksum
 
         size = {name: value["data_offsets"] for name, value in header.items()}
         tensors = {
@@ -504,7 +504,7 @@ def _resealed(good: bytes, chance: random.Random) -> bytes:
             else torch.empty(header[name]["shape"], dtype=_TORCH[header[name]["dtype"]])
             for name, (a, b) in size.items()
         }
-        words = json.dumps({**metadata, "sha256": _checksum(tensors, metadata)}, sort_keys=True)
+        words = json.dumps({**metadata, "sha256": checksum(tensors, metadata)}, sort_keys=True)
     except (RuntimeError, ValueError, TypeError, KeyError):
         words = json.dumps({"sha256": hashlib.sha256(rest).hexdigest()})
     return _closed({"__metadata__": {"mlis": words}, **header}, rest)

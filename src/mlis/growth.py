@@ -190,7 +190,9 @@ def refit(
     """
     arithmetic = Arithmetic.of("float32", device)
     settings = growth.config.classification
-    described = normalise_descriptors(arithmetic.tensor(descriptors), growth.config.preprocessing)
+    # a copy: NumPy's memory is aligned by chance, and the last bits of a product depend on that
+    vectors = arithmetic.tensor(descriptors).clone()
+    described = normalise_descriptors(vectors, growth.config.preprocessing)
     known = torch.from_numpy(np.ascontiguousarray(seen)).to(device)
     generator = _generator(growth, described[known], arithmetic)
     sampler, rng = (

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, File, Query, Response, UploadFile
+from pydantic import WithJsonSchema
 
 import mlis
 from mlis.serving import schemas
@@ -16,6 +17,8 @@ from mlis.serving.settings import Access
 from mlis.serving.words import Words
 
 LONGEST_FILE_NAME = 255
+# FastAPI's own schema of a file, `contentMediaType`, is understood by few makers of clients.
+Binary = Annotated[UploadFile, WithJsonSchema({"type": "string", "format": "binary"})]
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -49,7 +52,7 @@ def routes(service: Service, access: Access) -> APIRouter:
     @router.post("/predict/images", responses=described(415), tags=["predict"])
     async def predict_images(
         files: Annotated[
-            list[UploadFile],
+            list[Binary],
             File(description="image files", min_length=1, max_length=limits.max_files),
         ],
         top_k: Annotated[int, Query(ge=1, le=most, description="classes a file")] = 5,

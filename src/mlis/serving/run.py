@@ -61,13 +61,15 @@ def serve(
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections. Raises `SettingsError`, which says what to change."""
+    if not 0 <= port <= 65535:  # the system would take it modulo 65536
+        raise SettingsError(f"--port must be between 0 and 65535, but got {port}")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         return socket.create_server(address, family=family, backlog=2048)
     except socket.gaierror as error:
         raise SettingsError(f"--host {host}: no such address: {error.strerror}") from None
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SettingsError(
             f"cannot listen at {host}, port {port}: {reason}. Choose another with --host, --port"

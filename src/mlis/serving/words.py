@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlis.data.names import suggestion
+from mlis.data.tables import COLUMNS
 from mlis.errors import DataError
 from mlis.features.additions import describe_like
 from mlis.features.descriptors import FORMAT
@@ -67,6 +68,8 @@ class Describer:
             return None
         size = recognizer.descriptors.shape[1]
         record = recognizer.sources.get("descriptors") or {}
+        if record.get("format") == COLUMNS:
+            return cls(size, record, None, (ATTRIBUTES, VECTOR), tuple(record["columns"]))
         if record.get("format") != FORMAT:
             return cls(size)
         text = None
@@ -101,6 +104,8 @@ class Describer:
                     f"attributes: the model knows no {attribute!r}."
                     f"{suggestion(attribute, self.attributes)}"
                 )
+        if self.record["format"] == COLUMNS:
+            return self._numbers(words.attributes)
         if self.text is not None and not words.sentences:
             raise DataError("sentences: none is given, but this model's classes are described so")
         return self._described(name, words)
@@ -113,6 +118,21 @@ class Describer:
         if len(vector) != self.size:
             raise DataError(f"vector: expected {self.size} numbers, but got {len(vector)}")
         return vector
+
+    def _numbers(self, said: Mapping[str, str]) -> np.ndarray:
+        """Of a model whose descriptors are the numbers of a table as they stand."""
+        numbers = []
+        for column in self.attributes:
+            try:
+                numbers.append(float(said[column]))
+            except KeyError:
+                raise DataError(f"attributes: {column!r} is missing: all are needed") from None
+            except ValueError:
+                raise DataError(
+                    f"attributes: {column!r} must be a number, but got {said[column]!r}"
+                ) from None
+        with np.errstate(over="ignore"):
+            return np.array(numbers).astype(np.float32)
 
     def _described(self, name: str, words: Words) -> np.ndarray:
         """As a table of one class says it: the reader of tables knows all the rules."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlis.checkpoint import RECORD, load_model
+from mlis.checkpoint import is_model, load_model
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import MlisError
@@ -106,7 +106,7 @@ def model_of(results: Path, study: Study) -> Recognizer | str:
     """The saved model of the main series' lowest seed; or why there is none."""
     row = study.main.first
     folder = record_of(results, row.key) / "model"
-    if not (folder / RECORD).is_file():
+    if not is_model(folder):
         return f"runs/{row.key[:16]}/model is not there (seed {row.task['seed']})"
     try:
         return load_model(folder)

@@ -111,7 +111,8 @@ def _look(folder: Path, study: Study, data: Data, anchor: str, with_maps: bool, 
 
 def _problems(look: Look) -> list[str]:
     """What could not be shown of a study."""
-    said = [look.map_problem, look.pictures.problem if not look.data_problem else ""]
+    said = [f"no map: {look.map_problem}" if look.map is None else ""]
+    said.append(look.pictures.problem if not look.data_problem else "")
     said.append("no losses in runs/" if not look.losses else "")
     return [f"{look.study.label}: {problem}" for problem in said if problem]
 
