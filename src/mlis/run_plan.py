@@ -1,4 +1,4 @@
-"""What a run was asked to do, and its record `run.json`."""
+"""What a run was asked to do, and how its records are written: with a format and check digits."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ class RunPlan:
         """
         path = folder / "run.json"
         try:
-            values = read_record(path)
+            values = read_sealed(path)
             values.pop("mlis")
             return cls(
                 **{
@@ -89,13 +89,13 @@ class RunPlan:
             raise ModelFileError(f"{path} is not a run's record: {error}") from None
 
 
-def write_record(path: Path, values: Mapping[str, Any]) -> None:
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     """Write a record with its format and check digits: a number that changes later is noticed."""
     write_json(path, sealed({"format": FORMAT, **values}))
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What `write_record` wrote, or a record from before there were formats.
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote, or a record from before there were formats.
 
     Raises:
         ModelFileError: it is of another format.

@@ -33,7 +33,7 @@ from mlis.evaluation import summarise
 from mlis.locks import lock_folder
 from mlis.protocol import Trained, fit_and_calibrate, fit_and_calibrate_seeds, test_once
 from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
-from mlis.run_plan import RunPlan, read_record, write_record
+from mlis.run_plan import RunPlan, read_sealed, write_sealed
 from mlis.snapshots import FolderMonitor
 from mlis.stacking import Seeds
 from mlis.training import Monitor
@@ -55,7 +55,7 @@ def begin(folder: Path, plan: RunPlan) -> None:
                 f"or continue that run with --resume {folder}"
             )
         return
-    write_record(folder / "run.json", plan.to_dict())
+    write_sealed(folder / "run.json", plan.to_dict())
 
 
 def execute(
@@ -128,7 +128,7 @@ def execute(
             },
             "provenance": provenance(dataset, plan.config, plan.device),
         }
-        write_record(folder / "results.json", results)
+        write_sealed(folder / "results.json", results)
     return results
 
 
@@ -207,7 +207,7 @@ def _test(
         "provenance": {**facts, "generators": _generators(trained)},
     }
     save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
-    write_record(place / "result.json", row)
+    write_sealed(place / "result.json", row)
 
 
 def _cost(trained: Trained) -> dict[str, Any]:
@@ -241,7 +241,7 @@ _ROW = {"seed", "test", *_LISTED}
 
 def _read_result(path: Path) -> dict[str, Any]:
     try:
-        row = read_record(path)
+        row = read_sealed(path)
         if not row.keys() >= _ROW:
             raise ValueError("fields are missing")
         summarise([row["test"]])  # its measures are numbers

@@ -199,9 +199,9 @@ class Study:
     def importances(self) -> dict[str, float]:
         """Share of the spread of H that each setting explains, where enough trials drew it."""
         try:
-            return self._optuna.importance.get_param_importances(
-                self.study, evaluator=self._optuna.importance.FanovaImportanceEvaluator(seed=0)
-            )
+            evaluator = self._optuna.importance.FanovaImportanceEvaluator(seed=0)
+            found = self._optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+            return {name: float(value) for name, value in found.items()}
         except (ValueError, RuntimeError, ImportError) as error:  # too few, or all alike
             logger.info("no importances: %s", error)
             return {}
