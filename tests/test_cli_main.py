@@ -63,7 +63,7 @@ def test_every_command_has_help(command, capsys):
         (["train"], "invalid choice: 'train'"),
         (["data"], "required: COMMAND (see `mlis data --help`)"),
         (["fit", "FLO", "--stepz", "3"], "unrecognized arguments: --stepz"),
-        (["predict", "model"], "required: FEATURES"),
+        (["predict", "model"], "required: INPUT"),
         (["fit"], "no run folder: name one with -o RUN"),
         (["fit", "-o", "run"], "no dataset: name a benchmark"),
         (["fit", "FLO", "-o", "run"], "name the folder that holds FLO/"),

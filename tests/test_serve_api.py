@@ -87,6 +87,7 @@ def test_a_picture_gives_the_same_alone_and_among_others(images):
 def test_every_odd_file_gets_predictions_or_a_reason(images):
     fine, bad = odd_images.good() | odd_images.grey(), odd_images.bad()
     files = [*fine.items(), *((name, data) for name, (data, _) in bad.items())]
+    files = [(name.encode(errors="replace").decode(), data) for name, data in files]
     results = []
     for start in range(0, len(files), 32):
         answer = images.post("/predict/images", files=upload(*files[start : start + 32]))

@@ -4,11 +4,15 @@ Schemathesis makes the requests. Its checks also hold every answer against the d
 media type and schema; and that what the document forbids is refused.
 """
 
+import threading
+import time
+
 import pytest
 
 pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 import schemathesis
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
@@ -48,8 +52,19 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 @pytest.fixture(scope="module")
 def document():
+    """The API's own document, from a server that answers until the last test."""
     access = Access("127.0.0.1", allow_changes=True, page=False)  # any Host: it is fuzzed, too
-    return schemathesis.openapi.from_asgi("/openapi.json", create_app(engine(), LIMITS, access))
+    app = create_app(engine(), LIMITS, access)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+    server.should_exit = True
+    thread.join(timeout=30)
 
 
 def ask(document, method: str, path: str, mode: GenerationMode, examples: int) -> None:
