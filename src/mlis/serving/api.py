@@ -70,9 +70,7 @@ def routes(service: Service, access: Access) -> APIRouter:
         body: rows_request,  # pyright: ignore[reportInvalidTypeForm]
     ) -> schemas.RowsAnswer:
         """The likeliest classes of each row of features."""
-        with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which is refused
-            rows = np.array(body.rows, dtype=np.float64).astype(np.float32)
-        answers = await service.predict_rows(rows)
+        answers = await service.predict_rows(np.array(body.rows, dtype=np.float32))
         return schemas.RowsAnswer(
             results=[
                 schemas.RowResult(row=i, predictions=predictions(answer, body.top_k))

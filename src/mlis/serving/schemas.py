@@ -2,11 +2,21 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    create_model,
+)
 
 from mlis.serving.settings import Limits
 
 NAME_LENGTH, SENTENCE_LENGTH, MAX_SENTENCES, MAX_ATTRIBUTES = 200, 5000, 100, 10_000
+LARGEST_FEATURE = 1e30
+"""Far beyond any feature, and far enough within float32 that scores of it do not overflow."""
 
 
 def _printable(text: str) -> str:
@@ -15,7 +25,13 @@ def _printable(text: str) -> str:
     return text
 
 
+def _whole(value: Any) -> Any:
+    """3 for 3.0, which is an integer in JSON Schema; all else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Feature = Annotated[Number, Field(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=NAME_LENGTH),
@@ -134,8 +150,8 @@ class Problem(Wire):
 
 
 def rows_request(limits: Limits, num_features: int) -> Any:
-    """The model of a request with features: rows of `num_features` finite numbers."""
-    row = Annotated[list[Number], Field(min_length=num_features, max_length=num_features)]
+    """The model of a request with features: rows of `num_features` numbers within ±1e30."""
+    row = Annotated[list[Feature], Field(min_length=num_features, max_length=num_features)]
     rows: Any = list.__class_getitem__(row)
     return create_model(
         "RowsRequest",
@@ -143,7 +159,7 @@ def rows_request(limits: Limits, num_features: int) -> Any:
         __doc__="Features of images, of the kind that the model was trained on.",
         rows=(rows, Field(min_length=1, max_length=limits.max_rows)),
         top_k=(
-            Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k)],
+            Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k), BeforeValidator(_whole)],
             Field(default=5, description="classes a row, best first"),
         ),
     )

@@ -82,11 +82,8 @@ class Service:
 
         Raises:
             BusyError: too much waits already.
-            DataError: a row's numbers do not fit float32, or its scores do not.
+            DataError: a row's numbers are not finite, or its scores do not fit float32.
         """
-        finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            raise DataError(f"rows.{int(finite.argmin())}: a number is beyond float32 (±3.4e38)")
         answers = await self._ask([Query(row, False) for row in rows])
         for i, answer in enumerate(answers):
             if answer.chances is None:
