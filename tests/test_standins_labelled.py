@@ -16,6 +16,7 @@ from PIL import Image
 
 from cli_cases import last_json, printed
 from experiment_cases import saved
+from mlis.checkpoint import RECORD
 from simulated import tiny
 from standins import write_standin
 
@@ -42,7 +43,7 @@ def check_outputs(results: Path, datasets: Sequence[str]) -> set[str]:
             continue
         seen.add(path.suffix)
         CHECKS[path.suffix](path, datasets)
-    for record in results.glob("runs/*/model/model.json"):  # beside it losses, which are no measure
+    for record in results.glob(f"runs/*/model/{RECORD}"):  # beside it losses, no measures
         row = json.loads(record.read_text(encoding="utf-8"))
         assert NOTE in json.dumps(row)
         seen.add("model")
