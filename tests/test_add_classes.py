@@ -369,8 +369,8 @@ def test_add_rename_remove_and_list(colours, tmp_path, capsys):
     )
     assert found.classes[0].name == "magenta"
     new = tmp_path / "new"
-    printed(capsys, "rename-classes", new, "magenta", "pink", "-o", tmp_path / "pink")
-    printed(capsys, "remove-classes", tmp_path / "pink", "cyan", "red", "-o", new, "--force")
+    printed(capsys, "rename-classes", new, "magenta", "rose", "-o", tmp_path / "rose")
+    printed(capsys, "remove-classes", tmp_path / "rose", "cyan", "red", "-o", new, "--force")
     out = printed(capsys, "classes", new, "--json")
     assert [line.split()[1] for line in out.splitlines()[1:7]] == ["seen"] * 5 + ["unseen"]
     assert "remove red, cyan" in out

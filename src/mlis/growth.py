@@ -141,7 +141,7 @@ def keep(
 
 def _choose(y: Tensor, num_classes: int, num_seen: int, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to keep, in their order, and how many training rows each stands for."""
-    most = max(LEAST, min(PER_CLASS, IN_ALL // max(num_seen, 1)))
+    most = min(PER_CLASS, max(LEAST, IN_ALL // max(num_seen, 1)))
     mixed = torch.randperm(len(y), generator=stream(seed, "growth"))
     order = mixed[torch.argsort(y[mixed], stable=True)]
     counts = torch.bincount(y, minlength=num_classes)
@@ -164,7 +164,10 @@ def _packed(generator: FeatureGenerator) -> dict[str, Tensor]:
         packed |= {name: getattr(network, name).detach().cpu().half() for name in _NETWORK}
     if predictor is not None:
         packed |= {f"ridge.{n}": getattr(predictor, n).detach().cpu().float() for n in _RIDGE}
-    return packed
+    # laid out as a file gives them back: the last bits of a product depend on the layout
+    return {
+        name: value.clone(memory_format=torch.contiguous_format) for name, value in packed.items()
+    }
 
 
 def refit(
