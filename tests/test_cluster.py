@@ -222,7 +222,7 @@ def test_a_worker_that_computes_otherwise_refuses(tmp_path, monkeypatch):
 class Colours:
     """A backbone whose features are the mean colours of an image."""
 
-    batch, enough, precision = 3, None, "float32"
+    batch, enough, precision, on_cpu = 3, None, "float32", True
     identity = Identity("colours", "one", "mean", "none", 3)
 
     def prepare(self, image: Image.Image) -> np.ndarray:
