@@ -116,7 +116,7 @@ class Slow:
     """Features are the pixels; every second image takes longer to prepare."""
 
     identity = Identity("slow", "0" * 64, "4 px", "pixels", 48)
-    precision, batch, enough = "float32", 4, None
+    precision, batch, enough, on_cpu = "float32", 4, None, True
 
     def __init__(self, delay: float):
         self.delay = delay

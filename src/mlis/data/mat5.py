@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -47,22 +47,35 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: variable.shape for name, variable in _variables(handle).items()}
 
 
+def check_claim(path: Path, field: str) -> None:
+    """Raise `ValueError` where a matrix claims a shape that its stored bytes do not have."""
+    with path.open("rb") as handle:
+        _matrix(handle, path, field)
+
+
 def rows(path: Path, field: str) -> Iterator[tuple[int, np.ndarray]]:
     """The columns of a matrix as rows, some at a time, each with the number of its first."""
     with path.open("rb") as handle:
-        variable = _variables(handle)[field]
-        if variable.kind not in _NUMBERS or variable.is_complex or len(variable.shape) != 2:
-            raise DataError(f"{path}: {field} is no matrix of real numbers.")
-        length, count = variable.shape
-        kind, content, _ = _element(variable.content, variable.order)
-        dtype = np.dtype(variable.order + _NUMBER_TYPES[kind])
-        if content.left != length * count * dtype.itemsize:
-            raise ValueError(f"{field} claims to be {variable.shape}, but has {content.left} bytes")
+        (length, count), content, dtype = _matrix(handle, path, field)
         step = max(1, CHUNK_BYTES // max(1, length * dtype.itemsize))
         for start in range(0, count, step):
             number = min(step, count - start)
             piece = np.frombuffer(content.take(number * length * dtype.itemsize), dtype)
             yield start, piece.reshape(number, length)
+
+
+def _matrix(
+    handle: BinaryIO, path: Path, field: str
+) -> tuple[tuple[int, ...], "_Bytes", np.dtype[Any]]:
+    """Shape, stored numbers and their type of a real matrix."""
+    variable = _variables(handle)[field]
+    if variable.kind not in _NUMBERS or variable.is_complex or len(variable.shape) != 2:
+        raise DataError(f"{path}: {field} is no matrix of real numbers.")
+    kind, content, _ = _element(variable.content, variable.order)
+    dtype = np.dtype(variable.order + _NUMBER_TYPES[kind])
+    if content.left != math.prod(variable.shape) * dtype.itemsize:
+        raise ValueError(f"{field} claims to be {variable.shape}, but has {content.left} bytes")
+    return variable.shape, content, dtype
 
 
 def strings(path: Path, field: str, only: Sequence[int] | None = None) -> Iterator[str]:

@@ -30,6 +30,12 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         }
 
 
+def check_claim(path: Path, field: str) -> None:
+    """Raise `ValueError` where a matrix claims more than its stored bytes could hold."""
+    with h5py.File(path, "r") as file:
+        _dataset(file, field)
+
+
 def rows(path: Path, field: str) -> Iterator[tuple[int, np.ndarray]]:
     """The columns of a matrix as rows, some at a time, each with the number of its first."""
     with h5py.File(path, "r") as file:

@@ -24,8 +24,7 @@ def field_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def read_array(path: Path, field: str) -> np.ndarray:
     """A matrix in MATLAB's orientation, as float64. Raises `DataError`."""
-    length, count = _matrix_shape(path, field)
-    check_room(f"{path}: {field}, {length} × {count},", 16 * length * count)
+    length, _ = _matrix_with_room(path, field, 16)
     with _reading(path):
         pieces = [np.empty((0, length))]
         pieces += [rows for _, rows in _reader(path).rows(path, field)]
@@ -34,8 +33,7 @@ def read_array(path: Path, field: str) -> np.ndarray:
 
 def read_columns(path: Path, field: str) -> np.ndarray:
     """The columns of a (Dx, N) matrix as rows: (N, Dx) float32 in C order. Raises `DataError`."""
-    length, count = _matrix_shape(path, field)
-    check_room(f"{path}: {field}, {length} × {count},", 4 * length * count)
+    length, count = _matrix_with_room(path, field, 4)
     result = None
     with _reading(path):
         for start, rows in _reader(path).rows(path, field):
@@ -74,8 +72,13 @@ def _shape(path: Path, field: str) -> tuple[int, ...]:
     return shapes[field]
 
 
-def _matrix_shape(path: Path, field: str) -> tuple[int, ...]:
+def _matrix_with_room(path: Path, field: str, bytes_each: int) -> tuple[int, int]:
+    """Shape of a matrix that its file can hold, and memory too, at so many bytes a number."""
     shape = _shape(path, field)
     if len(shape) != 2:
         raise DataError(f"{path}: {field} must be a matrix, but has shape {shape}.")
-    return shape
+    length, count = shape
+    with _reading(path):  # a damaged header is called so, not too large for this machine
+        _reader(path).check_claim(path, field)
+    check_room(f"{path}: {field}, {length} × {count},", bytes_each * length * count)
+    return length, count
