@@ -145,7 +145,7 @@ def test_data_that_do_not_match_are_refused(model, changes, said, tmp_path, caps
 
 
 def test_a_model_without_a_record_is_evaluated(model, small_folder, tmp_path, capsys):
-    save_model(load_model(model), tmp_path / "model")
+    save_model(load_model(model), tmp_path / "model", record={})
     found = evaluate(capsys, tmp_path / "model", small_folder)
     assert found["protocol"] == "unknown"
     assert found["H"] == evaluate(capsys, model)["H"]

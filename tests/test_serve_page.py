@@ -114,7 +114,7 @@ def served(model: Path, folder: Path, *flags: str) -> Iterator[tuple[str, Path]]
         yield address, log
     finally:
         process.terminate()
-        process.wait(60)
+        process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_a_visitor_tries_a_picture_adds_a_class_and_tries_again(browser, model, 
         visit.shot("5-no-picture")
 
         phone = Visit(browser, address, dark=True, width=390)
-        phone.drop(pictures / "photos" / "grey" / "1.png")
+        phone.drop(pictures / "photos" / "red" / "1.png")
         assert "brick" in phone.names()  # the class is there for every visitor
         phone.shot("6-phone-dark")
         wide = phone.page.evaluate("document.documentElement.scrollWidth")
@@ -233,7 +233,6 @@ def test_the_page_without_changes_has_no_form(browser, model, tmp_path):
         assert visit.page.locator("#picture").count() == 1
 
 
-@pytest.mark.slow
 def test_no_address_and_no_file_of_the_server_is_read_for_a_visitor(model, pictures, tmp_path):
     """Gradio's own protocol, spoken by hand: files named by address, by path, and as uploaded."""
     given = {"meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
@@ -247,8 +246,19 @@ def test_no_address_and_no_file_of_the_server_is_read_for_a_visitor(model, pictu
             "other": {"path": 7},
         }
         answers = {name: gradio_event(address, data) for name, data in asked.items()}
+        uploaded = {"path": upload(address, picture), "orig_name": "a.png"}
+        assert 'class=\\"best\\"' in gradio_event(address, {**given, **uploaded})
         assert [name for name, text in answers.items() if 'class=\\"best\\"' in text] == []
         assert "192.0.2.1" not in (log.read_text() if log.exists() else "")
+
+
+def upload(address: str, picture: Path) -> str:
+    """Where the server keeps a file that it was sent as the page sends it."""
+    import httpx
+
+    with picture.open("rb") as file:
+        answer = httpx.post(f"{address}gradio_api/upload", files={"files": file}, timeout=PATIENCE)
+    return answer.json()[0]
 
 
 def gradio_event(address: str, data: object) -> str:

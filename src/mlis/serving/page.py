@@ -35,6 +35,9 @@ def mount_page(app: FastAPI, service: Service, access: Access, path: str) -> Non
     """Put the page below `path` of an application."""
     gradio = _gradio()
     blocks = build(gradio, service, access.allow_changes)
+    # Without this a mounted page lets a visitor name any file of the server as an upload: Gradio
+    # copies it to the uploads unless the page counts as launched.
+    blocks.has_launched = True
     gradio.mount_gradio_app(
         app,
         blocks,
