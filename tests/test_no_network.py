@@ -43,9 +43,12 @@ socket.socket = Socket
 socket.getaddrinfo = getaddrinfo
 """
 
-# one process for all commands: what they import is imported once
+# One process for all commands: what they import is imported once. Libraries of hubs try again and
+# again, and wait half a minute in between.
 COMMANDS = """
-import json, sys
+import json, sys, time
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(min(seconds, 0.01))
 from mlis.cli import main
 for arguments in json.loads(sys.argv[1]):
     code = main(arguments)
