@@ -103,7 +103,8 @@ def test_a_node_dies_and_all_rows_arrive_once_with_the_same_bits(nodes, tmp_path
         task(gone, data=tiny(1), seed=7),
         task(there, settings=config(refinement={"learning_rate": 1e30}), seed=8),
     ]
-    local = {one.task.key: one for one in LocalEngine().run(tasks, tmp_path / "local")}
+    alone = LocalEngine(snapshot_every=0.0)  # as often as below: divergence is seen at snapshots
+    local = {one.task.key: one for one in alone.run(tasks, tmp_path / "local")}
     shutil.rmtree(Path(os.environ["MLIS_CACHE"]) / "generators")  # the workers train their own
     monkeypatch.setattr("mlis.experiments.ray_engine.loaded", remember_then_delete(gone))
     victim = nodes.add()
