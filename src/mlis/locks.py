@@ -1,15 +1,36 @@
 """Holding a folder against other processes. The lock goes with the process, however it ends."""
 
+import contextlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import BinaryIO
+
+from mlis.errors import SettingsError
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover  (Windows: no lock, so no protection from a second process)
     fcntl = None
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Generator[None, None, None]:
+    """Keep a second process out of `folder` while this lasts.
+
+    Raises:
+        SettingsError: another process works there.
+        OSError: the folder cannot be made or locked.
+    """
+    try:
+        handle = lock_folder(folder)
+    except BlockingIOError:
+        raise SettingsError(
+            f"another process works in {folder}: wait for it, or choose another folder"
+        ) from None
+    with handle:
+        yield
 
 
 def lock_folder(folder: Path, waiting: Callable[[str], None] | None = None) -> BinaryIO:

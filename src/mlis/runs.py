@@ -19,9 +19,8 @@ Whatever is finished is kept and never repeated; whatever was cut short continue
 snapshot. A run that was killed and resumed ends with the same bits as one that was not.
 """
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
-from mlis.locks import lock_folder
+from mlis.locks import held
 from mlis.protocol import Trained, fit_and_calibrate, fit_and_calibrate_seeds, test_once
 from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
 from mlis.run_plan import RunPlan, read_sealed, write_sealed
@@ -109,7 +108,7 @@ def execute(
         how={"reuse": reuse, "growable": growable},
     )
     groups: Sequence[Seeds] = (plan.seeds,) if plan.stack_seeds else plan.seeds
-    with _locked(folder):
+    with held(folder):
         _clear_leftovers(folder)
         rows = {
             components: [row for seed in groups for row in train(seed=seed, components=components)]
@@ -258,19 +257,6 @@ def _clear_leftovers(folder: Path) -> None:
     """Delete the half-written files of a process that was killed; a snapshot can be large."""
     for path in folder.rglob(".*tmp*"):
         path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second process; the lock goes with the process."""
-    try:
-        handle = lock_folder(folder)
-    except BlockingIOError:
-        raise SettingsError(
-            f"another process works in {folder}: wait for it, or choose another folder"
-        ) from None
-    with handle:
-        yield
 
 
 def finished(folder: Path, plan: RunPlan) -> Sequence[tuple[int, str]]:

@@ -154,7 +154,7 @@ def run_build(args: argparse.Namespace) -> None:
     from mlis.features.build import build, check_seen, described_images, write_sources
     from mlis.features.matching import unmatched
     from mlis.features.report import write_bad
-    from mlis.features.shards import held
+    from mlis.locks import held
 
     found = _found(args)
     descriptors = _descriptors(args)

@@ -24,8 +24,9 @@ from mlis.features.batches import NOT_FINITE, Ready, computed
 from mlis.features.decode import stamp_of
 from mlis.features.embed import ready
 from mlis.features.report import write_bad
-from mlis.features.shards import FOLDER, HashedFile, Shard, Store, held
+from mlis.features.shards import FOLDER, HashedFile, Shard, Store
 from mlis.features.walk import Bad, Found, ImageFile
+from mlis.locks import held
 
 SHARD_IMAGES = 512
 """Images a shard: what a kill can lose of the work of each worker."""

@@ -5,11 +5,10 @@ written last, so a shard with both is whole. Rows are named by the SHA-256 of th
 image that was moved, copied or touched keeps its row, one that was changed has none.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +16,8 @@ import numpy as np
 
 from mlis.data.feature_folder import ImageFeatures
 from mlis.data.mapped import checksum, map_arrays, write_arrays
-from mlis.errors import DataError, SettingsError
+from mlis.errors import DataError
 from mlis.files import strict_json, write_json
-from mlis.locks import lock_folder
 
 logger = logging.getLogger(__name__)
 
@@ -125,23 +123,6 @@ class Store:
         for path in self.folder.glob("*"):
             if path.suffix in (".json", ".safetensors") and path.stem not in used:
                 path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep a second process out of `folder`: it would delete shards that the first one needs.
-
-    Raises:
-        SettingsError: another process works there.
-    """
-    try:
-        handle = lock_folder(folder)
-    except BlockingIOError:
-        raise SettingsError(
-            f"another process works in {folder}: wait for it, or choose another folder"
-        ) from None
-    with handle:
-        yield
 
 
 def _read_words(path: Path, kind: str) -> tuple[list[str], list[HashedFile]]:
