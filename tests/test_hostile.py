@@ -202,6 +202,16 @@ def test_numpy_headers_that_claim_absurd_shapes(tmp_path, shape, descr):
             read_features(tmp_path / name)
 
 
+def test_numpy_headers_that_claim_an_absurd_length(tmp_path, monkeypatch):
+    """Of versions 2 and 3 the length has four bytes, and NumPy would take two gigabytes for it."""
+    monkeypatch.setattr(np.lib.format, "open_memmap", None)  # is not asked
+    for version in (2, 3):
+        start = b"\x93NUMPY" + bytes([version, 0]) + (2**31 - 1).to_bytes(4, "little")
+        (tmp_path / "f.npy").write_bytes(start + npy((4, 4))[10:])
+        with pytest.raises(DataError, match=r"header claims to be of 2,147,483,647 bytes"):
+            read_features(tmp_path / "f.npy")
+
+
 def test_an_archive_that_expands_a_thousandfold(tmp_path, monkeypatch):
     """Sixteen megabytes of zeros in sixteen kilobytes, on a machine with ten."""
     with zipfile.ZipFile(tmp_path / "f.npz", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -18,6 +18,7 @@ _MAX_EXPANSION = 1100  # deflate packs no more than 1032 bytes into one
 def load_npy(path: Path) -> np.ndarray:
     """A `.npy` file as a memory map. Raises `DataError`."""
     with reading(path, "a .npy file", "Save it again with numpy.save."):
+        _check_header_length(path)
         array = np.lib.format.open_memmap(path, mode="r")
         _check_type(array.dtype)
         return array
@@ -57,6 +58,15 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     check_room(f"{path}: {name}, {shape} of {dtype},", math.prod(shape) * dtype.itemsize)
     with archive.open(member) as handle:
         return np.lib.format.read_array(handle, allow_pickle=False)
+
+
+def _check_header_length(path: Path) -> None:
+    """NumPy takes memory for the header of versions 2 and 3 before it looks whether it is there."""
+    with path.open("rb") as handle:
+        start = handle.read(12)
+    length = int.from_bytes(start[8:12], "little")
+    if start[:6] == b"\x93NUMPY" and start[6] > 1 and length > path.stat().st_size:
+        raise ValueError(f"its header claims to be of {length:,} bytes")
 
 
 def _check_type(dtype: np.dtype) -> None:
