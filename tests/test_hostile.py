@@ -302,6 +302,13 @@ def test_strict_json_gives_a_value_or_a_value_error(text):
     json.dumps(value, allow_nan=True)
 
 
+@pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 400, "1e999", "-1e999"])
+def test_strict_json_takes_no_number_that_is_too_large(number):
+    with pytest.raises(ValueError, match="too large a number"):
+        strict_json(f'{{"x": [{number}]}}')
+    assert strict_json("[1e308, -12]") == [1e308, -12]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

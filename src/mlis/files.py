@@ -4,6 +4,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
@@ -115,15 +116,34 @@ def _check_digits(values: Mapping[str, Any]) -> str:
 
 
 def strict_json(text: str | bytes) -> Any:
-    """JSON as the standard has it. Raises `ValueError` for NaN, and where it nests too deep."""
+    """JSON as the standard has it, of numbers that fit a float64.
+
+    Raises:
+        ValueError: NaN, a number beyond 1e308, or it nests too deep.
+    """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(
+            text, parse_constant=_no_number, parse_int=_whole, parse_float=_fractional
+        )
     except RecursionError:
         raise ValueError("it nests too deep") from None
 
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    _fractional(text)
+    return number
+
+
+def _fractional(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
 
 
 def cache_folder() -> Path:

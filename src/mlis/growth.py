@@ -19,6 +19,7 @@ from mlis.classification import LinearClassifier, fit_classifier
 from mlis.compute import Arithmetic, stream
 from mlis.config import Config
 from mlis.errors import ModelFileError
+from mlis.files import strict_json
 from mlis.generation.networks import Generator
 from mlis.generation.ridge import RidgeGenerator, RidgePredictor
 from mlis.generation.synthesis import FeatureGenerator, synthesise
@@ -81,7 +82,7 @@ class Growth:
             ModelFileError: something is missing.
         """
         try:
-            facts = json.loads(words)
+            facts = strict_json(words)
             prefix = "generator."
             generator = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             own = {name: tensors[name] for name in ("rows", "low", "step", "labels", "weights")}

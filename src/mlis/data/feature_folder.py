@@ -9,7 +9,6 @@
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -21,7 +20,7 @@ import numpy as np
 from mlis.data.csvfile import read_csv
 from mlis.data.mapped import checksum, map_arrays, write_arrays
 from mlis.errors import DataError
-from mlis.files import atomic_write, write_json
+from mlis.files import atomic_write, strict_json, write_json
 
 FORMAT, VERSION = "mlis-features", 1
 TENSORS, IMAGES, RECORD = "features.safetensors", "images.csv", "features.json"
@@ -102,7 +101,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """`features.json` of a finished folder. Raises `DataError`."""
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file: not a finished folder of features.") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -5,7 +5,6 @@ SHA-256 is recorded on saving and computed again on loading; large files are gon
 again only when their size, times or inode have changed.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from mlis.data.mapped import map_arrays, write_arrays
 from mlis.data.splits import Split
 from mlis.data.stored import stored
 from mlis.errors import DataError
-from mlis.files import write_json
+from mlis.files import strict_json, write_json
 
 FORMAT = "mlis-dataset"
 VERSION = 1
@@ -124,7 +123,7 @@ def _read_words(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_JSON:
             raise DataError(f"{path}: larger than any dataset.json ({_MAX_JSON} bytes).")
-        words = json.loads(path.read_text(encoding="utf-8"))
+        words = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; a dataset folder has one.") from None
     except OSError as error:
@@ -162,7 +161,7 @@ def _provenance(words: dict[str, Any], folder: Path) -> Provenance:
 def _sources_beside(folder: Path) -> dict[str, Any]:
     """What `sources.json` says, where `dataset.json` was written before it said so itself."""
     try:
-        told = json.loads((folder / SOURCES).read_text(encoding="utf-8"))
+        told = strict_json((folder / SOURCES).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -6,7 +6,6 @@ their sentences plus w times that of their attributes: w is the share that attri
 """
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from mlis.errors import DataError, SettingsError
 from mlis.features.attributes import Column, class_values, describe_column, fit_column
 from mlis.features.text import TextModel
 from mlis.features.words import SPLIT, Words
-from mlis.files import atomic_write, write_json
+from mlis.files import atomic_write, strict_json, write_json
 
 FORMAT, VERSION = "mlis-descriptors", 1
 TABLE, RECORD = "classes.csv", "descriptors.json"
@@ -208,7 +207,7 @@ def read_descriptors(folder: Path) -> Descriptors:
     """Read a folder that `write_descriptors` wrote. Raises `DataError`."""
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = strict_json(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT or record["version"] != VERSION:
             raise DataError(f"{path}: not descriptors that this mlis reads: make them again.")
         columns = tuple(Column.from_dict(values) for values in record["attributes"])

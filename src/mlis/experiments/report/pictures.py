@@ -7,7 +7,6 @@ and files of the benchmarks' format together with a folder that holds the photog
 
 import csv
 import functools
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from mlis.data.matfile import field_shapes, read_strings
 from mlis.errors import DataError
 from mlis.features.build import IMAGES, SOURCES
 from mlis.features.decode import ImageError, decode, quiet_pillow, read_file
+from mlis.files import strict_json
 from mlis.pages import data_uri
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _built(folder: Path, count: int, images: Path | None) -> Pictures:
         paths = [row["path"] for row in csv.DictReader(handle) if row.get("path")]
     if len(paths) != count:
         return no_pictures(f"{folder / IMAGES} names {len(paths)} images, there are {count} rows")
-    record = json.loads((folder / SOURCES).read_text(encoding="utf-8"))
+    record = strict_json((folder / SOURCES).read_text(encoding="utf-8"))
     root = images or Path(str(record.get("root", "")) if isinstance(record, dict) else "")
     return _files([root / path for path in paths], f"the photographs are not in {root}")
 
