@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from readers import READERS, Target
 
 MEMORY = 512 << 20  # bytes that one input may take beyond what the worker has
+RESERVED = {"parquet": 4 << 30}  # Arrow reserves what a page's header claims, and does not touch it
 LONGEST = 20.0  # seconds of the processor that one input may take
 PATIENCE = 900.0  # seconds of the clock, for one that waits, and to begin with
 LONGEST_MESSAGE = 2000
@@ -104,7 +105,7 @@ def work(reader: str, start: int, stop: int, out: Path, deadline: float) -> None
         targets = READERS[reader](Path(folder))
         for target in targets:
             try_one(target, target.good)
-        limit_memory()
+        limit_memory(RESERVED.get(reader, MEMORY))
         with (out / f"{reader}.at").open("r+b") as handle:
             handle.write(struct.pack("<QB", start, 1))  # a ninth byte: it has begun
             handle.flush()
@@ -124,12 +125,12 @@ def work(reader: str, start: int, stop: int, out: Path, deadline: float) -> None
         place[:] = struct.pack("<Q", number + 1)
 
 
-def limit_memory() -> None:
-    """Let the address space grow by no more than `MEMORY`."""
+def limit_memory(more: int = MEMORY) -> None:
+    """Let the address space grow by so many bytes; what is touched of it is looked at besides."""
     import resource
 
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, now + more))
 
 
 def _most() -> int:
