@@ -16,12 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import atheris
 
-with atheris.instrument_imports(include=["mlis.data", "mlis.files", "mlis.config", "mlis.section"]):
-    pass
-
 import fuzz
 from readers import READERS
 
+WATCHED = ["mlis.data", "mlis.features", "mlis.files", "mlis.config", "mlis.section"]
 IN_PYTHON = ("mat-5", "npy", "npz", "csv", "dataset-folder", "feature-folder", "toml")
 
 
@@ -30,7 +28,10 @@ def main() -> None:
     if name not in IN_PYTHON:
         raise SystemExit(f"expected one of {', '.join(IN_PYTHON)}, got {name!r}")
     with tempfile.TemporaryDirectory(prefix="mlis-guided-") as folder:
-        targets = READERS[name](Path(folder))
+        with atheris.instrument_imports(include=WATCHED):  # of all that the reader imports
+            targets = READERS[name](Path(folder))
+            for target in targets:
+                fuzz.try_one(target, target.good)
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
         for number, target in enumerate(targets):  # which file is damaged: the first byte says
