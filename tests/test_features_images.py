@@ -22,8 +22,9 @@ from mlis.data.unlabelled import read_features
 from mlis.errors import DataError
 from mlis.features import decode
 from mlis.features.backbones import Identity
-from mlis.features.batches import model_threads
-from mlis.features.images import extract_folder, extract_shard
+from mlis.features.batches import NOT_FINITE, model_threads
+from mlis.features.extract_shards import extract_shard, extract_shards
+from mlis.features.images import extract_folder
 from mlis.features.shards import FOLDER
 from mlis.features.walk import find_images, shown
 
@@ -233,6 +234,57 @@ def test_batches_side_by_side_give_what_they_give_in_turn(tmp_path, monkeypatch,
     np.testing.assert_array_equal(shard.features, expected.features)
 
 
+def test_shards_follow_one_another_without_a_pause(tmp_path):
+    """While a shard is being written the next one is computed; no batch belongs to two."""
+
+    class Watched(Colours):
+        def __call__(self, inputs):
+            sizes.append(len(inputs))
+            if sum(sizes) > 7:
+                ahead.set()
+            return super().__call__(inputs)
+
+    sizes, ahead = [], threading.Event()
+    write_images(tmp_path, names(20))
+    write_images(tmp_path, ["a/again.png"], 0)  # what 000, of the first shard, holds
+    found = find_images(tmp_path).images
+    parts = [found[:7], found[7:14], found[14:]]
+    shards, known = [], set()
+    backbone = Watched()
+    for shard, bad in extract_shards(parts, backbone, known):
+        assert not bad
+        if not shards:
+            assert ahead.wait(10)  # of the second shard, though the first is not written yet
+        known.update(shard.rows)
+        shards.append(shard)
+    assert sorted(sizes) == [1, 1, 3, 3, 3, 3, 3, 3]  # 7; 6 and a repeated one; 7
+    assert [len(shard.files) for shard in shards] == [7, 7, 7]
+    for part, shard in zip(parts, shards, strict=True):
+        assert [file.path for file in shard.files] == [image.path for image in part]
+        alone, _ = extract_shard(
+            part, Colours(), {row for one in shards for row in one.rows} - set(shard.rows)
+        )
+        assert alone.rows == shard.rows
+        np.testing.assert_array_equal(alone.features, shard.features)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_features_that_are_not_finite_are_told_in_every_shard(tmp_path, again):
+    class Broken(Colours):
+        def __call__(self, inputs):
+            return np.full_like(super().__call__(inputs), np.nan)
+
+    write_images(tmp_path, ["a/0.png"])
+    write_images(tmp_path, ["a/1.png"], 0 if again else 1)
+    found = find_images(tmp_path).images
+    told = list(extract_shards([found[:1], found[1:]], Broken()))
+    assert [[(each.path, each.reason) for each in bad] for _, bad in told] == [
+        [("a/0.png", NOT_FINITE)],
+        [("a/1.png", NOT_FINITE)],
+    ]
+    assert not any(shard.files for shard, _ in told)
+
+
 def test_threads_of_torch_are_shared_out_and_given_back():
     before = torch.get_num_threads()
     torch.set_num_threads(6)
@@ -301,6 +353,7 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", dying)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # batches side by side
     # Files younger than two seconds are hashed again by every run: here they count as old.
     monkeypatch.setattr(decode, "is_settled", lambda info, now_ns: True)
     shards = 0
@@ -312,7 +365,8 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
         except Killed:
             finished = len(list((output / FOLDER).glob("*.json"))) - before
             shards += finished
-            assert backbone.images <= 6 * finished + 6  # at most the shard that was being written
+            # at most the shard that was being written, and the three batches behind it
+            assert backbone.images <= 6 * finished + 6 + 3 * backbone.batch
             assert not is_feature_folder(output) or read_feature_folder(output)
             continue
         break

@@ -8,7 +8,7 @@ does not depend on any of this.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +57,8 @@ def computed(
     backbone: Backbone,
     workers: int | None = None,
     begun: set[str] | None = None,
-) -> Iterator[Batch]:
+    cut: int | None = None,
+) -> Generator[Batch, None, None]:
     """What `read` makes of each item, and its features.
 
     Args:
@@ -67,6 +68,7 @@ def computed(
         workers: threads that read; as many as there are processors where absent.
         begun: hashes that need no computing again; the new ones are added. Where absent, equal
             images share a computation only within a batch.
+        cut: a batch ends after every so many items, so that none belongs to two shards.
 
     Yields:
         Batches in the order of the items. Features that are not finite are left out.
@@ -79,7 +81,7 @@ def computed(
 
     with quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
         ready = _in_order(pool, read, items, (1 + at_once) * backbone.batch + workers)
-        batches = _batches(ready, backbone.batch, begun)
+        batches = _batches(ready, backbone.batch, begun, cut)
         if at_once == 1:
             yield from map(compute, batches)
             return
@@ -107,16 +109,19 @@ def model_threads(at_once: int) -> Iterator[Executor]:
         torch.set_num_threads(threads)  # new threads would get the share
 
 
-def _batches(items: Iterable[Ready], size: int, begun: set[str] | None) -> Iterator[Batch]:
+def _batches(
+    items: Iterable[Ready], size: int, begun: set[str] | None, cut: int | None
+) -> Iterator[Batch]:
     """`size` images to compute each; known, bad and repeated ones come along."""
     batch = Batch([], {})
-    for item in items:
+    for number, item in enumerate(items, 1):
         batch.items.append(item)
         if item.pixels is not None and item.sha256 not in (batch.rows if begun is None else begun):
             batch.rows[item.sha256] = item.pixels
             if begun is not None:
                 begun.add(item.sha256)
-        if len(batch.rows) == size or len(batch.items) >= 64 * size:
+        ends = cut is not None and number % cut == 0
+        if ends or len(batch.rows) == size or len(batch.items) >= 64 * size:
             yield batch
             batch = Batch([], {})
     if batch.items:

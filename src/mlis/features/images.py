@@ -5,6 +5,7 @@ Each file is read once. What is known by its hash is not computed again.
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,16 +21,16 @@ from mlis.data.feature_folder import (
 )
 from mlis.errors import DataError
 from mlis.features.backbones import Backbone
-from mlis.features.batches import NOT_FINITE, Ready, computed
 from mlis.features.decode import stamp_of
-from mlis.features.embed import ready
+from mlis.features.extract_shards import Keep, extract_shards
 from mlis.features.report import write_bad
-from mlis.features.shards import FOLDER, HashedFile, Shard, Store
+from mlis.features.shards import FOLDER, Shard, Store
 from mlis.features.walk import Bad, Found, ImageFile
 from mlis.locks import held
 
 SHARD_IMAGES = 512
-"""Images a shard: what a kill can lose of the work of each worker."""
+"""Images a shard: what a kill can lose of the work of each worker, and the few batches that are in
+the model while a shard is written."""
 
 
 class Monitor(Protocol):
@@ -52,8 +53,6 @@ class _Silent:
         """Nothing."""
 
 
-Keep = Callable[[Shard, list[Bad]], None]
-"""Is handed a finished shard, and the images of it that gave no row."""
 Compute = Callable[
     [Sequence[Sequence[ImageFile]], Collection[str], Keep, Callable[[int], None]], None
 ]
@@ -145,8 +144,9 @@ def _here(backbone: Backbone, workers: int | None) -> Compute:
         keep: Keep,
         done: Callable[[int], None],
     ) -> None:
-        for part in parts:
-            keep(*extract_shard(part, backbone, known, workers=workers, done=done))
+        with closing(extract_shards(parts, backbone, known, workers=workers, done=done)) as shards:
+            for shard, bad in shards:
+                keep(shard, bad)
 
     return compute
 
@@ -200,49 +200,6 @@ def forget_unused(result: Extraction, backbone: Backbone, folder: Path) -> None:
     """Delete shards that hold no row of the finished result."""
     kind = f"{backbone.identity.fingerprint} {backbone.precision}"
     Store.open(folder / FOLDER, kind).forget_others(result.images)
-
-
-def extract_shard(
-    images: Sequence[ImageFile],
-    backbone: Backbone,
-    known: Collection[str] = (),
-    *,
-    workers: int | None = None,
-    done: Callable[[int], None] = lambda images: None,
-) -> tuple[Shard, list[Bad]]:
-    """Features of some images; nothing is written.
-
-    Args:
-        images: what to read.
-        backbone: the model.
-        known: hashes of files whose rows exist already; they are hashed and not decoded.
-        workers: threads that read and decode.
-        done: is called with the number of images after each batch.
-
-    Returns:
-        Rows for the images that are neither bad nor known, and the bad ones.
-    """
-    rows: dict[str, np.ndarray] = {}
-    files: list[HashedFile] = []
-    bad: list[Bad] = []
-    now = time.time_ns()
-
-    def read(image: ImageFile) -> Ready:
-        return ready(image.path, image.source, backbone, known, now)
-
-    for batch in computed(images, read, backbone, workers, begun=set()):
-        rows |= batch.rows
-        for item in batch.items:
-            reason = item.reason
-            if item.pixels is not None and item.sha256 not in rows:
-                reason = NOT_FINITE
-            if reason:
-                bad.append(Bad(item.path, reason))
-            else:
-                files.append(HashedFile(item.path, item.sha256, item.stamp))
-        done(len(batch.items))
-    none = np.empty((0, backbone.identity.size), dtype=np.float32)
-    return Shard(np.stack(list(rows.values())) if rows else none, tuple(rows), tuple(files)), bad
 
 
 def _is_known(image: ImageFile, store: Store) -> bool:

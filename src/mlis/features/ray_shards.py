@@ -26,7 +26,7 @@ from mlis.cluster import Cluster, Pool, connected, fetch
 from mlis.errors import DataError, SettingsError
 from mlis.features.backbones import Backbone, load_backbone
 from mlis.features.decode import ImageError, read_file
-from mlis.features.images import Keep, extract_shard
+from mlis.features.extract_shards import Keep, extract_shard
 from mlis.features.shards import Shard, Stamp
 from mlis.features.walk import Bad, ImageFile
 
