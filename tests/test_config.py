@@ -139,6 +139,12 @@ def test_unknown_names(changes, message):
             build(changes)
 
 
+@pytest.mark.parametrize("values", ["generation", ["generation"], 3, None])
+def test_settings_that_are_no_table_are_refused(values):
+    with pytest.raises(SettingsError, match="settings: expected names and sections"):
+        Config.from_dict(values)
+
+
 def test_dictionary_round_trip_through_json():
     config = Config(precision="float32").replace(
         {"generation": {"steps": 7}, "classification": {"calibration": "validation"}}
