@@ -21,6 +21,7 @@ from mlis.files import strict_json, write_json
 from mlis.growth import Growth
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler
+from mlis.shortage import enough_memory
 from mlis.tensorfile import checksum, load_tensors, save_tensors
 
 FORMAT = 1
@@ -95,6 +96,7 @@ def _model(tensors: Mapping[str, torch.Tensor], words: str) -> str:
     return checksum({name: value.detach().cpu() for name, value in tensors.items()}, {"": words})
 
 
+@enough_memory("loading the model", "Load it with device='cpu' or growth=False")
 def load_model(
     folder: str | Path, device: str | torch.device = "cpu", *, growth: bool = True
 ) -> Recognizer:
@@ -109,6 +111,7 @@ def load_model(
     Raises:
         ModelFileError: a file is missing, damaged, of another format version, or the files do
             not belong together.
+        OutOfMemoryError: memory does not suffice.
     """
     folder = Path(folder)
     path = record_path(folder)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlis.classification import LinearClassifier, fit_classifier
-from mlis.compute import Arithmetic, enough_memory, stream
+from mlis.compute import Arithmetic, stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.errors import SettingsError
@@ -21,6 +21,7 @@ from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.refinement.encoder import Encoder
 from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
 from mlis.refinement.train import fit_encoder, fit_joint
+from mlis.shortage import enough_memory
 from mlis.spill import check_room, spill
 from mlis.stacking import Seeds, taken_out
 from mlis.streaming import CHUNK_ROWS, Stacked, StreamedRows
@@ -132,7 +133,8 @@ def _fit(
 
     def recognizer(generator: FeatureGenerator | None, encoder: Encoder | None, seed: int):
         made = recognizer_of(training, scaler, data, generator, encoder, config, seed)
-        kept = keep(data, generator, config, seed) if growable else None
+        with enough_memory("what adding classes needs", "Train with growable=False"):
+            kept = keep(data, generator, config, seed) if growable else None
         return dataclasses.replace(made, growth=kept)
 
     if isinstance(seed, int):

@@ -23,7 +23,7 @@ with 1e-4 and β (0.5, 0.999). What differs here:
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +146,11 @@ class CEGZSL(Baseline[Recognizer]):
         instance_temperature, class_temperature: of the two losses.
         learning_rate, beta1, beta2, init_std: of Adam, and of initial weights.
     """
+
+    remedy: ClassVar[str] = (
+        "Lower batch_size, hidden or embedding of CEGZSL, generation.batch_size or "
+        "generation.hidden"
+    )
 
     config: Config = field(default_factory=Config)
     steps: int = 600

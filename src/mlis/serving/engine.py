@@ -103,6 +103,8 @@ class Engine:
         image = decode(data, self.backbone.enough, max_pixels)
         try:
             return self.backbone.prepare(image)
+        except MemoryError:
+            raise ImageError("not enough memory for it") from None
         except Exception as error:  # a processor that fails on one image says what it likes
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ImageError(f"cannot be prepared: {reason}") from error
