@@ -21,7 +21,7 @@ from mlis.shortage import enough_memory
 if TYPE_CHECKING:
     from mlis.inference import Recognizer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _ALIKE = 0.9999  # cosine from which two descriptors are as good as the same
 

@@ -66,10 +66,10 @@ class Recognizer(Pretrained):
     seen_mask: np.ndarray
     descriptors: np.ndarray
     calibration: float = 0.0
-    sources: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     growth: Growth | None = None
     history: tuple[Mapping[str, Any], ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def device(self) -> torch.device:

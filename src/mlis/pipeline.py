@@ -2,8 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,10 +25,10 @@ from mlis.refinement.train import fit_encoder, fit_joint
 from mlis.shortage import enough_memory
 from mlis.spill import check_room, spill
 from mlis.stacking import Seeds, taken_out
-from mlis.streaming import CHUNK_ROWS, Stacked, StreamedRows
+from mlis.streaming import CHUNK_ROWS, Rows, Stacked, StreamedRows
 from mlis.training import Monitor
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _GENERATION = "generation.batch_size or generation.hidden"
 _REFINEMENT = (
@@ -212,8 +213,9 @@ def _train_classifier(
     seed: int,
 ) -> LinearClassifier:
     """Stage 2 on refined real and synthetic features."""
-    refine = (lambda x: x) if encoder is None else encoder
-    parts = zip(data.x.split(CHUNK_ROWS), data.y.split(CHUNK_ROWS), strict=True)
+    refine: Callable[[Tensor], Tensor] = torch.nn.Identity() if encoder is None else encoder
+    rows = cast(Rows, data.x)  # PyTorch leaves open what a tensor's split gives
+    parts = zip(rows.split(CHUNK_ROWS), torch.split(data.y, CHUNK_ROWS), strict=True)
     synthetic = _synthetic(data, generator, config.classification, seed)
     if not isinstance(data.x, StreamedRows):
         pairs = [(refine(x), y) for x, y in chain(parts, synthetic)]

@@ -29,7 +29,7 @@ from mlis.refinement.losses import EmbeddingLoss
 from mlis.stacking import Seeds
 from mlis.training import Account, Monitor
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Trained:
     recognizer: Recognizer
     seconds: float
     validation: Evaluation | None
-    generators: Mapping[str, Account] = field(default_factory=dict)
+    generators: Mapping[str, Account] = field(default_factory=dict[str, Account])
     stacked: tuple[int, ...] = ()
 
 

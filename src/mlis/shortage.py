@@ -4,11 +4,11 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from mlis.errors import OutOfMemoryError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _SAYS_SO = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
@@ -24,7 +24,7 @@ def is_shortage(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def enough_memory(what: str, remedy: str) -> Iterator[None]:
+def enough_memory(what: str, remedy: str) -> Generator[None, None, None]:
     """Turn an allocation that fails inside the block, on a CPU or a GPU, into one clear error.
 
     Args:

@@ -127,5 +127,6 @@ def best_among(scores: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.nda
 def _class_weights(labels: np.ndarray, seen_mask: np.ndarray) -> np.ndarray:
     """(N,) per cent of U or S that each image is worth: every class with images counts alike."""
     images = np.bincount(labels, minlength=len(seen_mask))
-    kinds = np.where(seen_mask, (images[seen_mask] > 0).sum(), (images[~seen_mask] > 0).sum())
+    numbers = (int((images[mask] > 0).sum()) for mask in (seen_mask, ~seen_mask))
+    kinds = np.where(seen_mask, *numbers)
     return 100.0 / (images[labels] * kinds[labels])

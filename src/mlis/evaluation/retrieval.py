@@ -75,7 +75,7 @@ def _nearest(directions: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray
 
 def _average_precision(right: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """(B,) average precision among the first R = `relevant` (B,) columns of `right` (B, K)."""
-    ranks = np.arange(1, right.shape[1] + 1)
+    ranks = np.arange(1, int(right.shape[1]) + 1)
     right = right & (ranks <= relevant[:, None])
     return (np.cumsum(right, axis=1) / ranks * right).sum(1) / relevant
 

@@ -81,8 +81,9 @@ class Engine:
         describer: Describer | None = None,
         descriptions: Mapping[str, str] | None = None,
     ):
-        self.backbone, self.describer = backbone, describer
-        self.num_features = recognizer.num_features
+        self.backbone: Backbone | None = backbone
+        self.describer: Describer | None = describer
+        self.num_features: int = recognizer.num_features
         known = Catalogue(
             recognizer.class_names,
             np.array(recognizer.seen_mask),

@@ -14,7 +14,7 @@ from mlis.serving.batching import BusyError
 from mlis.serving.limits import problem
 from mlis.serving.service import ConflictError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SHOWN, LONGEST = 10, 300
 
