@@ -31,7 +31,7 @@ test-slow: install
 # Shorter: make torture TORTURE='--kills 10 --seconds 300'.
 torture: install
 	$(BIN)/python torture/kills.py -o torture-out $(TORTURE)
-	$(BIN)/pytest tests/test_faults.py
+	$(BIN)/pytest tests/test_faults.py tests/test_shortage.py
 
 # 100,000 damaged files for every reader; stop it at any time, it goes on where it stopped. For ten
 # minutes: make fuzz FUZZ='--seconds 600'.

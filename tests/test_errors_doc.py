@@ -1,5 +1,6 @@
 """The messages in docs/errors.md are those that the faults give."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,17 +10,31 @@ import numpy as np
 import pytest
 
 from cli_cases import save_small, small_dataset
+from mlis.checkpoint import load_model, record_path, save_model
 from mlis.cli import main
 from mlis.data import GZSLDataset, Split, load_pair
 from mlis.data.info import describe, format_info
+from mlis.data.memory import check_room
+from mlis.data.npyfile import load_npy
 from mlis.errors import MlisError
+from mlis.experiments.store import Store
+from mlis.locks import held
 from mlis.pipeline import fit
 from simulated import small, tiny
 from standins import tiny_benchmark, write_mat
 
+KEPT = Path(__file__).parent / "data" / "v0.1.0"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
-FIRST_TABLE = PAGE.read_text(encoding="utf-8").partition("## Files that")[0]
-FIRST = dict(re.findall(r"^\| (?!what is wrong|---)(.+?) \| `(.+?)` \| .+ \|$", FIRST_TABLE, re.M))
+MEANT, _, REST = PAGE.read_text(encoding="utf-8").partition("## Files that")
+HELD = REST.partition("## When memory")[0]
+
+
+def rows(section: str) -> dict[str, str]:
+    """What is wrong → the message, of a table with a remedy in its third column."""
+    return dict(re.findall(r"^\| (?!what is wrong|---)(.+?) \| `(.+?)` \| .+ \|$", section, re.M))
+
+
+MESSAGES = rows(MEANT) | rows(HELD)
 
 
 def pair(folder: Path, **changes: object) -> None:
@@ -163,8 +178,67 @@ FAULTS: dict[str, Callable[[Path], object]] = {
 }
 
 
+def damaged(folder: Path) -> object:
+    (folder / "x.npy").write_bytes(b"no array")
+    return load_npy(folder / "x.npy")
+
+
+def larger_than_memory(folder: Path) -> object:
+    return check_room(f"{folder / 'x.mat'}: features", 1 << 60)
+
+
+def changed_dataset(folder: Path) -> object:
+    small_dataset(seed=1).save(folder / "other")
+    words = save_small(folder / "data") / "dataset.json"
+    words.write_bytes((folder / "other/dataset.json").read_bytes())
+    return GZSLDataset.load(folder / "data")
+
+
+def saved_model(folder: Path) -> Path:
+    settings = small(generation={"generator": "ridge"})
+    save_model(fit(tiny().for_training(), settings, seed=0), folder / "model")
+    return folder / "model"
+
+
+def changed_model(folder: Path) -> object:
+    weights = saved_model(folder) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    return load_model(folder / "model")
+
+
+def of_another_version(folder: Path) -> object:
+    path = record_path(saved_model(folder))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    return load_model(folder / "model")
+
+
+def changed_result(folder: Path) -> object:
+    kept = json.loads((KEPT / "results.jsonl").read_text())
+    kept["test"]["H"] += 1
+    (folder / "results.jsonl").write_text(json.dumps(kept) + "\n")
+    return list(Store(folder / "results.jsonl"))
+
+
+def occupied(folder: Path) -> object:
+    with held(folder), held(folder):
+        return None
+
+
+FAULTS |= {
+    "damaged, or of another kind": damaged,
+    "larger than the memory": larger_than_memory,
+    "a dataset folder was changed": changed_dataset,
+    "a model was changed": changed_model,
+    "a result was changed": changed_result,
+    "another version wrote it": of_another_version,
+    "another process works there": occupied,
+}
+
+
 def test_every_fault_of_the_page_is_made_here():
-    assert list(FIRST) == list(FAULTS)
+    assert list(MESSAGES) == list(FAULTS)
 
 
 @pytest.mark.parametrize("wrong", FAULTS)
@@ -177,8 +251,8 @@ def test_the_message_is_the_one_on_the_page(wrong, tmp_path, capsys, caplog):
     except MlisError as error:
         said = str(error)
     found = " ".join([said, caplog.text, capsys.readouterr().out])
-    pattern = r".+?".join(map(re.escape, FIRST[wrong].split("…")))
-    assert re.search(pattern, found), f"{FIRST[wrong]!r} is not in {found!r}"
+    pattern = r".+?".join(map(re.escape, MESSAGES[wrong].split("…")))
+    assert re.search(pattern, found), f"{MESSAGES[wrong]!r} is not in {found!r}"
 
 
 def test_convert_tells_the_number_of_twins(tmp_path, capsys):

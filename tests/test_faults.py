@@ -23,7 +23,6 @@ import mlis.pipeline
 import mlis.training
 from cli_cases import QUICK, environment, one_line_error, save_small
 from mlis.cli import main
-from mlis.compute import enough_memory, is_shortage
 from mlis.data import load_pair
 from mlis.errors import DataError, MlisError, ModelFileError, OutOfMemoryError, SettingsError
 from mlis.experiments.store import Store
@@ -394,130 +393,7 @@ def test_a_flipped_bit_in_a_snapshot_is_an_error_or_no_difference(tmp_path, stag
         shutil.rmtree(folder)
 
 
-# --- memory ---------------------------------------------------------------------------------------
-
-CPU = (
-    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
-    "tried to allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)"
-)
-CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8.00 GiB"
-
-
-@pytest.mark.parametrize(
-    ("function", "settings"),
-    [
-        ("prepare", "MLIS_RESIDENT_MIB"),
-        ("fit_generator", "generation.batch_size or generation.hidden"),
-        ("fit_encoder", "refinement.classes_per_batch"),
-        ("fit_classifier", "classification.synthetic_per_unseen"),
-    ],
-)
-def test_no_memory_names_the_stage_and_the_setting_to_lower(function, settings, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError(CPU)
-
-    monkeypatch.setattr(mlis.pipeline, function, fail)
-    with pytest.raises(OutOfMemoryError, match="4000000000000 bytes were asked for") as caught:
-        fit(TRAINING, small(), seed=5)
-    assert settings in str(caught.value)
-
-
-def test_what_is_a_shortage_and_what_is_not():
-    for error in (MemoryError(), RuntimeError(CPU), torch.OutOfMemoryError(CUDA)):
-        assert is_shortage(error)
-        with pytest.raises(OutOfMemoryError, match=r"^thing: .*\. Lower it, or"):
-            raise_in_thing(error)
-    with pytest.raises(OutOfMemoryError, match=r"the GPU's memory .*20\.00 GiB were asked for"):
-        raise_in_thing(torch.OutOfMemoryError(CUDA))
-    for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("x")):
-        assert not is_shortage(error)
-        with pytest.raises(type(error)):
-            raise_in_thing(error)
-
-
-def raise_in_thing(error: Exception) -> None:
-    with enough_memory("thing", "Lower it"):
-        raise error
-
-
-@pytest.fixture
-def recognizer():
-    return fit(TRAINING, small(), seed=5)
-
-
-def test_recognition_takes_smaller_batches_where_memory_is_short(recognizer, monkeypatch, caplog):
-    x = tiny().features[:50]
-    expected = recognizer.scores(x, batch_size=12)
-    sizes = []
-    addmm = torch.addmm
-
-    def scarce(bias, rows, *args, **kwargs):
-        if len(rows) > 12:
-            raise RuntimeError(CPU)
-        sizes.append(len(rows))
-        return addmm(bias, rows, *args, **kwargs)
-
-    monkeypatch.setattr(torch, "addmm", scarce)
-    np.testing.assert_array_equal(recognizer.scores(x, batch_size=48), expected)
-    assert set(sizes) == {12, 2}
-    assert "memory does not suffice for 48 rows at a time: taking half" in caplog.text
-    monkeypatch.setattr(torch, "addmm", lambda *args, **kwargs: scarce(None, range(99)))
-    with pytest.raises(OutOfMemoryError, match="even for one row"):
-        recognizer.scores(x)
-
-
-def test_an_error_that_is_no_shortage_is_not_hidden(recognizer, monkeypatch):
-    def broken(*args, **kwargs):
-        raise RuntimeError("broken")
-
-    monkeypatch.setattr(torch, "addmm", broken)
-    with pytest.raises(RuntimeError, match="broken"):
-        recognizer.scores(tiny().features)
-
-
-def test_features_of_images_take_smaller_batches(monkeypatch):
-    from mlis.features.backbones import run
-
-    class Model:
-        def features(self, batch):
-            if len(batch) > 2:
-                raise RuntimeError(CPU)
-            return batch.flatten(1).sum(1, keepdim=True)
-
-    batch = torch.arange(24.0).reshape(6, 1, 2, 2)
-    np.testing.assert_array_equal(run(Model(), batch), batch.flatten(1).sum(1, keepdim=True))
-    monkeypatch.setattr(Model, "features", lambda self, batch: raise_(RuntimeError(CPU)))
-    with pytest.raises(OutOfMemoryError, match="smaller --backbone"):
-        run(Model(), batch)
-
-
-def raise_(error: Exception) -> None:
-    raise error
-
-
-def test_a_process_that_may_not_grow_says_which_setting_to_lower(data, tmp_path):
-    script = (
-        "import resource, sys, torch\n"
-        "from pathlib import Path\n"
-        "import mlis.runs\n"
-        "from mlis.cli import main\n"
-        "pages = int(Path('/proc/self/statm').read_text().split()[0])\n"
-        "limit = pages * resource.getpagesize() + (400 << 20)\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
-        "raise SystemExit(main(sys.argv[1:]))\n"
-    )
-    arguments = ["fit", data, "-o", tmp_path / "run", *GAN, "--generation-hidden", "9000000"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 2, done.stderr
-    said = one_line_error(done.stderr)
-    assert "generation: memory does not suffice" in said
-    assert "Lower generation.batch_size or generation.hidden" in said
+# --- records --------------------------------------------------------------------------------------
 
 
 def test_records_that_hold_no_number_are_refused_before_anything_is_written(tmp_path):

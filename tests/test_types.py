@@ -1,9 +1,15 @@
 """What users import is completely typed: every parameter, every result, no bare container.
 
-basedpyright checks that the types are right; that none is missing, it leaves to this.
+basedpyright checks that the types are right; that none is missing, it leaves to this. A slow test
+asks it what a user's type checker can know of every public name.
 """
 
 import ast
+import json
+import os
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,3 +100,43 @@ class A:
 
 def test_the_package_says_that_it_is_typed():
     assert (ROOT / "py.typed").is_file()
+
+
+UNKNOWN = {"mlis.MLISClassifier", "mlis.estimator.MLISClassifier"}
+"""What stands on scikit-learn's bases, which ship no types."""
+
+
+@pytest.mark.slow
+def test_a_type_checker_knows_every_public_name():
+    """As `basedpyright --verifytypes mlis --ignoreexternal` tells it; half a minute."""
+    tool = Path(sys.executable).with_name("basedpyright")
+    if not tool.exists():
+        pytest.skip("basedpyright is not installed")
+    paths = [str(tool.parent), os.environ["PATH"]]
+    where = {"PATH": os.pathsep.join(paths), "PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run(
+        [str(tool), "--verifytypes", "mlis", "--ignoreexternal", "--outputjson"],
+        env=os.environ | where,
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    found = json.loads(done.stdout)["typeCompleteness"]
+    assert Path(found["pyTypedPath"]) == ROOT / "py.typed"
+    exported = [symbol for symbol in found["symbols"] if symbol["isExported"]]
+    assert len(exported) > 2000, "the package was not found whole"
+    missing = {symbol["name"] for symbol in exported if not symbol["isTypeKnown"]}
+    missing |= {symbol["name"] for symbol in exported if symbol["isTypeAmbiguous"]}
+    assert missing == UNKNOWN
+
+
+def test_what_the_package_offers_is_checked_strictly():
+    """The files that the names of `import mlis` come from are in pyproject.toml's strict list."""
+    root = ROOT.parents[1]
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    strict = {root / path for path in settings["tool"]["basedpyright"]["strict"]}
+    for name in mlis.__all__:
+        if name != "__version__":
+            home = Path(sys.modules[getattr(mlis, name).__module__].__file__ or "")
+            assert {home, *home.parents} & strict, f"{name} comes from {home}"

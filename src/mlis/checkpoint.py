@@ -8,7 +8,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mlis.files import strict_json, write_json
 from mlis.growth import Growth
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler
+from mlis.shortage import enough_memory
 from mlis.tensorfile import checksum, load_tensors, save_tensors
 
 FORMAT = 1
@@ -81,8 +82,8 @@ def _tensors(recognizer: Recognizer) -> dict[str, torch.Tensor]:
         "scaler.factor": recognizer.scaler.factor,
         "classifier.weight": recognizer.classifier.weight,
         "classifier.bias": recognizer.classifier.bias,
-        "descriptors": torch.from_numpy(np.ascontiguousarray(recognizer.descriptors)),
-        "seen": torch.from_numpy(np.ascontiguousarray(recognizer.seen_mask)),
+        "descriptors": _tensor(recognizer.descriptors),
+        "seen": _tensor(recognizer.seen_mask),
     }
     if recognizer.encoder_weight is not None and recognizer.encoder_bias is not None:
         tensors["encoder.weight"] = recognizer.encoder_weight
@@ -95,6 +96,12 @@ def _model(tensors: Mapping[str, torch.Tensor], words: str) -> str:
     return checksum({name: value.detach().cpu() for name, value in tensors.items()}, {"": words})
 
 
+def _tensor(array: np.ndarray) -> Tensor:
+    contiguous = np.ascontiguousarray(array)
+    return torch.from_numpy(contiguous)  # pyright: ignore[reportUnknownMemberType]  (PyTorch's gap)
+
+
+@enough_memory("loading the model", "Load it with device='cpu' or growth=False")
 def load_model(
     folder: str | Path, device: str | torch.device = "cpu", *, growth: bool = True
 ) -> Recognizer:
@@ -109,6 +116,7 @@ def load_model(
     Raises:
         ModelFileError: a file is missing, damaged, of another format version, or the files do
             not belong together.
+        OutOfMemoryError: memory does not suffice.
     """
     folder = Path(folder)
     path = record_path(folder)
@@ -143,13 +151,15 @@ def load_model(
 def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
     """Types of what `model.json` says, whoever wrote it."""
     names, constant = facts.get("class_names"), facts.get("calibration")
-    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    texts = isinstance(names, list) and all(
+        isinstance(name, str) for name in cast(list[Any], names)
+    )
     known = facts.get("feature_transform") in ("none", "sqrt")
     number = isinstance(constant, int | float) and not isinstance(constant, bool)
     number = number and abs(float(constant or 0.0)) < 1e30
     sources, history = facts.get("sources", {}), facts.get("history", [])
     told = isinstance(sources, dict) and isinstance(history, list)
-    told = told and all(isinstance(change, dict) for change in history)
+    told = told and all(isinstance(change, dict) for change in cast(list[Any], history))
     if not names or not texts or not known or not number or not told:
         raise ModelFileError(
             f"{path} is damaged: class_names, feature_transform, calibration, sources or history "
@@ -226,15 +236,16 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """
     path = record_path(folder)
     try:
-        facts = strict_json(path.read_text(encoding="utf-8"))
+        facts: Any = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFileError(f"{folder} is not a saved model: {path} does not exist") from None
     except ValueError as error:
         raise ModelFileError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT or "record" not in facts:
-        found = facts.get("format") if isinstance(facts, dict) else None
+    known = cast(dict[str, Any], facts) if isinstance(facts, dict) else {}
+    if known.get("format") != FORMAT or "record" not in known:
+        found = known.get("format")
         raise ModelFileError(
             f"{path} has model format {found!r}, but this version of mlis ({mlis.__version__}) "
             f"reads format {FORMAT}"
         )
-    return facts
+    return known

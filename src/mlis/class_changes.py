@@ -16,11 +16,12 @@ from mlis.data.arrays import as_float32
 from mlis.data.names import shorten, suggestion
 from mlis.errors import DataError
 from mlis.growth import Growth, refit
+from mlis.shortage import enough_memory
 
 if TYPE_CHECKING:
     from mlis.inference import Recognizer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _ALIKE = 0.9999  # cosine from which two descriptors are as good as the same
 
@@ -38,9 +39,10 @@ def add_classes(
     growth = _growth_of(recognizer, synthetic_per_class)
     all_vectors = np.concatenate([recognizer.descriptors, vectors])
     seen = np.concatenate([recognizer.seen_mask, np.zeros(len(names), dtype=bool)])
-    classifier = refit(
-        growth, _refine(recognizer), all_vectors, seen, recognizer.classifier, recognizer.device
-    )
+    with enough_memory("adding classes", "Lower synthetic_per_class"):
+        classifier = refit(
+            growth, _refine(recognizer), all_vectors, seen, recognizer.classifier, recognizer.device
+        )
     dtype = recognizer.classifier.weight.dtype
     count = growth.config.classification.synthetic_per_unseen
     return dataclasses.replace(

@@ -11,7 +11,7 @@ from mlis.config import Classification
 from mlis.errors import DivergenceError
 from mlis.streaming import CHUNK_ROWS, Rows
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _LEAST_DESCENT = 0.1  # the largest tolerance, as a share of the largest gradient entry at zero
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from mlis.errors import SettingsError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Item = TypeVar("Item")

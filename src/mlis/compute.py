@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlis.errors import OutOfMemoryError, SettingsError
+from mlis.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -167,46 +166,3 @@ def sum_by_class(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 def _one_hot_product(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     member = rows.new_zeros(*rows.shape[:-2], num_classes, rows.shape[-2])
     return member.scatter_(-2, labels[..., None, :], 1.0) @ rows
-
-
-@contextlib.contextmanager
-def enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """Turn an allocation that fails inside the block, on a CPU or a GPU, into one clear error.
-
-    Args:
-        what: is being done.
-        remedy: which settings to lower.
-
-    Raises:
-        OutOfMemoryError: in place of what NumPy or PyTorch raised.
-    """
-    try:
-        yield
-    except OutOfMemoryError:
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if not is_shortage(error):
-            raise
-        place = "the GPU's memory" if "CUDA" in str(error) else "memory"
-        raise OutOfMemoryError(
-            f"{what}: {place} does not suffice ({_amount(str(error))}). {remedy}, or use a larger "
-            "machine; what is finished is kept."
-        ) from error
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that there was no memory; PyTorch has no class for that on a CPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    )
-
-
-def _amount(text: str) -> str:
-    """What was asked for, of an allocator's message."""
-    found = re.search(
-        r"(?:allocate|Tried to allocate) ([\d.]+ (?:bytes|[KMGT]i?B))", text, re.IGNORECASE
-    )
-    return f"{found[1]} were asked for" if found else "the allocator does not say how much"

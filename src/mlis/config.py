@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mlis.errors import SettingsError
 from mlis.section import Section
@@ -100,7 +100,7 @@ class Config:
                     f"unknown settings section {name!r}: expected one of "
                     f"{', '.join(f.name for f in fields(self))}"
                 )
-            changes[name] = section.replace(value)
+            changes[name] = section.replace(cast(Mapping[str, Any], value))
         return changes
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,9 +22,13 @@ from mlis.classification import LinearClassifier
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
+from mlis.evaluation import Evaluation
 from mlis.inference import Recognizer
 from mlis.protocol import fit_and_calibrate
 from mlis.refinement.losses import EmbeddingLoss
+
+# scikit-learn and SciPy ship no types
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 
 
 class MLISClassifier(
@@ -161,11 +165,11 @@ class MLISClassifier(
         loss = self.loss if callable(self.loss) else None
         trained = fit_and_calibrate(dataset, settings, seed=seed, device=self.device, loss=loss)
         self.config_ = settings
-        self.validation_ = trained.validation
-        self.recognizer_ = _in_float64(trained.recognizer)
-        self.classes_ = table.classes
-        self.descriptors_ = table.descriptors
-        self.seen_mask_ = dataset.seen_mask
+        self.validation_: Evaluation | None = trained.validation
+        self.recognizer_: Recognizer = _in_float64(trained.recognizer)
+        self.classes_: np.ndarray = table.classes
+        self.descriptors_: np.ndarray = table.descriptors
+        self.seen_mask_: np.ndarray = dataset.seen_mask
         return self
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
@@ -229,13 +233,13 @@ def _validated(estimator: BaseEstimator, X: Any, y: Any = "no_validation", **how
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     """The nested mapping without entries that are None; NumPy's scalars (of grids) as Python's."""
-    return {
-        name: _without_none(value)
-        if isinstance(value, Mapping)
-        else (value.item() if isinstance(value, np.generic) else value)
-        for name, value in values.items()
-        if value is not None
-    }
+    return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _without_none(cast(Mapping[str, Any], value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

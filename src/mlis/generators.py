@@ -23,7 +23,7 @@ from mlis.locks import lock_folder
 from mlis.snapshots import FolderMonitor
 from mlis.training import Account, Monitor
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 STAGE = "generation"
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlis.features.embed import Picture
     from mlis.inference import Recognizer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

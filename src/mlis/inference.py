@@ -1,7 +1,6 @@
 """Stage 3: from features to classes. No descriptor, no generator: scaler, encoder, classifier."""
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,14 +12,14 @@ from torch import Tensor
 
 from mlis.class_changes import add_classes, remove_classes, rename_classes
 from mlis.classification import LinearClassifier
-from mlis.compute import is_shortage
 from mlis.data.stored import StoredRows
-from mlis.errors import DataError, OutOfMemoryError, SettingsError
+from mlis.errors import DataError, SettingsError
 from mlis.fused import Fused, Workspace, as_tensor, check_finite
 from mlis.growth import Growth
 from mlis.image_prediction import ImagePrediction, check_k, load_backbone_of, predictions
 from mlis.preprocessing import FeatureScaler
 from mlis.sharing import Pretrained
+from mlis.shortage import enough_memory, smaller
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from mlis.features.text import TextModel
 
 Array = TypeVar("Array", np.ndarray, Tensor)
-
-logger = logging.getLogger(__name__)
 
 BATCH = 2048  # rows at a time: as fast as more of them, and its activations are 16 MiB
 
@@ -69,10 +66,10 @@ class Recognizer(Pretrained):
     seen_mask: np.ndarray
     descriptors: np.ndarray
     calibration: float = 0.0
-    sources: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     growth: Growth | None = None
     history: tuple[Mapping[str, Any], ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def device(self) -> torch.device:
@@ -288,7 +285,8 @@ class Recognizer(Pretrained):
         weight = self.classifier.weight
         home = x.device if isinstance(x, Tensor) else torch.device("cpu")
         dtype = weight.dtype if shape else torch.int64
-        result = torch.empty((len(x), *shape), dtype=dtype, device=home)
+        with enough_memory("recognition", "Give fewer rows at a time"):
+            result = torch.empty((len(x), *shape), dtype=dtype, device=home)
         here = home == weight.device
         work = Workspace(weight)
         start = 0
@@ -304,20 +302,5 @@ class Recognizer(Pretrained):
                 start += len(part)
             except (MemoryError, RuntimeError) as error:
                 work = Workspace(weight)
-                batch_size = _smaller(batch_size, error)
+                batch_size = smaller(batch_size, error, "recognition", "use device='cpu'")
         return result if isinstance(x, Tensor) else result.numpy()
-
-
-def _smaller(batch_size: int, error: Exception) -> int:
-    """Half the batch, where it was too large for the memory."""
-    if not is_shortage(error):
-        raise error
-    if batch_size == 1:
-        raise OutOfMemoryError(
-            "recognition: memory does not suffice even for one row at a time: use device='cpu', or "
-            "a larger machine"
-        ) from error
-    logger.warning("memory does not suffice for %d rows at a time: taking half", batch_size)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return batch_size // 2

@@ -2,14 +2,15 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from mlis.classification import LinearClassifier, fit_classifier
-from mlis.compute import Arithmetic, enough_memory, stream
+from mlis.compute import Arithmetic, stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.errors import SettingsError
@@ -21,12 +22,13 @@ from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.refinement.encoder import Encoder
 from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
 from mlis.refinement.train import fit_encoder, fit_joint
+from mlis.shortage import enough_memory
 from mlis.spill import check_room, spill
 from mlis.stacking import Seeds, taken_out
-from mlis.streaming import CHUNK_ROWS, Stacked, StreamedRows
+from mlis.streaming import CHUNK_ROWS, Rows, Stacked, StreamedRows
 from mlis.training import Monitor
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _GENERATION = "generation.batch_size or generation.hidden"
 _REFINEMENT = (
@@ -132,7 +134,8 @@ def _fit(
 
     def recognizer(generator: FeatureGenerator | None, encoder: Encoder | None, seed: int):
         made = recognizer_of(training, scaler, data, generator, encoder, config, seed)
-        kept = keep(data, generator, config, seed) if growable else None
+        with enough_memory("what adding classes needs", "Train with growable=False"):
+            kept = keep(data, generator, config, seed) if growable else None
         return dataclasses.replace(made, growth=kept)
 
     if isinstance(seed, int):
@@ -210,8 +213,9 @@ def _train_classifier(
     seed: int,
 ) -> LinearClassifier:
     """Stage 2 on refined real and synthetic features."""
-    refine = (lambda x: x) if encoder is None else encoder
-    parts = zip(data.x.split(CHUNK_ROWS), data.y.split(CHUNK_ROWS), strict=True)
+    refine: Callable[[Tensor], Tensor] = torch.nn.Identity() if encoder is None else encoder
+    rows = cast(Rows, data.x)  # PyTorch leaves open what a tensor's split gives
+    parts = zip(rows.split(CHUNK_ROWS), torch.split(data.y, CHUNK_ROWS), strict=True)
     synthetic = _synthetic(data, generator, config.classification, seed)
     if not isinstance(data.x, StreamedRows):
         pairs = [(refine(x), y) for x, y in chain(parts, synthetic)]

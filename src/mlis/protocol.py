@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from mlis.config import Config
@@ -28,7 +29,7 @@ from mlis.refinement.losses import EmbeddingLoss
 from mlis.stacking import Seeds
 from mlis.training import Account, Monitor
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Trained:
     recognizer: Recognizer
     seconds: float
     validation: Evaluation | None
-    generators: Mapping[str, Account] = field(default_factory=dict)
+    generators: Mapping[str, Account] = field(default_factory=dict[str, Account])
     stacked: tuple[int, ...] = ()
 
 
@@ -223,7 +224,7 @@ def _choose(rehearsal: Fitted, held_out: TestSplit) -> _Choice:
     started = time.perf_counter()
     scores = rehearsal.recognizer.scores(held_out.features)
     constant = best_calibration(scores, held_out.labels, held_out.seen_mask)
-    scores[:, held_out.seen_mask] -= constant
+    np.subtract(scores, constant, out=scores, where=held_out.seen_mask)  # no copy of the scores
     validation = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
     logger.info("calibration %.4f chosen on validation: %s", constant, validation)
     seconds = rehearsal.seconds + time.perf_counter() - started

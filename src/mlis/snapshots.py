@@ -64,7 +64,7 @@ class FolderMonitor(Monitor):
         self._shared = dict(shared or {})
         self.every = every
         self.clock = clock
-        self.owner = owner or hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        self.owner: str = owner or hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
         self._listener = listener or Monitor()
         self._last = clock()
         self._ledgers: dict[str, _Ledger] = {}

@@ -104,8 +104,9 @@ class StreamedRows:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        self.shape = torch.Size(rows.shape)
-        self.dtype, self.device = dtype, torch.device(device)
+        self.shape: torch.Size = torch.Size(rows.shape)
+        self.dtype: torch.dtype = dtype
+        self.device: torch.device = torch.device(device)
         self._rows, self._scale = rows, scale
         self._reader = Background()
         self._ahead: list[tuple[np.ndarray, Tensor, Future[None]]] = []
@@ -192,8 +193,11 @@ class Stacked:
 
     def __init__(self, *parts: Rows):
         self._parts = parts
-        self.shape = torch.Size((sum(part.shape[0] for part in parts), parts[0].shape[1]))
-        self.dtype, self.device = parts[0].dtype, parts[0].device
+        self.shape: torch.Size = torch.Size(
+            (sum(part.shape[0] for part in parts), parts[0].shape[1])
+        )
+        self.dtype: torch.dtype = parts[0].dtype
+        self.device: torch.device = parts[0].device
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All rows, in chunks of at most `size`."""

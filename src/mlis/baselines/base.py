@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mlis.data.dataset import TrainingSplit
 from mlis.data.stored import StoredRows
 from mlis.errors import DataError
 from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
+from mlis.shortage import enough_memory, in_parts
 from mlis.training import Monitor
 
 CHUNK = 2048  # rows scored at a time
@@ -61,9 +62,13 @@ class Baseline(ABC, Generic[Trained]):
 
     Attributes:
         config: the sections that it shares with the method: preprocessing, generation, …
+        remedy: what to lower where memory does not suffice.
     """
 
     config: Config
+    remedy: ClassVar[str] = (
+        "Leave the features in their file (a dataset folder, MLIS_RESIDENT_MIB=0)"
+    )
 
     @property
     @abstractmethod
@@ -96,9 +101,11 @@ class Baseline(ABC, Generic[Trained]):
             DataError: the data are not for this baseline.
             SettingsError: a setting does not suit these data.
             DivergenceError: a loss became NaN or infinite.
+            OutOfMemoryError: memory does not suffice.
         """
         job = Job(training, seed, device, monitor or Monitor())
-        ((_, trained),) = self.train(job)
+        with enough_memory(self.name, self.remedy):
+            ((_, trained),) = self.train(job)
         return trained
 
     def candidates(
@@ -110,7 +117,8 @@ class Baseline(ABC, Generic[Trained]):
         monitor: Monitor | None = None,
     ) -> Iterator[tuple[Self, Trained]]:
         """Every setting that may be chosen, trained. Raises what `fit` does."""
-        return self.train(Job(training, seed, device, monitor or Monitor(), choosing=True))
+        with enough_memory(self.name, self.remedy):
+            yield from self.train(Job(training, seed, device, monitor or Monitor(), choosing=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +148,11 @@ class CosineScorer:
             )
         directions = normalize(self.prototypes, dim=1)
         result = np.empty((len(x), len(directions)), dtype=np.float32)
-        for start in range(0, len(x), CHUNK):
-            part = torch.from_numpy(np.array(x[start : start + CHUNK])).to(directions)
-            part = part if self.scaler is None else self.scaler(part)
-            result[start : start + len(part)] = (normalize(part, dim=1) @ directions.T).cpu()
+
+        def score(part: slice) -> None:
+            rows = torch.from_numpy(np.array(x[part])).to(directions)
+            rows = rows if self.scaler is None else self.scaler(rows)
+            result[part] = (normalize(rows, dim=1) @ directions.T).cpu()
+
+        in_parts(len(x), CHUNK, score, "cosine scores", "use device='cpu'")
         return result

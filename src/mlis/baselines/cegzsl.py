@@ -23,7 +23,7 @@ with 1e-4 and β (0.5, 0.999). What differs here:
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,10 +122,12 @@ class Comparator(nn.Module):
         rng: torch.Generator,
     ):
         super().__init__()
-        self.visual = Linear(embedding, hidden, std, arithmetic, rng)
+        self.visual: Linear = Linear(embedding, hidden, std, arithmetic, rng)
         draw = torch.randn((attributes, hidden), generator=rng) * std
-        self.semantic = nn.Parameter(arithmetic.tensor(draw))
-        self.output = nn.Parameter(arithmetic.tensor(torch.randn(hidden, generator=rng) * std))
+        self.semantic: nn.Parameter = nn.Parameter(arithmetic.tensor(draw))
+        self.output: nn.Parameter = nn.Parameter(
+            arithmetic.tensor(torch.randn(hidden, generator=rng) * std)
+        )
 
     def forward(self, h: Tensor, descriptors: Tensor) -> Tensor:
         """Scores (B, S) of (B, Dh) embeddings with (S, Da) descriptors."""
@@ -146,6 +148,11 @@ class CEGZSL(Baseline[Recognizer]):
         instance_temperature, class_temperature: of the two losses.
         learning_rate, beta1, beta2, init_std: of Adam, and of initial weights.
     """
+
+    remedy: ClassVar[str] = (
+        "Lower batch_size, hidden or embedding of CEGZSL, generation.batch_size or "
+        "generation.hidden"
+    )
 
     config: Config = field(default_factory=Config)
     steps: int = 600
@@ -220,18 +227,23 @@ class EmbeddingTrainer:
     """One step = one update of E, P and F on a batch of real seen samples."""
 
     def __init__(self, data: TrainingTensors, settings: CEGZSL, arithmetic: Arithmetic, seed: int):
-        self.data, self.settings = data, settings
+        self.data: TrainingTensors = data
+        self.settings: CEGZSL = settings
         size, std = settings.embedding, settings.init_std
         rng = stream(seed, "cegzsl-weights")
-        self.encoder = Encoder(data.x.shape[1], size, std, arithmetic, rng)
-        self.projection = Linear(size, settings.projection, std, arithmetic, rng)
+        self.encoder: Encoder = Encoder(data.x.shape[1], size, std, arithmetic, rng)
+        self.projection: Linear = Linear(size, settings.projection, std, arithmetic, rng)
         attributes = data.descriptors.shape[1]
-        self.comparator = Comparator(size, attributes, settings.hidden, std, arithmetic, rng)
+        self.comparator: Comparator = Comparator(
+            size, attributes, settings.hidden, std, arithmetic, rng
+        )
         parameters = [p for part in self._networks().values() for p in part.parameters()]
-        self.adam = adam(parameters, settings.learning_rate, settings.beta1, settings.beta2)
-        self.rng = stream(seed, "cegzsl-batches", device=arithmetic.device)
-        self.descriptors = data.descriptors[data.seen]
-        self.own = torch.searchsorted(data.seen, data.y)  # labels among the seen classes
+        self.adam: torch.optim.Adam = adam(
+            parameters, settings.learning_rate, settings.beta1, settings.beta2
+        )
+        self.rng: torch.Generator = stream(seed, "cegzsl-batches", device=arithmetic.device)
+        self.descriptors: Tensor = data.descriptors[data.seen]
+        self.own: Tensor = torch.searchsorted(data.seen, data.y)  # labels among the seen classes
 
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch and update the three networks on the sum of the two losses."""

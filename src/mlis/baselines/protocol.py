@@ -38,7 +38,7 @@ class Measured:
         generation_seconds: what the generators cost, whoever trained them; 0.0 without one.
     """
 
-    baseline: Baseline
+    baseline: Baseline[Scorer]
     scorer: Scorer
     calibration: float
     validation: Evaluation
@@ -65,7 +65,7 @@ class Measured:
 
 
 def choose_and_test(
-    baseline: Baseline,
+    baseline: Baseline[Scorer],
     dataset: GZSLDataset,
     *,
     seed: int = 0,
@@ -94,10 +94,10 @@ def choose_and_test(
     common: dict[str, Any] = {"seed": seed, "device": device}
     accounts: list[Account] = []
 
-    def choose(watched: Monitor) -> tuple[Baseline, float, Evaluation]:
+    def choose(watched: Monitor) -> tuple[Baseline[Scorer], float, Evaluation]:
         return best(baseline.candidates(training, monitor=watched, **common), held_out)
 
-    def stored(baseline: Baseline, training: TrainingSplit) -> str | None:
+    def stored(baseline: Baseline[Scorer], training: TrainingSplit) -> str | None:
         return generation_key(training, baseline.config, seed, device) if reuse else None
 
     chosen, constant, validation = _reusing(choose, monitor, stored(baseline, training), accounts)
@@ -122,13 +122,13 @@ def choose_and_test(
 
 
 def best(
-    candidates: Iterator[tuple[Baseline, Scorer]], held_out: TestSplit
-) -> tuple[Baseline, float, Evaluation]:
+    candidates: Iterator[tuple[Baseline[Scorer], Scorer]], held_out: TestSplit
+) -> tuple[Baseline[Scorer], float, Evaluation]:
     """The candidate with the best H on validation rows, its constant and its measures there.
 
     The first of several that are equally good. Never hand it test rows.
     """
-    winner: tuple[Baseline, float, Evaluation] | None = None
+    winner: tuple[Baseline[Scorer], float, Evaluation] | None = None
     for candidate, scorer in candidates:
         scores = scorer.scores(held_out.features)
         constant = best_calibration(scores, held_out.labels, held_out.seen_mask)

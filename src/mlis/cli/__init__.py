@@ -28,6 +28,7 @@ from mlis.cli import (
 )
 from mlis.cli.common import Parser, complain, logs
 from mlis.errors import MlisError
+from mlis.shortage import is_shortage
 
 COMMANDS = (
     *(fit, evaluate, predict, serve, classes, export),
@@ -85,13 +86,15 @@ def _run(argv: Sequence[str] | None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         raise
-    except MemoryError as error:  # where no stage says which setting to lower
-        complain(f"memory does not suffice ({error}): use less data at once, or a larger machine")
-        return FAILED
     except OSError as error:  # disk full, no permission: the message says all there is to say
         complain(error)
         return FAILED
     except Exception as error:
+        if is_shortage(error):  # where no stage says which setting to lower
+            complain(
+                f"memory does not suffice ({error}): use less data at once, or a larger machine"
+            )
+            return FAILED
         traceback.print_exc()
         complain(f"{type(error).__name__}, unexpected: the lines above say where; please report it")
         return FAILED

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlis.experiments.retrieval import UnseenImages
     from mlis.inference import Recognizer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Measure a saved model, or all finished models of a run, on the test rows of DATASET. A run knows its

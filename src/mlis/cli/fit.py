@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.run_plan import RunPlan
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Train a recognizer on DATASET and test it once.

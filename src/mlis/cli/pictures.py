@@ -10,7 +10,7 @@ from pathlib import Path
 from mlis.cli.common import printable
 from mlis.errors import DataError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 LIST = "-"
 

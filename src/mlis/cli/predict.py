@@ -142,7 +142,7 @@ def _output(path: Path | None) -> Iterator[TextIO]:
 
 def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
     """A line for each image, as they come."""
-    from mlis.cli.features import ImageBar
+    from mlis.cli.image_bar import ImageBar
     from mlis.features.walk import shown
     from mlis.image_prediction import predictions
 

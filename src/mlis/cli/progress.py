@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -16,13 +17,13 @@ class Progress:
     """Gives a monitor to each training of a run; call it with the training's title."""
 
     def __init__(self) -> None:
-        self._bar: tqdm | None = None
+        self._bar: tqdm[NoReturn] | None = None
 
     def __call__(self, title: str) -> Monitor:
         """Who shows the training of this title."""
         return _Lines(title) if not sys.stderr.isatty() else _Bars(title, self)
 
-    def show(self, bar: "tqdm | None") -> None:
+    def show(self, bar: "tqdm[NoReturn] | None") -> None:
         """Close the bar that is shown, and keep this one to be closed."""
         if self._bar is not None:
             self._bar.close()
@@ -38,7 +39,7 @@ class _Bars(Monitor):
 
     def __init__(self, title: str, progress: Progress):
         self._title, self._progress = title, progress
-        self._bar: tqdm | None = None
+        self._bar: tqdm[NoReturn] | None = None
 
     def started(self, stage: str, step: int, total: int) -> None:
         if step < total:  # a stage that was finished before takes no time and needs no bar

@@ -11,7 +11,7 @@ from mlis.cli.models import one_model
 from mlis.errors import SettingsError
 from mlis.serving.settings import Access, Limits, is_loopback
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Answer requests for predictions of a saved model until Ctrl-C.

@@ -15,7 +15,7 @@ from mlis.data.matfile import field_shapes
 from mlis.data.xlsa17 import load_pair
 from mlis.errors import DataError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 STAND_IN = "stand-in.txt"  # beside made-up features, so that every output says what they are
 

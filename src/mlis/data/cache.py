@@ -22,7 +22,7 @@ from mlis.data.mapped import checksum, map_arrays, write_arrays
 from mlis.errors import DataError
 from mlis.files import atomic_write, cache_folder
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 ENTRY_VERSION = 2  # raise it when a reader gives other arrays for the same file
 _SETTLED_NS = 2_000_000_000  # a file changed this lately may change again within its time stamp

@@ -31,9 +31,9 @@ class Provenance:
     name: str  # "FLO", "letters", "my-data"
     features: str = ""  # what the features are, or their file: "efficientnet_lite2.mat"
     descriptors: str = ""  # "att_splits.mat:att"
-    files: Mapping[str, str] = field(default_factory=dict)  # file name -> SHA-256
+    files: Mapping[str, str] = field(default_factory=dict[str, str])  # file name -> SHA-256
     notes: tuple[str, ...] = ()  # "validation split made by seed 0, …", "stand-in"
-    sources: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +224,7 @@ class GZSLDataset:
             features=choose_rows(self.features, rows),
             labels=labels,
             descriptors=self.descriptors[classes],
-            class_names=tuple(self.class_names[i] for i in classes),
+            class_names=tuple(self.class_names[int(i)] for i in classes),
             seen_mask=seen_mask,
             class_ids=classes,
             key=self._key(part),
@@ -237,7 +237,7 @@ class GZSLDataset:
             features=choose_rows(self.features, rows),
             labels=np.searchsorted(classes, self.labels[rows]),
             seen_mask=seen_mask.copy(),
-            class_names=tuple(self.class_names[i] for i in classes),
+            class_names=tuple(self.class_names[int(i)] for i in classes),
             key=self._key(part),
         )
 

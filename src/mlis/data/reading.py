@@ -25,6 +25,16 @@ def reading(path: Path, kind: str, remedy: str) -> Iterator[None]:
         raise DataError(f"{path}: no such file.") from None
     except IsADirectoryError:
         raise DataError(f"{path}: is a folder, not {kind}.") from None
+    except MemoryError as error:  # a damaged header may ask for any amount
+        raise DataError(
+            f"{path}: memory does not suffice to read it ({_reason(error)}): it is larger than "
+            f"this machine can hold, or damaged. {remedy}"
+        ) from error
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{path}: not {kind} that can be read ({reason}). {remedy}") from error
+        raise DataError(
+            f"{path}: not {kind} that can be read ({_reason(error)}). {remedy}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -33,7 +33,7 @@ class ClassBalancedSampler:
         self._rows = torch.take_along_dim(shuffled, by_class, dim=-1)
         _, self._counts = torch.unique(labels, return_counts=True)
         self._starts = self._counts.cumsum(0) - self._counts
-        self.classes = min(classes, len(self._counts))
+        self.classes: int = min(classes, len(self._counts))
         self.samples = samples
         self._cuts = torch.arange(samples + 1, device=labels.device)
 

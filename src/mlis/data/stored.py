@@ -33,7 +33,7 @@ class OpenFile:
 
     def __init__(self, descriptor: int, path: str | os.PathLike[str]):
         self.descriptor = descriptor
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.finite = False  # whether its numbers were all seen to be finite
         weakref.finalize(self, os.close, descriptor)
 
@@ -72,8 +72,11 @@ class StoredArray:
     """
 
     def __init__(self, file: OpenFile, offset: int, shape: tuple[int, ...], dtype: np.dtype):
-        self.file, self.offset, self.shape, self.dtype = file, offset, shape, np.dtype(dtype)
-        self.row_bytes = self.dtype.itemsize * math.prod(shape[1:])
+        self.file: OpenFile = file
+        self.offset: int = offset
+        self.shape: tuple[int, ...] = shape
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.row_bytes: int = self.dtype.itemsize * math.prod(shape[1:])
 
     def read(self, start: int, out: np.ndarray) -> None:
         """Fill `out` (n, …), C order, with the rows from `start` on.
@@ -127,7 +130,8 @@ class StoredRows:
     ndim = 2
 
     def __init__(self, array: StoredArray, rows: np.ndarray):
-        self.array, self.rows = array, rows
+        self.array: StoredArray = array
+        self.rows: np.ndarray = rows
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from mlis.data.names import shorten
 from mlis.data.splits import Split, add_validation
 from mlis.errors import DataError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _PARTS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 

@@ -25,7 +25,7 @@ from mlis.protocol import fit_and_calibrate, test_once
 from mlis.provenance import PROTOCOL, provenance
 from mlis.training import Monitor
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MEASURES = ("U", "S", "H", "T1")
 

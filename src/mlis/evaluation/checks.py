@@ -3,6 +3,7 @@
 import numpy as np
 
 from mlis.errors import DataError
+from mlis.shortage import enough_memory
 
 
 def checked(
@@ -30,7 +31,8 @@ def checked(
     if outside.any():
         row = int(outside.argmax())
         raise DataError(f"expected labels in 0..{C - 1}, got {labels[row]} in row {row}")
-    _check_finite(scores)
+    with enough_memory("evaluation", "Use fewer images"):
+        _check_finite(scores)
     return scores, labels.astype(np.int64), seen_mask
 
 

@@ -10,6 +10,9 @@ import numpy as np
 
 from mlis.errors import DataError
 from mlis.evaluation.checks import checked
+from mlis.shortage import in_parts
+
+_ROWS = 8192  # whose best class is looked for at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +113,20 @@ def exact_curve(scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray) -
 def best_among(scores: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N,) index and (N,) float64 score of each row's best class among those in `mask`."""
     classes = np.flatnonzero(mask)
-    best = classes[scores[:, classes].argmax(1)]
-    return best, scores[np.arange(len(scores)), best].astype(np.float64)
+    best, top = np.empty(len(scores), dtype=np.int64), np.empty(len(scores))
+
+    def look(part: slice) -> None:
+        among = scores[part][:, classes]
+        column = among.argmax(1)
+        best[part], top[part] = classes[column], among[np.arange(len(among)), column]
+
+    in_parts(len(scores), _ROWS, look, "evaluation", "use fewer images")
+    return best, top
 
 
 def _class_weights(labels: np.ndarray, seen_mask: np.ndarray) -> np.ndarray:
     """(N,) per cent of U or S that each image is worth: every class with images counts alike."""
     images = np.bincount(labels, minlength=len(seen_mask))
-    kinds = np.where(seen_mask, (images[seen_mask] > 0).sum(), (images[~seen_mask] > 0).sum())
+    numbers = (int((images[mask] > 0).sum()) for mask in (seen_mask, ~seen_mask))
+    kinds = np.where(seen_mask, *numbers)
     return 100.0 / (images[labels] * kinds[labels])

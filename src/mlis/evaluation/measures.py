@@ -122,7 +122,7 @@ def evaluate(
         AUSUC=None if curve is None else curve.area,
         # max: where margins are exactly 0, arg max may break ties as no constant could
         best_H=None if curve is None or H is None else max(H, float(curve.H.max())),
-        overall=100 * float(np.mean(predicted == labels)),
+        overall=100 * float((predicted == labels).mean()),
         images=len(labels),
         per_class=tuple(
             ClassAccuracy(name, bool(seen), int(n), float(value) if n else None)
@@ -186,7 +186,7 @@ def _most_confused(counts: np.ndarray, names: tuple[str, ...], n: int) -> tuple[
 
 
 def _notes(U: float | None, S: float | None, seen_mask: np.ndarray) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     for value, missing, kind, classes in (
         (U, "U, T1, H, AUSUC", "unseen", ~seen_mask),
         (S, "S, H, AUSUC", "seen", seen_mask),

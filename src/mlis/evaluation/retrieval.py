@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlis.errors import DataError
+from mlis.shortage import enough_memory, in_parts
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ def evaluate_retrieval(features: Any, labels: Any, *, chunk: int = 512) -> Retri
     """Measure features (N, D) with class labels (N,) int against each other by cosine.
 
     An image does not find itself. Of equal cosines the lower row comes first. Memory: some
-    `chunk` × N numbers.
+    `chunk` × N numbers; where that is too much, fewer rows are taken at a time.
 
     Raises:
         DataError: shapes disagree, or a feature is NaN or infinite (the message has the row).
+        OutOfMemoryError: not even one row at a time fits.
 
     >>> result = evaluate_retrieval([[1, 0], [9, 1], [0, 1], [1, 8]], [0, 0, 1, 0])
     >>> round(result.recall_at_1, 1), round(result.map_at_r, 1), result.images
@@ -49,15 +51,18 @@ def evaluate_retrieval(features: Any, labels: Any, *, chunk: int = 512) -> Retri
     queries = np.flatnonzero(others > 0)
     if not len(queries):
         return Retrieval(None, None, 0)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    directions = features / np.maximum(lengths, 1e-12)
+    with enough_memory("retrieval", "Use fewer images"):
+        lengths = np.linalg.norm(features, axis=1, keepdims=True)
+        directions = features / np.maximum(lengths, 1e-12)
     first, average = np.empty(len(queries)), np.empty(len(queries))
-    for start in range(0, len(queries), chunk):
-        rows = queries[start : start + chunk]
-        part = slice(start, start + len(rows))
+
+    def measure(part: slice) -> None:
+        rows = queries[part]
         right = labels[_nearest(directions, rows, others[rows].max())] == labels[rows, None]
         first[part] = right[:, 0]
         average[part] = _average_precision(right, others[rows])
+
+    in_parts(len(queries), chunk, measure, "retrieval", "use fewer images")
     return Retrieval(100 * float(first.mean()), 100 * float(average.mean()), len(queries))
 
 
@@ -70,7 +75,7 @@ def _nearest(directions: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray
 
 def _average_precision(right: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """(B,) average precision among the first R = `relevant` (B,) columns of `right` (B, K)."""
-    ranks = np.arange(1, right.shape[1] + 1)
+    ranks = np.arange(1, int(right.shape[1]) + 1)
     right = right & (ranks <= relevant[:, None])
     return (np.cumsum(right, axis=1) / ranks * right).sum(1) / relevant
 

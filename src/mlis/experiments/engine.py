@@ -30,7 +30,7 @@ from mlis.experiments.tasks import METHOD, Task
 from mlis.locks import lock_folder
 from mlis.provenance import PROTOCOL
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 POLL = 0.5  # seconds between looks at a task that another process is at
 Unit = tuple[Task, ...]

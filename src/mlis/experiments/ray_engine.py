@@ -42,7 +42,7 @@ from mlis.experiments.tasks import Task
 from mlis.files import atomic_write
 from mlis.locks import lock_folder
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Unit = tuple[Task, ...]
 

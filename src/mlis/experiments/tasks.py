@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlis.baselines.base import Baseline
+from mlis.baselines.base import Baseline, Scorer
 from mlis.baselines.cegzsl import CEGZSL
 from mlis.baselines.cosine import SharedSpaceCosine
 from mlis.baselines.eszsl import ESZSL
@@ -27,11 +27,11 @@ from mlis.provenance import (
 METHOD = "mlis"
 
 
-def _raw_ridge(config: Config, **options: Any) -> Baseline:
+def _raw_ridge(config: Config, **options: Any) -> Baseline[Scorer]:
     return RawSoftmax(config.replace({"generation": {"generator": "ridge"}}), **options)
 
 
-BASELINES: Mapping[str, Callable[..., Baseline]] = {  # cheapest first
+BASELINES: Mapping[str, Callable[..., Baseline[Scorer]]] = {  # cheapest first
     "cosine": SharedSpaceCosine,
     "prototype": RidgePrototype,
     "eszsl": ESZSL,

@@ -78,7 +78,8 @@ class CheckpointMonitor(FolderMonitor):
 
     def __init__(self, folder: Path, key: str, steps: tuple[int, ...], **options: Any):
         super().__init__(folder, key, **options)
-        self.checkpoints, self._steps = folder / "checkpoints", frozenset(steps)
+        self.checkpoints: Path = folder / "checkpoints"
+        self._steps = frozenset(steps)
 
     def path(self, step: int) -> Path:
         """Where the encoder of a step is."""

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mlis.compute import Arithmetic, is_shortage
+from mlis.compute import Arithmetic
 from mlis.data.arrays import update_hash
 from mlis.errors import OutOfMemoryError, SettingsError
+from mlis.shortage import is_shortage
 
 DEFAULT = "efficientnet-lite2"
 """Its weights come as a package: no network is needed."""
@@ -180,8 +181,13 @@ def choose_batch(model: SupportsBatch, example: Tensor, device: torch.device) ->
     free, _ = torch.cuda.mem_get_info(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    with torch.inference_mode():
-        model.features(example.expand(4, *example.shape[1:]))
+    try:
+        with torch.inference_mode():
+            model.features(example.expand(4, *example.shape[1:]))
+    except RuntimeError as error:
+        if not is_shortage(error):
+            raise
+        return 1  # of which `run` says what to do, if it does not fit either
     an_image = max(1, (torch.cuda.max_memory_allocated(device) - before) // 4)
     fit = int(free * _SHARE) // an_image
     return max(1, min(_MOST, 1 << (fit.bit_length() - 1) if fit else 1))

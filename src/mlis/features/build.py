@@ -20,7 +20,7 @@ from mlis.features.matching import Unmatched, unmatched, without_description
 from mlis.features.walk import Bad, Found
 from mlis.files import atomic_write, write_json
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 IMAGES, UNMATCHED = "images.csv", "unmatched.csv"
 

@@ -43,6 +43,10 @@ class ImageError(Exception):
     """An image that cannot become pixels; the message is the reason, for a list."""
 
 
+class ImageMemoryError(ImageError, MemoryError):
+    """There was no memory for its pixels just now; the image may be a good one."""
+
+
 @dataclass(frozen=True)
 class FileBytes:
     """Content of a file.
@@ -111,6 +115,7 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
 
     Raises:
         ImageError: why there is no image.
+        ImageMemoryError: there is no memory for it.
     """
     try:
         with _open(data) as image:
@@ -134,7 +139,7 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
             f"decompression bomb refused: it claims more than {MAX_PIXELS:,} pixels"
         ) from None
     except MemoryError:
-        raise ImageError("not enough memory to decode it") from None
+        raise ImageMemoryError("not enough memory to decode it") from None
     except Exception as error:  # damaged files make decoders raise anything
         raise _damaged(error) from error
 
@@ -144,12 +149,15 @@ def rgb(image: Image.Image) -> Image.Image:
 
     Raises:
         ImageError: why there is no image.
+        ImageMemoryError: there is no memory for it.
     """
     try:
         image.load()
         return _to_rgb(_upright(image))
     except ImageError:
         raise
+    except MemoryError:
+        raise ImageMemoryError("not enough memory to decode it") from None
     except Exception as error:
         raise _damaged(error) from error
 
@@ -194,6 +202,8 @@ def _unknown(data: bytes) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Exception:  # damaged EXIF data says nothing of the pixels
         return image
 

@@ -43,21 +43,23 @@ class EfficientNetLite:
     def __init__(self, name: str, arithmetic: Arithmetic):
         if name not in _SIZES:
             raise SettingsError(f"backbone {name!r}: expected one of {', '.join(_SIZES)}")
-        self.pixels = _SIZES[name]
+        self.pixels: int = _SIZES[name]
         net = _load(name)
-        self.identity = Identity(name, weights_hash(net), self._preprocessing(), _POOLING, 1280)
-        self.precision = precision_name(arithmetic)
-        self.enough = 2 * round(self.pixels / _CROP)
+        self.identity: Identity = Identity(
+            name, weights_hash(net), self._preprocessing(), _POOLING, 1280
+        )
+        self.precision: str = precision_name(arithmetic)
+        self.enough: int = 2 * round(self.pixels / _CROP)
         self._device, self._dtype = arithmetic.device, arithmetic.product
-        self.on_cpu = self._device.type == "cpu"
+        self.on_cpu: bool = self._device.type == "cpu"
         _fuse(net)
         module: Any = net.to(self._device, self._dtype)
-        self.net = module.to(memory_format=torch.channels_last)
+        self.net: Any = module.to(memory_format=torch.channels_last)
         # one row of pixels, red green blue red …: arithmetic along 3 numbers would be slow
         row = torch.tensor([MEAN, STD], device=self._device).repeat(1, self.pixels) * 255
         self._mean, self._std = row
         example = torch.zeros(1, self.pixels, self.pixels, 3, dtype=torch.uint8)
-        self.batch = choose_batch(self, example, self._device)
+        self.batch: int = choose_batch(self, example, self._device)
 
     def _preprocessing(self) -> str:
         short = round(self.pixels / _CROP)

@@ -4,20 +4,24 @@ What cannot be read gets a reason, and costs nothing else.
 """
 
 import os
+import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mlis.errors import OutOfMemoryError
 from mlis.features.backbones import Backbone
 from mlis.features.batches import NOT_FINITE, Ready, Rows, computed
 from mlis.features.decode import ImageError, decode, read_file, rgb
+from mlis.shortage import is_shortage
 
 Picture = str | os.PathLike[str] | Image.Image
 """A file, or an image in memory."""
+_ONE_BY_ONE = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,9 @@ def embed(
         images: files, or images in memory, whose names are `image 0`, `image 1`, ….
         backbone: the model.
         workers: threads that read and decode; as many as there are processors where absent.
+
+    Raises:
+        OutOfMemoryError: one image alone does not fit the memory.
     """
     now = time.time_ns()
     pairs = enumerate(images)
@@ -61,22 +68,46 @@ def _embedded(item: Ready, rows: Rows) -> Embedded:
 def ready(
     path: str, source: Path, backbone: Backbone, known: Collection[str], now_ns: int
 ) -> Ready:
-    """Read, decode and prepare a file; one whose hash is `known` is only hashed."""
-    try:
+    """Read, decode and prepare a file; one whose hash is `known` is only hashed.
+
+    Raises:
+        OutOfMemoryError: there is no memory for it.
+    """
+
+    def work() -> Ready:
         file = read_file(source, now_ns)
         pixels = None
         if file.sha256 not in known:
             pixels = backbone.prepare(decode(file.data, backbone.enough))
         return Ready(path, file.sha256, file.stamp, pixels)
-    except Exception as error:
-        return Ready(path, reason=_reason(error))
+
+    return _reasoned(path, work)
 
 
 def _in_memory(name: str, image: Image.Image, backbone: Backbone) -> Ready:
+    return _reasoned(name, lambda: Ready(name, name, pixels=backbone.prepare(rgb(image))))
+
+
+def _reasoned(path: str, work: Callable[[], Ready]) -> Ready:
+    """What `work` gives, or why not; once more, one image at a time, where memory was short.
+
+    A shortage is no reason: which images have features must not depend on what else a machine does.
+    """
     try:
-        return Ready(name, name, pixels=backbone.prepare(rgb(image)))
+        try:
+            return work()
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+        with _ONE_BY_ONE:
+            return work()
     except Exception as error:
-        return Ready(name, reason=_reason(error))
+        if is_shortage(error):
+            raise OutOfMemoryError(
+                f"{path}: memory does not suffice for its pixels: lower --workers (threads that "
+                "decode at once), make this image smaller, or use a larger machine"
+            ) from error
+        return Ready(path, reason=_reason(error))
 
 
 def _reason(error: Exception) -> str:

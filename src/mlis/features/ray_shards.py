@@ -30,7 +30,7 @@ from mlis.features.extract_shards import Keep, extract_shard
 from mlis.features.shards import Shard, Stamp
 from mlis.features.walk import Bad, ImageFile
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Part = Sequence[ImageFile]
 _Sight = tuple[int, int] | None  # size and modification time of a file; None: not there

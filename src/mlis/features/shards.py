@@ -19,7 +19,7 @@ from mlis.data.mapped import checksum, map_arrays, write_arrays
 from mlis.errors import DataError
 from mlis.files import strict_json, write_json
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "mlis-feature-shard", 1
 FOLDER = "shards"

@@ -46,7 +46,7 @@ class TextModel:
             self.longest: int | None = self._model.max_seq_length
             size = self.encode(["one"]).shape[1]
         pooling = "; ".join(type(module).__name__ for module in self._model)
-        self.identity = Identity(
+        self.identity: Identity = Identity(
             name,
             weights_hash(self._model),
             f"first {self.longest} tokens",

@@ -55,10 +55,10 @@ class VisionModel:
             self._net, untrained = _load_model(name)
             self._processor = _load_processor(name)
         self._device, self._dtype = arithmetic.device, arithmetic.product
-        self.on_cpu = self._device.type == "cpu"
-        self.precision = precision_name(arithmetic)
+        self.on_cpu: bool = self._device.type == "cpu"
+        self.precision: str = precision_name(arithmetic)
         self._settings = _settings(self._processor)
-        self.enough = _enough(self._settings)
+        self.enough: int | None = _enough(self._settings)
         # the hash is of what was loaded, before its layout changes
         weights = weights_hash(self._net)
         self._net.to(self._device, memory_format=torch.channels_last)
@@ -68,10 +68,10 @@ class VisionModel:
             self._pooling = self._choose_pooling(example, untrained)
         with torch.inference_mode():
             size = self.features(example).shape[1]
-        self.identity = Identity(
+        self.identity: Identity = Identity(
             name, weights, json.dumps(self._settings, sort_keys=True), self._pooling, size
         )
-        self.batch = choose_batch(self, example, self._device)
+        self.batch: int = choose_batch(self, example, self._device)
 
     def _choose_pooling(self, example: Tensor, untrained: Sequence[str]) -> str:
         others = [key for key in untrained if "pool" not in key]

@@ -70,11 +70,11 @@ class Generator(nn.Module):
         super().__init__()
         self.noise = noise
         self.arithmetic = arithmetic
-        self.from_noise = _normal((hidden, noise), std, arithmetic, rng)
-        self.from_descriptor = _normal((hidden, descriptor), std, arithmetic, rng)
-        self.hidden_bias = _bias(self.from_descriptor)
-        self.to_features = _normal((features, hidden), std, arithmetic, rng)
-        self.feature_bias = _bias(self.to_features)
+        self.from_noise: nn.Parameter = _normal((hidden, noise), std, arithmetic, rng)
+        self.from_descriptor: nn.Parameter = _normal((hidden, descriptor), std, arithmetic, rng)
+        self.hidden_bias: nn.Parameter = _bias(self.from_descriptor)
+        self.to_features: nn.Parameter = _normal((features, hidden), std, arithmetic, rng)
+        self.feature_bias: nn.Parameter = _bias(self.to_features)
 
     def share(self, descriptors: Tensor, scratch: Scratch | None = None) -> Tensor:
         """Return each class's part of the hidden pre-activation, (C, Da) → (C, hidden)."""
@@ -128,10 +128,10 @@ class Critic(nn.Module):
     ):
         super().__init__()
         self.arithmetic = arithmetic
-        self.from_features = _normal((hidden, features), std, arithmetic, rng)
-        self.from_descriptor = _normal((hidden, descriptor), std, arithmetic, rng)
-        self.hidden_bias = _bias(self.from_descriptor)
-        self.to_score = _normal((hidden,), std, arithmetic, rng)
+        self.from_features: nn.Parameter = _normal((hidden, features), std, arithmetic, rng)
+        self.from_descriptor: nn.Parameter = _normal((hidden, descriptor), std, arithmetic, rng)
+        self.hidden_bias: nn.Parameter = _bias(self.from_descriptor)
+        self.to_score: nn.Parameter = _normal((hidden,), std, arithmetic, rng)
 
     def share(self, descriptors: Tensor, scratch: Scratch | None = None) -> Tensor:
         """Return each class's part of the hidden pre-activation, (C, Da) → (C, hidden)."""

@@ -59,27 +59,29 @@ class AdversarialTrainer:
     def __init__(
         self, data: TrainingTensors, settings: Generation, arithmetic: Arithmetic, seed: Seeds
     ):
-        self.data, self.settings = data, settings
+        self.data: TrainingTensors = data
+        self.settings: Generation = settings
         # Every batch is of seen classes, so the others need no share of a first layer here.
-        self.descriptors = data.descriptors[data.seen]
-        self.labels = torch.searchsorted(data.seen, data.y)
+        self.descriptors: Tensor = data.descriptors[data.seen]
+        self.labels: Tensor = torch.searchsorted(data.seen, data.y)
         sizes = {"hidden": settings.hidden, "std": settings.init_std, "arithmetic": arithmetic}
         features, descriptor = data.x.shape[1], data.descriptors.shape[1]
-        self.network = Generator(
+        self.network: Generator = Generator(
             settings.noise, descriptor, features=features, rng=streams(seed, "generator"), **sizes
         )
-        self.critic = Critic(features, descriptor, rng=streams(seed, "critic"), **sizes)
-        self.predictor, self.base = None, None
+        self.critic: Critic = Critic(features, descriptor, rng=streams(seed, "critic"), **sizes)
+        self.predictor: RidgePredictor | None = None
+        self.base: Tensor | None = None
         if settings.generator_init == "ridge":
             self.predictor = fit_predictor(data, settings)
             self.base = self.predictor(self.descriptors)
         rates = (settings.learning_rate, settings.beta1, settings.beta2)
-        self.adam_generator = adam(self.network.parameters(), *rates)
-        self.adam_critic = adam(self.critic.parameters(), *rates)
-        self.rng = streams(seed, "adversarial", device=arithmetic.device)
+        self.adam_generator: torch.optim.Adam = adam(self.network.parameters(), *rates)
+        self.adam_critic: torch.optim.Adam = adam(self.critic.parameters(), *rates)
+        self.rng: Rng = streams(seed, "adversarial", device=arithmetic.device)
         self.feedback: Feedback | None = None
-        self.scratch = Scratch()
-        self.rows = self._draw_rows()
+        self.scratch: Scratch = Scratch()
+        self.rows: Tensor = self._draw_rows()
 
     @property
     def generator(self) -> WGANGenerator:

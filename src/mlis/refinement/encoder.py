@@ -21,8 +21,8 @@ class Linear(nn.Module):
         super().__init__()
         self.arithmetic = arithmetic
         weight = drawn(rng, lambda one: torch.randn((outputs, inputs), generator=one)) * std
-        self.weight = nn.Parameter(arithmetic.tensor(weight))
-        self.bias = nn.Parameter(arithmetic.tensor(torch.zeros(weight.shape[:-1])))
+        self.weight: nn.Parameter = nn.Parameter(arithmetic.tensor(weight))
+        self.bias: nn.Parameter = nn.Parameter(arithmetic.tensor(torch.zeros(weight.shape[:-1])))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, B, inputs) to (…, B, outputs)."""

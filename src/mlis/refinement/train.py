@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlis.compute import Arithmetic, Scratch
 from mlis.config import Config, Refinement
@@ -20,7 +20,7 @@ from mlis.refinement.losses import (
     similarity_loss,
 )
 from mlis.refinement.own_loss import OwnLoss
-from mlis.stacking import Seeds, streams
+from mlis.stacking import Rng, Seeds, streams
 from mlis.streaming import prefetch, take
 from mlis.training import Monitor, adam, pack, train, unpack, unpack_rows
 
@@ -48,6 +48,26 @@ class RefinementTrainer:
             own weights are trained too, on a copy. Stacked seeds call it one after the other, each
             its own copy of a module.
     """
+
+    data: TrainingTensors
+    settings: Refinement
+    encoder: Encoder
+    head: Linear
+    similarity_loss: Callable[[Tensor, Tensor], Tensor] | None
+    own_loss: OwnLoss | None
+    learned_loss: nn.Module | None
+    by_autograd: list[nn.Module]
+    adam: torch.optim.Adam
+    batches: Rng
+    noise: Rng
+    sampler: ClassBalancedSampler
+    rows: Tensor
+    product: torch.dtype
+    scratch: Scratch
+    sampler_of: Callable[[], Sampler] | None
+    synthetic_labels: Tensor
+    with_semantics: bool
+    places: Tensor
 
     def __init__(
         self,
@@ -223,6 +243,9 @@ def _sum_of_gradients(leaf: Tensor, h: Tensor) -> Tensor:
 
 class JointTrainer:
     """The paper's order: each step trains critic and generator, then the encoder."""
+
+    adversarial: AdversarialTrainer
+    refinement: RefinementTrainer
 
     def __init__(self, adversarial: AdversarialTrainer, refinement: RefinementTrainer):
         self.adversarial, self.refinement = adversarial, refinement

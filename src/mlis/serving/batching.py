@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from mlis.errors import MlisError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")

@@ -81,8 +81,9 @@ class Engine:
         describer: Describer | None = None,
         descriptions: Mapping[str, str] | None = None,
     ):
-        self.backbone, self.describer = backbone, describer
-        self.num_features = recognizer.num_features
+        self.backbone: Backbone | None = backbone
+        self.describer: Describer | None = describer
+        self.num_features: int = recognizer.num_features
         known = Catalogue(
             recognizer.class_names,
             np.array(recognizer.seen_mask),
@@ -103,6 +104,8 @@ class Engine:
         image = decode(data, self.backbone.enough, max_pixels)
         try:
             return self.backbone.prepare(image)
+        except MemoryError:
+            raise ImageError("not enough memory for it") from None
         except Exception as error:  # a processor that fails on one image says what it likes
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ImageError(f"cannot be prepared: {reason}") from error

@@ -43,7 +43,9 @@ class TokenBuckets:
     def __init__(
         self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.rate, self.burst, self.clock = rate, max(1.0, burst), clock
+        self.rate: float = rate
+        self.burst: float = max(1.0, burst)
+        self.clock: Callable[[], float] = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> float:
@@ -65,8 +67,10 @@ class RateLimit:
     """
 
     def __init__(self, app: "ASGIApp", rate: float, page: str):
-        self.app, self.rate, self.page = app, rate, page
-        self.buckets = TokenBuckets(rate, 2 * rate) if rate > 0 else None
+        self.app: ASGIApp = app
+        self.rate: float = rate
+        self.page: str = page
+        self.buckets: TokenBuckets | None = TokenBuckets(rate, 2 * rate) if rate > 0 else None
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass a request on, or refuse it."""
@@ -111,7 +115,8 @@ class SizeLimit:
     """
 
     def __init__(self, app: "ASGIApp", most: int):
-        self.app, self.most = app, most
+        self.app: ASGIApp = app
+        self.most: int = most
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass a request on, counting what comes."""
@@ -143,7 +148,8 @@ class Deadline:
     """
 
     def __init__(self, app: "ASGIApp", seconds: float):
-        self.app, self.seconds = app, seconds
+        self.app: ASGIApp = app
+        self.seconds: float = seconds
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass a request on while time is left."""
@@ -187,7 +193,7 @@ class Names:
 
     def __init__(self, app: "ASGIApp", hostnames: tuple[str, ...]):
         self.app = app
-        self.hostnames = {name.casefold() for name in hostnames}
+        self.hostnames: set[str] = {name.casefold() for name in hostnames}
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass a request on, or refuse it."""

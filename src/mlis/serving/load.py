@@ -10,7 +10,7 @@ from mlis.features.words import read_words
 from mlis.serving.engine import Engine
 from mlis.serving.words import Describer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def load_engine(

@@ -19,33 +19,34 @@ class Metrics:
     """Counters of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.requests = Counter(
+        self.registry: CollectorRegistry = CollectorRegistry()
+        registry = self.registry
+        self.requests: Counter = Counter(
             "mlis_requests", "requests answered", ["route", "method", "status"], registry=registry
         )
-        self.latency = Histogram(
+        self.latency: Histogram = Histogram(
             "mlis_request_seconds",
             "from the first byte of a request to the start of its answer",
             ["route"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.batch_rows = Histogram(
+        self.batch_rows: Histogram = Histogram(
             "mlis_batch_rows", "images and rows of a batch", buckets=ROWS, registry=registry
         )
-        self.batch_seconds = Histogram(
+        self.batch_seconds: Histogram = Histogram(
             "mlis_batch_seconds", "computing a batch", buckets=SECONDS, registry=registry
         )
-        self.bad_images = Counter(
+        self.bad_images: Counter = Counter(
             "mlis_bad_images", "uploaded files that gave no predictions", registry=registry
         )
-        self.classes_added = Counter(
+        self.classes_added: Counter = Counter(
             "mlis_classes_added", "classes added by description", registry=registry
         )
-        self.waiting = Gauge(
+        self.waiting: Gauge = Gauge(
             "mlis_waiting_rows", "images and rows that wait for the model", registry=registry
         )
-        self.classes = Gauge("mlis_classes", "classes of the model", registry=registry)
+        self.classes: Gauge = Gauge("mlis_classes", "classes of the model", registry=registry)
         ProcessCollector(registry=registry)
 
     def computed(self, rows: int, seconds: float) -> None:
@@ -66,7 +67,9 @@ class Measure:
     """
 
     def __init__(self, app: "ASGIApp", metrics: Metrics, page: str):
-        self.app, self.metrics, self.page = app, metrics, page
+        self.app: ASGIApp = app
+        self.metrics: Metrics = metrics
+        self.page: str = page
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass a request on."""

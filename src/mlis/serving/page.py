@@ -64,7 +64,8 @@ class SameOriginOnly:
     """ASGI middleware: tells browsers to load nothing for the page from anywhere else."""
 
     def __init__(self, app: "ASGIApp", path: str):
-        self.app, self.path = app, path
+        self.app: ASGIApp = app
+        self.path: str = path
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass a request on, and add headers to the answer."""

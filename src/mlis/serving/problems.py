@@ -9,12 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from mlis.errors import MlisError
+from mlis.errors import MlisError, OutOfMemoryError
 from mlis.serving.batching import BusyError
 from mlis.serving.limits import problem
 from mlis.serving.service import ConflictError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SHOWN, LONGEST = 10, 300
 
@@ -69,7 +69,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _not_possible(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, BusyError):
+    if isinstance(error, BusyError | OutOfMemoryError):  # nothing is wrong with what was sent
         return problem(503, str(error), Retry_After="1")
     return problem(409 if isinstance(error, ConflictError) else 422, str(error))
 

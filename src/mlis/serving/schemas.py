@@ -1,6 +1,6 @@
 """What goes over the wire: requests and answers, as the OpenAPI document shows them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -45,7 +45,7 @@ Sentence = Annotated[
 class Wire(BaseModel):
     """Base of all: unknown fields are refused, as a misspelt one would be ignored."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", populate_by_name=True)
 
 
 class Prediction(Wire):

@@ -33,7 +33,9 @@ class Service:
     """
 
     def __init__(self, engine: Engine, limits: Limits, metrics: Metrics):
-        self.engine, self.limits, self.metrics = engine, limits, metrics
+        self.engine: Engine = engine
+        self.limits: Limits = limits
+        self.metrics: Metrics = metrics
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
         self._grower = ThreadPoolExecutor(1, "growth")
         self._batcher: Batcher[Query, Answer] = Batcher(

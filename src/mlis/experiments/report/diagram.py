@@ -35,12 +35,14 @@ class _Sizes:
     """Sizes as text, a symbol where one is not known."""
 
     def __init__(self, config: Mapping[str, Any], known: Mapping[str, int]):
-        self.x, self.a = known.get("features"), known.get("descriptors")
-        self.z, self.gan = config["generation"]["noise"], config["generation"]["hidden"]
-        self.encoded = config["refinement"]["components"] != "none"
-        self.h = config["refinement"]["hidden"] if self.encoded else self.x
-        self.classes = f"{known['classes']} classes" if "classes" in known else "all classes"
-        self.unseen = f"{known['unseen']} unseen" if "unseen" in known else "the unseen"
+        self.x: int | None = known.get("features")
+        self.a: int | None = known.get("descriptors")
+        self.z: int = config["generation"]["noise"]
+        self.gan: int = config["generation"]["hidden"]
+        self.encoded: bool = config["refinement"]["components"] != "none"
+        self.h: int | None = config["refinement"]["hidden"] if self.encoded else self.x
+        self.classes: str = f"{known['classes']} classes" if "classes" in known else "all classes"
+        self.unseen: str = f"{known['unseen']} unseen" if "unseen" in known else "the unseen"
 
     def of(self, *names: str) -> str:
         """Sum of some lengths, such as "1536" of "z" and "a", or "z + a" where one is unknown."""

@@ -26,7 +26,7 @@ from mlis.features.decode import ImageError, decode, quiet_pillow, read_file
 from mlis.files import strict_json
 from mlis.pages import data_uri
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SIDE, QUALITY = 96, 70  # pixels of a thumbnail, and of JPEG: some 3 kB
 FILES = 2_000_000  # looked at in a folder of photographs

@@ -19,7 +19,7 @@ from mlis.experiments.tuning.space import Space
 if TYPE_CHECKING:
     import optuna
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 PRESET, DEFAULTS = "preset", "defaults"
 COMPLETE, PRUNED, FAILED, RUNNING = "complete", "pruned", "failed", "running"
@@ -86,7 +86,7 @@ class Study:
         backend = storages.journal.JournalFileBackend(str(path))
         pruner = self._optuna.pruners.MedianPruner(n_startup_trials=FREE_TRIALS)
         try:
-            self.study = self._optuna.create_study(
+            self.study: Any = self._optuna.create_study(
                 storage=storages.JournalStorage(backend),
                 study_name="mlis",
                 direction="maximize",
