@@ -86,7 +86,8 @@ class Config:
         self._changes(values)
 
     def _changes(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(values, Mapping):  # a file may hold anything
+        # a file may hold anything
+        if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SettingsError(f"settings: expected names and sections, but got {values!r:.60}")
         changes: dict[str, Any] = {}
         for name, value in values.items():
