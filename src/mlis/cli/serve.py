@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.models import one_model
+from mlis.cli.models import add_model_argument, one_model
 from mlis.errors import SettingsError
 from mlis.serving.settings import Access, Limits, is_loopback
 
@@ -34,9 +34,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="answer HTTP requests for predictions, with a page to try it",
         description=_DESCRIPTION,
     )
-    parser.add_argument(
-        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)"
     )
