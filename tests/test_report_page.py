@@ -12,8 +12,9 @@ import pytest
 
 from experiment_cases import brief, saved, source
 from mlis.config import Config
+from mlis.experiments.budget import Budget
 from mlis.experiments.engine import LocalEngine, store_of
-from mlis.experiments.plans import Budget, plan
+from mlis.experiments.plans import plan
 from mlis.experiments.report.material import load_data, no_data
 from mlis.experiments.report.page import LIMIT, Written, write_report
 from mlis.experiments.store import TEST_BEST

@@ -19,9 +19,11 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from mlis.cli.progress import Progress
     from mlis.cluster import Cluster
+    from mlis.experiments.budget import Budget
     from mlis.experiments.engine import Engine
     from mlis.experiments.outlook import Prospect
-    from mlis.experiments.plans import Budget, Entry, Source
+    from mlis.experiments.plans import Entry
+    from mlis.experiments.source import Source
 
 NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4")
 
@@ -98,9 +100,10 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments ask for."""
+    from mlis.experiments.budget import Budget
     from mlis.experiments.engine import store_of
     from mlis.experiments.outlook import outlook
-    from mlis.experiments.plans import Budget, plan
+    from mlis.experiments.plans import plan
 
     check_folder(args.output)
     cluster = cluster_of(args)
@@ -148,7 +151,7 @@ def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[
 
 def _source(name: str, data_root: str | None, layer: Mapping[str, Any]) -> "Source":
     from mlis.data.benchmarks import benchmark_name
-    from mlis.experiments.plans import Source
+    from mlis.experiments.source import Source
 
     known = benchmark_name(name)
     place = {"data_root": data_root} if known and data_root is not None else {}

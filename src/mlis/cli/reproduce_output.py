@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from mlis.cli.common import number, print_json, print_table
 
 if TYPE_CHECKING:
+    from mlis.experiments.budget import Budget
     from mlis.experiments.outlook import Prospect
-    from mlis.experiments.plans import Budget, Entry, Source
+    from mlis.experiments.plans import Entry
+    from mlis.experiments.source import Source
     from mlis.experiments.store import Row
 
 
@@ -58,7 +60,7 @@ def say(title: str, row: "Row") -> None:
 
 def write(name: str, entries: "Sequence[Entry]", results: Path, budget: "Budget") -> list[Path]:
     """Print a table, and write it, or a figure, from what the store has."""
-    from mlis.experiments import figures, tables
+    from mlis.experiments import figures, table_files, tables
     from mlis.experiments.engine import store_of
 
     store = store_of(results)
@@ -67,7 +69,7 @@ def write(name: str, entries: "Sequence[Entry]", results: Path, budget: "Budget"
     table = tables.table(name, entries, store, budget)
     print(table.title)
     print_table([table.header[:-1], *(line[:-1] for line in table.lines)])
-    return tables.write(name, table, results / "tables")
+    return table_files.write(name, table, results / "tables")
 
 
 def print_done(
