@@ -23,7 +23,7 @@ LAYERS = [
     {"errors", "files", "locks", "cluster"},
     {"section"},
     {"settings"},
-    {"compute", "config", "stacking", "training"},
+    {"compute", "config", "packing", "stacking", "training"},
     {"data"},
     {"features"},
     {"preprocessing", "streaming", "spill"},
