@@ -37,6 +37,20 @@ Give classes of a trained model other names: OLD NEW, and perhaps further pairs.
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands."""
+    _add_adding(commands)
+    _add_removing(commands)
+    _add_renaming(commands)
+    show = commands.add_parser(
+        "classes",
+        help="list the classes of a trained model",
+        description="List the classes of a trained model, and what was changed since training.",
+    )
+    add_model_argument(show)
+    add_common_flags(show, with_json=True)
+    show.set_defaults(run=run_show)
+
+
+def _add_adding(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     add = commands.add_parser(
         "add-classes", help="add classes to a trained model, without its data", description=_ADD
     )
@@ -57,6 +71,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_device_flag(add)
     add_common_flags(add, with_json=True)
     add.set_defaults(run=run_add)
+
+
+def _add_removing(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     remove = commands.add_parser(
         "remove-classes", help="take classes out of a trained model", description=_REMOVE
     )
@@ -66,6 +83,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_force_flag(remove, "the model that is")
     add_common_flags(remove, with_json=True)
     remove.set_defaults(run=run_remove)
+
+
+def _add_renaming(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     rename = commands.add_parser(
         "rename-classes", help="rename classes of a trained model", description=_RENAME
     )
@@ -75,14 +95,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     add_force_flag(rename, "the model that is")
     add_common_flags(rename, with_json=True)
     rename.set_defaults(run=run_rename)
-    show = commands.add_parser(
-        "classes",
-        help="list the classes of a trained model",
-        description="List the classes of a trained model, and what was changed since training.",
-    )
-    add_model_argument(show)
-    add_common_flags(show, with_json=True)
-    show.set_defaults(run=run_show)
 
 
 def run_add(args: argparse.Namespace) -> None:

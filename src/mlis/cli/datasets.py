@@ -69,6 +69,11 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         help="split and descriptors: .mat (a name in the benchmark's folder, or a path)",
         **given_only,
     )
+    _add_table_flags(group, given_only)
+    _add_reading_flags(group, given_only)
+
+
+def _add_table_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any]) -> None:
     group.add_argument(
         "--classes",
         dest="classes_file",
@@ -83,7 +88,6 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         help="tables: labels of .npy features, .npy or text with one a line",
         **given_only,
     )
-    _add_reading_flags(group, given_only)
 
 
 def _add_reading_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any]) -> None:

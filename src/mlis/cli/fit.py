@@ -58,6 +58,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add_dataset_arguments(parser)
     group = parser.add_argument_group("run")
+    _add_run_flags(group)
+    add_device_flag(group, default=None)
+    add_common_flags(group, with_json=True)
+    add_setting_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-o", "--output", metavar="RUN", type=Path, help="run folder to write")
     group.add_argument(
         "--resume",
@@ -95,10 +103,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         action="store_true",
         help="do not keep growth.safetensors beside each model: no class can be added to it later",
     )
-    add_device_flag(group, default=None)
-    add_common_flags(group, with_json=True)
-    add_setting_flags(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

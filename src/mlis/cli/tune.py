@@ -51,6 +51,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--space", metavar="FILE.toml", type=Path, help="what is searched (default: --dry-run says)"
     )
     _add_budget(group)
+    group.add_argument(
+        "--dry-run", action="store_true", help="say what would be searched; read no data"
+    )
     add_device_flag(group)
     add_common_flags(group, with_json=True)
     add_setting_flags(parser)
@@ -95,9 +98,6 @@ def _add_budget(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--jobs", type=at_least(1), default=1, metavar="N", help="trainings at a time (default: 1)"
-    )
-    group.add_argument(
-        "--dry-run", action="store_true", help="say what would be searched; read no data"
     )
 
 
