@@ -33,7 +33,7 @@ LAYERS = [
     {"growth"},
     # a recognizer changes, saves and loads itself: one layer
     {"checkpoint", "class_changes", "fused", "image_prediction", "inference"}
-    | {"model_card", "sharing"},
+    | {"model_card", "row_batches", "sharing"},
     {"evaluation", "export", "snapshots", "generators"},
     {"pipeline"},
     {"provenance", "protocol", "run_plan", "runs"},

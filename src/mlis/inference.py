@@ -1,7 +1,6 @@
 """Stage 3: from features to classes. No descriptor, no generator: scaler, encoder, classifier."""
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,13 +12,13 @@ from torch import Tensor
 
 from mlis.class_changes import add_classes, remove_classes, rename_classes
 from mlis.classification import LinearClassifier
-from mlis.compute import is_shortage
 from mlis.data.stored import StoredRows
-from mlis.errors import DataError, OutOfMemoryError, SettingsError
-from mlis.fused import Fused, Workspace, as_tensor, check_finite
+from mlis.errors import DataError, SettingsError
+from mlis.fused import Fused
 from mlis.growth import Growth
 from mlis.image_prediction import ImagePrediction, check_k, load_backbone_of, predictions
 from mlis.preprocessing import FeatureScaler
+from mlis.row_batches import Workspace, in_batches
 from mlis.sharing import Pretrained
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from mlis.features.text import TextModel
 
 Array = TypeVar("Array", np.ndarray, Tensor)
-
-logger = logging.getLogger(__name__)
 
 BATCH = 2048  # rows at a time: as fast as more of them, and its activations are 16 MiB
 
@@ -271,7 +268,6 @@ class Recognizer(Pretrained):
         self._fused.scores(x, scores, work)
         torch.argmax(scores, dim=1, out=out)
 
-    @torch.no_grad()
     def _batched(
         self,
         x: Tensor | np.ndarray | StoredRows,
@@ -285,39 +281,4 @@ class Recognizer(Pretrained):
                 f"this recognizer takes features of shape (B, {self.num_features}), but got "
                 f"{tuple(x.shape)}: use features of the same model as in training"
             )
-        weight = self.classifier.weight
-        home = x.device if isinstance(x, Tensor) else torch.device("cpu")
-        dtype = weight.dtype if shape else torch.int64
-        result = torch.empty((len(x), *shape), dtype=dtype, device=home)
-        here = home == weight.device
-        work = Workspace(weight)
-        start = 0
-        while start < len(x):
-            try:
-                part = as_tensor(x[start : start + batch_size], weight, work)
-                check_finite(part, start)
-                target = result[start : start + len(part)]
-                out = target if here else torch.empty_like(target, device=weight.device)
-                function(part, out, work)
-                if not here:
-                    target.copy_(out)
-                start += len(part)
-            except (MemoryError, RuntimeError) as error:
-                work = Workspace(weight)
-                batch_size = _smaller(batch_size, error)
-        return result if isinstance(x, Tensor) else result.numpy()
-
-
-def _smaller(batch_size: int, error: Exception) -> int:
-    """Half the batch, where it was too large for the memory."""
-    if not is_shortage(error):
-        raise error
-    if batch_size == 1:
-        raise OutOfMemoryError(
-            "recognition: memory does not suffice even for one row at a time: use device='cpu', or "
-            "a larger machine"
-        ) from error
-    logger.warning("memory does not suffice for %d rows at a time: taking half", batch_size)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return batch_size // 2
+        return in_batches(x, batch_size, shape, function, like=self.classifier.weight)
