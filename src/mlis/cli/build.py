@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlis.cli import features
-from mlis.cli.common import add_common_flags, print_json
+from mlis.cli.common import add_common_flags
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_bad, report_unmatched
 from mlis.cli.image_bar import ImageBar
 from mlis.cli.output import add_force_flag, add_output_flag, check_no_dataset
+from mlis.cli.printing import print_json
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
         table = read_feature_folder(args.features)
         kept = {image.path for image in found.images}
         return table.choose([path in kept for path in table.paths]), found.bad
-    backbone = features.load_model(args)
+    backbone = features.load_image_model(args)
     bar = ImageBar("images")
     try:
         result = extract(

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, print_json, print_table
+from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.models import add_model_argument, one_model
 from mlis.cli.output import add_force_flag, add_output_flag, check_folder
+from mlis.cli.printing import print_json, print_table
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:

@@ -3,9 +3,10 @@
 import argparse
 
 from mlis.cli import build
-from mlis.cli.common import add_common_flags, print_json
+from mlis.cli.common import add_common_flags
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.output import add_force_flag, add_output_flag, check_no_dataset
+from mlis.cli.printing import print_json
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

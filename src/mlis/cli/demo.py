@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, number, print_json, print_table
+from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.output import check_folder
+from mlis.cli.printing import number, print_json, print_table
 from mlis.errors import SettingsError
 
 MEASURES = ("U", "S", "H", "T1")

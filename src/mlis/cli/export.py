@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mlis.cli.common import add_common_flags, print_json
+from mlis.cli.common import add_common_flags
 from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.printing import print_json
 from mlis.errors import SettingsError
 
 _DESCRIPTION = """\

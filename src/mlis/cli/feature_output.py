@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import printable
+from mlis.cli.printing import printable
 
 if TYPE_CHECKING:
     from mlis.features.images import Extraction

@@ -4,17 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlis.cli.common import (
-    add_common_flags,
-    add_device_flag,
-    add_engine_flags,
-    cluster_of,
-    print_json,
-)
+from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.engine_flags import add_engine_flags, cluster_of
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_images, report_unmatched, summary
 from mlis.cli.image_bar import ImageBar
 from mlis.cli.output import add_force_flag, add_output_flag
+from mlis.cli.printing import print_json
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -84,7 +80,7 @@ def run_images(args: argparse.Namespace) -> None:
     found = find(args, args.folder)
     from mlis.features.images import extract_folder
 
-    backbone = load_model(args)
+    backbone = load_image_model(args)
     bar = ImageBar("images")
     try:
         result = extract_folder(
@@ -95,7 +91,7 @@ def run_images(args: argparse.Namespace) -> None:
             shard_images=args.shard_images,
             workers=args.workers,
             monitor=bar,
-            compute=elsewhere(args, cluster, backbone),
+            compute=ray_compute(args, cluster, backbone),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on behind the last shard") from None
@@ -106,7 +102,7 @@ def run_images(args: argparse.Namespace) -> None:
         print_json(summary(result))
 
 
-def elsewhere(
+def ray_compute(
     args: argparse.Namespace, cluster: "Cluster | None", backbone: "Backbone"
 ) -> "Compute | None":
     """Who computes with `--engine ray`; None without."""
@@ -134,7 +130,7 @@ def find(args: argparse.Namespace, folder: Path) -> "Found":
     )
 
 
-def load_model(args: argparse.Namespace) -> "Backbone":
+def load_image_model(args: argparse.Namespace) -> "Backbone":
     """The image model that the arguments name."""
     from mlis.features.backbones import DEFAULT, load_backbone
 

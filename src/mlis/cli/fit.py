@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlis
-from mlis.cli.common import (
-    add_common_flags,
-    add_device_flag,
-    print_json,
-    print_summaries,
-    result_object,
-)
+from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load, relocated
 from mlis.cli.flag_types import not_negative, whole_numbers
 from mlis.cli.output import check_folder
+from mlis.cli.printing import print_json, print_summaries, result_object
 from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings, to_toml
 from mlis.errors import SettingsError
 

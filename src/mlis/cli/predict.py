@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, printable
+from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.models import add_model_argument, one_model
 from mlis.cli.pictures import find_pictures, is_image_input
 from mlis.cli.prediction_file import format_of, opened, write
+from mlis.cli.printing import printable
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:

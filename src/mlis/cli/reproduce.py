@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlis import presets
-from mlis.cli.common import add_common_flags, add_device_flag, add_engine_flags, cluster_of
+from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import dataset_arguments
+from mlis.cli.engine_flags import add_engine_flags, cluster_of
 from mlis.cli.flag_types import at_least, names, ranges
 from mlis.cli.output import add_output_flag, check_folder
 from mlis.cli.reproduce_output import print_done, print_outlook, say, write

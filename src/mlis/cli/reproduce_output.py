@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import number, print_json, print_table
+from mlis.cli.printing import number, print_json, print_table
 
 if TYPE_CHECKING:
     from mlis.experiments.budget import Budget

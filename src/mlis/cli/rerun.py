@@ -2,9 +2,10 @@
 
 import argparse
 
-from mlis.cli.common import add_common_flags, add_device_flag, number, print_json, print_table
+from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import relocated
 from mlis.cli.output import add_output_flag
+from mlis.cli.printing import number, print_json, print_table
 
 _DESCRIPTION = """\
 Do the run of one row again, from what the row says alone, and compare all numbers: the same bits
