@@ -7,7 +7,8 @@ from typing import Any
 
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
-from mlis.experiments.plans import QUICK_OPTIONS, Budget, Source
+from mlis.experiments.budget import QUICK_OPTIONS, Budget
+from mlis.experiments.source import Source
 from mlis.experiments.store import Row
 from mlis.experiments.tasks import Task
 from mlis.training import Monitor

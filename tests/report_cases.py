@@ -1,7 +1,6 @@
-"""What the tests of the report share: rows without training, and a page read back."""
+"""What the tests of the report share: rows without training."""
 
 from collections.abc import Iterable, Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from mlis.experiments.report.rows import Series, read_rows, series_of
 from mlis.experiments.report.studies import Study, studies_of
 from mlis.experiments.store import Row, Store
 
-VOID = {"meta", "img", "br", "use", "path", "rect", "circle", "polyline", "polygon", "link"}
 CLASSES = ("sparrow", "gull & <tern>", 'the "great" auk')
 
 
@@ -100,38 +98,3 @@ def studies(folder: Path, rows: Iterable[Row]) -> list[Study]:
 
 def series(folder: Path, rows: Iterable[Row]) -> list[Series]:
     return series_of(read_rows(stored(folder, rows)))
-
-
-class Reader(HTMLParser):
-    """Collects what the tests ask about, and complains of tags that do not match."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> without a beginning"
-        assert self.open.pop() == tag, f"</{tag}> does not close what is open"
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, *names: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag in names]

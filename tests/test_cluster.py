@@ -19,7 +19,8 @@ from mlis.cluster import Cluster, Pool, connected
 from mlis.data.feature_folder import read_feature_folder
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
-from mlis.experiments.ray_engine import RayEngine, work
+from mlis.experiments.ray_engine import RayEngine
+from mlis.experiments.ray_worker import work
 from mlis.experiments.tasks import BASELINES
 from mlis.features import ray_shards
 from mlis.features.backbones import Identity

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from mlis.demo import run_demo
 from mlis.demo.findings import chance
 from mlis.demo.glyphs import describe, symbols
 from mlis.demo.pictures import _difference, shot
+from page_cases import Reader
 
 TINY = {
     "generation": {"generator": "ridge"},
@@ -184,40 +184,10 @@ def test_prototypes_agree_with_scikit_learn(data: LetterData, config: Config, ke
 
 # --- the page ---------------------------------------------------------------------------------
 
-VOID = {"meta", "img", "br", "use", "path", "input", "hr", "link"}
-
-
-class Reader(HTMLParser):
-    """Collects what the tests ask about, and complains of tags that do not match."""
-
-    def __init__(self):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> without a beginning"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
 
 @pytest.fixture(scope="module")
 def reader(page: str) -> Reader:
-    reader = Reader()
-    reader.feed(page)
-    assert not reader.open
-    return reader
+    return Reader(page)
 
 
 def test_the_page_needs_no_network_and_no_script(page: str, reader: Reader):
@@ -253,7 +223,7 @@ def test_pictures_have_texts_and_the_page_suits_phones_and_the_dark(page: str, r
 
 
 def test_the_page_says_what_was_measured(reader: Reader, result: dict, data: LetterData):
-    text = " ".join(" ".join(reader.text).split())
+    text = reader.text
     for measures in (result, *result["baselines"].values()):
         for name in ("U", "S", "H", "T1"):
             assert f"{measures[name]:.1f}" in text

@@ -15,10 +15,12 @@ from mlis.config import Config
 from mlis.errors import SettingsError
 from mlis.experiments import figures, tables
 from mlis.experiments.engine import LocalEngine, store_of
-from mlis.experiments.plans import NAMES, PAPER_DATASETS, SWEEPS, Source, plan
+from mlis.experiments.plans import NAMES, PAPER_DATASETS, SWEEPS, plan
 from mlis.experiments.published import published
+from mlis.experiments.source import Source
 from mlis.experiments.store import Store
-from mlis.experiments.tables import HOW_TO_GET, csv_text, latex, markdown, table
+from mlis.experiments.table_files import csv_text, latex, markdown
+from mlis.experiments.tables import HOW_TO_GET, table
 from simulated import small, tiny
 
 MISSING = Source("CUB", {}, Config(), None, "/data: no folder CUB in it")

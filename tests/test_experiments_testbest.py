@@ -16,10 +16,12 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.experiments import figures, tables
 from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
-from mlis.experiments.plans import Source, plan
+from mlis.experiments.plans import plan
 from mlis.experiments.rerun import rerun
 from mlis.experiments.running import How, run
+from mlis.experiments.source import Source
 from mlis.experiments.store import PROTOCOLS, TEST_BEST
+from mlis.experiments.table_files import csv_text, latex, markdown
 from mlis.experiments.tasks import BASELINES, Task
 from mlis.experiments.testbest import CheckpointMonitor, _recognizers, measure_test_best, steps_of
 from mlis.inference import Recognizer
@@ -215,8 +217,8 @@ def test_tables_have_a_line_a_protocol_and_mix_nothing(here, tmp_path):
         assert row["H_mean"] == pytest.approx(np.mean([one.test["H"] for one in rows if one]))
     before = tables.table("table3", alone, store, brief(0, 1))
     assert before.lines == table.lines[::2]
-    assert TEST_BEST not in tables.markdown(before) + tables.latex(before)
-    for text in (tables.markdown(table), tables.csv_text(table), tables.latex(table)):
+    assert TEST_BEST not in markdown(before) + latex(before)
+    for text in (markdown(table), csv_text(table), latex(table)):
         lines = [line for line in text.splitlines() if "ML" in line and "measured" in line]
         assert [TEST_BEST in line for line in lines] == [False, True] * 3
         assert ["H@val" in line for line in lines] == [True, False] * 3

@@ -457,7 +457,8 @@ def test_tensors_that_fit_no_model_are_named(model, name, value):
 
 def test_moments_of_a_snapshot_cannot_be_shorter_than_the_weights(tmp_path):
     """PyTorch's fused Adam writes beyond their end: the heap was damaged, the process aborted."""
-    from mlis.training import adam, pack, unpack
+    from mlis.packing import pack, unpack
+    from mlis.training import adam
 
     layer = torch.nn.Linear(4, 8)
     optimiser = adam(layer.parameters(), 0.1, 0.5, 0.9)

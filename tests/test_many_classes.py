@@ -9,8 +9,9 @@ from mlis.generation.ridge import fit_ridge
 from mlis.generation.train import AdversarialTrainer
 from mlis.preprocessing import prepare
 from mlis.refinement import train as refinement_train
+from mlis.refinement.joint import JointTrainer
 from mlis.refinement.losses import similarities
-from mlis.refinement.train import JointTrainer, RefinementTrainer
+from mlis.refinement.train import RefinementTrainer
 from mlis.stacking import Seeds
 from simulated import small, tiny
 

@@ -19,7 +19,7 @@ from mlis.baselines.protocol import choose_and_test
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import Evaluation
-from mlis.experiments.plans import QUICK_OPTIONS
+from mlis.experiments.budget import QUICK_OPTIONS
 from mlis.experiments.tasks import BASELINES
 from mlis.protocol import fit_and_calibrate, fit_and_calibrate_seeds, test_once
 from mlis.training import Monitor

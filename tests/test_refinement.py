@@ -16,8 +16,9 @@ from mlis.errors import DivergenceError, SettingsError
 from mlis.generation.ridge import fit_ridge
 from mlis.generation.train import AdversarialTrainer, fit_generator
 from mlis.preprocessing import TrainingTensors, prepare
+from mlis.refinement.joint import fit_joint
 from mlis.refinement.losses import load_loss
-from mlis.refinement.train import RefinementTrainer, fit_encoder, fit_joint
+from mlis.refinement.train import RefinementTrainer, fit_encoder
 from mlis.training import Monitor
 from simulated import small, tiny
 

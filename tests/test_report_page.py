@@ -12,12 +12,14 @@ import pytest
 
 from experiment_cases import brief, saved, source
 from mlis.config import Config
+from mlis.experiments.budget import Budget
 from mlis.experiments.engine import LocalEngine, store_of
-from mlis.experiments.plans import Budget, plan
+from mlis.experiments.plans import plan
 from mlis.experiments.report.material import load_data, no_data
 from mlis.experiments.report.page import LIMIT, Written, write_report
 from mlis.experiments.store import TEST_BEST
-from report_cases import CLASSES, Reader, row, stored, variants
+from page_cases import Reader
+from report_cases import CLASSES, row, stored, variants
 from simulated import tiny
 
 HEADINGS = [f"h{i}" for i in range(1, 7)]

@@ -7,7 +7,7 @@ import pytest
 
 from mlis.config import Config
 from mlis.errors import DataError
-from mlis.experiments.plans import Budget, within_quick
+from mlis.experiments.budget import Budget, within_quick
 from mlis.experiments.report.lines import blocks, counted, curves
 from mlis.experiments.report.rows import read_rows
 from mlis.experiments.report.studies import swept

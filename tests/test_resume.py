@@ -16,11 +16,12 @@ import mlis.training
 from mlis.config import Config
 from mlis.errors import DivergenceError, ModelFileError
 from mlis.inference import Recognizer
+from mlis.packing import pack, unpack
 from mlis.pipeline import fit
 from mlis.provenance import generation_key, training_key
 from mlis.snapshots import FolderMonitor
 from mlis.tensorfile import load_tensors, save_tensors
-from mlis.training import Monitor, adam, pack, unpack
+from mlis.training import Monitor, adam
 from simulated import SMALL, small, tiny
 
 TRAINING = tiny().for_training()

@@ -1,6 +1,5 @@
 """Scaler, encoder, classifier and calibration of a recognizer, folded into two affine maps."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,31 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlis.errors import DataError
 from mlis.preprocessing import FeatureScaler
+from mlis.row_batches import Workspace
 
 if TYPE_CHECKING:
     from mlis.inference import Recognizer
 
 FAR = 8.0  # a shift of more ranges than this is not folded into the weights
-
-
-class Workspace:
-    """Memory that the batches of one call use one after another.
-
-    Fresh memory for each would cost the system a pass over it, to hand it out zeroed.
-    """
-
-    def __init__(self, like: Tensor):
-        self._like = like
-        self._held: dict[str, Tensor] = {}
-
-    def rows(self, name: str, count: int, width: int, device: str | None = None) -> Tensor:
-        """(count, width) in the weights' dtype; the last batch is the only smaller one."""
-        if name not in self._held:
-            place = device or self._like.device
-            self._held[name] = torch.empty((count, width), dtype=self._like.dtype, device=place)
-        return self._held[name][:count]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,31 +90,3 @@ def _fold(
         return folded.to(weight.dtype), bias, shift.to(weight.dtype)
     offset = (bias.double() - folded @ shift.double()).to(bias.dtype)
     return folded.to(weight.dtype), offset, None
-
-
-def check_finite(part: Tensor, start: int) -> None:
-    """Raise `DataError` for the first row with NaN or infinity.
-
-    A sum is finite only if all its terms are; finite ones may overflow, so a second look decides.
-    """
-    if math.isfinite(float(part.sum())):
-        return
-    finite = torch.isfinite(part).all(1)
-    if not bool(finite.all()):
-        row = start + int((~finite).nonzero()[0])
-        raise DataError(f"features row {row} holds NaN or infinity: leave that row out")
-
-
-def as_tensor(part: np.ndarray | Tensor, like: Tensor, work: Workspace) -> Tensor:
-    """Bring some rows to the device and dtype of `like`, without a copy where they are there."""
-    if isinstance(part, np.ndarray):
-        wanted = np.float64 if like.dtype == torch.float64 else np.float32
-        flags = part.flags
-        if part.dtype == wanted and flags.c_contiguous and flags.writeable and flags.aligned:
-            part = torch.from_numpy(part)
-        else:
-            # torch takes no read-only, reversed or big-endian array (a memory map is the first).
-            buffer = work.rows("given", len(part), part.shape[1], device="cpu")
-            np.copyto(buffer.numpy(), part, casting="unsafe")
-            part = buffer
-    return part.to(like.device, like.dtype)

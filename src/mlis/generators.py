@@ -11,9 +11,9 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, TypeVar
 
 from torch import Tensor
 
@@ -26,6 +26,8 @@ from mlis.training import Account, Monitor
 logger: logging.Logger = logging.getLogger(__name__)
 
 STAGE = "generation"
+
+Result = TypeVar("Result")
 
 
 def generator_folder(key: str) -> Path:
@@ -180,3 +182,13 @@ class StoredGenerator(Monitor):
         if account is None or stage != STAGE:
             return account
         return dataclasses.replace(account, waited=self._waited)
+
+
+def attempted(work: Callable[[], Result], monitor: Monitor) -> Result:
+    """Do what `monitor` watches; once more if it was a stored generator that did not fit."""
+    try:
+        return work()
+    except ModelFileError as error:
+        if not (isinstance(monitor, StoredGenerator) and monitor.refuse(error)):
+            raise
+        return work()

@@ -14,12 +14,12 @@ from mlis.class_changes import add_classes, remove_classes, rename_classes
 from mlis.classification import LinearClassifier
 from mlis.data.stored import StoredRows
 from mlis.errors import DataError, SettingsError
-from mlis.fused import Fused, Workspace, as_tensor, check_finite
+from mlis.fused import Fused
 from mlis.growth import Growth
 from mlis.image_prediction import ImagePrediction, check_k, load_backbone_of, predictions
 from mlis.preprocessing import FeatureScaler
+from mlis.row_batches import Workspace, in_batches
 from mlis.sharing import Pretrained
-from mlis.shortage import enough_memory, smaller
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -268,7 +268,6 @@ class Recognizer(Pretrained):
         self._fused.scores(x, scores, work)
         torch.argmax(scores, dim=1, out=out)
 
-    @torch.no_grad()
     def _batched(
         self,
         x: Tensor | np.ndarray | StoredRows,
@@ -282,25 +281,4 @@ class Recognizer(Pretrained):
                 f"this recognizer takes features of shape (B, {self.num_features}), but got "
                 f"{tuple(x.shape)}: use features of the same model as in training"
             )
-        weight = self.classifier.weight
-        home = x.device if isinstance(x, Tensor) else torch.device("cpu")
-        dtype = weight.dtype if shape else torch.int64
-        with enough_memory("recognition", "Give fewer rows at a time"):
-            result = torch.empty((len(x), *shape), dtype=dtype, device=home)
-        here = home == weight.device
-        work = Workspace(weight)
-        start = 0
-        while start < len(x):
-            try:
-                part = as_tensor(x[start : start + batch_size], weight, work)
-                check_finite(part, start)
-                target = result[start : start + len(part)]
-                out = target if here else torch.empty_like(target, device=weight.device)
-                function(part, out, work)
-                if not here:
-                    target.copy_(out)
-                start += len(part)
-            except (MemoryError, RuntimeError) as error:
-                work = Workspace(weight)
-                batch_size = smaller(batch_size, error, "recognition", "use device='cpu'")
-        return result if isinstance(x, Tensor) else result.numpy()
+        return in_batches(x, batch_size, shape, function, like=self.classifier.weight)

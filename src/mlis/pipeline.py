@@ -20,8 +20,9 @@ from mlis.growth import keep
 from mlis.inference import Recognizer
 from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.refinement.encoder import Encoder
+from mlis.refinement.joint import fit_joint
 from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
-from mlis.refinement.train import fit_encoder, fit_joint
+from mlis.refinement.train import fit_encoder
 from mlis.shortage import enough_memory
 from mlis.spill import check_room, spill
 from mlis.stacking import Seeds, taken_out

@@ -18,10 +18,9 @@ import torch
 
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
-from mlis.errors import ModelFileError
 from mlis.evaluation import Evaluation, best_calibration, evaluate
 from mlis.generators import STAGE as GENERATION
-from mlis.generators import StoredGenerator
+from mlis.generators import StoredGenerator, attempted
 from mlis.inference import Recognizer
 from mlis.pipeline import fit, fit_seeds
 from mlis.provenance import generation_key
@@ -87,40 +86,46 @@ def fit_reusing(
         reuse: whether a generator may come from the user's cache folder, and is left there
             (:mod:`mlis.generators`); it never changes the result.
     """
-    (fitted,) = _fit_reusing(training, config, seed, device, monitor, loss, reuse, growable)
+    recipe = _Recipe(config, seed, device, loss, reuse)
+    (fitted,) = _fit_reusing(training, recipe, monitor, growable)
     return fitted
 
 
+@dataclass(frozen=True, eq=False)
+class _Recipe:
+    """A training but for its rows and its monitor.
+
+    Attributes:
+        config, device, loss, reuse: as `fit_reusing` takes them.
+        seed: or several that are trained together.
+    """
+
+    config: Config
+    seed: Seeds
+    device: str | torch.device
+    loss: EmbeddingLoss | None
+    reuse: bool
+
+    def fit(self, training: TrainingSplit, monitor: Monitor, growable: bool) -> list[Recognizer]:
+        """One recognizer a seed."""
+        common: dict[str, Any] = {"device": self.device, "loss": self.loss, "growable": growable}
+        if isinstance(self.seed, int):
+            return [fit(training, self.config, seed=self.seed, monitor=monitor, **common)]
+        return fit_seeds(training, self.config, seeds=self.seed, monitor=monitor, **common)
+
+
 def _fit_reusing(
-    training: TrainingSplit,
-    config: Config,
-    seed: Seeds,
-    device: str | torch.device,
-    monitor: Monitor | None,
-    loss: EmbeddingLoss | None,
-    reuse: bool,
-    growable: bool = False,
+    training: TrainingSplit, recipe: _Recipe, monitor: Monitor | None, growable: bool = False
 ) -> list[Fitted]:
     """Train one seed, or several together: then each is said to have cost an equal share."""
     monitor = monitor or Monitor()
-    common: dict[str, Any] = {"device": device, "loss": loss, "growable": growable}
-
-    def trained(monitor: Monitor) -> list[Recognizer]:
-        if isinstance(seed, int):
-            return [fit(training, config, seed=seed, monitor=monitor, **common)]
-        return fit_seeds(training, config, seeds=seed, monitor=monitor, **common)
-
     store = nullcontext(monitor)
-    if reuse:
-        store = StoredGenerator(monitor, generation_key(training, config, seed, device))
+    if recipe.reuse:
+        key = generation_key(training, recipe.config, recipe.seed, recipe.device)
+        store = StoredGenerator(monitor, key)
     started = time.perf_counter()
     with store as watched:
-        try:
-            recognizers = trained(watched)
-        except ModelFileError as error:
-            if not (isinstance(watched, StoredGenerator) and watched.refuse(error)):
-                raise
-            recognizers = trained(watched)
+        recognizers = attempted(lambda: recipe.fit(training, watched, growable), watched)
     seconds = time.perf_counter() - started
     accounts = {stage: watched.account(stage) for stage in (GENERATION, "refinement", "joint")}
     kept = [account for account in accounts.values() if account is not None]
@@ -155,8 +160,8 @@ def fit_and_calibrate(
     Raises:
         DataError: calibration on validation is asked for and the dataset has no validation split.
     """
-    monitors = (validation_monitor, monitor)
-    (trained,) = _fit_and_calibrate(dataset, config, seed, device, monitors, loss, reuse, growable)
+    recipe = _Recipe(config, seed, device, loss, reuse)
+    (trained,) = _fit_and_calibrate(dataset, recipe, validation_monitor, monitor, growable)
     return trained
 
 
@@ -177,36 +182,29 @@ def fit_and_calibrate_seeds(
     See :func:`mlis.pipeline.fit_seeds` for what that means. Each seed has a calibration constant
     of its own; its seconds are an equal share of all.
     """
-    monitors = (validation_monitor, monitor)
-    return _fit_and_calibrate(
-        dataset, config, tuple(seeds), device, monitors, loss, reuse, growable
-    )
+    recipe = _Recipe(config, tuple(seeds), device, loss, reuse)
+    return _fit_and_calibrate(dataset, recipe, validation_monitor, monitor, growable)
 
 
 def _fit_and_calibrate(
     dataset: GZSLDataset,
-    config: Config,
-    seed: Seeds,
-    device: str | torch.device,
-    monitors: tuple[Monitor | None, Monitor | None],
-    loss: EmbeddingLoss | None,
-    reuse: bool,
+    recipe: _Recipe,
+    validation_monitor: Monitor | None,
+    monitor: Monitor | None,
     growable: bool,
 ) -> list[Trained]:
     """Of one seed or of several together, each with its own constant."""
-    of_validation, of_training = monitors
-    rest = (loss, reuse)
-    constant = config.classification.calibration
+    constant = recipe.config.classification.calibration
+    stacked = () if isinstance(recipe.seed, int) else recipe.seed
     if constant == "validation":
         training, held_out = dataset.for_validation()
-        rehearsals = _fit_reusing(training, config, seed, device, of_validation, *rest)
+        rehearsals = _fit_reusing(training, recipe, validation_monitor)
         choices = [_choose(rehearsal, held_out) for rehearsal in rehearsals]
     else:
-        choices = [_Choice(float(constant))] * (1 if isinstance(seed, int) else len(seed))
-    training = dataset.for_training()
-    fitted = _fit_reusing(training, config, seed, device, of_training, *rest, growable)
+        choices = [_Choice(float(constant))] * (len(stacked) or 1)
+    training = dataset.for_training()  # lets go of the validation run's rows
+    fitted = _fit_reusing(training, recipe, monitor, growable)
     sources = dataset.provenance.sources
-    stacked = () if isinstance(seed, int) else seed
     return [_trained(one, own, stacked, sources) for one, own in zip(fitted, choices, strict=True)]
 
 

@@ -114,21 +114,28 @@ def execute(
             components: [row for seed in groups for row in train(seed=seed, components=components)]
             for components in plan.components
         }
-        results = {
-            "protocol": PROTOCOL,
-            "seeds": list(plan.seeds),
-            "stack_seeds": plan.stack_seeds,
-            "components": {
-                components: {
-                    **summarise([row["test"] for row in group]),
-                    **{name: [row[name] for row in group] for name in _LISTED},
-                }
-                for components, group in rows.items()
-            },
-            "provenance": provenance(dataset, plan.config, plan.device),
-        }
+        results = _results(plan, rows, provenance(dataset, plan.config, plan.device))
         write_sealed(folder / "results.json", results)
     return results
+
+
+def _results(
+    plan: RunPlan, rows: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `results.json` holds of the rows of each components string, one a seed."""
+    return {
+        "protocol": PROTOCOL,
+        "seeds": list(plan.seeds),
+        "stack_seeds": plan.stack_seeds,
+        "components": {
+            components: {
+                **summarise([row["test"] for row in group]),
+                **{name: [row[name] for row in group] for name in _LISTED},
+            }
+            for components, group in rows.items()
+        },
+        "provenance": facts,
+    }
 
 
 def _train(

@@ -35,11 +35,12 @@ from mlis.compute import Arithmetic, stream
 from mlis.config import Config
 from mlis.generation.train import fit_generator
 from mlis.inference import Recognizer
+from mlis.packing import pack, unpack
 from mlis.pipeline import recognizer_of
 from mlis.preprocessing import TrainingTensors
 from mlis.refinement.encoder import Encoder, Linear
 from mlis.refinement.losses import pair_masks
-from mlis.training import Monitor, adam, pack, train, unpack
+from mlis.training import Monitor, adam, train
 
 SLOPE = 0.2  # of LeakyReLU
 _ENTRIES = {

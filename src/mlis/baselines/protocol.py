@@ -15,9 +15,8 @@ import torch
 
 from mlis.baselines.base import Baseline, Scorer
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
-from mlis.errors import ModelFileError
 from mlis.evaluation import Evaluation, best_calibration, evaluate
-from mlis.generators import STAGE, StoredGenerator
+from mlis.generators import STAGE, StoredGenerator, attempted
 from mlis.provenance import PROTOCOL, generation_key
 from mlis.training import Account, Monitor
 
@@ -154,12 +153,7 @@ def _reusing(
     if key is None:
         return work(monitor)
     with StoredGenerator(monitor, key) as store:
-        try:
-            result = work(store)
-        except ModelFileError as error:
-            if not store.refuse(error):
-                raise
-            result = work(store)
+        result = attempted(lambda: work(store), store)
     account = store.account(STAGE)
     if account is not None:
         accounts.append(account)

@@ -23,6 +23,7 @@ from mlis.cli import (
     predict,
     report,
     reproduce,
+    rerun,
     serve,
     tune,
 )
@@ -32,7 +33,7 @@ from mlis.shortage import is_shortage
 
 COMMANDS = (
     *(fit, evaluate, predict, serve, classes, export),
-    *(features, data, demo, reproduce, report, tune),
+    *(features, data, demo, reproduce, rerun, report, tune),
 )
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 

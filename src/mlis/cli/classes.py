@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, print_json, print_table
-from mlis.cli.models import one_model
+from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.output import add_force_flag, add_output_flag, check_folder
+from mlis.cli.printing import print_json, print_table
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -36,10 +38,24 @@ Give classes of a trained model other names: OLD NEW, and perhaps further pairs.
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands."""
+    _add_adding(commands)
+    _add_removing(commands)
+    _add_renaming(commands)
+    show = commands.add_parser(
+        "classes",
+        help="list the classes of a trained model",
+        description="List the classes of a trained model, and what was changed since training.",
+    )
+    add_model_argument(show)
+    add_common_flags(show, with_json=True)
+    show.set_defaults(run=run_show)
+
+
+def _add_adding(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     add = commands.add_parser(
         "add-classes", help="add classes to a trained model, without its data", description=_ADD
     )
-    _add_model(add)
+    add_model_argument(add)
     add.add_argument("classes", metavar="CLASSES", type=Path, help="described classes")
     add.add_argument("--vectors", action="store_true", help="CLASSES holds descriptors as numbers")
     add.add_argument(
@@ -51,47 +67,35 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         type=int,
         help="synthetic samples an unseen class (default: as in training)",
     )
-    _add_output(add)
+    add_output_flag(add)
+    add_force_flag(add, "the model that is")
     add_device_flag(add)
     add_common_flags(add, with_json=True)
     add.set_defaults(run=run_add)
+
+
+def _add_removing(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     remove = commands.add_parser(
         "remove-classes", help="take classes out of a trained model", description=_REMOVE
     )
-    _add_model(remove)
+    add_model_argument(remove)
     remove.add_argument("names", metavar="NAME", nargs="+", help="of a class")
-    _add_output(remove)
+    add_output_flag(remove)
+    add_force_flag(remove, "the model that is")
     add_common_flags(remove, with_json=True)
     remove.set_defaults(run=run_remove)
+
+
+def _add_renaming(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     rename = commands.add_parser(
         "rename-classes", help="rename classes of a trained model", description=_RENAME
     )
-    _add_model(rename)
+    add_model_argument(rename)
     rename.add_argument("names", metavar="OLD NEW", nargs="+", help="present and new name")
-    _add_output(rename)
+    add_output_flag(rename)
+    add_force_flag(rename, "the model that is")
     add_common_flags(rename, with_json=True)
     rename.set_defaults(run=run_rename)
-    show = commands.add_parser(
-        "classes",
-        help="list the classes of a trained model",
-        description="List the classes of a trained model, and what was changed since training.",
-    )
-    _add_model(show)
-    add_common_flags(show, with_json=True)
-    show.set_defaults(run=run_show)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
-    )
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        *("-o", "--output"), metavar="FOLDER", type=Path, required=True, help="folder to write"
-    )
-    parser.add_argument("--force", action="store_true", help="replace the model that is in FOLDER")
 
 
 def run_add(args: argparse.Namespace) -> None:
@@ -160,8 +164,7 @@ def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
     from mlis.checkpoint import is_model, load_model
     from mlis.compute import Arithmetic
 
-    if args.output.exists() and not args.output.is_dir():
-        raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    check_folder(args.output)
     if is_model(args.output) and not args.force:
         raise SettingsError(
             f"{args.output} holds a model: choose another folder, or replace it with --force"

@@ -1,34 +1,12 @@
-"""`mlis data info`, `convert` and `build`: look at a dataset, write one as a folder."""
+"""`mlis data info` and `convert`: look at a dataset, write one as a folder."""
 
 import argparse
-import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mlis.cli import features
-from mlis.cli.common import add_common_flags, print_json
+from mlis.cli import build
+from mlis.cli.common import add_common_flags
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
-from mlis.cli.feature_flags import add_image_flags, add_word_flags
-from mlis.cli.image_bar import ImageBar
-from mlis.errors import SettingsError
-
-if TYPE_CHECKING:
-    from mlis.data.dataset import GZSLDataset
-    from mlis.data.feature_folder import ImageFeatures
-    from mlis.features.descriptors import Descriptors
-    from mlis.features.walk import Bad, Found
-
-logger: logging.Logger = logging.getLogger(__name__)
-
-_BUILD = """\
-Compute features of images and descriptors of classes, and write them as a dataset folder.
-
-The class of DIR/a/b.jpg is `a`; names must agree with those of the table letter for letter.
-Unseen are the classes that the table's column `split` says; without it those that have no images;
-if all have some, a fifth by --split-seed. Beside the dataset: images.csv (the picture of each
-row), sources.json (the models), bad.csv (files without a row), unmatched.csv (names without a
-partner). The same command goes on after a kill; with --force it adds what is new in DIR."""
+from mlis.cli.output import add_force_flag, add_output_flag, check_no_dataset
+from mlis.cli.printing import print_json
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -55,59 +33,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         usage="mlis data convert DATASET -o FOLDER [options]",
     )
     add_dataset_arguments(convert)
-    convert.add_argument(
-        "-o", "--output", metavar="FOLDER", type=Path, required=True, help="folder to write"
-    )
-    convert.add_argument(
-        "--force", action="store_true", help="replace the dataset that is in FOLDER"
-    )
+    add_output_flag(convert)
+    add_force_flag(convert, "the dataset that is")
     add_common_flags(convert, with_json=False)
     convert.set_defaults(run=run_convert)
-    _add_build(actions)
-
-
-def _add_build(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    build = actions.add_parser(
-        "build",
-        help="a dataset from a folder of images and a table of classes",
-        description=_BUILD,
-        usage="mlis data build (--images DIR | --features FOLDER) --classes FILE -o FOLDER",
-    )
-    source = build.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", metavar="DIR", type=Path, help="folder of images")
-    source.add_argument(
-        "--features", metavar="FOLDER", type=Path, help="what `mlis features images` wrote"
-    )
-    build.add_argument(
-        "--classes",
-        metavar="FILE",
-        type=Path,
-        required=True,
-        help="described classes: .csv, .tsv, .parquet, or what `mlis features text` wrote",
-    )
-    build.add_argument(
-        "-o", "--output", metavar="FOLDER", type=Path, required=True, help="folder to write"
-    )
-    build.add_argument("--force", action="store_true", help="replace the dataset that is in FOLDER")
-    build.add_argument(
-        "--skip-undescribed",
-        action="store_true",
-        help="leave out images of classes that are not described",
-    )
-    build.add_argument(
-        "--split-seed", type=int, default=0, metavar="N", help="of what is chosen (default: 0)"
-    )
-    build.add_argument(
-        "--test-fraction",
-        type=float,
-        default=0.2,
-        metavar="X",
-        help="share of a seen class's images held out for testing (default: 0.2)",
-    )
-    add_image_flags(build.add_argument_group("images"))
-    add_word_flags(build.add_argument_group("words"))
-    add_common_flags(build, with_json=True)
-    build.set_defaults(run=run_build)
+    build.add_to(actions)
 
 
 def run_info(args: argparse.Namespace) -> None:
@@ -124,118 +54,8 @@ def run_info(args: argparse.Namespace) -> None:
 def run_convert(args: argparse.Namespace) -> None:
     """`mlis data convert`."""
     arguments = dataset_arguments(args)
-    from mlis.data.folder import WORDS
-
-    if (args.output / WORDS).exists() and not args.force:
-        raise SettingsError(
-            f"{args.output} holds a dataset: choose another folder, or replace it with --force"
-        )
+    check_no_dataset(args.output, force=args.force)
     data = load(arguments)
     data.save(args.output)
-    _warn_of_twins(data)
+    build.warn_of_twins(data)
     print(f"{args.output}: {len(data.labels)} images, {data.num_classes} classes, {data.sha256}")
-
-
-def _warn_of_twins(data: "GZSLDataset") -> None:
-    from mlis.data.info import shared_rows, twins_told
-
-    if count := shared_rows(data):
-        logger.warning("%s", twins_told(count))
-
-
-def run_build(args: argparse.Namespace) -> None:
-    """`mlis data build`."""
-    from mlis.data.folder import WORDS
-
-    if (args.output / WORDS).exists() and not args.force:
-        raise SettingsError(
-            f"{args.output} holds a dataset: choose another folder, or replace it with --force"
-        )
-    from mlis.features.build import build, check_seen, described_images, write_sources
-    from mlis.features.matching import unmatched
-    from mlis.features.report import write_bad
-    from mlis.locks import held
-
-    found = _found(args)
-    descriptors = _descriptors(args)
-    lacking = unmatched(found.class_names, descriptors.names)
-    found = described_images(found, descriptors.names, skip=args.skip_undescribed)
-    check_seen(descriptors, found.class_names)  # before the long part
-    with held(args.output):
-        images, bad = _features(args, found)
-        data = build(
-            images,
-            descriptors,
-            name=args.output.absolute().name,
-            seed=args.split_seed,
-            test_fraction=args.test_fraction,
-        )
-        data.save(args.output)
-        write_sources(images, descriptors, args.output)
-        write_bad(args.output, bad)
-    _warn_of_twins(data)
-    seen, unseen = len(data.seen_classes), len(data.unseen_classes)
-    print(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")
-    for note in data.provenance.notes:
-        print(f"  {note}")
-    features.report_unmatched(lacking, args.output)
-    features.report_bad(bad, args.output)
-    if args.json:
-        print_json({"images": len(data.labels), "seen": seen, "unseen": unseen, "bad": len(bad)})
-
-
-def _found(args: argparse.Namespace) -> "Found":
-    """The images in a folder, or the rows of a folder of features as if they were files."""
-    from mlis.data.feature_folder import read_feature_folder
-    from mlis.features.walk import Found, ImageFile
-
-    if args.images is not None:
-        return features.find(args, args.images)
-    for flag, given in (("--backbone", args.backbone), ("--labels", args.labels)):
-        if given is not None:
-            raise SettingsError(f"{flag} has no meaning with --features, which are computed")
-    table = read_feature_folder(args.features)
-    rows = zip(table.paths, table.classes, strict=True)
-    files = tuple(ImageFile(path, args.features / path, name) for path, name in rows)
-    return Found(args.features, files)
-
-
-def _descriptors(args: argparse.Namespace) -> "Descriptors":
-    from mlis.features.descriptors import read_descriptors
-
-    if not args.classes.is_dir():
-        return features.describe_table(args, args.classes)
-    names = ("sentences", "attributes", "attribute_weight", "text_model")
-    given = [name for name in names if getattr(args, name) is not None]
-    if given:
-        flag = f"--{given[0].replace('_', '-')}"
-        raise SettingsError(f"{flag} has no meaning with {args.classes}, which is computed")
-    return read_descriptors(args.classes)
-
-
-def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures, Sequence[Bad]]":
-    """Features of the images that were found, computed where they are not."""
-    from mlis.data.feature_folder import read_feature_folder
-    from mlis.features.images import extract, forget_unused
-
-    if args.images is None:
-        table = read_feature_folder(args.features)
-        kept = {image.path for image in found.images}
-        return table.choose([path in kept for path in table.paths]), found.bad
-    backbone = features.load_model(args)
-    bar = ImageBar("images")
-    try:
-        result = extract(
-            found,
-            backbone,
-            args.output,
-            shard_images=args.shard_images,
-            workers=args.workers,
-            monitor=bar,
-        )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on behind the last shard") from None
-    finally:
-        bar.close()
-    forget_unused(result, backbone, args.output)
-    return result.images, result.bad

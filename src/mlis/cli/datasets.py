@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlis.cli.flag_types import at_least
 from mlis.errors import DataError, ModelFileError
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         help="split and descriptors: .mat (a name in the benchmark's folder, or a path)",
         **given_only,
     )
+    _add_table_flags(group, given_only)
+    _add_reading_flags(group, given_only)
+
+
+def _add_table_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any]) -> None:
     group.add_argument(
         "--classes",
         dest="classes_file",
@@ -82,7 +88,6 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         help="tables: labels of .npy features, .npy or text with one a line",
         **given_only,
     )
-    _add_reading_flags(group, given_only)
 
 
 def _add_reading_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any]) -> None:
@@ -101,7 +106,7 @@ def _add_reading_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any
     group.add_argument(
         "--split-seed",
         dest="seed",
-        type=_seed,
+        type=at_least(0),
         metavar="N",
         help="seed of every split that the data do not bring (default: 0)",
         **given_only,
@@ -120,12 +125,6 @@ def _add_reading_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any
         help="do not keep a copy of the features in the user's cache folder",
         **given_only,
     )
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number ≥ 0, but got {text!r}")
-    return int(text)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

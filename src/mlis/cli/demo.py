@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, number, print_json, print_table
+from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.output import check_folder
+from mlis.cli.printing import number, print_json, print_table
 from mlis.errors import SettingsError
 
 MEASURES = ("U", "S", "H", "T1")
@@ -37,8 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """Do what the arguments ask for."""
     if args.seed < 0:
         raise SettingsError(f"--seed must be ≥ 0, but got {args.seed}")
-    if args.output.exists() and not args.output.is_dir():
-        raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    check_folder(args.output)
     from mlis.cli.progress import Progress
     from mlis.demo import run_demo
 

@@ -7,15 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import (
-    add_common_flags,
-    add_device_flag,
-    number,
-    print_json,
-    print_summaries,
-    print_table,
-    result_object,
-)
+from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import (
     add_dataset_arguments,
     dataset_arguments,
@@ -24,6 +16,7 @@ from mlis.cli.datasets import (
     relocated,
 )
 from mlis.cli.models import SavedModel, find_models
+from mlis.cli.printing import number, print_json, print_summaries, print_table, result_object
 from mlis.errors import DataError
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mlis.cli.common import add_common_flags, print_json
-from mlis.cli.models import one_model
+from mlis.cli.common import add_common_flags
+from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.printing import print_json
 from mlis.errors import SettingsError
 
 _DESCRIPTION = """\
@@ -24,9 +25,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser = commands.add_parser(
         "export", help="a trained model as an ONNX file", description=_DESCRIPTION
     )
-    parser.add_argument(
-        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
-    )
+    add_model_argument(parser)
     parser.add_argument(
         *("-o", "--output"), metavar="FILE.onnx", type=Path, required=True, help="file to write"
     )

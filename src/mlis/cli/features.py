@@ -1,31 +1,25 @@
 """`mlis features images` and `mlis features text`: from photographs and words to vectors."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mlis.cli.common import (
-    add_common_flags,
-    add_device_flag,
-    add_engine_flags,
-    cluster_of,
-    print_json,
-    printable,
-)
+from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.engine_flags import add_engine_flags, cluster_of
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
+from mlis.cli.feature_output import report_images, report_unmatched, summary
 from mlis.cli.image_bar import ImageBar
+from mlis.cli.output import add_force_flag, add_output_flag
+from mlis.cli.printing import print_json
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
     from mlis.cluster import Cluster
     from mlis.features.backbones import Backbone
     from mlis.features.descriptors import Descriptors
-    from mlis.features.images import Compute, Extraction
+    from mlis.features.images import Compute
     from mlis.features.matching import Unmatched
-    from mlis.features.walk import Bad, Found
-
-SHOWN = 20  # of a list on the screen; its file has all
+    from mlis.features.walk import Found
 
 _IMAGES = """\
 Compute features of all images in DIR with a pretrained model.
@@ -60,21 +54,15 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "images", help="features of a folder of images", description=_IMAGES
     )
     images.add_argument("folder", metavar="DIR", type=Path, help="folder of images")
-    images.add_argument(
-        *("-o", "--output"), metavar="FOLDER", type=Path, required=True, help="folder to write"
-    )
-    images.add_argument(
-        "--force", action="store_true", help="replace features of another model in FOLDER"
-    )
+    add_output_flag(images)
+    add_force_flag(images, "features of another model")
     add_image_flags(images)
     add_engine_flags(images, "shard")
     add_common_flags(images, with_json=True)
     images.set_defaults(run=run_images)
     text = actions.add_parser("text", help="descriptors of described classes", description=_TEXT)
     text.add_argument("table", metavar="FILE", type=Path, help="described classes")
-    text.add_argument(
-        *("-o", "--output"), metavar="FOLDER", type=Path, required=True, help="folder to write"
-    )
+    add_output_flag(text)
     text.add_argument(
         "--images", metavar="DIR", type=Path, help="say which names differ from DIR's folders"
     )
@@ -92,7 +80,7 @@ def run_images(args: argparse.Namespace) -> None:
     found = find(args, args.folder)
     from mlis.features.images import extract_folder
 
-    backbone = load_model(args)
+    backbone = load_image_model(args)
     bar = ImageBar("images")
     try:
         result = extract_folder(
@@ -103,7 +91,7 @@ def run_images(args: argparse.Namespace) -> None:
             shard_images=args.shard_images,
             workers=args.workers,
             monitor=bar,
-            compute=elsewhere(args, cluster, backbone),
+            compute=ray_compute(args, cluster, backbone),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on behind the last shard") from None
@@ -114,7 +102,7 @@ def run_images(args: argparse.Namespace) -> None:
         print_json(summary(result))
 
 
-def elsewhere(
+def ray_compute(
     args: argparse.Namespace, cluster: "Cluster | None", backbone: "Backbone"
 ) -> "Compute | None":
     """Who computes with `--engine ray`; None without."""
@@ -142,7 +130,7 @@ def find(args: argparse.Namespace, folder: Path) -> "Found":
     )
 
 
-def load_model(args: argparse.Namespace) -> "Backbone":
+def load_image_model(args: argparse.Namespace) -> "Backbone":
     """The image model that the arguments name."""
     from mlis.features.backbones import DEFAULT, load_backbone
 
@@ -194,64 +182,3 @@ def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
         model = text.TextModel(args.text_model or text.DEFAULT, device=args.device)
     weight = WEIGHT if args.attribute_weight is None else args.attribute_weight
     return describe(words, model, weight=weight)
-
-
-def report_images(result: "Extraction", found: "Found", output: Path) -> None:
-    """What was done, and the files without a row."""
-    rows, size = result.images.features.shape
-    rate = f", {result.computed / result.seconds:.1f} images/s" if result.computed else ""
-    print(
-        f"{output}: {rows:,} images × {size} numbers by {result.images.backbone['name']}; "
-        f"{result.computed:,} computed now{rate}"
-    )
-    if found.unlisted:
-        print(f"  {found.unlisted:,} files are not in the table of labels and were not read")
-    report_bad(result.bad, output)
-
-
-def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
-    """The first of the bad files; all are in bad.csv."""
-    if not bad:
-        return
-    print(f"{len(bad):,} files gave no features ({output / 'bad.csv'}):")
-    for each in bad[:SHOWN]:
-        print(f"  {printable(each.path)}: {each.reason}")
-    if len(bad) > SHOWN:
-        print(f"  … and {len(bad) - SHOWN:,} more")
-
-
-def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
-    """Names without a partner, and unmatched.csv where `output` is given."""
-    from mlis.features.build import UNMATCHED, unmatched_rows
-    from mlis.features.report import write_rows
-
-    if output is not None:
-        header = ("name", "lacks", "near")
-        write_rows(output / UNMATCHED, header, unmatched_rows(found))
-    for side, text in (
-        ("images", "classes have images and no description"),
-        ("words", "classes are described and have no images"),
-    ):
-        names = [each for each in found if each.side == side]
-        if names:
-            print(f"{len(names)} {text}:")
-        for each in names[:SHOWN]:
-            near = f" (near: {printable(each.near)})" if each.near else ""
-            print(f"  {printable(each.name)}{near}")
-        if len(names) > SHOWN:
-            print(f"  … and {len(names) - SHOWN} more")
-
-
-def summary(result: "Extraction") -> dict[str, Any]:
-    """For --json."""
-    rows, size = result.images.features.shape
-    return {
-        "images": rows,
-        "size": size,
-        "computed": result.computed,
-        "bad": len(result.bad),
-        "seconds": round(result.seconds, 3),
-        "images_per_second": round(result.computed / result.seconds, 2),
-        "backbone": result.images.backbone["name"],
-        "fingerprint": result.images.backbone["fingerprint"],
-    }

@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlis
-from mlis.cli.common import (
-    add_common_flags,
-    add_device_flag,
-    print_json,
-    print_summaries,
-    result_object,
-)
+from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load, relocated
+from mlis.cli.flag_types import not_negative, whole_numbers
+from mlis.cli.output import check_folder
+from mlis.cli.printing import print_json, print_summaries, result_object
 from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings, to_toml
 from mlis.errors import SettingsError
 
@@ -56,6 +53,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add_dataset_arguments(parser)
     group = parser.add_argument_group("run")
+    _add_run_flags(group)
+    add_device_flag(group, default=None)
+    add_common_flags(group, with_json=True)
+    add_setting_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-o", "--output", metavar="RUN", type=Path, help="run folder to write")
     group.add_argument(
         "--resume",
@@ -64,7 +69,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="continue a run with the settings in its run.json; name DATASET or --data-root only "
         "if the data have moved",
     )
-    group.add_argument("--seeds", type=_seeds, metavar="N[,N…]", help="default: 0")
+    group.add_argument("--seeds", type=whole_numbers, metavar="N[,N…]", help="default: 0")
     group.add_argument(
         "--stack-seeds",
         action="store_true",
@@ -73,7 +78,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     group.add_argument(
         "--snapshot-every",
-        type=_seconds,
+        type=not_negative,
         default=30.0,
         metavar="SECONDS",
         help="time between snapshots (default: 30); does not change the result",
@@ -93,27 +98,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         action="store_true",
         help="do not keep growth.safetensors beside each model: no class can be added to it later",
     )
-    add_device_flag(group, default=None)
-    add_common_flags(group, with_json=True)
-    add_setting_flags(parser)
-    parser.set_defaults(run=run)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"expected whole numbers such as 0,1,2, but got {text!r}")
-    return tuple(int(part) for part in parts)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"expected a number ≥ 0, but got {text!r}")
-    return value
 
 
 def run(args: argparse.Namespace) -> None:
@@ -164,8 +148,7 @@ def _begun(
 ) -> "tuple[Path, RunPlan, GZSLDataset]":
     if args.output is None:
         raise SettingsError("no run folder: name one with -o RUN")
-    if args.output.exists() and not args.output.is_dir():
-        raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    check_folder(args.output)
     arguments = dataset_arguments(args)
     from mlis.compute import Arithmetic
     from mlis.runs import RunPlan, begin

@@ -1,5 +1,6 @@
 """Saved models on the command line: a model's folder, or those of a run."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,13 @@ class SavedModel:
     run: Path | None = None
     seed: int | None = None
     components: str | None = None
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """MODEL, which `one_model` understands."""
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
+    )
 
 
 def find_models(path: Path) -> list[SavedModel]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlis.cli.common import printable
+from mlis.cli.printing import printable
 from mlis.errors import DataError
 
 logger: logging.Logger = logging.getLogger(__name__)

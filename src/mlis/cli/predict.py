@@ -1,19 +1,17 @@
 """`mlis predict`: photographs or features in, classes and probabilities out."""
 
 import argparse
-import contextlib
-import csv
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, printable
-from mlis.cli.models import one_model
+from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.models import add_model_argument, one_model
 from mlis.cli.pictures import find_pictures, is_image_input
+from mlis.cli.prediction_file import format_of, opened, write
+from mlis.cli.printing import printable
 from mlis.errors import DataError, SettingsError
-from mlis.files import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,9 +50,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser = commands.add_parser(
         "predict", help="recognise photographs, or rows of features", description=_DESCRIPTION
     )
-    parser.add_argument(
-        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "inputs", metavar="INPUT", type=Path, nargs="+", help="images, or one file of features"
     )
@@ -90,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what the arguments ask for; return the exit code."""
     if args.top_k < 1:
         raise SettingsError(f"--top-k must be at least 1, but got {args.top_k}")
-    kind = _format(args)
+    kind = format_of(args.output, args.format)
     model = one_model(args.model)
     from mlis.checkpoint import load_model
     from mlis.compute import Arithmetic
@@ -100,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
     k = min(args.top_k, len(recognizer.class_names))
     if is_image_input(args.inputs):
         lines, unread = _of_images(args, recognizer), _Unread()
-        with _output(args.output) as out:
-            _write(out, unread.watch(lines), "path", k, kind)
+        with opened(args.output) as out:
+            write(out, unread.watch(lines), "path", k, kind)
         return unread.report()
     (path,) = args.inputs
     for name in _IMAGE_FLAGS:
@@ -109,35 +105,9 @@ def run(args: argparse.Namespace) -> int:
             raise SettingsError(f"--{name} has no meaning with features, which are computed")
     features = _features(args, path, model, recognizer)
     lines = _of_features(recognizer, features, path, k)
-    with _output(args.output) as out:
-        _write(out, lines, "row", k, kind)
+    with opened(args.output) as out:
+        write(out, lines, "row", k, kind)
     return 0
-
-
-def _format(args: argparse.Namespace) -> str:
-    if args.format is not None or args.output is None:
-        return args.format or "csv"
-    kind = args.output.suffix.casefold().removeprefix(".")
-    if kind not in ("csv", "jsonl"):
-        raise SettingsError(
-            f"-o {args.output}: name a .csv or .jsonl file, or choose with --format csv|jsonl"
-        )
-    return kind
-
-
-@contextlib.contextmanager
-def _output(path: Path | None) -> Iterator[TextIO]:
-    """Stdout, or a file that appears whole or not at all."""
-    if path is None:
-        yield sys.stdout
-        return
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise SettingsError(f"-o {path}: name a file in a folder that exists")
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as handle,
-    ):
-        yield handle
 
 
 def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
@@ -227,22 +197,3 @@ def _of_features(
             raise DataError(f"{path}: row {row} holds NaN or infinity: leave that row out")
         for row, classes in enumerate(top_classes(recognizer, part, k), start):
             yield {"row": row, "predictions": [one.to_dict() for one in classes]}
-
-
-def _write(out: TextIO, lines: Iterator[dict[str, Any]], first: str, k: int, kind: str) -> None:
-    if kind == "jsonl":
-        for line in lines:
-            out.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        return
-    writer = csv.writer(out, lineterminator="\n")
-    names = [f"{name}_{rank}" for rank in range(1, k + 1) for name in ("class", "score", "seen")]
-    last = ["reason"] if first == "path" else []
-    writer.writerow([first, *names, *last])
-    for line in lines:
-        cells = [
-            cell
-            for entry in line["predictions"]
-            for cell in (entry["class"], entry["score"], str(entry["seen"]).lower())
-        ]
-        cells += [""] * (len(names) - len(cells))
-        writer.writerow([line[first], *cells, *([line.get("reason", "")] if last else [])])

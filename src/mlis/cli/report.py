@@ -6,8 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from mlis.cli.common import add_common_flags, print_json
+from mlis.cli.common import add_common_flags
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments
+from mlis.cli.printing import print_json
 from mlis.errors import DataError, SettingsError
 
 _REPORT = """\

@@ -1,38 +1,34 @@
-"""`mlis reproduce`: tables and figures of the paper; `mlis rerun`: one of their rows again."""
+"""`mlis reproduce`: tables and figures of the paper."""
 
 import argparse
 import contextlib
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlis import presets
-from mlis.cli.common import (
-    add_common_flags,
-    add_device_flag,
-    add_engine_flags,
-    cluster_of,
-    number,
-    print_json,
-    print_table,
-)
-from mlis.cli.datasets import dataset_arguments, relocated
+from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.datasets import dataset_arguments
+from mlis.cli.engine_flags import add_engine_flags, cluster_of
+from mlis.cli.flag_types import at_least, names, ranges
+from mlis.cli.output import add_output_flag, check_folder
+from mlis.cli.reproduce_output import print_done, print_outlook, say, write
 from mlis.config import read_toml
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from mlis.cli.progress import Progress
     from mlis.cluster import Cluster
+    from mlis.experiments.budget import Budget
     from mlis.experiments.engine import Engine
     from mlis.experiments.outlook import Prospect
-    from mlis.experiments.plans import Budget, Entry, Source
-    from mlis.experiments.store import Row
+    from mlis.experiments.plans import Entry
+    from mlis.experiments.source import Source
 
 NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4")
 
-_REPRODUCE = """\
+_DESCRIPTION = """\
 Measure what a table or figure of the paper asks for, under H@val, and write it.
 
   mlis reproduce table3 --datasets FLO --data-root DIR -o results
@@ -44,28 +40,23 @@ may work on one RESULTS. Settings: defaults < the dataset's own preset < --setti
 choose their calibration constant on validation classes. A dataset whose files are missing is a line
 that says so. Writes RESULTS/tables/NAME.md, .csv, .tex and RESULTS/figures/NAME.svg, .png, .csv."""
 
-_RERUN = """\
-Do the run of one row again, from what the row says alone, and compare all numbers: the same bits
-are expected on the same machine with the same versions, else U, S and H within 1 point. The store
-stays as it is. Exit code 1 if they do not agree."""
-
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add both commands."""
+    """Add the command."""
     parser = commands.add_parser(
-        "reproduce", help="tables and figures of the paper, measured", description=_REPRODUCE
+        "reproduce", help="tables and figures of the paper, measured", description=_DESCRIPTION
     )
     parser.add_argument("name", metavar="NAME", choices=(*NAMES, "all"), help="|".join(NAMES))
     group = parser.add_argument_group("what")
     group.add_argument(
         "--datasets",
-        type=_names,
+        type=names,
         metavar="NAME[,NAME…]",
         help="benchmarks, `letters` or dataset folders (default: those of the paper)",
     )
     group.add_argument("--data-root", metavar="DIR", help="folder that holds FLO/, CUB/, …")
     group.add_argument(
-        "--seeds", type=_seeds, metavar="A-B|N,N…", help="default: 0-4; quick budget: 0"
+        "--seeds", type=ranges, metavar="A-B|N,N…", help="default: 0-4; quick budget: 0"
     )
     group.add_argument(
         "--budget",
@@ -84,14 +75,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     _add_how(parser)
     add_common_flags(parser, with_json=True)
     parser.set_defaults(run=run)
-    _add_rerun(commands)
 
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how")
-    group.add_argument("-o", "--output", metavar="RESULTS", type=Path, required=True, help="folder")
+    add_output_flag(group, "RESULTS", "folder")
     group.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)"
+        "--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time (default: 1)"
     )
     group.add_argument(
         "--stack-seeds",
@@ -109,62 +99,14 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     add_engine_flags(group, "run")
 
 
-def _add_rerun(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "rerun", help="do a result's run again and compare", description=_RERUN
-    )
-    parser.add_argument("row", metavar="ROW", help="key of the row, or how it begins")
-    parser.add_argument(
-        "-o", "--output", metavar="RESULTS", type=Path, required=True, help="folder"
-    )
-    parser.add_argument(
-        "--data-root",
-        metavar="DIR",
-        default=argparse.SUPPRESS,
-        help="where the data are, if they have moved",
-    )
-    add_device_flag(parser, default=None)
-    add_common_flags(parser, with_json=True)
-    parser.set_defaults(run=run_again, dataset=None)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"expected names such as FLO,CUB, but got {text!r}")
-    return names
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    """Numbers and ranges.
-
-    >>> _seeds("0-2,7")
-    (0, 1, 2, 7)
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        low, _, high = part.strip().partition("-")
-        high = high or low
-        if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
-            raise argparse.ArgumentTypeError(f"expected seeds such as 0-4 or 0,2, got {text!r}")
-        seeds += range(int(low), int(high) + 1)
-    return tuple(dict.fromkeys(seeds))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number ≥ 1, but got {text!r}")
-    return int(text)
-
-
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments ask for."""
+    from mlis.experiments.budget import Budget
     from mlis.experiments.engine import store_of
     from mlis.experiments.outlook import outlook
-    from mlis.experiments.plans import Budget, plan
+    from mlis.experiments.plans import plan
 
-    if args.output.exists() and not args.output.is_dir():
-        raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    check_folder(args.output)
     cluster = cluster_of(args)
     if cluster is not None and (args.jobs != 1 or args.stack_seeds):
         raise SettingsError(
@@ -173,13 +115,14 @@ def run(args: argparse.Namespace) -> int:
         )
     seeds = args.seeds or ((0,) if args.budget == "quick" else Budget.seeds)
     budget = Budget(args.budget, seeds, args.device, _protocols(args.protocol))
-    names = NAMES if args.name == "all" else (args.name,)
-    sources = _sources(args, names)
-    plans = {name: plan(name, sources[name], budget) for name in names}
+    wanted = NAMES if args.name == "all" else (args.name,)
+    sources = _sources(args, wanted)
+    plans = {name: plan(name, sources[name], budget) for name in wanted}
     entries = [entry for found in plans.values() for entry in found]
     prospects = outlook(entries, store_of(args.output), args.output)
     if args.dry_run:
-        return _print_outlook(args, prospects, sources)
+        print_outlook(args, prospects, sources)
+        return 0
     return _execute(args, plans, prospects, budget, cluster)
 
 
@@ -209,7 +152,7 @@ def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[
 
 def _source(name: str, data_root: str | None, layer: Mapping[str, Any]) -> "Source":
     from mlis.data.benchmarks import benchmark_name
-    from mlis.experiments.plans import Source
+    from mlis.experiments.source import Source
 
     known = benchmark_name(name)
     place = {"data_root": data_root} if known and data_root is not None else {}
@@ -221,39 +164,6 @@ def _source(name: str, data_root: str | None, layer: Mapping[str, Any]) -> "Sour
     return source
 
 
-def _print_outlook(
-    args: argparse.Namespace, prospects: "Sequence[Prospect]", sources: "dict[str, list[Source]]"
-) -> int:
-    lines = [["run", "key", "state", "reuses", "seconds"]]
-    for one in prospects:
-        seconds = "unknown" if one.seconds is None else number(one.seconds, 0)
-        lines.append([one.title, one.task.key[:12], one.state, one.reuses, seconds])
-    print_table(lines)
-    missing = {s.name: s.problem for group in sources.values() for s in group if s.dataset is None}
-    for name, problem in missing.items():
-        print(f"{name} is left out: {problem}")
-    left = [one for one in prospects if one.state != "done"]
-    known = [one.seconds for one in left if one.seconds is not None]
-    seconds = sum(known) / args.jobs
-    unknown = len(left) - len(known)
-    expected = [f"about {number(seconds / 60)} minutes"] if known else []
-    expected += [f"{unknown} of unknown length"] if unknown else []
-    done = len(prospects) - len(left)
-    took = f": {', '.join(expected)}" if expected else ""
-    print(f"{len(prospects)} runs, {done} done, {len(left)} to do{took}")
-    if args.json:
-        runs = [
-            {
-                **{"key": one.task.key, "run": one.title, "state": one.state},
-                **{"reuses": one.reuses, "seconds": one.seconds},
-            }
-            for one in prospects
-        ]
-        left_out = {"missing": missing, "estimated_seconds": round(seconds, 1), "unknown": unknown}
-        print_json({"experiment": args.name, "dry_run": True, "runs": runs, **left_out})
-    return 0
-
-
 def _execute(
     args: argparse.Namespace,
     plans: "Mapping[str, list[Entry]]",
@@ -261,12 +171,30 @@ def _execute(
     budget: "Budget",
     cluster: "Cluster | None",
 ) -> int:
+    """Run what is left, write tables and figures, say what was done; return the exit code."""
     from mlis.cli.progress import Progress
-    from mlis.experiments.engine import store_of
 
     started, progress = time.perf_counter(), Progress()
-    there = {one.task.key for one in prospects if one.state == "done"}
     engine = _engine(args, budget, progress, cluster)
+    try:
+        files, problems = _run_and_write(engine, args.output, plans, prospects, budget)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("continue with the same command") from None
+    finally:
+        progress.close()
+    print_done(args, plans, prospects, budget, files, problems, started)
+    return 1 if problems else 0
+
+
+def _run_and_write(
+    engine: "Engine",
+    output: Path,
+    plans: "Mapping[str, list[Entry]]",
+    prospects: "Sequence[Prospect]",
+    budget: "Budget",
+) -> tuple[list[Path], dict[str, str]]:
+    """Files that were written, each as soon as all its runs are there, and failures by title."""
+    there = {one.task.key for one in prospects if one.state == "done"}
     waiting = {name: {t.key for e in found for t in e.tasks} for name, found in plans.items()}
     titles = {one.task.key: one.title for one in prospects}
     files: list[Path] = []
@@ -276,47 +204,19 @@ def _execute(
     def write_complete() -> None:
         for name in [name for name, keys in waiting.items() if keys <= finished]:
             del waiting[name]
-            files.extend(_write(name, plans[name], args.output, budget))
+            files.extend(write(name, plans[name], output, budget))
 
-    try:
-        write_complete()
-        with contextlib.closing(
-            engine.run([one.task for one in prospects], args.output)
-        ) as outcomes:
-            for outcome in outcomes:
-                finished.add(outcome.task.key)
-                title = titles[outcome.task.key]
-                if outcome.row is None:
-                    problems[title] = outcome.problem
-                elif outcome.task.key not in there:
-                    _say(f"{len(finished)}/{len(prospects)} {title}", outcome.row)
-                write_complete()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("continue with the same command") from None
-    finally:
-        progress.close()
-    for title, problem in problems.items():
-        print(f"failed: {title}: {problem}")
-    print("written:", *files)
-    origins = _origins(plans)
-    if made_up := origins["stand_in"]:
-        print(f"stand-in, features made up, no figure means anything: {', '.join(made_up)}")
-    if args.json:
-        print_json(
-            {
-                "experiment": args.name,
-                "protocol": ", ".join(budget.protocols),
-                "budget": budget.name,
-                "runs": len(prospects),
-                "run_now": len(prospects) - len(there) - len(problems),
-                "failed": problems,
-                **origins,
-                "seconds": round(time.perf_counter() - started, 3),
-                "store": str(store_of(args.output).path),
-                "files": list(map(str, files)),
-            }
-        )
-    return 1 if problems else 0
+    write_complete()
+    with contextlib.closing(engine.run([one.task for one in prospects], output)) as outcomes:
+        for outcome in outcomes:
+            finished.add(outcome.task.key)
+            title = titles[outcome.task.key]
+            if outcome.row is None:
+                problems[title] = outcome.problem
+            elif outcome.task.key not in there:
+                say(f"{len(finished)}/{len(prospects)} {title}", outcome.row)
+            write_complete()
+    return files, problems
 
 
 def _engine(
@@ -330,60 +230,3 @@ def _engine(
     from mlis.experiments.ray_engine import RayEngine
 
     return RayEngine(cluster, models_of)
-
-
-def _origins(plans: "Mapping[str, list[Entry]]") -> dict[str, Any]:
-    """Which datasets are stand-ins, and which are missing and why."""
-    sources = {e.source.name: e.source for found in plans.values() for e in found}.values()
-    return {
-        "stand_in": [source.name for source in sources if source.stand_in],
-        "missing": {source.name: source.problem for source in sources if source.dataset is None},
-    }
-
-
-def _say(title: str, row: "Row") -> None:
-    from tqdm import tqdm
-
-    found = f"H {number(row.test['H'])} ({row.protocol}), {row.cost['seconds']:.1f} s"
-    tqdm.write(f"{title}: {found}", file=sys.stderr)
-
-
-def _write(name: str, entries: "Sequence[Entry]", results: Path, budget: "Budget") -> list[Path]:
-    """Print a table, and write it, or a figure, from what the store has."""
-    from mlis.experiments import figures, tables
-    from mlis.experiments.engine import store_of
-
-    store = store_of(results)
-    if name not in tables.TITLES:
-        return figures.write(name, figures.curves(entries, store), budget, results / "figures")
-    table = tables.table(name, entries, store, budget)
-    print(table.title)
-    print_table([table.header[:-1], *(line[:-1] for line in table.lines)])
-    return tables.write(name, table, results / "tables")
-
-
-def run_again(args: argparse.Namespace) -> int:
-    """`mlis rerun`."""
-    from mlis.cli.progress import Progress
-    from mlis.experiments.engine import store_of
-    from mlis.experiments.rerun import rerun
-
-    row = store_of(args.output).find(args.row)
-    progress = Progress()
-    dataset = relocated(row.task["dataset"], args)
-    try:
-        found = rerun(row, dataset=dataset, device=args.device, listen=progress)
-    finally:
-        progress.close()
-    rows = [["", "U", "S", "H"]]
-    for label, one in (("row", row), ("again", found.row)):
-        rows.append([label, *(number(one.test[name], 3) for name in ("U", "S", "H"))])
-    print_table(rows)
-    label = f"{row.task['name']}, {row.protocol}{', stand-in' if row.stand_in else ''}"
-    print(f"{label}: {found}")
-    if args.json:
-        facts = {"row": row.key, "protocol": row.protocol, "stand_in": row.stand_in}
-        verdict = {"agrees": found.agrees, "same_bits": found.same_bits}
-        again = {name: found.row.test[name] for name in ("U", "S", "H")}
-        print_json({**facts, **verdict, "difference": found.difference, "again": again})
-    return 0 if found.agrees else 1

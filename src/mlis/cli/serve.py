@@ -1,15 +1,19 @@
 """`mlis serve`: a saved model behind HTTP, with a page to try it."""
 
 import argparse
+import functools
 import logging
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.models import one_model
+from mlis.cli.models import add_model_argument, one_model
 from mlis.errors import SettingsError
 from mlis.serving.settings import Access, Limits, is_loopback
+
+if TYPE_CHECKING:
+    from mlis.serving.engine import Engine
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -34,9 +38,24 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="answer HTTP requests for predictions, with a page to try it",
         description=_DESCRIPTION,
     )
+    add_model_argument(parser)
+    _add_access_flags(parser)
     parser.add_argument(
-        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
+        "--descriptions",
+        metavar="TABLE",
+        type=Path,
+        help="classes and their sentences, as for `mlis data build`, to be shown",
     )
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="the image model, where it lies elsewhere now"
+    )
+    add_device_flag(parser)
+    _add_limits(parser.add_argument_group("limits"))
+    add_common_flags(parser, with_json=False)
+    parser.set_defaults(run=run)
+
+
+def _add_access_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)"
     )
@@ -60,27 +79,17 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="ADDRESS",
         help="address of a proxy in front, whose X-Forwarded-For and -Proto are believed",
     )
-    parser.add_argument(
-        "--descriptions",
-        metavar="TABLE",
-        type=Path,
-        help="classes and their sentences, as for `mlis data build`, to be shown",
-    )
-    parser.add_argument(
-        "--backbone", metavar="NAME", help="the image model, where it lies elsewhere now"
-    )
-    add_device_flag(parser)
-    limits = parser.add_argument_group("limits")
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
     for field in fields(Limits):
-        limits.add_argument(
+        group.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=field.type if field.type is int else float,
             default=field.default,
             metavar=_METAVARS.get(field.name, "N"),
             help=f"{field.metadata['help']} (default: {field.default:g})",
         )
-    add_common_flags(parser, with_json=False)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -117,13 +126,13 @@ def run(args: argparse.Namespace) -> None:
             "front, or use 127.0.0.1",
             args.host,
         )
-
-    def listening(address: str) -> None:
-        known = engine.catalogue
-        kinds = "pictures and features" if engine.backbone else "features"
-        print(f"{model}: {len(known.names)} classes, by {kinds}; Ctrl-C stops")
-        if access.page:
-            print(f"page: {address}/page/")
-        print(f"API:  {address}/openapi.json", flush=True)
-
+    listening = functools.partial(_say_where, model, engine, access)
     serve(engine, limits, access, args.port, listening)
+
+
+def _say_where(model: Path, engine: "Engine", access: Access, address: str) -> None:
+    kinds = "pictures and features" if engine.backbone else "features"
+    print(f"{model}: {len(engine.catalogue.names)} classes, by {kinds}; Ctrl-C stops")
+    if access.page:
+        print(f"page: {address}/page/")
+    print(f"API:  {address}/openapi.json", flush=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.fit import check_loss
+from mlis.cli.flag_types import at_least, different, finite
+from mlis.cli.output import add_output_flag, check_folder
 from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings
 from mlis.cli.tune_output import print_found, print_plan, said, write_found
 from mlis.errors import SettingsError
@@ -44,13 +46,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add_dataset_arguments(parser)
     group = parser.add_argument_group("search")
-    group.add_argument(
-        "-o", "--output", metavar="OUT", type=Path, required=True, help="folder to write"
-    )
+    add_output_flag(group, "OUT")
     group.add_argument(
         "--space", metavar="FILE.toml", type=Path, help="what is searched (default: --dry-run says)"
     )
     _add_budget(group)
+    group.add_argument(
+        "--dry-run", action="store_true", help="say what would be searched; read no data"
+    )
     add_device_flag(group)
     add_common_flags(group, with_json=True)
     add_setting_flags(parser)
@@ -60,71 +63,42 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _add_budget(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--trials",
-        type=_at_least(1),
+        type=at_least(1),
         default=50,
         metavar="N",
         help="all in all, those of earlier commands included (default: 50)",
     )
     group.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS", help="of this command (default: none)"
+        "--timeout", type=finite, metavar="SECONDS", help="of this command (default: none)"
     )
     group.add_argument(
         "--class-splits",
-        type=_at_least(0),
+        type=at_least(0),
         default=5,
         metavar="N",
         help="splits of the training classes a trial is measured on; 0: the dataset's own "
         "validation split, which is noisy (default: 5)",
     )
     group.add_argument(
-        "--seeds", type=_seeds, default=(0,), metavar="N[,N…]", help="of trainings (default: 0)"
+        "--seeds", type=different, default=(0,), metavar="N[,N…]", help="of trainings (default: 0)"
     )
     group.add_argument(
         "--search-seed",
-        type=_at_least(0),
+        type=at_least(0),
         default=0,
         metavar="N",
         help="of the search (default: 0)",
     )
     group.add_argument(
         "--within",
-        type=_seconds,
+        type=finite,
         default=0.0,
         metavar="POINTS",
         help="of H that may be given for a faster training (default: 0)",
     )
     group.add_argument(
-        "--jobs", type=_at_least(1), default=1, metavar="N", help="trainings at a time (default: 1)"
+        "--jobs", type=at_least(1), default=1, metavar="N", help="trainings at a time (default: 1)"
     )
-    group.add_argument(
-        "--dry-run", action="store_true", help="say what would be searched; read no data"
-    )
-
-
-def _at_least(low: int) -> Any:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"expected a whole number ≥ {low}, but got {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number ≥ 0, but got {text!r}")
-    return value
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
-        raise argparse.ArgumentTypeError(f"expected whole numbers such as 0,1,2, but got {text!r}")
-    return tuple(int(part) for part in parts)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -143,8 +117,7 @@ def run(args: argparse.Namespace) -> None:
         starts["defaults"] = defaults
     if args.dry_run:
         return print_plan(args, space, starts, preset)
-    if args.output.exists() and not args.output.is_dir():
-        raise SettingsError(f"-o {args.output}: is a file; name a folder")
+    check_folder(args.output)
     check_loss(base.refinement)
     return _tune(args, space, starts, preset)
 

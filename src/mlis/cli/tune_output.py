@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import number, print_json, print_table
+from mlis.cli.printing import number, print_json, print_table
 from mlis.cli.settings import to_toml
 
 if TYPE_CHECKING:

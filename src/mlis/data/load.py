@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from mlis.data.benchmarks import TABLE_1, benchmark_name, load_benchmark
 from mlis.data.dataset import GZSLDataset
@@ -39,37 +40,29 @@ def load_dataset(
     Raises:
         DataError: nothing of that name, or what is wrong with it.
     """
-    if name_or_path is None:
-        if features_file is None or (split_file is None) == (classes_file is None):
-            raise DataError(
-                "no dataset named: give a benchmark's name or a dataset folder, or a features file "
-                "with either a split file or a classes file."
-            )
-        if split_file is not None:
-            return load_pair(
-                features_file, split_file, descriptors=descriptors, seed=seed, cache=cache
-            )
-        assert classes_file is not None
-        return load_tables(
-            features_file,
-            classes_file,
-            labels_file=labels_file,
-            label_column=label_column,
-            seed=seed,
-            test_fraction=test_fraction,
+    of_pair: dict[str, Any] = {"descriptors": descriptors, "seed": seed, "cache": cache}
+    if name_or_path is not None:
+        known = benchmark_name(os.fspath(name_or_path))
+        if known and data_root is not None:
+            files = {"features_file": features_file, "split_file": split_file}
+            return load_benchmark(known, data_root, **files, **of_pair)
+        return _load_named(name_or_path, known, seed)
+    if features_file is None or (split_file is None) == (classes_file is None):
+        raise DataError(
+            "no dataset named: give a benchmark's name or a dataset folder, or a features file "
+            "with either a split file or a classes file."
         )
-    known = benchmark_name(os.fspath(name_or_path))
-    if known and data_root is not None:
-        return load_benchmark(
-            known,
-            data_root,
-            features_file=features_file,
-            split_file=split_file,
-            descriptors=descriptors,
-            seed=seed,
-            cache=cache,
-        )
-    return _load_named(name_or_path, known, seed)
+    if split_file is not None:
+        return load_pair(features_file, split_file, **of_pair)
+    assert classes_file is not None
+    return load_tables(
+        features_file,
+        classes_file,
+        labels_file=labels_file,
+        label_column=label_column,
+        seed=seed,
+        test_fraction=test_fraction,
+    )
 
 
 def _load_named(name_or_path: AnyPath, known: str | None, seed: int) -> GZSLDataset:

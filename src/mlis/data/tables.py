@@ -71,28 +71,19 @@ def load_tables(
         DataError: with the file, the row or column, and for unknown class names the nearest one.
     """
     features_path, classes_path = Path(features_file), Path(classes_file)
+    given_labels = None if labels_file is None else Path(labels_file)
     classes = read_classes(classes_path)
-    features, labels, marks = _read_features(
-        features_path, None if labels_file is None else Path(labels_file), label_column
-    )
-    sources: dict[str, Any] = {"descriptors": {"format": COLUMNS, "columns": [*classes.columns]}}
-    if is_feature_folder(features_path):
-        sources["backbone"] = read_record(features_path)["backbone"]
-    labels_path = features_path if labels_file is None else Path(labels_file)
-    for path, what, found in ((labels_path, "labels", labels), (features_path, "marks", marks)):
-        if found is not None and len(found) != len(features):
-            raise DataError(
-                f"{path}: {len(found)} {what}, but {features_path} has {len(features)} rows. "
-                f"Give one for each row."
-            )
+    features, labels, marks = _read_features(features_path, given_labels, label_column)
+    labels_path = given_labels or features_path
+    _check_lengths(features, features_path, labels, labels_path, marks)
     indices = index_labels(_as_numbers(labels, classes.names), classes.names, f"{labels_path}")
-    split, what = None, f"{features_path}: {SPLIT}"
-    if marks is not None and test_fraction is not None:
-        raise DataError(f"{what} says which rows are for testing: leave out test_fraction.")
+    split = None
     if marks is not None:
+        what = f"{features_path}: {SPLIT}"
+        if test_fraction is not None:
+            raise DataError(f"{what} says which rows are for testing: leave out test_fraction.")
         words = read_marks(marks, what)
         split = split_by_marks(words, indices, classes.names, classes.unseen, what, seed=seed)
-    read = {path / RECORD if path.is_dir() else path for path in (features_path, labels_path)}
     data = GZSLDataset.from_arrays(
         features,
         indices,
@@ -102,22 +93,53 @@ def load_tables(
         split=split,
         seed=seed,
         test_fraction=TEST_FRACTION if test_fraction is None else test_fraction,
-        provenance=Provenance(
-            name=name or features_path.stem,
-            features=features_path.name,
-            descriptors=classes_path.name,
-            files={path.name: file_sha256(path) for path in sorted({classes_path, *read})},
-            sources=sources,
-        ),
+        provenance=_provenance(name, features_path, labels_path, classes_path, classes.columns),
     )
-    declared = data.unseen_classes if classes.unseen is None else classes.unseen
-    untrained = np.setdiff1d(data.unseen_classes, declared)
+    _check_trained(data, classes, features_path, classes_path)
+    return data
+
+
+def _check_lengths(
+    features: np.ndarray,
+    features_path: Path,
+    labels: Sequence[Any] | np.ndarray,
+    labels_path: Path,
+    marks: Sequence[Any] | np.ndarray | None,
+) -> None:
+    for path, what, found in ((labels_path, "labels", labels), (features_path, "marks", marks)):
+        if found is not None and len(found) != len(features):
+            raise DataError(
+                f"{path}: {len(found)} {what}, but {features_path} has {len(features)} rows. "
+                f"Give one for each row."
+            )
+
+
+def _provenance(
+    name: str | None, features: Path, labels: Path, classes: Path, columns: Sequence[str]
+) -> Provenance:
+    sources: dict[str, Any] = {"descriptors": {"format": COLUMNS, "columns": [*columns]}}
+    if is_feature_folder(features):
+        sources["backbone"] = read_record(features)["backbone"]
+    read = {path / RECORD if path.is_dir() else path for path in (features, labels)}
+    return Provenance(
+        name=name or features.stem,
+        features=features.name,
+        descriptors=classes.name,
+        files={path.name: file_sha256(path) for path in sorted({classes, *read})},
+        sources=sources,
+    )
+
+
+def _check_trained(data: GZSLDataset, classes: "Classes", features: Path, table: Path) -> None:
+    """Refuse a class that is said to be seen and has no row to train on."""
+    if classes.unseen is None:
+        return
+    untrained = np.setdiff1d(data.unseen_classes, classes.unseen)
     if untrained.size:
         raise DataError(
-            f"{classes_path}: class {classes.names[int(untrained[0])]!r} is seen, but no row of "
-            f"{features_path} trains it. Give it rows, or say unseen."
+            f"{table}: class {classes.names[int(untrained[0])]!r} is seen, but no row of "
+            f"{features} trains it. Give it rows, or say unseen."
         )
-    return data
 
 
 @dataclass(frozen=True, eq=False)

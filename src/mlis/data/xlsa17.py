@@ -58,11 +58,7 @@ def load_pair(
         DataError: a file is missing, damaged or not in the format.
     """
     features_path, split_path = Path(features_file), Path(split_file)
-    if cache:
-        fields = ("features", "labels", "folders")
-        arrays, digest = cached_arrays(features_path, fields, _read_features)
-    else:
-        arrays, digest = _read_features(features_path), None
+    arrays, sha256 = _features_of(features_path, cache)
     shapes = field_shapes(split_path)
     matrix = _read_descriptors(split_path, descriptors, arrays["labels"])
     rows = _read_rows(split_path, [part for part in shapes if part.endswith("_loc")], arrays)
@@ -78,29 +74,28 @@ def load_pair(
     notes = [note]
     named = class_names is not None or "allclasses_names" in shapes
     if named and (fault := folder_fault(arrays["folders"], names)):
-        advice = (
-            f"Labels number the columns of {descriptors} in {split_path}: match names, not numbers"
-        )
-        logger.warning("%s: %s. %s.", features_path, fault, advice)
+        _warn_of_folders(fault, features_path, split_path, descriptors)
         notes.append(fault)
     provenance = Provenance(
         name=name or features_path.stem,
         features=features_path.name,
         descriptors=f"{split_path.name}:{descriptors}",
-        files={
-            features_path.name: digest or file_sha256(features_path),
-            split_path.name: file_sha256(split_path),
-        },
+        files={features_path.name: sha256, split_path.name: file_sha256(split_path)},
         notes=tuple(notes),
     )
-    return GZSLDataset(
-        arrays["features"],
-        labels,
-        matrix,
-        names,
-        split,
-        provenance,
-    )
+    return GZSLDataset(arrays["features"], labels, matrix, names, split, provenance)
+
+
+def _warn_of_folders(fault: str, features: Path, split: Path, descriptors: str) -> None:
+    advice = f"Labels number the columns of {descriptors} in {split}: match names, not numbers"
+    logger.warning("%s: %s. %s.", features, fault, advice)
+
+
+def _features_of(path: Path, cache: bool) -> tuple[dict[str, np.ndarray], str]:
+    """What `_read_features` gives, perhaps from the cache folder, and the file's SHA-256."""
+    if cache:
+        return cached_arrays(path, ("features", "labels", "folders"), _read_features)
+    return _read_features(path), file_sha256(path)
 
 
 def _read_features(path: Path) -> dict[str, np.ndarray]:

@@ -124,10 +124,7 @@ def evaluate(
         best_H=None if curve is None or H is None else max(H, float(curve.H.max())),
         overall=100 * float((predicted == labels).mean()),
         images=len(labels),
-        per_class=tuple(
-            ClassAccuracy(name, bool(seen), int(n), float(value) if n else None)
-            for name, seen, n, value in zip(names, seen_mask, images, accuracy, strict=True)
-        ),
+        per_class=_classes(names, seen_mask, images, accuracy),
         confusions=_most_confused(counts, names, num_confusions),
         without_images=tuple(names[i] for i in np.flatnonzero(images == 0)),
         notes=_notes(U, S, seen_mask),
@@ -153,6 +150,15 @@ def per_class_accuracy(counts: np.ndarray) -> np.ndarray:
     accuracy = np.full(len(counts), np.nan)
     np.divide(100 * np.diagonal(counts), images, out=accuracy, where=images > 0)
     return accuracy
+
+
+def _classes(
+    names: tuple[str, ...], seen_mask: np.ndarray, images: np.ndarray, accuracy: np.ndarray
+) -> tuple[ClassAccuracy, ...]:
+    return tuple(
+        ClassAccuracy(name, bool(seen), int(n), float(value) if n else None)
+        for name, seen, n, value in zip(names, seen_mask, images, accuracy, strict=True)
+    )
 
 
 def _mean_present(accuracy: np.ndarray, mask: np.ndarray) -> float | None:

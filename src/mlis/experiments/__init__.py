@@ -1,1 +1,10 @@
-"""What the paper measured, and measuring it again."""
+"""What the paper measured, and measuring it again.
+
+- what is asked: `plans` makes `tasks`, of each `source` as much as the `budget` allows; `outlook`
+  says what that will take
+- how it is done: `engine` or `ray_engine` (and `ray_worker`) hand out tasks, `running` does one,
+  `new_row` writes down what came of it; `testbest` is the other protocol, `rerun` does a row again
+- what is kept: `store`, one row a run; `published`, what others measured
+- what is shown: `tables`, `figures`, `report`
+- `tuning`: the search of `mlis tune`
+"""

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mlis.evaluation import summarise
-from mlis.experiments.plans import Budget, Entry
+from mlis.experiments.budget import Budget
+from mlis.experiments.plans import Entry
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tables import rows_of, titled
 from mlis.files import atomic_write

@@ -8,7 +8,8 @@ from typing import Any
 
 from mlis.data.dataset import TrainingSplit
 from mlis.experiments.engine import work_of
-from mlis.experiments.plans import Entry, Source
+from mlis.experiments.plans import Entry
+from mlis.experiments.source import Source
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tasks import METHOD, Task
 from mlis.generators import STAGE, generator_folder

@@ -6,19 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlis.config import Config, resolve
-from mlis.data import load_dataset
-from mlis.data.benchmarks import TABLE_1, Counts
-from mlis.data.dataset import GZSLDataset
-from mlis.errors import DataError
-from mlis.experiments.store import is_stand_in
+from mlis.experiments.budget import QUICK_OPTIONS, Budget
+from mlis.experiments.source import FIVE, Source
 from mlis.experiments.tasks import BASELINES, METHOD, Task
 from mlis.provenance import PROTOCOL
 
 TABLES = ("table1", "table2", "table3", "table4")
 FIGURES = ("figure3", "figure4")
 NAMES = (*TABLES, *FIGURES)
-FIVE = ("CUB", "AWA2", "SUN", "FLO", "aPY")
 PAPER_DATASETS = {name: ("CUB", "AWA2") if name in ("table4", *FIGURES) else FIVE for name in NAMES}
 
 COMPONENTS = {"ML": "ml", "ML+IS": "ml+is", "ML+IS+SFR": "ml+is+sfr"}
@@ -47,122 +42,6 @@ SWEEPS: dict[str, tuple[tuple[str, str, str, tuple[float, ...]], ...]] = {
     ),
 }
 QUICK_POINTS = 3  # of a sweep, with the quick budget
-
-# upper limits of the quick budget: seconds a run, figures that mean nothing
-QUICK: dict[str, dict[str, int]] = {
-    "generation": {"steps": 10, "critic_steps": 2, "hidden": 64, "noise": 32, "batch_size": 32},
-    "refinement": {"steps": 10, "hidden": 64, "classes_per_batch": 16, "samples_per_class": 4},
-    "classification": {"synthetic_per_unseen": 10, "synthetic_per_seen": 10, "max_iterations": 50},
-}
-QUICK_OPTIONS: dict[str, dict[str, Any]] = {
-    "cegzsl": {
-        **{"steps": 10, "choices": [5, 10], "batch_size": 64},
-        **{"embedding": 64, "projection": 32, "hidden": 64},
-    }
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A dataset that was asked for.
-
-    Attributes:
-        name: as it was asked for, a benchmark in its usual spelling.
-        arguments: of :func:`mlis.data.load_dataset`.
-        config: settings for it.
-        dataset: None where it cannot be loaded.
-        problem: why, and what to do.
-    """
-
-    name: str
-    arguments: Mapping[str, Any]
-    config: Config
-    dataset: GZSLDataset | None
-    problem: str = ""
-
-    @classmethod
-    def load(cls, name: str, arguments: Mapping[str, Any], *layers: Mapping[str, Any]) -> "Source":
-        """Load a dataset, or say why not; settings are the defaults and these layers.
-
-        The calibration constant is chosen on validation classes, for every method alike.
-        """
-        config = resolve(*layers, {"classification": {"calibration": "validation"}})
-        try:
-            return cls(name, arguments, config, load_dataset(**arguments))
-        except DataError as error:
-            return cls(name, arguments, config, None, str(error))
-
-    @functools.cached_property
-    def counts(self) -> Counts | None:
-        """Its sizes."""
-        return None if self.dataset is None else Counts.of(self.dataset)
-
-    @property
-    def published_counts(self) -> Counts | None:
-        """Those of the paper's Table 1."""
-        return TABLE_1.get(self.name) if self.name in FIVE else None
-
-    @property
-    def stand_in(self) -> bool:
-        """Whether its features are made up."""
-        return self.dataset is not None and is_stand_in(self.dataset.provenance.notes)
-
-    @property
-    def label(self) -> str:
-        """Its name, and what it is not."""
-        return f"{self.name} (stand-in)" if self.stand_in else self.name
-
-    @property
-    def shared_space(self) -> bool:
-        """Whether features and descriptors could be compared by cosine."""
-        data = self.dataset
-        return data is not None and data.features.shape[1] == data.descriptors.shape[1]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much is spent.
-
-    Attributes:
-        name: "paper", settings as they are, or "quick", to see that everything runs.
-        seeds: of each line of a table and each point of a curve.
-        device: "auto", "cpu", "cuda", …
-        protocols: H@val, and what is measured beside it.
-    """
-
-    name: str = "paper"
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    device: str = "auto"
-    protocols: tuple[str, ...] = (PROTOCOL,)
-
-    @property
-    def quick(self) -> bool:
-        """Whether figures mean nothing."""
-        return self.name == "quick"
-
-    def limited(self, config: Config) -> Config:
-        """Settings, cut down where the budget is quick."""
-        if not self.quick:
-            return config
-        sections = config.to_dict()
-        least = {
-            section: {name: min(sections[section][name], most) for name, most in limits.items()}
-            for section, limits in QUICK.items()
-        }
-        least["classification"]["tolerance"] = 0.01
-        return config.replace(least)
-
-
-def within_quick(config: Mapping[str, Any]) -> bool:
-    """Whether settings (`Config.to_dict`) train no longer than the quick budget does.
-
-    Rows do not say what was spent on them; stage 2 is left out, as figures sweep it.
-    """
-    return all(
-        config[section][name] <= most
-        for section in ("generation", "refinement")
-        for name, most in QUICK[section].items()
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +75,7 @@ class Entry:
 def plan(name: str, sources: Sequence[Source], budget: Budget) -> list[Entry]:
     """Entries of one experiment, dataset by dataset; of each one a protocol, where it has tasks.
 
+    >>> from mlis.config import Config
     >>> [entry.label for entry in plan("table3", [Source("CUB", {}, Config(), None)], Budget())]
     ['ML', 'ML+IS', 'ML+IS+SFR']
     """

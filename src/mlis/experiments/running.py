@@ -5,27 +5,23 @@ Stages that several runs share are trained once: the generator is in the user's 
 """
 
 import dataclasses
-import datetime
-import functools
-import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlis.baselines.protocol import Measured, choose_and_test
+from mlis.baselines.protocol import choose_and_test
 from mlis.checkpoint import save_model
 from mlis.data.dataset import GZSLDataset, TrainingSplit
-from mlis.evaluation import Evaluation
 from mlis.experiments.loading import Loaded, loaded
+from mlis.experiments.new_row import row_of_baseline, row_of_method, row_of_test_best
 from mlis.experiments.retrieval import UnseenImages
-from mlis.experiments.store import TEST_BEST, Row, parse
+from mlis.experiments.store import TEST_BEST, Row
 from mlis.experiments.tasks import BASELINES, METHOD, Task, stage_one
-from mlis.experiments.testbest import baseline_test_best, measure_test_best
-from mlis.inference import Recognizer
-from mlis.protocol import Trained, fit_and_calibrate, fit_and_calibrate_seeds, test_once
-from mlis.provenance import provenance, training_key
+from mlis.experiments.testbest import measure_test_best
+from mlis.protocol import fit_and_calibrate, fit_and_calibrate_seeds
+from mlis.provenance import training_key
 from mlis.snapshots import FolderMonitor
 from mlis.training import Monitor
 
@@ -86,7 +82,7 @@ def run(task: Task, work: Path, how: How) -> Row:
         monitor=how.listen(task.title),
         reuse=how.reuse,
     )
-    return _row_of_baseline(task, dataset, measured, unseen)
+    return row_of_baseline(task, dataset, measured, unseen)
 
 
 def run_stacked(tasks: Sequence[Task], work: Path, hows: Sequence[How]) -> list[Row]:
@@ -141,7 +137,7 @@ def _run_method(
         trained = fit_and_calibrate_seeds(dataset, config, seeds=seeds, **common)
     rows: list[Row] = []
     for task, own, how in zip(tasks, trained, hows, strict=True):
-        row = _row_of_method(task, dataset, own, unseen, monitors)
+        row = row_of_method(task, dataset, own, unseen, monitors)
         if how.record is not None:
             _keep_losses(work, how.record, monitors)
             if how.keep_model:
@@ -165,33 +161,6 @@ def _monitor(
     )
 
 
-def _row_of_method(
-    task: Task,
-    dataset: GZSLDataset,
-    trained: Trained,
-    unseen: UnseenImages,
-    monitors: Mapping[str, FolderMonitor],
-) -> Row:
-    stages = [one.account(name) for one in monitors.values() for name in ("refinement", "joint")]
-    accounts = [account for account in stages if account is not None]
-    generators = trained.generators.values()
-    share = 1 / max(1, len(trained.stacked))
-    cost = {
-        "seconds": round(trained.seconds, 3),
-        "generation_seconds": round(sum(one.seconds for one in generators), 3),
-        "refinement_seconds": round(share * sum(one.seconds for one in accounts), 3),
-        "reused": any(one.reused for one in (*generators, *accounts)),
-    }
-    recognizer = trained.recognizer
-    test = test_once(recognizer, dataset).to_dict() | unseen.retrieved(recognizer)
-    row = _row(task, dataset, test, trained.validation, recognizer.calibration, {}, cost)
-    if not trained.stacked:
-        return row
-    return dataclasses.replace(
-        row, provenance={**row.provenance, "stacked": sorted(trained.stacked)}
-    )
-
-
 def _run_method_test_best(
     task: Task, dataset: GZSLDataset, unseen: UnseenImages, work: Path, how: How
 ) -> Row:
@@ -207,21 +176,10 @@ def _run_method_test_best(
         owner=task.key,
         reuse=how.reuse,
     )
-    assert found.last is not None
-    assert found.recognizer is not None
-    stages = [monitor.account(name) for name in ("refinement", "joint")]
-    accounts = [account for account in stages if account is not None]
-    generator = found.last.generator
-    cost = {
-        "seconds": round(found.last.seconds + found.seconds, 3),
-        "generation_seconds": 0.0 if generator is None else round(generator.seconds, 3),
-        "refinement_seconds": round(sum(one.seconds for one in accounts), 3),
-        "reused": any(one.reused for one in (*accounts, *([generator] if generator else []))),
-    }
-    test = found.test.to_dict() | unseen.retrieved(found.recognizer)
+    row = row_of_test_best(task, dataset, found, monitor, unseen)
     if how.record is not None:
         _keep_losses(work, how.record, {"training": monitor})
-    return _row(task, dataset, test, None, found.calibration, found.chosen, cost)
+    return row
 
 
 def _keep_losses(work: Path, record: Path, parts: Mapping[str, object]) -> None:
@@ -229,60 +187,3 @@ def _keep_losses(work: Path, record: Path, parts: Mapping[str, object]) -> None:
         for path in (work / part).glob("*.jsonl"):
             (record / part).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, record / part / path.name)
-
-
-def _row_of_baseline(
-    task: Task, dataset: GZSLDataset, measured: Measured, unseen: UnseenImages
-) -> Row:
-    found = measured.to_dict()
-    test = found["test"]
-    scorer = measured.scorer
-    if isinstance(scorer, Recognizer) and scorer.encoder_weight is not None:
-        test = test | unseen.retrieved(scorer)
-    cost = {
-        "seconds": found["seconds"],
-        "generation_seconds": found["generation_seconds"],
-        "refinement_seconds": 0.0,
-        "reused": None,  # nobody kept account
-    }
-    settings, constant = found["settings"], measured.calibration
-    if task.protocol == TEST_BEST:
-        best = baseline_test_best(measured, dataset)
-        test, constant = {**test, **best.test.to_dict()}, best.calibration
-    return _row(task, dataset, test, measured.validation, constant, settings, cost)
-
-
-def _row(
-    task: Task,
-    dataset: GZSLDataset,
-    test: Mapping[str, Any],
-    validation: Evaluation | None,
-    calibration: float,
-    chosen: Mapping[str, Any],
-    cost: Mapping[str, Any],
-) -> Row:
-    row = Row(
-        key=task.key,
-        protocol=task.protocol,
-        task=task.to_dict(),
-        test=test,
-        validation=None if validation is None else validation.to_dict(),
-        calibration=calibration,
-        chosen=chosen,
-        cost=cost,
-        provenance={
-            **provenance(dataset, task.config, task.device),
-            **{"protocol": task.protocol, "cpu": _cpu()},
-        },
-        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-    return parse(row.to_line())  # as it will be read back
-
-
-@functools.cache
-def _cpu() -> str:
-    """The processor's name, on which the last bits may depend; empty where it is not told."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()

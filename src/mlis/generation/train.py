@@ -12,10 +12,11 @@ from mlis.generation.losses import Feedback, critic_backward, generator_backward
 from mlis.generation.networks import Critic, Generator
 from mlis.generation.ridge import RidgePredictor, fit_predictor, fit_ridge
 from mlis.generation.synthesis import FeatureGenerator, Sampler
+from mlis.packing import PackedTrainer, Part
 from mlis.preprocessing import TrainingTensors
 from mlis.stacking import Rng, Seeds, drawn, fill, place_of, streams, taken_out
 from mlis.streaming import prefetch, take
-from mlis.training import Monitor, adam, pack, train, unpack, unpack_rows
+from mlis.training import Monitor, adam, train
 
 
 class WGANGenerator:
@@ -46,7 +47,7 @@ class WGANGenerator:
         return WGANGenerator(taken_out(self.network, index), self.predictor)
 
 
-class AdversarialTrainer:
+class AdversarialTrainer(PackedTrainer):
     """One step = `critic_steps` critic updates and one generator update (eq. 2).
 
     Args:
@@ -167,7 +168,8 @@ class AdversarialTrainer:
         prefetch(self.data.x, rows[..., : rounds * self.settings.batch_size])
         return rows
 
-    def _parts(self):
+    def parts(self) -> Mapping[str, Part]:
+        """Networks, optimisers and random stream."""
         return {
             "generator": self.network,
             "critic": self.critic,
@@ -176,22 +178,9 @@ class AdversarialTrainer:
             "rng": self.rng,
         }
 
-    def state(self) -> dict[str, Tensor]:
-        """Networks, optimisers, random stream, and the rows of the next step."""
-        return {**pack(**self._parts()), "rows": self.rows}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state that `state` gave."""
-        unpack(state, **self._parts())
-        self.rows = unpack_rows(state, self.rows)
-
-    def outcome(self) -> dict[str, Tensor]:
+    def kept(self) -> Mapping[str, Part]:
         """The generator."""
-        return pack(generator=self.network)
-
-    def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
-        """Take over what `outcome` gave."""
-        unpack(outcome, generator=self.network)
+        return {"generator": self.network}
 
 
 def fit_generator(

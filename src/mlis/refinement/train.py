@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mlis.compute import Arithmetic, Scratch
-from mlis.config import Config, Refinement
+from mlis.config import Refinement
 from mlis.data.sampling import ClassBalancedSampler, some_classes
 from mlis.generation.synthesis import FeatureGenerator, Sampler
-from mlis.generation.train import AdversarialTrainer
+from mlis.packing import PackedTrainer, Part
 from mlis.preprocessing import TrainingTensors
 from mlis.refinement.encoder import Encoder, Linear
 from mlis.refinement.losses import (
@@ -22,7 +22,7 @@ from mlis.refinement.losses import (
 from mlis.refinement.own_loss import OwnLoss
 from mlis.stacking import Rng, Seeds, streams
 from mlis.streaming import prefetch, take
-from mlis.training import Monitor, adam, pack, train, unpack, unpack_rows
+from mlis.training import Monitor, adam, train
 
 MOST_CLASSES = 1024
 """Classes with synthetic samples in a step, at most: of more, every step draws some at random.
@@ -31,7 +31,7 @@ The head scores all classes: with samples of them all, a step's time would be qu
 """
 
 
-class RefinementTrainer:
+class RefinementTrainer(PackedTrainer):
     """One step = one update of the encoder on a P×K batch of real seen samples.
 
     Semantics enter only through each sample's own class's descriptor, concatenated with its
@@ -79,16 +79,9 @@ class RefinementTrainer:
         loss: EmbeddingLoss | None = None,
     ):
         self.data, self.settings = data, settings
-        self.encoder = Encoder(
-            data.x.shape[1],
-            settings.hidden,
-            settings.init_std,
-            arithmetic,
-            streams(seed, "encoder"),
-        )
-        self.head = Linear(
-            settings.hidden, data.num_classes, settings.init_std, arithmetic, streams(seed, "head")
-        )
+        hidden, common = settings.hidden, (settings.init_std, arithmetic)
+        self.encoder = Encoder(data.x.shape[1], hidden, *common, streams(seed, "encoder"))
+        self.head = Linear(hidden, data.num_classes, *common, streams(seed, "head"))
         self.similarity_loss = similarity_loss(settings) if loss is None else None
         self.own_loss = None
         if self.similarity_loss is None:
@@ -107,12 +100,7 @@ class RefinementTrainer:
         self.rows = self._draw_rows()
         self.product, self.scratch = arithmetic.product, Scratch()
         self.sampler_of = sampler_of if "sfr" in settings.switches else None
-        self.synthetic_labels = torch.cat(
-            (
-                data.unseen.repeat_interleave(settings.synthetic_per_unseen),
-                data.seen.repeat_interleave(settings.synthetic_per_seen),
-            )
-        )
+        self.synthetic_labels = self._labels_of(data.unseen, data.seen)
         self.with_semantics = "is" in settings.switches
         places = torch.arange(self.sampler.classes, device=arithmetic.device)
         self.places = places.repeat_interleave(self.sampler.samples)
@@ -172,6 +160,10 @@ class RefinementTrainer:
             return self.synthetic_labels
         unseen = some_classes(self.data.unseen, share, self.noise)
         seen = some_classes(self.data.seen, share, self.noise)
+        return self._labels_of(unseen, seen)
+
+    def _labels_of(self, unseen: Tensor, seen: Tensor) -> Tensor:
+        """As many labels of each of these classes as it has synthetic samples in a step."""
         counts = (self.settings.synthetic_per_unseen, self.settings.synthetic_per_seen)
         parts = (unseen.repeat_interleave(counts[0], -1), seen.repeat_interleave(counts[1], -1))
         return torch.cat(parts, dim=-1)
@@ -199,7 +191,8 @@ class RefinementTrainer:
         loss = balanced_cross_entropy(self.head(self.encoder(fake)), labels)
         return self.settings.generator_feedback * loss
 
-    def _parts(self):
+    def parts(self) -> Mapping[str, Part]:
+        """Networks, optimiser and random streams."""
         learned = {} if self.learned_loss is None else {"loss": self.learned_loss}
         return {
             "encoder": self.encoder,
@@ -210,22 +203,9 @@ class RefinementTrainer:
             "noise": self.noise,
         }
 
-    def state(self) -> dict[str, Tensor]:
-        """Networks, optimiser, random streams, and the rows of the next step."""
-        return {**pack(**self._parts()), "rows": self.rows}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state that `state` gave."""
-        unpack(state, **self._parts())
-        self.rows = unpack_rows(state, self.rows)
-
-    def outcome(self) -> dict[str, Tensor]:
+    def kept(self) -> Mapping[str, Part]:
         """The encoder."""
-        return pack(encoder=self.encoder)
-
-    def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
-        """Take over what `outcome` gave."""
-        unpack(outcome, encoder=self.encoder)
+        return {"encoder": self.encoder}
 
 
 def _sum_of_gradients(leaf: Tensor, h: Tensor) -> Tensor:
@@ -239,52 +219,6 @@ def _sum_of_gradients(leaf: Tensor, h: Tensor) -> Tensor:
     if h.grad is not None:
         leaf.grad[..., : h.shape[-2], :] += h.grad
     return leaf.grad
-
-
-class JointTrainer:
-    """The paper's order: each step trains critic and generator, then the encoder."""
-
-    adversarial: AdversarialTrainer
-    refinement: RefinementTrainer
-
-    def __init__(self, adversarial: AdversarialTrainer, refinement: RefinementTrainer):
-        self.adversarial, self.refinement = adversarial, refinement
-        if refinement.settings.generator_feedback > 0:
-            seen = adversarial.data.seen
-            adversarial.feedback = lambda fake, own: refinement.feedback(fake, seen[own])
-
-    def step(self) -> Mapping[str, Tensor]:
-        """One step of each."""
-        return {**self.adversarial.step(), **self.refinement.step()}
-
-    def state(self) -> dict[str, Tensor]:
-        """Both states."""
-        return _joined(self.adversarial.state(), self.refinement.state())
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state that `state` gave."""
-        adversarial, refinement = _parted(state)
-        self.adversarial.load_state(adversarial)
-        self.refinement.load_state(refinement)
-
-    def outcome(self) -> dict[str, Tensor]:
-        """Generator and encoder."""
-        return _joined(self.adversarial.outcome(), self.refinement.outcome())
-
-    def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
-        """Take over what `outcome` gave."""
-        adversarial, refinement = _parted(outcome)
-        self.adversarial.load_outcome(adversarial)
-        self.refinement.load_outcome(refinement)
-
-
-def _joined(adversarial: Mapping[str, Tensor], refinement: Mapping[str, Tensor]):
-    parts = {"a": adversarial, "r": refinement}
-    return {f"{p}.{key}": value for p, part in parts.items() for key, value in part.items()}
-
-
-def _parted(both: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    return [{k[2:]: v for k, v in both.items() if k.startswith(prefix)} for prefix in ("a.", "r.")]
 
 
 def fit_encoder(
@@ -304,26 +238,3 @@ def fit_encoder(
     trainer = RefinementTrainer(data, settings, arithmetic, seed, sampler_of, loss)
     train("refinement", trainer, settings.steps, monitor, seed)
     return trainer.encoder
-
-
-def fit_joint(
-    data: TrainingTensors,
-    config: Config,
-    arithmetic: Arithmetic,
-    seed: Seeds,
-    monitor: Monitor,
-    loss: EmbeddingLoss | None = None,
-) -> tuple[FeatureGenerator, Encoder]:
-    """Train generator and encoder together, `generation.steps` steps (`schedule="joint"`)."""
-    adversarial = AdversarialTrainer(data, config.generation, arithmetic, seed)
-    refinement = RefinementTrainer(
-        data,
-        config.refinement,
-        arithmetic,
-        seed,
-        lambda: adversarial.generator.sampler(data.descriptors),
-        loss,
-    )
-    trainer = JointTrainer(adversarial, refinement)
-    train("joint", trainer, config.generation.steps, monitor, seed)
-    return adversarial.generator, refinement.encoder

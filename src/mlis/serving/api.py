@@ -45,6 +45,13 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def routes(service: Service, access: Access) -> APIRouter:
     """All routes of one server."""
     router = APIRouter()
+    _add_predictions(router, service)
+    _add_classes(router, service, access)
+    _add_server(router, service, access)
+    return router
+
+
+def _add_predictions(router: APIRouter, service: Service) -> None:
     limits = service.limits
     rows_request = schemas.rows_request(limits, service.engine.num_features)
     most = limits.max_top_k
@@ -78,6 +85,8 @@ def routes(service: Service, access: Access) -> APIRouter:
             ]
         )
 
+
+def _add_classes(router: APIRouter, service: Service, access: Access) -> None:
     @router.get("/classes", responses=described(), tags=["classes"])
     async def get_classes() -> schemas.ClassList:
         """All classes that the model tells apart."""
@@ -97,6 +106,8 @@ def routes(service: Service, access: Access) -> APIRouter:
         known = await service.add_class(body.name, words_of(body))
         return _info(known, known.names.index(body.name))
 
+
+def _add_server(router: APIRouter, service: Service, access: Access) -> None:
     @router.get("/health", responses=described(), tags=["server"])
     async def get_health() -> schemas.Health:
         """Whether the server runs, and what it serves."""
@@ -120,8 +131,6 @@ def routes(service: Service, access: Access) -> APIRouter:
     async def get_metrics() -> Response:
         """Counters in Prometheus' text format."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
-
-    return router
 
 
 def predictions(answer: Answer, k: int) -> list[schemas.Prediction]:

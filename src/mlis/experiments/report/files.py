@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlis.experiments import figures, tables
-from mlis.experiments.plans import Budget
+from mlis.experiments import figures, table_files
+from mlis.experiments.budget import Budget
 from mlis.experiments.report.closer import Look
 from mlis.experiments.report.lines import curves
 from mlis.experiments.report.maps import sheet
 from mlis.experiments.report.studies import Study
-from mlis.experiments.tables import Table
+from mlis.experiments.table_files import Table
 from mlis.files import atomic_write
 from mlis.pages import style_of
 
@@ -25,7 +25,9 @@ def write_files(
     `figure2.svg` and `map.svg` are named after the study where there are several.
     """
     paths = [
-        path for name, one in found.items() for path in tables.write(name, one, folder / "tables")
+        path
+        for name, one in found.items()
+        for path in table_files.write(name, one, folder / "tables")
     ]
     place = folder / "figures"
     for budget in (Budget("paper"), Budget("quick")):  # never both in one figure

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from mlis.experiments.plans import FIVE
 from mlis.experiments.published import published
 from mlis.experiments.report.html import escape, section
 from mlis.experiments.report.studies import QUICK, Study
+from mlis.experiments.source import FIVE
 from mlis.experiments.store import STAND_IN, TEST_BEST
 from mlis.experiments.tables import MEASURED, Line
 from mlis.provenance import PROTOCOL

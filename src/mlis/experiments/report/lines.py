@@ -7,8 +7,8 @@ from typing import Any
 from mlis.data.benchmarks import TABLE_1, Counts
 from mlis.data.dataset import GZSLDataset
 from mlis.experiments.figures import Curve
-from mlis.experiments.plans import FIVE
 from mlis.experiments.report.studies import Place, Study
+from mlis.experiments.source import FIVE
 from mlis.experiments.tables import MEASURED, PUBLISHED, Line, measured_line, published_lines
 
 Counted = tuple[str, str, Mapping[str, Any], str]  # dataset, kind, counts, note

@@ -8,7 +8,8 @@ from mlis.experiments.report.html import cells, escape, figure, group, section, 
 from mlis.experiments.report.lines import Block, Counted, blocks, counted, curves
 from mlis.experiments.report.material import Data
 from mlis.experiments.report.studies import Study
-from mlis.experiments.tables import MEASURED, Table
+from mlis.experiments.table_files import Table
+from mlis.experiments.tables import MEASURED
 
 TABLES = ("table2", "table3", "table4")
 FIGURES = ("figure3", "figure4")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mlis.config import hash_of
-from mlis.experiments.plans import BASELINES, COMPONENTS, LABELS, LOSSES, SWEEPS, within_quick
+from mlis.experiments.budget import within_quick
+from mlis.experiments.plans import BASELINES, COMPONENTS, LABELS, LOSSES, SWEEPS
 from mlis.experiments.report.rows import Series
 from mlis.experiments.store import PROTOCOLS, STAND_IN, Row
 from mlis.experiments.tasks import METHOD

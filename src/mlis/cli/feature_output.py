@@ -1,0 +1,75 @@
+"""What `mlis features` and `mlis data build` print of images and names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlis.cli.printing import printable
+
+if TYPE_CHECKING:
+    from mlis.features.images import Extraction
+    from mlis.features.matching import Unmatched
+    from mlis.features.walk import Bad, Found
+
+SHOWN = 20  # of a list on the screen; its file has all
+
+
+def report_images(result: "Extraction", found: "Found", output: Path) -> None:
+    """What was done, and the files without a row."""
+    rows, size = result.images.features.shape
+    rate = f", {result.computed / result.seconds:.1f} images/s" if result.computed else ""
+    print(
+        f"{output}: {rows:,} images × {size} numbers by {result.images.backbone['name']}; "
+        f"{result.computed:,} computed now{rate}"
+    )
+    if found.unlisted:
+        print(f"  {found.unlisted:,} files are not in the table of labels and were not read")
+    report_bad(result.bad, output)
+
+
+def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
+    """The first of the bad files; all are in bad.csv."""
+    if not bad:
+        return
+    print(f"{len(bad):,} files gave no features ({output / 'bad.csv'}):")
+    for each in bad[:SHOWN]:
+        print(f"  {printable(each.path)}: {each.reason}")
+    if len(bad) > SHOWN:
+        print(f"  … and {len(bad) - SHOWN:,} more")
+
+
+def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
+    """Names without a partner, and unmatched.csv where `output` is given."""
+    from mlis.features.build import UNMATCHED, unmatched_rows
+    from mlis.features.report import write_rows
+
+    if output is not None:
+        header = ("name", "lacks", "near")
+        write_rows(output / UNMATCHED, header, unmatched_rows(found))
+    for side, text in (
+        ("images", "classes have images and no description"),
+        ("words", "classes are described and have no images"),
+    ):
+        names = [each for each in found if each.side == side]
+        if names:
+            print(f"{len(names)} {text}:")
+        for each in names[:SHOWN]:
+            near = f" (near: {printable(each.near)})" if each.near else ""
+            print(f"  {printable(each.name)}{near}")
+        if len(names) > SHOWN:
+            print(f"  … and {len(names) - SHOWN} more")
+
+
+def summary(result: "Extraction") -> dict[str, Any]:
+    """For --json."""
+    rows, size = result.images.features.shape
+    return {
+        "images": rows,
+        "size": size,
+        "computed": result.computed,
+        "bad": len(result.bad),
+        "seconds": round(result.seconds, 3),
+        "images_per_second": round(result.computed / result.seconds, 2),
+        "backbone": result.images.backbone["name"],
+        "fingerprint": result.images.backbone["fingerprint"],
+    }

@@ -1,0 +1,67 @@
+"""How much is spent on an experiment: the paper's settings, or a few steps to see that it runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlis.config import Config
+from mlis.provenance import PROTOCOL
+
+# upper limits of the quick budget: seconds a run, figures that mean nothing
+QUICK: dict[str, dict[str, int]] = {
+    "generation": {"steps": 10, "critic_steps": 2, "hidden": 64, "noise": 32, "batch_size": 32},
+    "refinement": {"steps": 10, "hidden": 64, "classes_per_batch": 16, "samples_per_class": 4},
+    "classification": {"synthetic_per_unseen": 10, "synthetic_per_seen": 10, "max_iterations": 50},
+}
+QUICK_OPTIONS: dict[str, dict[str, Any]] = {
+    "cegzsl": {
+        **{"steps": 10, "choices": [5, 10], "batch_size": 64},
+        **{"embedding": 64, "projection": 32, "hidden": 64},
+    }
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is spent.
+
+    Attributes:
+        name: "paper", settings as they are, or "quick", to see that everything runs.
+        seeds: of each line of a table and each point of a curve.
+        device: "auto", "cpu", "cuda", …
+        protocols: H@val, and what is measured beside it.
+    """
+
+    name: str = "paper"
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    device: str = "auto"
+    protocols: tuple[str, ...] = (PROTOCOL,)
+
+    @property
+    def quick(self) -> bool:
+        """Whether figures mean nothing."""
+        return self.name == "quick"
+
+    def limited(self, config: Config) -> Config:
+        """Settings, cut down where the budget is quick."""
+        if not self.quick:
+            return config
+        sections = config.to_dict()
+        least = {
+            section: {name: min(sections[section][name], most) for name, most in limits.items()}
+            for section, limits in QUICK.items()
+        }
+        least["classification"]["tolerance"] = 0.01
+        return config.replace(least)
+
+
+def within_quick(config: Mapping[str, Any]) -> bool:
+    """Whether settings (`Config.to_dict`) train no longer than the quick budget does.
+
+    Rows do not say what was spent on them; stage 2 is left out, as figures sweep it.
+    """
+    return all(
+        config[section][name] <= most
+        for section in ("generation", "refinement")
+        for name, most in QUICK[section].items()
+    )

@@ -1,0 +1,87 @@
+"""A table as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlis.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells, ready to be written.
+
+    Attributes:
+        title: with the budget where figures mean nothing.
+        header, lines: texts; all lines as long as the header.
+        data: the same for CSV, numbers apart, one mapping a line.
+        notes: what must be read with it.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    data: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...]
+
+
+def write(name: str, table: Table, folder: Path) -> list[Path]:
+    """Write NAME.md, NAME.csv and NAME.tex into `folder`, made if absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"md": markdown(table), "csv": csv_text(table), "tex": latex(table)}
+    for suffix, text in texts.items():
+        with atomic_write(folder / f"{name}.{suffix}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [folder / f"{name}.{suffix}" for suffix in texts]
+
+
+def markdown(table: Table) -> str:
+    """GitHub's dialect."""
+    lines = [_pipes(table.header), _pipes(["---"] * len(table.header))]
+    lines += [_pipes(line) for line in table.lines]
+    return "\n".join([f"# {table.title}", "", *lines, "", *(f"- {n}" for n in table.notes), ""])
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def csv_text(table: Table) -> str:
+    """One line a line, numbers unrounded, protocol, kind and budget in columns of their own."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(table.data[0]) if table.data else ["dataset"])
+    writer.writeheader()
+    writer.writerows(table.data)
+    return out.getvalue()
+
+
+_ESCAPES = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"±": r"$\pm$", "–": "--", "γ": r"$\gamma$", "λ": r"$\lambda$", "…": r"\ldots{}"},
+        **{"“": "``", "”": "''"},
+    }
+)
+
+
+def latex(table: Table) -> str:
+    """A `tabular` that needs no package, notes as comments and title above."""
+    rows = [" & ".join(cell.translate(_ESCAPES) for cell in line) + r" \\" for line in table.lines]
+    return "\n".join(
+        [
+            f"% {table.title}",
+            *(f"% {note}" for note in table.notes),
+            rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
+            r"\hline",
+            " & ".join(cell.translate(_ESCAPES) for cell in table.header) + r" \\",
+            r"\hline",
+            *rows,
+            r"\hline",
+            r"\end{tabular}",
+            "",
+        ]
+    )
