@@ -229,8 +229,8 @@ def test_a_visitor_tries_a_picture_adds_a_class_and_tries_again(browser, model, 
 def test_the_page_without_changes_has_no_form(browser, model, tmp_path):
     with served(model, tmp_path, "--no-allow-changes") as (address, _):
         visit = Visit(browser, address)
+        visit.page.locator("#picture").wait_for(timeout=60_000)  # then the page is drawn
         assert visit.page.locator("#add-class").count() == 0
-        assert visit.page.locator("#picture").count() == 1
 
 
 def test_no_address_and_no_file_of_the_server_is_read_for_a_visitor(model, pictures, tmp_path):

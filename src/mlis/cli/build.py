@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlis.features.descriptors import Descriptors
     from mlis.features.walk import Bad, Found
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Compute features of images and descriptors of classes, and write them as a dataset folder.
