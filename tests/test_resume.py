@@ -326,6 +326,20 @@ def test_a_snapshot_that_lacks_tensors(cut, stage, drop):
         train(small(), FolderMonitor(cut, "key"))
 
 
+@pytest.mark.parametrize("number", [-1, len(TRAINING.labels), 2**62])
+@pytest.mark.parametrize("stage", ["generation", "refinement"])
+def test_a_snapshot_that_names_rows_which_are_not_there(tmp_path, stage, number):
+    """Whoever wrote it sealed it again; PyTorch would take -1 for the last row."""
+    with pytest.raises(Killed):
+        train(small(), Interrupted(tmp_path, "key", stage, 2, every=0))
+    path = tmp_path / f"{stage}.safetensors"
+    state, metadata = load_tensors(path)
+    state["rows"].view(-1)[0] = number
+    save_tensors(path, state, metadata)
+    with pytest.raises(ModelFileError, match=rf"from 0 to {len(TRAINING.labels) - 1}"):
+        train(small(), FolderMonitor(tmp_path, "key"))
+
+
 def test_a_finished_stage_keeps_only_what_is_used(cut):
     """Generation is done, refinement was cut short: critic and optimisers of the first are gone."""
     done, _ = load_tensors(cut / "generation.safetensors")

@@ -102,6 +102,11 @@ class PackedTrainer(ABC):
     def parts(self) -> Mapping[str, Part]:
         """Everything the next step depends on beside its rows, by name."""
 
+    @property
+    @abstractmethod
+    def row_count(self) -> int:
+        """Training rows, of which `rows` are numbers."""
+
     @abstractmethod
     def kept(self) -> Mapping[str, Part]:
         """Those of the parts that are used when the last step is taken."""
@@ -113,7 +118,7 @@ class PackedTrainer(ABC):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state that `state` gave."""
         unpack(state, **self.parts())
-        self.rows = _unpack_rows(state, self.rows)
+        self.rows = _unpack_rows(state, self.rows, self.row_count)
 
     def outcome(self) -> dict[str, Tensor]:
         """The parts that are kept."""
@@ -124,16 +129,17 @@ class PackedTrainer(ABC):
         unpack(outcome, **self.kept())
 
 
-def _unpack_rows(packed: Mapping[str, Tensor], like: Tensor) -> Tensor:
+def _unpack_rows(packed: Mapping[str, Tensor], like: Tensor, count: int) -> Tensor:
     """Return the row numbers of the next step, which a trainer draws one step ahead.
 
     Raises:
-        ModelFileError: there are none, or not as many as in `like`.
+        ModelFileError: there are none, not as many as in `like`, or one is not below `count`.
     """
     rows = packed.get("rows")
-    if rows is None or rows.shape != like.shape or rows.dtype != like.dtype:
+    fits = rows is not None and rows.shape == like.shape and rows.dtype == like.dtype
+    if rows is None or not fits or bool(((rows < 0) | (rows >= count)).any()):
         raise ModelFileError(
             "the checkpoint does not fit this run's settings: expected rows of the next step, "
-            f"{tuple(like.shape)}"
+            f"{tuple(like.shape)} numbers from 0 to {count - 1}"
         )
     return rows.to(like.device)

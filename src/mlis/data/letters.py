@@ -112,7 +112,7 @@ def render(letters: Sequence[Letter], rendering: Rendering, rng: np.random.Gener
         first letter, face by face, then those of the second.
     """
     fonts = [
-        ImageFont.truetype(face, rendering.font_size, layout_engine=ImageFont.Layout.BASIC)
+        ImageFont.truetype(str(face), rendering.font_size, layout_engine=ImageFont.Layout.BASIC)
         for face in text_faces()
     ]
     glyphs = [_glyph(x.character, font, rendering.size) for x in letters for font in fonts]

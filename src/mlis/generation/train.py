@@ -178,6 +178,11 @@ class AdversarialTrainer(PackedTrainer):
             "rng": self.rng,
         }
 
+    @property
+    def row_count(self) -> int:
+        """Training rows."""
+        return len(self.data.y)
+
     def kept(self) -> Mapping[str, Part]:
         """The generator."""
         return {"generator": self.network}

@@ -203,6 +203,11 @@ class RefinementTrainer(PackedTrainer):
             "noise": self.noise,
         }
 
+    @property
+    def row_count(self) -> int:
+        """Training rows."""
+        return len(self.data.y)
+
     def kept(self) -> Mapping[str, Part]:
         """The encoder."""
         return {"encoder": self.encoder}
