@@ -234,7 +234,7 @@ def test_batches_side_by_side_give_what_they_give_in_turn(tmp_path, monkeypatch,
     np.testing.assert_array_equal(shard.features, expected.features)
 
 
-def test_shards_follow_one_another_without_a_pause(tmp_path):
+def test_shards_follow_one_another_without_a_pause(tmp_path, monkeypatch):
     """While a shard is being written the next one is computed; no batch belongs to two."""
 
     class Watched(Colours):
@@ -244,6 +244,7 @@ def test_shards_follow_one_another_without_a_pause(tmp_path):
                 ahead.set()
             return super().__call__(inputs)
 
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # batches side by side
     sizes, ahead = [], threading.Event()
     write_images(tmp_path, names(20))
     write_images(tmp_path, ["a/again.png"], 0)  # what 000, of the first shard, holds
