@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SHARED := ../shared/data
 
-.PHONY: install demo test test-slow test-lowest torture fuzz lint format bench docs pages audit clean
+.PHONY: install demo test test-slow test-lowest test-lowest-extras torture fuzz lint format bench docs pages audit clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,15 @@ test-lowest:
 	  --deselect tests/test_benchmarks.py::test_extraction_is_timed_beside_the_bare_model \
 	  --deselect tests/test_features_images.py::test_killed_in_the_middle_it_goes_on_behind_the_last_shard
 
+# The extras with the lowest declared versions of what they need.
+test-lowest-extras:
+	$(PYTHON) -m venv $(LOWEST)-extras
+	$(LOWEST)-extras/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest-extras.txt \
+	  -e '.[images,text,serve,tune,onnx,parquet,metric]' pytest pytest-xdist hypothesis psutil httpx
+	$(LOWEST)-extras/bin/pytest -m 'not slow' -o filterwarnings=default -n auto --dist loadfile \
+	  tests/test_serve_*.py tests/test_features_*.py tests/test_cli_features.py tests/test_tune*.py \
+	  tests/test_export.py tests/test_predict_images.py tests/test_add_classes.py
+
 # The site, in site/. Read it with: .venv/bin/mkdocs serve
 docs: install
 	$(BIN)/mkdocs build --strict
@@ -73,4 +82,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist site demo-out bench-out torture-out fuzz-out .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(LOWEST)-extras build dist site demo-out bench-out torture-out fuzz-out .pytest_cache .ruff_cache

@@ -85,7 +85,7 @@ def test_the_sdist_holds_all_that_its_tests_read():
     assert {path.split("/")[0] for path in paths} | {"pyproject.toml"} >= {
         *("src", "tests", "docs", "examples", "benchmarks", "mkdocs.yml", "Makefile", "LICENSE"),
         *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"),
-        *("constraints.txt", "constraints-lowest.txt", "pyproject.toml"),
+        *("constraints.txt", "constraints-lowest.txt", "constraints-lowest-extras.txt"),
     }
     assert not [path for path in paths if path.endswith(".pyc") or ".venv" in path]
 
@@ -125,6 +125,17 @@ def test_the_lowest_set_is_what_is_declared():
     declared |= {name: low for name, low in bounds(EXTRAS["dev"]).items() if name in tools}
     assert pins("constraints-lowest.txt").keys() == declared.keys()
     for name, low in pins("constraints-lowest.txt").items():
+        assert Version(low) == Version(declared[name]), name
+
+
+def test_the_lowest_set_of_the_extras_is_what_is_declared():
+    found = pins("constraints-lowest-extras.txt")
+    assert found.pop("torch") == pins("constraints.txt")["torch"]
+    extras = ("images", "text", "serve", "tune", "onnx")
+    declared = bounds([line for name in extras for line in EXTRAS[name]])
+    packaged = {name for name in declared if "efficientnet" in name or "minilm" in name}
+    assert found.keys() == declared.keys() - packaged
+    for name, low in found.items():
         assert Version(low) == Version(declared[name]), name
 
 

@@ -62,7 +62,8 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         detail = "no such path: /openapi.json lists all"
     elif error.status_code == 400 and "parsing the body" in detail:
-        detail = "the body cannot be read: expected what its Content-Type says"
+        kind = request.headers.get("content-type", "").partition(";")[0][:80]
+        detail = f"the body cannot be read: expected what its Content-Type says, {kind}"
     elif error.status_code == 405:
         detail = f"{request.method} is not possible here: /openapi.json lists what is"
     return problem(error.status_code, detail, **dict(error.headers or {}))
