@@ -8,7 +8,7 @@ does not depend on any of this.
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def computed(
     backbone: Backbone,
     workers: int | None = None,
     begun: set[str] | None = None,
-    cut: int | None = None,
+    ends: Collection[int] = (),
 ) -> Generator[Batch, None, None]:
     """What `read` makes of each item, and its features.
 
@@ -68,7 +68,7 @@ def computed(
         workers: threads that read; as many as there are processors where absent.
         begun: hashes that need no computing again; the new ones are added. Where absent, equal
             images share a computation only within a batch.
-        cut: a batch ends after every so many items, so that none belongs to two shards.
+        ends: a batch ends with these items, counted from 1, so that none belongs to two shards.
 
     Yields:
         Batches in the order of the items. Features that are not finite are left out.
@@ -81,7 +81,7 @@ def computed(
 
     with quiet_pillow(), ThreadPoolExecutor(workers, "decode") as pool:
         ready = _in_order(pool, read, items, (1 + at_once) * backbone.batch + workers)
-        batches = _batches(ready, backbone.batch, begun, cut)
+        batches = _batches(ready, backbone.batch, begun, ends)
         if at_once == 1:
             yield from map(compute, batches)
             return
@@ -110,7 +110,7 @@ def model_threads(at_once: int) -> Iterator[Executor]:
 
 
 def _batches(
-    items: Iterable[Ready], size: int, begun: set[str] | None, cut: int | None
+    items: Iterable[Ready], size: int, begun: set[str] | None, ends: Collection[int]
 ) -> Iterator[Batch]:
     """`size` images to compute each; known, bad and repeated ones come along."""
     batch = Batch([], {})
@@ -120,8 +120,7 @@ def _batches(
             batch.rows[item.sha256] = item.pixels
             if begun is not None:
                 begun.add(item.sha256)
-        ends = cut is not None and number % cut == 0
-        if ends or len(batch.rows) == size or len(batch.items) >= 64 * size:
+        if number in ends or len(batch.rows) == size or len(batch.items) >= 64 * size:
             yield batch
             batch = Batch([], {})
     if batch.items:

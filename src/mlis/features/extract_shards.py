@@ -43,7 +43,7 @@ def extract_shards(
     While a shard is written by whoever takes it, threads read and compute the next one.
 
     Args:
-        parts: the images of each shard: as many in each, fewer in the last.
+        parts: the images of each shard.
         backbone: the model.
         known: hashes of files whose rows exist already; they are hashed and not decoded. Those of a
             shard that was taken must be among them before the next one is asked for.
@@ -58,10 +58,9 @@ def extract_shards(
     def read(image: ImageFile) -> Ready:
         return ready(image.path, image.source, backbone, known, now)
 
-    size = max((len(part) for part in parts), default=1) or 1
     images = [image for part in parts for image in part]
-    ends = itertools.accumulate(len(part) for part in parts)
-    batches = computed(images, read, backbone, workers, begun=set(), cut=size)
+    ends = list(itertools.accumulate(len(part) for part in parts))
+    batches = computed(images, read, backbone, workers, begun=set(), ends=set(ends))
     with closing(batches):
         seen = 0
         for end in ends:
