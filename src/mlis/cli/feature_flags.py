@@ -41,7 +41,7 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="of the model (default: auto, bfloat16 where the hardware has it)",
+        help="of the model (default: auto: bfloat16 where it is faster, else float32)",
     )
     add_device_flag(parser)
 
