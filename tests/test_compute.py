@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-import mlis.compute
-from mlis.compute import Arithmetic, _product_rates, flushed_denormals, prefers_bfloat16
-from mlis.features.backbones import load_backbone
+import mlis.compute.precision
+from mlis.compute.precision import Arithmetic, _product_rates, flushed_denormals, prefers_bfloat16
+from mlis.features.backbones.base import load_backbone
 
 TINY = 1e-40  # below the smallest normal float32
 
 CODE = f"""
 import torch
 torch.set_num_threads(2)
-from mlis.compute import Arithmetic, flushed_denormals
+from mlis.compute.precision import Arithmetic, flushed_denormals
 Arithmetic.of("float32", "cpu")
 x = torch.full((1 << 20,), {TINY})
 with flushed_denormals():
@@ -51,7 +51,7 @@ def test_flushing_is_left_as_it_was():
 def test_auto_never_emulates_bfloat16(monkeypatch, rates, chosen):
     """A CPU may report instructions that its libraries do not use."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    monkeypatch.setattr(mlis.compute, "_product_rates", lambda: rates)
+    monkeypatch.setattr(mlis.compute.precision, "_product_rates", lambda: rates)
     assert prefers_bfloat16(*rates) is (chosen == "bfloat16")
     product = Arithmetic.of("auto", "cpu").product
     assert product == getattr(torch, chosen)
@@ -61,7 +61,7 @@ def test_auto_never_emulates_bfloat16(monkeypatch, rates, chosen):
 def test_without_the_instructions_auto_is_float32_unmeasured(monkeypatch):
     for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, check, lambda: False)
-    monkeypatch.setattr(mlis.compute, "_product_rates", lambda: (7.0, 1.0))
+    monkeypatch.setattr(mlis.compute.precision, "_product_rates", lambda: (7.0, 1.0))
     assert Arithmetic.of("auto", "cpu").product == torch.float32
 
 

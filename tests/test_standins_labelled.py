@@ -16,8 +16,8 @@ from PIL import Image
 
 from cli_cases import last_json, printed
 from experiment_cases import saved
-from mlis.checkpoint import RECORD
 from mlis.cli.settings import to_toml
+from mlis.io.checkpoint import RECORD
 from simulated import small, tiny
 from standins import write_standin
 
