@@ -12,7 +12,7 @@ from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, sma
 from mlis.cli import main
 from mlis.cli.progress import Progress
 from mlis.storage.atomic import sealed, unsealed
-from standins import write_standin, write_tiny
+from standins import write_tiny
 
 PERCENT = ("U", "S", "H", "T1", "AUSUC", "overall")
 GAN = ("--generator", "wgan-gp", "--generation-hidden", "16", "--noise", "4", "--batch-size", "16")
@@ -190,10 +190,12 @@ def test_resume_takes_a_moved_dataset_but_no_other(ablation, tmp_path, capsys, s
 
 
 def test_resume_finds_a_moved_benchmark_by_its_root(xlsa17, tmp_path, capsys):
-    write_standin(tmp_path / "one", "APY", xlsa17, feature_size=4, image_files=False)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/FLO").symlink_to(xlsa17 / "FLO")
     quick = (*QUICK, "--max-iterations", "5", "--components", "ml", "--preset", "none")
-    first = fit(capsys, "apy", "--data-root", tmp_path / "one", "-o", tmp_path / "run", *quick)
-    assert first["dataset"].startswith("aPY")
+    first = fit(capsys, "flo", "--data-root", tmp_path / "one", "-o", tmp_path / "run", *quick)
+    assert first["dataset"] == "FLO"
+    assert first["S"] > 5  # per cent, of 102 classes
     (tmp_path / "one").rename(tmp_path / "two")
     assert "no such folder" in failure(capsys, "--resume", tmp_path / "run")
     assert fit(capsys, "--resume", tmp_path / "run", "--data-root", tmp_path / "two") == first

@@ -196,7 +196,8 @@ def test_the_thread_ends_with_its_owner(path, use):
 
 def test_a_reader_that_hangs_does_not_keep_the_interpreter_from_ending():
     code = (
-        "import threading; from mlis.data.out_of_core.streaming import Background; b = Background();"
+        "import threading;"
+        "from mlis.data.out_of_core.streaming import Background; b = Background();"
         "started = threading.Event();"
         "b.submit(lambda: (started.set(), threading.Event().wait())); started.wait(); print('end')"
     )

@@ -26,7 +26,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class Pretrained:
-    """Saving and loading by folder or name; the recognizer (mlis.model.recognizer) derives from it."""
+    """Saving and loading by folder or name; base class of `mlis.model.recognizer.Recognizer`."""
 
     def save_pretrained(
         self,

@@ -62,7 +62,7 @@ class Model:
 
 @dataclass(frozen=True)
 class RayShards:
-    """Computes shards on a cluster; :func:`mlis.features.images.extract.extract` takes it as `compute`.
+    """Computes shards on a cluster: the `compute` of `mlis.features.images.extract.extract`.
 
     Attributes:
         cluster: where, and with which resources.
