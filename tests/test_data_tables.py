@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlis.data import load_tables
-from mlis.data.names import index_labels
+from mlis.data.labels import match_labels
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.tables import read_classes
 from mlis.data.unlabelled import read_features
@@ -284,14 +284,14 @@ def test_numbers_that_are_class_names_are_names(tmp_path):
 )
 def test_a_name_that_nearly_fits_is_suggested_and_not_guessed(written, meant):
     with pytest.raises(DataError) as caught:
-        index_labels(["Zebra", written], NAMES, "f.csv")
+        match_labels(["Zebra", written], NAMES, "f.csv")
     assert f"row 1 is '{written}'" in str(caught.value)
     assert f"Did you mean '{meant}'?" in str(caught.value)
 
 
 def test_a_name_that_fits_nothing_gets_no_suggestion():
     with pytest.raises(DataError) as caught:
-        index_labels(["xylophone"], NAMES, "f.csv")
+        match_labels(["xylophone"], NAMES, "f.csv")
     assert "Did you mean" not in str(caught.value)
 
 
@@ -305,17 +305,17 @@ def test_a_name_that_fits_nothing_gets_no_suggestion():
         ([np.nan], "row 0 is nan, not a whole number"),
         ([np.inf], "row 0 is inf"),
         ([[0, 1], [1, 0]], r"1-d, one label a row, but got shape \(2, 2\)"),
-        ([True, False], "class indices or class names, but got bool"),
+        ([True, False], "class names or class indices, but got bool"),
         (["Zebra", None], "row 1 is None"),
     ],
 )
 def test_each_bad_label_is_named(labels, message):
     with pytest.raises(DataError, match=message):
-        index_labels(labels, NAMES, "f.csv")
+        match_labels(labels, NAMES, "f.csv")
 
 
 def test_python_integers_in_an_object_array_are_integers():
-    assert index_labels(np.array([4, 0], dtype=object), NAMES, "f").tolist() == [4, 0]
+    assert match_labels(np.array([4, 0], dtype=object), NAMES, "f").tolist() == [4, 0]
 
 
 def text_fault(old: str, new: str):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mlis.data.csvfile import read_csv
+from mlis.data.names import normal
 from mlis.data.mapped import checksum, map_arrays, write_arrays
 from mlis.errors import DataError
 from mlis.files import atomic_write, strict_json, write_json
@@ -144,7 +145,7 @@ def read_feature_folder(folder: Path) -> ImageFeatures:
     return ImageFeatures(
         features,
         by_name["path"],
-        by_name["class"],
+        tuple(map(normal, by_name["class"])),
         by_name.get("split"),
         by_name["sha256"],
         record["backbone"],

@@ -11,7 +11,8 @@ Features, one row an image:
 - `.npy`: (N, Dx), with the labels in a file of their own: `.npy`, or text with one label a line.
 
 Classes, a `.csv` with a header: `name`, then perhaps `split` (`seen` or `unseen`), then one
-column an attribute. Labels are these names, or numbers of these lines counting from 0.
+column an attribute. Labels are these names; only where none of them is one, whole numbers are
+lines of this table, counting from 0 (:mod:`mlis.data.labels`).
 """
 
 import os
@@ -31,8 +32,9 @@ from mlis.data.feature_folder import (
     read_feature_folder,
     read_record,
 )
+from mlis.data.labels import match_labels
 from mlis.data.marks import read_marks, split_by_marks
-from mlis.data.names import index_labels, shorten
+from mlis.data.names import normal, shorten
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.parquet import read_parquet
 from mlis.errors import DataError
@@ -73,10 +75,12 @@ def load_tables(
     features_path, classes_path = Path(features_file), Path(classes_file)
     given_labels = None if labels_file is None else Path(labels_file)
     classes = read_classes(classes_path)
+    by_row = not is_feature_folder(features_path)  # there the labels are names of folders
     features, labels, marks = _read_features(features_path, given_labels, label_column)
     labels_path = given_labels or features_path
     _check_lengths(features, features_path, labels, labels_path, marks)
-    indices = index_labels(_as_numbers(labels, classes.names), classes.names, f"{labels_path}")
+    known = () if classes.unseen is None else classes.unseen.tolist()
+    indices = match_labels(labels, classes.names, f"{labels_path}", rows=by_row, unseen=known)
     split = None
     if marks is not None:
         what = f"{features_path}: {SPLIT}"
@@ -84,12 +88,12 @@ def load_tables(
             raise DataError(f"{what} says which rows are for testing: leave out test_fraction.")
         words = read_marks(marks, what)
         split = split_by_marks(words, indices, classes.names, classes.unseen, what, seed=seed)
-    data = GZSLDataset.from_arrays(
+    data = GZSLDataset.from_indices(
         features,
         indices,
         classes.descriptors,
-        class_names=classes.names,
-        unseen_classes=classes.unseen,
+        classes.names,
+        unseen=classes.unseen,
         split=split,
         seed=seed,
         test_fraction=TEST_FRACTION if test_fraction is None else test_fraction,
@@ -175,7 +179,7 @@ def read_classes(path: Path) -> Classes:
                 )
             if part == "unseen":
                 unseen.append(len(names))
-        names.append(row[name_at].strip())
+        names.append(normal(row[name_at]))
         descriptors.append(row_numbers(path, line, header, row, columns))
     if not names:
         raise DataError(f"{path}: no classes below the header.")
@@ -220,18 +224,6 @@ def read_labels(path: Path) -> Sequence[Any] | np.ndarray:
     if path.suffix.casefold() == ".npy":
         return load_npy(path)
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}.") from error
-
-
-def _as_numbers(labels: Sequence[Any] | np.ndarray, names: Sequence[str]) -> Any:
-    """Labels written as text become numbers, unless one of them is a class's name."""
-    if isinstance(labels, np.ndarray) or not all(isinstance(label, str) for label in labels):
-        return labels
-    if set(labels) & set(names):
-        return labels
-    try:
-        return np.array([int(label) for label in labels], dtype=np.int64)
-    except (ValueError, OverflowError):
-        return labels

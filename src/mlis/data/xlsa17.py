@@ -22,7 +22,7 @@ from mlis.data.cache import cached_arrays, file_sha256
 from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.image_folders import folder_fault, read_folders
 from mlis.data.matfile import field_shapes, read_array, read_columns, read_strings
-from mlis.data.names import shorten
+from mlis.data.names import normal, shorten, warn_of_similar
 from mlis.data.splits import Split, add_validation
 from mlis.errors import DataError
 
@@ -213,4 +213,5 @@ def _class_names(
             f"{path}: {len(names)} class names, but there are descriptors of {count} classes "
             f"(columns)."
         )
-    return tuple(names)
+    warn_of_similar(names, str(path))
+    return tuple(normal(name) for name in names)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.names import shorten
+from mlis.data.names import normal, shorten
 from mlis.errors import DataError
 from mlis.features.attributes import BINARY, Column, class_values
 from mlis.features.backbones import Identity
 from mlis.features.descriptors import FORMAT, VERSION, side_by_side
-from mlis.features.tables import normal, read_table
+from mlis.features.tables import read_table
 from mlis.features.text import TextModel
 from mlis.features.words import NAME, SPLIT, Words, read_words
 

@@ -1,7 +1,6 @@
 """Tables of words: CSV, TSV and Parquet, as columns of text."""
 
 import csv
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,11 +35,6 @@ def find_column(path: Path, columns: Columns, name: str) -> tuple[str, ...]:
             f"{suggestion(name, list(columns))}"
         )
     return columns[name]
-
-
-def normal(name: str) -> str:
-    """A name in Unicode's composed form: macOS spells é as e and an accent in file names."""
-    return unicodedata.normalize("NFC", name.strip())
 
 
 def _read_text(path: Path, kind: str) -> Columns:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlis.data.names import shorten
+from mlis.data.names import normal, shorten
 from mlis.errors import DataError
-from mlis.features.tables import find_column, normal, read_table
+from mlis.features.tables import find_column, read_table
 
 _NOT_MEANT = {"thumbs.db", "desktop.ini"}
 _MARKS = {"train": "train", "trainval": "train", "val": "val", "test": "test"}

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlis.data.names import shorten
+from mlis.data.names import normal, shorten
 from mlis.errors import DataError
 from mlis.features.attributes import looks_like_attribute
-from mlis.features.tables import Columns, find_column, normal, read_table
+from mlis.features.tables import Columns, find_column, read_table
 
 NAME, SPLIT = "name", "split"
 
