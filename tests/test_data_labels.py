@@ -69,13 +69,13 @@ def test_the_same_number_written_otherwise_is_refused(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_among_other_numbers_are_refused(tmp_path, kind):
-    with pytest.raises(DataError, match="row 2 is '?0'?, which is none of the 4"):
+    with pytest.raises(DataError, match=r"row 2 is '?0'?, which is none of the 4"):
         load(tmp_path, kind, [1, 2, 3, 4], [1, 1, 0, 0, 2, 2])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_that_may_count_from_0_or_from_1_are_refused(tmp_path, kind):
-    with pytest.raises(DataError, match="go from 1 to 3 .* 4 classes from 0 or from 1"):
+    with pytest.raises(DataError, match=r"go from 1 to 3 .* 4 classes from 0 or from 1"):
         load(tmp_path, kind, "abcd", [1, 1, 2, 2, 3, 3])
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from mlis.data.csvfile import read_csv
-from mlis.data.names import normal
 from mlis.data.mapped import checksum, map_arrays, write_arrays
+from mlis.data.names import normal
 from mlis.errors import DataError
 from mlis.files import atomic_write, strict_json, write_json
 

@@ -1,9 +1,9 @@
 """Tables of words: CSV, TSV and Parquet, as columns of text."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlis.data.csvfile import check_header, read_csv
 from mlis.data.names import shorten, suggestion
 from mlis.data.reading import reading
 from mlis.errors import DataError
@@ -21,7 +21,7 @@ def read_table(path: Path) -> Columns:
     kind = path.suffix.casefold()
     if kind not in (".csv", ".tsv", ".parquet"):
         raise DataError(f"{path}: expected a .csv, .tsv or .parquet table.")
-    columns = _read_parquet(path) if kind == ".parquet" else _read_text(path, kind)
+    columns = _read_parquet(path) if kind == ".parquet" else _read_text(path)
     if not columns or not len(next(iter(columns.values()))):
         raise DataError(f"{path}: no rows below the header.")
     return columns
@@ -37,25 +37,10 @@ def find_column(path: Path, columns: Columns, name: str) -> tuple[str, ...]:
     return columns[name]
 
 
-def _read_text(path: Path, kind: str) -> Columns:
-    with (
-        reading(path, f"a {kind[1:].upper()} table in UTF-8", "Save it again as UTF-8."),
-        path.open(newline="", encoding="utf-8-sig") as handle,
-    ):
-        reader = csv.reader(handle, strict=True, delimiter="\t" if kind == ".tsv" else ",")
-        lines = [(reader.line_num, row) for row in reader if row]
-    if not lines:
-        return {}
-    header = [cell.strip() for cell in lines[0][1]]
-    if len(set(header)) < len(header):
-        raise DataError(f"{path}: the header names a column twice: {shorten(header)}.")
-    for line, row in lines[1:]:
-        if len(row) != len(header):
-            hint = " A comma inside a cell needs quotes around it." if kind == ".csv" else ""
-            raise DataError(
-                f"{path}: line {line} has {len(row)} cells, but the header has {len(header)}.{hint}"
-            )
-    return {name: tuple(row[i].strip() for _, row in lines[1:]) for i, name in enumerate(header)}
+def _read_text(path: Path) -> Columns:
+    header, rows = read_csv(path)
+    cells = [[cell.strip() for cell in row] for _, row in rows]
+    return {name: tuple(row[i] for row in cells) for i, name in enumerate(header)}
 
 
 def _read_parquet(path: Path) -> Columns:
@@ -67,6 +52,7 @@ def _read_parquet(path: Path) -> Columns:
         ) from error
     with reading(path, "a Parquet table", "Write it again."):
         table = parquet.read_table(path)
+        check_header(path, table.column_names)
         return {
             name: tuple("" if v is None else str(v).strip() for v in table.column(name).to_pylist())
             for name in table.column_names

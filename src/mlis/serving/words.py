@@ -1,6 +1,7 @@
 """What is said of a new class, and the descriptor it becomes, made as the training's were."""
 
 import csv
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlis.data.csvfile import parse_number
 from mlis.data.names import suggestion
 from mlis.data.tables import COLUMNS
 from mlis.errors import DataError
@@ -124,13 +126,13 @@ class Describer:
         numbers = []
         for column in self.attributes:
             try:
-                numbers.append(float(said[column]))
+                numbers.append(parse_number(said[column]))
             except KeyError:
                 raise DataError(f"attributes: {column!r} is missing: all are needed") from None
-            except ValueError:
+            if math.isnan(numbers[-1]):
                 raise DataError(
                     f"attributes: {column!r} must be a number, but got {said[column]!r}"
-                ) from None
+                )
         with np.errstate(over="ignore"):
             return np.array(numbers).astype(np.float32)
 
