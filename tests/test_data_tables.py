@@ -587,3 +587,22 @@ def test_objects_among_labels_are_refused_with_the_remedy(tmp_path, classes, kin
         files["labels_file"] = tmp_path / "labels.npy"
     with pytest.raises(DataError, match=r"Python objects.*never unpickled.*astype\(str\)"):
         load_tables(**files, classes_file=classes)
+
+
+# --- numbers that stand for a missing value -------------------------------------------------------
+
+
+def test_minus_one_in_the_classes_is_warned_of_and_can_be_missing(tmp_path, classes, caplog):
+    path = write_csv(tmp_path / "f.csv", [NAMES[y] for y in LABELS])
+    classes.write_text(classes.read_text().replace("whale,2,5", "whale,2,-1"))
+    load_tables(path, classes)
+    assert "-1 in 1 values, of blue whale, is the only negative number" in caplog.text
+    caplog.clear()
+    data = load_tables(path, classes, missing=-1)
+    assert not caplog.records
+    assert data.descriptors[:, 1].tolist() == [1, 2, 7.5, 10, 17]
+    assert "1 of 10 descriptor values are missing (-1)" in " ".join(data.provenance.notes)
+    assert data.provenance.sources["descriptors"]["missing"] == -1
+    classes.write_text(classes.read_text().replace("whale,2,", "whale,-1,"))
+    with pytest.raises(DataError, match="all values of class 'blue whale' are missing"):
+        load_tables(path, classes, missing=-1)

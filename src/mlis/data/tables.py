@@ -17,7 +17,7 @@ lines of this table, counting from 0 (:mod:`mlis.data.labels`).
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mlis.data.feature_folder import (
 )
 from mlis.data.labels import match_labels
 from mlis.data.marks import read_marks, split_by_marks
+from mlis.data.missing import handle_missing
 from mlis.data.names import normal, shorten
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.parquet import read_parquet
@@ -51,6 +52,7 @@ def load_tables(
     *,
     labels_file: str | os.PathLike[str] | None = None,
     label_column: str = LABEL,
+    missing: float | None = None,
     name: str | None = None,
     seed: int = 0,
     test_fraction: float | None = None,
@@ -63,6 +65,8 @@ def load_tables(
         classes_file: `.csv`.
         labels_file: the labels, for `.npy` features.
         label_column: name of the column of labels in `.csv` and `.parquet`.
+        missing: number that stands for a missing value in the classes, such as -1; the mean of the
+            other classes takes its place.
         name: of the dataset; the features file's name where absent.
         seed: of every split made here: held-out test rows, unseen classes where the classes
             table has no `split`, validation split.
@@ -81,6 +85,9 @@ def load_tables(
     _check_lengths(features, features_path, labels, labels_path, marks)
     known = () if classes.unseen is None else classes.unseen.tolist()
     indices = match_labels(labels, classes.names, f"{labels_path}", rows=by_row, unseen=known)
+    descriptors, notes = handle_missing(
+        classes.descriptors, missing, f"{classes_path}", classes.names
+    )
     split = None
     if marks is not None:
         what = f"{features_path}: {SPLIT}"
@@ -91,13 +98,16 @@ def load_tables(
     data = GZSLDataset.from_indices(
         features,
         indices,
-        classes.descriptors,
+        descriptors,
         classes.names,
         unseen=classes.unseen,
         split=split,
         seed=seed,
         test_fraction=TEST_FRACTION if test_fraction is None else test_fraction,
-        provenance=_provenance(name, features_path, labels_path, classes_path, classes.columns),
+        provenance=replace(
+            _provenance(name, features_path, labels_path, classes_path, classes.columns, missing),
+            notes=notes,
+        ),
     )
     _check_trained(data, classes, features_path, classes_path)
     return data
@@ -119,9 +129,16 @@ def _check_lengths(
 
 
 def _provenance(
-    name: str | None, features: Path, labels: Path, classes: Path, columns: Sequence[str]
+    name: str | None,
+    features: Path,
+    labels: Path,
+    classes: Path,
+    columns: Sequence[str],
+    missing: float | None,
 ) -> Provenance:
     sources: dict[str, Any] = {"descriptors": {"format": COLUMNS, "columns": [*columns]}}
+    if missing is not None:
+        sources["descriptors"]["missing"] = missing
     if is_feature_folder(features):
         sources["backbone"] = read_record(features)["backbone"]
     read = {path / RECORD if path.is_dir() else path for path in (features, labels)}

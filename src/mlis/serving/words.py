@@ -79,7 +79,7 @@ class Describer:
             from mlis.features.text import TextModel
 
             text = TextModel(record["text"]["name"], device=device)
-        attributes = tuple(column["name"] for column in record["attributes"])
+        attributes = tuple(dict.fromkeys(c["name"] for c in record["attributes"]))
         kinds = ((SENTENCES, text is not None), (ATTRIBUTES, bool(attributes)), (VECTOR, True))
         takes = tuple(kind for kind, known in kinds if known)
         return cls(size, record, text, takes, attributes)
