@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from mlis.data.arrays import CHUNK_BYTES
+from mlis.data.mat5 import DENSE
 from mlis.errors import DataError
 
 _MAX_EXPANSION = 1100  # deflate packs no more than 1032 bytes into one
@@ -27,7 +28,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
             name: (0, 0) if _is_empty(dataset) else dataset.shape[::-1]
             for name, dataset in found.items()
             if isinstance(dataset, h5py.Dataset)
-        }
+        } | {name: _sparse_shape(found[name]) for name in inside if _is_sparse(found[name])}
 
 
 def check_claim(path: Path, field: str) -> None:
@@ -70,12 +71,16 @@ def strings(path: Path, field: str, only: Sequence[int] | None = None) -> Iterat
             yield "" if _is_empty(cell) else _decode(_stored_here(cell)[()].ravel())
 
 
-def _is_inside(file: h5py.File, name: str) -> bool:
+def _is_inside(file: h5py.Group, name: str) -> bool:
     return isinstance(file.get(name, getlink=True), h5py.HardLink)
 
 
 def _dataset(file: h5py.File, field: str) -> h5py.Dataset:
     dataset = file[field] if _is_inside(file, field) else None
+    if _is_sparse(dataset):
+        raise DataError(
+            f"{file.filename}: {field} is a sparse matrix: expected a full one. {DENSE}"
+        )
     if not isinstance(dataset, h5py.Dataset):
         raise DataError(f"{file.filename}: {field} is no array stored in this file.")
     return _stored_here(dataset)
@@ -89,6 +94,16 @@ def _stored_here(dataset: h5py.Dataset) -> h5py.Dataset:
     if claimed > stored * _MAX_EXPANSION:
         raise ValueError(f"{dataset.name} claims {claimed} bytes, but {stored} are stored")
     return dataset
+
+
+def _is_sparse(item: object) -> bool:
+    return isinstance(item, h5py.Group) and "MATLAB_sparse" in item.attrs
+
+
+def _sparse_shape(group: h5py.Group) -> tuple[int, int]:
+    columns = group["jc"] if _is_inside(group, "jc") else None
+    count = columns.shape[0] - 1 if isinstance(columns, h5py.Dataset) and columns.ndim == 1 else 0
+    return int(group.attrs["MATLAB_sparse"]), count
 
 
 def _is_empty(dataset: h5py.Dataset) -> bool:
