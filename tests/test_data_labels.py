@@ -9,6 +9,7 @@ import pytest
 from mlis.class_table import class_table
 from mlis.data import GZSLDataset, load_tables
 from mlis.data.labels import match_labels
+from mlis.data.vectors import read_vectors
 from mlis.errors import DataError
 
 KINDS = ("csv", "npz", "npy", "txt", "parquet")
@@ -136,6 +137,24 @@ def test_lines_of_labels_may_end_in_blank_lines(tmp_path):
     (tmp_path / "labels.txt").write_text("a\n\na\nb\n")
     with pytest.raises(DataError, match=r"labels\.txt: row 1 is ''"):
         load_tables(*files, labels_file=tmp_path / "labels.txt")
+
+
+def test_minus_one_in_arrays_is_warned_of(caplog):
+    descriptors = np.array([[0.0, 3], [-1, 2], [1, 1]])
+    features = np.random.default_rng(0).random((6, 2))
+    GZSLDataset.from_arrays(features, [0, 0, 1, 1, 2, 2], descriptors)
+    class_table(np.array(["a"]), dict(zip("abc", descriptors, strict=True)))
+    assert [r.message.count("-1 in 1 values") for r in caplog.records] == [1, 1]
+
+
+@pytest.mark.parametrize("part", ["name", "column"])
+def test_further_classes_meet_in_any_unicode_form(tmp_path, part):
+    decomposed = unicodedata.normalize("NFD", "größe")
+    text = "name,größe\nthé,1\n" if part == "name" else f"name,{decomposed}\nthé,1\n"
+    (tmp_path / "new.csv").write_text(unicodedata.normalize("NFD", text), encoding="utf-8")
+    names, vectors = read_vectors(tmp_path / "new.csv", columns=["größe"])
+    assert names == ("thé",)
+    assert vectors.tolist() == [[1]]
 
 
 def test_names_that_differ_in_case_alone_are_warned_of(tmp_path, caplog):

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from mlis.data.arrays import as_float32
 from mlis.data.labels import label_text, match_labels
+from mlis.data.missing import warn_of_minus_one
 from mlis.errors import DataError
 
 HOW = (
@@ -72,6 +73,9 @@ def class_table(
         found, labels = np.unique(y, return_inverse=True)
         return ClassTable(found, np.eye(len(found), dtype=np.float32), labels.astype(np.int64))
     names, rows = _labelled_rows(descriptors, classes)
+    warn_of_minus_one(
+        rows, "descriptors", [*map(str, range(len(rows)) if names is None else names)]
+    )
     if names is None:
         return _by_position(y, rows)
     order = np.argsort(names, kind="stable")

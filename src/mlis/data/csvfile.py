@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlis.data.names import shorten
+from mlis.data.names import normal, shorten
 from mlis.errors import DataError
 
 _LONGEST_HEADER = 1 << 20
@@ -60,7 +60,7 @@ def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
             has another number of cells; with the line.
     """
     rows = _csv_rows(path)
-    header = [cell.strip() for _, row in [next(rows, (0, []))] for cell in row]
+    header = [normal(cell) for _, row in [next(rows, (0, []))] for cell in row]
     check_header(path, header)
     return header, _checked_rows(path, len(header), rows)
 

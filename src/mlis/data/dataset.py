@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from mlis.data.arrays import as_float32, update_hash
 from mlis.data.labels import class_indices, match_labels
+from mlis.data.missing import warn_of_minus_one
 from mlis.data.names import normal, warn_of_similar
 from mlis.data.splits import Split, add_validation, choose_unseen, split_rows
 from mlis.data.stored import StoredRows, choose_rows
@@ -162,6 +163,7 @@ class GZSLDataset:
         if class_names is None:
             class_names = [f"class_{i:03d}" for i in range(len(descriptors))]
         names = tuple(class_names)
+        warn_of_minus_one(descriptors, f"{origin}: descriptors", names)
         unseen = None
         if unseen_classes is not None:
             unseen = class_indices(unseen_classes, names, f"{origin}: unseen_classes")

@@ -51,6 +51,6 @@ def warn_of_minus_one(descriptors: np.ndarray, what: str, class_names: Sequence[
     classes = [name for name, row in zip(class_names, minus, strict=True) if row.any()]
     logger.warning(
         "%s: -1 in %d values, of %s, is the only negative number and is read as a value. If it "
-        "means that nothing is known, say --missing -1.",
+        "stands for a missing one, say --missing -1, or put the other classes' mean there.",
         *(what, int(minus.sum()), shorten(classes)),
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlis.data.csvfile import check_header, read_csv
-from mlis.data.names import shorten, suggestion
+from mlis.data.names import normal, shorten, suggestion
 from mlis.data.reading import reading
 from mlis.errors import DataError
 
@@ -29,6 +29,7 @@ def read_table(path: Path) -> Columns:
 
 def find_column(path: Path, columns: Columns, name: str) -> tuple[str, ...]:
     """One column. Raises `DataError` that names those that are there."""
+    name = normal(name)
     if name not in columns:
         raise DataError(
             f"{path}: no column {name!r}; it has {shorten(list(columns))}."
@@ -54,6 +55,8 @@ def _read_parquet(path: Path) -> Columns:
         table = parquet.read_table(path)
         check_header(path, table.column_names)
         return {
-            name: tuple("" if v is None else str(v).strip() for v in table.column(name).to_pylist())
+            normal(name): tuple(
+                "" if v is None else str(v).strip() for v in table.column(name).to_pylist()
+            )
             for name in table.column_names
         }
