@@ -140,7 +140,7 @@ def test_lines_of_labels_may_end_in_blank_lines(tmp_path):
 
 
 def test_minus_one_in_arrays_is_warned_of(caplog):
-    descriptors = np.array([[0.0, 3], [-1, 2], [1, 1]])
+    descriptors = np.array([[0.0, 3], [-1, 2], [1, 5]])
     features = np.random.default_rng(0).random((6, 2))
     GZSLDataset.from_arrays(features, [0, 0, 1, 1, 2, 2], descriptors)
     class_table(np.array(["a"]), dict(zip("abc", descriptors, strict=True)))

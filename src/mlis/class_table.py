@@ -73,9 +73,8 @@ def class_table(
         found, labels = np.unique(y, return_inverse=True)
         return ClassTable(found, np.eye(len(found), dtype=np.float32), labels.astype(np.int64))
     names, rows = _labelled_rows(descriptors, classes)
-    warn_of_minus_one(
-        rows, "descriptors", [*map(str, range(len(rows)) if names is None else names)]
-    )
+    shown = np.arange(len(rows)) if names is None else names
+    warn_of_minus_one(rows, "descriptors", [str(name) for name in shown.tolist()])
     if names is None:
         return _by_position(y, rows)
     order = np.argsort(names, kind="stable")

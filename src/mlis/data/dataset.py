@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mlis.data.arrays import as_float32, update_hash
-from mlis.data.labels import class_indices, match_labels
+from mlis.data.labels import class_indices, label_text, match_labels
 from mlis.data.missing import warn_of_minus_one
-from mlis.data.names import normal, warn_of_similar
+from mlis.data.names import warn_of_similar
 from mlis.data.splits import Split, add_validation, choose_unseen, split_rows
 from mlis.data.stored import StoredRows, choose_rows
 from mlis.data.validate import check_dataset
@@ -201,8 +201,8 @@ class GZSLDataset:
             unseen: (U,) int64.
         """
         origin = provenance.features or provenance.name
-        names = tuple(normal(name) if isinstance(name, str) else name for name in class_names)
-        warn_of_similar([name for name in names if isinstance(name, str)], origin)
+        names = tuple(map(label_text, class_names))
+        warn_of_similar(names, origin)
         notes: list[str] = []
         if split is None:
             if unseen is None:

@@ -22,13 +22,16 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all variables, as MATLAB shows them: HDF5 has them transposed."""
     with h5py.File(path, "r") as file:
         names = [str(name) for name in file]
-        inside = [name for name in names if _is_inside(file, name)]
-        found = {name: file[name] for name in inside}
+        found = {name: file[name] for name in names if _is_inside(file, name)}
         return {
             name: (0, 0) if _is_empty(dataset) else dataset.shape[::-1]
             for name, dataset in found.items()
             if isinstance(dataset, h5py.Dataset)
-        } | {name: _sparse_shape(found[name]) for name in inside if _is_sparse(found[name])}
+        } | {
+            name: _sparse_shape(group)
+            for name, group in found.items()
+            if isinstance(group, h5py.Group) and _is_sparse(group)
+        }
 
 
 def check_claim(path: Path, field: str) -> None:
@@ -103,7 +106,7 @@ def _is_sparse(item: object) -> bool:
 def _sparse_shape(group: h5py.Group) -> tuple[int, int]:
     columns = group["jc"] if _is_inside(group, "jc") else None
     count = columns.shape[0] - 1 if isinstance(columns, h5py.Dataset) and columns.ndim == 1 else 0
-    return int(group.attrs["MATLAB_sparse"]), count
+    return int(np.asarray(group.attrs["MATLAB_sparse"]).item()), count
 
 
 def _is_empty(dataset: h5py.Dataset) -> bool:

@@ -48,7 +48,7 @@ def warn_of_minus_one(descriptors: np.ndarray, what: str, class_names: Sequence[
     minus = descriptors == -1
     if not minus.any() or (descriptors[~minus] < 0).any() or (descriptors[~minus] == 1).all():
         return
-    classes = [name for name, row in zip(class_names, minus, strict=True) if row.any()]
+    classes = [name for name, row in zip(class_names, minus, strict=False) if row.any()]
     logger.warning(
         "%s: -1 in %d values, of %s, is the only negative number and is read as a value. If it "
         "stands for a missing one, say --missing -1, or put the other classes' mean there.",

@@ -54,9 +54,8 @@ def _read_parquet(path: Path) -> Columns:
     with reading(path, "a Parquet table", "Write it again."):
         table = parquet.read_table(path)
         check_header(path, table.column_names)
+        columns = {normal(name): table.column(name).to_pylist() for name in table.column_names}
         return {
-            normal(name): tuple(
-                "" if v is None else str(v).strip() for v in table.column(name).to_pylist()
-            )
-            for name in table.column_names
+            name: tuple("" if value is None else str(value).strip() for value in values)
+            for name, values in columns.items()
         }
