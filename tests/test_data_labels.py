@@ -6,10 +6,10 @@ import unicodedata
 import numpy as np
 import pytest
 
-from mlis.class_table import class_table
 from mlis.data import GZSLDataset, load_tables
+from mlis.data.class_table import class_table
+from mlis.data.io.vectors import read_vectors
 from mlis.data.labels import match_labels
-from mlis.data.vectors import read_vectors
 from mlis.errors import DataError
 
 KINDS = ("csv", "npz", "npy", "txt", "parquet")

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlis.data import load_tables
+from mlis.data.io.npy_file import load_npy, read_npz
+from mlis.data.io.tables import read_classes
+from mlis.data.io.unlabelled import read_features
 from mlis.data.labels import match_labels
-from mlis.data.npyfile import load_npy, read_npz
-from mlis.data.tables import read_classes
-from mlis.data.unlabelled import read_features
 from mlis.errors import DataError
-from mlis.features.words import read_words
+from mlis.features.descriptors.class_table import read_words
 
 NAMES = ["polar+bear", "brown+bear", "blue whale", "house_cat", "Zebra"]
 LABELS = np.repeat(np.arange(4), 5)  # no row is of the last class

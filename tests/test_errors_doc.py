@@ -11,16 +11,16 @@ import pytest
 import scipy.sparse
 
 from cli_cases import save_small, small_dataset
-from mlis.checkpoint import load_model, record_path, save_model
 from mlis.cli import main
 from mlis.data import GZSLDataset, Split, load_pair, load_tables
-from mlis.data.info import describe, format_info
-from mlis.data.memory import check_room
-from mlis.data.npyfile import load_npy
+from mlis.data.io.npy_file import load_npy
+from mlis.data.out_of_core.memory import check_room
+from mlis.data.summary import describe, format_info
 from mlis.errors import MlisError
 from mlis.experiments.store import Store
-from mlis.locks import held
+from mlis.io.checkpoint import load_model, record_path, save_model
 from mlis.pipeline import fit
+from mlis.storage.locks import held
 from simulated import small, tiny
 from standins import tiny_benchmark, write_mat
 
@@ -86,7 +86,7 @@ def twins() -> GZSLDataset:
 
 def build(folder: Path) -> None:
     from mlis.features.build import described_images
-    from mlis.features.walk import find_images
+    from mlis.features.images.walk import find_images
 
     (folder / "photos/Black_Bear").mkdir(parents=True)
     (folder / "photos/Black_Bear/1.png").write_bytes(b"x")
@@ -100,9 +100,9 @@ def table(folder: Path, features: str, classes: str = "name,x,y\na,1,2\nb,2,1\nc
 
 
 def unknown_category(folder: Path) -> None:
-    from mlis.features.additions import describe_like
-    from mlis.features.descriptors import describe, record_of
-    from mlis.features.words import read_words
+    from mlis.features.descriptors.additions import describe_like
+    from mlis.features.descriptors.class_table import read_words
+    from mlis.features.descriptors.describe import describe, record_of
 
     (folder / "c.csv").write_text("name,bill\na,hooked\nb,cone\nc,cone\n")
     (folder / "new.csv").write_text("name,bill\nd,spoon\n")
@@ -115,7 +115,7 @@ def objects(folder: Path) -> None:
 
 
 def split_folders(folder: Path) -> None:
-    from mlis.features.walk import find_images
+    from mlis.features.images.walk import find_images
 
     for name in ("train/a", "test/a", "more/a"):
         (folder / name).mkdir(parents=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlis.data.names import shorten
+from mlis.data.labels import shorten
 from mlis.errors import DataError
 
 logger: logging.Logger = logging.getLogger(__name__)
