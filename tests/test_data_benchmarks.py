@@ -136,6 +136,19 @@ def test_the_unnormalised_descriptors_can_be_chosen(tmp_path):
         load_pair(*files, descriptors="w2v")
 
 
+def test_minus_one_in_descriptors_is_warned_of_and_can_be_missing(tmp_path, caplog):
+    features, split = tiny_benchmark()
+    att = np.array(split["att"])
+    att[1, 3] = -1
+    files = tmp_path / "F.mat", tmp_path / "S.mat"
+    write_mat(files[0], features)
+    write_mat(files[1], {**split, "att": att})
+    load_pair(*files, cache=False)
+    assert "-1 in 1 values" in caplog.text
+    filled = load_pair(*files, cache=False, missing=-1).descriptors[3, 1]
+    assert filled == pytest.approx(np.delete(att[1], 3).mean(), rel=1e-6)
+
+
 def test_missing_train_and_val_rows_are_made_up_for_by_the_seed(tmp_path):
     files = write_fault(tmp_path, split={"train_loc": None, "val_loc": None})
     data = load_pair(*files, seed=4)

@@ -53,6 +53,19 @@ def add_word_flags(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument("--attributes", metavar="COLUMN", nargs="+", help="these, and no others")
     parser.add_argument(
+        "--categories",
+        metavar="COLUMN",
+        nargs="+",
+        help="these, and no others: one number a value, 1 where the class has it",
+    )
+    parser.add_argument(
+        "--missing",
+        metavar="VALUE",
+        nargs="+",
+        default=(),
+        help="of attributes: read as nothing, besides empty cells, such as -1",
+    )
+    parser.add_argument(
         "--name-column", metavar="COLUMN", default="name", help="of the names (default: name)"
     )
     parser.add_argument(
