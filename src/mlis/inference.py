@@ -39,7 +39,8 @@ class Recognizer(Pretrained):
     """A trained recognizer of seen and unseen classes.
 
     Every method takes (B, Dx) features, a numpy array or a torch tensor on any device, and
-    answers in kind; work goes through the recognizer's own device in batches.
+    returns the array type it was given; the recognizer's own device computes, in batches. NaN,
+    infinity, numbers beyond float32, and rows whose scores would not be finite raise `DataError`.
 
     Attributes:
         scaler: from raw features to what the encoder saw in training.
@@ -254,28 +255,30 @@ class Recognizer(Pretrained):
         """The fields alone: a copy makes the fused weights anew."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def _refine(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+    def _refine(self, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         if self.encoder_weight is None:
-            out.copy_(self.scaler(x))
-        else:
-            self._fused.hidden(x, out, work)
+            return out.copy_(self.scaler(x))
+        self._fused.hidden(x, out, work)
+        return out
 
-    def _scores(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+    def _scores(self, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         self._fused.scores(x, out, work)
+        return out
 
-    def _predict(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+    def _predict(self, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         scores = work.rows("scores", len(x), len(self.class_names))
         self._fused.scores(x, scores, work)
         torch.argmax(scores, dim=1, out=out)
+        return scores
 
     def _batched(
         self,
         x: Tensor | np.ndarray | StoredRows,
         batch_size: int,
         shape: tuple[int, ...],
-        function: Callable[[Tensor, Tensor, Workspace], None],
+        function: Callable[[Tensor, Tensor, Workspace], Tensor],
     ) -> Any:
-        """Fill (B, *shape) batch by batch: `function(rows, out, workspace)`."""
+        """Fill (B, *shape) batch by batch: `function(rows, out, workspace)`; see `in_batches`."""
         if x.ndim != 2 or x.shape[1] != self.num_features:
             raise DataError(
                 f"this recognizer takes features of shape (B, {self.num_features}), but got "
