@@ -12,6 +12,7 @@ from torch import Tensor
 
 import mlis
 from mlis.classification import LinearClassifier
+from mlis.compute import own_modes
 from mlis.data.arrays import as_float32
 from mlis.data.names import shorten, suggestion
 from mlis.errors import DataError
@@ -26,6 +27,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 _ALIKE = 0.9999  # cosine from which two descriptors are as good as the same
 
 
+@own_modes()
 def add_classes(
     recognizer: "Recognizer",
     names: Sequence[str],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mlis.classification import LinearClassifier, fit_classifier
-from mlis.compute import Arithmetic, stream
+from mlis.compute import Arithmetic, own_modes, stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.generation.synthesis import FeatureGenerator, synthesise
@@ -44,6 +44,7 @@ _REMEDIES = {  # when memory does not suffice
 }
 
 
+@own_modes()
 def fit(
     training: TrainingSplit,
     config: Config,

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlis.compute import own_modes
 from mlis.data.stored import StoredRows
 from mlis.errors import DataError
 from mlis.shortage import enough_memory, smaller
@@ -31,6 +32,7 @@ class Workspace:
         return self._held[name][:count]
 
 
+@own_modes()
 @torch.no_grad()
 def in_batches(
     x: Tensor | np.ndarray | StoredRows,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mlis.compute import Arithmetic
+from mlis.compute import Arithmetic, own_modes
 from mlis.config import Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.stored import StoredRows
@@ -104,7 +104,7 @@ class Baseline(ABC, Generic[Trained]):
             OutOfMemoryError: memory does not suffice.
         """
         job = Job(training, seed, device, monitor or Monitor())
-        with enough_memory(self.name, self.remedy):
+        with own_modes(), enough_memory(self.name, self.remedy):
             ((_, trained),) = self.train(job)
         return trained
 
@@ -134,6 +134,7 @@ class CosineScorer:
     scaler: FeatureScaler | None
     prototypes: Tensor
 
+    @own_modes()
     @torch.no_grad()
     def scores(self, x: np.ndarray | StoredRows, /) -> np.ndarray:
         """Cosines (B, C) in −1 … 1 of (B, Dx) features.

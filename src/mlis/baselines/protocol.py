@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mlis.baselines.base import Baseline, Scorer
+from mlis.compute import own_modes
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, best_calibration, evaluate
 from mlis.generators import StoredGenerator, attempted
@@ -63,6 +64,7 @@ class Measured:
         }
 
 
+@own_modes()
 def choose_and_test(
     baseline: Baseline[Scorer],
     dataset: GZSLDataset,

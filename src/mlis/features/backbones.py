@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mlis.compute import Arithmetic
+from mlis.compute import Arithmetic, own_modes
 from mlis.data.arrays import update_hash
 from mlis.errors import OutOfMemoryError, SettingsError
 from mlis.shortage import is_shortage
@@ -147,7 +147,7 @@ def run(model: "SupportsBatch", batch: Tensor) -> np.ndarray:
         OutOfMemoryError: not even one image fits.
     """
     try:
-        with torch.inference_mode():
+        with own_modes(), torch.inference_mode():
             return model.features(batch).float().cpu().numpy()
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):

@@ -26,7 +26,7 @@ def _share(network: "Generator | Critic", descriptors: Tensor, scratch: Scratch 
 
 def _normal(shape: tuple[int, ...], std: float, like: Arithmetic, rng: torch.Generator):
     # Drawn in float32 on the CPU: the same start on every device and in every precision.
-    values = torch.randn(shape, generator=rng) * std
+    values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32) * std
     return nn.Parameter(values.to(like.device, like.master))
 
 

@@ -119,7 +119,9 @@ class RidgeGenerator:
         near = similarity.topk(min(self.neighbours, similarity.shape[1]), dim=1).indices
 
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            draws = torch.rand((2, len(labels)), generator=rng, device=rng.device)
+            draws = torch.rand(
+                (2, len(labels)), generator=rng, device=rng.device, dtype=torch.float32
+            )
             lender = near[labels, (draws[0] * near.shape[1]).long()]
             within = (draws[1] * self.counts[lender]).long()
             row = self.order[self.starts[lender] + within]

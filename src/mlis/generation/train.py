@@ -35,7 +35,7 @@ class WGANGenerator:
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
             size = (len(labels), self.network.noise)
-            z = torch.randn(size, generator=rng, device=rng.device)
+            z = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32)
             return self.network(z.to(share.dtype), share, labels, base, factors)
 
         return sample
@@ -150,7 +150,7 @@ class AdversarialTrainer(PackedTrainer):
         noise = self.scratch("noise", shape, self.descriptors, torch.float32)
         noise.normal_(generator=self.rng)
         size = (self.settings.critic_steps, self.settings.batch_size, 1)
-        alphas = torch.rand(size, generator=self.rng, device=self.rng.device)
+        alphas = torch.rand(size, generator=self.rng, device=self.rng.device, dtype=torch.float32)
         return noise.to(self.data.x.dtype), alphas.to(self.data.x.dtype)
 
     def _draw_rows(self) -> Tensor:
