@@ -286,7 +286,7 @@ def test_constant_features_of_the_training_rows_are_no_division_by_zero():
         np.array([[1.0, 2.0], [1.0, 4.0]], dtype=np.float32), small().preprocessing
     )
     scaled = scaler(torch.tensor([[3.0, 3.0]]))
-    assert scaled.tolist() == [[2.0, 0.5]]
+    assert scaled.tolist() == [[0.0, 0.5]]
 
 
 def test_ties_go_to_the_first_class():

@@ -27,6 +27,7 @@ from mlis.tensorfile import checksum, load_tensors, save_tensors
 FORMAT = 1
 WEIGHTS, RECORD, GROWTH = "model.safetensors", "config.json", "growth.safetensors"
 OLD_RECORD = "model.json"
+_RANGE = ("low", "high")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -86,6 +87,9 @@ def _tensors(recognizer: Recognizer) -> dict[str, torch.Tensor]:
         "descriptors": _tensor(recognizer.descriptors),
         "seen": _tensor(recognizer.seen_mask),
     }
+    for name in _RANGE:
+        if (bound := getattr(recognizer.scaler, name)) is not None:
+            tensors[f"scaler.{name}"] = bound
     if recognizer.encoder_weight is not None and recognizer.encoder_bias is not None:
         tensors["encoder.weight"] = recognizer.encoder_weight
         tensors["encoder.bias"] = recognizer.encoder_bias
@@ -133,7 +137,10 @@ def load_model(
     _check_tensors(folder / WEIGHTS, tensors, len(facts["class_names"]))
     return Recognizer(
         scaler=FeatureScaler(
-            facts["feature_transform"], tensors["scaler.shift"], tensors["scaler.factor"]
+            facts["feature_transform"],
+            tensors["scaler.shift"],
+            tensors["scaler.factor"],
+            **{name: tensors.get(f"scaler.{name}") for name in _RANGE},
         ),
         encoder_weight=tensors.get("encoder.weight"),
         encoder_bias=tensors.get("encoder.bias"),
@@ -252,6 +259,7 @@ def _shapes(tensors: Mapping[str, Tensor], classes: int) -> dict[str, tuple[int,
         "classifier.bias": (classes,),
         "descriptors": (classes, width),
         "seen": (classes,),
+        **{f"scaler.{name}": (inputs,) for name in _RANGE if f"scaler.{name}" in tensors},
     }
 
 

@@ -48,6 +48,7 @@ class Growth:
         generator: the trained generator's tensors by name, networks in float16.
         config: settings of the training.
         seed: of the training.
+        signed: whether scaled features may be negative.
     """
 
     rows: Tensor
@@ -58,6 +59,7 @@ class Growth:
     generator: Mapping[str, Tensor]
     config: Config
     seed: int
+    signed: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +74,8 @@ class Growth:
 
     def words(self) -> str:
         """Everything else, as JSON."""
-        return json.dumps({"config": self.config.to_dict(), "seed": self.seed}, sort_keys=True)
+        facts = {"config": self.config.to_dict(), "seed": self.seed}
+        return json.dumps(facts | ({"signed": True} if self.signed else {}), sort_keys=True)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], words: str) -> "Growth":
@@ -87,7 +90,8 @@ class Growth:
             generator = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             own = {name: tensors[name] for name in ("rows", "low", "step", "labels", "weights")}
             config = Config.from_dict(facts["config"])
-            return cls(**own, generator=generator, config=config, seed=int(facts["seed"]))
+            seed, signed = int(facts["seed"]), bool(facts.get("signed"))
+            return cls(**own, generator=generator, config=config, seed=seed, signed=signed)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelFileError(f"what adding classes needs is damaged: {error!r}") from None
 
@@ -137,6 +141,7 @@ def keep(
         generator=_packed(generator),
         config=config,
         seed=seed,
+        signed=data.signed,
     )
 
 
@@ -245,6 +250,7 @@ def _generator(growth: Growth, lenders: Tensor, arithmetic: Arithmetic) -> Featu
             std=1.0,
             arithmetic=arithmetic,
             rng=stream(0, "replaced"),
+            signed=growth.signed,
         )
         network.load_state_dict({name: held[name] for name in _NETWORK})
         return WGANGenerator(network, predictor)
@@ -267,5 +273,6 @@ def _ridge(
         counts=counts,
         means=means / counts[:, None],
         neighbours=growth.config.generation.ridge_neighbours,
+        signed=growth.signed,
         lenders=lenders,
     )

@@ -14,6 +14,7 @@ from mlis.class_changes import add_classes, remove_classes, rename_classes
 from mlis.classification import LinearClassifier
 from mlis.data.stored import StoredRows
 from mlis.errors import DataError, SettingsError
+from mlis.feature_range import FeatureRange, RangeWatch
 from mlis.fused import Fused
 from mlis.growth import Growth
 from mlis.image_prediction import ImagePrediction, check_k, load_backbone_of, predictions
@@ -40,7 +41,8 @@ class Recognizer(Pretrained):
 
     Every method takes (B, Dx) features, a numpy array or a torch tensor on any device, and
     returns the array type it was given; the recognizer's own device computes, in batches. NaN,
-    infinity, numbers beyond float32, and rows whose scores would not be finite raise `DataError`.
+    infinity, numbers beyond float32, and rows whose scores would not be finite raise `DataError`;
+    features far outside the training's range give a :class:`~mlis.errors.FeatureRangeWarning`.
 
     Attributes:
         scaler: from raw features to what the encoder saw in training.
@@ -93,16 +95,13 @@ class Recognizer(Pretrained):
 
     def to(self, device: str | torch.device) -> "Recognizer":
         """Return the same recognizer on another device."""
-        scaler = FeatureScaler(
-            self.scaler.transform, self.scaler.shift.to(device), self.scaler.factor.to(device)
-        )
         classifier = LinearClassifier(
             self.classifier.weight.to(device), self.classifier.bias.to(device)
         )
         weight, bias = self.encoder_weight, self.encoder_bias
         return dataclasses.replace(
             self,
-            scaler=scaler,
+            scaler=self.scaler.to(device),
             classifier=classifier,
             encoder_weight=None if weight is None else weight.to(device),
             encoder_bias=None if bias is None else bias.to(device),
@@ -251,6 +250,10 @@ class Recognizer(Pretrained):
         """Made when it is first used, from weights that are not to be changed afterwards."""
         return Fused.of(self)
 
+    @cached_property
+    def _range(self) -> FeatureRange | None:
+        return FeatureRange.of(self.scaler, self.classifier.weight)
+
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: a copy makes the fused weights anew."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -284,4 +287,9 @@ class Recognizer(Pretrained):
                 f"this recognizer takes features of shape (B, {self.num_features}), but got "
                 f"{tuple(x.shape)}: use features of the same model as in training"
             )
-        return in_batches(x, batch_size, shape, function, like=self.classifier.weight)
+        watch = None if self._range is None else RangeWatch(self._range)
+        like = self.classifier.weight
+        result = in_batches(x, batch_size, shape, function, like=like, watch=watch)
+        if watch is not None:
+            watch.warn()
+        return result

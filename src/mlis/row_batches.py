@@ -1,6 +1,7 @@
 """Batched inference with reusable buffers; checks what goes in and what comes out."""
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from mlis.compute import own_modes
 from mlis.data.stored import StoredRows
 from mlis.errors import DataError
+from mlis.feature_range import RangeWatch
 from mlis.shortage import enough_memory, smaller
 
 LARGEST: float = torch.finfo(torch.float32).max
@@ -40,6 +42,7 @@ def in_batches(
     shape: tuple[int, ...],
     function: Callable[[Tensor, Tensor, Workspace], Tensor],
     like: Tensor,
+    watch: RangeWatch | None = None,
 ) -> Tensor | np.ndarray:
     """Fill (B, *shape) batch by batch; returns the array type it was given.
 
@@ -50,6 +53,7 @@ def in_batches(
         function: `function(rows, out, workspace)` fills `out` for some rows, and returns the
             (rows, n) numbers that this result depends on, which must be finite.
         like: the weights, whose device and dtype rows are brought to.
+        watch: is shown every batch.
 
     Raises:
         DataError: a row holds NaN, infinity or a number beyond float32, or gives a result that is
@@ -66,28 +70,28 @@ def in_batches(
     while start < len(x):
         try:
             part = as_tensor(x[start : start + batch_size], like, work)
-            _check_rows(part, x, start)
+            low, high = part.amin(0), part.amax(0)
+            if not bool(((low >= -LARGEST) & (high <= LARGEST)).all()):  # NaN is neither
+                _refuse(part, x, start)
             target = result[start : start + len(part)]
             out = target if here else torch.empty_like(target, device=like.device)
             _check_results(function(part, out, work), part, start)
             if not here:
                 target.copy_(out)
             start += len(part)
+            if watch is not None:
+                watch.look(part, low, high)
         except (MemoryError, RuntimeError) as error:
             work = Workspace(like)
             batch_size = smaller(batch_size, error, "recognition", "use device='cpu'")
     return result if isinstance(x, Tensor) else result.numpy()
 
 
-def _check_rows(part: Tensor, x: Tensor | np.ndarray | StoredRows, start: int) -> None:
+def _refuse(part: Tensor, x: Tensor | np.ndarray | StoredRows, start: int) -> NoReturn:
     """Raise `DataError` for the first value that is not a finite float32 number.
 
     Training is in float32, so that a larger number cannot be meant, whatever the weights' dtype.
-    Comparisons with NaN are false.
     """
-    low, high = part.amin(0), part.amax(0)
-    if bool(((low >= -LARGEST) & (high <= LARGEST)).all()):
-        return
     row, column = _first(~(part.abs() <= LARGEST))
     given = float(x[start + row : start + row + 1][0, column])  # before it was cast
     what, remedy = "NaN or infinity", "leave that row out"

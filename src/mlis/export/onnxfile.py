@@ -219,10 +219,15 @@ def _example(
     shift, factor = (
         part.double().cpu() for part in (recognizer.scaler.shift, recognizer.scaler.factor)
     )
+    spread = torch.where(factor > 0, 1 / factor, 0.0)
 
     def features(rows: int) -> np.ndarray:
         """Rows within the range of the training's."""
-        x = shift + torch.from_numpy(rng.random((rows, len(shift)))) / factor
+        scaler = recognizer.scaler
+        if scaler.low is not None and scaler.high is not None:
+            low, high = scaler.low.cpu().numpy(), scaler.high.cpu().numpy()
+            return (low + rng.random((rows, len(low))) * (high - low)).astype(np.float32)
+        x = shift + torch.from_numpy(rng.random((rows, len(shift)))) * spread
         x = x.square() if recognizer.scaler.transform == "sqrt" else x
         return x.float().numpy()
 

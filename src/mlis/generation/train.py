@@ -62,7 +62,12 @@ class AdversarialTrainer(PackedTrainer):
         sizes = {"hidden": settings.hidden, "std": settings.init_std, "arithmetic": arithmetic}
         features, descriptor = data.x.shape[1], data.descriptors.shape[1]
         self.network: Generator = Generator(
-            settings.noise, descriptor, features=features, rng=stream(seed, "generator"), **sizes
+            settings.noise,
+            descriptor,
+            features=features,
+            rng=stream(seed, "generator"),
+            signed=data.signed,
+            **sizes,
         )
         self.critic: Critic = Critic(features, descriptor, rng=stream(seed, "critic"), **sizes)
         self.predictor: RidgePredictor | None = None
