@@ -52,7 +52,7 @@ def finish(*arguments: str | Path) -> None:
 def without_times(value):
     """The results, wall times left out, and the checksum, which is over them too."""
     if isinstance(value, dict):
-        times = ("seconds", "generation_seconds", CHECK)
+        times = ("seconds", CHECK)
         return {key: without_times(item) for key, item in value.items() if key not in times}
     return value
 

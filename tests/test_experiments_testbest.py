@@ -44,7 +44,7 @@ def measured(data: GZSLDataset, settings: Config, folder: Path):
         data,
         settings,
         **{"seed": 1, "device": "cpu", "folder": folder, "every": 30.0},
-        **{"listener": Monitor(), "owner": "test", "reuse": False},
+        **{"listener": Monitor(), "reuse": False},
     )
 
 

@@ -70,7 +70,7 @@ class RunPlan:
         try:
             values = read_sealed(path)
             values.pop("mlis")
-            if values.pop("stack_seeds", False):  # of mlis before 0.2
+            if values.pop("stack_seeds", False):  # earlier versions could train seeds together
                 raise ModelFileError(
                     f"{path}: stack_seeds: expected false, got true: seeds are no longer trained "
                     "together. Begin a new run in another folder."

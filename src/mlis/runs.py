@@ -183,7 +183,8 @@ def _fit(
         device=plan.device,
         monitor=monitor(title, dataset.for_training(), place, place.parent),
         validation_monitor=validation_monitor,
-        **how,
+        reuse=how["reuse"],
+        growable=how["growable"],
     )
 
 

@@ -96,7 +96,7 @@ class FolderMonitor(Monitor):
         self._listener.started(stage, step, total)
 
     def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Append the losses as one JSON line, with the seconds since this process began the stage."""
+        """Append the losses as one JSON line, with seconds since this process began the stage."""
         seconds = round(self.clock() - self._began[stage], 3)
         line = {"step": step, "seconds": seconds, **values}
         path = self._file(stage, "jsonl")
