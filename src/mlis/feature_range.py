@@ -73,8 +73,9 @@ class RangeWatch:
         bounds, column = self._bounds, self._column
         width = float(bounds.width[column])
         low, high = float(bounds.low[column]) + width, float(bounds.high[column]) - width
+        share = float(f"{100 * self._far / self._all:.1g}")
         warnings.warn(
-            f"features: {100 * self._far / self._all:.1g}% of the values lie outside the training "
+            f"features: {share:g}% of the values lie outside the training "
             f"range by more than its width, most in column {column}, which was {low:.4g} to "
             f"{max(low, high):.4g} in training: these predictions are not reliable. Compute the "
             "features exactly as in training (image model, normalisation, units).",

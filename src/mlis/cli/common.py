@@ -3,9 +3,12 @@
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
+
+from mlis.errors import FeatureRangeWarning
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
