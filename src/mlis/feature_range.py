@@ -77,8 +77,8 @@ class RangeWatch:
         warnings.warn(
             f"features: {share:g}% of the values lie outside the training "
             f"range by more than its width, most in column {column}, which was {low:.4g} to "
-            f"{max(low, high):.4g} in training: these predictions are not reliable. Compute the "
-            "features exactly as in training (image model, normalisation, units).",
+            f"{max(low, high):.4g} in training: these predictions are not reliable. Check that "
+            "features are computed as in training (image model, normalisation, units).",
             FeatureRangeWarning,
             stacklevel=_level_outside(),
         )

@@ -122,6 +122,7 @@ class Classification(Section):
     max_iterations: int = setting(300, "L-BFGS iterations at most", low=1)
     calibration: float | Literal["validation"] = setting(
         0.0,
-        "constant taken from the scores of seen classes, or `validation`: the best on the "
-        "validation classes, found by one more training run that holds them out",
+        "calibration constant subtracted from seen-class scores, or `validation`: the best on "
+        "validation classes, found by one more training that holds them out (by up to five, that "
+        "hold out others, where each holds out fewer than 10)",
     )
