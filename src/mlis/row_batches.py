@@ -96,7 +96,10 @@ def _refuse(part: Tensor, x: Tensor | np.ndarray | StoredRows, start: int) -> No
     given = float(x[start + row : start + row + 1][0, column])  # before it was cast
     what, remedy = "NaN or infinity", "leave that row out"
     if np.isfinite(given):
-        what, remedy = f"{given:.4g}, beyond float32", "rescale the features, or leave that row out"
+        what, remedy = (
+            f"{given:.4g} (beyond float32)",
+            "rescale the features, or leave that row out",
+        )
     raise DataError(f"features row {start + row} holds {what} in column {column}: {remedy}")
 
 
