@@ -34,7 +34,7 @@ LAYERS = [
     {"growth"},
     # a recognizer changes, saves and loads itself: one layer
     {"checkpoint", "class_changes", "fused", "image_prediction", "inference"}
-    | {"model_card", "row_batches", "sharing"},
+    | {"feature_range", "model_card", "row_batches", "sharing"},
     {"evaluation", "export", "snapshots", "generators"},
     {"pipeline"},
     {"provenance", "protocol", "run_plan", "runs"},

@@ -209,9 +209,9 @@ def _check_finite(path: Path, name: str, value: Tensor) -> None:
     """A checksum says that nothing was changed since, not that it was right before."""
     bad = ~torch.isfinite(value)
     if bool(bad.any()):
-        where = bad.nonzero()[0].tolist()
+        where = [int(i) for i in bad.nonzero()[0]]
         raise ModelFileError(
-            f"{path}: {name}{where}: expected a finite number, got {float(value[tuple(where)])}. "
+            f"{path}: {name}{where}: expected a finite number, got {float(value[bad][0])}. "
             "Restore the model from a copy, or train it again."
         )
 

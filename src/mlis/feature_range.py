@@ -10,11 +10,11 @@ from torch import Tensor
 from mlis.errors import FeatureRangeWarning
 from mlis.preprocessing import FeatureScaler
 
-MOST_EXCESS = 0.002
-"""Mean excess from which there is a warning: two values in a thousand are a range too far away.
+MOST_EXCESS = 0.001
+"""Mean excess from which there is a warning: one value in a thousand is a range too far away.
 
-(Measured on images of unseen classes: below 0.00001. Raw features on a model of normalised ones: 3
-and more.)
+Measured on two benchmarks with 1280-d features: test images, unseen classes included, below
+0.000001; three times the values 0.002; raw features on a model of normalised ones 0.3 to 0.4.
 """
 
 
