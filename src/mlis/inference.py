@@ -287,7 +287,7 @@ class Recognizer(Pretrained):
                 f"this recognizer takes features of shape (B, {self.num_features}), but got "
                 f"{tuple(x.shape)}: use features of the same model as in training"
             )
-        watch = None if self._range is None else RangeWatch(self._range)
+        watch = None if self._range is None else RangeWatch(self._range, int(self.seen_mask.sum()))
         like = self.classifier.weight
         result = in_batches(x, batch_size, shape, function, like=like, watch=watch)
         if watch is not None:
