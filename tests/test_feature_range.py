@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from mlis import MLISClassifier
-from mlis.checkpoint import load_model, save_model
 from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import FeatureRangeWarning
 from mlis.evaluation import evaluate
-from mlis.generation.ridge import fit_ridge
-from mlis.inference import Recognizer
+from mlis.generators.ridge import fit_ridge
+from mlis.io.checkpoint import load_model, save_model
+from mlis.model.preprocessing import FeatureScaler
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
-from mlis.preprocessing import FeatureScaler
 from simulated import linear_world, small
 
 WORLD: GZSLDataset = linear_world()
@@ -134,8 +134,8 @@ def test_signed_features_are_learned_as_well_as_scaled_ones(scaling, generator):
 def test_synthetic_features_are_negative_only_where_the_trainings_are():
     import torch
 
-    from mlis.compute import Arithmetic, stream
-    from mlis.preprocessing import prepare
+    from mlis.compute.precision import Arithmetic, stream
+    from mlis.model.preprocessing import prepare
 
     arithmetic = Arithmetic.of("float32", "cpu")
     for scaling, expected in (("minmax", False), ("none", True), ("standard", True)):

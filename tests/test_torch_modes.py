@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.baselines.cegzsl import CEGZSL
 from mlis.data.dataset import GZSLDataset
+from mlis.methods.cegzsl import CEGZSL
 from mlis.pipeline import fit
 from simulated import small, tiny
 

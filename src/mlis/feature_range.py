@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlis.errors import FeatureRangeWarning
-from mlis.preprocessing import FeatureScaler
+from mlis.model.preprocessing import FeatureScaler
 
 MOST_EXCESS = 0.001
 """Mean excess from which there is a warning: one value in a thousand is a range too far away.

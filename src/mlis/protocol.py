@@ -18,13 +18,13 @@ import torch
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.data.splits import ENOUGH_CLASSES, validation_splits
+from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.evaluation import Evaluation, common_constant, evaluate, seen_unseen_curve
-from mlis.generators import StoredGenerator, attempted
-from mlis.inference import Recognizer
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.provenance import generation_key
-from mlis.refinement.losses import EmbeddingLoss
-from mlis.training import Monitor
+from mlis.training.generator_cache import StoredGenerator, attempted
+from mlis.training.loop import Monitor
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def fit_reusing(
     Args:
         training, config, seed, device, monitor, loss, growable: as `fit` takes them.
         reuse: whether a generator may come from the user's cache folder, and is left there
-            (:mod:`mlis.generators`); it never changes the result.
+            (:mod:`mlis.training.generator_cache`); it never changes the result.
     """
     monitor = monitor or Monitor()
     started = time.perf_counter()
@@ -121,8 +121,9 @@ def fit_and_calibrate(
     others, and the constant is one that all of them support
     (:func:`mlis.evaluation.common_constant`); of a single class there is none.
     With `reuse` trained generators are taken from the user's cache folder and left there
-    (:mod:`mlis.generators`), which saves their training and changes no result. With `growable` the
-    recognizer keeps what adding classes needs (:mod:`mlis.growth`).
+    (:mod:`mlis.training.generator_cache`), which saves their training and changes no result. With
+    `growable` the recognizer keeps what adding classes needs
+    (:mod:`mlis.incremental.exemplar_buffer`).
 
     Raises:
         DataError: calibration on validation is asked for and the dataset has no validation split.

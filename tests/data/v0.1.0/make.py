@@ -14,11 +14,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from mlis.checkpoint import load_model
+from mlis.data.feature_folder import ImageFeatures, write_feature_folder
 
 import mlis
 from experiment_cases import config, task
-from mlis.checkpoint import load_model
-from mlis.data.feature_folder import ImageFeatures, write_feature_folder
 from mlis.experiments.engine import LocalEngine
 from mlis.runs import RunPlan, begin, execute
 from simulated import tiny
