@@ -16,11 +16,13 @@ from mlis.data import GZSLDataset, Split, load_pair, load_tables
 from mlis.data.io.npy_file import load_npy
 from mlis.data.out_of_core.memory import check_room
 from mlis.data.summary import describe, format_info
-from mlis.errors import MlisError
+from mlis.errors import DataError, FeatureRangeWarning, MlisError
 from mlis.experiments.store import Store
 from mlis.io.checkpoint import load_model, record_path, save_model
 from mlis.pipeline import fit
+from mlis.protocol import fit_and_calibrate
 from mlis.storage.locks import held
+from mlis.storage.tensors import load_tensors, save_tensors
 from simulated import small, tiny
 from standins import tiny_benchmark, write_mat
 
@@ -161,6 +163,25 @@ def one_image(_: Path) -> object:
     return info(data)
 
 
+def recognised(factor: float) -> np.ndarray:
+    model = fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0)
+    return model.predict(factor * tiny().features.astype(np.float64))
+
+
+def another_scale(_: Path) -> None:
+    with pytest.warns(FeatureRangeWarning) as told:
+        recognised(100)
+    raise DataError(str(told[0].message))  # as the others
+
+
+def few_classes(_: Path) -> None:
+    calibrated = {
+        "generation": {"generator": "ridge"},
+        "classification": {"calibration": "validation"},
+    }
+    fit_and_calibrate(tiny(), small(**calibrated), device="cpu")
+
+
 FAULTS: dict[str, Callable[[Path], object]] = {
     "`features` of a `.mat` file are (N, Dx)": lambda f: pair(f, features=np.transpose),
     "an array of features is (Dx, N)": lambda _: arrays(
@@ -226,6 +247,9 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a row is in two parts of the split": with_row_of("test_seen", "trainval"),
     "a class is both seen and unseen": both_seen_and_unseen,
     "an unseen class has training rows": unseen_in_training,
+    "a feature to be recognised is NaN or overflows": lambda _: recognised(1e300),
+    "features to be recognised are of another scale": another_scale,
+    "few classes to choose the calibration constant on": few_classes,
     "features of another image model": lambda _: fit(
         tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
     ).predict(np.ones((2, 3), np.float32)),
@@ -262,6 +286,20 @@ def changed_model(folder: Path) -> object:
     return load_model(folder / "model")
 
 
+def not_finite(folder: Path) -> object:
+    weights = saved_model(folder) / "model.safetensors"
+    tensors, words = load_tensors(weights)
+    tensors["classifier.bias"][0] = np.nan
+    save_tensors(weights, tensors, words)
+    return load_model(folder / "model")
+
+
+def one_name(folder: Path) -> object:
+    model = load_model(saved_model(folder))
+    save_model(replace(model, class_names=("a",) * len(model.class_names)), folder / "model")
+    return load_model(folder / "model")
+
+
 def of_another_version(folder: Path) -> object:
     path = record_path(saved_model(folder))
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
@@ -285,6 +323,8 @@ FAULTS |= {
     "larger than the memory": larger_than_memory,
     "a dataset folder was changed": changed_dataset,
     "a model was changed": changed_model,
+    "a model's weights are not finite": not_finite,
+    "two classes of a model share a name": one_name,
     "a result was changed": changed_result,
     "another version wrote it": of_another_version,
     "another process works there": occupied,

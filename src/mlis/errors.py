@@ -54,3 +54,7 @@ class OutOfMemoryError(MlisError, MemoryError):
 
 class DivergenceError(MlisError, RuntimeError):
     """Training produced NaN or infinity; the message names the step, the loss and what to try."""
+
+
+class FeatureRangeWarning(UserWarning):
+    """Features lie far outside the range of the training's, so that predictions mean little."""

@@ -3,9 +3,12 @@
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
+
+from mlis.errors import FeatureRangeWarning
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -65,11 +68,20 @@ class _Lines(logging.Handler):
 def logs(verbose: bool) -> Iterator[None]:
     """Show the package's warnings, and with `verbose` its reports, while the block runs."""
     logger, handler = logging.getLogger("mlis"), _Lines()
-    level = logger.level
+    level, show = logger.level, warnings.showwarning
+
+    def as_line(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, FeatureRangeWarning):
+            logger.warning("%s", message)
+        else:
+            show(message, category, *rest, **more)
+
+    warnings.showwarning = as_line
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     try:
         yield
     finally:
+        warnings.showwarning = show
         logger.removeHandler(handler)
         logger.setLevel(level)

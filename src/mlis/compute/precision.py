@@ -58,7 +58,7 @@ class Arithmetic:
         """Bring a real-valued array to the device in the master dtype; it may share memory."""
         if isinstance(array, np.ndarray) and not array.flags.writeable:
             array = array.copy()  # torch warns of read-only memory, such as a memory map's
-        return torch.as_tensor(array).to(self.device, self.master)
+        return torch.as_tensor(array, dtype=self.master, device=self.device)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -123,7 +123,7 @@ def flushed_denormals() -> Iterator[None]:
     the calling thread alone, and is set back: NumPy, which computes in it too, warns of it. For
     PyTorch's workers see `Arithmetic.of`.
     """
-    already = not bool(torch.tensor(1e-40) * 1.0)
+    already = not bool(torch.tensor(1e-40, dtype=torch.float32, device="cpu") * 1.0)
     torch.set_flush_denormal(True)
     try:
         yield
@@ -131,11 +131,28 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(already)
 
 
+@contextlib.contextmanager
+def own_modes() -> Iterator[None]:
+    """Enable gradients and disable autocast and inference mode, whatever the caller has set.
+
+    Numbers are to depend on arguments alone. The default dtype is of the whole process, so it is
+    not changed here: every tensor is made with a dtype of its own.
+    """
+    with contextlib.ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                modes.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
 @functools.cache
 def _start_workers() -> None:
     """Start PyTorch's workers, if nobody has: they take over from this thread that they flush."""
     with flushed_denormals():
-        torch.ones(1 << 18).add_(1.0)  # large enough to be shared among all threads
+        # large enough to be shared among all threads
+        torch.ones(1 << 18, dtype=torch.float32, device="cpu").add_(1.0)
 
 
 class Scratch:

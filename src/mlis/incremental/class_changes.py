@@ -12,6 +12,7 @@ from torch import Tensor
 
 import mlis
 from mlis.compute.memory import enough_memory
+from mlis.compute.precision import own_modes
 from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
@@ -26,6 +27,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 _ALIKE = 0.9999  # cosine from which two descriptors are as good as the same
 
 
+@own_modes()
 def add_classes(
     recognizer: "Recognizer",
     names: Sequence[str],

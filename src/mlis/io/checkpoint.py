@@ -28,6 +28,8 @@ from mlis.storage.tensors import checksum, load_tensors, save_tensors
 FORMAT = 1
 WEIGHTS, RECORD, GROWTH = "model.safetensors", "config.json", "growth.safetensors"
 OLD_RECORD = "model.json"
+_RANGE = ("low", "high")
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def save_model(
@@ -86,6 +88,9 @@ def _tensors(recognizer: Recognizer) -> dict[str, torch.Tensor]:
         "descriptors": _tensor(recognizer.descriptors),
         "seen": _tensor(recognizer.seen_mask),
     }
+    for name in _RANGE:
+        if (bound := getattr(recognizer.scaler, name)) is not None:
+            tensors[f"scaler.{name}"] = bound
     if recognizer.encoder_weight is not None and recognizer.encoder_bias is not None:
         tensors["encoder.weight"] = recognizer.encoder_weight
         tensors["encoder.bias"] = recognizer.encoder_bias
@@ -133,7 +138,10 @@ def load_model(
     _check_tensors(folder / WEIGHTS, tensors, len(facts["class_names"]))
     return Recognizer(
         scaler=FeatureScaler(
-            facts["feature_transform"], tensors["scaler.shift"], tensors["scaler.factor"]
+            facts["feature_transform"],
+            tensors["scaler.shift"],
+            tensors["scaler.factor"],
+            **{name: tensors.get(f"scaler.{name}") for name in _RANGE},
         ),
         encoder_weight=tensors.get("encoder.weight"),
         encoder_bias=tensors.get("encoder.bias"),
@@ -166,6 +174,18 @@ def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
             f"{path} is damaged: class_names, feature_transform, calibration, sources or history "
             "is not what a model has; copy both files of the model again"
         )
+    _check_names(path, cast(list[str], names))
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """An answer is a name, so that no two classes may share one."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if first.setdefault(name, index) != index:
+            raise ModelFileError(
+                f"{path}: class_names: expected names that differ, got {name!r} for class "
+                f"{first[name]} and class {index}. Give each class a name of its own."
+            )
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
@@ -174,21 +194,35 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> N
         value, boolean = tensors.get(name), name == "seen"
         if value is None:
             raise ModelFileError(f"{path} holds no tensor {name!r}")
-        good = value.dtype == torch.bool if boolean else value.dtype.is_floating_point
+        good = value.dtype == torch.bool if boolean else value.dtype in _FLOATS
         if tuple(value.shape) != shape or not good or not value.numel():
             raise ModelFileError(
                 f"{path} is no model: {name} is {tuple(value.shape)} of {value.dtype}, where "
                 f"{shape} of {'bool' if boolean else 'floating point numbers'} is expected"
             )
+        _check_finite(path, name, value)
     weights = {"encoder.weight", "encoder.bias", "classifier.weight", "classifier.bias"}
     if len({tensors[name].dtype for name in weights & tensors.keys()}) > 1:
         raise ModelFileError(f"{path} is no model: its weights are of several types")
+
+
+def _check_finite(path: Path, name: str, value: Tensor) -> None:
+    """A checksum says that nothing was changed since, not that it was right before."""
+    bad = ~torch.isfinite(value)
+    if bool(bad.any()):
+        where = [int(i) for i in bad.nonzero()[0]]
+        raise ModelFileError(
+            f"{path}: {name}{where}: expected a finite number, got {float(value[bad][0])}. "
+            "Restore the model from a copy, or train it again."
+        )
 
 
 def _load_growth(folder: Path, tensors: Mapping[str, torch.Tensor], words: str) -> Growth | None:
     if not (folder / GROWTH).exists():
         return None
     kept, metadata = load_tensors(folder / GROWTH)
+    for name, value in kept.items():
+        _check_finite(folder / GROWTH, name, value)
     if metadata.get("model") != _model(tensors, words):
         raise ModelFileError(
             f"{folder / GROWTH} is of another model than {folder / WEIGHTS}: copy the files of one "
@@ -226,6 +260,7 @@ def _shapes(tensors: Mapping[str, Tensor], classes: int) -> dict[str, tuple[int,
         "classifier.bias": (classes,),
         "descriptors": (classes, width),
         "seen": (classes,),
+        **{f"scaler.{name}": (inputs,) for name in _RANGE if f"scaler.{name}" in tensors},
     }
 
 

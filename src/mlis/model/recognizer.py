@@ -18,6 +18,7 @@ from mlis.incremental.exemplar_buffer import Growth
 from mlis.io.hub import Pretrained
 from mlis.model.batches import Workspace, in_batches
 from mlis.model.classification import LinearClassifier
+from mlis.model.feature_range import FeatureRange, RangeWatch
 from mlis.model.fused import Fused
 from mlis.model.preprocessing import FeatureScaler
 
@@ -39,7 +40,9 @@ class Recognizer(Pretrained):
     """A trained recognizer of seen and unseen classes.
 
     Every method takes (B, Dx) features, a numpy array or a torch tensor on any device, and
-    answers in kind; work goes through the recognizer's own device in batches.
+    returns the array type it was given; the recognizer's own device computes, in batches. NaN,
+    infinity, numbers beyond float32, and rows whose scores would not be finite raise `DataError`;
+    features far outside the training's range give a :class:`~mlis.errors.FeatureRangeWarning`.
 
     Attributes:
         scaler: from raw features to what the encoder saw in training.
@@ -92,16 +95,13 @@ class Recognizer(Pretrained):
 
     def to(self, device: str | torch.device) -> "Recognizer":
         """Return the same recognizer on another device."""
-        scaler = FeatureScaler(
-            self.scaler.transform, self.scaler.shift.to(device), self.scaler.factor.to(device)
-        )
         classifier = LinearClassifier(
             self.classifier.weight.to(device), self.classifier.bias.to(device)
         )
         weight, bias = self.encoder_weight, self.encoder_bias
         return dataclasses.replace(
             self,
-            scaler=scaler,
+            scaler=self.scaler.to(device),
             classifier=classifier,
             encoder_weight=None if weight is None else weight.to(device),
             encoder_bias=None if bias is None else bias.to(device),
@@ -250,35 +250,46 @@ class Recognizer(Pretrained):
         """Made when it is first used, from weights that are not to be changed afterwards."""
         return Fused.of(self)
 
+    @cached_property
+    def _range(self) -> FeatureRange | None:
+        return FeatureRange.of(self.scaler, self.classifier.weight)
+
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: a copy makes the fused weights anew."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def _refine(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+    def _refine(self, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         if self.encoder_weight is None:
-            out.copy_(self.scaler(x))
-        else:
-            self._fused.hidden(x, out, work)
+            return out.copy_(self.scaler(x))
+        self._fused.hidden(x, out, work)
+        return out
 
-    def _scores(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+    def _scores(self, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         self._fused.scores(x, out, work)
+        return out
 
-    def _predict(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+    def _predict(self, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         scores = work.rows("scores", len(x), len(self.class_names))
         self._fused.scores(x, scores, work)
         torch.argmax(scores, dim=1, out=out)
+        return scores
 
     def _batched(
         self,
         x: Tensor | np.ndarray | StoredRows,
         batch_size: int,
         shape: tuple[int, ...],
-        function: Callable[[Tensor, Tensor, Workspace], None],
+        function: Callable[[Tensor, Tensor, Workspace], Tensor],
     ) -> Any:
-        """Fill (B, *shape) batch by batch: `function(rows, out, workspace)`."""
+        """Fill (B, *shape) batch by batch: `function(rows, out, workspace)`; see `in_batches`."""
         if x.ndim != 2 or x.shape[1] != self.num_features:
             raise DataError(
                 f"this recognizer takes features of shape (B, {self.num_features}), but got "
                 f"{tuple(x.shape)}: use features of the same model as in training"
             )
-        return in_batches(x, batch_size, shape, function, like=self.classifier.weight)
+        watch = None if self._range is None else RangeWatch(self._range, int(self.seen_mask.sum()))
+        like = self.classifier.weight
+        result = in_batches(x, batch_size, shape, function, like=like, watch=watch)
+        if watch is not None:
+            watch.warn()
+        return result

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.special
 
+from mlis.errors import DataError
 from mlis.features.images.decode import ImageError, decode
 from mlis.model.recognizer import Recognizer
 from mlis.serving.words import Describer, Words
@@ -124,8 +125,8 @@ class Engine:
         finite = np.asarray(np.isfinite(features).all(axis=1))
         scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
-            scores[finite] = recognizer.scores(features[finite])
-        known = np.asarray(np.isfinite(scores).all(axis=1))  # very large features overflow
+            scores[finite] = _scores(recognizer, features[finite])
+        known = np.asarray(np.isfinite(scores).all(axis=1))
         with np.errstate(invalid="ignore"):
             chances = scipy.special.softmax(scores, axis=1)
         return [
@@ -167,3 +168,13 @@ class Engine:
             size = self.backbone.batch if key[0] and self.backbone is not None else len(rows)
             parts += [rows[i : i + size] for i in range(0, len(rows), size)]
         return parts
+
+
+def _scores(recognizer: Recognizer, features: np.ndarray) -> np.ndarray:
+    """Scores of all rows, NaN for one whose scores overflow: the others are not to fail with it."""
+    try:
+        return recognizer.scores(features)
+    except DataError:
+        if len(features) == 1:
+            return np.full((1, len(recognizer.class_names)), np.nan)
+    return np.concatenate([_scores(recognizer, row[None]) for row in features])

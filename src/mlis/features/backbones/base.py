@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mlis.compute.memory import is_shortage
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Arithmetic, own_modes
 from mlis.data.out_of_core.arrays import update_hash
 from mlis.errors import OutOfMemoryError, SettingsError
 
@@ -147,7 +147,7 @@ def run(model: "SupportsBatch", batch: Tensor) -> np.ndarray:
         OutOfMemoryError: not even one image fits.
     """
     try:
-        with torch.inference_mode():
+        with own_modes(), torch.inference_mode():
             return model.features(batch).float().cpu().numpy()
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
