@@ -14,7 +14,7 @@ from mlis.features.backbones import Identity
 from mlis.features.descriptors import describe, record_of
 from mlis.features.words import read_words
 from mlis.serving.engine import Engine, Query
-from mlis.serving.words import Describer, Words
+from mlis.serving.descriptions import Describer, Description
 from serve_cases import (
     COLOURS,
     UNSEEN,
@@ -54,9 +54,9 @@ def post_rows(asker, rows, **more):
 def test_rows_get_the_recognizers_own_probabilities(features):
     body = post_rows(features, ROWS.tolist(), top_k=3.0).json()  # 3.0 is an integer in JSON Schema
     recognizer = feature_recognizer()
-    chances = scipy.special.softmax(recognizer.scores(ROWS).astype(float), axis=1)
+    probabilities = scipy.special.softmax(recognizer.scores(ROWS).astype(float), axis=1)
     assert [result["row"] for result in body["results"]] == list(range(len(ROWS)))
-    for result, chance in zip(body["results"], chances, strict=True):
+    for result, chance in zip(body["results"], probabilities, strict=True):
         best = np.argsort(-chance)[:3]
         found = result["predictions"]
         assert [each["class"] for each in found] == [recognizer.class_names[c] for c in best]
@@ -124,8 +124,8 @@ def test_a_picture_whose_features_are_not_finite_has_a_reason():
     pictures = [engine.prepare(png(name), 10**6) for name in ("red", "blue")]
     bad, good = engine.answer([Query(pixels, True) for pixels in pictures])
     assert "not finite" in bad.reason
-    assert good.chances is not None
-    assert good.chances.sum() == pytest.approx(1)
+    assert good.probabilities is not None
+    assert good.probabilities.sum() == pytest.approx(1)
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -137,10 +137,10 @@ def test_scores_that_overflow_refuse_their_row_alone():
     """Of a model with large weights; with common ones no row that the API takes comes so far."""
     far = np.full(ROWS.shape[1], 3e38, dtype=np.float32)
     bad, good = Engine(feature_recognizer()).answer([Query(far, False), Query(ROWS[0], False)])
-    assert bad.chances is None
+    assert bad.probabilities is None
     assert "so far from the training's" in bad.reason
-    assert good.chances is not None
-    assert good.chances.sum() == pytest.approx(1)
+    assert good.probabilities is not None
+    assert good.probabilities.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -393,10 +393,10 @@ def test_attributes_become_the_vector_that_the_table_gave(by_attributes):
     describer, descriptors = by_attributes
     said = {"zebra": ("yes", "130"), "horse": ("no", "160"), "tiger": ("1", "100.0")}
     for name, (stripes, height) in said.items():
-        words = Words(attributes={"stripes": stripes, "height cm": height})
+        words = Description(attributes={"stripes": stripes, "height cm": height})
         vector = describer.vector(name, words)
         assert np.array_equal(vector, descriptors.vectors[descriptors.names.index(name)])
-    half = describer.vector("new", Words(attributes={"stripes": "yes"}))
+    half = describer.vector("new", Description(attributes={"stripes": "yes"}))
     assert half[0] == 1
     assert half[1] == pytest.approx(descriptors.vectors[:, 1].mean())  # unknown: the mean
 
@@ -410,27 +410,27 @@ def test_a_table_of_numbers_needs_them_all():
     assert describer is not None
     assert describer.takes == ("attributes", "vector")
     said = {"wings": "2", "legs": "6"}
-    assert describer.vector("bee", Words(attributes=said)).tolist() == [6, 2]
+    assert describer.vector("bee", Description(attributes=said)).tolist() == [6, 2]
     for wrong, message in (
         ({"legs": "6"}, "'wings' is missing: all are needed"),
         ({"legs": "6", "wings": "two"}, "'wings' must be a number, but got 'two'"),
         ({"legs": "6", "wing": "2"}, "Did you mean 'wings'?"),
     ):
         with pytest.raises(DataError, match=message.replace("?", r"\?")):
-            describer.vector("bee", Words(attributes=wrong))
+            describer.vector("bee", Description(attributes=wrong))
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (Words(), "expected attributes or vector, as this model's classes are described, but got "),
-        (Words(sentences=("a zebra",)), "but got sentences"),
-        (Words(attributes={"stripe": "yes"}), "knows no 'stripe'. Did you mean 'stripes'?"),
-        (Words(attributes={"stripes": "perhaps"}), "'perhaps': expected a number, yes or no"),
-        (Words(attributes={"stripes": "7"}), "the training had yes or no"),
-        (Words(attributes={"stripes": "?"}), "no attribute is given"),
-        (Words(attributes={"stripes": "yes"}, vector=(1.0, 0.0)), "a vector stands alone"),
-        (Words(vector=(1.0,)), "expected 2 numbers, but got 1"),
+        (Description(), "expected attributes or vector, as this model's classes are described, but got "),
+        (Description(sentences=("a zebra",)), "but got sentences"),
+        (Description(attributes={"stripe": "yes"}), "knows no 'stripe'. Did you mean 'stripes'?"),
+        (Description(attributes={"stripes": "perhaps"}), "'perhaps': expected a number, yes or no"),
+        (Description(attributes={"stripes": "7"}), "the training had yes or no"),
+        (Description(attributes={"stripes": "?"}), "no attribute is given"),
+        (Description(attributes={"stripes": "yes"}, vector=(1.0, 0.0)), "a vector stands alone"),
+        (Description(vector=(1.0,)), "expected 2 numbers, but got 1"),
     ],
 )
 def test_words_that_do_not_fit_are_told_what_is_missing(by_attributes, words, said, tmp_path):

@@ -144,6 +144,15 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
         raise _damaged(error) from error
 
 
+def claimed_pixels(data: bytes) -> int:
+    """Pixels that the header of an image file claims; 0 where it cannot be read. Nothing is decoded."""
+    try:
+        with _open(data) as image:
+            return image.width * image.height
+    except Exception:  # damaged files make readers raise anything; decoding says why
+        return 0
+
+
 def rgb(image: Image.Image) -> Image.Image:
     """Upright RGB image of one that is open already; the file's rules apply.
 
