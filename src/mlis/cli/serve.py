@@ -3,6 +3,7 @@
 import argparse
 import functools
 import logging
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
         token="" if args.token_file is None else read_token(args.token_file),
     )
     model = one_model(args.model)
-    _say(f"loading {model}")
+    _progress(f"loading {model}")
     try:
         from mlis.serving.run import serve
     except ImportError as error:
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
         backbone=args.backbone,
         changes=access.allow_changes,
         descriptions=args.descriptions,
-        progress=lambda what: _say(f"loading {what}"),
+        progress=lambda what: _progress(f"loading {what}"),
     )
     if not is_loopback(args.host):
         logger.warning(
@@ -140,14 +141,13 @@ def run(args: argparse.Namespace) -> None:
     serve(engine, limits, access, args.port, functools.partial(_say_ready, engine, access))
 
 
-def _say(text: str) -> None:
-    """Print at once, also where the output is a pipe."""
-    print(text, flush=True)
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _say_ready(engine: "Engine", access: Access, address: str) -> None:
     kinds = "images and features" if engine.backbone else "features"
-    _say(f"ready: {len(engine.catalogue.names)} classes, {kinds}; Ctrl-C stops")
+    print(f"ready: {len(engine.catalogue.names)} classes, {kinds}; Ctrl-C stops")
     if access.page:
-        _say(f"page: {address}/")
-    _say(f"API:  {address}/openapi.json")
+        print(f"page: {address}/")
+    print(f"API:  {address}/openapi.json", flush=True)

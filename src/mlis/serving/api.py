@@ -102,8 +102,9 @@ def _add_images(router: APIRouter, service: Service) -> None:
 def _add_features(router: APIRouter, service: Service) -> None:
     limits, size = service.limits, service.engine.num_features
     expected = schemas.rows_request(limits, size)
-    items = limits.max_rows * size + 16
-    most = min(limits.upload_bytes, items * MAX_DIGITS)
+    values = limits.max_rows * size + 16
+    items = values, f"{limits.max_rows} rows of {size} numbers"
+    most = min(limits.upload_bytes, values * MAX_DIGITS + 4096)
 
     @router.post(
         "/predict/features",

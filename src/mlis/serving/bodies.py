@@ -42,7 +42,11 @@ class Upload:
 
 
 async def read_json(
-    request: Request, model: type[Model], most: int, take: Callable[[int], None], items: int = 0
+    request: Request,
+    model: type[Model],
+    most: int,
+    take: Callable[[int], None],
+    items: tuple[int, str] | None = None,
 ) -> Model:
     """The JSON body of a request, validated; only the first problems are looked for.
 
@@ -51,7 +55,8 @@ async def read_json(
         model: what is expected.
         most: bytes.
         take: is told the bytes as they arrive; may refuse them.
-        items: values that the body may have, counted by its commas before it is parsed; 0: any.
+        items: how many values the body may have, counted by its commas before it is parsed, and
+            what to call them.
 
     Raises:
         HTTPException: 413 or 415.
@@ -109,9 +114,9 @@ async def _read(request: Request, most: int, take: Callable[[int], None]) -> byt
     return bytes(body)
 
 
-def _validated(body: bytes, model: type[Model], items: int) -> Model:
-    if items and body.count(b",") >= items:
-        raise _refused((), f"expected at most {items:,} values, got more")
+def _validated(body: bytes, model: type[Model], items: tuple[int, str] | None) -> Model:
+    if items and body.count(b",") >= items[0]:
+        raise _refused((), f"expected at most {items[1]}, got more")
     try:
         value = pydantic_core.from_json(body)
     except ValueError as error:
@@ -149,7 +154,10 @@ def _files(body: bytes, boundary: bytes, max_files: int) -> list[Upload]:
             raise broken
         header = email.message_from_string(head[2:].decode("utf-8", "replace"))
         if header.get_param("name", header="content-disposition") == "files":
-            files.append(Upload(header.get_filename(""), data, claimed_pixels(data)))
+            name = header.get_filename()
+            if name is None:
+                raise _refused(("files",), "expected files, got a field without a file name")
+            files.append(Upload(name, data, claimed_pixels(data)))
     if not files:
         raise _refused(("files",), "Field required")
     if len(files) > max_files:

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from mlis.errors import MlisError, OutOfMemoryError
@@ -23,6 +24,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(MlisError, _not_possible)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -51,6 +53,10 @@ async def _not_possible(request: Request, error: Exception) -> JSONResponse:
         return problem(503, str(error), Retry_After="1")
     status = {ConflictError: 409, NoSuchClassError: 404}.get(type(error), 422)
     return problem(status, str(error))
+
+
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    return problem(400, "the client closed the connection")  # nobody receives it
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -26,6 +26,8 @@ DECODERS = 4
 """Threads that decode images; Pillow releases Python's lock meanwhile."""
 LARGE = 4 * MEGA
 """Pixels from which images are decoded one at a time, as each takes hundreds of MB."""
+SMALL = 4
+"""Images, megapixels and rows of a small request."""
 UPLOADS = 8
 """Requests of the largest size that may be in memory."""
 MAX_CHANGES = 32
@@ -33,9 +35,10 @@ MAX_CHANGES = 32
 
 
 class Room:
-    """How much may be in progress at a time: in total, and half of that for one client.
+    """How much may be in progress at a time, for everyone and for one client.
 
-    What is too much for an empty room is let in alone. For one thread.
+    One client has half of it, and another quarter for its small requests, so that its large ones do
+    not keep those out. What is too much for an empty room is let in alone. For one thread.
     """
 
     def __init__(self, most: int, what: str):
@@ -76,7 +79,8 @@ class Room:
             held: what the same request holds already; what nobody else holds room beside is let in.
         """
         own = self._by_client[client]
-        for used, most in ((self.used, self.most), (own, max(1, self.most // 2))):
+        quarters = 3 if amount + held <= SMALL else 2
+        for used, most in ((self.used, self.most), (own, max(1, self.most * quarters // 4))):
             if used > held and used + amount > most:
                 raise BusyError(
                     f"server busy: expected at most {most} {self._what} in progress, got "
