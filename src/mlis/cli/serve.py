@@ -113,8 +113,8 @@ def run(args: argparse.Namespace) -> None:
         proxy=args.proxy,
         token="" if args.token_file is None else read_token(args.token_file),
     )
+    _progress(f"loading {args.model}")
     model = one_model(args.model)
-    _progress(f"loading {model}")
     try:
         from mlis.serving.run import serve
     except ImportError as error:

@@ -47,18 +47,19 @@ class Connection(H11Protocol):
         self._proxy = proxy
         self._timer: asyncio.TimerHandle | None = None
         self.waits_since: float = 0.0
+        self.address: str = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore
         """Make room for a new connection, or refuse it."""
         super().connection_made(transport)
+        self.address = self.client[0] if self.client else ""
         self._await_headers()
-        others = [each for each in self.connections if each is not self]
-        own = [each for each in others if self.client and each.client[:1] == self.client[:1]]
-        limited = self.client is None or self.client[0] != self._proxy
-        if limited and len(own) >= max(1, self._most // 4):
+        everyone = [each for each in self.connections if isinstance(each, Connection)]
+        own = [each for each in everyone if each.address == self.address]
+        if self.address != self._proxy and len(own) > max(1, self._most // 4):
             self._make_room(own)
-        elif len(others) >= self._most:
-            self._make_room(others)
+        elif len(everyone) > self._most:
+            self._make_room(everyone)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection."""
@@ -86,8 +87,8 @@ class Connection(H11Protocol):
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
 
-    def _make_room(self, others: list["Connection"]) -> None:
-        waiting = [each for each in others if each.waits]
+    def _make_room(self, connections: list["Connection"]) -> None:
+        waiting = [each for each in connections if each.waits and each is not self]
         if waiting:
             oldest = min(waiting, key=lambda each: each.waits_since)
             self.connections.discard(oldest)

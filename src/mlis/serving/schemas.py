@@ -167,7 +167,7 @@ def rows_request(limits: Limits, num_features: int) -> Any:
     """The model of a request with features: rows of `num_features` numbers within ±1e30."""
     size = Field(min_length=num_features, max_length=num_features, fail_fast=True)
     row = Annotated[list[Feature], size]
-    rows = Annotated[list.__class_getitem__(row), Field(fail_fast=True)]
+    rows: Any = Annotated[list.__class_getitem__(row), Field(fail_fast=True)]
     return create_model(
         "RowsRequest",
         __base__=Wire,

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import ctypes
-import functools
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +17,6 @@ from mlis.serving.bodies import Upload
 from mlis.serving.engine import Answer, Catalogue, Change, Engine, Query
 from mlis.serving.metrics import Metrics
 from mlis.serving.settings import MEGA, Limits
-
-logger: logging.Logger = logging.getLogger(__name__)
 
 DECODERS = 4
 """Threads that decode images; Pillow releases Python's lock meanwhile."""
@@ -106,18 +102,19 @@ class Service:
         self.stopping: bool = False
         self._change_room = Room(MAX_CHANGES, "changes")
         self._threads: list[threading.Thread] = []
-        begin = {"initializer": lambda: self._threads.append(threading.current_thread())}
-        self._decoders = ThreadPoolExecutor(DECODERS, "decode", **begin)
-        self._large_decoder = ThreadPoolExecutor(1, "decode-large", **begin)
+
+        def begin() -> None:
+            self._threads.append(threading.current_thread())
+
+        self._decoders = ThreadPoolExecutor(DECODERS, "decode", begin)
+        self._large_decoder = ThreadPoolExecutor(1, "decode-large", begin)
         self._batcher: Batcher[Query, Answer] = Batcher(
             engine.answer,
             max_batch=limits.max_batch,
             max_wait=limits.max_wait / 1000,
             computed=metrics.computed,
         )
-        self._changer: Batcher[Change, MlisError | None] = Batcher(
-            functools.partial(engine.change, max_classes=limits.max_classes), max_wait=0
-        )
+        self._changer: Batcher[Change, MlisError | None] = Batcher(self._make_changes, max_wait=0)
         metrics.in_progress.set_function(lambda: self.room.used)
         metrics.classes.set_function(lambda: len(engine.catalogue.names))
 
@@ -226,17 +223,23 @@ class Service:
                 raise BusyError(STOPPING) from None
             raise
 
+    def _make_changes(self, changes: list[Change]) -> list[MlisError | None]:
+        try:
+            return self.engine.change(changes, self.limits.max_classes)
+        finally:
+            release_memory()
+
     def _prepare(self, file: Upload) -> np.ndarray | str:
         try:
             return self.engine.prepare(file.data, self.limits.pixels)
         except ImageError as error:
             return str(error)
         finally:
-            if file.pixels >= LARGE:
+            if file.pixels >= MEGA:
                 release_memory()
 
 
 def release_memory() -> None:
-    """Return freed memory to the system, which glibc otherwise keeps after large images."""
+    """Return freed memory to the system; glibc keeps that of large images and trainings."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
