@@ -20,6 +20,10 @@ from PIL import Image
 
 from cli_cases import QUICK, environment
 from mlis.cli import main
+from mlis.serving.descriptions import Describer
+from mlis.serving.engine import Engine
+from page_cases import Reader
+from serve_cases import MeanColours, client, colour_recognizer, feature_recognizer
 
 PATIENCE = 120_000  # milliseconds; machines may be busy
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -166,6 +170,35 @@ class Visit:
     def answer(self, text: str | None = None) -> None:
         """What the next dialogue is told."""
         self.page.once("dialog", lambda dialog: dialog.accept(text))
+
+
+def test_the_page_is_plain_files_of_this_server():
+    attributes = ('<b>"stripes"', "height")
+    describer = Describer(2, {}, None, ("attributes", "vector"), attributes)
+    engine = Engine(colour_recognizer(), MeanColours(), describer)
+    with client(engine, page=True) as asker:
+        answers = {path: asker.get(path) for path in ("/", "/page.css", "/page.js")}
+        for answer in answers.values():
+            assert answer.status_code == 200
+            policy = answer.headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'")
+            assert "unsafe" not in policy
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert not re.search(r"https?:|innerHTML|insertAdjacent|document.write", answer.text)
+        html = Reader(answers["/"].text)
+        assert [script["src"] for script in html.all("script")] == ["page.js"]
+        names = {name for _, given in html.tags for name in given}
+        assert not [name for name in names if name.startswith("on") or name == "style"]
+        assert '<b>"stripes"' in html.text
+        assert "&lt;b&gt;" in answers["/"].text
+    with client(engine, page=True, allow_changes=False) as asker:
+        assert not Reader(asker.get("/").text).all("form")
+    with client(Engine(feature_recognizer()), page=True) as asker:
+        page = Reader(asker.get("/").text)
+        assert "takes features, not pictures" in page.text
+        assert "picture" not in [tag.get("id") for tag in page.all("label")]
+    with client(engine) as asker:
+        assert asker.get("/page.js").status_code == 404
 
 
 @pytest.mark.slow

@@ -35,8 +35,9 @@ MAX_JPEG_PIXELS = 1 << 28
 """Pixels a JPEG may claim; it is scaled while it is decoded."""
 MAX_BYTES = 1 << 30
 """Bytes a file may have."""
-FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI")
-"""Read besides JPEG. Formats that run programs (EPS) or have no signature (TGA) are left out."""
+FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "QOI")
+"""Read besides JPEG. Formats that run programs (EPS), have no signature (TGA), or are decoded as
+soon as they are opened, whatever their size (ICO), are left out."""
 
 
 class ImageError(Exception):

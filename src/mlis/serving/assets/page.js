@@ -167,10 +167,10 @@ async function addClass(event) {
 
 // --- pictures ------------------------------------------------------------------------------------
 
-function showBest(picture) {
+function best(predictions) {
   const known = new Map(state.classes.map((each) => [each.name, each]));
   const list = make("ol", "best");
-  for (const each of picture.predictions) {
+  for (const each of predictions) {
     const about = known.get(each.class);
     const percent = `${(100 * each.score).toFixed(1)}`;
     const fill = make("i");
@@ -182,10 +182,12 @@ function showBest(picture) {
     if (about?.description) item.append(make("p", "said", about.description));
     list.append(item);
   }
-  picture.place.replaceChildren(list);
+  return list;
 }
 
 async function recognise(picture) {
+  const round = state.round;
+  const show = (element) => round === state.round && picture.place.replaceChildren(element);
   picture.predictions = null;
   const name = picture.file.name || "The picture";
   try {
@@ -195,13 +197,13 @@ async function recognise(picture) {
     const [found] = (await ask("POST", `predict/images?top_k=${$("top-k").value}`, form)).results;
     if (found.error) {
       const why = `${sentence(found.error)}. ${UNREADABLE}`;
-      picture.place.replaceChildren(note("wrong", `${name} cannot be read as a picture`, why));
-    } else {
+      show(note("wrong", `${name} cannot be read as a picture`, why));
+    } else if (round === state.round) {
       picture.predictions = found.predictions;
-      showBest(picture);
+      show(best(found.predictions));
     }
   } catch (error) {
-    picture.place.replaceChildren(note("wrong", `${name} was not recognised`, error.message));
+    show(note("wrong", `${name} was not recognised`, error.message));
   }
 }
 
@@ -214,6 +216,7 @@ async function recogniseAll(pictures = state.pictures) {
     while (waiting.length && round === state.round) {
       const picture = waiting.shift();
       await recognise(picture);
+      if (round !== state.round) return; // it is asked for again
       picture.done = true;
       done += 1;
       progress(waiting.length ? `${done} recognised, ${waiting.length} to go` : "");
