@@ -146,7 +146,7 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
 
 
 def claimed_pixels(data: bytes) -> int:
-    """Pixels that the header of an image file claims; 0 where it cannot be read. Nothing is decoded."""
+    """Pixels that the header of an image file claims, undecoded; 0 where it cannot be read."""
     try:
         with _open(data) as image:
             return image.width * image.height
