@@ -12,11 +12,11 @@ import scipy.special
 
 import odd_images
 from mlis.errors import DataError, SettingsError
-from mlis.features.backbones import Identity
-from mlis.features.decode import claimed_pixels
-from mlis.features.descriptors import describe, record_of
-from mlis.features.words import read_words
-from mlis.inference import Recognizer
+from mlis.features.backbones.base import Identity
+from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.describe import describe, record_of
+from mlis.features.images.decode import claimed_pixels
+from mlis.model.recognizer import Recognizer
 from mlis.serving.batching import BusyError
 from mlis.serving.descriptions import Describer, Description
 from mlis.serving.engine import Change, Engine, Query

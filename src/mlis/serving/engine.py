@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.special
 
-from mlis.checkpoint import load_model
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.errors import DataError, MlisError, SettingsError
-from mlis.features.decode import ImageError, decode
-from mlis.features.words import read_words
-from mlis.inference import Recognizer
+from mlis.features.descriptors.class_table import read_words
+from mlis.features.images.decode import ImageError, decode
+from mlis.io.checkpoint import load_model
+from mlis.model.recognizer import Recognizer
 from mlis.serving.descriptions import Describer, Description
 
 if TYPE_CHECKING:
-    from mlis.features.backbones import Backbone
+    from mlis.features.backbones.base import Backbone
 
 logger: logging.Logger = logging.getLogger(__name__)
 
