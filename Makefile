@@ -27,10 +27,11 @@ test: lint
 test-slow: install
 	$(BIN)/pytest -m slow
 
-# kill -9 at 50 random moments of each command, as far as half an hour allows, then every other fault.
-# Shorter: make torture TORTURE='--kills 10 --seconds 300'.
+# kill -9 at 50 random moments of each command, as far as half an hour allows, then every other fault,
+# and attacks on the server. Shorter: make torture TORTURE='--kills 10 --seconds 300'.
 torture: install
 	$(BIN)/python torture/kills.py -o torture-out $(TORTURE)
+	$(BIN)/python torture/server.py
 	$(BIN)/pytest tests/test_faults.py tests/test_shortage.py
 
 # 100,000 damaged files for every reader; stop it at any time, it goes on where it stopped. For ten

@@ -29,7 +29,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 # Nobody who leaves an extra out may need one of these.
 OPTIONAL = {
-    *("efficientnet_lite_pytorch", "fastapi", "gradio", "onnx", "onnxruntime", "optuna", "pandas"),
+    *("efficientnet_lite_pytorch", "fastapi", "onnx", "onnxruntime", "optuna", "pandas"),
     *("pyarrow", "pytorch_metric_learning", "ray", "sentence_transformers", "transformers"),
 }
 

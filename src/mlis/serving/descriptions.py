@@ -1,4 +1,4 @@
-"""What is said of a new class, and the descriptor it becomes, made as the training's were."""
+"""Descriptions of new classes, and the descriptors made from them as the training's were."""
 
 import csv
 import math
@@ -27,7 +27,7 @@ _TEXT = "sentences of the class"
 
 
 @dataclass(frozen=True)
-class Words:
+class Description:
     """Sentences, attributes or both; or a descriptor itself."""
 
     sentences: tuple[str, ...] = ()
@@ -47,9 +47,9 @@ class Describer:
 
     Attributes:
         size: Da, numbers of a descriptor.
-        record: how the training's descriptors were made from words; empty where not known.
-        text: the text model of the sentences, or None without.
-        takes: of "sentences", "attributes" and "vector", what a new class may be described by.
+        record: how the training's descriptors were made; empty where not known.
+        text: the text model of the sentences, or None.
+        takes: which of "sentences", "attributes" and "vector" may describe a new class.
         attributes: names of the model's attributes.
     """
 
@@ -61,10 +61,10 @@ class Describer:
 
     @classmethod
     def of(cls, recognizer: Recognizer, device: str = "auto") -> "Describer | None":
-        """The describer of a model, or None where it holds nothing to add classes with.
+        """The describer of a model, or None where the model cannot be given classes.
 
         Raises:
-            SettingsError: the text model of its sentences cannot be had.
+            SettingsError: the text model of its sentences is not available.
         """
         if recognizer.growth is None:
             return None
@@ -84,67 +84,66 @@ class Describer:
         takes = tuple(kind for kind, known in kinds if known)
         return cls(size, record, text, takes, attributes)
 
-    def vector(self, name: str, words: Words) -> np.ndarray:
+    def vector(self, name: str, description: Description) -> np.ndarray:
         """(Da,) float32 of a class.
 
         Raises:
-            DataError: nothing is said, something that this model does not understand, or too
-                little.
+            DataError: the description is empty, incomplete, or not of a kind that the model takes.
         """
-        wrong = [kind for kind in words.kinds if kind not in self.takes]
-        if wrong or not words.kinds:
-            got = " and ".join(words.kinds) or "nothing"
+        wrong = [kind for kind in description.kinds if kind not in self.takes]
+        if wrong or not description.kinds:
+            got = " and ".join(description.kinds) or "nothing"
             raise DataError(
-                f"expected {' or '.join(self.takes)}, as this model's classes are described, but "
+                f"description: expected {' or '.join(self.takes)}, as for this model's classes, "
                 f"got {got}"
             )
-        if words.vector:
-            return self._checked(words)
-        for attribute in words.attributes:
+        if description.vector:
+            return self._checked(description)
+        for attribute in description.attributes:
             if attribute not in self.attributes:
                 raise DataError(
-                    f"attributes: the model knows no {attribute!r}."
+                    f"attributes: {attribute!r} is not an attribute of this model."
                     f"{suggestion(attribute, self.attributes)}"
                 )
         if self.record["format"] == COLUMNS:
-            return self._numbers(words.attributes)
-        if self.text is not None and not words.sentences:
-            raise DataError("sentences: none is given, but this model's classes are described so")
-        return self._described(name, words)
+            return self._numbers(description.attributes)
+        if self.text is not None and not description.sentences:
+            raise DataError(
+                "sentences: expected at least one, got none. This model's classes have them"
+            )
+        return self._described(name, description)
 
-    def _checked(self, words: Words) -> np.ndarray:
-        if len(words.kinds) > 1:
-            raise DataError("a vector stands alone: leave out sentences and attributes")
+    def _checked(self, description: Description) -> np.ndarray:
+        if len(description.kinds) > 1:
+            raise DataError("vector: expected alone. Leave out sentences and attributes")
         with np.errstate(over="ignore"):
-            vector = np.array(words.vector, dtype=np.float64).astype(np.float32)
+            vector = np.array(description.vector, dtype=np.float64).astype(np.float32)
         if len(vector) != self.size:
-            raise DataError(f"vector: expected {self.size} numbers, but got {len(vector)}")
+            raise DataError(f"vector: expected {self.size} numbers, got {len(vector)}")
         return vector
 
     def _numbers(self, said: Mapping[str, str]) -> np.ndarray:
-        """Of a model whose descriptors are the numbers of a table as they stand."""
+        """For a model whose descriptors are the unchanged numbers of a table."""
         numbers = []
         for column in self.attributes:
             try:
                 numbers.append(parse_number(said[column]))
             except KeyError:
-                raise DataError(f"attributes: {column!r} is missing: all are needed") from None
+                raise DataError(f"attributes: {column!r} is missing. Give all of them") from None
             if math.isnan(numbers[-1]):
-                raise DataError(
-                    f"attributes: {column!r} must be a number, but got {said[column]!r}"
-                )
+                raise DataError(f"attributes: {column!r}: expected a number, got {said[column]!r}")
         with np.errstate(over="ignore"):
             return np.array(numbers).astype(np.float32)
 
-    def _described(self, name: str, words: Words) -> np.ndarray:
-        """As a table of one class says it: the reader of tables knows all the rules."""
-        rows = [[name, sentence, *words.attributes.values()] for sentence in words.sentences]
-        rows = rows or [[name, "", *words.attributes.values()]]
+    def _described(self, name: str, description: Description) -> np.ndarray:
+        """Through a table of one class, so that the rules of tables apply."""
+        values = description.attributes.values()
+        rows = [[name, sentence, *values] for sentence in description.sentences or ("",)]
         record = {**self.record, SENTENCES: [_TEXT]}
         with tempfile.TemporaryDirectory(prefix="mlis-words-") as folder:
             table = Path(folder) / "new.csv"
             with table.open("w", encoding="utf-8", newline="") as handle:
-                csv.writer(handle).writerows([[NAME, _TEXT, *words.attributes], *rows])
+                csv.writer(handle).writerows([[NAME, _TEXT, *description.attributes], *rows])
             try:
                 return describe_like(record, table, model=self.text)[1][0]
             except DataError as error:
