@@ -172,7 +172,7 @@ def test_a_damaged_model(model, small_folder, name, tmp_path, capsys):
 
 
 def test_a_device_that_is_not_there(model, capsys):
-    assert "device must be" in failure(capsys, model, "--device", "abacus")
+    assert "device of this machine (cpu" in failure(capsys, model, "--device", "abacus")
 
 
 RETRIEVAL = ("recall_at_1_raw", "recall_at_1_refined", "map_at_r_raw", "map_at_r_refined")

@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
-from mlis.compute import flushed_denormals
+from mlis.compute import flushed_denormals, resolve_device
+from mlis.errors import SettingsError
 
 TINY = 1e-40  # below the smallest normal float32
 
@@ -39,3 +41,16 @@ def test_flushing_is_left_as_it_was():
             pass
         assert float(torch.tensor(TINY) * 1.0) == 0
     assert float(torch.tensor(TINY) * 1.0) > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["mps", "cuda:99", "cuda:-1", "xpu", "meta", "xla", "cpu:1", "foo", "", None]
+)
+def test_a_device_that_is_not_here_gets_a_list_of_those_that_are(name):
+    with pytest.raises(SettingsError, match=rf"\(cpu.*\), got '{name}'"):
+        resolve_device(name)
+
+
+def test_devices_of_this_machine():
+    assert resolve_device("cpu") == resolve_device(torch.device("cpu")) == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")

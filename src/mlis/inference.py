@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mlis.class_changes import add_classes, remove_classes, rename_classes
 from mlis.classification import LinearClassifier
+from mlis.compute import resolve_device
 from mlis.data.stored import StoredRows
 from mlis.errors import DataError, SettingsError
 from mlis.fused import Fused
@@ -91,7 +92,12 @@ class Recognizer(Pretrained):
         return dataclasses.replace(self, calibration=float(constant))
 
     def to(self, device: str | torch.device) -> "Recognizer":
-        """Return the same recognizer on another device."""
+        """Return the same recognizer on another device ("auto", "cpu", "cuda:0", …).
+
+        Raises:
+            SettingsError: there is no such device.
+        """
+        device = resolve_device(device)
         scaler = FeatureScaler(
             self.scaler.transform, self.scaler.shift.to(device), self.scaler.factor.to(device)
         )

@@ -43,7 +43,7 @@ def add_common_flags(parser: argparse._ActionsContainer, *, with_json: bool) -> 
 def add_device_flag(parser: argparse._ActionsContainer, default: str | None = "auto") -> None:
     """`--device`; not restricted to choices, as `cuda:1` is one."""
     parser.add_argument(
-        "--device", default=default, help="auto (default), cpu or cuda, where to compute"
+        "--device", default=default, help="where to compute: auto (default), cpu, cuda or cuda:N"
     )
 
 
