@@ -42,6 +42,7 @@ LAYERS = [
     {"pages"},
     {"class_table", "estimator", "demo", "presets", "experiments", "serving"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TRAINING = ("generation", "refinement", "classification", "inference", "preprocessing", "training")

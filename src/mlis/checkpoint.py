@@ -16,6 +16,7 @@ from torch import Tensor
 
 import mlis
 from mlis.classification import LinearClassifier
+from mlis.data.folder import check_sources
 from mlis.errors import ModelFileError
 from mlis.files import strict_json, write_json
 from mlis.growth import Growth
@@ -158,13 +159,26 @@ def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
     number = isinstance(constant, int | float) and not isinstance(constant, bool)
     number = number and abs(float(constant or 0.0)) < 1e30
     sources, history = facts.get("sources", {}), facts.get("history", [])
-    told = isinstance(sources, dict) and isinstance(history, list)
-    told = told and all(isinstance(change, dict) for change in cast(list[Any], history))
+    told = isinstance(history, list) and all(map(_is_change, cast(list[Any], history)))
+    try:
+        check_sources(sources)
+    except (TypeError, AttributeError):
+        told = False
     if not names or not texts or not known or not number or not told:
         raise ModelFileError(
             f"{path} is damaged: class_names, feature_transform, calibration, sources or history "
             "is not what a model has; copy both files of the model again"
         )
+
+
+def _is_change(entry: Any) -> bool:
+    """Whether an entry of the history is what `class_changes` writes."""
+    if not isinstance(entry, dict):
+        return False
+    classes = cast(dict[str, Any], entry).get("classes")
+    texts = list(classes.values()) if isinstance(classes, dict) else classes
+    known = isinstance(texts, list) and all(isinstance(name, str) for name in texts)
+    return known and all(isinstance(entry.get(name), str) for name in ("action", "when"))
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
@@ -247,5 +261,10 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path} has model format {found!r}, but this version of mlis ({mlis.__version__}) "
             f"reads format {FORMAT}"
+        )
+    record: Any = known["record"]
+    if not isinstance(record, dict) or not isinstance(record.get("provenance") or {}, dict):
+        raise ModelFileError(
+            f"{path} is damaged: record is not what a model has; copy both files of the model again"
         )
     return known

@@ -13,6 +13,7 @@ from torch import Tensor
 from mlis.class_changes import add_classes, remove_classes, rename_classes
 from mlis.classification import LinearClassifier
 from mlis.compute import resolve_device
+from mlis.data.arrays import as_float32
 from mlis.data.stored import StoredRows
 from mlis.errors import DataError, SettingsError
 from mlis.fused import Fused
@@ -35,12 +36,13 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 BATCH = 2048  # rows at a time: as fast as more of them, and its activations are 16 MiB
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recognizer(Pretrained):
     """A trained recognizer of seen and unseen classes.
 
-    Every method takes (B, Dx) features, a numpy array or a torch tensor on any device, and
-    answers in kind; work goes through the recognizer's own device in batches.
+    Every method takes (B, Dx) features, a NumPy array or a torch tensor on any device, and returns
+    the array type it was given (a NumPy array for lists); work goes through the recognizer's own
+    device in batches.
 
     Attributes:
         scaler: from raw features to what the encoder saw in training.
@@ -72,6 +74,14 @@ class Recognizer(Pretrained):
     history: tuple[Mapping[str, Any], ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    def __repr__(self) -> str:
+        seen, width = int(self.seen_mask.sum()), self.classifier.weight.shape[1]
+        return (
+            f"Recognizer({len(self.class_names)} classes: {seen} seen, "
+            f"{len(self.class_names) - seen} unseen; {self.num_features} → {width} features, "
+            f"calibration {self.calibration:g})"
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -95,9 +105,9 @@ class Recognizer(Pretrained):
         """Return the same recognizer on another device ("auto", "cpu", "cuda:0", …).
 
         Raises:
-            SettingsError: there is no such device.
+            SettingsError: this machine has no device of that name.
         """
-        device = resolve_device(device)
+        device = resolve_device(device) if isinstance(device, str) else device
         scaler = FeatureScaler(
             self.scaler.transform, self.scaler.shift.to(device), self.scaler.factor.to(device)
         )
@@ -155,8 +165,11 @@ class Recognizer(Pretrained):
     ) -> "Backbone":
         """Load the image model that this recognizer was trained with, for `predict_images`.
 
+        The recorded one is loaded from this machine alone: what a file names is not downloaded.
+
         Args:
-            backbone: instead of the recorded one: its name where it lies elsewhere now, or itself.
+            backbone: instead of the recorded one: a name, which is downloaded where it is not on
+                this machine, or a loaded image model.
             device, precision: as :func:`mlis.features.backbones.load_backbone` takes them.
 
         Raises:
@@ -179,7 +192,9 @@ class Recognizer(Pretrained):
         Args:
             images: paths, or PIL images.
             k: classes an image; all where there are fewer.
-            backbone: what `load_backbone` gave, to load it once for many calls; else it is loaded.
+            backbone: what `load_backbone` gave, to load it once for many calls; or a name, which is
+                downloaded where it is not on this machine. The recorded one where absent, which is
+                never downloaded.
             device: where the image model computes, if it is loaded here.
             workers: threads that read and decode.
 
@@ -282,6 +297,8 @@ class Recognizer(Pretrained):
         function: Callable[[Tensor, Tensor, Workspace], None],
     ) -> Any:
         """Fill (B, *shape) batch by batch: `function(rows, out, workspace)`."""
+        if not hasattr(x, "ndim"):  # lists of numbers
+            x = as_float32(x, "features")
         if x.ndim != 2 or x.shape[1] != self.num_features:
             raise DataError(
                 f"this recognizer takes features of shape (B, {self.num_features}), but got "

@@ -10,7 +10,6 @@ from mlis.cli import features
 from mlis.cli.common import add_common_flags
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_bad, report_unmatched
-from mlis.cli.image_bar import ImageBar
 from mlis.cli.output import add_force_flag, add_output_flag, check_no_dataset
 from mlis.cli.printing import print_json
 from mlis.errors import SettingsError
@@ -143,6 +142,7 @@ def _descriptors(args: argparse.Namespace) -> "Descriptors":
 
 def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures, Sequence[Bad]]":
     """Features of the images that were found, computed where they are not."""
+    from mlis.cli.progress import ImageBar
     from mlis.data.feature_folder import read_feature_folder
     from mlis.features.images import extract, forget_unused
 

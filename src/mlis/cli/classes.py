@@ -62,6 +62,12 @@ def _add_adding(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--names", metavar="FILE", type=Path, help="names of a .npy's rows, one a line"
     )
     add.add_argument(
+        "--text-model",
+        metavar="NAME",
+        help="the training's text model, where it lies elsewhere now; one of the hub is downloaded "
+        "only where it is named here",
+    )
+    add.add_argument(
         "--synthetic",
         metavar="N",
         type=int,
@@ -100,9 +106,9 @@ def _add_renaming(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run_add(args: argparse.Namespace) -> None:
     """`mlis add-classes`."""
+    started = time.perf_counter()
     recognizer = _opened(args, args.device)
     names, vectors = _described(args, recognizer)
-    started = time.perf_counter()
     grown = recognizer.add_classes(
         names, vectors, synthetic_per_class=args.synthetic, note=args.classes.name
     )
@@ -188,10 +194,17 @@ def _described(
     columns = made.get("columns", ()) if made.get("format") == COLUMNS else ()
     as_numbers = args.vectors or args.classes.suffix.casefold() == ".npy"
     if as_numbers or not made or columns:
+        if args.text_model is not None:
+            raise SettingsError("--text-model has no meaning with descriptors as numbers")
         return read_vectors(args.classes, names_file=args.names, columns=columns)
     if args.names is not None:
         raise SettingsError("--names has no meaning with a table, which holds the names")
-    return recognizer.describe_classes(args.classes)
+    model = None
+    if args.text_model is not None:
+        from mlis.features.text import TextModel
+
+        model = TextModel(args.text_model, device=args.device)
+    return recognizer.describe_classes(args.classes, model=model)
 
 
 def _save(

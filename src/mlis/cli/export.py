@@ -33,7 +33,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--backbone",
         metavar="NAME",
-        help="--images: the image model, where the model does not know it",
+        help="--images: the image model, where MODEL does not know it or it is to be downloaded",
     )
     add_common_flags(parser, with_json=True)
     parser.set_defaults(run=run)

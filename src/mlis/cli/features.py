@@ -8,7 +8,6 @@ from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.engine_flags import add_engine_flags, cluster_of
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_images, report_unmatched, summary
-from mlis.cli.image_bar import ImageBar
 from mlis.cli.output import add_force_flag, add_output_flag
 from mlis.cli.printing import print_json
 from mlis.errors import SettingsError
@@ -78,6 +77,7 @@ def run_images(args: argparse.Namespace) -> None:
     if cluster is not None and args.workers is not None:
         raise SettingsError("--workers has no meaning with --engine ray: use --cores")
     found = find(args, args.folder)
+    from mlis.cli.progress import ImageBar
     from mlis.features.images import extract_folder
 
     backbone = load_image_model(args)

@@ -72,7 +72,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--backbone",
         metavar="NAME",
-        help="images: the image model, where the model does not know it or it lies elsewhere now",
+        help="images: the image model, where MODEL does not know it or it lies elsewhere now; one "
+        "of the hub is downloaded only where it is named here",
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="images: threads that decode (default: processors)"
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
     """A line for each image, as they come."""
-    from mlis.cli.image_bar import ImageBar
+    from mlis.cli.progress import ImageBar
     from mlis.features.walk import shown
     from mlis.image_prediction import predictions
 
@@ -127,8 +128,7 @@ def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[d
 
     def lines() -> Iterator[dict[str, Any]]:
         bar = ImageBar("images")
-        if sys.stderr.isatty():
-            bar.started(len(paths), 0)
+        bar.started(len(paths), 0)
         try:
             for one in predictions(recognizer, paths, args.top_k, backbone, args.workers):
                 yield one.to_dict() | {"path": shown(one.path)}

@@ -47,7 +47,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="classes and their sentences, as for `mlis data build`, to be shown",
     )
     parser.add_argument(
-        "--backbone", metavar="NAME", help="the image model, where it lies elsewhere now"
+        "--backbone",
+        metavar="NAME",
+        help="the image model; one of the hub is downloaded only where it is named here",
+    )
+    parser.add_argument(
+        "--text-model", metavar="NAME", help="the text model for added classes, likewise"
     )
     add_device_flag(parser)
     _add_limits(parser.add_argument_group("limits"))
@@ -117,6 +122,7 @@ def run(args: argparse.Namespace) -> None:
         model,
         args.device,
         backbone=args.backbone,
+        text_model=args.text_model,
         changes=access.allow_changes,
         descriptions=args.descriptions,
     )

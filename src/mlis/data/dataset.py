@@ -62,7 +62,7 @@ class TestSplit:
     key: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GZSLDataset:
     """Features, labels, one descriptor a class, and a split; every check is done on construction.
 
@@ -86,6 +86,13 @@ class GZSLDataset:
 
     def __post_init__(self) -> None:
         check_dataset(self)
+
+    def __repr__(self) -> str:
+        seen, unseen = len(self.seen_classes), len(self.unseen_classes)
+        return (
+            f"GZSLDataset({self.provenance.name!r}: {len(self.labels)} rows of "
+            f"{self.features.shape[1]} features, {seen} seen and {unseen} unseen classes)"
+        )
 
     @property
     def num_classes(self) -> int:

@@ -73,7 +73,7 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
     arrays, _ = map_arrays(folder / TENSORS, names)
     try:
         class_names, provenance = _class_names(words), _provenance(words, folder)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
     memory = _memory(folder / TENSORS, arrays["features"], class_names)
     known = None if memory is None else memory.recall()
@@ -107,7 +107,7 @@ def read_sources(folder: Path) -> Mapping[str, Any]:
     words = _read_words(folder / WORDS)
     try:
         return _provenance(words, folder).sources
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
 
 
@@ -155,7 +155,24 @@ def _provenance(words: dict[str, Any], folder: Path) -> Provenance:
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("provenance holds something else than text")
     sources = known.get("sources") or _sources_beside(folder)
+    check_sources(sources)
     return Provenance(name, features, descriptors, files, notes, dict(sources))
+
+
+def check_sources(sources: Any) -> None:
+    """Raise `TypeError` where `Provenance.sources`, read from a file, is not of the right types."""
+
+    def part(values: Any, name: str) -> dict[str, Any]:
+        found = values.get(name) or {}
+        if not isinstance(found, dict):
+            raise TypeError(f"sources: {name}: expected an object, got {type(found).__name__}")
+        return found
+
+    descriptors = part(sources, "descriptors")
+    for model in (part(sources, "backbone"), part(descriptors, "text")):
+        texts = [model.get(name, "") for name in ("name", "pooling", "fingerprint")]
+        if model and ("name" not in model or not all(isinstance(text, str) for text in texts)):
+            raise TypeError("sources: a model's name, pooling and fingerprint must be text")
 
 
 def _sources_beside(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def load_engine(
     device: str = "auto",
     *,
     backbone: str | None = None,
+    text_model: str | None = None,
     changes: bool = True,
     descriptions: Path | None = None,
 ) -> Engine:
@@ -26,7 +27,9 @@ def load_engine(
     Args:
         model: folder of the model.
         device: auto, cpu or cuda.
-        backbone: name of the image model where it lies elsewhere than in training.
+        backbone: name of the image model, which is downloaded where it is not on this machine;
+            the one that the model's file names where absent, which never is.
+        text_model: name of the text model for classes that are added, likewise.
         changes: whether classes may be added: the text model and the training's leftovers are only
             loaded then.
         descriptions: table of classes whose sentences are shown, or None.
@@ -44,7 +47,7 @@ def load_engine(
     describer = None
     if changes:
         try:
-            describer = Describer.of(recognizer, str(place))
+            describer = Describer.of(recognizer, str(place), text_model)
         except SettingsError as error:
             logger.warning("classes cannot be added: %s", error)
     return Engine(recognizer, images, describer, _sentences(descriptions))

@@ -58,8 +58,12 @@ class Describer:
     attributes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, recognizer: Recognizer, device: str = "auto") -> "Describer | None":
-        """The describer of a model, or None where it holds nothing to add classes with.
+    def of(
+        cls, recognizer: Recognizer, device: str = "auto", text_model: str | None = None
+    ) -> "Describer | None":
+        """The describer of a model, or None where it has no exemplar buffer.
+
+        The text model that the file names is not downloaded; `text_model`, the user's word, is.
 
         Raises:
             SettingsError: the text model of its sentences cannot be had.
@@ -76,7 +80,11 @@ class Describer:
         if record["text"] is not None:
             from mlis.features.text import TextModel
 
-            text = TextModel(record["text"]["name"], device=device)
+            text = TextModel(
+                text_model or record["text"]["name"],
+                device=device,
+                download=text_model is not None,
+            )
         attributes = tuple(column["name"] for column in record["attributes"])
         kinds = ((SENTENCES, text is not None), (ATTRIBUTES, bool(attributes)), (VECTOR, True))
         takes = tuple(kind for kind, known in kinds if known)
