@@ -11,7 +11,7 @@ from mlis.cli.common import add_common_flags
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_bad, report_unmatched
 from mlis.cli.output import add_force_flag, add_output_flag, check_no_dataset
-from mlis.cli.printing import print_json
+from mlis.cli.printing import print_json, say
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ def run(args: argparse.Namespace) -> None:
         write_bad(args.output, bad)
     warn_of_twins(data)
     seen, unseen = len(data.seen_classes), len(data.unseen_classes)
-    print(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")
+    say(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")
     for note in data.provenance.notes:
-        print(f"  {note}")
+        say(f"  {note}")
     report_unmatched(lacking, args.output)
     report_bad(bad, args.output)
     if args.json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.models import add_model_argument, one_model
 from mlis.cli.output import add_force_flag, add_output_flag, check_folder
-from mlis.cli.printing import print_json, print_table
+from mlis.cli.printing import print_json, print_table, say
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def run_show(args: argparse.Namespace) -> None:
     kinds = ["seen" if seen else "unseen" for seen in recognizer.seen_mask]
     print_table([["class", ""], *map(list, zip(recognizer.class_names, kinds, strict=True))])
     for entry in recognizer.history:
-        print(f"{entry['when']}: {entry['action']} {_changed(entry['classes'])}")
+        say(f"{entry['when']}: {entry['action']} {_changed(entry['classes'])}")
     if args.json:
         print_json(
             {
@@ -217,11 +217,11 @@ def _save(
     seen = int(changed.seen_mask.sum())
     total = len(changed.class_names)
     took = "" if seconds is None else f" in {seconds:.1f} s"
-    print(f"{args.output}: {done}{took}; {total} classes, {seen} seen and {total - seen} unseen")
+    say(f"{args.output}: {done}{took}; {total} classes, {seen} seen and {total - seen} unseen")
     path = args.output / GROWTH
     size = path.stat().st_size if path.exists() else 0
     if size:
-        print(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")
+        say(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")
     if args.json:
         result: dict[str, Any] = {"classes": total, "seen": seen, "growth_bytes": size}
         print_json(result if seconds is None else {**result, "seconds": round(seconds, 3)})

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from mlis.escape import terminal
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Descriptions as they are written; `-o, --output FILE` and not `-o FILE, --output FILE`."""
@@ -49,7 +51,7 @@ def add_device_flag(parser: argparse._ActionsContainer, default: str | None = "a
 
 def complain(problem: object) -> None:
     """One line on stderr."""
-    print("mlis: error:", " ".join(str(problem).split()), file=sys.stderr)
+    print("mlis: error:", terminal(" ".join(str(problem).split())), file=sys.stderr)
 
 
 class _Lines(logging.Handler):
@@ -58,7 +60,8 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"mlis: {record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+        line = f"mlis: {record.levelname.lower()}: {record.getMessage()}"
+        tqdm.write(terminal(line), file=sys.stderr)
 
 
 @contextmanager

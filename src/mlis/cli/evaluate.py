@@ -16,7 +16,7 @@ from mlis.cli.datasets import (
     relocated,
 )
 from mlis.cli.models import SavedModel, find_models
-from mlis.cli.printing import number, print_json, print_summaries, print_table, result_object
+from mlis.cli.printing import number, print_json, print_summaries, print_table, result_object, say
 from mlis.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     unseen = UnseenImages(dataset)
     for model in models:
         result, retrieved, protocol, components = _evaluate(model, dataset, unseen, args.device)
-        print(f"{model.folder} on {dataset.provenance.name}: {result.images} test images")
+        say(f"{model.folder} on {dataset.provenance.name}: {result.images} test images")
         _print_evaluation(args, result, retrieved)
         rows[components].append(result.to_dict() | retrieved)
     _print_summary(args, models, rows, protocol, dataset, time.perf_counter() - started)
@@ -155,16 +155,16 @@ def _first_difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
 def _print_evaluation(
     args: argparse.Namespace, result: "Evaluation", retrieved: dict[str, float | None]
 ) -> None:
-    print(result)
+    say(result)
     if retrieved:
         shown = {name: number(value) for name, value in retrieved.items()}
-        print(
+        say(
             "retrieval among unseen classes, raw → refined features:"
             f" Recall@1 {shown['recall_at_1_raw']} → {shown['recall_at_1_refined']},"
             f" MAP@R {shown['map_at_r_raw']} → {shown['map_at_r_refined']}"
         )
     for note in result.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     if args.per_class:
         ranked = sorted(
             result.per_class,
@@ -176,7 +176,7 @@ def _print_evaluation(
         ]
         print_table([["class", "", "images", "accuracy"], *rows])
     for pair in result.confusions[: max(args.confusions, 0)]:
-        print(f"{pair.count} images ({pair.share:.0f}%) of {pair.label} taken for {pair.predicted}")
+        say(f"{pair.count} images ({pair.share:.0f}%) of {pair.label} taken for {pair.predicted}")
 
 
 def _print_summary(

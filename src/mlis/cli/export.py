@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlis.cli.common import add_common_flags
 from mlis.cli.models import add_model_argument, one_model
-from mlis.cli.printing import print_json
+from mlis.cli.printing import print_json, say
 from mlis.errors import SettingsError
 
 _DESCRIPTION = """\
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     recognizer = load_model(model, growth=False)
     done = export_onnx(recognizer, args.output, images=args.images, backbone=args.backbone)
     what = "images" if args.images else "features"
-    print(
+    say(
         f"{done.path}: {what} → scores of {len(recognizer.class_names)} classes, "
         f"{done.size / 2**20:.1f} MiB; onnxruntime's scores are {done.difference:.1e} off PyTorch's"
     )

@@ -13,7 +13,7 @@ from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load, relocated
 from mlis.cli.flag_types import not_negative, whole_numbers
 from mlis.cli.output import check_folder
-from mlis.cli.printing import print_json, print_summaries, result_object
+from mlis.cli.printing import print_json, print_summaries, result_object, say
 from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings, to_toml
 from mlis.errors import SettingsError
 
@@ -221,16 +221,16 @@ def _execute(
 def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:
     seeds, summaries = results["seeds"], results["components"]
     facts = {"dataset": name, "protocol": results["protocol"], "run": str(folder)}
-    print(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
+    say(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
     print_summaries(summaries)
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
-        print("seconds leave out generators that were trained before (generation_seconds)")
+        say("seconds leave out generators that were trained before (generation_seconds)")
     if results["stack_seeds"]:
-        print("seconds are an equal share of one training of all seeds together")
+        say("seconds are an equal share of one training of all seeds together")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
-    print(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
+    say(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
     if (growth := models / "growth.safetensors").exists():
         size = f"{growth.stat().st_size / 2**20:.1f} MiB a model"
-        print(f"  growth.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
+        say(f"  growth.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
     if args.json:
         print_json(result_object(summaries, seeds, **facts))

@@ -10,8 +10,8 @@ from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.models import add_model_argument, one_model
 from mlis.cli.pictures import find_pictures, is_image_input
 from mlis.cli.prediction_file import format_of, opened, write
-from mlis.cli.printing import printable
 from mlis.errors import DataError, SettingsError
+from mlis.escape import terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,7 +159,7 @@ class _Unread:
             count = f"{len(self._bad):,} of {self._count:,}"
             print(f"mlis: {count} images could not be read:", file=sys.stderr)
         for line in self._bad[:SHOWN]:
-            print(f"  {printable(line['path'])}: {line['reason']}", file=sys.stderr)
+            print(terminal(f"  {line['path']}: {line['reason']}"), file=sys.stderr)
         if len(self._bad) > SHOWN:
             print(f"  … and {len(self._bad) - SHOWN:,} more", file=sys.stderr)
         return FAILED if len(self._bad) == self._count else 0

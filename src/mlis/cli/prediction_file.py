@@ -2,13 +2,13 @@
 
 import contextlib
 import csv
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from mlis.errors import SettingsError
+from mlis.escape import csv_cell, json_line
 from mlis.files import atomic_write
 
 
@@ -51,7 +51,7 @@ def write(out: TextIO, lines: Iterator[dict[str, Any]], first: str, k: int, kind
     """
     if kind == "jsonl":
         for line in lines:
-            out.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            out.write(json_line(line) + "\n")
         return
     writer = csv.writer(out, lineterminator="\n")
     names = [f"{name}_{rank}" for rank in range(1, k + 1) for name in ("class", "score", "seen")]
@@ -64,4 +64,5 @@ def write(out: TextIO, lines: Iterator[dict[str, Any]], first: str, k: int, kind
             for cell in (entry["class"], entry["score"], str(entry["seen"]).lower())
         ]
         cells += [""] * (len(names) - len(cells))
-        writer.writerow([line[first], *cells, *([line.get("reason", "")] if last else [])])
+        row = [line[first], *cells, *([line.get("reason", "")] if last else [])]
+        writer.writerow(map(csv_cell, row))

@@ -4,12 +4,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlis.escape import terminal
+
 MEASURES = ("U", "S", "H", "T1", "AUSUC", "overall")
 
 
 def print_json(values: Mapping[str, Any]) -> None:
     """One line of strict JSON on stdout."""
     print(json.dumps(values, allow_nan=False), flush=True)
+
+
+def say(*parts: object) -> None:
+    """One line on stdout, whatever names are in it."""
+    print(terminal(" ".join(map(str, parts))))
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -19,6 +26,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
            U     H
     ml  51.2  60.0
     """
+    rows = [[terminal(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for first, *others in rows:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
@@ -34,15 +42,6 @@ def spread(summary: Mapping[str, Any], name: str) -> str:
     """The mean of a measure over seeds, with its deviation where there are several."""
     mean, std = summary[f"{name}_mean"], summary[f"{name}_std"]
     return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
-
-
-def printable(name: str) -> str:
-    r"""A name on one line, whatever is in it; files have it as it is.
-
-    >>> print(printable("a\nb"))
-    a\nb
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def print_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from mlis.escape import terminal
 from mlis.training import Monitor
 
 LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
@@ -21,6 +22,7 @@ class Progress:
 
     def __call__(self, title: str) -> Monitor:
         """Who shows the training of this title."""
+        title = terminal(title)
         return _Lines(title) if not sys.stderr.isatty() else _Bars(title, self)
 
     def show(self, bar: "tqdm[NoReturn] | None") -> None:

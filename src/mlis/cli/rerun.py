@@ -6,7 +6,7 @@ from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import relocated
 from mlis.cli.fit import check_loss
 from mlis.cli.output import add_output_flag
-from mlis.cli.printing import number, print_json, print_table
+from mlis.cli.printing import number, print_json, print_table, say
 
 _DESCRIPTION = """\
 Do the run of one row again, from what the row says alone, and compare all numbers: the same bits
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append([label, *(number(one.test[name], 3) for name in ("U", "S", "H"))])
     print_table(rows)
     label = f"{row.task['name']}, {row.protocol}{', stand-in' if row.stand_in else ''}"
-    print(f"{label}: {found}")
+    say(f"{label}: {found}")
     if args.json:
         facts = {"row": row.key, "protocol": row.protocol, "stand_in": row.stand_in}
         verdict = {"agrees": found.agrees, "same_bits": found.same_bits}

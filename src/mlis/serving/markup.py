@@ -1,8 +1,8 @@
 """The page's own HTML: predictions, classes and messages. Everything that came in is escaped."""
 
 from collections.abc import Sequence
-from html import escape
 
+from mlis.escape import html as escape
 from mlis.serving.engine import Answer, Catalogue
 
 SHOWN_CLASSES = 500
