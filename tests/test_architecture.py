@@ -35,7 +35,7 @@ LAYERS = [
     # a recognizer changes, saves and loads itself: one layer
     {"checkpoint", "class_changes", "fused", "image_prediction", "inference"}
     | {"model_card", "row_batches", "sharing"},
-    {"evaluation", "export", "snapshots", "generators"},
+    {"evaluation", "export", "labelled", "snapshots", "generators"},
     {"pipeline"},
     {"provenance", "protocol", "run_plan", "runs"},
     {"baselines"},

@@ -235,3 +235,68 @@ def test_a_model_of_features_says_what_it_takes(place, model, capsys, tmp_path):
     given = ["predict", tmp_path / "bare", place / "bad/fine.png", "--backbone", "colours"]
     assert main([*map(str, given)]) == 0
     assert ",red," in capsys.readouterr().out
+
+
+# --- evaluation of labelled photographs -----------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """New pictures by class folder, one of them broken, one in no folder."""
+    for name, colour in EVERY.items():
+        (tmp_path / "test" / name).mkdir(parents=True)
+        for i in range(4):
+            picture(colour, 100 + i).save(tmp_path / "test" / name / f"{i}.png")
+    (tmp_path / "test" / "red" / "broken.png").write_bytes(b"no image")
+    picture((0, 0, 0)).save(tmp_path / "test" / "alone.png")
+    return tmp_path / "test"
+
+
+def evaluated(capsys, place, *arguments: object) -> tuple[dict, str, str]:
+    given = ["evaluate", place / "model", *arguments, "--per-class", "--json"]
+    assert main([*map(str, given)]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out.splitlines()[-1]), captured.out, captured.err
+
+
+def test_labelled_photographs_in_folders(place, photographs, capsys):
+    found, text, err = evaluated(capsys, place, photographs)
+    assert found["images"] == 4 * len(EVERY)
+    assert all(found[name] is not None for name in ("U", "S", "H", "T1"))
+    assert found["S"] > 90
+    assert {row["name"]: row["images"] for row in found["per_class"]} == dict.fromkeys(EVERY, 4)
+    assert {row["name"] for row in found["per_class"] if not row["seen"]} == set(UNSEEN)
+    assert "2 of 30 images could not be read" in err
+    assert "red/broken.png: not an image" in err
+    assert "alone.png: no class" in err
+    assert "Recall@1" in text
+
+
+def test_a_table_and_features_of_photographs_say_the_same(place, photographs, tmp_path, capsys):
+    wanted, _, _ = evaluated(capsys, place, photographs)
+    paths = sorted(path.relative_to(tmp_path) for path in photographs.rglob("[0-9].png"))
+    rows = [f"{path},{path.parent.name},test" for path in paths]
+    (tmp_path / "t.csv").write_text("\n".join(["file,label,split", *rows, "no.png,mauve,train"]))
+    root = [f"{path.relative_to('test')},{path.parent.name}" for path in paths]
+    (tmp_path / "classes.csv").write_text("\n".join(["path,class", *root]))
+    given = ["features", "images", photographs, "-o", tmp_path / "f", "--backbone", "colours"]
+    assert main([*map(str, given)]) == 0
+    capsys.readouterr()
+    for arguments in (
+        [tmp_path / "t.csv"],
+        [photographs, "--labels", tmp_path / "classes.csv"],
+        [tmp_path / "f"],
+    ):
+        found, _, _ = evaluated(capsys, place, *arguments)
+        for name in ("U", "S", "H", "T1", "images", "confusions"):
+            assert found[name] == wanted[name]
+
+
+def test_photographs_of_a_class_that_the_model_does_not_know(place, photographs, capsys):
+    (photographs / "red").rename(photographs / "Red")
+    said = refused(capsys, "evaluate", place / "model", photographs)
+    assert "4 rows are of classes that the model does not know: Red. Did you mean 'red'?" in said
+    for path in photographs.rglob("*.png"):
+        path.write_bytes(b"no image")
+    said = refused(capsys, "evaluate", place / "model", photographs)
+    assert "expected labelled photographs, got 30 unusable" in said

@@ -1,7 +1,6 @@
 """`mlis predict`: photographs or features in, classes and probabilities out."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,8 @@ from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.models import add_model_argument, one_model
 from mlis.cli.pictures import find_pictures, is_image_input
 from mlis.cli.prediction_file import format_of, opened, write
+from mlis.cli.printing import report_unread
 from mlis.errors import DataError, SettingsError
-from mlis.escape import terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from mlis.inference import Recognizer
 
 ROWS_AT_A_TIME = 8192
-SHOWN = 20  # unreadable images on the screen; the output has all
 FAILED = 1  # the exit code where no image at all could be read
 _IMAGE_FLAGS = ("backbone", "workers")
 
@@ -155,13 +153,7 @@ class _Unread:
 
     def report(self) -> int:
         """List them on stderr; return the exit code."""
-        if self._bad:
-            count = f"{len(self._bad):,} of {self._count:,}"
-            print(f"mlis: {count} images could not be read:", file=sys.stderr)
-        for line in self._bad[:SHOWN]:
-            print(terminal(f"  {line['path']}: {line['reason']}"), file=sys.stderr)
-        if len(self._bad) > SHOWN:
-            print(f"  … and {len(self._bad) - SHOWN:,} more", file=sys.stderr)
+        report_unread([(line["path"], line["reason"]) for line in self._bad], self._count)
         return FAILED if len(self._bad) == self._count else 0
 
 

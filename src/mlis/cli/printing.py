@@ -1,11 +1,14 @@
 """Results on stdout: tables, numbers, summaries over seeds, and the JSON line."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlis.escape import terminal
 
+SHOWN = 20
+"""Of a long list on the screen."""
 MEASURES = ("U", "S", "H", "T1", "AUSUC", "overall")
 
 
@@ -42,6 +45,16 @@ def spread(summary: Mapping[str, Any], name: str) -> str:
     """The mean of a measure over seeds, with its deviation where there are several."""
     mean, std = summary[f"{name}_mean"], summary[f"{name}_std"]
     return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
+
+
+def report_unread(bad: Sequence[tuple[str, str]], count: int) -> None:
+    """On stderr: the photographs, of `count`, that could not be used, and why."""
+    if bad:
+        print(f"mlis: {len(bad):,} of {count:,} images could not be read:", file=sys.stderr)
+    for path, reason in bad[:SHOWN]:
+        print(terminal(f"  {path}: {reason}"), file=sys.stderr)
+    if len(bad) > SHOWN:
+        print(f"  … and {len(bad) - SHOWN:,} more", file=sys.stderr)
 
 
 def print_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:

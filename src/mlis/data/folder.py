@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlis.data.cache import FileMemory
-from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.dataset import GZSLDataset, Provenance, content_hash
 from mlis.data.mapped import map_arrays, write_arrays
 from mlis.data.splits import Split
 from mlis.data.stored import stored
@@ -97,6 +97,37 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
     if memory is not None and known is None:
         memory.keep(data.sha256)
     return data
+
+
+def read_test_only(
+    folder: Path,
+) -> tuple[np.ndarray, tuple[str, ...], Mapping[str, Any]] | None:
+    """Test rows of a dataset folder that has no training rows: features, class names, sources.
+
+    None where it has training rows, for `load_folder`. Such a folder cannot be trained on, but a
+    trained model can be measured on it.
+
+    Raises:
+        DataError: a file is missing or damaged, or there is no test row either.
+    """
+    words = _read_words(folder / WORDS)
+    names = [*_ARRAYS, *(f"split.{part}" for part in _PARTS)]
+    arrays, _ = map_arrays(folder / TENSORS, names)
+    if arrays["split.trainval"].size:
+        return None
+    split = Split(**{part: arrays[f"split.{part}"] for part in _PARTS})
+    try:
+        class_names, sources = _class_names(words), _provenance(words, folder).sources
+        rows = np.concatenate([split.test_seen, split.test_unseen])
+        found = tuple(class_names[label] for label in np.array(arrays["labels"])[rows])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
+    content = {name: arrays[name] for name in _ARRAYS}
+    if content_hash(class_names, content, split) != words.get("sha256"):
+        raise DataError(f"{folder}: {TENSORS} and {WORDS} are damaged or not of one dataset.")
+    if not rows.size:
+        raise DataError(f"{folder}: expected test rows, got none.")
+    return np.asarray(arrays["features"][rows]), found, sources
 
 
 def read_sources(folder: Path) -> Mapping[str, Any]:

@@ -73,7 +73,7 @@ def load_tables(
     features_path, classes_path = Path(features_file), Path(classes_file)
     given_labels = None if labels_file is None else Path(labels_file)
     classes = read_classes(classes_path)
-    features, labels, marks = _read_features(features_path, given_labels, label_column)
+    features, labels, marks = read_rows(features_path, given_labels, label_column)
     labels_path = given_labels or features_path
     _check_lengths(features, features_path, labels, labels_path, marks)
     indices = index_labels(_as_numbers(labels, classes.names), classes.names, f"{labels_path}")
@@ -187,7 +187,7 @@ def read_classes(path: Path) -> Classes:
     )
 
 
-def _read_features(
+def read_rows(
     path: Path, labels_path: Path | None, label_column: str
 ) -> tuple[np.ndarray, Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray | None]:
     """Features (N, Dx), labels and marks (None where there are none) as they stand."""
