@@ -24,7 +24,7 @@ LAYERS = [
     {*BASE, "cluster"},
     {"section"},
     {"settings"},
-    {"compute", "config", "packing", "stacking", "training"},
+    {"compute", "config", "packing", "run_plan", "stacking", "training"},
     {"data"},
     {"features"},
     {"preprocessing", "streaming", "spill"},
@@ -34,10 +34,10 @@ LAYERS = [
     {"growth"},
     # a recognizer changes, saves and loads itself: one layer
     {"checkpoint", "class_changes", "fused", "image_prediction", "inference"}
-    | {"model_card", "row_batches", "sharing"},
+    | {"model_card", "row_batches", "saved_models", "sharing"},
     {"evaluation", "export", "labelled", "snapshots", "generators"},
     {"pipeline"},
-    {"provenance", "protocol", "run_plan", "runs"},
+    {"provenance", "protocol", "runs"},
     {"baselines"},
     {"pages"},
     {"class_table", "estimator", "demo", "presets", "experiments", "serving"},

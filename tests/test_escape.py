@@ -55,7 +55,8 @@ def model(tmp_path_factory):
     ],
     ids=" ".join,
 )
-def test_nothing_but_text_reaches_the_terminal(model, command, tmp_path, capsys):
+def test_nothing_but_text_reaches_the_terminal(model, command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     given = {"MODEL": model / "model", "DATA": model / "data", "OUT": tmp_path / "o"}
     code = main([str(given.get(word, word)) for word in command])
     assert code == (2 if "\x1b[2J" in command else 0)
@@ -85,7 +86,7 @@ def test_numbers_stay_numbers():
 
 def test_lists_for_people_and_tables(tmp_path):
     write_rows(tmp_path / "bad.csv", ("path", "reason"), [("=a.jpg", "\x1b[1m")])
-    assert (tmp_path / "bad.csv").read_text() == "path,reason\n'=a.jpg,\\x1b[1m\n"
+    assert (tmp_path / "bad.csv").read_text() == "path,reason\n'=a.jpg,\x1b[1m\n"
     line = {"dataset": "=a", "H": -1.5}
     table = Table("t", ("dataset", "H"), (("<b>|*x*", "1"),), (line,), ("a\nb <i>",))
     assert "'=a,-1.5" in csv_text(table)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mlis.checkpoint import load_model, read_record
-from mlis.cli.models import find_models
 from mlis.data import GZSLDataset
 from mlis.data.feature_folder import read_feature_folder
 from mlis.errors import DataError, MlisError, ModelFileError
@@ -18,6 +17,7 @@ from mlis.experiments.store import Store
 from mlis.files import sealed, unsealed
 from mlis.protocol import test_once as tested_once
 from mlis.runs import RunPlan, execute
+from mlis.saved_models import find_models
 
 KEPT = Path(__file__).parent / "data" / "v0.1.0"
 EXPECTED = json.loads((KEPT / "expected.json").read_text())

@@ -202,9 +202,69 @@ def test_features_of_the_same_image_model_alone(place, capsys, tmp_path):
             assert "Compute them with that image model" in said
         else:
             found, _ = rows(capsys, place / "model", folder)
-            assert found[0]["class_1"] == "red"
+            assert (found[0]["path"], found[0]["class_1"]) == ("a.png", "red")
+            assert "label" not in found[0]
     found, _ = rows(capsys, place / "model", place / "data")
-    assert found[0]["row"] == "0"
+    data = GZSLDataset.load(place / "data")
+    assert [row["label"] for row in found] == [data.class_names[i] for i in data.labels]
+    assert found[0]["row"] == "0"  # no images.csv lies beside it
+
+
+def test_paths_and_labels_of_features_are_printed_where_they_are_known(place, capsys, tmp_path):
+    pictures = place / "pictures"
+    given = ["features", "images", pictures, "-o", tmp_path / "f", "--backbone", "colours"]
+    assert main([*map(str, given)]) == 0
+    given = ["data", "build", "--features", tmp_path / "f", "--classes", place / "classes.csv"]
+    assert main([*map(str, [*given, "-o", tmp_path / "data"])]) == 0
+    capsys.readouterr()
+    wanted = sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
+    for features in (tmp_path / "f", tmp_path / "data"):
+        found, _ = rows(capsys, place / "model", features, "--top-k", "1")
+        assert list(found[0]) == ["path", "class_1", "score_1", "seen_1", "label"]
+        assert [row["path"] for row in found] == wanted
+        assert [row["label"] for row in found] == [path.partition("/")[0] for path in wanted]
+    assert main(["predict", str(place / "model"), str(tmp_path / "f"), "--format", "jsonl"]) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (first["path"], first["label"]) == (wanted[0], wanted[0].partition("/")[0])
+
+
+def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
+    folder = tmp_path / "old"
+    given = ["data", "build", "--images", place / "pictures", "--backbone", "colours", "-o", folder]
+    assert main([*map(str, [*given, "--classes", place / "classes.csv"])]) == 0
+    lines = [f"{name},{i},{9 - i}" for i, name in enumerate([*reversed(EVERY), "one more"])]
+    (tmp_path / "other.csv").write_text("\n".join(["name,weight,size", *lines]))
+    command = ["data", "build", "--features", folder, "-o", tmp_path / "new", "--classes"]
+    assert main([*map(str, [*command, tmp_path / "other.csv", "--json"])]) == 0
+    captured = capsys.readouterr()
+    assert "one more" in captured.out
+    old, new = GZSLDataset.load(folder), GZSLDataset.load(tmp_path / "new")
+    for name in ("features", "labels", "class_names"):
+        np.testing.assert_array_equal(getattr(new, name), getattr(old, name))
+    for name in old.split.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(new.split, name), getattr(old.split, name))
+    assert new.descriptors.shape == (len(EVERY), 2)
+    place_of = {name: i for i, name in enumerate(reversed(EVERY))}
+    weights = [place_of[name] / len(EVERY) for name in new.class_names]
+    np.testing.assert_allclose(
+        new.descriptors[:, 0] / new.descriptors[:, 0].max(),
+        np.array(weights) / max(weights),
+        atol=1e-6,
+    )
+    assert new.provenance.sources["backbone"] == old.provenance.sources["backbone"]
+    assert new.provenance.sources["descriptors"]["attributes"][0]["name"] == "weight"
+    assert (tmp_path / "new/images.csv").read_bytes() == (folder / "images.csv").read_bytes()
+    for text, flags, said in (
+        ("name,weight\nred,1\nblue,2\n", (), "classes have images and no description"),
+        (
+            "\n".join(["name,w,split", *(f"{n},{i},seen" for i, n in enumerate(EVERY))]),
+            (),
+            "'cyan': expected unseen",
+        ),
+        ("name,weight\nred,1\nblue,2\n", ("--skip-undescribed",), "no meaning with a dataset"),
+    ):
+        (tmp_path / "bad.csv").write_text(text)
+        assert said in refused(capsys, *command, tmp_path / "bad.csv", "--force", *flags)
 
 
 @pytest.mark.parametrize(

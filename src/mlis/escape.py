@@ -24,7 +24,7 @@ def terminal(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula (OWASP, CSV injection); numbers stay.
+    """A cell that no spreadsheet takes for a formula (OWASP, CSV injection); all else stays.
 
     >>> csv_cell("=1+1"), csv_cell("-1.5"), csv_cell(-1.5), csv_cell("blue jay")
     ("'=1+1", '-1.5', -1.5, 'blue jay')
@@ -32,8 +32,8 @@ def csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.startswith(_FORMULA) and not _is_number(value):
-        value = f"'{value}"
-    return terminal(value)
+        return f"'{value}"
+    return value
 
 
 def _is_number(text: str) -> bool:

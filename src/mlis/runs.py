@@ -37,7 +37,7 @@ from mlis.snapshots import FolderMonitor
 from mlis.stacking import Seeds
 from mlis.training import Monitor
 
-__all__ = ["RunPlan", "begin", "execute", "finished"]
+__all__ = ["RunPlan", "begin", "execute"]
 
 
 def begin(folder: Path, plan: RunPlan) -> None:
@@ -264,13 +264,3 @@ def _clear_leftovers(folder: Path) -> None:
     """Delete the half-written files of a process that was killed; a snapshot can be large."""
     for path in folder.rglob(".*tmp*"):
         path.unlink(missing_ok=True)
-
-
-def finished(folder: Path, plan: RunPlan) -> Sequence[tuple[int, str]]:
-    """Which (seed, components) of a run have their result."""
-    return [
-        (seed, components)
-        for components in plan.components
-        for seed in plan.seeds
-        if (folder / f"seed-{seed}" / components / "result.json").exists()
-    ]

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.common import add_common_flags, add_device_flag, add_model_argument
 from mlis.cli.output import add_force_flag, add_output_flag, check_folder
 from mlis.cli.printing import print_json, print_table, say
 from mlis.errors import DataError, SettingsError
@@ -135,6 +134,7 @@ def run_rename(args: argparse.Namespace) -> None:
 def run_show(args: argparse.Namespace) -> None:
     """`mlis classes`."""
     from mlis.checkpoint import load_model
+    from mlis.saved_models import one_model
 
     recognizer = load_model(one_model(args.model), growth=False)
     kinds = ["seen" if seen else "unseen" for seen in recognizer.seen_mask]
@@ -169,6 +169,7 @@ def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
     """The model, where the output may be written."""
     from mlis.checkpoint import is_model, load_model
     from mlis.compute import Arithmetic
+    from mlis.saved_models import one_model
 
     check_folder(args.output)
     if is_model(args.output) and not args.force:

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mlis.escape import terminal
@@ -31,6 +32,13 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong and where to read more; exit with 2."""
         complain(f"{message} (see `{self.prog} --help`)")
         raise SystemExit(2)
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """MODEL, which :func:`mlis.saved_models.one_model` understands."""
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
+    )
 
 
 def add_common_flags(parser: argparse._ActionsContainer, *, with_json: bool) -> None:

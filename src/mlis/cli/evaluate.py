@@ -19,7 +19,6 @@ from mlis.cli.datasets import (
     load,
     relocated,
 )
-from mlis.cli.models import SavedModel, find_models
 from mlis.cli.printing import (
     number,
     print_json,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from mlis.evaluation import Evaluation
     from mlis.inference import Recognizer
     from mlis.labelled import LabelledRows
+    from mlis.saved_models import SavedModel
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
     from mlis.evaluation import evaluate
     from mlis.experiments.retrieval import UnseenImages
     from mlis.image_prediction import check_backbone
+    from mlis.saved_models import find_models
 
     started = time.perf_counter()
     models = find_models(args.model)
@@ -124,7 +125,9 @@ def run(args: argparse.Namespace) -> None:
     report_unread([(one.path, one.reason) for one in data.bad], len(data.labels) + len(data.bad))
 
 
-def _data(args: argparse.Namespace, model: SavedModel) -> "tuple[LabelledRows, GZSLDataset | None]":
+def _data(
+    args: argparse.Namespace, model: "SavedModel"
+) -> "tuple[LabelledRows, GZSLDataset | None]":
     """The rows to recognise, and the dataset that they are of, if it has training rows."""
     from mlis.data.folder import WORDS, read_test_only
     from mlis.labelled import LabelledRows
@@ -161,7 +164,9 @@ def _test_features(options: dict[str, Any]) -> Path | None:
     return Path(path)
 
 
-def _of_dataset(args: argparse.Namespace, model: SavedModel) -> "tuple[LabelledRows, GZSLDataset]":
+def _of_dataset(
+    args: argparse.Namespace, model: "SavedModel"
+) -> "tuple[LabelledRows, GZSLDataset]":
     """The test rows of a dataset: the one that is named, or the run's own."""
     from mlis.labelled import LabelledRows
     from mlis.run_plan import RunPlan
@@ -184,6 +189,7 @@ def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
     """Photographs or features with labels, none of them for training."""
     from mlis import labelled
     from mlis.cli.progress import ImageBar
+    from mlis.saved_models import find_models
 
     options = given_options(args)
     known = {"features_file", "classes_file", "labels_file", "label_column"}
@@ -269,7 +275,7 @@ def _print_evaluation(
 
 def _print_summary(
     args: argparse.Namespace,
-    models: list[SavedModel],
+    models: "list[SavedModel]",
     rows: dict[str, list[dict[str, Any]]],
     protocol: str,
     data: str,

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mlis.cli.common import add_common_flags
-from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.common import add_common_flags, add_model_argument
 from mlis.cli.printing import print_json, say
 from mlis.errors import SettingsError
 
@@ -47,9 +46,11 @@ def run(args: argparse.Namespace) -> None:
         raise SettingsError(f"-o {args.output}: name a file in a folder that exists")
     if args.backbone is not None and not args.images:
         raise SettingsError("--backbone has no meaning without --images")
-    model = one_model(args.model)
     from mlis.checkpoint import load_model
     from mlis.export import export_onnx
+    from mlis.saved_models import one_model
+
+    model = one_model(args.model)
 
     recognizer = load_model(model, growth=False)
     done = export_onnx(recognizer, args.output, images=args.images, backbone=args.backbone)

@@ -120,10 +120,10 @@ def run_map(args: argparse.Namespace) -> None:
     _check_output(args.output, ".svg")
     from mlis.checkpoint import load_model
     from mlis.cli.datasets import load
-    from mlis.cli.models import one_model
     from mlis.experiments.report.files import write_svg
     from mlis.experiments.report.maps import Map, retrieval, sheet
     from mlis.experiments.retrieval import UnseenImages
+    from mlis.saved_models import one_model
 
     recognizer = load_model(one_model(args.model))
     dataset = load(dataset_arguments(args))

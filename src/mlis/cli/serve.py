@@ -7,8 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.common import add_common_flags, add_device_flag, add_model_argument
 from mlis.errors import SettingsError
 from mlis.serving.settings import Access, Limits, is_loopback
 
@@ -108,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
         hostnames=tuple(args.hostname),
         proxy=args.proxy,
     )
+    from mlis.saved_models import one_model
+
     model = one_model(args.model)
     try:
         from mlis.serving.run import serve
