@@ -255,13 +255,13 @@ def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
     assert new.provenance.sources["descriptors"]["attributes"][0]["name"] == "weight"
     assert (tmp_path / "new/images.csv").read_bytes() == (folder / "images.csv").read_bytes()
     for text, flags, said in (
-        ("name,weight\nred,1\nblue,2\n", (), "classes have images and no description"),
+        ("name,w,h\nred,1,2\nblue,2,1\n", (), "classes have images and no description"),
         (
-            "\n".join(["name,w,split", *(f"{n},{i},seen" for i, n in enumerate(EVERY))]),
+            "\n".join(["name,w,h,split", *(f"{n},{i},{9 - i},seen" for i, n in enumerate(EVERY))]),
             (),
             "'cyan': expected unseen",
         ),
-        ("name,weight\nred,1\nblue,2\n", ("--skip-undescribed",), "no meaning with a dataset"),
+        ("name,w,h\nred,1,2\nblue,2,1\n", ("--skip-undescribed",), "no meaning with a dataset"),
     ):
         (tmp_path / "bad.csv").write_text(text)
         assert said in refused(capsys, *command, tmp_path / "bad.csv", "--force", *flags)
