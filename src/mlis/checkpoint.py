@@ -175,10 +175,13 @@ def _is_change(entry: Any) -> bool:
     """Whether an entry of the history is what `class_changes` writes."""
     if not isinstance(entry, dict):
         return False
-    classes = cast(dict[str, Any], entry).get("classes")
-    texts = list(classes.values()) if isinstance(classes, dict) else classes
-    known = isinstance(texts, list) and all(isinstance(name, str) for name in texts)
-    return known and all(isinstance(entry.get(name), str) for name in ("action", "when"))
+    change = cast(dict[str, Any], entry)
+    found: Any = change.get("classes")
+    classes = list(cast(dict[str, Any], found).values()) if isinstance(found, dict) else found
+    if not isinstance(classes, list):
+        return False
+    texts = [*cast(list[Any], classes), change.get("action"), change.get("when")]
+    return all(isinstance(text, str) for text in texts)
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
@@ -263,7 +266,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             f"reads format {FORMAT}"
         )
     record: Any = known["record"]
-    if not isinstance(record, dict) or not isinstance(record.get("provenance") or {}, dict):
+    inside = cast(dict[str, Any], record) if isinstance(record, dict) else {"provenance": record}
+    if not isinstance(inside.get("provenance") or {}, dict):
         raise ModelFileError(
             f"{path} is damaged: record is not what a model has; copy both files of the model again"
         )
