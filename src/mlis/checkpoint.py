@@ -266,8 +266,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             f"reads format {FORMAT}"
         )
     record: Any = known["record"]
-    inside = cast(dict[str, Any], record) if isinstance(record, dict) else {"provenance": record}
-    if not isinstance(inside.get("provenance") or {}, dict):
+    origin: Any = cast(dict[str, Any], record).get("provenance") if isinstance(record, dict) else 0
+    if not isinstance(record, dict) or not isinstance(origin or {}, dict):
         raise ModelFileError(
             f"{path} is damaged: record is not what a model has; copy both files of the model again"
         )
