@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mlis import escape
-from mlis.checkpoint import save_model
 from mlis.cli import main
 from mlis.data.dataset import Provenance
 from mlis.experiments.table_files import Table, csv_text, latex, markdown
 from mlis.features.report import write_rows
-from mlis.model_card import model_card
+from mlis.io.checkpoint import save_model
+from mlis.io.model_card import model_card
 from mlis.pipeline import fit
 from simulated import small, tiny
 

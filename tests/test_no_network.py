@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli_cases import QUICK, environment, save_small
-from mlis.checkpoint import save_model
+from mlis.io.checkpoint import save_model
 from mlis.pipeline import fit
 from simulated import small, tiny
 

@@ -2,7 +2,7 @@
 
 - A folder of photographs, `CLASS/*.jpg`, or one with a table of paths and classes.
 - A `.csv`, `.tsv` or `.parquet` table of photographs: a column `path`, one of classes.
-- A folder of features (:mod:`mlis.data.feature_folder`), or a file of features with labels.
+- A folder of features (:mod:`mlis.data.io.feature_folder`), or a file of features with labels.
 - A dataset folder whose rows are all for testing.
 
 Where rows are marked (`split`), those marked `test` are used.
@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlis.data.csvfile import read_csv
 from mlis.data.dataset import TestSplit
-from mlis.data.feature_folder import is_feature_folder, read_feature_folder
-from mlis.data.folder import WORDS
-from mlis.data.names import index_labels, shorten, suggestion
-from mlis.data.stored import StoredRows, choose_rows
-from mlis.data.tables import LABEL, SPLIT, read_rows
+from mlis.data.io.csv_file import read_csv
+from mlis.data.io.feature_folder import is_feature_folder, read_feature_folder
+from mlis.data.io.folder import WORDS
+from mlis.data.io.tables import LABEL, SPLIT, read_rows
+from mlis.data.labels import index_labels, shorten, suggestion
+from mlis.data.out_of_core.stored import StoredRows, choose_rows
 from mlis.errors import DataError
-from mlis.features.embed import embed
-from mlis.features.tables import find_column, normal, read_table
-from mlis.features.walk import PATHS, Bad, ImageFile, find_images
+from mlis.features.descriptors.text_tables import find_column, normal, read_table
+from mlis.features.images.embed import embed
+from mlis.features.images.walk import PATHS, Bad, ImageFile, find_images
 
 if TYPE_CHECKING:
-    from mlis.features.backbones import Backbone
-    from mlis.inference import Recognizer
+    from mlis.features.backbones.base import Backbone
+    from mlis.model.recognizer import Recognizer
 
 CLASS_COLUMNS = ("class", LABEL)
 _TABLES = (".csv", ".tsv", ".parquet")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlis.checkpoint import RECORD, is_model
 from mlis.errors import ModelFileError
-from mlis.run_plan import RunPlan
+from mlis.io.checkpoint import RECORD, is_model
+from mlis.runs.plan import RunPlan
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlis.inference import Recognizer
+    from mlis.model.recognizer import Recognizer
 
 _ADD = """\
 Add classes of which there is no image to a trained model, without its training data.
@@ -133,7 +133,7 @@ def run_rename(args: argparse.Namespace) -> None:
 
 def run_show(args: argparse.Namespace) -> None:
     """`mlis classes`."""
-    from mlis.checkpoint import load_model
+    from mlis.io.checkpoint import load_model
     from mlis.saved_models import one_model
 
     recognizer = load_model(one_model(args.model), growth=False)
@@ -160,15 +160,15 @@ def _changed(classes: Any) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    from mlis.data.names import shorten
+    from mlis.data.labels import shorten
 
     return shorten(list(names))
 
 
 def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
     """The model, where the output may be written."""
-    from mlis.checkpoint import is_model, load_model
-    from mlis.compute import Arithmetic
+    from mlis.compute.precision import Arithmetic
+    from mlis.io.checkpoint import is_model, load_model
     from mlis.saved_models import one_model
 
     check_folder(args.output)
@@ -183,8 +183,8 @@ def _described(
     args: argparse.Namespace, recognizer: "Recognizer"
 ) -> "tuple[tuple[str, ...], np.ndarray]":
     """Names and descriptors of the classes to add."""
-    from mlis.data.tables import COLUMNS
-    from mlis.data.vectors import read_vectors
+    from mlis.data.io.tables import COLUMNS
+    from mlis.data.io.vectors import read_vectors
 
     if args.classes.is_dir():
         raise DataError(
@@ -202,7 +202,7 @@ def _described(
         raise SettingsError("--names has no meaning with a table, which holds the names")
     model = None
     if args.text_model is not None:
-        from mlis.features.text import TextModel
+        from mlis.features.descriptors.text_model import TextModel
 
         model = TextModel(args.text_model, device=args.device)
     return recognizer.describe_classes(args.classes, model=model)
@@ -212,7 +212,7 @@ def _save(
     args: argparse.Namespace, changed: "Recognizer", done: str, seconds: float | None = None
 ) -> None:
     """Write the new model, and say what it is."""
-    from mlis.checkpoint import GROWTH, save_model
+    from mlis.io.checkpoint import GROWTH, save_model
 
     save_model(changed, args.output)
     seen = int(changed.seen_mask.sum())

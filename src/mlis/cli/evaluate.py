@@ -33,8 +33,8 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.evaluation import Evaluation
-    from mlis.inference import Recognizer
     from mlis.labelled import LabelledRows
+    from mlis.model.recognizer import Recognizer
     from mlis.saved_models import SavedModel
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     """Do what the arguments ask for."""
     from mlis.evaluation import evaluate
     from mlis.experiments.retrieval import UnseenImages
-    from mlis.image_prediction import check_backbone
+    from mlis.image_classifier import check_backbone
     from mlis.saved_models import find_models
 
     started = time.perf_counter()
@@ -129,7 +129,7 @@ def _data(
     args: argparse.Namespace, model: "SavedModel"
 ) -> "tuple[LabelledRows, GZSLDataset | None]":
     """The rows to recognise, and the dataset that they are of, if it has training rows."""
-    from mlis.data.folder import WORDS, read_test_only
+    from mlis.data.io.folder import WORDS, read_test_only
     from mlis.labelled import LabelledRows
 
     options = given_options(args)
@@ -150,7 +150,7 @@ def _data(
 
 def _test_features(options: dict[str, Any]) -> Path | None:
     """What `--features` names, where no row of it is for training."""
-    from mlis.data.tables import LABEL, read_rows
+    from mlis.data.io.tables import LABEL, read_rows
     from mlis.labelled import for_testing
 
     path = options.get("features_file")
@@ -169,7 +169,7 @@ def _of_dataset(
 ) -> "tuple[LabelledRows, GZSLDataset]":
     """The test rows of a dataset: the one that is named, or the run's own."""
     from mlis.labelled import LabelledRows
-    from mlis.run_plan import RunPlan
+    from mlis.runs.plan import RunPlan
 
     if model.run is None or args.dataset is not None:
         if args.dataset is None and not given_options(args):
@@ -215,8 +215,8 @@ def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
 
 
 def _loaded(folder: Path, device: str) -> "Recognizer":
-    from mlis.checkpoint import load_model
-    from mlis.compute import Arithmetic
+    from mlis.compute.precision import Arithmetic
+    from mlis.io.checkpoint import load_model
 
     return load_model(folder, Arithmetic.of("float32", device).device, growth=False)
 

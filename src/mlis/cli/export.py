@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> None:
         raise SettingsError(f"-o {args.output}: name a file in a folder that exists")
     if args.backbone is not None and not args.images:
         raise SettingsError("--backbone has no meaning without --images")
-    from mlis.checkpoint import load_model
-    from mlis.export import export_onnx
+    from mlis.io.checkpoint import load_model
+    from mlis.io.onnx import export_onnx
     from mlis.saved_models import one_model
 
     model = one_model(args.model)

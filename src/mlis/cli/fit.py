@@ -20,7 +20,7 @@ from mlis.errors import SettingsError
 if TYPE_CHECKING:
     from mlis.config import Refinement
     from mlis.data.dataset import GZSLDataset
-    from mlis.run_plan import RunPlan
+    from mlis.runs.plan import RunPlan
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _check_resume(args: argparse.Namespace) -> None:
 
 
 def _continued(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
-    from mlis.run_plan import RunPlan
+    from mlis.runs.plan import RunPlan
 
     plan = RunPlan.read(args.resume)
     check_loss(plan.config.refinement, given_settings(args))
@@ -146,8 +146,8 @@ def _begun(
     check_folder(args.output)
     check_loss(config.refinement, given_settings(args))
     arguments = dataset_arguments(args)
-    from mlis.compute import Arithmetic
-    from mlis.runs import RunPlan, begin
+    from mlis.compute.precision import Arithmetic
+    from mlis.runs.run import RunPlan, begin
 
     Arithmetic.of(config.precision, args.device or "auto")  # a device that is not there: say so now
     dataset = load(arguments)
@@ -172,7 +172,7 @@ def check_loss(settings: "Refinement", flags: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: `--loss` names another loss or none, or it cannot be imported.
     """
-    from mlis.refinement.losses import load_loss, similarity_loss
+    from mlis.encoder.metric_losses import load_loss, similarity_loss
 
     said = flags.get("refinement", {}).get("loss")
     if said not in (None, settings.loss):
@@ -192,7 +192,7 @@ def _execute(
     args: argparse.Namespace, folder: Path, plan: "RunPlan", dataset: "GZSLDataset"
 ) -> dict[str, Any]:
     from mlis.cli.progress import Progress
-    from mlis.runs import execute
+    from mlis.runs.run import execute
 
     progress = Progress()
     try:

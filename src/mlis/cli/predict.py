@@ -12,8 +12,8 @@ from mlis.cli.printing import report_unread
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
-    from mlis.data.unlabelled import Rows
-    from mlis.inference import Recognizer
+    from mlis.data.io.unlabelled import Rows
+    from mlis.model.recognizer import Recognizer
 
 ROWS_AT_A_TIME = 8192
 FAILED = 1  # the exit code where no image at all could be read
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise SettingsError(f"--top-k must be at least 1, but got {args.top_k}")
     kind = format_of(args.output, args.format)
-    from mlis.checkpoint import load_model
-    from mlis.compute import Arithmetic
+    from mlis.compute.precision import Arithmetic
+    from mlis.io.checkpoint import load_model
     from mlis.saved_models import one_model
 
     model = one_model(args.model)
@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> int:
 def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
     """A line for each image, as they come."""
     from mlis.cli.progress import ImageBar
-    from mlis.features.walk import shown
-    from mlis.image_prediction import predictions
+    from mlis.features.images.walk import shown
+    from mlis.image_classifier import predictions
 
     if not recognizer.backbone and args.backbone is None:
         raise DataError(
@@ -161,8 +161,8 @@ class _Unread:
 
 def _rows(args: argparse.Namespace, path: Path, model: Path, recognizer: "Recognizer") -> "Rows":
     """Features that suit the model."""
-    from mlis.data.unlabelled import backbone_of, read_known_rows
-    from mlis.image_prediction import check_backbone
+    from mlis.data.io.unlabelled import backbone_of, read_known_rows
+    from mlis.image_classifier import check_backbone
 
     check_backbone(recognizer, backbone_of(path), str(path))
     rows = read_known_rows(path, args.label_column)
@@ -180,7 +180,7 @@ def _of_rows(
     """A line for each row; features are read in pieces."""
     import numpy as np
 
-    from mlis.image_prediction import top_classes
+    from mlis.image_classifier import top_classes
 
     for start in range(0, len(rows.features), ROWS_AT_A_TIME):
         part = np.array(rows.features[start : start + ROWS_AT_A_TIME], dtype=np.float32)

@@ -7,7 +7,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
-from mlis.data.alphabet import Letter, text_faces
+from mlis.data.letters.alphabet import Letter, text_faces
 from mlis.escape import html as escape
 
 SIZE = 400  # units per em

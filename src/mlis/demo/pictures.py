@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from mlis.data.alphabet import Letter
+from mlis.data.letters.alphabet import Letter
 from mlis.demo.findings import Findings
 from mlis.demo.glyphs import describe, glyph
 from mlis.escape import html as escape

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlis import escape
 from mlis.escape import csv_cell
-from mlis.files import atomic_write
+from mlis.storage.atomic import atomic_write
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlis.escape import csv_cell
-from mlis.features.walk import Bad
-from mlis.files import atomic_write
+from mlis.features.images.walk import Bad
+from mlis.storage.atomic import atomic_write
 
 BAD = "bad.csv"
 

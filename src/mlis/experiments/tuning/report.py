@@ -17,8 +17,8 @@ from mlis.config import Config
 from mlis.escape import csv_cell
 from mlis.experiments.tuning.space import Space, is_used
 from mlis.experiments.tuning.study import COMPLETE, DEFAULTS, PRESET, Trial
-from mlis.files import atomic_write
 from mlis.provenance import PROTOCOL
+from mlis.storage.atomic import atomic_write
 
 MEASURE = "H on validation classes at the best calibration constant"
 
