@@ -66,6 +66,26 @@ def measured(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
     return evaluate(scores, labels, recognizer.seen_mask, recognizer.class_names)
 
 
+def test_removing_what_was_added_last_restores_the_scores(model, tmp_path):
+    x = DATA.features[:20]
+    grown = model.add_classes(["one", "two"], NEW)
+    assert not np.array_equal(grown.scores(x)[:, : len(model.class_names)], model.scores(x))
+    save_model(grown, tmp_path)
+    for again in (grown, load_model(tmp_path)):
+        back = again.remove_classes(["two", "one"])
+        np.testing.assert_array_equal(back.scores(x), model.scores(x))
+        # of one alone, and after another change, the scores of the others stay as they are
+        kept = again.remove_classes(["one"])
+        np.testing.assert_array_equal(kept.scores(x), np.delete(again.scores(x), -2, axis=1))
+        renamed = again.rename_classes({"one": "uno"}).remove_classes(["uno", "two"])
+        np.testing.assert_array_equal(
+            renamed.scores(x), again.scores(x)[:, : len(model.class_names)]
+        )
+    twice = grown.remove_classes(["one"]).add_classes(["three"], NEW[:1])
+    once = twice.remove_classes(["three"])
+    np.testing.assert_array_equal(once.scores(x), grown.remove_classes(["one"]).scores(x))
+
+
 # --- quality ------------------------------------------------------------------------------------
 
 

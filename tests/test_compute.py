@@ -8,7 +8,14 @@ import pytest
 import torch
 
 import mlis.compute.precision
-from mlis.compute.precision import Arithmetic, _product_rates, flushed_denormals, prefers_bfloat16
+from mlis.compute.precision import (
+    Arithmetic,
+    _product_rates,
+    flushed_denormals,
+    prefers_bfloat16,
+    resolve_device,
+)
+from mlis.errors import SettingsError
 from mlis.features.backbones.base import load_backbone
 
 TINY = 1e-40  # below the smallest normal float32
@@ -73,3 +80,16 @@ def test_rates_are_measured_once_and_change_no_state():
     assert _product_rates() is rates
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize(
+    "name", ["mps", "cuda:99", "cuda:-1", "xpu", "meta", "xla", "cpu:1", "foo", "", None]
+)
+def test_a_device_that_is_not_here_gets_a_list_of_those_that_are(name):
+    with pytest.raises(SettingsError, match=rf"\(cpu.*\), got '{name}'"):
+        resolve_device(name)
+
+
+def test_devices_of_this_machine():
+    assert resolve_device("cpu") == resolve_device(torch.device("cpu")) == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")

@@ -188,7 +188,7 @@ def test_one_class_alone_is_refused():
         ({"steps": -1}, "refinement.steps must be at least 0"),
         ({"config": {"refinement": {"gama": 1}}}, "unknown setting refinement.gama"),
         ({"loss": "nowhere:loss"}, "refinement.loss='nowhere:loss'"),
-        ({"device": "tpu0"}, "device must be"),
+        ({"device": "tpu0"}, "device: expected"),
     ],
 )
 def test_settings_that_are_not_possible(change, message):

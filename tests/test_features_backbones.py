@@ -281,6 +281,18 @@ def test_what_cannot_be_had_is_said(name, message, monkeypatch):
         load_backbone(name, device="cpu")
 
 
+def test_what_a_file_names_is_taken_from_this_machine_alone(resnet, monkeypatch):
+    with pytest.raises(SettingsError, match=r"'owner/net': not on this machine.*--backbone NAME"):
+        load_backbone("owner/net", device="cpu", download=False)
+    assert load_backbone(resnet, device="cpu", download=False).identity.name == resnet
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, file: f"{resnet}/{file}"
+    )
+    found = load_backbone("owner/net", device="cpu", download=False).identity
+    assert found.name == "owner/net"
+    assert found.fingerprint == load_backbone(resnet, device="cpu").identity.fingerprint
+
+
 def test_an_empty_folder_is_no_model(tmp_path):
     with pytest.raises(SettingsError, match="this folder holds none that can be loaded"):
         load_backbone(str(tmp_path), device="cpu")

@@ -260,8 +260,37 @@ def test_calibration_shifts_seen_scores_only(recognizer, exact):
     assert not recognizer.seen_mask[everything_unseen].any()
 
 
+def test_lists_are_arrays(recognizer):
+    x = DATA.features[:3]
+    for method in (recognizer.predict, recognizer.scores, recognizer.refine):
+        found = method(x.tolist())
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_array_equal(found, method(x))
+    np.testing.assert_array_equal(recognizer.top_k(x.tolist(), 2)[0], recognizer.top_k(x, 2)[0])
+    for wrong, said in (
+        (x[0].tolist(), "2-d array of real numbers"),
+        ([["a"]], "2-d array of real numbers"),
+        ([[1.0], [1.0, 2.0]], "rows must have one length"),
+        ([[1.0]], "features of shape"),
+        (None, "2-d array of real numbers"),
+    ):
+        with pytest.raises(DataError, match=said):
+            recognizer.predict(wrong)
+
+
+def test_one_line_says_what_a_recognizer_is(recognizer):
+    text = repr(recognizer.with_calibration(0.25))
+    width = len(recognizer.classifier.weight[0])
+    assert text == (
+        f"Recognizer(9 classes: 6 seen, 3 unseen; {recognizer.num_features} → {width} features, "
+        "calibration 0.25)"
+    )
+    assert "tensor" not in repr(DATA)
+    assert "6 seen and 3 unseen classes" in repr(DATA)
+
+
 def test_to_another_device_and_back(recognizer):
-    meta = recognizer.to("meta")
+    meta = recognizer.to(torch.device("meta"))
     assert meta.device.type == "meta"
     assert {meta.encoder_weight.device.type, meta.scaler.shift.device.type} == {"meta"}
     same = recognizer.to("cpu")

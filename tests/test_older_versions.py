@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlis.cli.models import find_models
 from mlis.data import GZSLDataset
 from mlis.data.io.feature_folder import read_feature_folder
 from mlis.errors import DataError, MlisError, ModelFileError
@@ -17,6 +16,7 @@ from mlis.evaluation import summarise
 from mlis.experiments.rerun import rerun
 from mlis.experiments.store import Store
 from mlis.io.checkpoint import load_model, read_record
+from mlis.io.saved_models import find_models
 from mlis.protocol import test_once as tested_once
 from mlis.runs.run import RunPlan, execute
 from mlis.storage.atomic import sealed, unsealed

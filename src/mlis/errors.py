@@ -6,6 +6,8 @@ prints its message on one line and exits with code 2. Anything else is a bug in 
 
 import re
 
+from mlis.escape import terminal
+
 LONGEST = 1000
 """Characters of a message; of a longer one the middle is left out."""
 
@@ -30,10 +32,7 @@ def _one_line(text: str) -> str:
     """
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - 303]} … {text[-300:]}"
-    if text.isprintable():
-        return text
-    text = re.sub(r"\s*[\n\r]\s*", " ", text)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:LONGEST]
+    return terminal(re.sub(r"\s*[\n\r]\s*", " ", text))[:LONGEST]
 
 
 class DataError(MlisError, ValueError):

@@ -6,9 +6,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mlis.errors import FeatureRangeWarning
+from mlis.escape import terminal
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -34,6 +36,13 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """MODEL, which :func:`mlis.io.saved_models.one_model` understands."""
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
+    )
+
+
 def add_common_flags(parser: argparse._ActionsContainer, *, with_json: bool) -> None:
     """`-v`, and `--json` where the command has a result to print."""
     if with_json:
@@ -46,13 +55,13 @@ def add_common_flags(parser: argparse._ActionsContainer, *, with_json: bool) -> 
 def add_device_flag(parser: argparse._ActionsContainer, default: str | None = "auto") -> None:
     """`--device`; not restricted to choices, as `cuda:1` is one."""
     parser.add_argument(
-        "--device", default=default, help="auto (default), cpu or cuda, where to compute"
+        "--device", default=default, help="where to compute: auto (default), cpu, cuda or cuda:N"
     )
 
 
 def complain(problem: object) -> None:
     """One line on stderr."""
-    print("mlis: error:", " ".join(str(problem).split()), file=sys.stderr)
+    print("mlis: error:", terminal(" ".join(str(problem).split())), file=sys.stderr)
 
 
 class _Lines(logging.Handler):
@@ -61,7 +70,8 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"mlis: {record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+        line = f"mlis: {record.levelname.lower()}: {record.getMessage()}"
+        tqdm.write(terminal(line), file=sys.stderr)
 
 
 @contextmanager

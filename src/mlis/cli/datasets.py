@@ -174,7 +174,7 @@ def load(arguments: Mapping[str, Any]) -> "GZSLDataset":
 
 
 def _checked(name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    kind = _kind(name, options)
+    kind = kind_of(name, options)
     for option in options:
         if option not in _TAKES[kind]:
             takes = ", ".join(FLAGS[known] for known in _TAKES[kind]) or "none of these options"
@@ -200,7 +200,8 @@ def _absolute(path: str, *, or_bare: bool) -> str:
     return path if or_bare and Path(path).name == path else str(Path(path).absolute())
 
 
-def _kind(name: str | None, options: Mapping[str, Any]) -> str:
+def kind_of(name: str | None, options: Mapping[str, Any]) -> str:
+    """What `load_dataset` would take the name and options for: BENCHMARK, LETTERS, FOLDER, …"""
     from mlis.data.io.benchmarks import benchmark_name
     from mlis.data.io.folder import WORDS
 

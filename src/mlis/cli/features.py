@@ -8,9 +8,8 @@ from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.engine_flags import add_engine_flags, cluster_of
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_images, report_unmatched, summary
-from mlis.cli.image_bar import ImageBar
 from mlis.cli.output import add_force_flag, add_output_flag
-from mlis.cli.printing import print_json
+from mlis.cli.printing import print_json, say
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -81,6 +80,7 @@ def run_images(args: argparse.Namespace) -> None:
     if cluster is not None and args.workers is not None:
         raise SettingsError("--workers has no meaning with --engine ray: use --cores")
     found = find(args, args.folder)
+    from mlis.cli.progress import ImageBar
     from mlis.features.images.extract import extract_folder
 
     backbone = load_image_model(args)
@@ -154,9 +154,9 @@ def run_text(args: argparse.Namespace) -> None:
 
     write_descriptors(descriptors, args.output)
     classes, size = descriptors.vectors.shape
-    print(f"{args.output}: {classes} classes × {size} numbers, {descriptors.kind}")
+    say(f"{args.output}: {classes} classes × {size} numbers, {descriptors.kind}")
     for note in descriptors.notes:
-        print(f"  {note}")
+        say(f"  {note}")
     report_unmatched(found, args.output if args.images is not None else None)
     if args.json:
         print_json({"classes": classes, "size": size, "unmatched": len(found)})

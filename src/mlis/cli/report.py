@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlis.cli.common import add_common_flags
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments
-from mlis.cli.printing import print_json
+from mlis.cli.printing import print_json, say
 from mlis.errors import DataError, SettingsError
 
 _REPORT = """\
@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> None:
         say=_say if args.verbose else lambda _: None,
     )
     for problem in written.missing:
-        print(f"not on the page: {problem}")
-    print(f"{written.runs} runs, {written.bytes / 1e6:.1f} MB: {written.page}")
+        say(f"not on the page: {problem}")
+    say(f"{written.runs} runs, {written.bytes / 1e6:.1f} MB: {written.page}")
     if args.json:
         print_json(
             {
@@ -119,11 +119,11 @@ def run_map(args: argparse.Namespace) -> None:
     """`mlis map`."""
     _check_output(args.output, ".svg")
     from mlis.cli.datasets import load
-    from mlis.cli.models import one_model
     from mlis.experiments.report.files import write_svg
     from mlis.experiments.report.maps import Map, retrieval, sheet
     from mlis.experiments.retrieval import UnseenImages
     from mlis.io.checkpoint import load_model
+    from mlis.io.saved_models import one_model
 
     recognizer = load_model(one_model(args.model))
     dataset = load(dataset_arguments(args))
@@ -136,7 +136,7 @@ def run_map(args: argparse.Namespace) -> None:
     name = dataset.provenance.name
     write_svg(args.output, sheet(found, f"{name}, test images", test))
     for which in ("raw", "refined"):
-        print(f"{which}: {retrieval(test, which) or 'no unseen class has two test images'}")
-    print("written:", args.output)
+        say(f"{which}: {retrieval(test, which) or 'no unseen class has two test images'}")
+    say("written:", args.output)
     if args.json:
         print_json({"dataset": name, "images": len(found.labels), **test, "file": str(args.output)})

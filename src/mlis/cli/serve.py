@@ -8,8 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.common import add_common_flags, add_device_flag, add_model_argument
 from mlis.errors import SettingsError
 from mlis.serving.settings import Access, Limits, is_loopback, read_token
 
@@ -49,7 +48,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="table of classes whose sentences are shown, as for `mlis data build`",
     )
     parser.add_argument(
-        "--backbone", metavar="NAME", help="the image model, where it has moved since training"
+        "--backbone",
+        metavar="NAME",
+        help="the image model; one of the hub is downloaded only where it is named here",
+    )
+    parser.add_argument(
+        "--text-model", metavar="NAME", help="the text model for added classes, likewise"
     )
     add_device_flag(parser)
     _add_limits(parser.add_argument_group("limits"))
@@ -114,6 +118,8 @@ def run(args: argparse.Namespace) -> None:
         token="" if args.token_file is None else read_token(args.token_file),
     )
     _progress(f"loading {args.model}")
+    from mlis.io.saved_models import one_model
+
     model = one_model(args.model)
     try:
         from mlis.serving.run import serve
@@ -128,6 +134,7 @@ def run(args: argparse.Namespace) -> None:
         model,
         args.device,
         backbone=args.backbone,
+        text_model=args.text_model,
         changes=access.allow_changes,
         descriptions=args.descriptions,
         progress=lambda what: _progress(f"loading {what}"),

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         return print_plan(args, space, starts, preset)
     check_folder(args.output)
-    check_loss(base.refinement)
+    check_loss(base.refinement, given)
     return _tune(args, space, starts, preset)
 
 

@@ -38,9 +38,9 @@ class Arithmetic:
         to need them, are started such that they flush denormals.
 
         Raises:
-            SettingsError: a CUDA device is asked for and there is none.
+            SettingsError: there is no such device, or it is neither a CPU nor a CUDA device.
         """
-        place = _device(device)
+        place = resolve_device(device)
         _start_workers()
         if precision == "auto":
             precision = "bfloat16" if has_fast_bfloat16(place) else "float32"
@@ -61,16 +61,24 @@ class Arithmetic:
         return torch.as_tensor(array, dtype=self.master, device=self.device)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of this name; `auto` is CUDA where there is any, else the CPU.
+
+    Raises:
+        SettingsError: it is not the CPU or a CUDA device of this machine.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+        return torch.device("cuda" if gpus else "cpu")
+    with contextlib.suppress(RuntimeError, TypeError):  # not the name of a device
         place = torch.device(device)
-    except RuntimeError:
-        raise SettingsError(f"device must be auto, cpu or cuda[:N], but got {device!r}") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"device {device} was asked for, but PyTorch sees no CUDA device")
-    return place
+        if (place.index or 0) < {"cpu": 1, "cuda": gpus}.get(place.type, 0):
+            return place
+    known = ["cpu", *(f"cuda:{i}" for i in range(gpus))]
+    raise SettingsError(
+        f"device: expected auto or a device of this machine ({', '.join(known)}), "
+        f"got {str(device)!r}"
+    )
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -63,7 +63,7 @@ class TestSplit:
     key: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GZSLDataset:
     """Features, labels, one descriptor a class, and a split; every check is done on construction.
 
@@ -87,6 +87,13 @@ class GZSLDataset:
 
     def __post_init__(self) -> None:
         check_dataset(self)
+
+    def __repr__(self) -> str:
+        seen, unseen = len(self.seen_classes), len(self.unseen_classes)
+        return (
+            f"GZSLDataset({self.provenance.name!r}: {len(self.labels)} rows of "
+            f"{self.features.shape[1]} features, {seen} seen and {unseen} unseen classes)"
+        )
 
     @property
     def num_classes(self) -> int:
@@ -113,13 +120,8 @@ class GZSLDataset:
     @cached_property
     def sha256(self) -> str:
         """Hash over features, labels, descriptors, names and split; not over the provenance."""
-        hasher = hashlib.sha256(b"mlis dataset 1:")
-        hasher.update(json.dumps(self.class_names).encode())
-        for name in ("features", "labels", "descriptors"):
-            update_hash(hasher, name, getattr(self, name))
-        for name in self.split.__dataclass_fields__:
-            update_hash(hasher, name, getattr(self.split, name))
-        return hasher.hexdigest()
+        arrays = {name: getattr(self, name) for name in ("features", "labels", "descriptors")}
+        return content_hash(self.class_names, arrays, self.split)
 
     @classmethod
     def from_arrays(
@@ -282,6 +284,17 @@ class GZSLDataset:
 
     def _key(self, part: str) -> str:
         return hashlib.sha256(f"{self.sha256}:{part}".encode()).hexdigest()
+
+
+def content_hash(class_names: Sequence[str], arrays: Mapping[str, np.ndarray], split: Split) -> str:
+    """SHA-256 of a dataset; `arrays` are features, labels and descriptors, in this order."""
+    hasher = hashlib.sha256(b"mlis dataset 1:")
+    hasher.update(json.dumps(class_names).encode())
+    for name, array in arrays.items():
+        update_hash(hasher, name, array)
+    for name in split.__dataclass_fields__:
+        update_hash(hasher, name, getattr(split, name))
+    return hasher.hexdigest()
 
 
 def _default_unseen(labels: np.ndarray, num_classes: int, seed: int) -> tuple[np.ndarray, str]:

@@ -1,7 +1,6 @@
 """Letters as vector outlines, so that the page shows them alike on every machine."""
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 from matplotlib.font_manager import FontProperties
@@ -9,6 +8,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
 from mlis.data.letters.alphabet import Letter, text_faces
+from mlis.escape import html as escape
 
 SIZE = 400  # units per em
 BOX = (-240, -460, 480, 600)  # x, y, width, height of every symbol; the baseline is at y = 0

@@ -1,7 +1,6 @@
 """Parts of the page with rendered letters: the worked example, answers, accuracies, confusions."""
 
 from collections import Counter
-from html import escape
 
 import numpy as np
 from PIL import Image
@@ -9,6 +8,7 @@ from PIL import Image
 from mlis.data.letters.alphabet import Letter
 from mlis.demo.findings import Findings
 from mlis.demo.glyphs import describe, glyph
+from mlis.escape import html as escape
 from mlis.pages import data_uri
 
 _ANSWERS = 44  # test images of unseen letters, drawn at random

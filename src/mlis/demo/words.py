@@ -1,8 +1,7 @@
 """Parts of the page that are words and numbers: title, measures, table, method, protocol."""
 
-from html import escape
-
 from mlis.demo.findings import Findings, Method
+from mlis.escape import html as escape
 
 _ABOUT = {
     "chance": "a letter drawn at random",

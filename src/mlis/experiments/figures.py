@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mlis.escape import csv_cell
 from mlis.evaluation import summarise
 from mlis.experiments.budget import Budget
 from mlis.experiments.plans import Entry
@@ -139,5 +140,6 @@ def csv_text(found: Sequence[Curve], budget: Budget) -> str:
     for curve in found:
         for (value, rows), summary in zip(curve.points, curve.summaries(), strict=True):
             labels = [curve.dataset, curve.label, value, curve.protocol, budget.name, len(rows)]
-            writer.writerow([*labels, *(summary[name] for name in measures)])
+            row = [*labels, *(summary[name] for name in measures)]
+            writer.writerow(map(csv_cell, row))
     return out.getvalue()

@@ -125,6 +125,47 @@ def build(
     )
 
 
+def redescribe(data: GZSLDataset, descriptors: Descriptors, *, name: str) -> GZSLDataset:
+    """The same rows, labels and split with other descriptors.
+
+    Args:
+        data: gives all but the descriptors.
+        descriptors: of all its classes, in any order; further ones are left out.
+        name: of the new dataset.
+
+    Raises:
+        DataError: a class is not described, or the table calls a class seen or unseen that the
+            dataset does not.
+    """
+    lost = without_description(unmatched(data.class_names, descriptors.names))
+    if lost:
+        raise DataError(f"{data.provenance.name}: {lost}. Describe these classes.")
+    place = {class_name: i for i, class_name in enumerate(descriptors.names)}
+    rows = np.array([place[class_name] for class_name in data.class_names])
+    for class_name, row, seen in zip(data.class_names, rows, data.seen_mask, strict=True):
+        kind = "seen" if seen else "unseen"
+        said = kind if descriptors.split is None else descriptors.split[row]
+        if said != kind:
+            raise DataError(
+                f"{descriptors.source.get('name', 'classes')}: class {class_name!r}: expected "
+                f"{kind}, as in {data.provenance.name}, got {said}. The split stays the dataset's: "
+                "correct the column, or leave it out."
+            )
+    old, source = data.provenance, descriptors.source
+    return replace(
+        data,
+        descriptors=np.ascontiguousarray(descriptors.vectors[rows], dtype=np.float32),
+        provenance=Provenance(
+            name=name,
+            features=old.features or old.name,
+            descriptors=descriptors.kind,
+            files={source["name"]: source["sha256"]} if source else {},
+            notes=(*old.notes, *descriptors.notes),
+            sources={**old.sources, "descriptors": record_of(descriptors)},
+        ),
+    )
+
+
 def _model_text(images: ImageFeatures) -> str:
     return str(Identity.from_dict(images.backbone)) if images.backbone else ""
 

@@ -53,7 +53,7 @@ def add_classes(
         class_names=(*recognizer.class_names, *names),
         seen_mask=seen,
         descriptors=all_vectors,
-        growth=recognizer.growth,
+        growth=_remembering(recognizer),
         history=_noted(recognizer, "add", list(names), synthetic_per_unseen=count, note=note),
     )
 
@@ -68,9 +68,10 @@ def remove_classes(recognizer: "Recognizer", names: Sequence[str]) -> "Recognize
         )
     rows = torch.from_numpy(kept).to(recognizer.device)
     head, growth = recognizer.classifier, recognizer.growth
+    restored = _before_addition(recognizer, gone)
     return dataclasses.replace(
         recognizer,
-        classifier=LinearClassifier(head.weight[rows], head.bias[rows]),
+        classifier=restored or LinearClassifier(head.weight[rows], head.bias[rows]),
         class_names=tuple(recognizer.class_names[i] for i in kept),
         seen_mask=recognizer.seen_mask[kept],
         descriptors=recognizer.descriptors[kept],
@@ -106,6 +107,30 @@ def _refine(recognizer: "Recognizer"):
         return torch.addmm(bias, x, weight.T).relu_()
 
     return refine
+
+
+def _remembering(recognizer: "Recognizer") -> Growth | None:
+    """The growth, with the present classifier to go back to."""
+    head, growth = recognizer.classifier, recognizer.growth
+    # a copy: parts of one tensor, as views of a larger one are, cannot be saved
+    before = head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone()
+    return None if growth is None else dataclasses.replace(growth, before=before)
+
+
+def _before_addition(recognizer: "Recognizer", gone: np.ndarray) -> LinearClassifier | None:
+    """The classifier before the latest change, if that added exactly the classes `gone`."""
+    growth, names = recognizer.growth, [recognizer.class_names[i] for i in gone]
+    latest = recognizer.history[-1] if recognizer.history else {}
+    if growth is None or growth.before is None or latest.get("action") != "add":
+        return None
+    if sorted(latest.get("classes") or ()) != sorted(names):
+        return None
+    weight, bias = (part.to(recognizer.device) for part in growth.before)
+    fits = weight.shape == (
+        len(recognizer.class_names) - len(gone),
+        recognizer.classifier.weight.shape[1],
+    )
+    return LinearClassifier(weight, bias) if fits else None
 
 
 def _growth_of(recognizer: "Recognizer", synthetic_per_class: int | None) -> Growth:

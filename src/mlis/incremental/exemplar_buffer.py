@@ -33,6 +33,7 @@ IN_ALL = 65_536
 """Images that are kept at most, where that leaves `LEAST` a class."""
 LEAST = 8
 _NETWORK = ("from_noise", "from_descriptor", "hidden_bias", "to_features", "feature_bias")
+_BEFORE = ("before.weight", "before.bias")
 _RIDGE = ("descriptors", "mean", "weights")
 
 
@@ -49,6 +50,8 @@ class Growth:
         config: settings of the training.
         seed: of the training.
         signed: whether scaled features may be negative.
+        before: weight (C, Dh) and bias (C,) of the classifier before the latest addition; removing
+            the added classes again restores it. None where nothing was added.
     """
 
     rows: Tensor
@@ -60,6 +63,7 @@ class Growth:
     config: Config
     seed: int
     signed: bool = False
+    before: tuple[Tensor, Tensor] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +74,8 @@ class Growth:
         """Everything that is numbers, by name."""
         names = ("rows", "low", "step", "labels", "weights")
         own = {name: getattr(self, name) for name in names}
+        if self.before is not None:
+            own |= dict(zip(_BEFORE, self.before, strict=True))
         return own | {f"generator.{name}": value for name, value in self.generator.items()}
 
     def words(self) -> str:
@@ -91,7 +97,10 @@ class Growth:
             own = {name: tensors[name] for name in ("rows", "low", "step", "labels", "weights")}
             config = Config.from_dict(facts["config"])
             seed, signed = int(facts["seed"]), bool(facts.get("signed"))
-            return cls(**own, generator=generator, config=config, seed=seed, signed=signed)
+            before = (tensors[_BEFORE[0]], tensors[_BEFORE[1]]) if _BEFORE[0] in tensors else None
+            return cls(
+                **own, generator=generator, config=config, seed=seed, signed=signed, before=before
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ModelFileError(f"what adding classes needs is damaged: {error!r}") from None
 
@@ -107,7 +116,11 @@ class Growth:
         if not bool(kept.any()):
             return None
         return dataclasses.replace(
-            self, rows=self.rows[kept], labels=labels[kept], weights=self.weights[kept]
+            self,
+            rows=self.rows[kept],
+            labels=labels[kept],
+            weights=self.weights[kept],
+            before=None,
         )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import mlis
 from mlis.compute.memory import enough_memory
+from mlis.data.io.folder import check_sources
 from mlis.errors import ModelFileError
 from mlis.incremental.exemplar_buffer import Growth
 from mlis.model.classification import LinearClassifier
@@ -167,8 +168,11 @@ def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
     number = isinstance(constant, int | float) and not isinstance(constant, bool)
     number = number and abs(float(constant or 0.0)) < 1e30
     sources, history = facts.get("sources", {}), facts.get("history", [])
-    told = isinstance(sources, dict) and isinstance(history, list)
-    told = told and all(isinstance(change, dict) for change in cast(list[Any], history))
+    told = isinstance(history, list) and all(map(_is_change, cast(list[Any], history)))
+    try:
+        check_sources(sources)
+    except (TypeError, AttributeError):
+        told = False
     if not names or not texts or not known or not number or not told:
         raise ModelFileError(
             f"{path} is damaged: class_names, feature_transform, calibration, sources or history "
@@ -186,6 +190,19 @@ def _check_names(path: Path, names: list[str]) -> None:
                 f"{path}: class_names: expected names that differ, got {name!r} for class "
                 f"{first[name]} and class {index}. Give each class a name of its own."
             )
+
+
+def _is_change(entry: Any) -> bool:
+    """Whether an entry of the history is what `class_changes` writes."""
+    if not isinstance(entry, dict):
+        return False
+    change = cast(dict[str, Any], entry)
+    found: Any = change.get("classes")
+    classes = list(cast(dict[str, Any], found).values()) if isinstance(found, dict) else found
+    if not isinstance(classes, list):
+        return False
+    texts = [*cast(list[Any], classes), change.get("action"), change.get("when")]
+    return all(isinstance(text, str) for text in texts)
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
@@ -283,5 +300,11 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path} has model format {found!r}, but this version of mlis ({mlis.__version__}) "
             f"reads format {FORMAT}"
+        )
+    record: Any = known["record"]
+    origin: Any = cast(dict[str, Any], record).get("provenance") if isinstance(record, dict) else 0
+    if not isinstance(record, dict) or not isinstance(origin or {}, dict):
+        raise ModelFileError(
+            f"{path} is damaged: record is not what a model has; copy both files of the model again"
         )
     return known

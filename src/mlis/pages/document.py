@@ -1,8 +1,9 @@
 """One HTML file: no script, no network, light and dark, desktop, phone and paper."""
 
 import functools
-from html import escape
 from importlib import resources
+
+from mlis.escape import html as escape
 
 _DOCUMENT = """<!doctype html>
 <html lang="en">

@@ -26,14 +26,14 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
 from mlis.io.checkpoint import save_model
+from mlis.io.run_plan import RunPlan, read_sealed, write_sealed
 from mlis.protocol import Trained, fit_and_calibrate, test_once
 from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
-from mlis.runs.plan import RunPlan, read_sealed, write_sealed
 from mlis.storage.locks import held
 from mlis.training.checkpoints import FolderMonitor
 from mlis.training.loop import Monitor
 
-__all__ = ["RunPlan", "begin", "execute", "finished"]
+__all__ = ["RunPlan", "begin", "execute"]
 
 
 def begin(folder: Path, plan: RunPlan) -> None:
@@ -230,13 +230,3 @@ def _clear_leftovers(folder: Path) -> None:
     """Delete the half-written files of a process that was killed; a snapshot can be large."""
     for path in folder.rglob(".*tmp*"):
         path.unlink(missing_ok=True)
-
-
-def finished(folder: Path, plan: RunPlan) -> Sequence[tuple[int, str]]:
-    """Which (seed, components) of a run have their result."""
-    return [
-        (seed, components)
-        for components in plan.components
-        for seed in plan.seeds
-        if (folder / f"seed-{seed}" / components / "result.json").exists()
-    ]

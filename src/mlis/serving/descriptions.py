@@ -60,8 +60,12 @@ class Describer:
     attributes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, recognizer: Recognizer, device: str = "auto") -> "Describer | None":
-        """The describer of a model, or None where the model cannot be given classes.
+    def of(
+        cls, recognizer: Recognizer, device: str = "auto", text_model: str | None = None
+    ) -> "Describer | None":
+        """The describer of a model, or None where it cannot be given classes.
+
+        The text model that the file names is not downloaded; `text_model`, the user's word, is.
 
         Raises:
             SettingsError: the text model of its sentences is not available.
@@ -78,7 +82,11 @@ class Describer:
         if record["text"] is not None:
             from mlis.features.descriptors.text_model import TextModel
 
-            text = TextModel(record["text"]["name"], device=device)
+            text = TextModel(
+                text_model or record["text"]["name"],
+                device=device,
+                download=text_model is not None,
+            )
         attributes = tuple(dict.fromkeys(c["name"] for c in record["attributes"]))
         kinds = ((SENTENCES, text is not None), (ATTRIBUTES, bool(attributes)), (VECTOR, True))
         takes = tuple(kind for kind, known in kinds if known)

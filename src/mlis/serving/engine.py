@@ -285,6 +285,7 @@ def load_engine(
     device: str = "auto",
     *,
     backbone: str | None = None,
+    text_model: str | None = None,
     changes: bool = True,
     descriptions: Path | None = None,
     progress: Callable[[str], None] = lambda what: None,
@@ -294,7 +295,8 @@ def load_engine(
     Args:
         model: folder of the model.
         device: auto, cpu or cuda.
-        backbone: name of the image model where it is elsewhere than in training.
+        backbone, text_model: names of the image and text model, where not those of the training;
+            only what is named here is downloaded.
         changes: whether classes may be added: the text model and the exemplar buffer are only
             loaded then.
         descriptions: table of classes whose sentences are shown, or None.
@@ -317,7 +319,7 @@ def load_engine(
         if text := (recognizer.sources.get("descriptors") or {}).get("text"):
             progress(f"text model {text['name']}")
         try:
-            describer = Describer.of(recognizer, str(place))
+            describer = Describer.of(recognizer, str(place), text_model)
         except SettingsError as error:
             logger.warning("classes cannot be added: %s", error)
     return Engine(recognizer, images, describer, sentences)

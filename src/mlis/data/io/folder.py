@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.dataset import GZSLDataset, Provenance, content_hash
 from mlis.data.io.cache import FileMemory
 from mlis.data.out_of_core.mapped import map_arrays, write_arrays
 from mlis.data.out_of_core.stored import stored
@@ -73,7 +73,7 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
     arrays, _ = map_arrays(folder / TENSORS, names)
     try:
         class_names, provenance = _class_names(words), _provenance(words, folder)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
     memory = _memory(folder / TENSORS, arrays["features"], class_names)
     known = None if memory is None else memory.recall()
@@ -99,6 +99,37 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
     return data
 
 
+def read_test_only(
+    folder: Path,
+) -> tuple[np.ndarray, tuple[str, ...], Mapping[str, Any]] | None:
+    """Test rows of a dataset folder that has no training rows: features, class names, sources.
+
+    None where it has training rows, for `load_folder`. Such a folder cannot be trained on, but a
+    trained model can be measured on it.
+
+    Raises:
+        DataError: a file is missing or damaged, or there is no test row either.
+    """
+    words = _read_words(folder / WORDS)
+    names = [*_ARRAYS, *(f"split.{part}" for part in _PARTS)]
+    arrays, _ = map_arrays(folder / TENSORS, names)
+    if arrays["split.trainval"].size:
+        return None
+    split = Split(**{part: arrays[f"split.{part}"] for part in _PARTS})
+    try:
+        class_names, sources = _class_names(words), _provenance(words, folder).sources
+        rows = np.concatenate([split.test_seen, split.test_unseen])
+        found = tuple(class_names[label] for label in np.array(arrays["labels"])[rows])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
+    content = {name: arrays[name] for name in _ARRAYS}
+    if content_hash(class_names, content, split) != words.get("sha256"):
+        raise DataError(f"{folder}: {TENSORS} and {WORDS} are damaged or not of one dataset.")
+    if not rows.size:
+        raise DataError(f"{folder}: expected test rows, got none.")
+    return np.asarray(arrays["features"][rows]), found, sources
+
+
 def read_sources(folder: Path) -> Mapping[str, Any]:
     """How features and descriptors were made, where a dataset folder says; no number is read.
 
@@ -107,7 +138,7 @@ def read_sources(folder: Path) -> Mapping[str, Any]:
     words = _read_words(folder / WORDS)
     try:
         return _provenance(words, folder).sources
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
 
 
@@ -155,7 +186,24 @@ def _provenance(words: dict[str, Any], folder: Path) -> Provenance:
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("provenance holds something else than text")
     sources = known.get("sources") or _sources_beside(folder)
+    check_sources(sources)
     return Provenance(name, features, descriptors, files, notes, dict(sources))
+
+
+def check_sources(sources: Any) -> None:
+    """Raise `TypeError` where `Provenance.sources`, read from a file, is not of the right types."""
+
+    def part(values: Any, name: str) -> dict[str, Any]:
+        found = values.get(name) or {}
+        if not isinstance(found, dict):
+            raise TypeError(f"sources: {name}: expected an object, got {type(found).__name__}")
+        return found
+
+    descriptors = part(sources, "descriptors")
+    for model in (part(sources, "backbone"), part(descriptors, "text")):
+        texts = [model.get(name, "") for name in ("name", "pooling", "fingerprint")]
+        if model and ("name" not in model or not all(isinstance(text, str) for text in texts)):
+            raise TypeError("sources: a model's name, pooling and fingerprint must be text")
 
 
 def _sources_beside(folder: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def load_tables(
     given_labels = None if labels_file is None else Path(labels_file)
     classes = read_classes(classes_path)
     by_row = not is_feature_folder(features_path)  # there the labels are names of folders
-    features, labels, marks = _read_features(features_path, given_labels, label_column)
+    features, labels, marks = read_rows(features_path, given_labels, label_column)
     labels_path = given_labels or features_path
     _check_lengths(features, features_path, labels, labels_path, marks)
     known = () if classes.unseen is None else classes.unseen.tolist()
@@ -207,7 +207,7 @@ def read_classes(path: Path) -> Classes:
     )
 
 
-def _read_features(
+def read_rows(
     path: Path, labels_path: Path | None, label_column: str
 ) -> tuple[np.ndarray, Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray | None]:
     """Features (N, Dx), labels and marks (None where there are none) as they stand."""

@@ -1,8 +1,8 @@
 """Bars of H beside published figures; U, S and H against a setting; losses against steps."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
+from mlis.escape import html as escape
 from mlis.experiments.figures import Curve, describe
 from mlis.experiments.report.svg import Axes, band, drawing, line, mark, text, ticks
 from mlis.experiments.tables import MEASURED, Line

@@ -1,7 +1,8 @@
 """Small pieces of HTML. Every text that comes from outside goes through :func:`escape`."""
 
 from collections.abc import Iterable, Sequence
-from html import escape
+
+from mlis.escape import html as escape
 
 __all__ = ["cells", "escape", "figure", "group", "missing", "scrolling", "section", "table"]
 

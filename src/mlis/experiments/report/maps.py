@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from mlis.data.dataset import GZSLDataset
+from mlis.escape import html as escape
 from mlis.experiments.report.svg import MARKS, drawing, mark, text
 from mlis.model.recognizer import Recognizer
 from mlis.pages import place

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from mlis.escape import html as escape
 
 MARKS = {  # paths around the origin, so that colour is not the only sign
     "disc": "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",

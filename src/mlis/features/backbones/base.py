@@ -101,7 +101,7 @@ class Backbone(Protocol):
 
 
 def load_backbone(
-    name: str = DEFAULT, *, device: str = "auto", precision: str = "auto"
+    name: str = DEFAULT, *, device: str = "auto", precision: str = "auto", download: bool = True
 ) -> Backbone:
     """Load a pretrained image model.
 
@@ -111,6 +111,8 @@ def load_backbone(
             local folder.
         device: auto, cpu or cuda.
         precision: auto (bfloat16 where that is faster, else float32), float32 or bfloat16.
+        download: whether a model that is not on this machine is fetched from the hub. False where
+            the name comes from a file and not from the user.
 
     Raises:
         SettingsError: no such model, an extra is not installed, or no such device.
@@ -124,7 +126,7 @@ def load_backbone(
         return EfficientNetLite(name, arithmetic)
     from mlis.features.backbones.transformers_model import VisionModel
 
-    return VisionModel(name, arithmetic)
+    return VisionModel(name, arithmetic, download=download)
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -42,7 +42,7 @@ def describe_like(
         record: how the training's were made, `descriptors` of a dataset's sources.
         classes: a table with the columns that the training's had (a column of attributes may be
             absent: all is missing in it), or a mapping from names to sentences.
-        model: the text model, where it is loaded already.
+        model: the text model. Where absent, the recorded one, from this machine alone.
         name_column: column of the class names.
 
     Raises:
@@ -52,19 +52,23 @@ def describe_like(
     """
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise DataError("the model does not know how its descriptors were made from words")
-    columns = tuple(Column.from_dict(values) for values in record["attributes"])
+    try:
+        columns = tuple(Column.from_dict(values) for values in record["attributes"])
+        weight, text = float(record["attribute_weight"]), record["text"]
+        expected = None if text is None else Identity.from_dict(text)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the model's record of its descriptors is damaged: {error!r}") from None
     if isinstance(classes, Mapping):
         words = _spoken(classes)
     else:
         words = _words(Path(classes), record, columns, name_column)
     parts: list[np.ndarray] = []
-    if record["text"] is not None:
+    if expected is not None:
         if not words.has_sentences:
             raise DataError(f"{words.path}: no sentences, but the model was trained with them.")
-        parts.append(_text_model(record["text"], model).describe(words.sentences))
+        parts.append(_text_model(expected, model).describe(words.sentences))
     if columns:
         parts.append(_attributes(words, columns, alone=not parts))
-    weight = float(record["attribute_weight"])
     vectors = side_by_side(*parts, weight=weight) if len(parts) == 2 else parts[0]
     return words.names, vectors.astype(np.float32)
 
@@ -117,10 +121,9 @@ def _words(
     return words
 
 
-def _text_model(identity: Mapping[str, Any], model: TextModel | None) -> TextModel:
+def _text_model(expected: Identity, model: TextModel | None) -> TextModel:
     """The text model of the training. Raises `DataError` where another one is there."""
-    expected = Identity.from_dict(identity)
-    model = model or TextModel(expected.name)
+    model = model or TextModel(expected.name, download=False)
     if model.identity.fingerprint != expected.fingerprint:
         raise DataError(
             f"the model was trained with sentences by {expected}, but {model.identity} is there: "

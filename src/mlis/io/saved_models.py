@@ -1,10 +1,11 @@
-"""Saved models on the command line: a model's folder, or those of a run."""
+"""Where saved models are: a model's folder, or those of a run, by the path of either."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlis.errors import ModelFileError
+from mlis.io.checkpoint import RECORD, is_model
+from mlis.io.run_plan import RunPlan
 
 
 @dataclass(frozen=True)
@@ -17,24 +18,20 @@ class SavedModel:
     components: str | None = None
 
 
-def add_model_argument(parser: argparse.ArgumentParser) -> None:
-    """MODEL, which `one_model` understands."""
-    parser.add_argument(
-        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
-    )
-
-
 def find_models(path: Path) -> list[SavedModel]:
     """The model in a folder, or the finished ones of a run, components by components.
 
     Raises:
         ModelFileError: there is neither.
     """
-    from mlis.io.checkpoint import RECORD, is_model
-    from mlis.runs.run import RunPlan, finished
-
     if (path / "run.json").exists():
-        done = finished(path, RunPlan.read(path))
+        plan = RunPlan.read(path)
+        done = [
+            (seed, components)
+            for components in plan.components
+            for seed in plan.seeds
+            if (path / f"seed-{seed}" / components / "result.json").exists()
+        ]
         if not done:
             raise ModelFileError(
                 f"{path} has no finished training: continue it with `mlis fit --resume {path}`"
