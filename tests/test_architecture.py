@@ -18,7 +18,7 @@ from simulated import small, tiny
 
 ROOT = Path(mlis.__file__).parent
 
-BASE = ("errors", "files", "locks", "shortage")
+BASE = ("errors", "files", "folders", "locks", "shortage")
 # A module imports its own layer and those above it in this list, never one below.
 LAYERS = [
     {*BASE, "cluster"},

@@ -7,7 +7,9 @@ import json
 import math
 import os
 import platform
+import re
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +18,12 @@ from typing import Any
 
 import platformdirs
 
+from mlis.errors import DataError
+
 CHECK = "check"
+_TEMPORARY = re.compile(
+    r"\..+\.mlis-(?P<host>[0-9a-f]{8})-(?P<process>[0-9]{1,10})-[0-9a-f]{8}\.tmp", re.DOTALL
+)
 
 
 @contextmanager
@@ -35,8 +42,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('whole', 1)
     """
     path = Path(path)
-    _clear_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    clear_leftovers(path)
+    temporary = path.with_name(temporary_name(path.name))
     try:
         with naming(path):
             yield temporary
@@ -59,13 +66,35 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _clear_leftovers(path: Path) -> None:
+def temporary_name(name: str) -> str:
+    """A name for what becomes `name` when it is complete; says which process writes it."""
+    return f".{name}.mlis-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def clear_leftovers(path: Path) -> None:
     """Delete what killed processes of this machine left half written of `path`."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*.tmp"):
-        owner = leftover.name.rsplit(".", 3)[1].partition("-")[2]
-        if owner.isdecimal() and not _is_alive(int(owner)):
-            with contextlib.suppress(OSError):
-                leftover.unlink()
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.mlis-{_host()}-*.tmp"):
+        found = _TEMPORARY.fullmatch(leftover.name)
+        if found and not _is_alive(int(found["process"])):
+            _delete(leftover)
+
+
+def clear_all_leftovers(folder: Path) -> None:
+    """Delete what killed processes of any machine left half written below `folder`.
+
+    The caller holds the folder (:mod:`mlis.locks`): nobody else writes there.
+    """
+    for path in list(folder.rglob(".*.tmp")):
+        if _TEMPORARY.fullmatch(path.name):
+            _delete(path)
+
+
+def _delete(leftover: Path) -> None:
+    with contextlib.suppress(OSError):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def _host() -> str:
@@ -85,10 +114,28 @@ def _is_alive(process: int) -> bool:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON.
+
+    Raises:
+        DataError: a text in it is not Unicode, as names of files may be.
+        OSError: the file cannot be written.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    check_unicode(text, str(path))
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raise `DataError`, beginning with `what`, where UTF-8 cannot hold `text`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 20) : error.end + 20]
+        raise DataError(
+            f"{what}: expected Unicode text, got {near!a}, which UTF-8 cannot hold. "
+            "Rename what is named so."
+        ) from None
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:

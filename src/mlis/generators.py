@@ -18,7 +18,7 @@ from typing import BinaryIO, Self, TypeVar
 from torch import Tensor
 
 from mlis.errors import ModelFileError
-from mlis.files import cache_folder
+from mlis.files import cache_folder, clear_all_leftovers
 from mlis.locks import lock_folder
 from mlis.snapshots import FolderMonitor
 from mlis.training import Account, Monitor
@@ -99,8 +99,7 @@ class StoredGenerator(Monitor):
             self._waited += time.monotonic() - began
 
     def _opened(self, own: FolderMonitor | None) -> FolderMonitor:
-        for leftover in self._folder.glob(".*tmp*"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
+        clear_all_leftovers(self._folder)
         if own is None:
             owner = secrets.token_hex(8)
             return FolderMonitor(self._folder, self._key, listener=self._own, owner=owner)

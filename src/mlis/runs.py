@@ -29,6 +29,7 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
+from mlis.files import clear_all_leftovers
 from mlis.locks import held
 from mlis.protocol import Trained, fit_and_calibrate, fit_and_calibrate_seeds, test_once
 from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
@@ -109,7 +110,8 @@ def execute(
     )
     groups: Sequence[Seeds] = (plan.seeds,) if plan.stack_seeds else plan.seeds
     with held(folder):
-        _clear_leftovers(folder)
+        for seed in plan.seeds:
+            clear_all_leftovers(folder / f"seed-{seed}")
         rows = {
             components: [row for seed in groups for row in train(seed=seed, components=components)]
             for components in plan.components
@@ -258,12 +260,6 @@ def _read_result(path: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path} is damaged ({error}): delete it to have that training tested again"
         ) from None
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Delete the half-written files of a process that was killed; a snapshot can be large."""
-    for path in folder.rglob(".*tmp*"):
-        path.unlink(missing_ok=True)
 
 
 def finished(folder: Path, plan: RunPlan) -> Sequence[tuple[int, str]]:

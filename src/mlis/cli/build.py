@@ -79,9 +79,11 @@ def add_to(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments ask for."""
     check_no_dataset(args.output, force=args.force)
+    from mlis.data.folder import write_folder
     from mlis.features.build import build, check_seen, described_images, write_sources
     from mlis.features.matching import unmatched
     from mlis.features.report import write_bad
+    from mlis.folders import replaced_together
     from mlis.locks import held
 
     found = _found(args)
@@ -98,9 +100,10 @@ def run(args: argparse.Namespace) -> None:
             seed=args.split_seed,
             test_fraction=args.test_fraction,
         )
-        data.save(args.output)
-        write_sources(images, descriptors, args.output)
-        write_bad(args.output, bad)
+        with replaced_together(args.output) as new:
+            write_folder(data, new)
+            write_sources(images, descriptors, new)
+            write_bad(new, bad)
     warn_of_twins(data)
     seen, unseen = len(data.seen_classes), len(data.unseen_classes)
     print(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")

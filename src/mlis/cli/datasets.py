@@ -193,7 +193,7 @@ def _absolute(path: str, *, or_bare: bool) -> str:
 
 def _kind(name: str | None, options: Mapping[str, Any]) -> str:
     from mlis.data.benchmarks import benchmark_name
-    from mlis.data.folder import WORDS
+    from mlis.data.folder import is_dataset_folder
 
     if name is None:
         if "features_file" not in options or not {"split_file", "classes_file"} & options.keys():
@@ -202,7 +202,7 @@ def _kind(name: str | None, options: Mapping[str, Any]) -> str:
                 "--split or --classes"
             )
         return TABLES if "classes_file" in options else PAIR
-    if benchmark_name(name) and ("data_root" in options or not (Path(name) / WORDS).exists()):
+    if benchmark_name(name) and ("data_root" in options or not is_dataset_folder(Path(name))):
         return BENCHMARK
-    is_letters = name.casefold() == "letters" and not (Path(name) / WORDS).exists()
+    is_letters = name.casefold() == "letters" and not is_dataset_folder(Path(name))
     return LETTERS if is_letters else FOLDER

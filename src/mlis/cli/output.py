@@ -26,9 +26,9 @@ def check_folder(output: Path) -> None:
 
 def check_no_dataset(output: Path, *, force: bool) -> None:
     """Refuse a folder that holds a dataset, unless it may be replaced."""
-    from mlis.data.folder import WORDS
+    from mlis.data.folder import is_dataset_folder
 
-    if (output / WORDS).exists() and not force:
+    if is_dataset_folder(output) and not force:
         raise SettingsError(
             f"{output} holds a dataset: choose another folder, or replace it with --force"
         )

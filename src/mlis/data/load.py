@@ -6,7 +6,7 @@ from typing import Any
 
 from mlis.data.benchmarks import TABLE_1, benchmark_name, load_benchmark
 from mlis.data.dataset import GZSLDataset
-from mlis.data.folder import WORDS, load_folder
+from mlis.data.folder import WORDS, is_dataset_folder, load_folder
 from mlis.data.names import suggestion
 from mlis.data.tables import LABEL, load_tables
 from mlis.data.xlsa17 import load_pair
@@ -67,7 +67,7 @@ def load_dataset(
 
 def _load_named(name_or_path: AnyPath, known: str | None, seed: int) -> GZSLDataset:
     path = Path(name_or_path)
-    if (path / WORDS).exists():
+    if is_dataset_folder(path):
         return load_folder(path)
     if os.fspath(name_or_path).casefold() == "letters":
         from mlis.data.letters import load_letters  # imports matplotlib

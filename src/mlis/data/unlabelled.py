@@ -8,7 +8,7 @@ import numpy as np
 
 from mlis.data.csvfile import read_csv, row_numbers
 from mlis.data.feature_folder import is_feature_folder, read_feature_folder, read_record
-from mlis.data.folder import WORDS, load_folder, read_sources
+from mlis.data.folder import is_dataset_folder, load_folder, read_sources
 from mlis.data.matfile import read_columns
 from mlis.data.npyfile import load_npy, read_npz
 from mlis.data.parquet import read_parquet
@@ -20,12 +20,12 @@ KINDS = (".npy", ".npz", ".mat", ".csv", ".parquet")
 
 def is_features(path: Path) -> bool:
     """Whether `path` is of a kind that features are read from, by its name or what is in it."""
-    return path.suffix.casefold() in KINDS or (path / WORDS).exists() or is_feature_folder(path)
+    return path.suffix.casefold() in KINDS or is_dataset_folder(path) or is_feature_folder(path)
 
 
 def backbone_of(path: Path) -> Mapping[str, Any]:
     """The image model of a folder's features, as `Identity.to_dict` says; empty if not known."""
-    if (path / WORDS).exists():
+    if is_dataset_folder(path):
         return read_sources(path).get("backbone") or {}
     return read_record(path)["backbone"] if is_feature_folder(path) else {}
 
@@ -51,7 +51,7 @@ def read_features(path: Path, label_column: str = LABEL) -> np.ndarray:
 
 
 def _read(path: Path, label_column: str) -> np.ndarray:
-    if (path / WORDS).exists():
+    if is_dataset_folder(path):
         return load_folder(path).features
     if is_feature_folder(path):
         return read_feature_folder(path).features
