@@ -15,6 +15,7 @@ from mlis.classification import LinearClassifier
 from mlis.data.arrays import as_float32
 from mlis.data.names import shorten, suggestion
 from mlis.errors import DataError
+from mlis.files import check_unicode
 from mlis.growth import Growth, refit
 from mlis.shortage import enough_memory
 
@@ -146,6 +147,7 @@ def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"a class's name must be a text that is not empty, but got {name!r}")
+        check_unicode(name, "class name")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"classes are named twice: {shorten(twice)}. Name each once.")

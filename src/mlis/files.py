@@ -45,7 +45,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     clear_leftovers(path)
     temporary = path.with_name(temporary_name(path.name))
     try:
-        with naming(path):
+        with naming(path, temporary):
             yield temporary
             with temporary.open("rb+") as handle:
                 os.fsync(handle.fileno())
@@ -56,13 +56,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the file in an `OSError` that does not: a full disk is told without its place."""
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name `path` in an `OSError` that names no file, as of a full disk, or its temporary one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = str(path)
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -121,7 +121,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         OSError: the file cannot be written.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    check_unicode(text, str(path))
+    check_unicode(text, Path(path).name)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -131,9 +131,10 @@ def check_unicode(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        near = text[max(0, error.start - 20) : error.end + 20]
+        start, end = text.rfind('"', 0, error.start) + 1, text.find('"', error.end)
+        near = text[max(start, error.start - 60) : end if end >= 0 else None]
         raise DataError(
-            f"{what}: expected Unicode text, got {near!a}, which UTF-8 cannot hold. "
+            f"{what}: expected Unicode text, got {near[:80]!a}, which UTF-8 cannot hold. "
             "Rename what is named so."
         ) from None
 

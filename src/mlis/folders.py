@@ -88,15 +88,16 @@ def recover(folder: Path) -> None:
         for name in names:
             with suppress(FileNotFoundError):  # moved by another process meanwhile
                 _put(pending / name, folder)
-        with suppress(FileNotFoundError):
-            pending.rmdir()
     except OSError as error:
         told = f"an interrupted save cannot be completed ({error.strerror}). Make it writable"
         raise OSError(error.errno, told, str(folder)) from error
+    with suppress(OSError):  # another process has removed it, or has saved again
+        pending.rmdir()
 
 
 def _put(path: Path, folder: Path) -> None:
     if path.name.endswith(_REMOVED):
+        path.stat()  # raises where another process was here
         (folder / path.name.removesuffix(_REMOVED)).unlink(missing_ok=True)
         path.unlink()
     else:

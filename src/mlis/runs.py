@@ -55,6 +55,11 @@ def begin(folder: Path, plan: RunPlan) -> None:
                 f"or continue that run with --resume {folder}"
             )
         return
+    if (folder / "results.json").exists():
+        raise SettingsError(
+            f"{folder} holds results.json, but no run.json: it is not of a run. Choose another "
+            "folder, or rename that file."
+        )
     write_sealed(folder / "run.json", plan.to_dict())
 
 
@@ -256,7 +261,7 @@ def _read_result(path: Path) -> dict[str, Any]:
         return row
     except ModelFileError:
         raise
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ModelFileError(
             f"{path} is damaged ({error}): delete it to have that training tested again"
         ) from None

@@ -11,6 +11,7 @@ a resumed run reports what it really took, and one that finds a finished stage w
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -64,7 +65,7 @@ class FolderMonitor(Monitor):
         self._shared = dict(shared or {})
         self.every = every
         self.clock = clock
-        self.owner: str = owner or hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        self.owner: str = owner or hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
         self._listener = listener or Monitor()
         self._last = clock()
         self._ledgers: dict[str, _Ledger] = {}

@@ -9,7 +9,7 @@ from mlis.cli.engine_flags import add_engine_flags, cluster_of
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_images, report_unmatched, summary
 from mlis.cli.image_bar import ImageBar
-from mlis.cli.output import add_force_flag, add_output_flag
+from mlis.cli.output import add_force_flag, add_output_flag, check_folder
 from mlis.cli.printing import print_json
 from mlis.errors import SettingsError
 
@@ -77,6 +77,7 @@ def run_images(args: argparse.Namespace) -> None:
     cluster = cluster_of(args)
     if cluster is not None and args.workers is not None:
         raise SettingsError("--workers has no meaning with --engine ray: use --cores")
+    check_folder(args.output)
     found = find(args, args.folder)
     from mlis.features.images import extract_folder
 
@@ -140,6 +141,7 @@ def load_image_model(args: argparse.Namespace) -> "Backbone":
 
 def run_text(args: argparse.Namespace) -> None:
     """`mlis features text`."""
+    check_folder(args.output)
     descriptors = describe_table(args, args.table)
     found: list[Unmatched] = []
     if args.images is not None:
