@@ -24,7 +24,7 @@ LAYERS = [
     {*BASE, "cluster"},
     {"section"},
     {"settings"},
-    {"compute", "config", "packing", "stacking", "training"},
+    {"compute", "config", "packing", "training"},
     {"data"},
     {"features"},
     {"preprocessing", "streaming", "spill"},

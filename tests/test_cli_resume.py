@@ -50,9 +50,9 @@ def finish(*arguments: str | Path) -> None:
 
 
 def without_times(value):
-    """The results, wall times left out, and the checksum, which is over them too."""
+    """The results without what each process did, and without the checksum, which covers it."""
     if isinstance(value, dict):
-        times = ("seconds", "generation_seconds", CHECK)
+        times = ("seconds", "generator_reused", CHECK)
         return {key: without_times(item) for key, item in value.items() if key not in times}
     return value
 

@@ -380,7 +380,6 @@ def records(folder: Path) -> list[Target]:
         "seed": 0,
         "test": measures,
         "seconds": 1.0,
-        "generation_seconds": 0.5,
         "generator_reused": False,
         "calibration": 0.1,
     }

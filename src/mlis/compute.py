@@ -151,18 +151,15 @@ def stream(seed: int, *names: object, device: torch.device | str = "cpu") -> tor
 
 
 def sum_by_class(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Sum the (…, n, D) rows of each class, (…, C, D): the same bits every time, on every device.
+    """Sum the (n, D) rows of each class, (C, D): the same bits every time, on every device.
 
     On a GPU `index_add_` adds in whatever order its threads come, so there it is a product.
     """
     if rows.device.type != "cpu":
         return _one_hot_product(rows, labels, num_classes)
-    if rows.dim() > 2:
-        parts = zip(rows, labels, strict=True)
-        return torch.stack([sum_by_class(part, own, num_classes) for part, own in parts])
     return rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, labels, rows)
 
 
 def _one_hot_product(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    member = rows.new_zeros(*rows.shape[:-2], num_classes, rows.shape[-2])
-    return member.scatter_(-2, labels[..., None, :], 1.0) @ rows
+    member = rows.new_zeros(num_classes, len(rows))
+    return member.scatter_(0, labels[None], 1.0) @ rows

@@ -7,10 +7,7 @@ trains, a lock keeps the others waiting; the lock goes with the process. Whateve
 store costs time, never a number or a run: a damaged file is deleted, and where the folder cannot be
 written, the run's own folder serves. Everything in it may be deleted at any time."""
 
-import dataclasses
 import logging
-import secrets
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Self, TypeVar
@@ -21,7 +18,7 @@ from mlis.errors import ModelFileError
 from mlis.files import cache_folder, clear_all_leftovers
 from mlis.locks import lock_folder
 from mlis.snapshots import FolderMonitor
-from mlis.training import Account, Monitor
+from mlis.training import Monitor
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -41,6 +38,9 @@ class StoredGenerator(Monitor):
     Use it as a context manager around the training: leaving it gives the lock back. A generator
     that `own` began in its own folder (before, without the store) stays there.
 
+    Attributes:
+        reused: whether a finished generator was found in the store.
+
     Args:
         own: who keeps the other stages, and hears of this one too.
         key: hash of everything that the generator depends on.
@@ -52,7 +52,7 @@ class StoredGenerator(Monitor):
         self._store: FolderMonitor | None = None
         self._lock: BinaryIO | None = None
         self._loaded = False  # a stored file is being taken over, and may turn out not to fit
-        self._waited = 0.0
+        self.reused: bool = False
 
     def __enter__(self) -> Self:
         return self
@@ -92,24 +92,14 @@ class StoredGenerator(Monitor):
                 "%s trains the same generator: waiting until it has done (%s)", holder, self._folder
             )
 
-        began = time.monotonic()
-        try:
-            return lock_folder(self._folder, waiting)
-        finally:
-            self._waited += time.monotonic() - began
+        return lock_folder(self._folder, waiting)
 
     def _opened(self, own: FolderMonitor | None) -> FolderMonitor:
         clear_all_leftovers(self._folder)
         if own is None:
-            owner = secrets.token_hex(8)
-            return FolderMonitor(self._folder, self._key, listener=self._own, owner=owner)
+            return FolderMonitor(self._folder, self._key, listener=self._own)
         return FolderMonitor(
-            self._folder,
-            self._key,
-            every=own.every,
-            listener=own,
-            clock=own.clock,
-            owner=own.owner,
+            self._folder, self._key, every=own.every, listener=own, clock=own.clock
         )
 
     def _restored(self, store: FolderMonitor) -> tuple[int, dict[str, Tensor]] | None:
@@ -143,6 +133,8 @@ class StoredGenerator(Monitor):
     def started(self, stage: str, step: int, total: int) -> None:
         """Pass it on."""
         self._loaded = False
+        if self._keeper(stage) is self._store:
+            self.reused = step == total
         self._keeper(stage).started(stage, step, total)
 
     def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
@@ -174,13 +166,6 @@ class StoredGenerator(Monitor):
         self._keeper(stage).finished(stage)
         if stage == STAGE:
             self._release()
-
-    def account(self, stage: str) -> Account | None:
-        """What the stage has cost, whoever did it."""
-        account = self._keeper(stage).account(stage)
-        if account is None or stage != STAGE:
-            return account
-        return dataclasses.replace(account, waited=self._waited)
 
 
 def attempted(work: Callable[[], Result], monitor: Monitor) -> Result:

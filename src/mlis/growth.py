@@ -25,7 +25,7 @@ from mlis.generation.ridge import RidgeGenerator, RidgePredictor
 from mlis.generation.synthesis import FeatureGenerator, synthesise
 from mlis.generation.train import WGANGenerator
 from mlis.preprocessing import TrainingTensors, normalise_descriptors
-from mlis.streaming import CHUNK_ROWS, take
+from mlis.streaming import CHUNK_ROWS
 
 PER_CLASS = 256
 """Images of a class that are kept at most."""
@@ -120,13 +120,13 @@ def keep(
     low = torch.full((data.x.shape[1],), torch.inf)
     high = -low
     for part in chosen.split(CHUNK_ROWS):
-        x = take(data.x, part.to(data.y.device)).float().cpu()
+        x = data.x[part.to(data.y.device)].float().cpu()
         low, high = torch.minimum(low, x.amin(0)), torch.maximum(high, x.amax(0))
     step = (high - low) / 255
     divisor = torch.where(step > 0, step, 1.0)
     rows = torch.empty((len(chosen), len(low)), dtype=torch.uint8)
     for target, part in zip(rows.split(CHUNK_ROWS), chosen.split(CHUNK_ROWS), strict=True):
-        x = take(data.x, part.to(data.y.device)).float().cpu()
+        x = data.x[part.to(data.y.device)].float().cpu()
         target.copy_(((x - low) / divisor).round_())
     return Growth(
         rows=rows,

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from mlis.errors import ModelFileError
-from mlis.stacking import Rng
 
-Part = torch.nn.Module | torch.optim.Optimizer | Rng
+Part = torch.nn.Module | torch.optim.Optimizer | torch.Generator
 """What a trainer's state is made of."""
 
 
@@ -19,8 +18,6 @@ def pack(**parts: Part) -> dict[str, Tensor]:
     for name, part in parts.items():
         if isinstance(part, torch.Generator):
             packed[name] = part.get_state()
-        elif isinstance(part, tuple):
-            packed[name] = torch.stack([one.get_state() for one in part])
         elif isinstance(part, torch.nn.Module):
             packed |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
         else:
@@ -39,10 +36,6 @@ def unpack(packed: Mapping[str, Tensor], **parts: Part) -> None:
         for name, part in parts.items():
             if isinstance(part, torch.Generator):
                 part.set_state(packed[name].cpu())
-                continue
-            if isinstance(part, tuple):
-                for one, state_of_one in zip(part, packed[name].cpu(), strict=True):
-                    one.set_state(state_of_one.clone())  # it takes no view
                 continue
             own = {k[len(name) + 1 :]: v for k, v in packed.items() if k.startswith(f"{name}.")}
             if isinstance(part, torch.nn.Module):

@@ -19,7 +19,6 @@ from mlis.compute import Arithmetic
 from mlis.config import Config, hash_of
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
-from mlis.stacking import Seeds
 
 PROTOCOL = "H@val"
 
@@ -33,13 +32,11 @@ REFINEMENT_VERSION = 1  # of stage 1b (mlis.refinement)
 def training_key(
     training: TrainingSplit,
     config: Config,
-    seed: Seeds,
+    seed: int,
     device: str | torch.device = "auto",
     loss: EmbeddingLoss | None = None,
 ) -> str:
     """Hash of everything that a training depends on: rows, settings, seed, arithmetic, code.
-
-    Several seeds trained together have a key of their own: their last bits are not those of each.
 
     Of a metric loss of the user's own (`loss`, or the one that `refinement.loss` names) the key
     holds the import name and the source of that function or class, not of what it calls.
@@ -53,7 +50,7 @@ def training_key(
 
 
 def generation_key(
-    training: TrainingSplit, config: Config, seed: Seeds, device: str | torch.device = "auto"
+    training: TrainingSplit, config: Config, seed: int, device: str | torch.device = "auto"
 ) -> str:
     """Hash of everything that the generator depends on; refinement and classifier do not enter.
 

@@ -26,8 +26,6 @@ class RunPlan:
         seeds: one training each.
         components: e.g. ("ml", "ml+is", "ml+is+sfr").
         device: "auto", "cpu", "cuda", …
-        stack_seeds: train all seeds of a component together, their weights in one batched product
-            (:func:`mlis.pipeline.fit_seeds`): each seed's result as alone but for rounding.
     """
 
     dataset: Mapping[str, Any]
@@ -36,7 +34,6 @@ class RunPlan:
     seeds: tuple[int, ...] = (0,)
     components: tuple[str, ...] = ("ml+is+sfr",)
     device: str = "auto"
-    stack_seeds: bool = False
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
@@ -73,6 +70,11 @@ class RunPlan:
         try:
             values = read_sealed(path)
             values.pop("mlis")
+            if values.pop("stack_seeds", False):  # earlier versions could train seeds together
+                raise ModelFileError(
+                    f"{path}: stack_seeds: expected false, got true: seeds are no longer trained "
+                    "together. Begin a new run in another folder."
+                )
             return cls(
                 **{
                     **values,

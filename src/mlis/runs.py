@@ -12,9 +12,6 @@ The folder of a run holds
     seed-0/ml+is+sfr/result.json    its test, written once
     results.json                    all of them, with means and deviations
 
-Seeds that are trained together (`stack_seeds`) have what belongs to them all in one folder more,
-`seeds-0-1-2/`, with the same files but for model and result.
-
 Whatever is finished is kept and never repeated; whatever was cut short continues from its last
 snapshot. A run that was killed and resumed ends with the same bits as one that was not.
 """
@@ -31,11 +28,10 @@ from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
 from mlis.files import clear_all_leftovers
 from mlis.locks import held
-from mlis.protocol import Trained, fit_and_calibrate, fit_and_calibrate_seeds, test_once
+from mlis.protocol import Trained, fit_and_calibrate, test_once
 from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
 from mlis.run_plan import RunPlan, read_sealed, write_sealed
 from mlis.snapshots import FolderMonitor
-from mlis.stacking import Seeds
 from mlis.training import Monitor
 
 __all__ = ["RunPlan", "begin", "execute", "finished"]
@@ -87,8 +83,8 @@ def execute(
 
     Returns:
         What `results.json` holds: for each components string the measures as lists over seeds
-        with mean and deviation, seconds (of this run's own processes, without generators that
-        were reused), seconds of the generators (whoever trained them), and the provenance.
+        with mean and deviation, seconds (wall time of the training in the process that finished
+        it), whether a generator came from the cache, and the provenance.
 
     Raises:
         DataError: the dataset is not the one that the run began with.
@@ -113,12 +109,11 @@ def execute(
         folder_monitor=folder_monitor,
         how={"reuse": reuse, "growable": growable},
     )
-    groups: Sequence[Seeds] = (plan.seeds,) if plan.stack_seeds else plan.seeds
     with held(folder):
         for seed in plan.seeds:
             clear_all_leftovers(folder / f"seed-{seed}")
         rows = {
-            components: [row for seed in groups for row in train(seed=seed, components=components)]
+            components: [train(seed=seed, components=components) for seed in plan.seeds]
             for components in plan.components
         }
         results = _results(plan, rows, provenance(dataset, plan.config, plan.device))
@@ -133,7 +128,6 @@ def _results(
     return {
         "protocol": PROTOCOL,
         "seeds": list(plan.seeds),
-        "stack_seeds": plan.stack_seeds,
         "components": {
             components: {
                 **summarise([row["test"] for row in group]),
@@ -150,39 +144,29 @@ def _train(
     *,
     plan: RunPlan,
     dataset: GZSLDataset,
-    seed: Seeds,
+    seed: int,
     components: str,
     folder_monitor: Callable[..., FolderMonitor],
     how: Mapping[str, bool],
-) -> list[dict[str, Any]]:
-    """One training, of a seed or of several, and its tests, but for what has its `result.json`."""
-    seeds = (seed,) if isinstance(seed, int) else seed
-    places = {one: root / f"seed-{one}" / components for one in seeds}
-    missing = [one for one, place in places.items() if not (place / "result.json").exists()]
-    if missing:
-        config = plan.config_of(components)
-        trained = _fit(root, plan, dataset, config, seed, folder_monitor, how)
-        for one, own in zip(seeds, trained, strict=True):
-            if one in missing:
-                _test(own, one, places[one], dataset, config, plan.device)
-    return [_read_result(place / "result.json") for place in places.values()]
+) -> dict[str, Any]:
+    """One training and its test, unless there is its `result.json`."""
+    place, config = root / f"seed-{seed}" / components, plan.config_of(components)
+    if not (place / "result.json").exists():
+        trained = _fit(place, plan, dataset, config, seed, folder_monitor, how)
+        _test(trained, seed, place, dataset, config, plan.device)
+    return _read_result(place / "result.json")
 
 
 def _fit(
-    root: Path,
+    place: Path,
     plan: RunPlan,
     dataset: GZSLDataset,
     config: Config,
-    seed: Seeds,
+    seed: int,
     folder_monitor: Callable[..., FolderMonitor],
     how: Mapping[str, bool],
-) -> list[Trained]:
-    """Train with snapshots, losses and progress in the seed's folder, or that of all seeds."""
-    alone = isinstance(seed, int)
-    folder = root / (f"seed-{seed}" if alone else f"seeds-{'-'.join(map(str, seed))}")
-    components = config.refinement.components
-    title = f"seed {seed}" if alone else f"seeds {', '.join(map(str, seed))}"
-    title = f"{title}, {components}"
+) -> Trained:
+    """Train with snapshots, losses and progress; the generator's in the seed's folder."""
 
     def monitor(title: str, training: TrainingSplit, own: Path, shared: Path) -> FolderMonitor:
         return folder_monitor(
@@ -192,63 +176,44 @@ def _fit(
             shared={"generation": (shared, generation_key(training, config, seed, plan.device))},
         )
 
-    place = folder / components
-    common: dict[str, Any] = {"device": plan.device, **how}
+    title = f"seed {seed}, {config.refinement.components}"
+    validation_monitor = None
     if config.classification.calibration == "validation":
         held_out, _ = dataset.for_validation()
-        common["validation_monitor"] = monitor(
-            f"{title}, validation", held_out, place / "validation", folder / "validation"
+        validation_monitor = monitor(
+            f"{title}, validation", held_out, place / "validation", place.parent / "validation"
         )
-    common["monitor"] = monitor(title, dataset.for_training(), place, folder)
-    if isinstance(seed, int):
-        return [fit_and_calibrate(dataset, config, seed=seed, **common)]
-    return fit_and_calibrate_seeds(dataset, config, seeds=seed, **common)
+    return fit_and_calibrate(
+        dataset,
+        config,
+        seed=seed,
+        device=plan.device,
+        monitor=monitor(title, dataset.for_training(), place, place.parent),
+        validation_monitor=validation_monitor,
+        reuse=how["reuse"],
+        growable=how["growable"],
+    )
 
 
 def _test(
     trained: Trained, seed: int, place: Path, dataset: GZSLDataset, config: Config, device: str
 ) -> None:
     """Test a recognizer, save it, and write its `result.json`."""
-    facts = provenance(dataset, config, device)
     row = {
         "seed": seed,
         "components": config.refinement.components,
         "calibration": trained.recognizer.calibration,
         "validation": None if trained.validation is None else trained.validation.to_dict(),
         "test": test_once(trained.recognizer, dataset).to_dict(),
-        **_cost(trained),
-        "provenance": {**facts, "generators": _generators(trained)},
+        "seconds": round(trained.seconds, 3),
+        "generator_reused": trained.reused,
+        "provenance": provenance(dataset, config, device),
     }
     save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
     write_sealed(place / "result.json", row)
 
 
-def _cost(trained: Trained) -> dict[str, Any]:
-    """Seconds of this run, and of the generators whoever trained them; of stacked seeds, shares."""
-    generation = sum(account.seconds for account in trained.generators.values())
-    count = len(trained.stacked)
-    together = {
-        "seeds": list(trained.stacked),
-        "seconds": round(count * trained.seconds, 3),
-        "generation_seconds": round(count * generation, 3),
-    }
-    return {
-        "seconds": round(trained.seconds, 3),
-        "generation_seconds": round(generation, 3),
-        "generator_reused": any(account.reused for account in trained.generators.values()),
-        "stacked": together if count else None,
-    }
-
-
-def _generators(trained: Trained) -> dict[str, Any]:
-    """Which generators were used, for the provenance."""
-    return {
-        name: {"key": it.key, "seconds": round(it.seconds, 3), "reused": it.reused}
-        for name, it in trained.generators.items()
-    }
-
-
-_LISTED = ("seconds", "generation_seconds", "generator_reused", "calibration")
+_LISTED = ("seconds", "generator_reused", "calibration")
 _ROW = {"seed", "test", *_LISTED}
 
 

@@ -3,18 +3,11 @@
 A stage's folder holds `STAGE.safetensors` (the last snapshot) and `STAGE.jsonl` (losses, one JSON
 object a line). Generation is kept beside the components that share it: the ablation ML, ML+IS,
 ML+IS+SFR trains one generator a seed.
-
-A snapshot also says how many seconds each training spent on the stage, over all processes, so that
-a resumed run reports what it really took, and one that finds a finished stage what that had cost.
 """
 
-import hashlib
 import json
-import math
-import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -22,19 +15,7 @@ from torch import Tensor
 from mlis.errors import ModelFileError
 from mlis.files import atomic_write, naming, strict_json
 from mlis.tensorfile import load_tensors, save_tensors
-from mlis.training import Account, Monitor
-
-
-@dataclass
-class _Ledger:
-    """Seconds spent on a stage, by owner: before this process, and as of the last snapshot."""
-
-    began: float
-    before: dict[str, float] = field(default_factory=dict)
-    kept: dict[str, float] = field(default_factory=dict)
-
-    def until(self, now: float, owner: str) -> dict[str, float]:
-        return {**self.before, owner: self.before.get(owner, 0.0) + now - self.began}
+from mlis.training import Monitor
 
 
 class FolderMonitor(Monitor):
@@ -47,7 +28,6 @@ class FolderMonitor(Monitor):
         every: seconds between snapshots. When they are taken does not change the result.
         listener: hears every report too (a progress bar).
         clock: monotonic seconds.
-        owner: whose seconds are counted; by default the training that `folder` belongs to.
     """
 
     def __init__(
@@ -59,16 +39,14 @@ class FolderMonitor(Monitor):
         every: float = 30.0,
         listener: Monitor | None = None,
         clock: Callable[[], float] = time.monotonic,
-        owner: str | None = None,
     ):
         self._own = (folder, key)
         self._shared = dict(shared or {})
         self.every = every
         self.clock = clock
-        self.owner: str = owner or hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
         self._listener = listener or Monitor()
         self._last = clock()
-        self._ledgers: dict[str, _Ledger] = {}
+        self._began: dict[str, float] = {}
 
     def _place(self, stage: str) -> tuple[Path, str]:
         return self._shared.get(stage, self._own)
@@ -84,10 +62,9 @@ class FolderMonitor(Monitor):
         """Load the last snapshot; drop the loss lines that were written after it."""
         folder, key = self._place(stage)
         folder.mkdir(parents=True, exist_ok=True)
-        self._ledgers[stage] = _Ledger(self.clock())
+        self._began[stage] = self._last = self.clock()
         if not self.holds(stage):
             self._file(stage, "jsonl").unlink(missing_ok=True)
-            self._last = self.clock()
             return None
         path = self._file(stage, "safetensors")
         state, metadata = load_tensors(path)
@@ -96,10 +73,9 @@ class FolderMonitor(Monitor):
                 f"{path} was made with other settings, data or seed than this run: use another "
                 "run folder, or delete that file to train the stage again"
             )
-        step, before = _read(path, metadata)
+        step = _steps(path, metadata)
         _keep_lines(self._file(stage, "jsonl"), step)
-        self._ledgers[stage] = _Ledger(self.clock(), before, before)
-        self._last = self.clock()
+        self._began[stage] = self._last = self.clock()
         return step, state
 
     def forget(self, stage: str) -> None:
@@ -109,7 +85,7 @@ class FolderMonitor(Monitor):
 
     def follow(self, stage: str, keeper: "FolderMonitor") -> None:
         """Keep only the losses of a stage whose snapshots another monitor keeps, from here on."""
-        self._ledgers[stage] = keeper._ledgers[stage]
+        self._began[stage] = keeper._began[stage]
         self._place(stage)[0].mkdir(parents=True, exist_ok=True)
         source, target = keeper._file(stage, "jsonl"), self._file(stage, "jsonl")
         with atomic_write(target) as temporary:
@@ -120,9 +96,9 @@ class FolderMonitor(Monitor):
         self._listener.started(stage, step, total)
 
     def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Append the losses as one JSON line, with the seconds since the stage began."""
-        spent = self._ledgers[stage].until(self.clock(), self.owner)
-        line = {"step": step, "seconds": round(sum(spent.values()), 3), **values}
+        """Append the losses as one JSON line, with seconds since this process began the stage."""
+        seconds = round(self.clock() - self._began[stage], 3)
+        line = {"step": step, "seconds": seconds, **values}
         path = self._file(stage, "jsonl")
         with naming(path), path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
@@ -134,42 +110,23 @@ class FolderMonitor(Monitor):
 
     def snapshot(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
         """Replace the stage's snapshot."""
-        ledger = self._ledgers[stage]
-        spent = ledger.until(self.clock(), self.owner)
-        metadata = {
-            "step": str(step),
-            "key": self._place(stage)[1],
-            "seconds": json.dumps(spent, sort_keys=True),
-        }
+        metadata = {"step": str(step), "key": self._place(stage)[1]}
         save_tensors(self._file(stage, "safetensors"), state, metadata)
-        ledger.kept = spent
         self._last = self.clock()
 
     def finished(self, stage: str) -> None:
         """Pass it on."""
         self._listener.finished(stage)
 
-    def account(self, stage: str) -> Account | None:
-        """What the stage has cost; None before `restore`."""
-        if (ledger := self._ledgers.get(stage)) is None:
-            return None
-        return Account(
-            key=self._place(stage)[1],
-            seconds=sum(ledger.kept.values()),
-            earlier=ledger.before.get(self.owner, 0.0),
-            reused=bool(ledger.kept.keys() - {self.owner}),
-        )
 
-
-def _read(path: Path, metadata: Mapping[str, str]) -> tuple[int, dict[str, float]]:
-    """Steps taken, and seconds by owner."""
+def _steps(path: Path, metadata: Mapping[str, str]) -> int:
+    """Steps taken."""
     try:
-        step, seconds = int(metadata["step"]), strict_json(metadata["seconds"])
-        spent = {str(name): float(value) for name, value in seconds.items()}
-        if step < 0 or not all(map(math.isfinite, spent.values())):
-            raise ValueError("no number of steps, or no seconds")
-        return step, spent
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
+        step = int(metadata["step"])
+        if step < 0:
+            raise ValueError("not a number of steps")
+        return step
+    except (KeyError, ValueError):
         raise ModelFileError(
             f"{path} is no snapshot of this version of mlis: delete it to train the stage again"
         ) from None

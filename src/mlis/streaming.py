@@ -178,17 +178,12 @@ class StreamedRows:
 
 
 def prefetch(x: Tensor | StreamedRows, rows: Tensor) -> None:
-    """Begin to read rows that `take` will ask for; nothing to do where `x` is in memory."""
+    """Begin to read rows that `x[rows]` will ask for; nothing to do where `x` is in memory."""
     if isinstance(x, StreamedRows):
-        x.prefetch(rows.flatten())
+        x.prefetch(rows)
 
 
-def take(x: Tensor | StreamedRows, rows: Tensor) -> Tensor:
-    """Return the rows (…, B) of `x` (n, D): (…, B, D)."""
-    return x[rows.flatten()].unflatten(0, rows.shape)
-
-
-class Stacked:
+class ConcatenatedRows:
     """Several sets of rows, one after the other."""
 
     def __init__(self, *parts: Rows):

@@ -8,7 +8,6 @@ bits as one that was never stopped.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from mlis.compute import flushed_denormals
 from mlis.errors import DivergenceError
-from mlis.stacking import Seeds, by_name
 
 LOG_EVERY = 20  # steps between two host synchronisations
 
@@ -25,10 +23,7 @@ class Trainer(Protocol):
     """One stage of training."""
 
     def step(self) -> Mapping[str, Tensor]:
-        """Take one step; return its losses as 0-d tensors, without waiting for them.
-
-        Where several seeds are stacked the losses are (S,) tensors.
-        """
+        """Take one step; return its losses as 0-d tensors, without waiting for them."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -46,25 +41,6 @@ class Trainer(Protocol):
     def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
         """Take over what `outcome` gave; no further step can be taken."""
         ...
-
-
-@dataclass(frozen=True)
-class Account:
-    """What a stage has cost until its last snapshot.
-
-    Attributes:
-        key: hash of everything that the stage depends on.
-        seconds: of all processes that worked on it.
-        earlier: those of them that this training spent in processes before this one.
-        reused: whether another training (another run, other components) did it or part of it.
-        waited: seconds that this process waited for another one that was at it.
-    """
-
-    key: str
-    seconds: float
-    earlier: float
-    reused: bool
-    waited: float = 0.0
 
 
 class Monitor:
@@ -90,15 +66,9 @@ class Monitor:
     def finished(self, stage: str) -> None:
         """Note that a stage has taken its last step."""
 
-    def account(self, stage: str) -> Account | None:
-        """Say what a stage has cost; None where that is not kept."""
-        return None
 
-
-def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor, seed: Seeds = 0) -> None:
+def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor) -> None:
     """Run `trainer` until it has taken `steps` steps, continuing from a snapshot if there is one.
-
-    Of several seeds that are stacked, each loss is reported with its seed.
 
     Raises:
         DivergenceError: a loss is NaN or infinite. No snapshot of that state is kept.
@@ -113,12 +83,12 @@ def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor, seed: Seed
             losses = trainer.step()
         snapshot = step == steps or monitor.wants_snapshot(stage, step)
         if step % LOG_EVERY == 0 or step == steps:
-            values = by_name(losses, seed)
+            values = {name: float(value) for name, value in losses.items()}
             _check_finite(stage, step, values)
             monitor.report(stage, step, steps, values)
         if snapshot:
             state = trainer.state()
-            _check_state(stage, step, state, seed)
+            _check_state(stage, step, state)
             # Critic and optimisers are four fifths of the bytes, and nobody needs them any more.
             monitor.snapshot(stage, step, state if step < steps else trainer.outcome())
     monitor.finished(stage)
@@ -136,19 +106,10 @@ def _check_finite(stage: str, step: int, values: Mapping[str, float]) -> None:
             )
 
 
-def _check_state(stage: str, step: int, state: Mapping[str, Tensor], seed: Seeds) -> None:
+def _check_state(stage: str, step: int, state: Mapping[str, Tensor]) -> None:
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            _check_finite(stage, step, {f"the tensor {name}{_whose(name, value, seed)}": math.nan})
-
-
-def _whose(name: str, value: Tensor, seed: Seeds) -> str:
-    """Which of several seeds a stacked tensor is not finite for."""
-    alone = {"loss", "adam"} & set(name.split("."))  # copies of a user's loss are not stacked
-    if isinstance(seed, int) or alone or value.shape[:1] != (len(seed),):
-        return ""
-    bad = [str(one) for one, own in zip(seed, value, strict=True) if not torch.isfinite(own).all()]
-    return f" of seed {', '.join(bad)}"
+            _check_finite(stage, step, {f"the tensor {name}": math.nan})
 
 
 def adam(

@@ -16,9 +16,9 @@ import torch
 from mlis.baselines.base import Baseline, Scorer
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, best_calibration, evaluate
-from mlis.generators import STAGE, StoredGenerator, attempted
+from mlis.generators import StoredGenerator, attempted
 from mlis.provenance import PROTOCOL, generation_key
-from mlis.training import Account, Monitor
+from mlis.training import Monitor
 
 Result = TypeVar("Result")
 
@@ -33,8 +33,8 @@ class Measured:
         calibration: constant to take from the scores of seen classes.
         validation: measures of the choice on the validation classes.
         test: measures on the test rows.
-        seconds: wall time of choice and training, without generators that were found in the store.
-        generation_seconds: what the generators cost, whoever trained them; 0.0 without one.
+        seconds: wall time of choice and training in this process.
+        reused: whether a generator came from the cache.
     """
 
     baseline: Baseline[Scorer]
@@ -43,7 +43,7 @@ class Measured:
     validation: Evaluation
     test: Evaluation
     seconds: float
-    generation_seconds: float
+    reused: bool
 
     def to_dict(self) -> dict[str, Any]:
         """All but the scorer, as strict JSON."""
@@ -59,7 +59,7 @@ class Measured:
             "validation": self.validation.to_dict(),
             "test": self.test.to_dict(),
             "seconds": round(self.seconds, 3),
-            "generation_seconds": round(self.generation_seconds, 3),
+            "reused": self.reused,
         }
 
 
@@ -91,21 +91,23 @@ def choose_and_test(
     started = time.perf_counter()
     training, held_out = dataset.for_validation()
     common: dict[str, Any] = {"seed": seed, "device": device}
-    accounts: list[Account] = []
 
     def choose(watched: Monitor) -> tuple[Baseline[Scorer], float, Evaluation]:
         return best(baseline.candidates(training, monitor=watched, **common), held_out)
 
-    def stored(baseline: Baseline[Scorer], training: TrainingSplit) -> str | None:
-        return generation_key(training, baseline.config, seed, device) if reuse else None
+    def work(
+        task: Callable[[Monitor], Result], baseline: Baseline[Scorer], training: TrainingSplit
+    ) -> tuple[Result, bool]:
+        if not reuse:
+            return task(monitor), False
+        key = generation_key(training, baseline.config, seed, device)
+        with StoredGenerator(monitor, key) as store:
+            return attempted(lambda: task(store), store), store.reused
 
-    chosen, constant, validation = _reusing(choose, monitor, stored(baseline, training), accounts)
+    (chosen, constant, validation), found = work(choose, baseline, training)
     training = dataset.for_training()
-    scorer = _reusing(
-        lambda watched: chosen.fit(training, monitor=watched, **common),
-        monitor,
-        stored(chosen, training),
-        accounts,
+    scorer, found_again = work(
+        lambda watched: chosen.fit(training, monitor=watched, **common), chosen, training
     )
     seconds = time.perf_counter() - started
     test = dataset.for_testing()
@@ -115,8 +117,8 @@ def choose_and_test(
         calibration=constant,
         validation=validation,
         test=_evaluated(scorer.scores(test.features), test, constant),
-        seconds=seconds - sum(account.waited for account in accounts),
-        generation_seconds=sum(account.seconds for account in accounts),
+        seconds=seconds,
+        reused=found or found_again,
     )
 
 
@@ -141,20 +143,3 @@ def best(
 def _evaluated(scores: np.ndarray, split: TestSplit, constant: float) -> Evaluation:
     scores = np.where(split.seen_mask, scores - constant, scores)
     return evaluate(scores, split.labels, split.seen_mask, split.class_names)
-
-
-def _reusing(
-    work: Callable[[Monitor], Result],
-    monitor: Monitor,
-    key: str | None,
-    accounts: list[Account],
-) -> Result:
-    """Work with a monitor that finds the generator of this key, and account for its cost."""
-    if key is None:
-        return work(monitor)
-    with StoredGenerator(monitor, key) as store:
-        result = attempted(lambda: work(store), store)
-    account = store.account(STAGE)
-    if account is not None:
-        accounts.append(account)
-    return result

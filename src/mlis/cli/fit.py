@@ -71,12 +71,6 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--seeds", type=whole_numbers, metavar="N[,N…]", help="default: 0")
     group.add_argument(
-        "--stack-seeds",
-        action="store_true",
-        help="train all seeds of a component together in batched products, each as alone but for "
-        "rounding; slower on a CPU, meant for GPUs, and no GPU has run it yet",
-    )
-    group.add_argument(
         "--snapshot-every",
         type=not_negative,
         default=30.0,
@@ -123,7 +117,6 @@ def _check_resume(args: argparse.Namespace) -> None:
         "-o": args.output,
         "--dry-run": args.dry_run,
         "--seeds": args.seeds,
-        "--stack-seeds": args.stack_seeds,
         "--device": args.device,
         "--preset": args.preset,
         "--settings": args.settings,
@@ -162,7 +155,6 @@ def _begun(
         seeds=args.seeds or (0,),
         components=components,
         device=args.device or "auto",
-        stack_seeds=args.stack_seeds,
     )
     begin(args.output, plan)
     return args.output, plan, dataset
@@ -209,9 +201,7 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
     print(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
     print_summaries(summaries)
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
-        print("seconds leave out generators that were trained before (generation_seconds)")
-    if results["stack_seeds"]:
-        print("seconds are an equal share of one training of all seeds together")
+        print("some generators were reused from the cache (generator_reused)")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
     print(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
     if (growth := models / "growth.safetensors").exists():

@@ -84,13 +84,6 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time (default: 1)"
     )
     group.add_argument(
-        "--stack-seeds",
-        action="store_true",
-        help="train the seeds of one setting of MLIS together in batched products, each as alone "
-        "but for rounding, which its row says; slower on a CPU, meant for GPUs, and no GPU has "
-        "run it yet",
-    )
-    group.add_argument(
         "--dry-run",
         action="store_true",
         help="list the runs, what is there, what is reused and how long the rest may take",
@@ -109,10 +102,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         check_folder(args.output)
     cluster = cluster_of(args)
-    if cluster is not None and (args.jobs != 1 or args.stack_seeds):
+    if cluster is not None and args.jobs != 1:
         raise SettingsError(
-            "--jobs and --stack-seeds have no meaning with --engine ray: as many runs go on at a "
-            "time as the cluster has cores and GPUs for (--cores, --gpus)"
+            "--jobs has no meaning with --engine ray: as many runs go on at a time as the cluster "
+            "has cores and GPUs for (--cores, --gpus)"
         )
     seeds = args.seeds or ((0,) if args.budget == "quick" else Budget.seeds)
     budget = Budget(args.budget, seeds, args.device, _protocols(args.protocol))
@@ -227,7 +220,7 @@ def _engine(
     if cluster is None:
         from mlis.experiments.engine import LocalEngine
 
-        return LocalEngine(args.jobs, models_of, progress, stack_seeds=args.stack_seeds)
+        return LocalEngine(args.jobs, models_of, progress)
     from mlis.experiments.ray_engine import RayEngine
 
     return RayEngine(cluster, models_of)

@@ -40,8 +40,8 @@ class Row:
         validation: measures on the validation classes; None where nothing was chosen there.
         calibration: constant that is taken from seen scores.
         chosen: what validation chose beside it.
-        cost: `seconds` of this run's own processes, `generation_seconds` and `refinement_seconds`
-            of the two stages whoever trained them, and whether they were `reused`.
+        cost: `seconds`, wall time in the process that finished the run, and whether a generator
+            came from the cache (`reused`); earlier versions wrote more.
         provenance: data, machine, versions (:func:`mlis.provenance.provenance`).
         finished: UTC, ISO 8601.
         schema: of this row.
@@ -73,6 +73,11 @@ class Row:
                 raise DataError(f"{name}: expected an object, got {getattr(self, name)!r}")
         if self.validation is not None and not isinstance(self.validation, Mapping):
             raise DataError(f"validation: expected an object or null, got {self.validation!r}")
+        if self.provenance.get("stacked"):  # earlier versions could train seeds together
+            raise DataError(
+                f"provenance.stacked: expected none, got {self.provenance['stacked']!r}: seeds are "
+                "no longer trained together"
+            )
         summarise([self.test])  # its measures are numbers
 
     @property

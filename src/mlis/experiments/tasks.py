@@ -91,11 +91,6 @@ class Task:
             return self.key
         return hash_of(["stage 1", *self._parts(stage_one(self.config))])
 
-    @functools.cached_property
-    def seedless(self) -> str:
-        """The key but for the seed: runs that share it can be trained together."""
-        return dataclasses.replace(self, seed=0).key
-
     def _parts(self, config: Config) -> list[Any]:
         settings = {**config.to_dict(), "precision": arithmetic_key(config, self.device)}
         own = loss_identity(config, None) if self.method == METHOD else None

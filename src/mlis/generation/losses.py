@@ -13,9 +13,6 @@ Every gradient of the loss follows from one product over the three kinds of rows
 `N = Sᵀ R` with slopes `S = [s(x); s(x̃); s(x̂)]` and rows `R = [−x/B; x̃/B; r]`, where r is the
 gradient of the penalty with respect to ∇x̂ D; docs/method.md has the derivation. The generator's
 two layers are written down likewise. Large temporaries live in a `Scratch`: see there for why.
-
-Several seeds at once are stacked in a leading dimension of the networks' parameters, of the rows,
-the labels, the noise and the losses; descriptors are common to all.
 """
 
 from collections.abc import Callable
@@ -24,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mlis.compute import Scratch, put_gradient, sum_by_class
-from mlis.generation.networks import Critic, Generator, of_labels, put_slopes
+from mlis.generation.networks import Critic, Generator, put_slopes
 
 Feedback = Callable[[Tensor, Tensor], Tensor]
 """Maps synthetic features (B, Dx) and labels (B,) to a loss of the generator (joint schedule)."""
@@ -59,48 +56,48 @@ def critic_backward(
     Equal to autograd with `create_graph=True`, losses and all gradients.
     """
     scratch = scratch or Scratch()
-    arithmetic, shape, B = critic.arithmetic, critic.from_features.shape, real.shape[-2]
+    arithmetic, shape, B = critic.arithmetic, critic.from_features.shape, len(real)
     master, product = arithmetic.master, arithmetic.product
-    (*lead, hidden, width) = shape
+    hidden, width = shape
     W = scratch.cast("W", critic.from_features, product)
     w = critic.to_score
     share = critic.share(descriptors, scratch)
 
-    rows = scratch("rows", (*lead, 3, B, width), W, product)
-    rows[..., 0, :, :], rows[..., 1, :, :] = real, fake
-    pre = scratch("pre", (*lead, 3, B, hidden), W, master)
-    both = pre[..., :2, :, :]
-    both.copy_((rows[..., :2, :, :].flatten(-3, -2) @ W.mT).unflatten(-2, (2, B)))
-    both += of_labels(share, labels)[..., None, :, :]
-    torch.lerp(pre[..., 1, :, :], pre[..., 0, :, :], alpha, out=pre[..., 2, :, :])
-    slopes = put_slopes(pre, scratch("slopes", (*lead, 3, B, hidden), W, product))
+    rows = scratch("rows", (3, B, width), W, product)
+    rows[0], rows[1] = real, fake
+    pre = scratch("pre", (3, B, hidden), W, master)
+    both = pre[:2]
+    both.copy_((rows[:2].flatten(0, 1) @ W.T).unflatten(0, (2, B)))
+    both += share.index_select(0, labels)
+    torch.lerp(pre[1], pre[0], alpha, out=pre[2])
+    slopes = put_slopes(pre, scratch("slopes", (3, B, hidden), W, product))
 
-    through_w = slopes[..., 2, :, :] * w.to(product)[..., None, :]
+    through_w = slopes[2] * w.to(product)
     gradient = (through_w @ W).to(master)  # ∇x̂ D, (B, Dx)
     norm = gradient.norm(dim=-1, keepdim=True)
     excess = norm - 1
     toward = (2 * penalty_weight / B) * excess / norm.clamp(min=1e-12) * gradient
 
-    rows[..., 0, :, :] *= -1 / B
-    rows[..., 1, :, :] *= 1 / B
-    rows[..., 2, :, :] = toward
-    N = slopes.flatten(-3, -2).mT @ rows.flatten(-3, -2)
-    signed = (slopes[..., 1, :, :] - slopes[..., 0, :, :]).to(master) / B  # fake minus real
-    by_class = sum_by_class(signed, labels, share.shape[-2])
+    rows[0] *= -1 / B
+    rows[1] *= 1 / B
+    rows[2] = toward
+    N = slopes.flatten(0, 1).T @ rows.flatten(0, 1)
+    signed = (slopes[1] - slopes[0]).to(master) / B  # fake minus real
+    by_class = sum_by_class(signed, labels, len(share))
 
     N = put_gradient(critic.from_features, N)
     products = torch.mul(critic.from_features, N, out=scratch("W*N", tuple(shape), W, master))
-    score_gradient = products.sum(-1) + (by_class * share).sum(-2)
-    N *= w[..., None]
-    share_gradient = by_class * w[..., None, :]
+    score_gradient = products.sum(1) + (by_class * share).sum(0)
+    N *= w[:, None]
+    share_gradient = by_class * w
     put_gradient(critic.to_score, score_gradient)
-    put_gradient(critic.from_descriptor, arithmetic.mm(share_gradient.mT, descriptors))
-    put_gradient(critic.hidden_bias, share_gradient.sum(-2))
+    put_gradient(critic.from_descriptor, arithmetic.mm(share_gradient.T, descriptors))
+    put_gradient(critic.hidden_bias, share_gradient.sum(0))
 
     # D is linear in w, and the penalty's share of w·∂/∂w is Σ_b toward_b · ∇D(x̂_b).
     return {
-        "wasserstein": (w * score_gradient).sum(-1) - (toward * gradient).sum((-2, -1)),
-        "penalty": penalty_weight * excess.square().mean((-2, -1)),
+        "wasserstein": (w * score_gradient).sum() - (toward * gradient).sum(),
+        "penalty": penalty_weight * excess.square().mean(),
     }
 
 
@@ -130,10 +127,10 @@ def generator_backward(
     mm, master = generator.arithmetic.mm, generator.arithmetic.master
     from_noise, to_features = generator.factors(scratch)
     share = generator.share(descriptors, scratch)
-    pre = mm(z, from_noise.mT).to(master) + of_labels(share, labels)
+    pre = mm(z, from_noise.T).to(master) + share.index_select(0, labels)
     slopes = put_slopes(pre, torch.empty_like(pre))
     hidden = pre * slopes
-    out = mm(hidden, to_features.mT).to(master) + generator.feature_bias[..., None, :]
+    out = mm(hidden, to_features.T).to(master) + generator.feature_bias
     if base is not None:
         out += base[labels]
     fake = torch.relu(out)
@@ -142,15 +139,15 @@ def generator_backward(
     if feedback is not None:
         with torch.enable_grad():
             leaf = fake.requires_grad_()
-            wanted += torch.autograd.grad(feedback(leaf, labels).sum(), leaf)[0]
+            wanted += torch.autograd.grad(feedback(leaf, labels), leaf)[0]
     to_out = wanted * (out > 0)
     to_pre = mm(to_out, to_features).to(master) * slopes
-    put_gradient(generator.to_features, mm(to_out.mT, hidden))
-    put_gradient(generator.feature_bias, to_out.sum(-2))
-    put_gradient(generator.from_noise, mm(to_pre.mT, z))
-    by_class = sum_by_class(to_pre, labels, share.shape[-2])
-    put_gradient(generator.from_descriptor, mm(by_class.mT, descriptors))
-    put_gradient(generator.hidden_bias, to_pre.sum(-2))
+    put_gradient(generator.to_features, mm(to_out.T, hidden))
+    put_gradient(generator.feature_bias, to_out.sum(0))
+    put_gradient(generator.from_noise, mm(to_pre.T, z))
+    by_class = sum_by_class(to_pre, labels, len(share))
+    put_gradient(generator.from_descriptor, mm(by_class.T, descriptors))
+    put_gradient(generator.hidden_bias, to_pre.sum(0))
     return loss
 
 
@@ -161,7 +158,7 @@ def _score_gradient(
     mm, master = critic.arithmetic.mm, critic.arithmetic.master
     W = scratch.cast("W", critic.from_features, critic.arithmetic.product)
     share = critic.share(descriptors, scratch)
-    pre = mm(fake, W.mT).to(master) + of_labels(share, labels)
-    weighted = put_slopes(pre, torch.empty_like(pre)) * critic.to_score[..., None, :]
-    gradient = mm(weighted, W).to(master) / -fake.shape[-2]
-    return -(weighted * pre).sum(-1).mean(-1), gradient
+    pre = mm(fake, W.T).to(master) + share.index_select(0, labels)
+    weighted = put_slopes(pre, torch.empty_like(pre)) * critic.to_score
+    gradient = mm(weighted, W).to(master) / -len(fake)
+    return -(weighted * pre).sum(1).mean(), gradient

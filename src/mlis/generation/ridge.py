@@ -17,8 +17,7 @@ from mlis.config import Generation
 from mlis.errors import SettingsError
 from mlis.generation.synthesis import Sampler
 from mlis.preprocessing import TrainingTensors
-from mlis.stacking import Rng, drawn, place_of
-from mlis.streaming import CHUNK_ROWS, StreamedRows, take
+from mlis.streaming import CHUNK_ROWS, StreamedRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,19 +118,14 @@ class RidgeGenerator:
         )
         near = similarity.topk(min(self.neighbours, similarity.shape[1]), dim=1).indices
 
-        def sample(labels: Tensor, rng: Rng) -> Tensor:
-            size, device = (2, labels.shape[-1]), place_of(rng)
-            draws = drawn(rng, lambda one: torch.rand(size, generator=one, device=device))
-            lender = near[labels, (draws[..., 0, :] * near.shape[1]).long()]
-            within = (draws[..., 1, :] * self.counts[lender]).long()
+        def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
+            draws = torch.rand((2, len(labels)), generator=rng, device=rng.device)
+            lender = near[labels, (draws[0] * near.shape[1]).long()]
+            within = (draws[1] * self.counts[lender]).long()
             row = self.order[self.starts[lender] + within]
-            return torch.relu(base[labels] + take(self.x, row) - self.means[lender])
+            return torch.relu(base[labels] + self.x[row] - self.means[lender])
 
         return sample
-
-    def of_seed(self, index: int) -> "RidgeGenerator":
-        """Return itself: it is the same for every seed."""
-        return self
 
 
 def fit_ridge(data: TrainingTensors, settings: Generation) -> RidgeGenerator:

@@ -6,31 +6,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mlis.stacking import Rng
-
-Sampler = Callable[[Tensor, Rng], Tensor]
-"""Maps labels (B,) int64 and a random stream to features (B, Dx) of those classes.
-
-Of S streams, for a generator of as many stacked seeds, the features are (S, B, Dx), and the labels
-(B,) for all or (S, B).
-"""
+Sampler = Callable[[Tensor, torch.Generator], Tensor]
+"""Maps labels (B,) int64 and a random stream to features (B, Dx) of those classes."""
 
 
 class FeatureGenerator(Protocol):
-    """A fitted stage 1a."""
+    """A trained feature generator."""
 
     def sampler(self, descriptors: Tensor) -> Sampler:
         """Prepare to sample classes with these (C, Da) normalised descriptors."""
         ...
 
-    def of_seed(self, index: int) -> "FeatureGenerator":
-        """Return the generator of one of several stacked seeds."""
-        ...
-
 
 @torch.no_grad()
 def synthesise(
-    sampler: Sampler, classes: Tensor, per_class: int, rng: Rng, chunk: int = 8192
+    sampler: Sampler, classes: Tensor, per_class: int, rng: torch.Generator, chunk: int = 8192
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Draw `per_class` features of each of the `classes` (K,), class by class.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mlis.compute import Arithmetic, Scratch
+from mlis.compute import Arithmetic, Scratch, stream
 from mlis.config import Generation
 from mlis.data.sampling import uniform_rows
 from mlis.generation.losses import Feedback, critic_backward, generator_backward
@@ -14,8 +14,7 @@ from mlis.generation.ridge import RidgePredictor, fit_predictor, fit_ridge
 from mlis.generation.synthesis import FeatureGenerator, Sampler
 from mlis.packing import PackedTrainer, Part
 from mlis.preprocessing import TrainingTensors
-from mlis.stacking import Rng, Seeds, drawn, fill, place_of, streams, taken_out
-from mlis.streaming import prefetch, take
+from mlis.streaming import prefetch
 from mlis.training import Monitor, adam, train
 
 
@@ -34,17 +33,12 @@ class WGANGenerator:
         base = None if self.predictor is None else self.predictor(descriptors)
 
         @torch.no_grad()
-        def sample(labels: Tensor, rng: Rng) -> Tensor:
-            size, device = (labels.shape[-1], self.network.noise), place_of(rng)
-            z = drawn(rng, lambda one: torch.randn(size, generator=one, device=device))
-            labels = labels.expand(z.shape[:-1])
+        def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
+            size = (len(labels), self.network.noise)
+            z = torch.randn(size, generator=rng, device=rng.device)
             return self.network(z.to(share.dtype), share, labels, base, factors)
 
         return sample
-
-    def of_seed(self, index: int) -> "WGANGenerator":
-        """Return the generator of one of several stacked seeds."""
-        return WGANGenerator(taken_out(self.network, index), self.predictor)
 
 
 class AdversarialTrainer(PackedTrainer):
@@ -54,11 +48,11 @@ class AdversarialTrainer(PackedTrainer):
         data: the training split on its device.
         settings: sizes, step sizes, penalty.
         arithmetic: device and precision.
-        seed: of the initial weights and of every random number drawn; several are stacked.
+        seed: of the initial weights and of every random number drawn.
     """
 
     def __init__(
-        self, data: TrainingTensors, settings: Generation, arithmetic: Arithmetic, seed: Seeds
+        self, data: TrainingTensors, settings: Generation, arithmetic: Arithmetic, seed: int
     ):
         self.data: TrainingTensors = data
         self.settings: Generation = settings
@@ -68,9 +62,9 @@ class AdversarialTrainer(PackedTrainer):
         sizes = {"hidden": settings.hidden, "std": settings.init_std, "arithmetic": arithmetic}
         features, descriptor = data.x.shape[1], data.descriptors.shape[1]
         self.network: Generator = Generator(
-            settings.noise, descriptor, features=features, rng=streams(seed, "generator"), **sizes
+            settings.noise, descriptor, features=features, rng=stream(seed, "generator"), **sizes
         )
-        self.critic: Critic = Critic(features, descriptor, rng=streams(seed, "critic"), **sizes)
+        self.critic: Critic = Critic(features, descriptor, rng=stream(seed, "critic"), **sizes)
         self.predictor: RidgePredictor | None = None
         self.base: Tensor | None = None
         if settings.generator_init == "ridge":
@@ -79,7 +73,7 @@ class AdversarialTrainer(PackedTrainer):
         rates = (settings.learning_rate, settings.beta1, settings.beta2)
         self.adam_generator: torch.optim.Adam = adam(self.network.parameters(), *rates)
         self.adam_critic: torch.optim.Adam = adam(self.critic.parameters(), *rates)
-        self.rng: Rng = streams(seed, "adversarial", device=arithmetic.device)
+        self.rng: torch.Generator = stream(seed, "adversarial", device=arithmetic.device)
         self.feedback: Feedback | None = None
         self.scratch: Scratch = Scratch()
         self.rows: Tensor = self._draw_rows()
@@ -93,58 +87,57 @@ class AdversarialTrainer(PackedTrainer):
         """Update the critic `critic_steps` times on fresh batches, then the generator once."""
         size, rounds = self.settings.batch_size, self.settings.critic_steps
         noise, alphas = self._draw_noise()
-        x, labels = take(self.data.x, self.rows[..., : rounds * size]), self.labels[self.rows]
+        x, labels = self.data.x[self.rows[: rounds * size]], self.labels[self.rows]
         self.rows = self._draw_rows()
 
         # G stands still during the critic's updates: all their fakes come from one pass.
         of_critic = slice(0, rounds * size)
-        own, descriptors, base = self.own_classes(labels[..., of_critic])
+        own, descriptors, base = self.own_classes(labels[of_critic])
         with torch.no_grad():
             share = self.network.share(descriptors, self.scratch)
             factors = self.network.factors(self.scratch)
-            fakes = self.network(noise[..., of_critic, :], share, own, base, factors)
+            fakes = self.network(noise[of_critic], share, own, base, factors)
         losses: Mapping[str, Tensor] = {}
         for i in range(rounds):
             batch = slice(i * size, (i + 1) * size)
-            own, descriptors, _ = self.own_classes(labels[..., batch])
+            own, descriptors, _ = self.own_classes(labels[batch])
             losses = critic_backward(
                 self.critic,
-                x[..., batch, :],
-                fakes[..., batch, :],
+                x[batch],
+                fakes[batch],
                 own,
                 descriptors,
-                alphas[..., i, :, :],
+                alphas[i],
                 self.settings.penalty,
                 self.scratch,
             )
             self.adam_critic.step()
         last = slice(rounds * size, None)
-        own, descriptors, base = self.own_classes(labels[..., last])
+        own, descriptors, base = self.own_classes(labels[last])
         loss = generator_backward(
             self.network,
             self.critic,
-            noise[..., last, :],
+            noise[last],
             own,
             descriptors,
             base,
             self.scratch,
-            self._feedback_of(labels[..., last]),
+            self._feedback_of(labels[last]),
         )
         self.adam_generator.step()
         return {**losses, "generator": loss}
 
     def own_classes(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The labels (…, B) of a batch, the descriptors (K, Da) and the base (K, Dx) they count.
+        """The labels (B,) of a batch, the descriptors (K, Da) and the base (K, Dx) they count.
 
         Those of all seen classes while there are fewer of them than samples; else each sample's
         own, so that thousands of classes make no step slower.
         """
-        if len(self.descriptors) <= labels.numel():
+        if len(self.descriptors) <= len(labels):
             return labels, self.descriptors, self.base
-        own = labels.flatten()
-        base = None if self.base is None else self.base[own]
-        places = torch.arange(len(own), device=own.device).view(labels.shape)
-        return places, self.descriptors[own], base
+        base = None if self.base is None else self.base[labels]
+        places = torch.arange(len(labels), device=labels.device)
+        return places, self.descriptors[labels], base
 
     def _feedback_of(self, labels: Tensor) -> Feedback | None:
         """The feedback on samples of these labels, whatever `own_classes` made of them."""
@@ -152,20 +145,19 @@ class AdversarialTrainer(PackedTrainer):
         return None if feedback is None else lambda fake, _: feedback(fake, labels)
 
     def _draw_noise(self) -> tuple[Tensor, Tensor]:
-        """Noise z of a step, (…, (critic_steps + 1) B, Dz), and α, (…, critic_steps, B, 1)."""
-        shape = (*self.rows.shape, self.settings.noise)
+        """Noise z of a step, ((critic_steps + 1) B, Dz), and α, (critic_steps, B, 1)."""
+        shape = (len(self.rows), self.settings.noise)
         noise = self.scratch("noise", shape, self.descriptors, torch.float32)
-        fill(noise, self.rng, Tensor.normal_)
+        noise.normal_(generator=self.rng)
         size = (self.settings.critic_steps, self.settings.batch_size, 1)
-        device, dtype = place_of(self.rng), self.data.x.dtype
-        alphas = drawn(self.rng, lambda one: torch.rand(size, generator=one, device=device))
-        return noise.to(dtype), alphas.to(dtype)
+        alphas = torch.rand(size, generator=self.rng, device=self.rng.device)
+        return noise.to(self.data.x.dtype), alphas.to(self.data.x.dtype)
 
     def _draw_rows(self) -> Tensor:
         """Rows of the next step, drawn one step ahead: a reader may fetch them meanwhile."""
         rounds = self.settings.critic_steps
         rows = uniform_rows(len(self.labels), (rounds + 1) * self.settings.batch_size, self.rng)
-        prefetch(self.data.x, rows[..., : rounds * self.settings.batch_size])
+        prefetch(self.data.x, rows[: rounds * self.settings.batch_size])
         return rows
 
     def parts(self) -> Mapping[str, Part]:
@@ -192,12 +184,12 @@ def fit_generator(
     data: TrainingTensors,
     settings: Generation,
     arithmetic: Arithmetic,
-    seed: Seeds,
+    seed: int,
     monitor: Monitor,
 ) -> FeatureGenerator:
     """Fit the generator that the settings name, by itself (`schedule="sequential"`)."""
     if settings.generator == "ridge":
         return fit_ridge(data, settings)
     trainer = AdversarialTrainer(data, settings, arithmetic, seed)
-    train("generation", trainer, settings.steps, monitor, seed)
+    train("generation", trainer, settings.steps, monitor)
     return trainer.generator

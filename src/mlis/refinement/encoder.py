@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from mlis.compute import Arithmetic, Scratch, put_gradient
-from mlis.stacking import Rng, drawn
 
 
 class Linear(nn.Module):
@@ -14,20 +13,26 @@ class Linear(nn.Module):
         inputs, outputs: sizes.
         std: standard deviation of the initial weights; biases start at zero.
         arithmetic: device and precision.
-        rng: CPU generator that draws the initial weights; several stack as many layers.
+        rng: CPU generator that draws the initial weights.
     """
 
-    def __init__(self, inputs: int, outputs: int, std: float, arithmetic: Arithmetic, rng: Rng):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        std: float,
+        arithmetic: Arithmetic,
+        rng: torch.Generator,
+    ):
         super().__init__()
         self.arithmetic = arithmetic
-        weight = drawn(rng, lambda one: torch.randn((outputs, inputs), generator=one)) * std
+        weight = torch.randn((outputs, inputs), generator=rng) * std
         self.weight: nn.Parameter = nn.Parameter(arithmetic.tensor(weight))
-        self.bias: nn.Parameter = nn.Parameter(arithmetic.tensor(torch.zeros(weight.shape[:-1])))
+        self.bias: nn.Parameter = nn.Parameter(arithmetic.tensor(torch.zeros(outputs)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (…, B, inputs) to (…, B, outputs)."""
-        product = self.arithmetic.mm(x, self.weight.mT).to(self.arithmetic.master)
-        return product + self.bias[..., None, :]
+        """Map (B, inputs) to (B, outputs)."""
+        return self.arithmetic.mm(x, self.weight.T).to(self.arithmetic.master) + self.bias
 
 
 class Encoder(Linear):
@@ -42,25 +47,25 @@ class Encoder(Linear):
         """What `forward` gives, without a graph, in memory that the next call uses again.
 
         Args:
-            x: (…, B, Dx).
-            scratch: holds the returned (…, B, Dh).
+            x: (B, Dx).
+            scratch: holds the returned (B, Dh).
         """
         weight = scratch.cast("weight", self.weight, self.arithmetic.product)
-        product = x.to(weight.dtype) @ weight.mT
+        product = x.to(weight.dtype) @ weight.T
         h = scratch("refined", tuple(product.shape), product, self.arithmetic.master)
-        return h.copy_(product).add_(self.bias[..., None, :]).relu_()
+        return h.copy_(product).add_(self.bias).relu_()
 
     @torch.no_grad()
     def backward(self, x: Tensor, h: Tensor, gradient: Tensor, scratch: Scratch) -> None:
-        """Put the weights' gradients where a loss has the `gradient` (…, B, Dh) of h.
+        """Put the weights' gradients where a loss has the `gradient` (B, Dh) of h.
 
         Args:
-            x: (…, B, Dx), of which h = E(x).
-            h: (…, B, Dh).
-            gradient: (…, B, Dh); becomes that of what the ReLU was given.
+            x: (B, Dx), of which h = E(x).
+            h: (B, Dh).
+            gradient: (B, Dh); becomes that of what the ReLU was given.
             scratch: memory to use again.
         """
         gradient *= h > 0
         product = scratch.cast("gradient", gradient, self.arithmetic.product)
-        put_gradient(self.weight, product.mT @ x.to(product.dtype))
-        put_gradient(self.bias, gradient.sum(-2))
+        put_gradient(self.weight, product.T @ x.to(product.dtype))
+        put_gradient(self.bias, gradient.sum(0))

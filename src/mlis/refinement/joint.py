@@ -12,7 +12,6 @@ from mlis.preprocessing import TrainingTensors
 from mlis.refinement.encoder import Encoder
 from mlis.refinement.losses import EmbeddingLoss
 from mlis.refinement.train import RefinementTrainer
-from mlis.stacking import Seeds
 from mlis.training import Monitor, train
 
 
@@ -66,7 +65,7 @@ def fit_joint(
     data: TrainingTensors,
     config: Config,
     arithmetic: Arithmetic,
-    seed: Seeds,
+    seed: int,
     monitor: Monitor,
     loss: EmbeddingLoss | None = None,
 ) -> tuple[FeatureGenerator, Encoder]:
@@ -81,5 +80,5 @@ def fit_joint(
         loss,
     )
     trainer = JointTrainer(adversarial, refinement)
-    train("joint", trainer, config.generation.steps, monitor, seed)
+    train("joint", trainer, config.generation.steps, monitor)
     return adversarial.generator, refinement.encoder

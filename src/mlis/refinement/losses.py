@@ -2,8 +2,7 @@
 
 Each loss here maps a similarity matrix (B, B) and labels (B,) to a scalar. The circle,
 contrastive and multi-similarity losses equal those of pytorch-metric-learning (the authors'
-library) with cosine similarity; `circle_eq1` is the paper's eq. (1) as printed. Several seeds at
-once have matrices (S, B, B), labels (S, B) and losses (S,).
+library) with cosine similarity; `circle_eq1` is the paper's eq. (1) as printed.
 """
 
 import functools
@@ -27,8 +26,8 @@ EXACT = 40  # softplus(x) = x in float64 above this; PyTorch's default of 20 is 
 
 def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Boolean (B, B) masks of positive pairs (same class, not itself) and negative pairs."""
-    same = labels[..., :, None] == labels[..., None, :]
-    positive = same & ~torch.eye(labels.shape[-1], dtype=torch.bool, device=labels.device)
+    same = labels[:, None] == labels[None, :]
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return positive, ~same
 
 
@@ -43,8 +42,8 @@ def _log_sum_exp(values: Tensor, keep: Tensor) -> Tensor:
 
 
 def _mean_of_positive(losses: Tensor) -> Tensor:
-    """Mean over the entries (…, n) above zero; zero if there are none."""
-    return losses.sum(-1) / (losses > 0).sum(-1).clamp(min=1)
+    """Mean over the entries above zero; zero if there are none."""
+    return losses.sum() / (losses > 0).sum().clamp(min=1)
 
 
 def circle(similarity: Tensor, labels: Tensor, margin: float, gamma: float) -> Tensor:
@@ -68,12 +67,12 @@ def circle_eq1(similarity: Tensor, labels: Tensor, margin: float, gamma: float) 
     `log[1 + Σ_n exp(γ(s_n + m)) Σ_p exp(−γ s_p)]`, each unordered pair once. Zero if the batch
     has no positive or no negative pair.
     """
-    positive, negative = (mask.triu(1).flatten(-2) for mask in pair_masks(labels))
-    flat = similarity.flatten(-2)
+    positive, negative = (mask.triu(1).flatten() for mask in pair_masks(labels))
+    flat = similarity.flatten()
     apart = _log_sum_exp(gamma * (flat + margin), negative)
     toward = _log_sum_exp(-gamma * flat, positive)
     loss = softplus(apart + toward, threshold=EXACT)
-    return loss * (positive.any(-1) & negative.any(-1))
+    return loss * (positive.any() & negative.any())
 
 
 def contrastive(similarity: Tensor, labels: Tensor) -> Tensor:
@@ -84,7 +83,7 @@ def contrastive(similarity: Tensor, labels: Tensor) -> Tensor:
     positive, negative = pair_masks(labels)
     toward = relu(1 - similarity) * positive
     apart = relu(similarity) * negative
-    return _mean_of_positive(toward.flatten(-2)) + _mean_of_positive(apart.flatten(-2))
+    return _mean_of_positive(toward) + _mean_of_positive(apart)
 
 
 def multi_similarity(
@@ -97,21 +96,21 @@ def multi_similarity(
     positive, negative = pair_masks(labels)
     toward = softplus(_log_sum_exp(-alpha * (similarity - base), positive), threshold=EXACT)
     apart = softplus(_log_sum_exp(beta * (similarity - base), negative), threshold=EXACT)
-    return (toward / alpha + apart / beta).mean(-1)
+    return (toward / alpha + apart / beta).mean()
 
 
 def concatenate(h: Tensor, descriptors: Tensor | None, settings: Refinement) -> Tensor:
     """Build the embeddings that the metric loss compares: `h`, or `[h ; scale · a_y]`.
 
     Args:
-        h: (…, B, Dh) refined features.
-        descriptors: (…, B, Da), each sample's own class's descriptor; None without IS.
+        h: (B, Dh) refined features.
+        descriptors: (B, Da), each sample's own class's descriptor; None without IS.
     """
     if settings.visual_norm == "l2":
-        h = normalize(h, dim=-1)
+        h = normalize(h, dim=1)
     if descriptors is None:
         return h
-    return torch.cat((h, settings.semantic_scale * descriptors), dim=-1)
+    return torch.cat((h, settings.semantic_scale * descriptors), dim=1)
 
 
 class _Gram(torch.autograd.Function):
@@ -124,13 +123,13 @@ class _Gram(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, product: torch.dtype) -> Tensor:
         ctx.save_for_backward(h)
         ctx.product = product
-        return h @ h.mT
+        return h @ h.T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
         (h,) = ctx.saved_tensors
-        both = (gradient + gradient.mT).to(ctx.product)
+        both = (gradient + gradient.T).to(ctx.product)
         return (both @ h.to(ctx.product)).to(h.dtype), None
 
 
@@ -144,30 +143,22 @@ def similarities(
     """Cosine similarities of `[h ; scale · a_y]` without building the concatenation.
 
     `[h_i ; a_i]·[h_j ; a_j] = h_i·h_j + a_i·a_j`, and the second term depends on the two classes
-    alone: it is read from the (…, C, C) `class_gram` of the scaled descriptors that `labels` count
+    alone: it is read from the (C, C) `class_gram` of the scaled descriptors that `labels` count
     (None without IS). `product` is the dtype of the products in the gradient.
 
     Returns:
         The (B, B) similarities, and the mean share of a squared length that is semantic (0-d).
     """
     if settings.visual_norm == "l2":
-        h = normalize(h, dim=-1)
+        h = normalize(h, dim=1)
     dots = cast(Tensor, _Gram.apply(h, product or h.dtype))
-    share = dots.new_zeros(dots.shape[:-2])
+    share = dots.new_zeros(())
     if class_gram is not None:
-        own = class_gram.diagonal(dim1=-2, dim2=-1)[..., labels]
-        squared = dots.diagonal(dim1=-2, dim2=-1)
-        share = (own / (own + squared).clamp(min=1e-12)).mean(-1).detach()
-        dots = dots + _of_pairs(class_gram, labels)
-    length = dots.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12).sqrt()
-    return dots / (length[..., :, None] * length[..., None, :]), share
-
-
-def _of_pairs(by_classes: Tensor, labels: Tensor) -> Tensor:
-    """The entries of (C, C) that pairs of labels (…, B) name, or of (…, C, C) that (B,) name."""
-    if labels.dim() == 1:
-        return by_classes.index_select(-2, labels).index_select(-1, labels)
-    return torch.take_along_dim(by_classes[labels], labels[..., None, :], dim=-1)
+        own = class_gram.diagonal()[labels]
+        share = (own / (own + dots.diagonal()).clamp(min=1e-12)).mean().detach()
+        dots = dots + class_gram.index_select(0, labels).index_select(1, labels)
+    length = dots.diagonal().clamp(min=1e-12).sqrt()
+    return dots / (length[:, None] * length[None, :]), share
 
 
 def similarity_loss(settings: Refinement) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -203,11 +194,11 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy (eq. 3) in which every class present in the batch weighs the same.
 
     Args:
-        logits: (…, B, C).
-        labels: (…, B) int64.
+        logits: (B, C).
+        labels: (B,) int64.
     """
     ones = torch.ones_like(labels, dtype=logits.dtype)
-    counts = ones.new_zeros((*labels.shape[:-1], logits.shape[-1])).scatter_add_(-1, labels, ones)
-    weights = 1.0 / counts.gather(-1, labels)
-    losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
-    return (losses.view_as(weights) * weights).sum(-1) / weights.sum(-1)
+    counts = ones.new_zeros(logits.shape[1]).scatter_add_(0, labels, ones)
+    weights = 1.0 / counts[labels]
+    losses = cross_entropy(logits, labels, reduction="none")
+    return (losses * weights).sum() / weights.sum()

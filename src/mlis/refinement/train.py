@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mlis.compute import Arithmetic, Scratch
+from mlis.compute import Arithmetic, Scratch, stream
 from mlis.config import Refinement
 from mlis.data.sampling import ClassBalancedSampler, some_classes
 from mlis.generation.synthesis import FeatureGenerator, Sampler
@@ -20,8 +20,7 @@ from mlis.refinement.losses import (
     similarity_loss,
 )
 from mlis.refinement.own_loss import OwnLoss
-from mlis.stacking import Rng, Seeds, streams
-from mlis.streaming import prefetch, take
+from mlis.streaming import prefetch
 from mlis.training import Monitor, adam, train
 
 MOST_CLASSES = 1024
@@ -42,11 +41,10 @@ class RefinementTrainer(PackedTrainer):
         data: the training split on its device.
         settings: components, loss, batch and step sizes.
         arithmetic: device and precision.
-        seed: of the initial weights and of every random number drawn; several are stacked.
+        seed: of the initial weights and of every random number drawn.
         sampler_of: gives the sampler of synthetic features for this step; None without SFR.
         loss: a user's own `(embeddings, labels) → scalar` in place of the named one; a module's
-            own weights are trained too, on a copy. Stacked seeds call it one after the other, each
-            its own copy of a module.
+            own weights are trained too, on a copy.
     """
 
     data: TrainingTensors
@@ -58,8 +56,8 @@ class RefinementTrainer(PackedTrainer):
     learned_loss: nn.Module | None
     by_autograd: list[nn.Module]
     adam: torch.optim.Adam
-    batches: Rng
-    noise: Rng
+    batches: torch.Generator
+    noise: torch.Generator
     sampler: ClassBalancedSampler
     rows: Tensor
     product: torch.dtype
@@ -74,26 +72,26 @@ class RefinementTrainer(PackedTrainer):
         data: TrainingTensors,
         settings: Refinement,
         arithmetic: Arithmetic,
-        seed: Seeds,
+        seed: int,
         sampler_of: Callable[[], Sampler] | None,
         loss: EmbeddingLoss | None = None,
     ):
         self.data, self.settings = data, settings
         hidden, common = settings.hidden, (settings.init_std, arithmetic)
-        self.encoder = Encoder(data.x.shape[1], hidden, *common, streams(seed, "encoder"))
-        self.head = Linear(hidden, data.num_classes, *common, streams(seed, "head"))
+        self.encoder = Encoder(data.x.shape[1], hidden, *common, stream(seed, "encoder"))
+        self.head = Linear(hidden, data.num_classes, *common, stream(seed, "head"))
         self.similarity_loss = similarity_loss(settings) if loss is None else None
         self.own_loss = None
         if self.similarity_loss is None:
             loss = load_loss(settings.loss) if loss is None else loss
-            self.own_loss = OwnLoss(loss, arithmetic, seed)
+            self.own_loss = OwnLoss(loss, arithmetic)
         self.learned_loss = None if self.own_loss is None else self.own_loss.learned
         self.by_autograd = [part for part in (self.head, self.learned_loss) if part is not None]
         trained = (self.encoder, *self.by_autograd)
         parameters = [p for module in trained for p in module.parameters()]
         self.adam = adam(parameters, settings.learning_rate, settings.beta1, settings.beta2)
-        self.batches = streams(seed, "batches", device=arithmetic.device)
-        self.noise = streams(seed, "refinement-noise", device=arithmetic.device)
+        self.batches = stream(seed, "batches", device=arithmetic.device)
+        self.noise = stream(seed, "refinement-noise", device=arithmetic.device)
         self.sampler = ClassBalancedSampler(
             data.y, settings.classes_per_batch, settings.samples_per_class, self.batches
         )
@@ -108,7 +106,7 @@ class RefinementTrainer(PackedTrainer):
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch, refine it, and update the encoder on the losses that are switched on."""
         switches = self.settings.switches
-        x, y = take(self.data.x, self.rows), self.data.y[self.rows]
+        x, y = self.data.x[self.rows], self.data.y[self.rows]
         self.rows = self._draw_rows()
         x, labels = self._with_synthetic(x, y)
         # A loss of the user's may keep what it is given: then no memory is used twice.
@@ -116,9 +114,9 @@ class RefinementTrainer(PackedTrainer):
         refined = self.encoder.refine(x, scratch)
         # Autograd ends at h, once for each loss; the encoder's own gradient is one product.
         leaf = refined.detach().requires_grad_()
-        h = refined[..., : y.shape[-1], :].detach().requires_grad_()
+        h = refined[: len(y)].detach().requires_grad_()
         losses: dict[str, Tensor] = {}
-        report = {"norm": h.detach().norm(dim=-1).mean(-1)}
+        report = {"norm": h.detach().norm(dim=1).mean()}
         if "sfr" in switches:
             losses["cross_entropy"] = balanced_cross_entropy(self.head(leaf), labels)
         if "ml" in switches:
@@ -130,7 +128,7 @@ class RefinementTrainer(PackedTrainer):
         for module in self.by_autograd:
             module.zero_grad()
         assert isinstance(total, Tensor)
-        total.sum().backward()
+        total.backward()
         self.encoder.backward(x, refined, _sum_of_gradients(leaf, h), scratch)
         self.adam.step()
         return {name: loss.detach() for name, loss in losses.items()} | report
@@ -147,11 +145,10 @@ class RefinementTrainer(PackedTrainer):
             return x.to(self.product), y
         labels = self._draw_synthetic_labels()
         fakes = self.sampler_of()(labels, self.noise)
-        of_fakes = labels.expand(fakes.shape[:-1])
-        size = (*x.shape[:-2], x.shape[-2] + fakes.shape[-2], x.shape[-1])
+        size = (len(x) + len(fakes), x.shape[1])
         rows = self.scratch("rows", size, x, self.product)
-        torch.cat((x.to(self.product), fakes.to(self.product)), dim=-2, out=rows)
-        return rows, torch.cat((y, of_fakes), dim=-1)
+        torch.cat((x.to(self.product), fakes.to(self.product)), out=rows)
+        return rows, torch.cat((y, labels))
 
     def _draw_synthetic_labels(self) -> Tensor:
         """Labels of a step's synthetic samples: all classes', or those of some drawn classes."""
@@ -165,16 +162,15 @@ class RefinementTrainer(PackedTrainer):
     def _labels_of(self, unseen: Tensor, seen: Tensor) -> Tensor:
         """As many labels of each of these classes as it has synthetic samples in a step."""
         counts = (self.settings.synthetic_per_unseen, self.settings.synthetic_per_seen)
-        parts = (unseen.repeat_interleave(counts[0], -1), seen.repeat_interleave(counts[1], -1))
-        return torch.cat(parts, dim=-1)
+        return torch.cat((unseen.repeat_interleave(counts[0]), seen.repeat_interleave(counts[1])))
 
     def _class_gram(self, y: Tensor) -> Tensor | None:
-        """Products a·a of the P classes of a batch, (…, P, P); a table of all would be (C, C)."""
+        """Products a·a of the P classes of a batch, (P, P); a table of all would be (C, C)."""
         if not self.with_semantics:
             return None
-        own = self.data.descriptors[y[..., :: self.sampler.samples]]
+        own = self.data.descriptors[y[:: self.sampler.samples]]
         own = self.settings.semantic_scale * own
-        return own @ own.mT
+        return own @ own.T
 
     def _metric(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The metric loss, and the share of the squared length that is semantic."""
@@ -214,7 +210,7 @@ class RefinementTrainer(PackedTrainer):
 
 
 def _sum_of_gradients(leaf: Tensor, h: Tensor) -> Tensor:
-    """The gradient of all rows (…, N, Dh), where h (…, B, Dh) are the first of them.
+    """The gradient of all rows (N, Dh), where h (B, Dh) are the first of them.
 
     A loss that is off leaves none; without cross-entropy all rows are real.
     """
@@ -222,7 +218,7 @@ def _sum_of_gradients(leaf: Tensor, h: Tensor) -> Tensor:
         assert h.grad is not None
         return h.grad
     if h.grad is not None:
-        leaf.grad[..., : h.shape[-2], :] += h.grad
+        leaf.grad[: len(h)] += h.grad
     return leaf.grad
 
 
@@ -231,7 +227,7 @@ def fit_encoder(
     generator: FeatureGenerator | None,
     settings: Refinement,
     arithmetic: Arithmetic,
-    seed: Seeds,
+    seed: int,
     monitor: Monitor,
     loss: EmbeddingLoss | None = None,
 ) -> Encoder:
@@ -241,5 +237,5 @@ def fit_encoder(
         sampler = generator.sampler(data.descriptors)
         sampler_of = lambda: sampler  # noqa: E731
     trainer = RefinementTrainer(data, settings, arithmetic, seed, sampler_of, loss)
-    train("refinement", trainer, settings.steps, monitor, seed)
+    train("refinement", trainer, settings.steps, monitor)
     return trainer.encoder
