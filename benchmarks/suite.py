@@ -27,7 +27,7 @@ import stage_two
 import steps
 from report import Rows, facts, markdown, measured_on
 
-from mlis.files import atomic_write, write_json
+from mlis.storage.atomic import atomic_write, write_json
 
 HERE = Path(__file__).resolve().parent
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from cli_cases import NAMES, small_dataset
-from mlis.checkpoint import load_model, save_model
-from mlis.data.feature_folder import ImageFeatures, read_feature_folder, write_feature_folder
-from mlis.data.folder import load_folder
-from mlis.features.descriptors import Descriptors, read_descriptors, write_descriptors
-from mlis.folders import replaced_together
-from mlis.inference import Recognizer
+from mlis.data.io.feature_folder import ImageFeatures, read_feature_folder, write_feature_folder
+from mlis.data.io.folder import load_folder
+from mlis.features.descriptors.describe import Descriptors, read_descriptors, write_descriptors
+from mlis.io.checkpoint import load_model, save_model
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
+from mlis.storage.folders import replaced_together
 from simulated import small, tiny
 
 Save = Callable[[Path], Any]

@@ -26,7 +26,7 @@ import suite
 from products import of_steps
 from shapes import SHAPES, settings, tensors
 
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 
 CASES = ["critic step", "generator step", "encoder step", "stage-1 step"]
 FACTS = {"machine", "cpu_flags", "cores", "threads", "torch", "mlis", "date", "command", "rows"}

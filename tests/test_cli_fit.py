@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-import mlis.refinement.train
-import mlis.runs
+import mlis.encoder.trainer
+import mlis.runs.run
 from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.cli.progress import Progress
-from mlis.files import sealed, unsealed
+from mlis.storage.atomic import sealed, unsealed
 from standins import write_tiny
 
 PERCENT = ("U", "S", "H", "T1", "AUSUC", "overall")
@@ -145,7 +145,7 @@ def test_settings_are_saved_before_training(small_folder, tmp_path, monkeypatch)
     def stop(*args, **kwargs):
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(mlis.runs, "fit_and_calibrate", stop)
+    monkeypatch.setattr(mlis.runs.run, "fit_and_calibrate", stop)
     arguments = ["-o", str(tmp_path / "run"), *QUICK, "--gamma", "16", "--seeds", "3"]
     assert main(["fit", str(small_folder), *arguments]) == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -168,7 +168,7 @@ def test_interruption_says_how_to_continue(small_folder, tmp_path, capsys, monke
         raise KeyboardInterrupt
 
     run = tmp_path / "my run"
-    monkeypatch.setattr(mlis.runs, "fit_and_calibrate", interrupt)
+    monkeypatch.setattr(mlis.runs.run, "fit_and_calibrate", interrupt)
     assert main(["fit", str(small_folder), "-o", str(run), *QUICK]) == 130
     err = capsys.readouterr().err
     assert err == f"\nmlis: interrupted; continue with: mlis fit --resume '{run}'\n"

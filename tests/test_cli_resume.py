@@ -12,7 +12,7 @@ import pytest
 
 from cli_cases import QUICK, one_line_error, save_small, start
 from mlis.cli import main
-from mlis.files import CHECK
+from mlis.storage.atomic import CHECK
 
 PLACE = "seed-0/ml+is+sfr"
 SETTINGS = (

@@ -13,20 +13,20 @@ from PIL import Image
 import pretend_ray
 from cli_cases import one_line_error, refused
 from experiment_cases import config, numbers, saved, task
-from mlis import cluster as spreading
 from mlis.cli import main
-from mlis.cluster import Cluster, Pool, connected
-from mlis.data.feature_folder import read_feature_folder
+from mlis.compute import ray_cluster as spreading
+from mlis.compute.ray_cluster import Cluster, Pool, connected
+from mlis.data.io.feature_folder import read_feature_folder
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
 from mlis.experiments.ray_engine import RayEngine
 from mlis.experiments.ray_worker import work
 from mlis.experiments.tasks import BASELINES
-from mlis.features import ray_shards
-from mlis.features.backbones import Identity
-from mlis.features.images import extract_folder
-from mlis.features.walk import find_images
-from mlis.locks import lock_folder
+from mlis.features.backbones.base import Identity
+from mlis.features.images import ray_shards
+from mlis.features.images.extract import extract_folder
+from mlis.features.images.walk import find_images
+from mlis.storage.locks import lock_folder
 from pretend_ray import PretendRay, echo
 from simulated import tiny
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from experiment_cases import Heard, brief, config, numbers, saved, source, task
-from mlis.checkpoint import load_model
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
@@ -16,8 +15,9 @@ from mlis.experiments.plans import plan
 from mlis.experiments.rerun import compare, rerun
 from mlis.experiments.running import How, run
 from mlis.experiments.tasks import BASELINES, Task
-from mlis.locks import lock_folder
+from mlis.io.checkpoint import load_model
 from mlis.protocol import fit_and_calibrate, test_once
+from mlis.storage.locks import lock_folder
 from simulated import tiny
 
 METHODS = ("mlis", *(name for name in BASELINES if name != "cosine"))

@@ -24,11 +24,11 @@ from mlis.experiments.store import PROTOCOLS, TEST_BEST
 from mlis.experiments.table_files import csv_text, latex, markdown
 from mlis.experiments.tasks import BASELINES, Task
 from mlis.experiments.testbest import CheckpointMonitor, _recognizers, measure_test_best, steps_of
-from mlis.inference import Recognizer
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.protocol import fit_and_calibrate
 from mlis.provenance import training_key
-from mlis.training import Monitor
+from mlis.training.loop import Monitor
 from simulated import small, tiny
 
 LONGER = {"refinement": {"steps": 40}}

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from cli_cases import QUICK, environment, one_line_error, refused, save_small, small_dataset
-from mlis.checkpoint import load_model, save_model
 from mlis.cli import main
-from mlis.data.feature_folder import ImageFeatures
-from mlis.data.mapped import write_arrays
+from mlis.data.io.feature_folder import ImageFeatures
+from mlis.data.out_of_core.mapped import write_arrays
 from mlis.errors import DataError
 from mlis.experiments.store import Store
-from mlis.features.shards import Store as Shards
-from mlis.files import cache_folder
-from mlis.locks import LOCK, lock_folder
+from mlis.features.images.shards import Store as Shards
+from mlis.io.checkpoint import load_model, save_model
+from mlis.storage.atomic import cache_folder
+from mlis.storage.locks import LOCK, lock_folder
 from test_experiments_store import row
 from test_faults import GAN
 

@@ -16,22 +16,22 @@ from pathlib import Path
 import pytest
 import torch
 
-import mlis.snapshots
-import mlis.training
+import mlis.training.checkpoints
+import mlis.training.loop
 from cli_cases import QUICK, save_small, start
 from mlis.cli import main
 from mlis.config import Config
 from mlis.errors import DivergenceError, ModelFileError
-from mlis.files import cache_folder
-from mlis.generators import generator_folder
-from mlis.inference import Recognizer
-from mlis.locks import lock_folder
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.protocol import Fitted, fit_and_calibrate, fit_reusing
 from mlis.provenance import generation_key, training_key
-from mlis.snapshots import FolderMonitor
-from mlis.tensorfile import load_tensors, save_tensors
-from mlis.training import Monitor
+from mlis.storage.atomic import cache_folder
+from mlis.storage.locks import lock_folder
+from mlis.storage.tensors import load_tensors, save_tensors
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.generator_cache import generator_folder
+from mlis.training.loop import Monitor
 from simulated import small, tiny
 
 TRAINING = tiny().for_training()
@@ -41,7 +41,7 @@ KEY = generation_key(TRAINING, CONFIG, 5)
 
 @pytest.fixture(autouse=True)
 def _log_every_step(monkeypatch):
-    monkeypatch.setattr(mlis.training, "LOG_EVERY", 1)
+    monkeypatch.setattr(mlis.training.loop, "LOG_EVERY", 1)
 
 
 class Steps(Monitor):
@@ -395,7 +395,11 @@ DAMAGE = [truncated, flipped, empty, text, of_another_key, without_record, witho
 
 def of_the_store(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the store warned of; the classifier's tiny problem may not converge, and say so."""
-    return [found.getMessage() for found in caplog.records if found.name == "mlis.generators"]
+    return [
+        found.getMessage()
+        for found in caplog.records
+        if found.name == "mlis.training.generator_cache"
+    ]
 
 
 @pytest.mark.parametrize("partial", [False, True], ids=["finished", "partial"])
@@ -477,7 +481,7 @@ def read_only(monkeypatch) -> None:
             refuse(path)
         return real["unlink"](path, *args, **options)
 
-    real_path_open, real_save = Path.open, mlis.snapshots.save_tensors
+    real_path_open, real_save = Path.open, mlis.training.checkpoints.save_tensors
 
     def no_path_open(self, mode="r", *args, **options):
         if set(mode) & set("wa+x"):
@@ -492,7 +496,7 @@ def read_only(monkeypatch) -> None:
     monkeypatch.setattr(os, "mkdir", no_mkdir)
     monkeypatch.setattr(os, "unlink", no_unlink)
     monkeypatch.setattr(Path, "open", no_path_open)
-    monkeypatch.setattr(mlis.snapshots, "save_tensors", no_save)
+    monkeypatch.setattr(mlis.training.checkpoints, "save_tensors", no_save)
 
 
 def test_a_read_only_cache_without_the_generator(tmp_path, read_only, caplog):
@@ -531,14 +535,14 @@ def test_a_read_only_cache_with_half_of_it(tmp_path, request, caplog):
 
 
 def test_the_disk_fills_up_in_between(tmp_path, monkeypatch, caplog):
-    real = mlis.snapshots.save_tensors
+    real = mlis.training.checkpoints.save_tensors
 
     def full(path, tensors, metadata):
         if cache_folder() in path.parents and metadata["step"] == "3":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, tensors, metadata)
 
-    monkeypatch.setattr(mlis.snapshots, "save_tensors", full)
+    monkeypatch.setattr(mlis.training.checkpoints, "save_tensors", full)
     assert_same_bits(train(tmp_path), undisturbed())
     assert load_tensors(tmp_path / STORED)[1]["step"] == "5"
     assert load_tensors(stored())[1]["step"] == "2"
@@ -579,7 +583,7 @@ def test_a_lock_of_a_deleted_folder_is_not_taken_for_one(tmp_path):
 
 def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
     import mlis.provenance
-    from mlis.compute import Arithmetic
+    from mlis.compute.precision import Arithmetic
 
     def keys(config=CONFIG):
         return generation_key(TRAINING, config, 5), training_key(TRAINING, config, 5)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import reference
-from mlis.compute import Arithmetic, Scratch, stream
-from mlis.generation.losses import critic_backward, generator_backward
-from mlis.generation.networks import Critic, Generator
+from mlis.compute.precision import Arithmetic, Scratch, stream
+from mlis.generators.wgan_gp.losses import critic_backward, generator_backward
+from mlis.generators.wgan_gp.networks import Critic, Generator
 
 CPU = torch.device("cpu")
 EXACT = Arithmetic.of("float64", CPU)

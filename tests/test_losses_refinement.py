@@ -10,7 +10,7 @@ from torch import Tensor
 
 import reference
 from mlis.config import Refinement
-from mlis.refinement.losses import (
+from mlis.encoder.metric_losses import (
     balanced_cross_entropy,
     circle,
     circle_eq1,

@@ -2,15 +2,15 @@
 
 import torch
 
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Preprocessing
-from mlis.generation.ridge import fit_ridge
-from mlis.generation.train import AdversarialTrainer
-from mlis.preprocessing import prepare
-from mlis.refinement import train as refinement_train
-from mlis.refinement.joint import JointTrainer
-from mlis.refinement.losses import similarities
-from mlis.refinement.train import RefinementTrainer
+from mlis.encoder import trainer as refinement_train
+from mlis.encoder.joint import JointTrainer
+from mlis.encoder.metric_losses import similarities
+from mlis.encoder.trainer import RefinementTrainer
+from mlis.generators.ridge import fit_ridge
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer
+from mlis.model.preprocessing import prepare
 from simulated import small, tiny
 
 EXACT = Arithmetic.of("float64", "cpu")

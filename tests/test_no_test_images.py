@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cli_cases import NAMES, QUICK, SEEN, last_json, printed, small_dataset
-from mlis.checkpoint import load_model
 from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import evaluate
+from mlis.io.checkpoint import load_model
 from mlis.protocol import fit_and_calibrate
 from simulated import small
 

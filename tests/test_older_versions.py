@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlis.checkpoint import load_model, read_record
 from mlis.cli.models import find_models
 from mlis.data import GZSLDataset
-from mlis.data.feature_folder import read_feature_folder
+from mlis.data.io.feature_folder import read_feature_folder
 from mlis.errors import DataError, MlisError, ModelFileError
 from mlis.evaluation import summarise
 from mlis.experiments.rerun import rerun
 from mlis.experiments.store import Store
-from mlis.files import sealed, unsealed
+from mlis.io.checkpoint import load_model, read_record
 from mlis.protocol import test_once as tested_once
-from mlis.runs import RunPlan, execute
+from mlis.runs.run import RunPlan, execute
+from mlis.storage.atomic import sealed, unsealed
 
 KEPT = Path(__file__).parent / "data" / "v0.1.0"
 EXPECTED = json.loads((KEPT / "expected.json").read_text())
@@ -49,9 +49,9 @@ def test_a_model_gives_the_same_scores():
 
 
 def test_a_finished_run_is_read_and_not_done_again(kept, monkeypatch):
-    import mlis.runs
+    import mlis.runs.run
 
-    monkeypatch.setattr(mlis.runs, "fit_and_calibrate", None)
+    monkeypatch.setattr(mlis.runs.run, "fit_and_calibrate", None)
     run = kept / "run"
     plan = RunPlan.read(run)
     assert [model.folder for model in find_models(run)] == [run / MODEL]

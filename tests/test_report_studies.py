@@ -12,7 +12,7 @@ from mlis.experiments.report.lines import blocks, counted, curves
 from mlis.experiments.report.rows import read_rows
 from mlis.experiments.report.studies import swept
 from mlis.experiments.store import TEST_BEST
-from mlis.files import CHECK
+from mlis.storage.atomic import CHECK
 from report_cases import row, series, stored, studies, variants
 
 # --- reading ------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 import torch
 
-from mlis.compute import stream
-from mlis.data.sampling import ClassBalancedSampler, uniform_rows
+from mlis.compute.precision import stream
+from mlis.data.samplers import ClassBalancedSampler, uniform_rows
 
 
 def labels_of(counts: list[int], seed: int = 0) -> torch.Tensor:

@@ -9,23 +9,23 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mlis.classification import LinearClassifier, fit_classifier
-from mlis.compute import Arithmetic, stream
+from mlis.compute.memory import enough_memory
+from mlis.compute.precision import Arithmetic, stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
-from mlis.generation.synthesis import FeatureGenerator, synthesise
-from mlis.generation.train import fit_generator
-from mlis.growth import keep
-from mlis.inference import Recognizer
-from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
-from mlis.refinement.encoder import Encoder
-from mlis.refinement.joint import fit_joint
-from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
-from mlis.refinement.train import fit_encoder
-from mlis.shortage import enough_memory
-from mlis.spill import check_room, spill
-from mlis.streaming import CHUNK_ROWS, ConcatenatedRows, Rows, StreamedRows
-from mlis.training import Monitor
+from mlis.data.out_of_core.spill import check_room, spill
+from mlis.data.out_of_core.streaming import CHUNK_ROWS, ConcatenatedRows, Rows, StreamedRows
+from mlis.encoder.joint import fit_joint
+from mlis.encoder.metric_losses import EmbeddingLoss, load_loss, similarity_loss
+from mlis.encoder.network import Encoder
+from mlis.encoder.trainer import fit_encoder
+from mlis.generators.base import FeatureGenerator, synthesise
+from mlis.generators.wgan_gp.trainer import fit_generator
+from mlis.incremental.exemplar_buffer import keep
+from mlis.model.classification import LinearClassifier, fit_classifier
+from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
+from mlis.model.recognizer import Recognizer
+from mlis.training.loop import Monitor
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ def fit(
         device: "auto", "cpu", "cuda", "cuda:1", …
         monitor: hears of losses and keeps snapshots.
         loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
-        growable: whether the recognizer keeps what adding classes needs (:mod:`mlis.growth`).
+        growable: whether the recognizer keeps what adding classes needs
+        (:mod:`mlis.incremental.exemplar_buffer`).
 
     Raises:
         DivergenceError: a loss became NaN or infinite.

@@ -16,13 +16,13 @@ import torch
 
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
+from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.evaluation import Evaluation, best_calibration, evaluate
-from mlis.generators import StoredGenerator, attempted
-from mlis.inference import Recognizer
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.provenance import generation_key
-from mlis.refinement.losses import EmbeddingLoss
-from mlis.training import Monitor
+from mlis.training.generator_cache import StoredGenerator, attempted
+from mlis.training.loop import Monitor
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def fit_reusing(
     Args:
         training, config, seed, device, monitor, loss, growable: as `fit` takes them.
         reuse: whether a generator may come from the user's cache folder, and is left there
-            (:mod:`mlis.generators`); it never changes the result.
+            (:mod:`mlis.training.generator_cache`); it never changes the result.
     """
     monitor = monitor or Monitor()
     started = time.perf_counter()
@@ -116,8 +116,9 @@ def fit_and_calibrate(
     The constant is the one with the best H on the validation classes, for a recognizer trained
     with the same settings and seed while those classes were held out. Test rows are not touched.
     With `reuse` trained generators are taken from the user's cache folder and left there
-    (:mod:`mlis.generators`), which saves their training and changes no result. With `growable` the
-    recognizer keeps what adding classes needs (:mod:`mlis.growth`).
+    (:mod:`mlis.training.generator_cache`), which saves their training and changes no result. With
+    `growable` the recognizer keeps what adding classes needs
+    (:mod:`mlis.incremental.exemplar_buffer`).
 
     Raises:
         DataError: calibration on validation is asked for and the dataset has no validation split.

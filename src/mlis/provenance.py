@@ -15,18 +15,20 @@ import scipy
 import torch
 
 import mlis
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Config, hash_of
 from mlis.data.dataset import GZSLDataset, TrainingSplit
-from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
+from mlis.encoder.metric_losses import EmbeddingLoss, load_loss, similarity_loss
 
 PROTOCOL = "H@val"
 
 # Raise one of these when the same settings, rows and seed give other numbers than before: the
 # mathematics, the order of random draws, initial weights, or the names in a snapshot have changed.
 # Stored generators and snapshots of the old code are then left alone instead of being mixed in.
-GENERATION_VERSION = 1  # of preprocessing and of stage 1a (mlis.preprocessing, mlis.generation)
-REFINEMENT_VERSION = 1  # of stage 1b (mlis.refinement)
+GENERATION_VERSION = (
+    1  # of preprocessing and of stage 1a (mlis.model.preprocessing, mlis.generators)
+)
+REFINEMENT_VERSION = 1  # of stage 1b (mlis.encoder)
 
 
 def training_key(

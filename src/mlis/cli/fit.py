@@ -20,7 +20,7 @@ from mlis.errors import SettingsError
 if TYPE_CHECKING:
     from mlis.config import Refinement
     from mlis.data.dataset import GZSLDataset
-    from mlis.run_plan import RunPlan
+    from mlis.runs.plan import RunPlan
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _check_resume(args: argparse.Namespace) -> None:
 
 
 def _continued(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
-    from mlis.run_plan import RunPlan
+    from mlis.runs.plan import RunPlan
 
     plan = RunPlan.read(args.resume)
     return args.resume, plan, load(relocated(plan.dataset, args))
@@ -143,8 +143,8 @@ def _begun(
         raise SettingsError("no run folder: name one with -o RUN")
     check_folder(args.output)
     arguments = dataset_arguments(args)
-    from mlis.compute import Arithmetic
-    from mlis.runs import RunPlan, begin
+    from mlis.compute.precision import Arithmetic
+    from mlis.runs.run import RunPlan, begin
 
     Arithmetic.of(config.precision, args.device or "auto")  # a device that is not there: say so now
     dataset = load(arguments)
@@ -165,7 +165,7 @@ def check_loss(settings: "Refinement") -> None:
 
     It may lie in the current folder, where `python -m` would find it too.
     """
-    from mlis.refinement.losses import load_loss, similarity_loss
+    from mlis.encoder.metric_losses import load_loss, similarity_loss
 
     if similarity_loss(settings) is None:
         if str(Path.cwd()) not in sys.path:
@@ -177,7 +177,7 @@ def _execute(
     args: argparse.Namespace, folder: Path, plan: "RunPlan", dataset: "GZSLDataset"
 ) -> dict[str, Any]:
     from mlis.cli.progress import Progress
-    from mlis.runs import execute
+    from mlis.runs.run import execute
 
     progress = Progress()
     try:

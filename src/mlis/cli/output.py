@@ -42,7 +42,7 @@ def check_folder(output: Path) -> None:
 
 def check_no_dataset(output: Path, *, force: bool) -> None:
     """Refuse what `check_folder` does, and a dataset unless it may be replaced."""
-    from mlis.data.folder import is_dataset_folder
+    from mlis.data.io.folder import is_dataset_folder
 
     check_folder(output)
     if is_dataset_folder(output) and not force:

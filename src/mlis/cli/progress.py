@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from mlis.training import Monitor
+from mlis.training.loop import Monitor
 
 LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
 _LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"

@@ -118,12 +118,12 @@ def _say(what: str) -> None:
 def run_map(args: argparse.Namespace) -> None:
     """`mlis map`."""
     _check_output(args.output, ".svg")
-    from mlis.checkpoint import load_model
     from mlis.cli.datasets import load
     from mlis.cli.models import one_model
     from mlis.experiments.report.files import write_svg
     from mlis.experiments.report.maps import Map, retrieval, sheet
     from mlis.experiments.retrieval import UnseenImages
+    from mlis.io.checkpoint import load_model
 
     recognizer = load_model(one_model(args.model))
     dataset = load(dataset_arguments(args))

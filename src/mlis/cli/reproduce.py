@@ -19,7 +19,7 @@ from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from mlis.cli.progress import Progress
-    from mlis.cluster import Cluster
+    from mlis.compute.ray_cluster import Cluster
     from mlis.experiments.budget import Budget
     from mlis.experiments.engine import Engine
     from mlis.experiments.outlook import Prospect
@@ -145,7 +145,7 @@ def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[
 
 
 def _source(name: str, data_root: str | None, layer: Mapping[str, Any]) -> "Source":
-    from mlis.data.benchmarks import benchmark_name
+    from mlis.data.io.benchmarks import benchmark_name
     from mlis.experiments.source import Source
 
     known = benchmark_name(name)

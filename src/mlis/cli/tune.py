@@ -125,8 +125,8 @@ def _tune(
     args: argparse.Namespace, space: "Space", starts: "dict[str, Config]", preset: str
 ) -> None:
     from mlis.experiments.tuning.study import Study, load_optuna
-    from mlis.locks import held
     from mlis.provenance import arithmetic_key
+    from mlis.storage.locks import held
 
     load_optuna()
     base = starts["preset"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlis.config import Config
-from mlis.data.letters import LetterData
+from mlis.data.letters.render import LetterData
 from mlis.evaluation import Evaluation
 
 

@@ -8,7 +8,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
-from mlis.data.alphabet import Letter, text_faces
+from mlis.data.letters.alphabet import Letter, text_faces
 
 SIZE = 400  # units per em
 BOX = (-240, -460, 480, 600)  # x, y, width, height of every symbol; the baseline is at y = 0

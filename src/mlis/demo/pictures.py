@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from mlis.data.alphabet import Letter
+from mlis.data.letters.alphabet import Letter
 from mlis.demo.findings import Findings
 from mlis.demo.glyphs import describe, glyph
 from mlis.pages import data_uri

@@ -27,7 +27,7 @@ from mlis.errors import MlisError, SettingsError
 from mlis.experiments.running import How, Listen, run, silent
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tasks import Task
-from mlis.locks import lock_folder
+from mlis.storage.locks import lock_folder
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlis.baselines.protocol import Measured
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import Evaluation
 from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.store import TEST_BEST, Row, parse
 from mlis.experiments.tasks import Task
 from mlis.experiments.testbest import TestBest, baseline_test_best
-from mlis.inference import Recognizer
+from mlis.methods.protocol import Measured
+from mlis.model.recognizer import Recognizer
 from mlis.protocol import Trained, test_once
 from mlis.provenance import provenance
 

@@ -1,7 +1,8 @@
 """How a task is done.
 
 Stages that several runs share are trained once: the generator is in the user's cache folder
-(:mod:`mlis.generators`), and the encoder in the work folder, for runs that differ in stage 2 alone.
+(:mod:`mlis.training.generator_cache`), and the encoder in the work folder, for runs that differ in
+stage 2 alone.
 """
 
 import dataclasses
@@ -11,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlis.baselines.protocol import choose_and_test
-from mlis.checkpoint import save_model
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.experiments.loading import Loaded, loaded
 from mlis.experiments.new_row import row_of_baseline, row_of_method, row_of_test_best
@@ -20,10 +19,12 @@ from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.store import TEST_BEST, Row
 from mlis.experiments.tasks import BASELINES, METHOD, Task, stage_one
 from mlis.experiments.testbest import measure_test_best
+from mlis.io.checkpoint import save_model
+from mlis.methods.protocol import choose_and_test
 from mlis.protocol import fit_and_calibrate
 from mlis.provenance import training_key
-from mlis.snapshots import FolderMonitor
-from mlis.training import Monitor
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.loop import Monitor
 
 Listen = Callable[[str], Monitor]
 

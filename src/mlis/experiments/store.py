@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 from mlis.errors import DataError
 from mlis.evaluation import summarise
-from mlis.files import CHECK, naming, sealed, strict_json, unsealed
-from mlis.locks import lock_folder
 from mlis.provenance import PROTOCOL
+from mlis.storage.atomic import CHECK, naming, sealed, strict_json, unsealed
+from mlis.storage.locks import lock_folder
 
 SCHEMA = 1
 TEST_BEST = "H@test-best (optimistic)"

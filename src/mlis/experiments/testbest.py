@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mlis.baselines.protocol import Measured
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
-from mlis.inference import Recognizer
+from mlis.methods.protocol import Measured
+from mlis.model.recognizer import Recognizer
 from mlis.protocol import Fitted, fit_reusing
 from mlis.provenance import training_key
-from mlis.snapshots import FolderMonitor
-from mlis.tensorfile import load_tensors, save_tensors
-from mlis.training import Monitor
+from mlis.storage.tensors import load_tensors, save_tensors
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.loop import Monitor
 
 POINTS = 10  # steps, evenly spaced, the last one included, among which the best is taken
 _KEPT = ("encoder.", "r.encoder.", "a.generator.")  # of a snapshot: what `outcome` would give

@@ -9,7 +9,7 @@ from mlis.experiments.report.html import escape, figure, missing, section
 from mlis.experiments.report.material import Losses, Tested
 from mlis.experiments.report.pictures import Pictures
 from mlis.experiments.report.studies import Study
-from mlis.inference import Recognizer
+from mlis.model.recognizer import Recognizer
 
 
 @dataclass(frozen=True, eq=False)

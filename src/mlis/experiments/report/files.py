@@ -11,8 +11,8 @@ from mlis.experiments.report.lines import curves
 from mlis.experiments.report.maps import sheet
 from mlis.experiments.report.studies import Study
 from mlis.experiments.table_files import Table
-from mlis.files import atomic_write
 from mlis.pages import style_of
+from mlis.storage.atomic import atomic_write
 
 FIGURES = ("figure3", "figure4")
 

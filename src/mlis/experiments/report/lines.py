@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlis.data.benchmarks import TABLE_1, Counts
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.benchmarks import TABLE_1, Counts
 from mlis.experiments.figures import Curve
 from mlis.experiments.report.studies import Place, Study
 from mlis.experiments.source import FIVE

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlis.data.dataset import GZSLDataset
 from mlis.experiments.report.svg import MARKS, drawing, mark, text
-from mlis.inference import Recognizer
+from mlis.model.recognizer import Recognizer
 from mlis.pages import place
 
 UNSEEN, OF_UNSEEN = 8, 30  # classes with a sign of their own, and images of each at most

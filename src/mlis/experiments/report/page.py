@@ -14,8 +14,8 @@ from mlis.experiments.report.html import escape, section
 from mlis.experiments.report.material import Data, Loader, losses_of, model_of, sizes, tested
 from mlis.experiments.report.rows import read_rows, series_of
 from mlis.experiments.report.studies import Study, studies_of
-from mlis.files import atomic_write
 from mlis.pages import document, style_of
+from mlis.storage.atomic import atomic_write
 
 CLOSE = 12  # studies that are looked at closely; tables and curves are of all
 LIMIT = 8 * 2**20  # bytes of a page; what fills it is bounded piece by piece
