@@ -198,7 +198,7 @@ def test_read_only_disks(data, calm, tmp_path, monkeypatch, capsys):
         assert main(["fit", str(folder / "data"), "-o", str(tmp_path / "run"), *reusing]) == 0
         assert (tmp_path / "run" / MODEL).read_bytes() == calm
         capsys.readouterr()
-        assert main(["fit", str(data), "-o", str(folder / "run"), *GAN]) == 1
+        assert main(["fit", str(data), "-o", str(folder / "run"), *GAN]) == 2
         said = one_line_error(capsys.readouterr().err)
         assert "Read-only file system" in said
         assert str(folder / "run") in said

@@ -218,6 +218,9 @@ def test_old_files_of_a_model_go_and_others_of_their_name_stay(model, tmp_path):
         *("README.md", "config.json", "model.safetensors")
     }
     (folder / "model.json").write_text('{"format": "tfjs"}')
+    (folder / "growth.safetensors").write_text("mine")
+    recognizer.save_pretrained(folder, growth=False)
+    assert (folder / "growth.safetensors").read_text() == "mine"
     save_model(recognizer, folder)
     assert (folder / "model.json").read_text() == '{"format": "tfjs"}'
     assert load_model(folder).growth is not None

@@ -24,7 +24,7 @@ from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Recognizer
 from mlis.storage.atomic import strict_json, write_json
 from mlis.storage.folders import recover, replaced_together
-from mlis.storage.tensors import checksum, load_tensors, save_tensors
+from mlis.storage.tensors import checksum, is_tensor_file, load_tensors, save_tensors
 
 FORMAT = 1
 WEIGHTS, RECORD, GROWTH = "model.safetensors", "config.json", "growth.safetensors"
@@ -52,9 +52,10 @@ def save_model(
 
 
 def replaced_files(folder: str | Path, recognizer: Recognizer) -> list[str]:
-    """Files of the model in `folder` that a new one has no namesake of."""
+    """Files of the model in `folder` that a new one has no namesake of; of others none."""
     names = [OLD_RECORD] if _is_old_record(Path(folder) / OLD_RECORD) else []
-    return names if recognizer.growth is not None else [*names, GROWTH]
+    gone = recognizer.growth is None and is_tensor_file(Path(folder) / GROWTH)
+    return [*names, GROWTH] if gone else names
 
 
 def _is_old_record(path: Path) -> bool:
