@@ -67,13 +67,13 @@ def test_loading_leaves_the_global_random_numbers_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_features_of_the_flowers_agree_with_the_published_ones(xlsa17: Path):
+def test_features_of_the_flowers_agree_with_the_published_ones(shared_data: Path, xlsa17: Path):
     """The FLO file was computed from the same photographs at full size: cosine near 1, and every
     image nearest to its own row of all 8,189.
     """
     from mlis.data.io.matlab import read_columns
 
-    root = xlsa17.parent / "flowers102"
+    root = shared_data / "flowers102"
     if not (root / "images.csv").is_file():
         pytest.skip(f"photographs are not here: {root} is absent")
     with (root / "images.csv").open(newline="") as handle:
