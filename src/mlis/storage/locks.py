@@ -66,16 +66,17 @@ def lock_folder(folder: Path, waiting: Callable[[str], None] | None = None) -> B
 
 def _opened(path: Path) -> BinaryIO:
     """Open the lock file, for reading where it is not ours to write; no link is followed."""
-    flags = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    there = os.path.lexists(path)
+    if there and not stat.S_ISREG(path.lstat().st_mode):
+        told = "expected a plain file for the lock. Remove it"
+        raise FileExistsError(errno.EEXIST, told, str(path))
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            told = "expected a plain file for the lock. Remove it"
-            raise FileExistsError(errno.EEXIST, told, str(path))
-        writable = os.access(path, os.W_OK)
-    except FileNotFoundError:
-        writable = True
-    how = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
-    return os.fdopen(os.open(path, how | flags, 0o644), "rb+" if writable else "rb")
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644), "rb+")
+    except OSError:  # a read-only disk or another user's file: reading is enough for a lock
+        if not there:
+            raise
+        return os.fdopen(os.open(path, os.O_RDONLY | flags), "rb")
 
 
 def _lock(handle: BinaryIO, path: Path, waiting: Callable[[str], None] | None) -> None:
