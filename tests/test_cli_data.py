@@ -24,7 +24,8 @@ def test_info_of_a_folder(tmp_path, capsys):
 
 
 def test_info_of_a_benchmark(xlsa17, capsys):
-    info = last_json(printed(capsys, "data", "info", "flo", "--data-root", xlsa17, "--json"))
+    place = ("--data-root", xlsa17, "--features", "efficientnet_lite2.mat")
+    info = last_json(printed(capsys, "data", "info", "flo", *place, "--json"))
     assert info["table_1"] == {
         "classes": 102,
         "seen": 82,

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from cli_cases import save_small, small_dataset
 from mlis.cli import main
-from mlis.data import GZSLDataset, Split, load_pair
+from mlis.data import GZSLDataset, Split, load_pair, load_tables
 from mlis.data.io.npy_file import load_npy
 from mlis.data.out_of_core.memory import check_room
 from mlis.data.summary import describe, format_info
@@ -92,6 +93,36 @@ def build(folder: Path) -> None:
     described_images(find_images(folder / "photos"), ("black bear", "cat"), skip=False)
 
 
+def table(folder: Path, features: str, classes: str = "name,x,y\na,1,2\nb,2,1\nc,3,1\n") -> None:
+    (folder / "f.csv").write_text(features)
+    (folder / "c.csv").write_text(classes)
+    load_tables(folder / "f.csv", folder / "c.csv")
+
+
+def unknown_category(folder: Path) -> None:
+    from mlis.features.descriptors.additions import describe_like
+    from mlis.features.descriptors.class_table import read_words
+    from mlis.features.descriptors.describe import describe, record_of
+
+    (folder / "c.csv").write_text("name,bill\na,hooked\nb,cone\nc,cone\n")
+    (folder / "new.csv").write_text("name,bill\nd,spoon\n")
+    describe_like(record_of(describe(read_words(folder / "c.csv"), None)), folder / "new.csv")
+
+
+def objects(folder: Path) -> None:
+    np.save(folder / "f.npy", np.array(["a", "b"], dtype=object), allow_pickle=True)
+    load_npy(folder / "f.npy")
+
+
+def split_folders(folder: Path) -> None:
+    from mlis.features.images.walk import find_images
+
+    for name in ("train/a", "test/a", "more/a"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.png").write_bytes(b"x")
+    find_images(folder)
+
+
 def swapped_folders(names: list[str]) -> list[str]:
     letters = "bacdefghij"
     return [f"images/class {letters[i // 12]}/{i}.jpg" for i in range(len(names))]
@@ -149,6 +180,29 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "class names differ in case, underscores or a letter": lambda _: arrays(
         class_names=("black bear", *"bcdef"), labels=["Black_Bear"] * 24
     ),
+    "labels may count from 0 or from 1": lambda _: arrays(
+        labels=np.repeat([1, 2], 12), unseen_classes=None
+    ),
+    "labels are numbers, and names of classes too": lambda _: arrays(
+        labels=np.repeat([3, 1], 12), class_names=("3", "1", "0", "2", "4", "5")
+    ),
+    "a label and a name are one number, written differently": lambda _: arrays(
+        labels=np.repeat([1, 0], 12), class_names=("000", "001", *"cdef")
+    ),
+    "two names differ in case alone": lambda _: arrays(class_names=("Cat", "cat", *"cdef")),
+    "a column has no name": lambda f: table(f, ",label,u\n0,a,1\n1,b,2\n"),
+    "a column numbers the rows": lambda f: table(
+        f, "label,id,u\n" + "".join(f"{'ab'[i // 5]},{i},{i * i}\n" for i in range(10))
+    ),
+    "a table has no header": lambda f: table(f, "0.5,0.25,1\n0.1,0.3,2\n"),
+    "a number of a table can be read in two ways": lambda f: table(f, 'label,u\na,"1,500"\n'),
+    "-1 stands for a missing value": lambda _: arrays(
+        descriptors=np.vstack([[-1, 1, 2], np.eye(6)[:5, :3] + [[1, 2, 3]]])
+    ),
+    "a further class has an unknown category": unknown_category,
+    "Python objects in `.npy` or `.npz`": objects,
+    "a matrix of a `.mat` file is sparse": lambda f: pair(f, att=scipy.sparse.csc_matrix),
+    "folders of a split lie beside others": split_folders,
     "folders of images and described classes have other names": build,
     "descriptors are in another order than the labels": lambda f: pair(
         f, image_files=swapped_folders

@@ -137,18 +137,14 @@ def test_all_ways_to_name_the_classes_give_the_same_model():
 @pytest.mark.parametrize(
     ("y", "descriptors", "classes", "message"),
     [
-        (["a", "b"], {"a": [1, 0], "c": [0, 1]}, None, "row 1 is of class 'b', which has no"),
+        (["a", "b"], {"a": [1, 0], "c": [0, 1]}, None, "y: row 1 is 'b', which is none of the 2"),
         (["cat", "Dog"], {"cat": [1], "dog": [2]}, None, "Did you mean 'dog'"),
-        ([0, 1], {"0": [1, 0], "1": [0, 1]}, None, "class 0, which has no .* such as '0'"),
+        ([0, 1], {"0": [1, 0], "1": [0, 1]}, None, "y holds 0, but .* like '0': give both as text"),
         (["a", "b"], [[1, 0], [0, 1]], None, "y holds 'a', not integers.*mapping"),
         ([0.0, 1.0], [[1, 0], [0, 1]], None, "not integers"),
-        (
-            [1, 2],
-            [[1, 0], [0, 1]],
-            None,
-            "y goes from 1 to 2.* 0 to 1. Labels seem to count from 1",
-        ),
-        ([-1, 1], [[1, 0], [0, 1]], None, "y goes from -1"),
+        ([1, 2], [[1, 0], [0, 1]], None, "y: row 1 is 2.* 0 to 1. Labels seem to count from 1"),
+        ([-1, 1], [[1, 0], [0, 1]], None, "y: row 0 is -1"),
+        ([2, 1], np.eye(3), None, r"from 0 or from 1.*classes=range\(3\).*=range\(1, 4\) where"),
         (["a", "b"], [[1, 0], [0, 1]], ["a"], "for each of the 2 descriptors, but got 1"),
         (["a", "b"], [[1, 0], [0, 1]], ["a", "a"], "class 'a' has more than one descriptor"),
         (["a", "b"], {"a": [1, 0], "b": [0]}, None, "'a' has 2 numbers and that of 'b' 1"),

@@ -151,8 +151,10 @@ def test_a_resnet_gives_the_global_average_of_its_last_stage(resnet):
     assert '"decode": 1' in model.identity.preprocessing
 
 
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "resnet"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [("float32", "efficientnet-lite0"), ("float32", "resnet"), ("bfloat16", "resnet")],
+)
 def test_threads_may_call_a_model_at_the_same_time(resnet, name, precision):
     name = resnet if name == "resnet" else name
     model = load_backbone(name, device="cpu", precision=precision)

@@ -111,6 +111,7 @@ def test_flowers_get_their_own_photographs(shared_data, xlsa17):
     import csv
 
     arguments = {"name_or_path": "FLO", "data_root": str(xlsa17)}
+    arguments["features_file"] = "efficientnet_lite2.mat"
     folder = shared_data / "flowers102"
     pictures = pictures_of(arguments, load_dataset(**arguments), folder / "images")
     with (folder / "images.csv").open(encoding="utf-8", newline="") as handle:

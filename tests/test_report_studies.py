@@ -197,6 +197,7 @@ def test_sizes_come_from_the_rows_where_the_data_are_gone(tmp_path):
     assert measured[3] == "from the rows: moved"
 
 
+@pytest.mark.slow  # the only test that asserts a time, of the processor
 def test_thousands_of_rows_take_seconds(tmp_path):
     rows = [
         row(seed, H=50.0, settings={"refinement": {"gamma": 1.0 + i}})

@@ -85,8 +85,11 @@ def test_a_server_answers_limits_and_ends_when_told(model):
 
 
 def test_what_was_begun_is_answered_before_the_end(model):
-    with server(model, "--no-page", "--max-wait", "1000") as (process, address, _):
-        get(f"{address}/health")
+    """Also: an address that others reach is warned of."""
+    flags = ("--no-page", "--max-wait", "1000", "--host", "0.0.0.0")
+    with server(model, *flags) as (process, address, _):
+        address = f"http://127.0.0.1:{address.rpartition(':')[2]}"
+        assert get(f"{address}/health")["changes"] is False
         answers = []
         rows = tiny().features[:1].tolist()
         asking = threading.Thread(
@@ -96,18 +99,10 @@ def test_what_was_begun_is_answered_before_the_end(model):
         time.sleep(0.3)  # it waits for others to share its batch
         process.send_signal(signal.SIGINT)
         asking.join(PATIENCE)
-        process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0
-        assert [status for status, _ in answers] == [200]
-
-
-def test_an_address_that_others_reach_is_warned_of(model):
-    with server(model, "--no-page", "--host", "0.0.0.0") as (process, address, _):
-        port = address.rpartition(":")[2]
-        assert get(f"http://127.0.0.1:{port}/health")["changes"] is False
-        process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=PATIENCE)
         assert "0.0.0.0 is reached from other machines, and there is no password" in err
+        assert process.returncode == 0
+        assert [status for status, _ in answers] == [200]
 
 
 @pytest.mark.parametrize(

@@ -228,9 +228,9 @@ def test_time_that_is_over_leaves_the_rest(small_folder, space, tmp_path, capsys
 
 
 def test_several_processes_give_a_search_too(small_folder, space, tmp_path, capsys):
-    flags = ("--trials", 5, "--jobs", 2)
+    flags = ("--trials", 3, "--jobs", 2)
     found = last_json(printed(capsys, *command(small_folder, tmp_path / "out", space, *flags)))
-    assert sum(found["trials"].values()) == 5
+    assert sum(found["trials"].values()) == 3
     assert lines(tmp_path / "out")[0]["role"] == "preset"
     assert (tmp_path / "out" / "preset.toml").exists()
 

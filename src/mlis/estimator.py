@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mlis.config import Config
 from mlis.data.class_table import class_table
-from mlis.data.dataset import GZSLDataset
+from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.errors import DataError
 from mlis.evaluation import Evaluation
@@ -150,15 +150,15 @@ class MLISClassifier(
                 "rows of another class, or the descriptor of an unseen one."
             )
         seed = _seed(self.random_state)
-        dataset = GZSLDataset.from_arrays(
+        dataset = GZSLDataset.from_indices(
             rows,
             table.labels,
             table.descriptors,
-            class_names=table.names,
-            unseen_classes=table.unseen,
+            table.names,
+            unseen=table.unseen,
             seed=seed,
             test_fraction=0,
-            name="fit",
+            provenance=Provenance("fit"),
         )
         if not table.unseen.size:  # a constant taken from all scores alike decides nothing
             settings = settings.replace({"classification": {"calibration": 0.0}})

@@ -136,8 +136,8 @@ def _descriptors(args: argparse.Namespace) -> "Descriptors":
 
     if not args.classes.is_dir():
         return features.describe_table(args, args.classes)
-    names = ("sentences", "attributes", "attribute_weight", "text_model")
-    given = [name for name in names if getattr(args, name) is not None]
+    names = ("sentences", "attributes", "categories", "missing", "attribute_weight", "text_model")
+    given = [name for name in names if getattr(args, name) not in (None, ())]
     if given:
         flag = f"--{given[0].replace('_', '-')}"
         raise SettingsError(f"{flag} has no meaning with {args.classes}, which is computed")

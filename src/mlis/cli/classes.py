@@ -177,6 +177,8 @@ def _described(
     args: argparse.Namespace, recognizer: "Recognizer"
 ) -> "tuple[tuple[str, ...], np.ndarray]":
     """Names and descriptors of the classes to add."""
+    import numpy as np
+
     from mlis.data.io.tables import COLUMNS
     from mlis.data.io.vectors import read_vectors
 
@@ -189,7 +191,9 @@ def _described(
     columns = made.get("columns", ()) if made.get("format") == COLUMNS else ()
     as_numbers = args.vectors or args.classes.suffix.casefold() == ".npy"
     if as_numbers or not made or columns:
-        return read_vectors(args.classes, names_file=args.names, columns=columns)
+        names, vectors = read_vectors(args.classes, names_file=args.names, columns=columns)
+        gaps = vectors == made.get("missing")  # filled as in training, by the mean of its classes
+        return names, np.where(gaps, recognizer.descriptors.mean(axis=0), vectors)
     if args.names is not None:
         raise SettingsError("--names has no meaning with a table, which holds the names")
     return recognizer.describe_classes(args.classes)

@@ -20,13 +20,14 @@ FLAGS = {
     "labels_file": "--labels",
     "label_column": "--label-column",
     "descriptors": "--descriptors",
+    "missing": "--missing",
     "seed": "--split-seed",
     "test_fraction": "--test-fraction",
     "cache": "--no-cache",
 }
 BENCHMARK, LETTERS, FOLDER = "a benchmark", "the letters", "a dataset folder"
 PAIR, TABLES = "a pair of files", "tables"
-_PAIR = ("features_file", "split_file", "descriptors", "seed", "cache")
+_PAIR = ("features_file", "split_file", "descriptors", "missing", "seed", "cache")
 _TAKES: dict[str, tuple[str, ...]] = {  # a flag that would be ignored is an error
     BENCHMARK: ("data_root", *_PAIR),
     LETTERS: ("seed",),
@@ -34,7 +35,7 @@ _TAKES: dict[str, tuple[str, ...]] = {  # a flag that would be ignored is an err
     PAIR: _PAIR,
     TABLES: (
         *("features_file", "classes_file", "labels_file", "label_column"),
-        *("seed", "test_fraction"),
+        *("missing", "seed", "test_fraction"),
     ),
 }
 _PATHS = ("data_root", "features_file", "split_file", "classes_file", "labels_file")
@@ -101,6 +102,14 @@ def _add_reading_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any
         "--descriptors",
         metavar="FIELD",
         help="field of the split file: att (default) or original_att",
+        **given_only,
+    )
+    group.add_argument(
+        "--missing",
+        type=float,
+        metavar="X",
+        help="number that stands for a missing value in the descriptors, such as -1: the mean of "
+        "the other classes takes its place",
         **given_only,
     )
     group.add_argument(

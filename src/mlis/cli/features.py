@@ -35,11 +35,14 @@ Turn descriptions of classes into one vector each.
 
 FILE is a .csv, .tsv or .parquet table with a column `name`, perhaps `split` (seen or unseen), and
 columns of sentences or attributes; a class may have several rows. Columns of numbers, yes and no,
-or per cent are attributes, all others sentences, unless --sentences or --attributes name them.
+or per cent are attributes, columns of a few words that classes share are categories, all others
+sentences, unless --sentences, --attributes or --categories name them. What each was read as is
+printed.
 
 Sentences: embedded, brought to length one, averaged. Attributes: yes/no and 0/1 as they are, per
-cent / 100, other numbers from 0 (smallest class) to 1 (largest); what is missing gets the mean of
-the classes that have it. Both: side by side, each of length one before weighting."""
+cent / 100, other numbers from 0 (smallest class) to 1 (largest), categories one number a value;
+what is missing gets the mean of the classes that have it. Both: side by side, each of length one
+before weighting."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -170,6 +173,8 @@ def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
         table,
         sentences=args.sentences,
         attributes=args.attributes,
+        categories=args.categories,
+        missing=args.missing,
         name_column=args.name_column,
     )
     both = words.has_sentences and words.attributes

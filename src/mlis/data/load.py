@@ -25,6 +25,7 @@ def load_dataset(
     labels_file: AnyPath | None = None,
     label_column: str = LABEL,
     descriptors: str = "att",
+    missing: float | None = None,
     seed: int = 0,
     test_fraction: float | None = None,
     cache: bool = True,
@@ -40,7 +41,12 @@ def load_dataset(
     Raises:
         DataError: nothing of that name, or what is wrong with it.
     """
-    of_pair: dict[str, Any] = {"descriptors": descriptors, "seed": seed, "cache": cache}
+    of_pair: dict[str, Any] = {
+        "descriptors": descriptors,
+        "missing": missing,
+        "seed": seed,
+        "cache": cache,
+    }
     if name_or_path is not None:
         known = benchmark_name(os.fspath(name_or_path))
         if known and data_root is not None:
@@ -60,6 +66,7 @@ def load_dataset(
         classes_file,
         labels_file=labels_file,
         label_column=label_column,
+        missing=missing,
         seed=seed,
         test_fraction=test_fraction,
     )

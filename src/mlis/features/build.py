@@ -11,7 +11,7 @@ import numpy as np
 from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.io.feature_folder import ImageFeatures, images_table
 from mlis.data.io.folder import SOURCES
-from mlis.data.labels import shorten
+from mlis.data.labels import match_labels, shorten
 from mlis.data.row_marks import read_marks, split_by_marks
 from mlis.errors import DataError
 from mlis.features.backbones.base import Identity
@@ -95,8 +95,7 @@ def build(
         DataError: a class is seen and has no image, or what marks and classes disagree on.
     """
     check_seen(descriptors, images.classes)
-    number = {class_name: i for i, class_name in enumerate(descriptors.names)}
-    labels = np.array([number[class_name] for class_name in images.classes], dtype=np.int64)
+    labels = match_labels(images.classes, descriptors.names, f"{name}: images", rows=False)
     unseen = None
     if descriptors.split is not None:
         unseen = np.flatnonzero(np.array(descriptors.split) == "unseen")
@@ -106,12 +105,12 @@ def build(
         marks = read_marks(images.marks, what)
         split = split_by_marks(marks, labels, descriptors.names, unseen, what, seed=seed)
     source = descriptors.source
-    return GZSLDataset.from_arrays(
+    return GZSLDataset.from_indices(
         images.features,
         labels,
         descriptors.vectors,
-        class_names=descriptors.names,
-        unseen_classes=unseen,
+        descriptors.names,
+        unseen=unseen,
         split=split,
         seed=seed,
         test_fraction=test_fraction,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import mlis
 from mlis.compute.memory import enough_memory
-from mlis.data.labels import shorten, suggestion
+from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
 from mlis.incremental.exemplar_buffer import Growth, refit
@@ -81,8 +81,9 @@ def remove_classes(recognizer: "Recognizer", names: Sequence[str]) -> "Recognize
 def rename_classes(recognizer: "Recognizer", names: Mapping[str, str]) -> "Recognizer":
     """What `Recognizer.rename_classes` does."""
     _found(recognizer, list(names))
-    _check_names(list(names.values()), ())
-    renamed = tuple(names.get(name, name) for name in recognizer.class_names)
+    new = _check_names(list(names.values()), ())
+    names = dict(zip(map(normal, names), new, strict=True))
+    renamed = tuple(names.get(normal(name), name) for name in recognizer.class_names)
     twice = sorted({name for name in renamed if renamed.count(name) > 1})
     if twice:
         raise DataError(f"two classes would be named alike: {shorten(twice)}. Choose other names.")
@@ -137,6 +138,7 @@ def _checked(
         if not np.isfinite(length) or length == 0:
             what = "is all zeros" if length == 0 else "holds NaN or infinity"
             raise DataError(f"the descriptor of {name!r} {what}: describe it")
+    warn_of_similar((*recognizer.class_names, *names), "classes")
     _warn_of_alike(recognizer, names, vectors)
     return names, vectors
 
@@ -148,6 +150,7 @@ def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"a class's name must be a text that is not empty, but got {name!r}")
         check_unicode(name, "class name")
+    names = tuple(normal(name) for name in names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"classes are named twice: {shorten(twice)}. Name each once.")
@@ -157,7 +160,7 @@ def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
             f"the model has classes of these names already: {shorten(known)}. Leave them out, or "
             "remove or rename the present ones first."
         )
-    return tuple(names)
+    return names
 
 
 def _warn_of_alike(recognizer: "Recognizer", names: Sequence[str], vectors: np.ndarray) -> None:
@@ -175,7 +178,7 @@ def _warn_of_alike(recognizer: "Recognizer", names: Sequence[str], vectors: np.n
 def _found(recognizer: "Recognizer", names: Sequence[str]) -> np.ndarray:
     """Indices of classes. Raises `DataError` for a name that no class has."""
     names = _check_names([names] if isinstance(names, str) else list(names), ())
-    place = {name: i for i, name in enumerate(recognizer.class_names)}
+    place = {normal(name): i for i, name in enumerate(recognizer.class_names)}
     for name in names:
         if name not in place:
             hint = suggestion(name, recognizer.class_names)

@@ -89,7 +89,7 @@ def execute(
 
     Raises:
         DataError: the dataset is not the one that the run began with.
-        SettingsError: another process works in the same folder.
+        SettingsError: the folder is in use by another process.
         DivergenceError: a training diverged; finished ones are kept.
     """
     if dataset.sha256 != plan.data_sha256:

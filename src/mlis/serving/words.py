@@ -1,6 +1,7 @@
 """What is said of a new class, and the descriptor it becomes, made as the training's were."""
 
 import csv
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlis.data.io.csv_file import parse_number
 from mlis.data.io.tables import COLUMNS
 from mlis.data.labels import suggestion
 from mlis.errors import DataError
@@ -77,7 +79,7 @@ class Describer:
             from mlis.features.descriptors.text_model import TextModel
 
             text = TextModel(record["text"]["name"], device=device)
-        attributes = tuple(column["name"] for column in record["attributes"])
+        attributes = tuple(dict.fromkeys(c["name"] for c in record["attributes"]))
         kinds = ((SENTENCES, text is not None), (ATTRIBUTES, bool(attributes)), (VECTOR, True))
         takes = tuple(kind for kind, known in kinds if known)
         return cls(size, record, text, takes, attributes)
@@ -124,13 +126,13 @@ class Describer:
         numbers = []
         for column in self.attributes:
             try:
-                numbers.append(float(said[column]))
+                numbers.append(parse_number(said[column]))
             except KeyError:
                 raise DataError(f"attributes: {column!r} is missing: all are needed") from None
-            except ValueError:
+            if math.isnan(numbers[-1]):
                 raise DataError(
                     f"attributes: {column!r} must be a number, but got {said[column]!r}"
-                ) from None
+                )
         with np.errstate(over="ignore"):
             return np.array(numbers).astype(np.float32)
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlis.data.io.csv_file import read_csv
+from mlis.data.labels import normal
 from mlis.data.out_of_core.mapped import checksum, map_arrays, write_arrays
 from mlis.errors import DataError
 from mlis.storage.atomic import strict_json, write_json
@@ -145,7 +146,7 @@ def read_feature_folder(folder: Path) -> ImageFeatures:
     return ImageFeatures(
         features,
         by_name["path"],
-        by_name["class"],
+        tuple(map(normal, by_name["class"])),
         by_name.get("split"),
         by_name["sha256"],
         record["backbone"],

@@ -110,7 +110,7 @@ def load_backbone(
             vision or image-text model of `transformers`, by the name it has on the hub or as a
             local folder.
         device: auto, cpu or cuda.
-        precision: auto (bfloat16 where the hardware multiplies it), float32 or bfloat16.
+        precision: auto (bfloat16 where that is faster, else float32), float32 or bfloat16.
 
     Raises:
         SettingsError: no such model, an extra is not installed, or no such device.

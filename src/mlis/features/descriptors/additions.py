@@ -10,14 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.labels import shorten
+from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
 from mlis.features.backbones.base import Identity
-from mlis.features.descriptors.attributes import BINARY, Column, class_values
+from mlis.features.descriptors.attributes import (
+    BINARY,
+    CATEGORY,
+    Column,
+    category_shares,
+    class_values,
+)
 from mlis.features.descriptors.class_table import NAME, SPLIT, Words, read_words
 from mlis.features.descriptors.describe import FORMAT, VERSION, side_by_side
 from mlis.features.descriptors.text_model import TextModel
-from mlis.features.descriptors.text_tables import normal, read_table
+from mlis.features.descriptors.text_tables import read_table
 
 Descriptions = Mapping[str, str | Sequence[str]]
 """Name of a class → its sentence or sentences."""
@@ -78,7 +84,7 @@ def _words(
 ) -> Words:
     """The table's words, by the columns that the training's table had."""
     there = read_table(path)
-    attributes = [column.name for column in columns if column.name in there]
+    attributes = list(dict.fromkeys(c.name for c in columns if c.name in there))
     if columns and not attributes and record["text"] is None:
         raise DataError(
             f"{path}: none of the attributes that the model was trained with: it has "
@@ -95,7 +101,13 @@ def _words(
                 f"{path}: no column of sentences: it has {shorten(list(there))}, but the model was "
                 f"trained with {shorten(list(said_in)) if said_in else 'sentences'}."
             )
-    words = read_words(path, sentences=sentences, attributes=attributes, name_column=name_column)
+    words = read_words(
+        path,
+        sentences=sentences,
+        attributes=attributes,
+        name_column=name_column,
+        missing=record.get("missing", ()),
+    )
     for name, part in zip(words.names, words.split or (), strict=False):
         if part == "seen":
             raise DataError(
@@ -120,20 +132,30 @@ def _text_model(identity: Mapping[str, Any], model: TextModel | None) -> TextMod
 def _attributes(words: Words, columns: Sequence[Column], *, alone: bool) -> np.ndarray:
     """(n, A) scaled as in training; where nothing is said, the training's mean."""
     values = np.full((len(words.names), len(columns)), np.nan)
-    for i, column in enumerate(columns):
-        if (cells := words.attributes.get(column.name)) is None:
+    for name in dict.fromkeys(column.name for column in columns):
+        if (cells := words.attributes.get(name)) is None:
             continue
-        what = f"{words.path}: column {column.name!r}"
-        values[:, i] = class_values(what, cells, words.owners, len(words.names))
-        outside = (values[:, i] < column.low) | (values[:, i] > column.high)
-        if column.kind == BINARY and outside.any():
-            raise DataError(
-                f"{what}: class {words.names[int(outside.argmax())]!r} has "
-                f"{values[int(outside.argmax()), i]:g}, but the training had yes or no: 1 or 0."
-            )
+        what = f"{words.path}: column {name!r}"
+        places = [i for i, column in enumerate(columns) if column.name == name]
+        if columns[places[0]].kind == CATEGORY:
+            known = [columns[i].value for i in places]
+            values[:, places] = category_shares(what, cells, words.owners, words.names, known)
+            continue
+        values[:, places[0]] = class_values(what, cells, words.owners, len(words.names))
+        _check_binary(what, columns[places[0]], values[:, places[0]], words.names)
     silent = np.isnan(values).all(axis=1)
     if alone and silent.any():
         name = words.names[int(silent.argmax())]
         raise DataError(f"{words.path}: no attribute is given for class {name!r}: fill some in.")
     scaled = [column.numbers(values[:, i]) for i, column in enumerate(columns)]
     return np.stack(scaled, axis=1)
+
+
+def _check_binary(what: str, column: Column, values: np.ndarray, names: Sequence[str]) -> None:
+    outside = (values < column.low) | (values > column.high)
+    if column.kind == BINARY and outside.any():
+        at = int(outside.argmax())
+        raise DataError(
+            f"{what}: class {names[at]!r} has {values[at]:g}, but the training had yes or no: 1 "
+            "or 0."
+        )
