@@ -73,9 +73,9 @@ def test_convert_replaces_only_when_told_to(tmp_path, capsys):
 def test_convert_where_nothing_can_be_written(tmp_path, capsys):
     folder = save_small(tmp_path / "data")
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refused(
-        capsys, "data", "convert", folder, "-o", tmp_path / "file"
-    )
+    assert "is a file" in refused(capsys, "data", "convert", folder, "-o", tmp_path / "file")
+    below = tmp_path / "file" / "below"
+    assert "cannot be written" in refused(capsys, "data", "convert", folder, "-o", below)
 
 
 @pytest.mark.parametrize(

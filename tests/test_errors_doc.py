@@ -318,6 +318,11 @@ def occupied(folder: Path) -> object:
         return None
 
 
+def not_unicode(folder: Path) -> object:
+    names = ("x\udcff", *small_dataset().class_names[1:])
+    return replace(small_dataset(), class_names=names)
+
+
 FAULTS |= {
     "damaged, or of another kind": damaged,
     "larger than the memory": larger_than_memory,
@@ -327,6 +332,7 @@ FAULTS |= {
     "two classes of a model share a name": one_name,
     "a result was changed": changed_result,
     "another version wrote it": of_another_version,
+    "a name is not Unicode text": not_unicode,
     "another process works there": occupied,
 }
 

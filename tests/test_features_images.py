@@ -359,7 +359,7 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
     monkeypatch.setattr(decode, "is_settled", lambda info, now_ns: True)
     shards = 0
     for attempt in range(60):  # a run ends at its first file, the next at its second, …
-        backbone, left = Colours(), 1 + attempt % 6
+        backbone, left = Colours(), 1 + attempt % 12
         before = len(list((output / FOLDER).glob("*.json")))
         try:
             extract_folder(find_images(images), backbone, output, shard_images=6)

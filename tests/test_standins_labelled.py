@@ -47,7 +47,7 @@ def check_outputs(results: Path, datasets: Sequence[str]) -> set[str]:
     """Look at every file; return the kinds that were seen."""
     seen = set()
     for path in sorted(path for path in results.rglob("*") if path.is_file()):
-        if path.name == ".lock" or path.parts[len(results.parts)] == "runs":
+        if path.name == ".mlis.lock" or path.parts[len(results.parts)] == "runs":
             continue
         seen.add(path.suffix)
         CHECKS[path.suffix](path, datasets)

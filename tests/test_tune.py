@@ -256,7 +256,7 @@ def test_wrong_use_is_one_line(calm, small_folder, space, tmp_path, capsys):
     again = command(small_folder, calm, space, "--trials", 8)
     assert "another seeds" in refused(capsys, *again, "--seeds", "0,1")
     with lock_folder(calm):
-        assert "another process is at the search" in refused(capsys, *again)
+        assert "is in use by another process" in refused(capsys, *again)
     other = command(small_folder, out, space)
     assert "unknown preset" in refused(capsys, *other, "--preset", "nonsense")
     (tmp_path / "file").touch()

@@ -129,6 +129,7 @@ def fit_and_calibrate(
         DataError: calibration on validation is asked for and the dataset has no validation split.
     """
     started = time.perf_counter()
+    config = _with_constant_of(dataset, config)
     common: dict[str, Any] = {"seed": seed, "device": device, "loss": loss, "reuse": reuse}
     constant, validation, reused = config.classification.calibration, None, False
     if constant == "validation":
@@ -212,3 +213,19 @@ def test_once(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
 
 
 test_once.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]  (not for pytest)
+
+
+def _with_constant_of(dataset: GZSLDataset, config: Config) -> Config:
+    """The settings, with constant 0 where validation has no image to choose one by.
+
+    Of classes with a single image none is held out.
+    """
+    if config.classification.calibration != "validation" or not dataset.split.has_validation:
+        return config
+    if dataset.split.val_seen.size:
+        return config
+    logger.warning(
+        "calibration constant: expected validation images of seen classes, got none. It is 0; "
+        "bring more images of a class, or set classification.calibration to a number."
+    )
+    return config.replace({"classification": {"calibration": 0.0}})

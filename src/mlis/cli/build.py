@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,10 +83,11 @@ def add_to(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments ask for."""
     check_no_dataset(args.output, force=args.force)
-    from mlis.data.io.folder import WORDS
+    from mlis.data.io.folder import WORDS, write_folder
     from mlis.features.build import build, check_seen, described_images, write_sources
     from mlis.features.matching import unmatched
     from mlis.features.report import write_bad
+    from mlis.storage.folders import replaced_together
     from mlis.storage.locks import held
 
     if args.features is not None and (args.features / WORDS).exists():
@@ -105,9 +107,10 @@ def run(args: argparse.Namespace) -> None:
             seed=args.split_seed,
             test_fraction=args.test_fraction,
         )
-        data.save(args.output)
-        write_sources(images, descriptors, args.output)
-        write_bad(args.output, bad)
+        with replaced_together(args.output) as new:
+            write_folder(data, new)
+            write_sources(images, descriptors, new)
+            write_bad(new, bad)
     report_unmatched(lacking, args.output)
     report_bad(bad, args.output)
     _report(args, data, len(bad))
@@ -116,9 +119,11 @@ def run(args: argparse.Namespace) -> None:
 def _redescribe(args: argparse.Namespace) -> None:
     """A dataset folder's rows, labels and split with the new descriptors."""
     from mlis.data.dataset import GZSLDataset
+    from mlis.data.io.folder import write_folder
     from mlis.features.build import IMAGES, SOURCES, redescribe
     from mlis.features.matching import unmatched
-    from mlis.storage.atomic import atomic_write, strict_json, write_json
+    from mlis.storage.atomic import strict_json, write_json
+    from mlis.storage.folders import replaced_together
     from mlis.storage.locks import held
 
     flags = ("backbone", "labels", "skip_undescribed")
@@ -128,14 +133,13 @@ def _redescribe(args: argparse.Namespace) -> None:
         raise SettingsError(f"-o {args.output}: is the dataset itself; name another folder")
     old, descriptors = GZSLDataset.load(args.features), _descriptors(args)
     data = redescribe(old, descriptors, name=args.output.absolute().name)
-    with held(args.output):
-        data.save(args.output)
+    with held(args.output), replaced_together(args.output) as new:
+        write_folder(data, new)
         if (args.features / IMAGES).exists():
-            with atomic_write(args.output / IMAGES) as temporary:
-                temporary.write_bytes((args.features / IMAGES).read_bytes())
+            shutil.copyfile(args.features / IMAGES, new / IMAGES)
         if (args.features / SOURCES).exists():
             known = strict_json((args.features / SOURCES).read_text(encoding="utf-8"))
-            write_json(args.output / SOURCES, {**known, **data.provenance.sources})
+            write_json(new / SOURCES, {**known, **data.provenance.sources})
     report_unmatched(unmatched(data.class_names, descriptors.names), args.output)
     _report(args, data, 0)
 

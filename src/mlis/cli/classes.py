@@ -168,11 +168,12 @@ def _listed(names: Sequence[str]) -> str:
 def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
     """The model, where the output may be written."""
     from mlis.compute.precision import Arithmetic
-    from mlis.io.checkpoint import is_model, load_model
+    from mlis.io.checkpoint import WEIGHTS, is_model, load_model
     from mlis.io.saved_models import one_model
 
     check_folder(args.output)
-    if is_model(args.output) and not args.force:
+    holds_one = is_model(args.output) or (args.output / WEIGHTS).exists()
+    if holds_one and not args.force:
         raise SettingsError(
             f"{args.output} holds a model: choose another folder, or replace it with --force"
         )

@@ -203,7 +203,7 @@ def _absolute(path: str, *, or_bare: bool) -> str:
 def kind_of(name: str | None, options: Mapping[str, Any]) -> str:
     """What `load_dataset` would take the name and options for: BENCHMARK, LETTERS, FOLDER, …"""
     from mlis.data.io.benchmarks import benchmark_name
-    from mlis.data.io.folder import WORDS
+    from mlis.data.io.folder import is_dataset_folder
 
     if name is None:
         if "features_file" not in options or not {"split_file", "classes_file"} & options.keys():
@@ -212,7 +212,7 @@ def kind_of(name: str | None, options: Mapping[str, Any]) -> str:
                 "--split or --classes"
             )
         return TABLES if "classes_file" in options else PAIR
-    if benchmark_name(name) and ("data_root" in options or not (Path(name) / WORDS).exists()):
+    if benchmark_name(name) and ("data_root" in options or not is_dataset_folder(Path(name))):
         return BENCHMARK
-    is_letters = name.casefold() == "letters" and not (Path(name) / WORDS).exists()
+    is_letters = name.casefold() == "letters" and not is_dataset_folder(Path(name))
     return LETTERS if is_letters else FOLDER

@@ -8,7 +8,7 @@ from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.engine_flags import add_engine_flags, cluster_of
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_images, report_unmatched, summary
-from mlis.cli.output import add_force_flag, add_output_flag
+from mlis.cli.output import add_force_flag, add_output_flag, check_folder
 from mlis.cli.printing import print_json, say
 from mlis.errors import SettingsError
 
@@ -79,6 +79,7 @@ def run_images(args: argparse.Namespace) -> None:
     cluster = cluster_of(args)
     if cluster is not None and args.workers is not None:
         raise SettingsError("--workers has no meaning with --engine ray: use --cores")
+    check_folder(args.output)
     found = find(args, args.folder)
     from mlis.cli.progress import ImageBar
     from mlis.features.images.extract import extract_folder
@@ -143,6 +144,7 @@ def load_image_model(args: argparse.Namespace) -> "Backbone":
 
 def run_text(args: argparse.Namespace) -> None:
     """`mlis features text`."""
+    check_folder(args.output)
     descriptors = describe_table(args, args.table)
     found: list[Unmatched] = []
     if args.images is not None:

@@ -217,6 +217,8 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
     print_summaries(summaries)
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
         say("some generators were reused from the cache (generator_reused)")
+    if any(value is None for one in summaries.values() for name in "US" for value in one[name]):
+        say("–: the dataset has no test image for it (U: unseen classes, S: seen classes)")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
     say(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
     if (growth := models / "growth.safetensors").exists():

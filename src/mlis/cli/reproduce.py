@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
     from mlis.experiments.outlook import outlook
     from mlis.experiments.plans import plan
 
-    check_folder(args.output)
+    if not args.dry_run:
+        check_folder(args.output)
     cluster = cluster_of(args)
     if cluster is not None and args.jobs != 1:
         raise SettingsError(

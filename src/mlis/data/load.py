@@ -6,7 +6,7 @@ from typing import Any
 
 from mlis.data.dataset import GZSLDataset
 from mlis.data.io.benchmarks import TABLE_1, benchmark_name, load_benchmark
-from mlis.data.io.folder import WORDS, load_folder
+from mlis.data.io.folder import WORDS, is_dataset_folder, load_folder
 from mlis.data.io.tables import LABEL, load_tables
 from mlis.data.io.xlsa17 import load_pair
 from mlis.data.labels import suggestion
@@ -74,7 +74,7 @@ def load_dataset(
 
 def _load_named(name_or_path: AnyPath, known: str | None, seed: int) -> GZSLDataset:
     path = Path(name_or_path)
-    if (path / WORDS).exists():
+    if is_dataset_folder(path):
         return load_folder(path)
     if os.fspath(name_or_path).casefold() == "letters":
         from mlis.data.letters.render import load_letters  # imports matplotlib

@@ -18,7 +18,7 @@ from mlis.features.backbones.base import Identity
 from mlis.features.descriptors.describe import Descriptors, record_of
 from mlis.features.images.walk import Bad, Found
 from mlis.features.matching import Unmatched, unmatched, without_description
-from mlis.storage.atomic import atomic_write, write_json
+from mlis.storage.atomic import write_json
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -171,13 +171,12 @@ def _model_text(images: ImageFeatures) -> str:
 
 
 def write_sources(images: ImageFeatures, descriptors: Descriptors, folder: Path) -> None:
-    """Beside a dataset: `images.csv`, the picture of each row, and `sources.json`.
+    """Beside a new dataset: `images.csv`, the picture of each row, and `sources.json`.
 
     `sources.json` holds the folder that the paths begin in, the image model and how descriptors
     were made: what is needed to compute the same of other images and classes.
     """
-    with atomic_write(folder / IMAGES) as temporary:
-        temporary.write_text(images_table(images), encoding="utf-8")
+    (folder / IMAGES).write_text(images_table(images), encoding="utf-8")
     write_json(folder / SOURCES, {"root": images.root, **sources_of(images, descriptors)})
 
 

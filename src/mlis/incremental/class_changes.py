@@ -18,6 +18,7 @@ from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
 from mlis.incremental.exemplar_buffer import Growth, refit
 from mlis.model.classification import LinearClassifier
+from mlis.storage.atomic import check_unicode
 
 if TYPE_CHECKING:
     from mlis.model.recognizer import Recognizer
@@ -175,6 +176,7 @@ def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"a class's name must be a text that is not empty, but got {name!r}")
+        check_unicode(name, "class name")
     names = tuple(normal(name) for name in names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

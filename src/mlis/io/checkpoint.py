@@ -24,7 +24,8 @@ from mlis.model.classification import LinearClassifier
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Recognizer
 from mlis.storage.atomic import strict_json, write_json
-from mlis.storage.tensors import checksum, load_tensors, save_tensors
+from mlis.storage.folders import recover, replaced_together
+from mlis.storage.tensors import checksum, is_tensor_file, load_tensors, save_tensors
 
 FORMAT = 1
 WEIGHTS, RECORD, GROWTH = "model.safetensors", "config.json", "growth.safetensors"
@@ -41,26 +42,46 @@ def save_model(
     Args:
         recognizer: what to save.
         folder: gets `model.safetensors`, `config.json` and, where the recognizer can grow,
-            `growth.safetensors`, each written whole or not at all.
+            `growth.safetensors`: all of them in place of those that are there, or none.
         record: strict-JSON facts to keep with the model: settings, data, seed, results; those
             that the recognizer was loaded with where absent.
+
+    Raises:
+        DataError: a name is not Unicode text.
+        OSError: the folder cannot be written; it stays as it was.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with replaced_together(Path(folder), without=replaced_files(folder, recognizer)) as new:
+        write_model(recognizer, new, record)
+
+
+def replaced_files(folder: str | Path, recognizer: Recognizer) -> list[str]:
+    """Files of the model in `folder` that a new one has no namesake of; of others none."""
+    names = [OLD_RECORD] if _is_old_record(Path(folder) / OLD_RECORD) else []
+    gone = recognizer.growth is None and is_tensor_file(Path(folder) / GROWTH)
+    return [*names, GROWTH] if gone else names
+
+
+def _is_old_record(path: Path) -> bool:
+    try:
+        facts: Any = strict_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and {"format", "record"} <= facts.keys()
+
+
+def write_model(
+    recognizer: Recognizer, folder: Path, record: Mapping[str, Any] | None = None
+) -> None:
+    """Write the files of `save_model` to a folder that holds none."""
     facts = _facts(recognizer)
     whole = {**facts, "record": dict(recognizer.record if record is None else record)}
-    json.dumps(whole, allow_nan=False)  # what is no JSON fails before anything is replaced
     # The facts that decide predictions also travel inside the weights file, under its checksum:
     # a config.json of another model, or an edited one, is noticed on load.
     words = json.dumps(facts, sort_keys=True)
     tensors = _tensors(recognizer)
     save_tensors(folder / WEIGHTS, tensors, {"facts": words})
     write_json(folder / RECORD, whole)
-    (folder / OLD_RECORD).unlink(missing_ok=True)
-    growth = recognizer.growth
-    if growth is None:
-        (folder / GROWTH).unlink(missing_ok=True)
-    else:
+    if (growth := recognizer.growth) is not None:
         metadata = {"growth": growth.words(), "model": _model(tensors, words)}
         save_tensors(folder / GROWTH, growth.tensors(), metadata)
 
@@ -250,6 +271,7 @@ def _load_growth(folder: Path, tensors: Mapping[str, torch.Tensor], words: str) 
 
 def record_path(folder: str | Path) -> Path:
     """Where the words of a saved model are: `config.json`, or `model.json` of an older one."""
+    recover(Path(folder))
     new, old = Path(folder) / RECORD, Path(folder) / OLD_RECORD
     return old if old.exists() and not new.exists() else new
 
@@ -292,6 +314,10 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         facts: Any = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFileError(f"{folder} is not a saved model: {path} does not exist") from None
+    except OSError as error:
+        raise ModelFileError(
+            f"{path}: cannot be read: {error.strerror}. Name the folder of a saved model."
+        ) from None
     except ValueError as error:
         raise ModelFileError(f"{path} is not valid JSON: {error}") from None
     known = cast(dict[str, Any], facts) if isinstance(facts, dict) else {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mlis.errors import ModelFileError, SettingsError
 from mlis.io.model_card import model_card
-from mlis.storage.atomic import atomic_write
+from mlis.storage.folders import replaced_together
 
 if TYPE_CHECKING:
     import torch
@@ -45,16 +45,16 @@ class Pretrained:
             record: strict-JSON facts to keep (`test`: measures, `provenance`, `config`, `seed`),
                 which the card is written from; those that it was loaded with where absent.
         """
-        from mlis.io.checkpoint import save_model
+        from mlis.io.checkpoint import replaced_files, write_model
 
         recognizer = cast("Recognizer", self)
         if not growth:
             recognizer = dataclasses.replace(recognizer, growth=None)
         if record is not None:
             recognizer = dataclasses.replace(recognizer, record=record)
-        save_model(recognizer, folder)
-        with atomic_write(Path(folder) / CARD) as temporary:
-            temporary.write_text(model_card(recognizer), encoding="utf-8")
+        with replaced_together(Path(folder), without=replaced_files(folder, recognizer)) as new:
+            write_model(recognizer, new)
+            (new / CARD).write_text(model_card(recognizer), encoding="utf-8")
 
     @classmethod
     def from_pretrained(

@@ -71,8 +71,8 @@ def _results(recognizer: "Recognizer") -> str:
     if not isinstance(test, Mapping):
         return "None are recorded.\n"
     protocol = _protocol(record)
-    present = [name for name in _MEASURES if test.get(name) is not None]
-    values = [f"{float(test[name]):.1f}" for name in present]
+    present = [name for name in _MEASURES if name in test]
+    values = ["–" if test[name] is None else f"{float(test[name]):.1f}" for name in present]
     lines = [
         f"| protocol | seed | {' | '.join(present)} |",
         f"|{'---|' * (len(present) + 2)}",

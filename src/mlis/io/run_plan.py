@@ -87,6 +87,10 @@ class RunPlan:
             raise ModelFileError(f"{folder} is not a run folder: {path} does not exist") from None
         except ModelFileError:
             raise
+        except OSError as error:
+            raise ModelFileError(
+                f"{path}: cannot be read: {error.strerror}. Name another run folder."
+            ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelFileError(f"{path} is not a run's record: {error}") from None
 

@@ -20,6 +20,7 @@ from mlis.data.out_of_core.stored import stored
 from mlis.data.splits import Split
 from mlis.errors import DataError
 from mlis.storage.atomic import strict_json, write_json
+from mlis.storage.folders import recover, replaced_together
 
 FORMAT = "mlis-dataset"
 VERSION = 1
@@ -32,19 +33,30 @@ _PARTS = tuple(Split.__dataclass_fields__)
 
 
 def save_folder(data: GZSLDataset, folder: str | os.PathLike[str]) -> None:
-    """Write `data` to `folder`, made where absent; both files appear whole or not at all.
+    """Write `data` to `folder`, made where absent, in place of a dataset that is there.
 
-    Raises `DataError` where the folder cannot be written.
+    Raises `DataError` where the folder cannot be written, or a name is not Unicode text.
     """
     folder = Path(folder)
-    arrays = {name: getattr(data, name) for name in _ARRAYS}
-    arrays |= {f"split.{part}": getattr(data.split, part) for part in _PARTS}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(folder / TENSORS, arrays)
-        write_words(data, folder)
+        with replaced_together(folder) as new:
+            write_folder(data, new)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}.") from error
+
+
+def write_folder(data: GZSLDataset, folder: Path) -> None:
+    """Write the files of `save_folder` to a folder that holds none."""
+    arrays = {name: getattr(data, name) for name in _ARRAYS}
+    arrays |= {f"split.{part}": getattr(data.split, part) for part in _PARTS}
+    write_arrays(folder / TENSORS, arrays)
+    write_words(data, folder)
+
+
+def is_dataset_folder(folder: Path) -> bool:
+    """Whether there is a saved dataset in `folder`."""
+    recover(folder)
+    return (folder / WORDS).exists()
 
 
 def write_words(data: GZSLDataset, folder: Path) -> None:
@@ -152,6 +164,7 @@ def _memory(path: Path, features: np.ndarray, class_names: tuple[str, ...]) -> F
 
 def _read_words(path: Path) -> dict[str, Any]:
     try:
+        recover(path.parent)
         if path.stat().st_size > _MAX_JSON:
             raise DataError(f"{path}: larger than any dataset.json ({_MAX_JSON} bytes).")
         words = strict_json(path.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlis.data.io.csv_file import read_csv, row_numbers
 from mlis.data.io.feature_folder import IMAGES, is_feature_folder, read_feature_folder, read_record
-from mlis.data.io.folder import WORDS, load_folder, read_sources
+from mlis.data.io.folder import is_dataset_folder, load_folder, read_sources
 from mlis.data.io.matlab import read_columns
 from mlis.data.io.npy_file import load_npy, read_npz
 from mlis.data.io.parquet import read_parquet
@@ -21,12 +21,12 @@ KINDS = (".npy", ".npz", ".mat", ".csv", ".parquet")
 
 def is_features(path: Path) -> bool:
     """Whether `path` is of a kind that features are read from, by its name or what is in it."""
-    return path.suffix.casefold() in KINDS or (path / WORDS).exists() or is_feature_folder(path)
+    return path.suffix.casefold() in KINDS or is_dataset_folder(path) or is_feature_folder(path)
 
 
 def backbone_of(path: Path) -> Mapping[str, Any]:
     """The image model of a folder's features, as `Identity.to_dict` says; empty if not known."""
-    if (path / WORDS).exists():
+    if is_dataset_folder(path):
         return read_sources(path).get("backbone") or {}
     return read_record(path)["backbone"] if is_feature_folder(path) else {}
 
@@ -78,7 +78,7 @@ def read_known_rows(path: Path, label_column: str = LABEL) -> Rows:
 
 
 def _read(path: Path, label_column: str) -> Rows:
-    if (path / WORDS).exists():
+    if is_dataset_folder(path):
         data = load_folder(path)
         return Rows(data.features, _paths_beside(path), [data.class_names[i] for i in data.labels])
     if is_feature_folder(path):

@@ -31,7 +31,8 @@ from mlis.features.descriptors.attributes import (
 )
 from mlis.features.descriptors.class_table import SPLIT, Words
 from mlis.features.descriptors.text_model import TextModel
-from mlis.storage.atomic import atomic_write, strict_json, write_json
+from mlis.storage.atomic import strict_json, write_json
+from mlis.storage.folders import recover, replaced_together
 
 FORMAT, VERSION = "mlis-descriptors", 1
 TABLE, RECORD = "classes.csv", "descriptors.json"
@@ -218,20 +219,17 @@ def write_descriptors(descriptors: Descriptors, folder: Path) -> None:
 
     The numbers are written so that reading them gives the same float32.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     width = descriptors.vectors.shape[1]
     text = width - len(descriptors.columns)
     header = [f"t{i:04d}" for i in range(text)] + [f"a:{c.label}" for c in descriptors.columns]
-    with (
-        atomic_write(folder / TABLE) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as handle,
-    ):
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["name", *([SPLIT] if descriptors.split else []), *header])
-        for i, name in enumerate(descriptors.names):
-            split = [descriptors.split[i]] if descriptors.split else []
-            writer.writerow([name, *split, *(f"{v:.9g}" for v in descriptors.vectors[i])])
-    write_json(folder / RECORD, record_of(descriptors))
+    with replaced_together(folder) as new:
+        with (new / TABLE).open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(["name", *([SPLIT] if descriptors.split else []), *header])
+            for i, name in enumerate(descriptors.names):
+                split = [descriptors.split[i]] if descriptors.split else []
+                writer.writerow([name, *split, *(f"{v:.9g}" for v in descriptors.vectors[i])])
+        write_json(new / RECORD, record_of(descriptors))
 
 
 def record_of(descriptors: Descriptors) -> dict[str, Any]:
@@ -255,6 +253,7 @@ def read_descriptors(folder: Path) -> Descriptors:
     """Read a folder that `write_descriptors` wrote. Raises `DataError`."""
     path = folder / RECORD
     try:
+        recover(folder)
         record = strict_json(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT or record["version"] != VERSION:
             raise DataError(f"{path}: not descriptors that this mlis reads: make them again.")
