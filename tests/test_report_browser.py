@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlis.experiments.report.material import no_data
-from mlis.experiments.report.page import write_report
+from mlis.experiments.report.write import write_report
 from mlis.experiments.store import TEST_BEST
 from report_cases import stored, variants
 
