@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
 import mlis.pages
+from mlis.experiments.report import charts
 from mlis.pages import colours, render
 from mlis.pages.places import place, same_class_nearest
 
@@ -93,3 +95,18 @@ def test_maps_are_always_the_same_and_put_classes_together():
     same = labels[:, None] == labels[None]
     assert distances[same].mean() < 0.5 * distances[~same].mean()
     assert same_class_nearest(features, labels).all()
+
+
+def test_charts_take_any_name(tmp_path):
+    """Mathematics of matplotlib, markup, other scripts and control characters are plain text."""
+    raw = ("$x^{$", "貓", "<b> & c", "a\x00b\nc", "_hidden", "w" * 200, "a]]>b", "ü")
+    names = tuple(map(charts.shown, raw))
+    places = {which: np.random.default_rng(0).random((40, 2)) for which in ("raw", "refined")}
+    found = charts.Map(places, np.arange(40) % 10, tuple(range(8)), names)
+    title = '"<a>" $y_{$'
+    path = charts.save(charts.map_sheet(found, title, {}), title, tmp_path / "map.svg")
+    words = "".join(ElementTree.parse(path).getroot().itertext())
+    assert all(name in words for name in (*names, title))
+    drawn = str(charts.map_panel(found, "raw", title))
+    assert "&lt;a&gt;" in drawn
+    assert drawn == str(charts.map_panel(found, "raw", title))

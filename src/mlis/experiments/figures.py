@@ -114,7 +114,7 @@ def draw_curve(axes: Axes, curve: Curve) -> None:
     axes.set_xticks(list(places), [f"{value:g}" for value, _ in curve.points])
     runs = max(len(rows) for _, rows in curve.points)
     spread_of = f"mean ± std of {runs} seeds" if runs > 1 else "1 seed"
-    axes.set_title(f"{curve.dataset}, {curve.protocol}, {spread_of}", fontsize=9)
+    axes.set_title(f"{curve.dataset}, {curve.protocol}, {spread_of}", fontsize=9, parse_math=False)
     axes.set_xlabel(curve.label)
     axes.set_ylabel("per cent")
     axes.grid(alpha=0.3)

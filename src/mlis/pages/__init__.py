@@ -38,7 +38,7 @@ def colours() -> dict[str, str]:
     >>> colours()["card"]
     '#ffffff'
     """
-    text = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    text = resources.files("mlis.pages").joinpath("style.css").read_text(encoding="utf-8")
     return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", text.partition("}")[0]))
 
 

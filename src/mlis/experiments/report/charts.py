@@ -6,6 +6,7 @@ paper; as files they stand alone. The same numbers give the same bytes.
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mlis.data.dataset import GZSLDataset
 from mlis.experiments.figures import Curve, describe, draw_curve
@@ -30,8 +33,8 @@ NAME = 48  # characters of a class's name
 SIGNS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "P": "✚", "v": "▼", "X": "✖", "_": "▬"}
 DASHES = ("-", "--", ":", "-.")
 METHOD = (
-    "Two dimensions by t-SNE of unit features (50 principal components, exact, perplexity 20, "
-    "random_state 0); distances between far groups mean nothing."
+    "Two dimensions by t-SNE of unit features "
+    "(50 principal components, exact, perplexity 20, random_state 0)"
 )
 _COLOURS = colours()
 _OF_PAGE = {value: f"var(--{name})" for name, value in _COLOURS.items()}
@@ -41,7 +44,11 @@ _OF_PAGE |= {"#000000": "var(--ink)", "#0072b2": "var(--c5)", "#d55e00": "var(--
 def _svg(figure: Figure, title: str) -> str:
     out = io.StringIO()
     about = {"Title": title, "Date": None, "Creator": None, "Format": None, "Type": None}
-    with rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class may be called "$x$"
+    with rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}), warnings.catch_warnings():
+        # text stays text, so whoever looks at it needs the glyphs, not matplotlib
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(out, format="svg", transparent=True, metadata=about)
     return out.getvalue()
 
@@ -117,13 +124,18 @@ class Map:
             return None
         features = np.ascontiguousarray(np.asarray(test.features[rows]), dtype=np.float32)
         places = {"raw": place(features), "refined": place(recognizer.refine(features))}
-        names = tuple(test.class_names[c][:NAME] for c in classes)
+        names = tuple(shown(test.class_names[c]) for c in classes)
         return cls(places, test.labels[rows], classes, names)
 
     @property
     def legend(self) -> list[tuple[str, str]]:
         """Sign and name of each unseen class."""
         return list(zip(SIGNS.values(), self.names, strict=False))
+
+
+def shown(name: str) -> str:
+    """A class's name as SVG can hold it: of one line, without control characters, not too long."""
+    return "".join(c if c.isprintable() else "�" for c in name[:NAME])
 
 
 def chosen(labels: np.ndarray, seen_mask: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -156,31 +168,41 @@ def map_sheet(found: Map, title: str, test: Mapping[str, Any]) -> Figure:
         title: of the whole.
         test: a row's measures, or those of :class:`mlis.experiments.retrieval.UnseenImages`.
     """
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    figure = Figure(figsize=(10, 6.8), layout="constrained")
     figure.suptitle(title, fontweight="bold")
     panels = figure.subplots(1, 2)
+    signs = []
     for axes, which in zip(panels, found.places, strict=True):
-        _scatter(axes, found, which)
+        signs = _scatter(axes, found, which)
         said = retrieval(test, which)
         axes.set_title(f"{which.capitalize()} features{': ' + said if said else ''}", fontsize=10)
-    if found.classes:
-        handles, _ = panels[0].get_legend_handles_labels()
-        figure.legend(handles, found.names, loc="outside lower center", ncols=4, frameon=False)
-    figure.supxlabel(METHOD.partition(";")[0] + ".", fontsize=8)
+    figure.legend(
+        *(signs, found.names),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        title=METHOD,
+        title_fontsize=8,
+    )
     return figure
 
 
-def _scatter(axes: Axes, found: Map, which: str) -> None:
+def _scatter(axes: Axes, found: Map, which: str) -> list[Artist]:
+    """The test images; returns the signs of the unseen classes."""
     places = found.places[which]
     grey = ~np.isin(found.labels, found.classes)
     axes.scatter(*places[grey].T, s=10, color=_COLOURS["seen"], linewidths=0)
-    for i, (c, sign) in enumerate(zip(found.classes, SIGNS, strict=False)):
-        at = places[found.labels == c].T
-        width = 2.5 if sign == "_" else 0
-        axes.scatter(
-            *at, s=44, marker=sign, color=_COLOURS[f"c{i}"], linewidths=width, label=found.names[i]
-        )
     axes.set(xticks=(), yticks=(), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    return [
+        axes.scatter(
+            *places[found.labels == c].T,
+            s=44,
+            marker=sign,
+            color=_COLOURS[f"c{i}"],
+            linewidths=2.5 if sign == "_" else 0,
+        )
+        for i, (c, sign) in enumerate(zip(found.classes, SIGNS, strict=False))
+    ]
 
 
 def retrieval(test: Mapping[str, Any], which: str) -> str:

@@ -33,17 +33,18 @@ def look(folder: Path, study: Study, load: Loader, anchor: str, with_maps: bool)
         anchor: of its section.
         with_maps: whether features are placed in two dimensions, the slowest part.
     """
-    series, data, answers, problem = study.main, None, None, ""
+    series, data, answers, found, problem = study.main, None, None, None, ""
+    what = f"{study.label}, {study.main_label}, {series.protocol}"
     try:
         data = load(study)
         answers = tested(folder, study, data.dataset)
+        found = charts.Map.of(data.dataset, answers.recognizer) if with_maps else None
     except Missing as missing:
         problem = str(missing)
-    what = f"{study.label}, {study.main_label}, {series.protocol}"
-    losses, without = losses_of(folder, study)
-    found = charts.Map.of(data.dataset, answers.recognizer) if with_maps and answers else None
     unmapped = problem or "fewer than 5 test images" if with_maps else "it was not asked for"
-    confusions = list(_confusions(series.first, data, answers))
+    losses, without = losses_of(folder, study)
+    classes = list(_classes(series.rows))
+    said = {which: charts.retrieval(series.first.test, which) for which in ("raw", "refined")}
     return {
         **{"anchor": anchor, "label": study.label, "what": what, "seed": series.seeds[0]},
         **{"dataset": data.dataset if data else None, "data_problem": "" if data else problem},
@@ -52,18 +53,11 @@ def look(folder: Path, study: Study, load: Loader, anchor: str, with_maps: bool)
         "without_losses": without,
         "map": found,
         "map_problem": "" if found else unmapped,
-        "panels": [
-            (
-                which,
-                charts.map_panel(found, which, what),
-                charts.retrieval(series.first.test, which),
-            )
-            for which in (found.places if found else ())
-        ],
-        "retrieval": [charts.retrieval(series.first.test, which) for which in ("raw", "refined")],
-        "classes": (classes := list(_classes(study.main.rows))),
+        "panels": {which: charts.map_panel(found, which, what) for which in said} if found else {},
+        "retrieval": said,
+        "classes": classes,
         "class_bars": [_bars(classes, seen) for seen in (False, True)],
-        "confusions": confusions,
+        "confusions": list(_confusions(series.first, data, answers)),
         "picture_problem": problem or (data.pictures.problem if data else ""),
     }
 

@@ -23,6 +23,7 @@ from mlis.experiments.tables import (
     published_lines,
 )
 
+TITLES = {**tables.TITLES, "others": "Other settings"}
 TABLES = ("table2", "table3", "table4")
 FIGURES = ("figure3", "figure4")
 OTHERS, RUNS = 200, 1000  # lines of series that are in no table, of a study; runs listed
@@ -33,9 +34,10 @@ def page_content(studies: Sequence[Study], looks: Sequence[Mapping[str, Any]]) -
     """Everything that `report.html` shows."""
     rows = [row for study in studies for row in study.rows]
     found = {name: blocks(name, studies) for name in TABLES}
+    found["others"] = list(_others(studies))
     days = sorted(row.finished[:10] for row in rows)
     labels = {row.protocol for row in rows}
-    labels |= {AS_PUBLISHED} if any(not b.measured for bs in found.values() for b in bs) else set()
+    labels |= {AS_PUBLISHED} if any(study.name in FIVE for study in studies) else set()
     labels |= {STAND_IN} if any(row.stand_in for row in rows) else set()
     labels |= {QUICK} if any(study.quick for study in studies) else set()
     return {
@@ -47,18 +49,20 @@ def page_content(studies: Sequence[Study], looks: Sequence[Mapping[str, Any]]) -
         "mains": [_main(study) for study in studies[:6]],
         "sizes": tables.statistics(_sizes(studies, looks)),
         "tables": [
-            {"anchor": name, "title": tables.TITLES[name], "blocks": of, "bars": _bars_of(of)}
+            {"anchor": name, "title": TITLES[name], "blocks": of}
+            | {"bars": list(_bars_of(of)) if name in TABLES else []}
             for name, of in found.items()
             if of
         ],
         "figures": [
             {"anchor": name, "title": figures.TITLES[name], "curves": drawn}
+            | {"blocks": [_numbers(curve) for curve, _ in drawn]}
             for name in FIGURES
-            if (drawn := [_curve(one) for one in curves(name, studies)])
+            if (drawn := [(one, charts.curve_panel(one)) for one in curves(name, studies)])
         ],
-        "others": [(study.label, *_others(study)) for study in studies if study.others],
         "settings": list(_settings(studies)),
         "looks": looks,
+        "map_method": charts.METHOD,
         "facts": _facts(rows),
         "first": rows[0].key[:12],
         "commands": _commands(studies),
@@ -168,16 +172,13 @@ def _note(study: Study, place: Place, *, doubled: bool) -> str:
     return "; ".join(said)
 
 
-def _bars_of(found: Sequence[Block]) -> list[tuple[Block, list[dict[str, Any]]]]:
+def _bars_of(found: Sequence[Block]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """H of each study's lines with what is published of its dataset, highest first."""
-    drawn = []
     for block in (one for one in found if one.measured):
         others = [one for one in found if one.dataset == block.dataset and not one.measured]
         lines = [line for one in (block, *others) for line in one.lines]
         known = [line for line in lines if line.summary.get("H_mean") is not None]
-        known.sort(key=lambda line: -line.summary["H_mean"])
-        drawn.append((block, [_bar(line) for line in known]))
-    return drawn
+        yield block.title, [_bar(x) for x in sorted(known, key=lambda x: -x.summary["H_mean"])]
 
 
 def _bar(line: Line) -> dict[str, Any]:
@@ -208,26 +209,22 @@ def curves(figure: str, studies: Sequence[Study]) -> list[Curve]:
     ]
 
 
-def _curve(curve: Curve) -> dict[str, Any]:
-    """A curve, drawn, and the same as numbers: setting, means, every seed's."""
-    numbers = []
-    for (x, rows), summary in zip(curve.points, curve.summaries(), strict=True):
-        each = ["/".join(_number(row.test[name], 1) for name in MEASURES) for row in rows]
-        numbers.append((f"{x:g}", Line("", "", MEASURED, summary), "; ".join(each)))
-    return {"curve": curve, "drawing": charts.curve_panel(curve), "numbers": numbers}
+def _numbers(curve: Curve) -> Block:
+    """A curve's points as lines of a table."""
+    lines = [measured_line(curve.dataset, f"{x:g}", rows) for x, rows in curve.points]
+    return Block(curve.dataset, f"{curve.dataset}: {curve.label}", tuple(lines))
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _others(study: Study) -> tuple[list[Line], int]:
-    """Series that are in no table, called by what they differ in; and how many more there are."""
-    lines = [
-        measured_line(study.label, _changes(study, one.config) or one.method, one.rows)
-        for one in study.others[:OTHERS]
-    ]
-    return lines, len(study.others) - len(lines)
+def _others(studies: Sequence[Study]) -> Iterator[Block]:
+    """Series that are in no table, each called by what it differs in."""
+    for study in (one for one in studies if one.others):
+        lines = [
+            measured_line(study.label, _changes(study, one.config) or one.method, one.rows)
+            for one in study.others[:OTHERS]
+        ]
+        if left := len(study.others) - len(lines):
+            lines.append(Line(study.label, f"{left} more are in results.jsonl", MEASURED))
+        yield Block(study.name, study.label, tuple(lines))
 
 
 def _changes(study: Study, config: Mapping[str, Any]) -> str:
@@ -289,7 +286,7 @@ def _run(study: Study, series: Any, row: Row) -> list[str]:
         row.cost.get("seconds"),
     )
     what = f"{refinement['components']}, {refinement['loss']}" if method == "mlis" else method
-    values = [_number(row.test[name], 2) for name in MEASURES]
-    time = _number(seconds if isinstance(seconds, (int, float)) else None, 0)
+    values = ["–" if row.test[name] is None else f"{row.test[name]:.2f}" for name in MEASURES]
+    time = f"{seconds:.0f}" if isinstance(seconds, (int, float)) else "–"
     end = [row.protocol, series.config_sha256[:8], time]
     return [row.key[:12], study.label, what, str(row.task["seed"]), *values, *end]
