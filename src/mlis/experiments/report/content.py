@@ -1,5 +1,6 @@
 """What the report shows of all studies: tables beside published figures, curves, origin."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from mlis.experiments.tables import (
     measured_line,
     published_lines,
 )
+from mlis.experiments.tasks import METHOD
 
 TITLES = {**tables.TITLES, "others": "Other settings"}
 TABLES = ("table2", "table3", "table4")
@@ -65,8 +67,7 @@ def page_content(studies: Sequence[Study], looks: Sequence[Mapping[str, Any]]) -
         "map_method": charts.METHOD,
         "facts": _facts(rows),
         "first": rows[0].key[:12],
-        "commands": _commands(studies),
-        "runs_listed": [_run(*one) for one in _all_runs(studies)[:RUNS]],
+        "runs": list(itertools.islice(_runs(studies), RUNS)),
         "runs_left": len(rows) - RUNS,
         "count": len(rows),
     }
@@ -242,19 +243,6 @@ def _settings(studies: Sequence[Study]) -> Iterator[tuple[str, str]]:
 # --- origin ---------------------------------------------------------------------------------------
 
 
-def _commands(studies: Sequence[Study]) -> list[str]:
-    """`mlis reproduce` for the datasets of the page, budget by budget."""
-    lines = {}
-    for study in studies:
-        arguments = study.main.first.task["dataset"]
-        flags = " --data-root DIR" if "data_root" in arguments else ""
-        flags += " --budget quick" if study.quick else ""
-        name = str(arguments.get("name_or_path", study.name)).replace("\\", "/").rsplit("/", 1)[-1]
-        seeds = ",".join(map(str, study.seeds[:20]))
-        lines[f"mlis reproduce all --datasets {name}{flags} --seeds {seeds} -o RESULTS"] = None
-    return list(lines)
-
-
 def _facts(rows: Sequence[Row]) -> dict[str, list[tuple[str, int]]]:
     """What rows say of data, features, versions and machines, with the number of rows."""
 
@@ -274,19 +262,16 @@ def _facts(rows: Sequence[Row]) -> dict[str, list[tuple[str, int]]]:
     return {name: Counter(one[name] for one in found).most_common(12) for name in found[0]}
 
 
-def _all_runs(studies: Sequence[Study]) -> list[tuple[Study, Any, Row]]:
-    return [(study, one, row) for study in studies for one in study.series for row in one.rows]
-
-
-def _run(study: Study, series: Any, row: Row) -> list[str]:
-    """Cells of a run in the list of all runs."""
-    refinement, method, seconds = (
-        series.config["refinement"],
-        series.method,
-        row.cost.get("seconds"),
-    )
-    what = f"{refinement['components']}, {refinement['loss']}" if method == "mlis" else method
-    values = ["–" if row.test[name] is None else f"{row.test[name]:.2f}" for name in MEASURES]
-    time = f"{seconds:.0f}" if isinstance(seconds, (int, float)) else "–"
-    end = [row.protocol, series.config_sha256[:8], time]
-    return [row.key[:12], study.label, what, str(row.task["seed"]), *values, *end]
+def _runs(studies: Sequence[Study]) -> Iterator[list[str]]:
+    """Cells of each run in the list of all runs."""
+    for study, one in ((study, one) for study in studies for one in study.series):
+        r = one.config["refinement"]
+        method = f"{r['components']}, {r['loss']}" if one.method == METHOD else one.method
+        for row in one.rows:
+            values = [
+                "–" if row.test[name] is None else f"{row.test[name]:.2f}" for name in MEASURES
+            ]
+            seconds = row.cost.get("seconds")
+            time = f"{seconds:.0f}" if isinstance(seconds, (int, float)) else "–"
+            start = [row.key[:12], study.label, method, str(row.task["seed"])]
+            yield [*start, *values, row.protocol, one.config_sha256[:8], time]

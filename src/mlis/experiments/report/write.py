@@ -1,8 +1,8 @@
 """Write the report: from a results folder to one page."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mlis.experiments.report.closer import look, problems
 from mlis.experiments.report.content import page_content
@@ -14,16 +14,8 @@ from mlis.pages import render
 CLOSE = 12  # studies that are shown in detail; tables and curves are of all
 
 
-@dataclass(frozen=True)
-class Written:
-    """What was written, and what is not on the page because something is missing.
-
-    Attributes:
-        page: its path.
-        bytes: its size.
-        runs: rows that it is made from.
-        missing: in words.
-    """
+class Written(NamedTuple):
+    """The page, its size in bytes, the rows that it is made from, what is missing (in words)."""
 
     page: Path
     bytes: int
