@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from report import Rows, markdown, write
 
-from mlis.checkpoint import GROWTH, load_model, save_model
 from mlis.config import Config, resolve
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
-from mlis.growth import Growth
-from mlis.inference import Recognizer
+from mlis.incremental.exemplar_buffer import Growth
+from mlis.io.checkpoint import GROWTH, load_model, save_model
+from mlis.model.recognizer import Recognizer
 from mlis.presets import load, own_preset
 from mlis.protocol import fit_and_calibrate, fit_reusing
 from mlis.provenance import PROTOCOL

@@ -23,11 +23,11 @@ from paired import seconds
 from PIL import Image
 from report import Rows, markdown, spread, write
 
-from mlis.compute import Arithmetic
-from mlis.features.batches import MOST_AT_ONCE, model_threads
-from mlis.features.efficientnet import EfficientNetLite
-from mlis.features.images import extract_folder
-from mlis.features.walk import Found, find_images
+from mlis.compute.precision import Arithmetic
+from mlis.features.backbones.efficientnet import EfficientNetLite
+from mlis.features.images.batches import MOST_AT_ONCE, model_threads
+from mlis.features.images.extract import extract_folder
+from mlis.features.images.walk import Found, find_images
 
 
 def draw(folder: Path, count: int) -> None:

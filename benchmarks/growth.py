@@ -20,7 +20,7 @@ from report import Rows, markdown, write
 from shapes import SHAPES, Shape, settings, tensors
 from steps import StageOne
 
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Config
 
 AXES = ("batch", "classes", "descriptor")

@@ -28,12 +28,12 @@ import torch
 
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, Provenance
-from mlis.data.folder import TENSORS, write_words
-from mlis.data.mapped import map_arrays, write_arrays
+from mlis.data.io.folder import TENSORS, write_words
+from mlis.data.out_of_core.mapped import map_arrays, write_arrays
 from mlis.data.splits import Split
-from mlis.files import write_json
 from mlis.pipeline import fit
 from mlis.protocol import test_once
+from mlis.storage.atomic import write_json
 
 BLOCK = 1024
 FITS = {

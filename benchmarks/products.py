@@ -3,7 +3,7 @@
 from paired import Product
 from shapes import Shape
 
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Config
 
 

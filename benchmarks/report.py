@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import mlis
-from mlis.files import write_json
+from mlis.storage.atomic import write_json
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")  # that decide a product's speed
 

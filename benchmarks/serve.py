@@ -31,10 +31,10 @@ import torch
 from PIL import Image
 from report import Rows, markdown, write
 
-from mlis.checkpoint import save_model
-from mlis.classification import LinearClassifier
-from mlis.inference import Recognizer
-from mlis.preprocessing import FeatureScaler
+from mlis.io.checkpoint import save_model
+from mlis.model.classification import LinearClassifier
+from mlis.model.preprocessing import FeatureScaler
+from mlis.model.recognizer import Recognizer
 
 CLASSES, HIDDEN, FEATURES = 200, 2048, 2048
 BOUNDARY = "mlis-benchmark"
@@ -61,7 +61,7 @@ def recognizer(num_features: int, backbone: str | None) -> Recognizer:
 
     sources = {}
     if backbone is not None:
-        from mlis.features.backbones import load_backbone
+        from mlis.features.backbones.base import load_backbone
 
         sources = {"backbone": load_backbone(backbone, device="cpu").identity.to_dict()}
     return Recognizer(

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from mlis import presets
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Config, resolve
-from mlis.preprocessing import TrainingTensors
+from mlis.model.preprocessing import TrainingTensors
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mlis import classification
-from mlis.classification import LinearClassifier, class_weights, fit_classifier
 from mlis.config import Classification
+from mlis.model import classification
+from mlis.model.classification import LinearClassifier, class_weights, fit_classifier
 
 RATES = (1e-3, 1e-2)  # Adam's step sizes: f-CLSWGAN's, and a bolder one
 

@@ -19,15 +19,15 @@ from report import Rows, markdown, spread, write
 from shapes import SHAPES, Shape, settings, tensors
 from textbook import TextbookStageOne
 
-from mlis.classification import LinearClassifier
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Config
-from mlis.data.sampling import uniform_rows
-from mlis.generation.losses import critic_backward, generator_backward
-from mlis.generation.train import AdversarialTrainer
-from mlis.inference import BATCH, Recognizer
-from mlis.preprocessing import FeatureScaler, TrainingTensors
-from mlis.refinement.train import RefinementTrainer
+from mlis.data.samplers import uniform_rows
+from mlis.encoder.trainer import RefinementTrainer
+from mlis.generators.wgan_gp.losses import critic_backward, generator_backward
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer
+from mlis.model.classification import LinearClassifier
+from mlis.model.preprocessing import FeatureScaler, TrainingTensors
+from mlis.model.recognizer import BATCH, Recognizer
 
 Step = Callable[[], object]
 

@@ -23,12 +23,11 @@ import end_to_end
 import extraction
 import growth
 import loading
-import seeds
 import stage_two
 import steps
 from report import Rows, facts, markdown, measured_on
 
-from mlis.files import atomic_write, write_json
+from mlis.storage.atomic import atomic_write, write_json
 
 HERE = Path(__file__).resolve().parent
 
@@ -84,13 +83,6 @@ PARTS: Mapping[str, Part] = {
         stage_two.table,
         quick="--shapes FLO --repeats 1 --patience 3",
         full="--repeats 3",
-    ),
-    "seeds": Part(
-        "seeds.py",
-        "Several seeds stacked",
-        seeds.table,
-        quick="--shapes aPY --repeats 1",
-        full="--shapes CUB,aPY",
     ),
     "growth": Part(
         "growth.py",

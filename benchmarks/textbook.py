@@ -10,9 +10,9 @@ from pytorch_metric_learning.losses import CircleLoss
 from torch import Tensor, nn
 
 from mlis.config import Config
-from mlis.generation.train import AdversarialTrainer
-from mlis.preprocessing import TrainingTensors
-from mlis.refinement.train import RefinementTrainer
+from mlis.encoder.trainer import RefinementTrainer
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer
+from mlis.model.preprocessing import TrainingTensors
 
 
 def two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

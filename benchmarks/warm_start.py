@@ -20,16 +20,16 @@ import numpy as np
 import torch
 
 from mlis import presets
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Config, resolve
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import evaluate
-from mlis.generation.ridge import fit_ridge
-from mlis.generation.synthesis import FeatureGenerator
-from mlis.generation.train import AdversarialTrainer
+from mlis.generators.base import FeatureGenerator
+from mlis.generators.ridge import fit_ridge
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer
+from mlis.model.preprocessing import prepare
 from mlis.pipeline import recognizer_of
-from mlis.preprocessing import prepare
 
 
 def simulated(seed: int = 0) -> GZSLDataset:

@@ -8,13 +8,13 @@ from PIL import Image
 
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
-from mlis.features.backbones import Identity
+from mlis.features.backbones.base import Identity
 from mlis.features.build import build
-from mlis.features.descriptors import describe
-from mlis.features.images import extract
-from mlis.features.walk import find_images
-from mlis.features.words import read_words
-from mlis.inference import Recognizer
+from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.describe import describe
+from mlis.features.images.extract import extract
+from mlis.features.images.walk import find_images
+from mlis.model.recognizer import Recognizer
 from mlis.protocol import fit_and_calibrate
 
 COLOURS = {

@@ -11,7 +11,7 @@ from mlis.experiments.budget import QUICK_OPTIONS, Budget
 from mlis.experiments.source import Source
 from mlis.experiments.store import Row
 from mlis.experiments.tasks import Task
-from mlis.training import Monitor
+from mlis.training.loop import Monitor
 from simulated import small, tiny
 
 

@@ -1,4 +1,4 @@
-"""What `mlis.cluster` uses of Ray, done at once in this process.
+"""What `mlis.compute.ray_cluster` uses of Ray, done at once in this process.
 
 It shows what the engines do with each answer; that Ray gives such answers is shown by test_ray.py.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlis import cluster
+from mlis.compute import ray_cluster as cluster
 
 
 class Ref:
@@ -91,7 +91,7 @@ def _piped(value: Any) -> Any:
 
 
 def use(patch: pytest.MonkeyPatch, **options: Any) -> PretendRay:
-    """Let `mlis.cluster` have it in place of Ray."""
+    """Let `mlis.compute.ray_cluster` have it in place of Ray."""
     ray = PretendRay(**options)
     patch.setattr(cluster, "_ray", lambda: ray)
     return ray

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from mlis.data.dataset import GZSLDataset
-from mlis.features.backbones import Identity
-from mlis.inference import Recognizer
+from mlis.features.backbones.base import Identity
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.serving.app import create_app
 from mlis.serving.engine import Engine

@@ -9,21 +9,21 @@ import pytest
 import torch
 
 import coloured
-import mlis.growth
+import mlis.incremental.exemplar_buffer
 from cli_cases import last_json, printed, refused
 from coloured import COLOURS, LATER, UNSEEN, Colours, picture, write_table
-from mlis.checkpoint import GROWTH, RECORD, load_model, save_model
 from mlis.cli import main
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.estimator import MLISClassifier
 from mlis.evaluation import Evaluation, evaluate
-from mlis.features.additions import describe_like
-from mlis.features.descriptors import describe, record_of
-from mlis.features.words import read_words
-from mlis.growth import refit
-from mlis.inference import Recognizer
+from mlis.features.descriptors.additions import describe_like
+from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.describe import describe, record_of
+from mlis.incremental.exemplar_buffer import refit
+from mlis.io.checkpoint import GROWTH, RECORD, load_model, save_model
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from simulated import linear_world, small, tiny
 from test_features_words import Letters
@@ -185,7 +185,7 @@ def test_unseen_classes_of_before_keep_their_places(model):
 
 
 def test_at_most_so_many_rows_of_a_class_are_kept(monkeypatch):
-    monkeypatch.setattr(mlis.growth, "PER_CLASS", 3)
+    monkeypatch.setattr(mlis.incremental.exemplar_buffer, "PER_CLASS", 3)
     kept = fit(DATA.for_training(), small(generation={"generator": "ridge"}), device="cpu").growth
     assert kept is not None
     assert torch.bincount(kept.labels).tolist() == [3] * 6

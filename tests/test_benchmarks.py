@@ -20,14 +20,13 @@ import end_to_end
 import extraction
 import growth
 import loading
-import seeds
 import stage_two
 import steps
 import suite
 from products import of_steps
 from shapes import SHAPES, settings, tensors
 
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 
 CASES = ["critic step", "generator step", "encoder step", "stage-1 step"]
 FACTS = {"machine", "cpu_flags", "cores", "threads", "torch", "mlis", "date", "command", "rows"}
@@ -111,15 +110,6 @@ def test_the_textbook_of_stage_two_minimises_the_same_objective():
     found = stage_two.textbook(p, x, rate=0.05, goal=1.5 * least, limit=60)
     assert found["reached"]
     assert least * (1 - 1e-4) < found["objective"] <= 1.5 * least
-
-
-def test_seeds_are_timed_together_and_in_turn(tmp_path):
-    options = ("--shapes", "tiny", "--seeds", "3", "--precision", "float32", "--repeats", "2")
-    (row,) = run(seeds, tmp_path, *options, "--device", "cpu")["rows"]
-    assert (row["seeds"], row["product"], row["peak_MiB"]) == (3, "float32", None)
-    assert min(row[f"{which}_ms"] for which in ("one", "separate", "stacked")) > 0
-    assert row["stacked_over_one"] > 0
-    assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
 
 
 def test_extraction_is_timed_beside_the_bare_model(tmp_path):

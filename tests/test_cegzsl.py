@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mlis.baselines import cegzsl
-from mlis.baselines.cegzsl import CEGZSL, Comparator, EmbeddingTrainer, PairScores, instance_loss
-from mlis.compute import Arithmetic, stream
+from mlis.compute.precision import Arithmetic, stream
 from mlis.config import Config
 from mlis.errors import DivergenceError
-from mlis.preprocessing import prepare
-from mlis.training import Monitor
+from mlis.methods import cegzsl
+from mlis.methods.cegzsl import CEGZSL, Comparator, EmbeddingTrainer, PairScores, instance_loss
+from mlis.model.preprocessing import prepare
+from mlis.training.loop import Monitor
 from simulated import linear_world, small, tiny
 
 DOUBLE = Arithmetic.of("float64", "cpu")

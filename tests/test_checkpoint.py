@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mlis
-from mlis.checkpoint import load_model, read_record, save_model
 from mlis.errors import ModelFileError
-from mlis.inference import Recognizer
+from mlis.io.checkpoint import load_model, read_record, save_model
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
-from mlis.tensorfile import load_tensors, save_tensors
+from mlis.storage.tensors import load_tensors, save_tensors
 from simulated import small, tiny
 
 DATA = tiny()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mlis.classification import LinearClassifier, class_weights, fit_classifier
 from mlis.config import Classification
 from mlis.errors import DivergenceError
+from mlis.model.classification import LinearClassifier, class_weights, fit_classifier
 from mlis.pipeline import fit
 from simulated import small, tiny
 

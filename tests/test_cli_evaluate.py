@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cli_cases import NAMES, QUICK, SEEN, last_json, printed, refused, small_dataset
-from mlis.checkpoint import load_model, save_model
 from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import evaluate_retrieval
+from mlis.io.checkpoint import load_model, save_model
 
 MEASURES = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic")
 

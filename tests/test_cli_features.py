@@ -12,8 +12,8 @@ import odd_images
 from cli_cases import QUICK
 from mlis import GZSLDataset
 from mlis.cli import main
-from mlis.data.feature_folder import read_feature_folder
-from mlis.features.walk import shown
+from mlis.data.io.feature_folder import read_feature_folder
+from mlis.features.images.walk import shown
 
 CLASSES = {
     "red": (200, 30, 30),

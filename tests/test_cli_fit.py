@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-import mlis.refinement.train
-import mlis.runs
+import mlis.encoder.trainer
+import mlis.runs.run
 from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.cli.progress import Progress
-from mlis.files import sealed, unsealed
+from mlis.storage.atomic import sealed, unsealed
 from standins import write_tiny
 
 PERCENT = ("U", "S", "H", "T1", "AUSUC", "overall")
@@ -79,24 +79,15 @@ def test_table_shows_mean_and_deviation(ablation, capsys):
 
 
 def test_components_share_the_generator_of_a_seed(ablation):
-    keys = set()
     for seed in ("seed-0", "seed-1"):
         rows = {
             name: json.loads((ablation / seed / name / "result.json").read_text())
             for name in ("ml", "ml+is", "ml+is+sfr")
         }
-        used = [row["provenance"]["generators"] for row in rows.values()]
-        for part in ("training", "validation"):
-            assert len({generators[part]["key"] for generators in used}) == 1
-            assert [generators[part]["reused"] for generators in used] == [False, True, True]
-            keys.add(used[0][part]["key"])
         assert [row["generator_reused"] for row in rows.values()] == [False, True, True]
-        assert len({row["generation_seconds"] for row in rows.values()}) == 1
-        assert 0 < rows["ml"]["generation_seconds"] < rows["ml"]["seconds"]
         for folder in (ablation / seed, ablation / seed / "validation"):
             lines = (folder / "generation.jsonl").read_text().splitlines()
             assert [json.loads(line)["step"] for line in lines] == [20, 40]
-    assert len(keys) == 4
     assert not list(ablation.rglob("generation.safetensors"))
 
 
@@ -150,84 +141,11 @@ def test_bars_on_a_terminal(small_folder, tmp_path, capsys, monkeypatch):
     assert "refinement" not in err
 
 
-STACKED = (
-    *(*QUICK, *GAN, "--generation-steps", "20", "--critic-steps", "2", "--seeds", "4,1"),
-    *("--components", "ml,ml+is+sfr", "--calibration", "validation"),
-    *("--precision", "float64", "--weight-decay", "0.01", "--tolerance", "1e-10"),
-)
-
-
-@pytest.fixture(scope="module")
-def stacked(small_folder, tmp_path_factory):
-    """The folder of a run of two components whose two seeds are trained together."""
-    run = tmp_path_factory.mktemp("stacked") / "run"
-    assert main(["fit", str(small_folder), "-o", str(run), *STACKED, "--stack-seeds"]) == 0
-    return run
-
-
-def test_stacked_seeds_give_the_results_of_each(stacked, small_folder, tmp_path, capsys):
-    separate = tmp_path / "separate"
-    fit(capsys, small_folder, "-o", separate, *STACKED)
-    keys = set()
-    for part in ("seed-4/ml", "seed-1/ml", "seed-4/ml+is+sfr", "seed-1/ml+is+sfr"):
-        one, two = (
-            json.loads((run / part / "result.json").read_text()) for run in (stacked, separate)
-        )
-        assert one["test"] == two["test"]
-        assert one["validation"] == two["validation"]
-        assert one["calibration"] == pytest.approx(two["calibration"], rel=1e-5)
-        assert one["stacked"]["seeds"] == [4, 1]
-        assert one["stacked"]["seconds"] == pytest.approx(2 * one["seconds"], abs=0.002)
-        assert two["stacked"] is None
-        shared = 2 * one["generation_seconds"]
-        assert one["stacked"]["generation_seconds"] == pytest.approx(shared, abs=0.002)
-        assert one["generator_reused"] == (not part.endswith("/ml"))
-        keys |= {row["provenance"]["generators"]["training"]["key"] for row in (one, two)}
-    assert len(keys) == 1 + 2  # one of both seeds together, and each seed's own
-    lines = (stacked / "seeds-4-1/ml/refinement.jsonl").read_text().splitlines()
-    assert {"metric of seed 4", "metric of seed 1"} <= json.loads(lines[-1]).keys()
-    assert (stacked / "seeds-4-1/ml/validation/refinement.jsonl").exists()
-    assert json.loads((stacked / "results.json").read_text())["stack_seeds"] is True
-    assert json.loads((separate / "results.json").read_text())["stack_seeds"] is False
-
-
-def test_stacked_seeds_that_were_tested_are_left_alone(stacked, tmp_path, capsys, monkeypatch):
-    """Stopped after the first seed's model was saved: the stages are kept, the rest is done."""
-    run = tmp_path / "run"
-    shutil.copytree(stacked, run)
-    gone = run / "seed-1" / "ml+is+sfr"
-    before = (gone / "model/model.safetensors").read_bytes()
-    shutil.rmtree(gone)
-    kept = (run / "seed-4/ml+is+sfr/result.json").read_bytes()
-    log = (run / "seeds-4-1/ml+is+sfr/refinement.jsonl").read_bytes()
-    monkeypatch.setattr(mlis.refinement.train.RefinementTrainer, "step", lambda self: 1 / 0)
-    assert main(["fit", "--resume", str(run)]) == 0
-    captured = capsys.readouterr()
-    assert "equal share of one training of all seeds" in captured.out
-    assert (gone / "model/model.safetensors").read_bytes() == before
-    assert (run / "seed-4/ml+is+sfr/result.json").read_bytes() == kept
-    assert (run / "seeds-4-1/ml+is+sfr/refinement.jsonl").read_bytes() == log
-
-
-def test_a_run_is_stacked_or_not_from_the_start(stacked, small_folder, capsys):
-    error = failure(capsys, small_folder, "-o", stacked, *STACKED)
-    assert "holds a run with other settings" in error
-    assert "leave out --stack-seeds" in failure(capsys, "--resume", stacked, "--stack-seeds")
-
-
-def test_losses_of_several_seeds_are_shown_as_a_range(capsys):
-    lines = Progress()("seeds 4, 1, ml")
-    lines.started("refinement", 0, 1)
-    values = {"metric of seed 4": 0.5, "metric of seed 1": -0.25, "norm of seed 4": 2.0}
-    lines.report("refinement", 1, 1, values)
-    assert "metric -0.25 to 0.5, norm 2" in capsys.readouterr().err
-
-
 def test_settings_are_saved_before_training(small_folder, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(mlis.runs, "fit_and_calibrate", stop)
+    monkeypatch.setattr(mlis.runs.run, "fit_and_calibrate", stop)
     arguments = ["-o", str(tmp_path / "run"), *QUICK, "--gamma", "16", "--seeds", "3"]
     assert main(["fit", str(small_folder), *arguments]) == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -250,7 +168,7 @@ def test_interruption_says_how_to_continue(small_folder, tmp_path, capsys, monke
         raise KeyboardInterrupt
 
     run = tmp_path / "my run"
-    monkeypatch.setattr(mlis.runs, "fit_and_calibrate", interrupt)
+    monkeypatch.setattr(mlis.runs.run, "fit_and_calibrate", interrupt)
     assert main(["fit", str(small_folder), "-o", str(run), *QUICK]) == 130
     err = capsys.readouterr().err
     assert err == f"\nmlis: interrupted; continue with: mlis fit --resume '{run}'\n"

@@ -12,9 +12,9 @@ import scipy.special
 
 import mlis.cli.predict
 from cli_cases import FEATURES, NAMES, QUICK, SEEN, refused, small_dataset
-from mlis.checkpoint import load_model
 from mlis.cli import main
-from mlis.files import sealed, unsealed
+from mlis.io.checkpoint import load_model
+from mlis.storage.atomic import sealed, unsealed
 
 X = small_dataset().features[:40]
 

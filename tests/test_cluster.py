@@ -13,20 +13,20 @@ from PIL import Image
 import pretend_ray
 from cli_cases import one_line_error, refused
 from experiment_cases import config, numbers, saved, task
-from mlis import cluster as spreading
 from mlis.cli import main
-from mlis.cluster import Cluster, Pool, connected
-from mlis.data.feature_folder import read_feature_folder
+from mlis.compute import ray_cluster as spreading
+from mlis.compute.ray_cluster import Cluster, Pool, connected
+from mlis.data.io.feature_folder import read_feature_folder
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
 from mlis.experiments.ray_engine import RayEngine
 from mlis.experiments.ray_worker import work
 from mlis.experiments.tasks import BASELINES
-from mlis.features import ray_shards
-from mlis.features.backbones import Identity
-from mlis.features.images import extract_folder
-from mlis.features.walk import find_images
-from mlis.locks import lock_folder
+from mlis.features.backbones.base import Identity
+from mlis.features.images import ray_shards
+from mlis.features.images.extract import extract_folder
+from mlis.features.images.walk import find_images
+from mlis.storage.locks import lock_folder
 from pretend_ray import PretendRay, echo
 from simulated import tiny
 
@@ -311,7 +311,7 @@ def test_wrong_use_is_one_line(tmp_path, capsys):
         ):
             assert problem in refused(capsys, *command, "--engine", "ray", *flags)
     said = refused(capsys, *experiment, "--engine", "ray", "--jobs", "2")
-    assert "--jobs and --stack-seeds have no meaning" in said
+    assert "--jobs has no meaning" in said
     assert "use --cores" in refused(capsys, *images, "--engine", "ray", "--workers", "2")
     assert main(["reproduce", "table3", "-o", "x", "--engine", "dask"]) == 2
     assert "invalid choice: 'dask'" in one_line_error(capsys.readouterr().err)

@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import torch
 
-from mlis.compute import flushed_denormals
+from mlis.compute.precision import flushed_denormals
 
 TINY = 1e-40  # below the smallest normal float32
 
 CODE = f"""
 import torch
 torch.set_num_threads(2)
-from mlis.compute import Arithmetic, flushed_denormals
+from mlis.compute.precision import Arithmetic, flushed_denormals
 Arithmetic.of("float32", "cpu")
 x = torch.full((1 << 20,), {TINY})
 with flushed_denormals():

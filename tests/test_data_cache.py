@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from mlis.data import load_pair
-from mlis.data.cache import ENTRY_VERSION, cached_arrays, file_sha256
-from mlis.data.xlsa17 import _read_features
+from mlis.data.io.cache import ENTRY_VERSION, cached_arrays, file_sha256
+from mlis.data.io.xlsa17 import _read_features
 from mlis.errors import DataError
-from mlis.files import cache_folder
+from mlis.storage.atomic import cache_folder
 from standins import tiny_benchmark, write_mat, write_standin, write_tiny
 
 
@@ -241,7 +241,7 @@ def test_an_awa2_sized_file_fits_in_memory_and_is_mapped_the_next_time(xlsa17, t
 
 
 def test_reading_never_holds_the_float64_array_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlis.data.mat5.CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr("mlis.data.io.mat5.CHUNK_BYTES", 1 << 16)
     features, _ = tiny_benchmark()
     size = 4_000
     features["features"] = np.asfortranarray(np.random.default_rng(0).random((size, 120)))

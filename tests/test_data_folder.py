@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from mlis.data import GZSLDataset, Provenance
-from mlis.data.folder import TENSORS, WORDS
-from mlis.data.stored import StoredArray
+from mlis.data.io.folder import TENSORS, WORDS
+from mlis.data.out_of_core.stored import StoredArray
 from mlis.errors import DataError
 
 
@@ -198,8 +198,8 @@ def test_features_of_another_dataset_are_noticed(data, tmp_path):
 @pytest.fixture
 def large(data, tmp_path, monkeypatch) -> Path:
     """A folder whose features count as large, and whose files count as settled."""
-    monkeypatch.setattr("mlis.data.folder.VERIFY_ONCE", 0)
-    monkeypatch.setattr("mlis.data.cache._SETTLED_NS", -(10**15))
+    monkeypatch.setattr("mlis.data.io.folder.VERIFY_ONCE", 0)
+    monkeypatch.setattr("mlis.data.io.cache._SETTLED_NS", -(10**15))
     monkeypatch.setenv("MLIS_CACHE", str(tmp_path / "cache"))
     data.save(tmp_path / "large")
     return tmp_path / "large"
@@ -230,14 +230,14 @@ def test_a_large_file_is_gone_through_once(data, large, rows_read):
 
 
 def test_a_small_file_is_gone_through_each_time(large, rows_read, monkeypatch):
-    monkeypatch.setattr("mlis.data.folder.VERIFY_ONCE", 60 * 5 * 4 + 1)
+    monkeypatch.setattr("mlis.data.io.folder.VERIFY_ONCE", 60 * 5 * 4 + 1)
     for _ in range(2):
         GZSLDataset.load(large)
     assert sum(rows_read) == 4 * 60
 
 
 def test_a_file_that_changed_just_now_is_gone_through_again(large, rows_read, monkeypatch):
-    monkeypatch.setattr("mlis.data.cache._SETTLED_NS", 10**15)
+    monkeypatch.setattr("mlis.data.io.cache._SETTLED_NS", 10**15)
     for _ in range(2):
         GZSLDataset.load(large)
     assert sum(rows_read) == 4 * 60

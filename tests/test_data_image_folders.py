@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mlis.data import load_benchmark, load_pair
-from mlis.data.image_folders import folder_fault, pack
-from mlis.data.matfile import read_strings
+from mlis.data.io.image_folders import folder_fault, pack
+from mlis.data.io.matlab import read_strings
 from standins import tiny_benchmark, write_mat
 
 

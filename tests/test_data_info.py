@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlis.data import GZSLDataset, Split, describe, format_info, load_dataset
-from mlis.data.validate import CHECKS
+from mlis.data.checks import CHECKS
 from mlis.errors import DataError
 from standins import write_standin, write_tiny
 

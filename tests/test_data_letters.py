@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from mlis.data.alphabet import (
+from mlis.data.letters.alphabet import (
     Letter,
     common_letters,
     covered_letters,
     text_faces,
     unseen_letters,
 )
-from mlis.data.hog import hog
-from mlis.data.letters import LetterData, Rendering, load_letters, render
+from mlis.data.letters.hog import hog
+from mlis.data.letters.render import LetterData, Rendering, load_letters, render
 from mlis.errors import DataError
 
 SMALL = Rendering(per_face=2, size=32, font_size=20, cells=4)

@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 
 from mlis.data import load_pair
-from mlis.data.matfile import field_shapes, read_array, read_columns, read_strings
+from mlis.data.io.matlab import field_shapes, read_array, read_columns, read_strings
 from mlis.errors import DataError
 from standins import tiny_benchmark, write_mat, write_tiny
 
@@ -54,8 +54,8 @@ def test_shapes_are_matlabs(tmp_path, hdf5):
 @pytest.mark.parametrize("hdf5", [False, True], ids=["v5", "v7.3"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "uint8", "int16"])
 def test_numbers_of_any_type_become_float32_rows(tmp_path, hdf5, dtype, compress, monkeypatch):
-    monkeypatch.setattr("mlis.data.mat5.CHUNK_BYTES", 512)  # several pieces
-    monkeypatch.setattr("mlis.data.mat73.CHUNK_BYTES", 512)
+    monkeypatch.setattr("mlis.data.io.mat5.CHUNK_BYTES", 512)  # several pieces
+    monkeypatch.setattr("mlis.data.io.mat73.CHUNK_BYTES", 512)
     values = (100 * np.random.default_rng(0).random((7, 300))).astype(dtype)
     write_mat(tmp_path / "f.mat", {"features": values}, hdf5=hdf5, compress=compress)
     rows = read_columns(tmp_path / "f.mat", "features")
@@ -164,7 +164,7 @@ def damage(good: bytes, chance: random.Random) -> bytes:
 
 
 def test_the_row_of_a_value_beyond_float32_is_counted_over_all_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlis.data.mat5.CHUNK_BYTES", 512)
+    monkeypatch.setattr("mlis.data.io.mat5.CHUNK_BYTES", 512)
     values = np.ones((7, 300))
     values[2, 250] = 1e300
     write_mat(tmp_path / "f.mat", {"features": values})

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlis.data import GZSLDataset
-from mlis.data.arrays import row_chunks
-from mlis.data.folder import TENSORS
-from mlis.data.memory import RESIDENT_SHARE, available_memory, resident_limit
-from mlis.data.stored import StoredRows, stored
+from mlis.data.io.folder import TENSORS
+from mlis.data.out_of_core.arrays import row_chunks
+from mlis.data.out_of_core.memory import RESIDENT_SHARE, available_memory, resident_limit
+from mlis.data.out_of_core.stored import StoredRows, stored
 from mlis.errors import DataError, SettingsError
 from simulated import tiny
 
@@ -88,7 +88,7 @@ def test_rows_are_chosen_as_from_an_array(mapped):
 
 
 def test_chunks_of_a_map_are_its_rows(mapped, monkeypatch):
-    monkeypatch.setattr("mlis.data.arrays.CHUNK_BYTES", 7 * 4 * 8)
+    monkeypatch.setattr("mlis.data.out_of_core.arrays.CHUNK_BYTES", 7 * 4 * 8)
     pieces = [(start, chunk.copy()) for start, chunk in row_chunks(mapped)]
     assert [start for start, _ in pieces] == list(range(0, 50, 8))
     np.testing.assert_array_equal(np.concatenate([chunk for _, chunk in pieces]), VALUES)
@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_row(mapped, monkeypatch):
     def fails(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("mlis.data.stored.OpenFile._read", fails)
+    monkeypatch.setattr("mlis.data.out_of_core.stored.OpenFile._read", fails)
     with pytest.raises(DataError, match=r"x\.npy: row 12 cannot be read: Input/output error"):
         rows[12:14]
 

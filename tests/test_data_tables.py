@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlis.data import load_tables
-from mlis.data.names import index_labels
-from mlis.data.npyfile import load_npy, read_npz
-from mlis.data.tables import read_classes
-from mlis.data.unlabelled import read_features
+from mlis.data.io.npy_file import load_npy, read_npz
+from mlis.data.io.tables import read_classes
+from mlis.data.io.unlabelled import read_features
+from mlis.data.labels import index_labels
 from mlis.errors import DataError
 
 NAMES = ["polar+bear", "brown+bear", "blue whale", "house_cat", "Zebra"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mlis.data import GZSLDataset, Provenance, Split
-from mlis.data.arrays import find_not_finite
-from mlis.data.validate import CHECKS
+from mlis.data.checks import CHECKS
+from mlis.data.out_of_core.arrays import find_not_finite
 from mlis.errors import DataError
 
 # 6 classes of 5 rows; class 5 is unseen; row 4 of each seen class is for testing
@@ -168,7 +168,7 @@ def test_a_single_attribute_is_no_constant_descriptor():
 
 
 def test_a_fault_in_a_later_piece_of_a_large_array_is_found(monkeypatch):
-    monkeypatch.setattr("mlis.data.arrays.CHUNK_BYTES", 64)
+    monkeypatch.setattr("mlis.data.out_of_core.arrays.CHUNK_BYTES", 64)
     array = np.zeros((1000, 5), np.float32)
     assert find_not_finite(array) is None
     array[777, 3] = -np.inf

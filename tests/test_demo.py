@@ -16,13 +16,13 @@ from PIL import Image
 from sklearn.kernel_ridge import KernelRidge
 
 from mlis import presets
-from mlis.baselines.prototype import RidgePrototype
 from mlis.config import Config, resolve
-from mlis.data.alphabet import Letter, common_letters, covered_letters
-from mlis.data.letters import LetterData, Rendering, load_letters
+from mlis.data.letters.alphabet import Letter, common_letters, covered_letters
+from mlis.data.letters.render import LetterData, Rendering, load_letters
 from mlis.demo import run_demo
 from mlis.demo.page import difference, shot
 from mlis.demo.run import chance
+from mlis.methods.prototype import RidgePrototype
 from page_cases import Reader, check_self_contained
 
 TINY = {
@@ -124,7 +124,7 @@ def test_without_data_and_settings_it_takes_the_letters_and_their_preset(
     titles = []
 
     def progress(title: str):
-        from mlis.training import Monitor
+        from mlis.training.loop import Monitor
 
         titles.append(title)
         return Monitor()

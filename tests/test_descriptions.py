@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from mlis.data.feature_folder import ImageFeatures, write_feature_folder
-from mlis.data.flowers import FLOWER_NAMES
-from mlis.features.backbones import Identity
-from mlis.features.words import read_words
+from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
+from mlis.data.io.flowers import FLOWER_NAMES
+from mlis.features.backbones.base import Identity
+from mlis.features.descriptors.class_table import read_words
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "examples" / "flowers102.csv"

@@ -19,7 +19,7 @@ from PIL import Image
 from cli_cases import QUICK
 from mlis.cli import main
 from mlis.data import GZSLDataset, load_pair
-from mlis.data.benchmarks import TABLE_1, Counts
+from mlis.data.io.benchmarks import TABLE_1, Counts
 from standins import write_tiny
 from test_docs import PAGES, ROOT, TUTORIAL, blocks
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from cli_cases import save_small, small_dataset
-from mlis.checkpoint import load_model, record_path, save_model
 from mlis.cli import main
 from mlis.data import GZSLDataset, Split, load_pair
-from mlis.data.info import describe, format_info
-from mlis.data.memory import check_room
-from mlis.data.npyfile import load_npy
+from mlis.data.io.npy_file import load_npy
+from mlis.data.out_of_core.memory import check_room
+from mlis.data.summary import describe, format_info
 from mlis.errors import MlisError
 from mlis.experiments.store import Store
-from mlis.locks import held
+from mlis.io.checkpoint import load_model, record_path, save_model
 from mlis.pipeline import fit
+from mlis.storage.locks import held
 from simulated import small, tiny
 from standins import tiny_benchmark, write_mat
 
@@ -85,7 +85,7 @@ def twins() -> GZSLDataset:
 
 def build(folder: Path) -> None:
     from mlis.features.build import described_images
-    from mlis.features.walk import find_images
+    from mlis.features.images.walk import find_images
 
     (folder / "photos/Black_Bear").mkdir(parents=True)
     (folder / "photos/Black_Bear/1.png").write_bytes(b"x")

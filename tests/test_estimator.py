@@ -13,11 +13,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from mlis.checkpoint import load_model, save_model
-from mlis.class_table import class_table
 from mlis.config import Config
+from mlis.data.class_table import class_table
 from mlis.errors import DataError, MlisError, SettingsError
 from mlis.estimator import MLISClassifier
+from mlis.io.checkpoint import load_model, save_model
 
 COLOURS = ("red", "green", "blue")
 SHAPES = ("disc", "ring", "star")

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from experiment_cases import Heard, brief, config, numbers, saved, source, task
-from mlis.checkpoint import load_model
 from mlis.data.dataset import GZSLDataset
-from mlis.errors import DataError, DivergenceError, SettingsError
+from mlis.errors import DataError, SettingsError
 from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
 from mlis.experiments.plans import plan
 from mlis.experiments.rerun import compare, rerun
 from mlis.experiments.running import How, run
 from mlis.experiments.tasks import BASELINES, Task
-from mlis.locks import lock_folder
+from mlis.io.checkpoint import load_model
 from mlis.protocol import fit_and_calibrate, test_once
+from mlis.storage.locks import lock_folder
 from simulated import tiny
 
 METHODS = ("mlis", *(name for name in BASELINES if name != "cosine"))
@@ -187,78 +187,6 @@ def test_several_processes_give_the_same_rows(folder, tmp_path, monkeypatch):
     beside = {one.task.key: numbers(one.row) for one in engine(jobs=2).run(tasks, tmp_path / "two")}
     assert alone == beside
     assert len((tmp_path / "two" / "results.jsonl").read_text().splitlines()) == 3
-
-
-# --- seeds together -----------------------------------------------------------------------------
-
-
-def test_stacked_seeds_have_rows_of_their_own_that_say_so(folder, tmp_path):
-    tasks = [task(folder, seed=seed) for seed in (1, 2, 4)] + [task(folder, "eszsl")]
-    heard = Heard()
-    outcomes = list(engine(stack_seeds=True, listen=heard).run(tasks, tmp_path / "stacked"))
-    assert "tiny, ml+is+sfr, seeds 1, 2, 4" in heard.steps
-    alone = {one.task.key: one.row for one in engine().run(tasks, tmp_path / "alone")}
-    assert {one.task.key for one in outcomes} == alone.keys()
-    for one in outcomes:
-        other = alone[one.task.key]
-        assert one.row is not None
-        assert other is not None
-        if one.task.method != "mlis":
-            assert "stacked" not in one.row.provenance
-            assert numbers(one.row) == numbers(other)
-            continue
-        assert one.row.provenance["stacked"] == [1, 2, 4]
-        found = compare(one.row, other)
-        assert not found.same_place  # whatever the bits are, nobody may expect them
-        assert found.agrees
-        assert (record_of(tmp_path / "stacked", one.task.key) / "training").is_dir()
-    assert list((tmp_path / "stacked" / "work").iterdir()) == []
-
-
-def test_a_stacked_row_is_compared_with_a_tolerance(folder, tmp_path):
-    tasks = [task(folder, seed=seed) for seed in (1, 2)]
-    list(engine(stack_seeds=True).run(tasks, tmp_path))
-    row = next(iter(store_of(tmp_path)))
-    again = rerun(row)
-    assert "stacked" not in again.row.provenance
-    assert again.stacked
-    assert again.agrees
-    close = replace(again.row, test={**row.test, "U": row.test["U"] + 0.5})
-    found = compare(row, close)
-    assert found.agrees
-    assert "on seeds trained together (expected at most 1)" in str(found)
-
-
-def test_stacked_seeds_that_are_stopped_continue(folder, tmp_path):
-    settings = config(generation={"steps": 60}, refinement={"steps": 60})
-    tasks = [task(folder, settings=settings, seed=seed) for seed in (1, 2)]
-    title = "tiny, ml+is+sfr, seeds 1, 2"
-    calm = list(engine(stack_seeds=True).run(tasks, tmp_path / "calm"))
-    stopped = engine(stack_seeds=True, listen=Heard(stop=(title, "refinement", 40)))
-    with pytest.raises(KeyboardInterrupt):
-        list(stopped.run(tasks, tmp_path / "rough"))
-    heard = Heard()
-    rough = list(engine(stack_seeds=True, listen=heard).run(tasks, tmp_path / "rough"))
-    assert 0 < heard.steps[title]["refinement"] < 60
-    assert [numbers(one.row) for one in rough] == [numbers(one.row) for one in calm]
-
-
-def test_a_stack_is_made_of_what_is_left_and_of_several_processes(folder, tmp_path):
-    tasks = [task(folder, seed=seed) for seed in (1, 2, 3)]
-    list(engine().run(tasks[:1], tmp_path))
-    list(engine(stack_seeds=True, jobs=2).run(tasks, tmp_path))
-    stacked = {one.task["seed"]: one.provenance.get("stacked") for one in store_of(tmp_path)}
-    assert stacked == {1: None, 2: [2, 3], 3: [2, 3]}
-
-
-def test_seeds_that_cannot_be_trained_together_are_trained_alone(folder, tmp_path, monkeypatch):
-    def fail(*_: object) -> None:
-        raise DivergenceError("seed 2 diverged")
-
-    monkeypatch.setattr("mlis.experiments.engine.run_stacked", fail)
-    tasks = [task(folder, seed=seed) for seed in (1, 2)]
-    outcomes = list(engine(stack_seeds=True).run(tasks, tmp_path))
-    assert all(one.row is not None and "stacked" not in one.row.provenance for one in outcomes)
 
 
 # --- again --------------------------------------------------------------------------------------

@@ -24,11 +24,11 @@ from mlis.experiments.store import PROTOCOLS, TEST_BEST
 from mlis.experiments.table_files import csv_text, latex, markdown
 from mlis.experiments.tasks import BASELINES, Task
 from mlis.experiments.testbest import CheckpointMonitor, _recognizers, measure_test_best, steps_of
-from mlis.inference import Recognizer
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.protocol import fit_and_calibrate
 from mlis.provenance import training_key
-from mlis.training import Monitor
+from mlis.training.loop import Monitor
 from simulated import small, tiny
 
 LONGER = {"refinement": {"steps": 40}}
@@ -44,7 +44,7 @@ def measured(data: GZSLDataset, settings: Config, folder: Path):
         data,
         settings,
         **{"seed": 1, "device": "cpu", "folder": folder, "every": 30.0},
-        **{"listener": Monitor(), "owner": "test", "reuse": False},
+        **{"listener": Monitor(), "reuse": False},
     )
 
 
@@ -97,12 +97,12 @@ def test_the_other_protocol_has_keys_and_snapshots_of_its_own(folder, monkeypatc
 def test_each_step_is_the_training_that_ends_there(settings, tmp_path):
     """Bit for bit, stage 2 included; the last step is the model that H@val tests."""
     data = tiny()
-    found, monitor = measured(data, settings, tmp_path)
+    found = measured(data, settings, tmp_path)
     training, steps = data.for_training(), steps_of(settings)
     assert len(steps) == 10
     key = training_key(training, settings, 1, "cpu")
     common = {"seed": 1, "device": "cpu", "reuse": False}
-    place = (tmp_path, key)
+    place, monitor = (tmp_path, key), CheckpointMonitor(tmp_path, key, steps)
     last = found.last.recognizer
     tried = dict(_recognizers(training, settings, steps, last, monitor, place, common))
     assert tuple(tried) == steps
@@ -122,19 +122,19 @@ def test_no_test_row_reaches_the_checkpoints(tmp_path):
         features[rows] = rng.random((len(rows), features.shape[1])) * 100
         labels[rows] = rng.permutation(labels[rows])
     noise = replace(data, features=features, labels=labels)
-    (ours, mine), (theirs, others) = (
-        measured(one, config(**LONGER), tmp_path / name)
-        for one, name in ((data, "plain"), (noise, "noise"))
-    )
+    ours = measured(data, config(**LONGER), tmp_path / "plain")
+    theirs = measured(noise, config(**LONGER), tmp_path / "noise")
     for step in steps_of(config(**LONGER)):
-        assert mine.path(step).read_bytes() == others.path(step).read_bytes()
+        place = f"checkpoints/{step}.safetensors"
+        kept = [(tmp_path / name / place).read_bytes() for name in ("plain", "noise")]
+        assert kept[0] == kept[1]
     assert ours.chosen != theirs.chosen
 
 
 def test_where_there_is_nothing_to_train_only_the_end_is_tried(tmp_path):
     settings = config(refinement={"components": "none"})
     assert steps_of(settings) == (0,)
-    found, _ = measured(tiny(), settings, tmp_path)
+    found = measured(tiny(), settings, tmp_path)
     assert [one["step"] for one in found.chosen["tried"]] == [0]
     assert steps_of(small(refinement={"steps": 3})) == (1, 2, 3)
     assert steps_of(small(refinement={"steps": 0})) == (0,)

@@ -11,17 +11,17 @@ import scipy.special
 import torch
 from PIL import Image
 
-import mlis.export.onnxfile
+import mlis.io.onnx.export
 from cli_cases import last_json, printed, refused
 from mlis import Recognizer
-from mlis.checkpoint import save_model
-from mlis.classification import LinearClassifier
 from mlis.config import Config
 from mlis.errors import DataError, ModelFileError, SettingsError
-from mlis.export import export_onnx
-from mlis.features.backbones import load_backbone
+from mlis.features.backbones.base import load_backbone
+from mlis.io.checkpoint import save_model
+from mlis.io.onnx import export_onnx
+from mlis.model.classification import LinearClassifier
+from mlis.model.preprocessing import FeatureScaler
 from mlis.pipeline import fit
-from mlis.preprocessing import FeatureScaler
 from simulated import small, tiny
 
 ort = pytest.importorskip("onnxruntime")
@@ -106,12 +106,12 @@ def test_a_class_without_any_sample_is_never_the_best(tmp_path):
 def test_a_file_with_other_scores_is_not_kept(tmp_path, monkeypatch):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"precious")
-    add = mlis.export.onnxfile._add_head
+    add = mlis.io.onnx.export._add_head
 
     def wrong(graph, x, fused):
         add(graph, x, dataclasses.replace(fused, bias=fused.bias + 0.01))
 
-    monkeypatch.setattr(mlis.export.onnxfile, "_add_head", wrong)
+    monkeypatch.setattr(mlis.io.onnx.export, "_add_head", wrong)
     with pytest.raises(ModelFileError, match=r"off PyTorch's, more than 0\.0001"):
         export_onnx(trained(), path)
     assert path.read_bytes() == b"precious"

@@ -20,19 +20,19 @@ import pytest
 import torch
 
 import mlis.pipeline
-import mlis.training
+import mlis.training.loop
 from cli_cases import QUICK, environment, one_line_error, save_small
 from mlis.cli import main
 from mlis.data import load_pair
 from mlis.errors import DataError, MlisError, ModelFileError, OutOfMemoryError, SettingsError
 from mlis.experiments.store import Store
-from mlis.files import atomic_write, cache_folder, write_json
-from mlis.locks import lock_folder
 from mlis.pipeline import fit
 from mlis.protocol import fit_reusing
 from mlis.provenance import generation_key, training_key
-from mlis.snapshots import FolderMonitor
-from mlis.training import Monitor
+from mlis.storage.atomic import atomic_write, cache_folder, write_json
+from mlis.storage.locks import lock_folder
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.loop import Monitor
 from simulated import small, tiny
 from standins import write_tiny
 from test_experiments_store import row
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults are made
 
 @pytest.fixture(autouse=True)
 def _log_every_step(monkeypatch):
-    monkeypatch.setattr(mlis.training, "LOG_EVERY", 1)
+    monkeypatch.setattr(mlis.training.loop, "LOG_EVERY", 1)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_what_a_killed_process_left_half_written_goes_with_the_next_writing(tmp_
     """Of a process that is gone; that of a living one stays, and other files'."""
     script = (
         "import os, signal, sys\n"
-        "from mlis.files import atomic_write\n"
+        "from mlis.storage.atomic import atomic_write\n"
         "with atomic_write(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -347,7 +347,7 @@ def test_a_whole_line_that_is_no_row_is_not_thrown_away(tmp_path):
 @pytest.mark.parametrize("count", [25, pytest.param(600, marks=pytest.mark.slow)])
 def test_a_flipped_bit_in_a_finished_run_is_an_error_or_no_difference(data, tmp_path, count):
     from mlis.data import GZSLDataset
-    from mlis.runs import RunPlan, execute
+    from mlis.runs.run import RunPlan, execute
 
     run = tmp_path / "run"
     assert main(["fit", str(data), "-o", str(run), *QUICK]) == 0

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from mlis.errors import SettingsError
-from mlis.features.backbones import Identity, load_backbone
-from mlis.features.decode import ImageError
+from mlis.features.backbones.base import Identity, load_backbone
+from mlis.features.images.decode import ImageError
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -67,13 +67,13 @@ def test_loading_leaves_the_global_random_numbers_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_features_of_the_flowers_agree_with_the_published_ones(xlsa17: Path):
+def test_features_of_the_flowers_agree_with_the_published_ones(shared_data: Path, xlsa17: Path):
     """The FLO file was computed from the same photographs at full size: cosine near 1, and every
     image nearest to its own row of all 8,189.
     """
-    from mlis.data.matfile import read_columns
+    from mlis.data.io.matlab import read_columns
 
-    root = xlsa17.parent / "flowers102"
+    root = shared_data / "flowers102"
     if not (root / "images.csv").is_file():
         pytest.skip(f"photographs are not here: {root} is absent")
     with (root / "images.csv").open(newline="") as handle:
@@ -92,7 +92,7 @@ def test_features_of_the_flowers_agree_with_the_published_ones(xlsa17: Path):
 
 
 def test_other_weights_in_the_package_are_not_opened(monkeypatch):
-    from mlis.features import efficientnet
+    from mlis.features.backbones import efficientnet
 
     monkeypatch.setitem(efficientnet._FILES, "efficientnet-lite0", "0" * 64)
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("unpickled"))
@@ -113,7 +113,7 @@ def test_identity_tells_models_apart_but_not_their_places():
 
 
 def save(folder: Path, model, processor) -> str:
-    from mlis.features.hub import loading
+    from mlis.features.backbones.hub import loading
 
     with loading(str(folder), "model", "images", ""):
         model.save_pretrained(folder)

@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 
 import odd_images
-from mlis.data.feature_folder import is_feature_folder, read_feature_folder
-from mlis.data.unlabelled import read_features
+from mlis.data.io.feature_folder import is_feature_folder, read_feature_folder
+from mlis.data.io.unlabelled import read_features
 from mlis.errors import DataError
-from mlis.features import decode
-from mlis.features.backbones import Identity
-from mlis.features.batches import NOT_FINITE, model_threads
-from mlis.features.extract_shards import extract_shard, extract_shards
-from mlis.features.images import extract_folder
-from mlis.features.shards import FOLDER
-from mlis.features.walk import find_images, shown
+from mlis.features.backbones.base import Identity
+from mlis.features.images import decode
+from mlis.features.images.batches import NOT_FINITE, model_threads
+from mlis.features.images.extract import extract_folder
+from mlis.features.images.extract_shards import extract_shard, extract_shards
+from mlis.features.images.shards import FOLDER
+from mlis.features.images.walk import find_images, shown
 
 SIDE = 4
 
@@ -107,10 +107,10 @@ def test_settled_files_are_not_even_read_again(tmp_path, monkeypatch):
     images, output = tmp_path / "in", tmp_path / "out"
     write_images(images, names(4))
     later = time.time_ns() + 10**10
-    monkeypatch.setattr("mlis.features.images.time.time_ns", lambda: later)
+    monkeypatch.setattr("mlis.features.images.extract.time.time_ns", lambda: later)
     extract_folder(find_images(images), Colours(), output)
     read = []
-    monkeypatch.setattr("mlis.features.embed.read_file", lambda path, now: read.append(path))
+    monkeypatch.setattr("mlis.features.images.embed.read_file", lambda path, now: read.append(path))
     extract_folder(find_images(images), Colours(), output)
     assert not read
 

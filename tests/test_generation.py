@@ -7,14 +7,14 @@ import pytest
 import scipy.stats
 import torch
 
-from mlis.compute import Arithmetic, stream
+from mlis.compute.precision import Arithmetic, stream
 from mlis.config import Generation, Preprocessing
 from mlis.errors import DivergenceError, SettingsError
-from mlis.generation.ridge import RidgeGenerator, RidgePredictor, class_means, fit_ridge
-from mlis.generation.synthesis import synthesise
-from mlis.generation.train import AdversarialTrainer, WGANGenerator, fit_generator
-from mlis.preprocessing import TrainingTensors, prepare
-from mlis.training import Monitor
+from mlis.generators.base import synthesise
+from mlis.generators.ridge import RidgeGenerator, RidgePredictor, class_means, fit_ridge
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer, WGANGenerator, fit_generator
+from mlis.model.preprocessing import TrainingTensors, prepare
+from mlis.training.loop import Monitor
 from reference import TextbookCritic, TextbookGenerator, wgan_gp_autograd
 from simulated import small, tiny
 

@@ -16,22 +16,22 @@ from pathlib import Path
 import pytest
 import torch
 
-import mlis.snapshots
-import mlis.training
+import mlis.training.checkpoints
+import mlis.training.loop
 from cli_cases import QUICK, save_small, start
 from mlis.cli import main
 from mlis.config import Config
 from mlis.errors import DivergenceError, ModelFileError
-from mlis.files import cache_folder
-from mlis.generators import generator_folder
-from mlis.inference import Recognizer
-from mlis.locks import lock_folder
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.protocol import Fitted, fit_and_calibrate, fit_reusing
 from mlis.provenance import generation_key, training_key
-from mlis.snapshots import FolderMonitor
-from mlis.tensorfile import load_tensors, save_tensors
-from mlis.training import Monitor
+from mlis.storage.atomic import cache_folder
+from mlis.storage.locks import lock_folder
+from mlis.storage.tensors import load_tensors, save_tensors
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.generator_cache import generator_folder
+from mlis.training.loop import Monitor
 from simulated import small, tiny
 
 TRAINING = tiny().for_training()
@@ -41,7 +41,7 @@ KEY = generation_key(TRAINING, CONFIG, 5)
 
 @pytest.fixture(autouse=True)
 def _log_every_step(monkeypatch):
-    monkeypatch.setattr(mlis.training, "LOG_EVERY", 1)
+    monkeypatch.setattr(mlis.training.loop, "LOG_EVERY", 1)
 
 
 class Steps(Monitor):
@@ -74,7 +74,6 @@ def train(folder: Path, config: Config = CONFIG, listener: Monitor | None = None
         shared={"generation": (folder, generation_key(data, config, seed))},
         every=0,
         listener=listener,
-        clock=options.pop("clock", time.monotonic),
     )
     return fit_reusing(data, config, seed=seed, monitor=own, **options)
 
@@ -175,8 +174,7 @@ def test_without_reuse_the_run_keeps_its_own(tmp_path):
     steps = Steps()
     again = train(tmp_path / "two", listener=steps)
     assert steps.taken == []
-    assert again.generator is not None
-    assert not again.generator.reused
+    assert not again.reused
 
 
 def test_in_python_without_a_run_folder(tmp_path):
@@ -190,12 +188,8 @@ def test_in_python_without_a_run_folder(tmp_path):
         data, config, **options, reuse=True, monitor=steps, validation_monitor=steps
     )
     assert set(steps.of("generation")) == set()
-    assert set(second.generators) == {"training", "validation"}
-    for name, account in second.generators.items():
-        assert account.reused
-        assert not first.generators[name].reused
-        assert account.seconds == first.generators[name].seconds > 0
-        assert stored(account.key).exists()
+    assert second.reused
+    assert not first.reused
     for trained in (first, second):
         assert_same_bits(trained.recognizer, plain.recognizer)
         assert trained.recognizer.calibration == plain.recognizer.calibration
@@ -206,7 +200,7 @@ def test_the_joint_schedule_is_not_stored(tmp_path):
     fitted = train(tmp_path, small(refinement={"schedule": "joint"}))
     assert not stored().exists()
     assert (tmp_path / "ml/joint.safetensors").exists()
-    assert fitted.generator is None
+    assert not fitted.reused
 
 
 def test_cut_short_it_is_continued_by_another_run(tmp_path):
@@ -311,8 +305,6 @@ def test_a_second_process_waits_for_the_first(stopped_and_waiting, tmp_path, cal
     assert (one.wait(PATIENCE), two.wait(PATIENCE)) == (0, 0)
     rows = [row(tmp_path / name) for name in ("one", "two")]
     assert [found["generator_reused"] for found in rows] == [False, True]
-    assert rows[0]["generation_seconds"] == rows[1]["generation_seconds"] > 0
-    assert rows[0]["seconds"] > rows[0]["generation_seconds"]
     for name in ("one", "two"):
         assert (tmp_path / name / MODEL).read_bytes() == calm
         assert logged(tmp_path / name / "seed-0/generation.jsonl") == list(range(20, 161, 20))
@@ -327,13 +319,10 @@ def test_killed_while_another_waits(stopped_and_waiting, tmp_path, calm):
     one.wait()
     assert two.wait(PATIENCE) == 0
     assert (tmp_path / "two" / MODEL).read_bytes() == calm
-    found = row(tmp_path / "two")
-    assert found["generator_reused"]  # in part
-    assert found["generation_seconds"] > 0
+    assert not row(tmp_path / "two")["generator_reused"]  # it trained the last steps
     assert "generation continues after step" in (tmp_path / "two.log").read_text()
     assert logged(tmp_path / "two/seed-0/generation.jsonl") == list(range(20, 161, 20))
-    folder = generator_folder(found["provenance"]["generators"]["training"]["key"])
-    assert not list(folder.glob(".*tmp*"))
+    assert not list((cache_folder() / "generators").rglob(".*tmp*"))
 
 
 def test_started_together(data, tmp_path, calm):
@@ -347,16 +336,14 @@ def test_started_together(data, tmp_path, calm):
         assert (run / MODEL).read_bytes() == calm
 
 
-def test_the_command_says_that_seconds_leave_something_out(data, tmp_path, capsys):
-    said = "seconds leave out generators that were trained before"
+def test_the_command_says_that_generators_were_reused(data, tmp_path, capsys):
+    said = "generator_reused"
     for name, reused in (("one", False), ("two", True)):
         assert main(["fit", str(data), "-o", str(tmp_path / name), *SETTINGS, "--json"]) == 0
         out = capsys.readouterr().out
-        assert (said in out) == reused
-        result = json.loads(out.splitlines()[-1])
-        assert result["generator_reused"] == reused
-        assert result["generation_seconds"] > 0
-        assert reused or result["seconds"] > result["generation_seconds"]
+        *lines, last = out.splitlines()
+        assert (said in "".join(lines)) == reused
+        assert json.loads(last)["generator_reused"] == reused
 
 
 # --- whatever is wrong with the store -------------------------------------------------------------
@@ -408,7 +395,11 @@ DAMAGE = [truncated, flipped, empty, text, of_another_key, without_record, witho
 
 def of_the_store(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the store warned of; the classifier's tiny problem may not converge, and say so."""
-    return [found.getMessage() for found in caplog.records if found.name == "mlis.generators"]
+    return [
+        found.getMessage()
+        for found in caplog.records
+        if found.name == "mlis.training.generator_cache"
+    ]
 
 
 @pytest.mark.parametrize("partial", [False, True], ids=["finished", "partial"])
@@ -427,8 +418,7 @@ def test_damaged_and_foreign_files(damage, partial, tmp_path, caplog):
     assert steps.of("generation") == [1, 2, 3, 4, 5]
     (warning,) = of_the_store(caplog)
     assert "trained anew" in warning
-    assert fitted.generator is not None
-    assert not fitted.generator.reused
+    assert not fitted.reused
     steps = Steps()  # the store is whole again
     train(tmp_path / "three", listener=steps)
     assert steps.of("generation") == []
@@ -491,7 +481,7 @@ def read_only(monkeypatch) -> None:
             refuse(path)
         return real["unlink"](path, *args, **options)
 
-    real_path_open, real_save = Path.open, mlis.snapshots.save_tensors
+    real_path_open, real_save = Path.open, mlis.training.checkpoints.save_tensors
 
     def no_path_open(self, mode="r", *args, **options):
         if set(mode) & set("wa+x"):
@@ -506,7 +496,7 @@ def read_only(monkeypatch) -> None:
     monkeypatch.setattr(os, "mkdir", no_mkdir)
     monkeypatch.setattr(os, "unlink", no_unlink)
     monkeypatch.setattr(Path, "open", no_path_open)
-    monkeypatch.setattr(mlis.snapshots, "save_tensors", no_save)
+    monkeypatch.setattr(mlis.training.checkpoints, "save_tensors", no_save)
 
 
 def test_a_read_only_cache_without_the_generator(tmp_path, read_only, caplog):
@@ -542,19 +532,17 @@ def test_a_read_only_cache_with_half_of_it(tmp_path, request, caplog):
     assert_same_bits(fitted, undisturbed())
     assert logged(tmp_path / "two/generation.jsonl") == [1, 2, 3, 4, 5]
     assert stored().read_bytes() == before
-    assert fitted.generator is not None
-    assert fitted.generator.reused
 
 
 def test_the_disk_fills_up_in_between(tmp_path, monkeypatch, caplog):
-    real = mlis.snapshots.save_tensors
+    real = mlis.training.checkpoints.save_tensors
 
     def full(path, tensors, metadata):
         if cache_folder() in path.parents and metadata["step"] == "3":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, tensors, metadata)
 
-    monkeypatch.setattr(mlis.snapshots, "save_tensors", full)
+    monkeypatch.setattr(mlis.training.checkpoints, "save_tensors", full)
     assert_same_bits(train(tmp_path), undisturbed())
     assert load_tensors(tmp_path / STORED)[1]["step"] == "5"
     assert load_tensors(stored())[1]["step"] == "2"
@@ -590,85 +578,12 @@ def test_a_lock_of_a_deleted_folder_is_not_taken_for_one(tmp_path):
             assert f"process {os.getpid()} on" in again.read().decode()
 
 
-# --- seconds --------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Ten seconds later at every look."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 10.0
-        return self.now
-
-
-@pytest.mark.parametrize("reuse", [True, False])
-def test_a_resumed_training_adds_up_the_seconds_of_its_processes(reuse, tmp_path):
-    with pytest.raises(Killed):
-        train(tmp_path, listener=Steps(("generation", 4)), clock=Clock(), reuse=reuse)
-    folder = stored().parent if reuse else tmp_path
-    first = sum(json.loads(load_tensors(folder / STORED)[1]["seconds"]).values())
-    assert first > 30
-    with pytest.raises(Killed):
-        train(tmp_path, listener=Steps(("refinement", 4)), clock=Clock(), reuse=reuse)
-    generation = sum(json.loads(load_tensors(folder / STORED)[1]["seconds"]).values())
-    assert generation > first + 20
-    refinement = json.loads(load_tensors(tmp_path / "ml/refinement.safetensors")[1]["seconds"])
-    began = time.monotonic()
-    resumed = train(tmp_path, reuse=reuse)
-    took = time.monotonic() - began
-    earlier = generation + sum(refinement.values())
-    assert earlier < resumed.seconds <= earlier + took
-    assert resumed.generator is not None
-    assert resumed.generator.seconds == generation
-    assert not resumed.generator.reused
-    times = [json.loads(line) for line in (tmp_path / "generation.jsonl").read_text().splitlines()]
-    seconds = [line["seconds"] for line in times]
-    assert seconds == sorted(seconds)
-    assert seconds[-1] > first
-
-
-def test_what_others_trained_is_not_counted_as_ones_own(tmp_path):
-    train(tmp_path / "one", clock=Clock())
-    other = train(tmp_path / "two")
-    assert other.generator is not None
-    assert other.generator.reused
-    assert other.generator.seconds > 50 > other.seconds
-    # of a generator that is continued, one's own part is
-    config = small(generation={"penalty": 9.0})
-    with pytest.raises(Killed):
-        train(tmp_path / "three", config, Steps(("generation", 4)), clock=Clock())
-    part = train(tmp_path / "four", config)
-    assert part.generator is not None
-    assert part.generator.reused
-    assert part.generator.seconds > 30 > part.seconds
-
-
-def test_waiting_is_not_counted(tmp_path, monkeypatch):
-    import mlis.generators
-
-    real = mlis.generators.lock_folder
-
-    def slow(folder, waiting):
-        waiting("process 1 on mars")
-        time.sleep(0.5)
-        return real(folder, waiting)
-
-    monkeypatch.setattr(mlis.generators, "lock_folder", slow)
-    began = time.monotonic()
-    fitted = train(tmp_path)
-    took = time.monotonic() - began
-    assert fitted.seconds <= took - 0.5
-
-
 # --- keys -----------------------------------------------------------------------------------------
 
 
 def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
     import mlis.provenance
-    from mlis.compute import Arithmetic
+    from mlis.compute.precision import Arithmetic
 
     def keys(config=CONFIG):
         return generation_key(TRAINING, config, 5), training_key(TRAINING, config, 5)

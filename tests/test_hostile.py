@@ -27,19 +27,19 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "torture"))
 
 import fuzz
-import mlis.data.matfile
-import mlis.data.memory
-from mlis.checkpoint import RECORD, WEIGHTS, load_model, save_model
+import mlis.data.io.matlab
+import mlis.data.out_of_core.memory
 from mlis.config import Config, read_toml, resolve
 from mlis.data import GZSLDataset, load_tables
-from mlis.data.matfile import read_columns, read_strings
-from mlis.data.npyfile import load_npy, read_npz
-from mlis.data.unlabelled import read_features
+from mlis.data.io.matlab import read_columns, read_strings
+from mlis.data.io.npy_file import load_npy, read_npz
+from mlis.data.io.unlabelled import read_features
 from mlis.errors import LONGEST, DataError, MlisError, ModelFileError, SettingsError
-from mlis.features.walk import find_images
-from mlis.files import strict_json
+from mlis.features.images.walk import find_images
+from mlis.io.checkpoint import RECORD, WEIGHTS, load_model, save_model
 from mlis.pipeline import fit
-from mlis.tensorfile import load_tensors, save_tensors
+from mlis.storage.atomic import strict_json
+from mlis.storage.tensors import load_tensors, save_tensors
 from readers import READERS
 from simulated import small, tiny
 
@@ -56,7 +56,7 @@ SLOW = {
 def test_damaged_files_give_a_result_or_a_clear_error(name, tmp_path, monkeypatch):
     if name == "parquet":
         pytest.importorskip("pyarrow")
-    monkeypatch.setattr("mlis.training.LOG_EVERY", 1)
+    monkeypatch.setattr("mlis.training.loop.LOG_EVERY", 1)
     targets = READERS[name](tmp_path)
     for target in targets:
         assert fuzz.try_one(target, target.good) is None
@@ -221,9 +221,9 @@ def test_an_archive_that_expands_a_thousandfold(tmp_path, monkeypatch):
     scipy.io.savemat(tmp_path / "f.mat", {"features": np.zeros((1000, 3000))}, do_compression=True)
     with h5py.File(tmp_path / "g.mat", "w") as file:
         file.create_dataset("features", data=np.zeros((3000, 1000)), compression="gzip")
-    for module in (mlis.data.matfile, mlis.data.npyfile):
-        assert module.check_room is mlis.data.memory.check_room
-    monkeypatch.setattr(mlis.data.memory, "available_memory", lambda: 10 << 20)
+    for module in (mlis.data.io.matlab, mlis.data.io.npy_file):
+        assert module.check_room is mlis.data.out_of_core.memory.check_room
+    monkeypatch.setattr(mlis.data.out_of_core.memory, "available_memory", lambda: 10 << 20)
     for name in ("f.npz", "f.mat", "g.mat"):
         with pytest.raises(DataError, match=rf"{name[0]}\.{name[2:]}: features, .* GiB are avail"):
             read_features(tmp_path / name)
@@ -242,7 +242,7 @@ def test_a_name_of_a_megabyte_in_a_kilobyte(tmp_path):
 def test_a_string_of_a_megabyte_is_read_and_one_of_a_hundred_is_not(tmp_path, monkeypatch):
     scipy.io.savemat(tmp_path / "f.mat", {"s": np.array(["x" * 5000])}, do_compression=True)
     assert read_strings(tmp_path / "f.mat", "s") == ("x" * 5000,)
-    monkeypatch.setattr("mlis.data.mat5._LONGEST_TEXT", 1000)
+    monkeypatch.setattr("mlis.data.io.mat5._LONGEST_TEXT", 1000)
     with pytest.raises(DataError, match="a string of 5000 bytes"):
         read_strings(tmp_path / "f.mat", "s")
 
@@ -457,8 +457,8 @@ def test_tensors_that_fit_no_model_are_named(model, name, value):
 
 def test_moments_of_a_snapshot_cannot_be_shorter_than_the_weights(tmp_path):
     """PyTorch's fused Adam writes beyond their end: the heap was damaged, the process aborted."""
-    from mlis.packing import pack, unpack
-    from mlis.training import adam
+    from mlis.training.loop import adam
+    from mlis.training.state import pack, unpack
 
     layer = torch.nn.Linear(4, 8)
     optimiser = adam(layer.parameters(), 0.1, 0.5, 0.9)

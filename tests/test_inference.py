@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.classification import LinearClassifier
 from mlis.errors import DataError, SettingsError
-from mlis.inference import Recognizer
+from mlis.model.classification import LinearClassifier
+from mlis.model.preprocessing import FeatureScaler
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
-from mlis.preprocessing import FeatureScaler
 from simulated import small, tiny
 
 DATA = tiny()

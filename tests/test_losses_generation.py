@@ -5,10 +5,9 @@ import pytest
 import torch
 
 import reference
-from mlis.compute import Arithmetic, Scratch, stream
-from mlis.generation.losses import critic_backward, generator_backward
-from mlis.generation.networks import Critic, Generator
-from mlis.stacking import drawn, streams, taken_out
+from mlis.compute.precision import Arithmetic, Scratch, stream
+from mlis.generators.wgan_gp.losses import critic_backward, generator_backward
+from mlis.generators.wgan_gp.networks import Critic, Generator
 
 CPU = torch.device("cpu")
 EXACT = Arithmetic.of("float64", CPU)
@@ -216,129 +215,6 @@ def test_generator_forward_and_gradients_are_the_textbook_networks(warm, with_fe
     torch.testing.assert_close(network.to_features.grad, last.weight.grad, **CLOSE)
     torch.testing.assert_close(network.feature_bias.grad, last.bias.grad, **CLOSE)
     assert all(p.grad is None for p in case.critic.parameters())
-
-
-# --- several seeds ------------------------------------------------------------------------------
-
-SEEDS = (4, 0, 9)
-
-
-def stacked_case(dtype: str = "float64"):
-    """Networks of three seeds, stacked and one by one, nothing left at zero, and their batches."""
-    arithmetic = Arithmetic.of(dtype, CPU)
-    sizes = {"std": 0.6, "arithmetic": arithmetic}
-
-    def networks(seed):
-        generator = Generator(4, 3, 6, 5, rng=streams(seed, "generator"), **sizes)
-        critic = Critic(5, 3, 6, rng=streams(seed, "critic"), **sizes)
-        rng = streams(seed, "biases")
-        with torch.no_grad():
-            for bias in (generator.hidden_bias, generator.feature_bias, critic.hidden_bias):
-                size = bias.shape[-1]
-                bias += drawn(rng, lambda one: torch.randn(size, generator=one)) * 0.3  # noqa: B023
-        return generator, critic
-
-    rng = torch.Generator().manual_seed(1)
-    S, B, C = len(SEEDS), 7, 4
-
-    def draw(*shape):
-        return torch.rand(shape, generator=rng, dtype=torch.float64).to(arithmetic.master)
-
-    batch = {
-        "real": draw(S, B, 5),
-        "fake": draw(S, B, 5),
-        "alpha": draw(S, B, 1),
-        "z": draw(S, B, 4) - 0.5,
-        "labels": torch.randint(C, (S, B), generator=rng),
-    }
-    common = {"descriptors": draw(C, 3) - 0.5, "base": draw(C, 5) - 0.5}
-    return networks(SEEDS), [networks(seed) for seed in SEEDS], batch, common
-
-
-def assert_gradients_are_stacked(together, alone, **tolerance):
-    for name, parameter in together.named_parameters():
-        separate = torch.stack([network.get_parameter(name).grad for network in alone])
-        assert separate.abs().max() > 0
-        assert parameter.grad.dtype == separate.dtype
-        torch.testing.assert_close(parameter.grad, separate, **tolerance, msg=name)
-
-
-def test_networks_of_several_seeds_begin_as_those_of_each():
-    (generator, critic), alone, _, _ = stacked_case()
-    for together, kind in ((generator, 0), (critic, 1)):
-        for index, networks in enumerate(alone):
-            one = taken_out(together, index)
-            for name, parameter in networks[kind].named_parameters():
-                assert torch.equal(one.get_parameter(name), parameter)
-        one.hidden_bias.data.zero_()
-        assert together.hidden_bias[index].abs().min() > 0  # a copy
-
-
-@pytest.mark.parametrize("with_scratch", [False, True])
-def test_critic_steps_of_several_seeds_equal_separate_ones(with_scratch):
-    (_, critic), alone, batch, common = stacked_case()
-    scratch = Scratch() if with_scratch else None
-    own = ("real", "fake", "labels")
-    for factor in (0.5, 1.0):  # the second time in memory that was used before
-        real, fake, labels = (batch[name] for name in own)
-        rest = (common["descriptors"], batch["alpha"], 10.0)
-        losses = critic_backward(critic, real * factor, fake, labels, *rest, scratch)
-    separate = []
-    for i, (_, one) in enumerate(alone):
-        real, fake, labels, alpha = (batch[name][i] for name in (*own, "alpha"))
-        separate.append(
-            critic_backward(one, real, fake, labels, common["descriptors"], alpha, 10.0)
-        )
-    for name, value in losses.items():
-        expected = torch.stack([part[name] for part in separate])
-        torch.testing.assert_close(value, expected, **CLOSE)
-    assert_gradients_are_stacked(critic, [one for _, one in alone], **CLOSE)
-
-
-@pytest.mark.parametrize("with_feedback", [False, True])
-@pytest.mark.parametrize("with_scratch", [False, True])
-@pytest.mark.parametrize("warm", [False, True])
-def test_generator_steps_of_several_seeds_equal_separate_ones(warm, with_scratch, with_feedback):
-    (generator, critic), alone, batch, common = stacked_case()
-    scratch = Scratch() if with_scratch else None
-    base = common["base"] if warm else None
-
-    def feedback(x, labels):
-        return (x.square().sum(-1) * labels).mean(-1)
-
-    more = feedback if with_feedback else None
-    z, labels, descriptors = batch["z"], batch["labels"], common["descriptors"]
-    fake = generator(z, generator.share(descriptors), labels, base)
-    for factor in (0.5, 1.0):
-        loss = generator_backward(
-            generator, critic, z * factor, labels, descriptors, base, scratch, more
-        )
-    for i, (one, judge) in enumerate(alone):
-        expected = generator_backward(one, judge, z[i], labels[i], descriptors, base, feedback=more)
-        torch.testing.assert_close(loss[i], expected, **CLOSE)
-        by_one = one(z[i], one.share(descriptors), labels[i], base)
-        torch.testing.assert_close(fake[i], by_one, **CLOSE)
-    assert (fake == 0).any()
-    assert_gradients_are_stacked(generator, [one for one, _ in alone], **CLOSE)
-    assert all(p.grad is None for p in critic.parameters())
-
-
-@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-5), ("bfloat16", 0.03)])
-def test_steps_of_several_seeds_in_lower_precision_are_near(dtype, error):
-    (generator, critic), alone, batch, common = stacked_case(dtype)
-    descriptors, base = common["descriptors"], common["base"]
-    rest = (descriptors, batch["alpha"], 10.0)
-    critic_backward(critic, batch["real"], batch["fake"], batch["labels"], *rest, Scratch())
-    generator_backward(generator, critic, batch["z"], batch["labels"], descriptors, base)
-    for i, (one, judge) in enumerate(alone):
-        real, fake, alpha, z, labels = (batch[k][i] for k in batch)
-        critic_backward(judge, real, fake, labels, descriptors, alpha, 10.0)
-        generator_backward(one, judge, z, labels, descriptors, base)
-    for together, kind in ((generator, 0), (critic, 1)):
-        for name, parameter in together.named_parameters():
-            separate = torch.stack([pair[kind].get_parameter(name).grad for pair in alone])
-            assert parameter.grad.dtype == torch.float32  # the masters'
-            assert float((parameter.grad - separate).norm() / separate.norm()) < error, name
 
 
 def test_ridge_base_is_added_before_the_relu():

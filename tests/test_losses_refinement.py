@@ -10,7 +10,7 @@ from torch import Tensor
 
 import reference
 from mlis.config import Refinement
-from mlis.refinement.losses import (
+from mlis.encoder.metric_losses import (
     balanced_cross_entropy,
     circle,
     circle_eq1,
@@ -275,46 +275,3 @@ def test_more_samples_of_a_class_do_not_give_it_more_weight():
         balanced_cross_entropy(logits[repeated], labels[repeated]),
         **CLOSE,
     )
-
-
-# --- several seeds ------------------------------------------------------------------------------
-
-STACK = torch.tensor([[0, 1, 2, 0, 1, 2, 0, 1], [3, 3, 3, 3, 3, 3, 3, 3], [0, 0, 1, 1, 2, 2, 3, 3]])
-
-
-def equal_one_by_one(losses, values: Tensor) -> None:
-    """`losses(values)` (S,) and its gradient are those of `losses(values[i], i)`."""
-    together = values.clone().requires_grad_()
-    found = losses(together, ...)
-    found.sum().backward()
-    assert found.shape == values.shape[:1]
-    for i, own in enumerate(values):
-        alone = own.clone().requires_grad_()
-        expected = losses(alone, i)
-        expected.backward()
-        torch.testing.assert_close(found[i], expected, **CLOSE)
-        torch.testing.assert_close(together.grad[i], alone.grad, **CLOSE)
-
-
-@pytest.mark.parametrize("semantics", [False, True])
-@pytest.mark.parametrize("norm", ["none", "l2"])
-@pytest.mark.parametrize("name", OURS)
-def test_metric_losses_of_several_seeds_equal_separate_ones(name, norm, semantics):
-    """One of the batches has a single class, so no negative pair."""
-    settings, _, _, _, gram = semantic_case(0.7, norm)
-    h = torch.relu(embeddings(3 * 8, width=5).view(3, 8, 5))
-    h[1, 0] = 0  # a dead row
-    shares = {}
-
-    def loss(h, which):
-        labels = STACK[which]
-        similarity, shares[which] = similarities(h, labels, gram if semantics else None, settings)
-        return OURS[name](similarity, labels)
-
-    equal_one_by_one(loss, h)
-    torch.testing.assert_close(shares[...], torch.stack([shares[i] for i in range(3)]), **CLOSE)
-
-
-def test_cross_entropies_of_several_seeds_equal_separate_ones():
-    logits = 3 * embeddings(3 * 8, width=6).view(3, 8, 6)
-    equal_one_by_one(lambda own, which: balanced_cross_entropy(own, STACK[which]), logits)

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from experiment_cases import config
-from mlis.baselines.protocol import choose_and_test
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import Evaluation
 from mlis.experiments.budget import QUICK_OPTIONS
 from mlis.experiments.tasks import BASELINES
+from mlis.methods.protocol import choose_and_test
 from mlis.protocol import fit_and_calibrate, fit_and_calibrate_seeds, test_once
-from mlis.training import Monitor
+from mlis.training.loop import Monitor
 from simulated import linear_world, tiny
 
 

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.checkpoint import load_model, save_model
-from mlis.compute import Arithmetic, _one_hot_product, stream, sum_by_class
+from mlis.compute.precision import Arithmetic, _one_hot_product, stream, sum_by_class
 from mlis.config import Config, Preprocessing
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import Evaluation, evaluate
-from mlis.inference import Recognizer
+from mlis.io.checkpoint import load_model, save_model
+from mlis.model.preprocessing import FeatureScaler, prepare
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
-from mlis.preprocessing import FeatureScaler, prepare
-from mlis.snapshots import FolderMonitor
-from mlis.training import Monitor
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.loop import Monitor
 from simulated import dataset, hidden_direction_world, linear_world, small, tiny
 
 # --- learning -----------------------------------------------------------------------------------

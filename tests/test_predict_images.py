@@ -12,11 +12,11 @@ import scipy.special
 import coloured
 from cli_cases import refused
 from coloured import COLOURS, UNSEEN, Colours, picture
-from mlis.checkpoint import load_model, save_model
 from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
-from mlis.data.feature_folder import ImageFeatures, write_feature_folder
+from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
 from mlis.errors import DataError, SettingsError
+from mlis.io.checkpoint import load_model, save_model
 
 EVERY = COLOURS | UNSEEN
 
@@ -47,7 +47,7 @@ def _fake_backbone(monkeypatch):
         assert name in ("colours", "others"), name
         return Colours() if name == "colours" else Colours("two", "others")
 
-    monkeypatch.setattr("mlis.features.backbones.load_backbone", load)
+    monkeypatch.setattr("mlis.features.backbones.base.load_backbone", load)
 
 
 # --- in Python ----------------------------------------------------------------------------------

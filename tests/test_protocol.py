@@ -14,7 +14,7 @@ from mlis.evaluation import evaluate
 from mlis.pipeline import fit
 from mlis.protocol import fit_and_calibrate, test_once
 from mlis.provenance import PROTOCOL, provenance
-from mlis.training import Monitor
+from mlis.training.loop import Monitor
 from simulated import linear_world, small, tiny
 
 CALIBRATED = {"classification": {"calibration": "validation"}}

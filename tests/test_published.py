@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mlis.data.benchmarks import TABLE_1
+from mlis.data.io.benchmarks import TABLE_1
 from mlis.errors import DataError
 from mlis.experiments.published import (
     DATASETS,

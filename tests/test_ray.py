@@ -20,10 +20,10 @@ from PIL import Image
 from cli_cases import start
 from experiment_cases import config, numbers, saved, task
 from mlis.cli import main
-from mlis.data.feature_folder import read_feature_folder
+from mlis.data.io.feature_folder import read_feature_folder
 from mlis.experiments.engine import LocalEngine, record_of, store_of
 from mlis.experiments.ray_engine import RayEngine
-from mlis.locks import lock_folder
+from mlis.storage.locks import lock_folder
 from simulated import tiny
 
 # Ray leaves sockets and processes to the interpreter's end, and imports what is deprecated
@@ -209,9 +209,9 @@ def test_extraction_goes_on_when_a_node_dies(nodes, tmp_path, monkeypatch, capsy
     assert main([*once, "-o", str(tmp_path / "local")]) == 0
 
     victim = nodes.add()
-    monkeypatch.setattr("mlis.features.ray_shards._sight", hide(images / "b"))
+    monkeypatch.setattr("mlis.features.images.ray_shards._sight", hide(images / "b"))
     kept: list[str] = []
-    from mlis.features.shards import Store
+    from mlis.features.images.shards import Store
 
     add = Store.add
 

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 import reference
-from mlis.compute import Arithmetic, stream
+from mlis.compute.precision import Arithmetic, stream
 from mlis.config import Preprocessing, Refinement
-from mlis.data.sampling import ClassBalancedSampler
+from mlis.data.samplers import ClassBalancedSampler
+from mlis.encoder.joint import fit_joint
+from mlis.encoder.metric_losses import load_loss
+from mlis.encoder.trainer import RefinementTrainer, fit_encoder
 from mlis.errors import DivergenceError, SettingsError
-from mlis.generation.ridge import fit_ridge
-from mlis.generation.train import AdversarialTrainer, fit_generator
-from mlis.preprocessing import TrainingTensors, prepare
-from mlis.refinement.joint import fit_joint
-from mlis.refinement.losses import load_loss
-from mlis.refinement.train import RefinementTrainer, fit_encoder
-from mlis.training import Monitor
+from mlis.generators.ridge import fit_ridge
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer, fit_generator
+from mlis.model.preprocessing import TrainingTensors, prepare
+from mlis.training.loop import Monitor
 from simulated import small, tiny
 
 EXACT = Arithmetic.of("float64", "cpu")

@@ -11,7 +11,7 @@ from PIL import Image
 from experiment_cases import saved
 from mlis.data import load_dataset
 from mlis.experiments.report.pictures import SIDE, pictures_of
-from mlis.files import write_json
+from mlis.storage.atomic import write_json
 from simulated import tiny
 from standins import write_standin
 

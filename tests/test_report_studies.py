@@ -10,7 +10,7 @@ from mlis.experiments.budget import Budget, within_quick
 from mlis.experiments.report.content import blocks, curves
 from mlis.experiments.report.series import read_rows
 from mlis.experiments.store import TEST_BEST
-from mlis.files import CHECK
+from mlis.storage.atomic import CHECK
 from report_cases import row, series, stored, studies, variants
 
 # --- reading ------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-import mlis.features.images
+import mlis.features.images.extract
 from mlis.config import Config
-from mlis.features.backbones import Identity
-from mlis.features.images import extract_folder
-from mlis.features.walk import find_images
-from mlis.inference import Recognizer
+from mlis.features.backbones.base import Identity
+from mlis.features.images.extract import extract_folder
+from mlis.features.images.walk import find_images
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from simulated import linear_world, small
 
@@ -137,7 +137,7 @@ def test_the_number_of_decode_workers_changes_no_byte(tmp_path, monkeypatch):
         Image.new("RGB", (9, 7), (i, 5, 90)).save(place)
     (tmp_path / "photos/a/bad.png").write_bytes(b"no image")
     now = time.time_ns() + 60_000_000_000  # the files are old enough to be known by their stamps
-    monkeypatch.setattr(mlis.features.images.time, "time_ns", lambda: now)
+    monkeypatch.setattr(mlis.features.images.extract.time, "time_ns", lambda: now)
     contents = []
     for workers, delay in ((1, 0.0), (5, 0.01), (3, 0.0)):
         out = tmp_path / f"{workers}"

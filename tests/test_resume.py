@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-import mlis.training
+import mlis.training.loop
 from mlis.config import Config
 from mlis.errors import DivergenceError, ModelFileError
-from mlis.inference import Recognizer
-from mlis.packing import pack, unpack
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.provenance import generation_key, training_key
-from mlis.snapshots import FolderMonitor
-from mlis.tensorfile import load_tensors, save_tensors
-from mlis.training import Monitor, adam
+from mlis.storage.tensors import load_tensors, save_tensors
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.loop import Monitor, adam
+from mlis.training.state import pack, unpack
 from simulated import SMALL, small, tiny
 
 TRAINING = tiny().for_training()
@@ -46,7 +46,7 @@ class Interrupted(FolderMonitor):
 
 @pytest.fixture(autouse=True)
 def _log_every_step(monkeypatch):
-    monkeypatch.setattr(mlis.training, "LOG_EVERY", 1)
+    monkeypatch.setattr(mlis.training.loop, "LOG_EVERY", 1)
 
 
 def weights(recognizer: Recognizer) -> list[torch.Tensor]:
@@ -177,9 +177,9 @@ def test_a_log_line_cut_in_half_is_dropped(tmp_path):
 
 def test_killed_while_a_snapshot_is_written(tmp_path, monkeypatch):
     config = small()
-    import mlis.tensorfile
+    import mlis.storage.tensors
 
-    whole = mlis.tensorfile.save_file
+    whole = mlis.storage.tensors.save_file
     calls = []
 
     def half(tensors, path, metadata):
@@ -191,7 +191,7 @@ def test_killed_while_a_snapshot_is_written(tmp_path, monkeypatch):
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(mlis.tensorfile, "save_file", half)
+        patched.setattr(mlis.storage.tensors, "save_file", half)
         with pytest.raises(Killed):
             train(config, FolderMonitor(tmp_path, "key", every=0))
     assert load_tensors(tmp_path / "generation.safetensors")[1]["step"] == "2"
@@ -219,7 +219,7 @@ def test_killed_for_good_in_a_process_of_its_own(tmp_path):
         "import sys, json; sys.path.insert(0, sys.argv[2]); import torch;"
         "torch.set_num_threads(1);"
         "from pathlib import Path; from simulated import small, tiny;"
-        "from mlis.pipeline import fit; from mlis.snapshots import FolderMonitor;"
+        "from mlis.pipeline import fit; from mlis.training.checkpoints import FolderMonitor;"
         f"fit(tiny().for_training(), small(generation={{'steps': {steps}}}), seed=5,"
         " device='cpu', monitor=FolderMonitor(Path(sys.argv[1]), 'key', every=0))"
     )
@@ -388,7 +388,7 @@ def test_divergence_keeps_the_last_good_snapshot(tmp_path):
 
 def test_no_snapshot_of_weights_that_are_not_finite(tmp_path, monkeypatch):
     """Losses are looked at every 20 steps; a snapshot between them is checked by itself."""
-    monkeypatch.setattr(mlis.training, "LOG_EVERY", 100)
+    monkeypatch.setattr(mlis.training.loop, "LOG_EVERY", 100)
     calls = []
 
     def loss(embeddings, labels):

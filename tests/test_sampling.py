@@ -5,9 +5,8 @@ import pytest
 import scipy.stats
 import torch
 
-from mlis.compute import stream
-from mlis.data.sampling import ClassBalancedSampler, uniform_rows
-from mlis.stacking import streams
+from mlis.compute.precision import stream
+from mlis.data.samplers import ClassBalancedSampler, uniform_rows
 
 
 def labels_of(counts: list[int], seed: int = 0) -> torch.Tensor:
@@ -97,19 +96,3 @@ def test_uniform_rows():
     rows = uniform_rows(7, 7000, stream(0, "rows"))
     assert rows.dtype == torch.int64
     assert scipy.stats.chisquare(torch.bincount(rows, minlength=7).numpy()).pvalue > 1e-4
-
-
-def test_batches_of_several_seeds_are_those_of_each():
-    labels, seeds = labels_of([5, 1, 9, 4]), (7, 0, 3)
-
-    def sampled(seed) -> torch.Tensor:
-        rng = streams(seed, "batches")
-        sampler = ClassBalancedSampler(labels, 3, 4, rng)
-        drawn = [sampler.draw(rng), uniform_rows(19, 6, rng), sampler.draw(rng)]
-        return torch.cat(drawn, dim=-1)
-
-    together = sampled(seeds)
-    assert together.shape == (3, 30)
-    for own, seed in zip(together, seeds, strict=True):
-        assert torch.equal(own, sampled(seed))
-    assert not torch.equal(together[0], together[1])

@@ -10,9 +10,9 @@ import scipy.special
 
 import odd_images
 from mlis.errors import DataError
-from mlis.features.backbones import Identity
-from mlis.features.descriptors import describe, record_of
-from mlis.features.words import read_words
+from mlis.features.backbones.base import Identity
+from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.describe import describe, record_of
 from mlis.serving.engine import Engine, Query
 from mlis.serving.words import Describer, Words
 from serve_cases import (

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from cli_cases import environment, one_line_error, refused, start
-from mlis.checkpoint import save_model
 from mlis.cli import main
+from mlis.io.checkpoint import save_model
 from serve_cases import feature_recognizer
 from simulated import tiny
 

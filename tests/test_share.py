@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mlis import Recognizer
-from mlis.checkpoint import GROWTH, OLD_RECORD, RECORD, load_model, save_model
 from mlis.errors import ModelFileError, SettingsError
-from mlis.model_card import model_card
+from mlis.io.checkpoint import GROWTH, OLD_RECORD, RECORD, load_model, save_model
+from mlis.io.model_card import model_card
 from mlis.pipeline import fit
 from simulated import small, tiny
 

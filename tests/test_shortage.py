@@ -18,28 +18,28 @@ import pytest
 import torch
 from PIL import Image
 
-import mlis.checkpoint
-import mlis.class_changes
+import mlis.incremental.class_changes
+import mlis.io.checkpoint
 import mlis.pipeline
 from cli_cases import QUICK, environment, one_line_error, save_small
-from mlis.baselines.cegzsl import CEGZSL
-from mlis.baselines.cosine import SharedSpaceCosine
-from mlis.checkpoint import load_model, save_model
 from mlis.cli import main
+from mlis.compute.memory import enough_memory, in_parts, is_shortage
 from mlis.config import Config
-from mlis.data.reading import reading
+from mlis.data.io.reading import reading
 from mlis.errors import DataError, OutOfMemoryError
 from mlis.evaluation import curve, evaluate, evaluate_retrieval
 from mlis.evaluation import retrieval as retrieval_module
-from mlis.features import decode as decode_module
-from mlis.features.backbones import choose_batch, run
-from mlis.features.decode import ImageError, ImageMemoryError, decode
-from mlis.features.embed import embed
-from mlis.features.images import extract_folder
-from mlis.features.walk import find_images
-from mlis.inference import Recognizer
+from mlis.features.backbones.base import choose_batch, run
+from mlis.features.images import decode as decode_module
+from mlis.features.images.decode import ImageError, ImageMemoryError, decode
+from mlis.features.images.embed import embed
+from mlis.features.images.extract import extract_folder
+from mlis.features.images.walk import find_images
+from mlis.io.checkpoint import load_model, save_model
+from mlis.methods.cegzsl import CEGZSL
+from mlis.methods.cosine import SharedSpaceCosine
+from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
-from mlis.shortage import enough_memory, in_parts, is_shortage
 from simulated import small, tiny
 from test_features_images import Colours, check, names, write_images
 
@@ -131,7 +131,7 @@ def test_a_process_that_may_not_grow_says_which_setting_to_lower(tmp_path):
     script = (
         "import resource, sys, torch\n"
         "from pathlib import Path\n"
-        "import mlis.runs\n"
+        "import mlis.runs.run\n"
         "from mlis.cli import main\n"
         "pages = int(Path('/proc/self/statm').read_text().split()[0])\n"
         "limit = pages * resource.getpagesize() + (400 << 20)\n"
@@ -264,7 +264,7 @@ def test_baselines_score_fewer_rows_at_a_time(monkeypatch):
 
 
 def test_a_baseline_names_its_own_settings(monkeypatch):
-    monkeypatch.setattr("mlis.baselines.cegzsl.fit_generator", failing(RuntimeError(CPU)))
+    monkeypatch.setattr("mlis.methods.cegzsl.fit_generator", failing(RuntimeError(CPU)))
     method = CEGZSL(config=small(), steps=2, batch_size=8, embedding=8, projection=4, hidden=8)
     said = "CE-GZSL: .*Lower batch_size, hidden or embedding of CEGZSL"
     with pytest.raises(OutOfMemoryError, match=said):
@@ -444,13 +444,13 @@ STAGES: dict[str, tuple[Place, Callable[[Path], Any], Callable[[Any], object]]] 
         *((mlis.pipeline, "keep"), nothing),
         trained(small()),
     ),
-    "classes are added": ((mlis.class_changes, "refit"), recognised, grown),
-    "a model is loaded": ((mlis.checkpoint, "load_tensors"), loaded, load_model),
+    "classes are added": ((mlis.incremental.class_changes, "refit"), recognised, grown),
+    "a model is loaded": ((mlis.io.checkpoint, "load_tensors"), loaded, load_model),
     "images are recognised, one by one": ((torch, "addmm"), recognised, scored),
     "the scores of all rows are put together": ((torch, "empty"), recognised, scored),
     "measures are taken": ((np, "isfinite"), nothing, measured),
     "retrieval is measured": ((np, "argsort"), nothing, retrieved),
-    "a baseline is trained": ("mlis.baselines.cegzsl.fit_generator", nothing, compared),
+    "a baseline is trained": ("mlis.methods.cegzsl.fit_generator", nothing, compared),
     "photographs are decoded": ("PIL.ImageOps.exif_transpose", photographs, extracted),
     "an image model computes features": ((torch, "relu"), nothing, embedded),
     "a file is read": ((np, "load"), nothing, read),

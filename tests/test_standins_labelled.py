@@ -16,7 +16,7 @@ from PIL import Image
 
 from cli_cases import last_json, printed
 from experiment_cases import saved
-from mlis.checkpoint import RECORD
+from mlis.io.checkpoint import RECORD
 from simulated import tiny
 from standins import write_standin
 

@@ -16,19 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Config
 from mlis.data import GZSLDataset
-from mlis.data.folder import TENSORS
-from mlis.data.stored import StoredArray, StoredRows, stored
+from mlis.data.io.folder import TENSORS
+from mlis.data.out_of_core.spill import check_room, spill
+from mlis.data.out_of_core.stored import StoredArray, StoredRows, stored
+from mlis.data.out_of_core.streaming import Background, ConcatenatedRows, StreamedRows, prefetch
+from mlis.encoder.trainer import RefinementTrainer
 from mlis.errors import DataError
-from mlis.generation.ridge import class_means, fit_ridge
+from mlis.generators.ridge import class_means, fit_ridge
+from mlis.model.preprocessing import fits_device, prepare
 from mlis.pipeline import fit
-from mlis.preprocessing import fits_device, prepare
 from mlis.protocol import fit_and_calibrate, test_once
-from mlis.refinement.train import RefinementTrainer
-from mlis.spill import check_room, spill
-from mlis.streaming import Background, Stacked, StreamedRows, prefetch, take
 from simulated import small, tiny
 
 VALUES = np.random.default_rng(0).random((60, 5), dtype=np.float32)
@@ -122,7 +122,7 @@ def test_what_was_prefetched_is_read_once(path, monkeypatch):
 def test_prefetching_a_tensor_is_nothing():
     x = torch.arange(6.0).view(3, 2)
     prefetch(x, torch.tensor([1]))
-    assert torch.equal(take(x, torch.tensor([1])), torch.tensor([[2.0, 3.0]]))
+    assert torch.equal(x, torch.arange(6.0).view(3, 2))
 
 
 def test_more_batches_ahead_than_are_kept(path):
@@ -196,7 +196,8 @@ def test_the_thread_ends_with_its_owner(path, use):
 
 def test_a_reader_that_hangs_does_not_keep_the_interpreter_from_ending():
     code = (
-        "import threading; from mlis.streaming import Background; b = Background();"
+        "import threading;"
+        "from mlis.data.out_of_core.streaming import Background; b = Background();"
         "started = threading.Event();"
         "b.submit(lambda: (started.set(), threading.Event().wait())); started.wait(); print('end')"
     )
@@ -260,7 +261,7 @@ def test_nothing_spilled_is_no_rows():
 
 def test_rows_one_after_the_other(path):
     x, more = streamed(path), torch.rand(9, 5)
-    both = Stacked(x, more)
+    both = ConcatenatedRows(x, more)
     expected = torch.cat((whole(), more))
     assert (both.shape, both.dtype, both.device) == (expected.shape, x.dtype, x.device)
     assert torch.equal(torch.cat(list(both.split(10))), expected)
@@ -360,10 +361,10 @@ FITS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("name", FITS)
 def test_a_streamed_fit_is_the_resident_one(name, precision, big, monkeypatch):
-    monkeypatch.setattr("mlis.streaming.CHUNK_ROWS", 16)
+    monkeypatch.setattr("mlis.data.out_of_core.streaming.CHUNK_ROWS", 16)
     monkeypatch.setattr("mlis.pipeline.CHUNK_ROWS", 16)
-    monkeypatch.setattr("mlis.generation.ridge.CHUNK_ROWS", 16)
-    monkeypatch.setattr("mlis.classification.CHUNK_ROWS", 16)
+    monkeypatch.setattr("mlis.generators.ridge.CHUNK_ROWS", 16)
+    monkeypatch.setattr("mlis.model.classification.CHUNK_ROWS", 16)
     settled = {"classification": {"synthetic_per_seen": 3, "weight_decay": 0.01}}
     config = small(precision, **settled).replace(FITS[name])
     split = big.for_training()
@@ -410,7 +411,7 @@ def test_chunks_do_not_change_class_means(monkeypatch):
         1
     ]
     means = class_means(data.x, data.y, data.num_classes)
-    monkeypatch.setattr("mlis.generation.ridge.CHUNK_ROWS", 5)
+    monkeypatch.setattr("mlis.generators.ridge.CHUNK_ROWS", 5)
     assert torch.equal(class_means(data.x, data.y, data.num_classes), means)
 
 
@@ -469,10 +470,10 @@ def test_a_file_cut_short_while_training_stops_it_with_file_and_row(big, folder)
 
 
 def test_rows_are_put_whole_on_a_device_that_has_room(big, monkeypatch):
-    monkeypatch.setattr("mlis.preprocessing.CHUNK_ROWS", 7)
+    monkeypatch.setattr("mlis.model.preprocessing.CHUNK_ROWS", 7)
     config, arithmetic = small(), Arithmetic.of("float64", "cpu")
     _, resident = prepare(tiny().for_training(), config.preprocessing, arithmetic)
-    monkeypatch.setattr("mlis.preprocessing.fits_device", lambda *_: True)
+    monkeypatch.setattr("mlis.model.preprocessing.fits_device", lambda *_: True)
     _, ours = prepare(big.for_training(), config.preprocessing, arithmetic)
     assert isinstance(ours.x, torch.Tensor)
     assert isinstance(resident.x, torch.Tensor)
@@ -493,7 +494,7 @@ def test_room_on_a_device_is_four_times_the_features(monkeypatch):
 def test_a_gpu_streams_to_the_same_model(name, big, monkeypatch):
     config = small(classification={"weight_decay": 0.01}).replace(FITS[name])
     kept = fit(big.for_training(), config, seed=3, device="cuda")
-    monkeypatch.setattr("mlis.preprocessing.fits_device", lambda *_: False)
+    monkeypatch.setattr("mlis.model.preprocessing.fits_device", lambda *_: False)
     ours = fit(big.for_training(), config, seed=3, device="cuda")
     assert (ours.encoder_weight is None) == (kept.encoder_weight is None)
     if ours.encoder_weight is not None and kept.encoder_weight is not None:

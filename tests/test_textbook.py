@@ -12,12 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from shapes import Shape, tensors
 from textbook import TextbookStageOne
 
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Config
-from mlis.generation.losses import critic_backward, generator_backward
-from mlis.generation.train import AdversarialTrainer
-from mlis.refinement.losses import balanced_cross_entropy
-from mlis.refinement.train import RefinementTrainer
+from mlis.encoder.metric_losses import balanced_cross_entropy
+from mlis.encoder.trainer import RefinementTrainer
+from mlis.generators.wgan_gp.losses import critic_backward, generator_backward
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from mlis.evaluation import evaluate
 from mlis.experiments.tuning.measure import class_splits, training_sha256
 from mlis.experiments.tuning.report import winner
 from mlis.experiments.tuning.study import Measured, Trial
-from mlis.locks import lock_folder
 from mlis.pipeline import fit
+from mlis.storage.locks import lock_folder
 
 pytest.importorskip("optuna")
 

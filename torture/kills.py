@@ -28,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 PATIENCE = 600.0  # seconds until a command counts as hanging
-TIMES = ("seconds", "generation_seconds", "refinement_seconds", "check", "finished", "reused")
+TIMES = ("seconds", "check", "finished", "reused", "generator_reused")
 
 
 @dataclass(frozen=True)

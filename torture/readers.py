@@ -54,7 +54,7 @@ def matlab_73(folder: Path) -> list[Target]:
 def _matlab(folder: Path, *, hdf5: bool) -> list[Target]:
     """A small file of every kind of field, six times of seven, else a whole benchmark."""
     from mlis.data import load_pair
-    from mlis.data.matfile import field_shapes, read_array, read_columns, read_strings
+    from mlis.data.io.matlab import field_shapes, read_array, read_columns, read_strings
     from mlis.errors import DataError
     from standins import tiny_benchmark, write_mat, write_tiny
 
@@ -97,7 +97,7 @@ def npy(folder: Path) -> list[Target]:
     classes = _classes(folder)
     damaged = folder / "damaged.npy"
     from mlis.data import load_tables
-    from mlis.data.unlabelled import read_features
+    from mlis.data.io.unlabelled import read_features
 
     whole = folder / "features.npy"
     whole.write_bytes(features)
@@ -119,7 +119,7 @@ def npy(folder: Path) -> list[Target]:
 
 def npz(folder: Path) -> list[Target]:
     from mlis.data import load_tables
-    from mlis.data.unlabelled import read_features
+    from mlis.data.io.unlabelled import read_features
 
     classes, path = _classes(folder), folder / "f.npz"
 
@@ -140,10 +140,10 @@ def npz(folder: Path) -> list[Target]:
 
 def csv_tables(folder: Path) -> list[Target]:
     from mlis.data import load_tables
-    from mlis.data.tables import read_classes
-    from mlis.data.unlabelled import read_features
-    from mlis.features.tables import read_table
-    from mlis.features.words import read_words
+    from mlis.data.io.tables import read_classes
+    from mlis.data.io.unlabelled import read_features
+    from mlis.features.descriptors.class_table import read_words
+    from mlis.features.descriptors.text_tables import read_table
 
     classes = _classes(folder)
     text = io.StringIO()
@@ -180,8 +180,8 @@ def parquet(folder: Path) -> list[Target]:
     import pyarrow.parquet as pq
 
     from mlis.data import load_tables
-    from mlis.data.unlabelled import read_features
-    from mlis.features.tables import read_table
+    from mlis.data.io.unlabelled import read_features
+    from mlis.features.descriptors.text_tables import read_table
 
     classes, path = _classes(folder), folder / "f.parquet"
     columns = {f"f{i}": FEATURES[:, i] for i in range(FEATURES.shape[1])}
@@ -207,7 +207,7 @@ def parquet(folder: Path) -> list[Target]:
 
 def dataset_folder(folder: Path) -> list[Target]:
     """`dataset.json` and `features.safetensors`, the latter also with another header."""
-    from mlis.data.folder import TENSORS, WORDS, load_folder
+    from mlis.data.io.folder import TENSORS, WORDS, load_folder
     from simulated import tiny
 
     tiny().save(folder)
@@ -225,7 +225,7 @@ def dataset_folder(folder: Path) -> list[Target]:
 
 def feature_folder(folder: Path) -> list[Target]:
     """`features.json`, `images.csv` and `features.safetensors`, and the folder of descriptors."""
-    from mlis.data.feature_folder import (
+    from mlis.data.io.feature_folder import (
         IMAGES,
         RECORD,
         TENSORS,
@@ -233,7 +233,7 @@ def feature_folder(folder: Path) -> list[Target]:
         read_feature_folder,
         write_feature_folder,
     )
-    from mlis.features import descriptors
+    from mlis.features.descriptors import describe as descriptors
 
     count = len(FEATURES)
     paths = tuple(f"{i}.jpg" for i in range(count))
@@ -260,7 +260,7 @@ def feature_folder(folder: Path) -> list[Target]:
 
 def model(folder: Path) -> list[Target]:
     """`model.json`, `model.safetensors`, and both changed alike so that they belong together."""
-    from mlis.checkpoint import RECORD, WEIGHTS, load_model, read_record, save_model
+    from mlis.io.checkpoint import RECORD, WEIGHTS, load_model, read_record, save_model
     from mlis.pipeline import fit
     from simulated import small, tiny
 
@@ -297,8 +297,8 @@ def model(folder: Path) -> list[Target]:
 def snapshot(folder: Path) -> list[Target]:
     """Snapshots of both stages, taken half way, and a training that continues from them."""
     from mlis.pipeline import fit
-    from mlis.snapshots import FolderMonitor
-    from mlis.training import Monitor
+    from mlis.training.checkpoints import FolderMonitor
+    from mlis.training.loop import Monitor
     from simulated import small, tiny
 
     training = tiny().for_training()
@@ -348,7 +348,7 @@ def records(folder: Path) -> list[Target]:
     from mlis.evaluation import summarise
     from mlis.experiments.store import Store
     from mlis.experiments.tasks import Task
-    from mlis.runs import RunPlan, _read_result, begin
+    from mlis.runs.run import RunPlan, _read_result, begin
     from test_experiments_store import row
 
     path = folder / "results.jsonl"
@@ -380,7 +380,6 @@ def records(folder: Path) -> list[Target]:
         "seed": 0,
         "test": measures,
         "seconds": 1.0,
-        "generation_seconds": 0.5,
         "generator_reused": False,
         "calibration": 0.1,
     }
@@ -412,7 +411,7 @@ def toml(folder: Path) -> list[Target]:
 
 
 def images(folder: Path) -> list[Target]:
-    from mlis.features.decode import decode, quiet_pillow, read_file
+    from mlis.features.images.decode import decode, quiet_pillow, read_file
     from odd_images import good
 
     path = folder / "image"
@@ -493,7 +492,7 @@ def _resealed(good: bytes, chance: random.Random) -> bytes:
     if kind > 0.3:
         header, rest = _changed_tensors(header, rest, chance)
     try:
-        from mlis.tensorfile import checksum
+        from mlis.storage.tensors import checksum
 
         size = {name: value["data_offsets"] for name, value in header.items()}
         tensors = {

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mlis.checkpoint import load_model, save_model
     from mlis.config import Config
     from mlis.data import GZSLDataset, load_dataset
     from mlis.estimator import MLISClassifier
     from mlis.evaluation import evaluate
-    from mlis.inference import Recognizer
+    from mlis.io.checkpoint import load_model, save_model
+    from mlis.model.recognizer import Recognizer
     from mlis.pipeline import fit
     from mlis.protocol import fit_and_calibrate
 
@@ -22,13 +22,13 @@ _HOMES = {
     "Config": "mlis.config",
     "GZSLDataset": "mlis.data",
     "MLISClassifier": "mlis.estimator",
-    "Recognizer": "mlis.inference",
+    "Recognizer": "mlis.model.recognizer",
     "evaluate": "mlis.evaluation",
     "fit": "mlis.pipeline",
     "fit_and_calibrate": "mlis.protocol",
     "load_dataset": "mlis.data",
-    "load_model": "mlis.checkpoint",
-    "save_model": "mlis.checkpoint",
+    "load_model": "mlis.io.checkpoint",
+    "save_model": "mlis.io.checkpoint",
 }
 
 __all__ = [

@@ -17,15 +17,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mlis.class_table import class_table
-from mlis.classification import LinearClassifier
 from mlis.config import Config
+from mlis.data.class_table import class_table
 from mlis.data.dataset import GZSLDataset
+from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.errors import DataError
 from mlis.evaluation import Evaluation
-from mlis.inference import Recognizer
+from mlis.model.classification import LinearClassifier
+from mlis.model.recognizer import Recognizer
 from mlis.protocol import fit_and_calibrate
-from mlis.refinement.losses import EmbeddingLoss
 
 # scikit-learn and SciPy ship no types
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -63,7 +63,7 @@ class MLISClassifier(
         classes_: (C,) all class labels, seen and unseen, sorted: the columns of `predict_proba`.
         seen_mask_: (C,) bool, True for the classes with training rows.
         descriptors_: (C, Da) float32 as given, in the order of `classes_`.
-        recognizer_: the fitted :class:`~mlis.inference.Recognizer` (save, top-k, …).
+        recognizer_: the fitted :class:`~mlis.model.recognizer.Recognizer` (save, top-k, …).
         validation_: measures of that second training on what it held out
             (:class:`~mlis.evaluation.Evaluation`), or None.
         config_: the settings that were used, resolved.

@@ -2,32 +2,30 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from mlis.classification import LinearClassifier, fit_classifier
-from mlis.compute import Arithmetic, stream
+from mlis.compute.memory import enough_memory
+from mlis.compute.precision import Arithmetic, stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
-from mlis.errors import SettingsError
-from mlis.generation.synthesis import FeatureGenerator, synthesise
-from mlis.generation.train import fit_generator
-from mlis.growth import keep
-from mlis.inference import Recognizer
-from mlis.preprocessing import FeatureScaler, TrainingTensors, prepare
-from mlis.refinement.encoder import Encoder
-from mlis.refinement.joint import fit_joint
-from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
-from mlis.refinement.train import fit_encoder
-from mlis.shortage import enough_memory
-from mlis.spill import check_room, spill
-from mlis.stacking import Seeds, taken_out
-from mlis.streaming import CHUNK_ROWS, Rows, Stacked, StreamedRows
-from mlis.training import Monitor
+from mlis.data.out_of_core.spill import check_room, spill
+from mlis.data.out_of_core.streaming import CHUNK_ROWS, ConcatenatedRows, Rows, StreamedRows
+from mlis.encoder.joint import fit_joint
+from mlis.encoder.metric_losses import EmbeddingLoss, load_loss, similarity_loss
+from mlis.encoder.network import Encoder
+from mlis.encoder.trainer import fit_encoder
+from mlis.generators.base import FeatureGenerator, synthesise
+from mlis.generators.wgan_gp.trainer import fit_generator
+from mlis.incremental.exemplar_buffer import keep
+from mlis.model.classification import LinearClassifier, fit_classifier
+from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
+from mlis.model.recognizer import Recognizer
+from mlis.training.loop import Monitor
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -66,62 +64,13 @@ def fit(
         device: "auto", "cpu", "cuda", "cuda:1", …
         monitor: hears of losses and keeps snapshots.
         loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
-        growable: whether the recognizer keeps what adding classes needs (:mod:`mlis.growth`).
+        growable: whether the recognizer keeps what adding classes needs
+        (:mod:`mlis.incremental.exemplar_buffer`).
 
     Raises:
         DivergenceError: a loss became NaN or infinite.
         SettingsError: `refinement.loss` names nothing, or the device is not there.
     """
-    (recognizer,) = _fit(training, config, seed, device, monitor, loss, growable)
-    return recognizer
-
-
-def fit_seeds(
-    training: TrainingSplit,
-    config: Config,
-    *,
-    seeds: Sequence[int],
-    device: str | torch.device = "auto",
-    monitor: Monitor | None = None,
-    loss: EmbeddingLoss | None = None,
-    growable: bool = True,
-) -> list[Recognizer]:
-    """Train one recognizer a seed, all seeds' weights stacked in one batched product.
-
-    Each is the one that `fit` gives for its seed, but for the order of sums: not the same bits, and
-    scores as far apart as the tolerance of stage 2, which is solved seed by seed, leaves open. It
-    is meant for GPUs, which one seed leaves partly idle; no GPU has run it yet, and a CPU
-    is slower with it.
-
-    Memory: S seeds at CUB's shape (hidden 4096, Dx 2048, Da and noise 1024) hold S × 34 million
-    weights of generator, critic and encoder, each with its gradient and two moments: 2.7 GB of
-    float32 for five, 0.3 GB more for copies in bfloat16, and the batches of each.
-
-    Args:
-        training, config, device, loss, growable: as `fit` takes them; of a loss that is a module
-            each seed has its own copy.
-        seeds: one or more.
-        monitor: hears of one training, of all seeds; its losses are named "metric of seed 3".
-
-    Raises:
-        DivergenceError: a loss of one of the seeds became NaN or infinite; says which.
-        SettingsError: as `fit`, or `seeds` is empty.
-    """
-    if not seeds:
-        raise SettingsError("seeds must hold at least one seed, but is empty")
-    return _fit(training, config, tuple(map(int, seeds)), device, monitor, loss, growable)
-
-
-def _fit(
-    training: TrainingSplit,
-    config: Config,
-    seed: Seeds,
-    device: str | torch.device,
-    monitor: Monitor | None,
-    loss: EmbeddingLoss | None,
-    growable: bool,
-) -> list[Recognizer]:
-    """Train all stages, for one seed or for several together."""
     monitor = monitor or Monitor()
     own_loss = loss is None and similarity_loss(config.refinement) is None
     if own_loss and "ml" in config.refinement.switches:
@@ -133,20 +82,11 @@ def _fit(
         check_room(len(data.x), config.refinement.hidden, data.x.dtype)
     generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
 
-    def recognizer(generator: FeatureGenerator | None, encoder: Encoder | None, seed: int):
-        made = recognizer_of(training, scaler, data, generator, encoder, config, seed)
-        with enough_memory("what adding classes needs", "Train with growable=False"):
-            kept = keep(data, generator, config, seed) if growable else None
-        return dataclasses.replace(made, growth=kept)
-
-    if isinstance(seed, int):
-        return [recognizer(generator, encoder, seed)]
-    recognizers: list[Recognizer] = []
-    for index, one in enumerate(seed):
-        own_generator = None if generator is None else generator.of_seed(index)
-        own_encoder = None if encoder is None else taken_out(encoder, index)
-        recognizers.append(recognizer(own_generator, own_encoder, one))
-    return recognizers
+    recognizer = recognizer_of(training, scaler, data, generator, encoder, config, seed)
+    if not growable:
+        return recognizer
+    with enough_memory("what adding classes needs", "Train with growable=False"):
+        return dataclasses.replace(recognizer, growth=keep(data, generator, config, seed))
 
 
 def recognizer_of(
@@ -185,7 +125,7 @@ def _train_stage_one(
     data: TrainingTensors,
     config: Config,
     arithmetic: Arithmetic,
-    seed: Seeds,
+    seed: int,
     monitor: Monitor,
     loss: EmbeddingLoss | None,
 ) -> tuple[FeatureGenerator | None, Encoder | None]:
@@ -224,7 +164,7 @@ def _train_classifier(
         del pairs
     elif encoder is None:  # the file of the real rows can be read as it is
         features, labels = spill(synthetic, data.x, data.x.shape[1])
-        features, labels = Stacked(data.x, features), torch.cat((data.y, labels))
+        features, labels = ConcatenatedRows(data.x, features), torch.cat((data.y, labels))
     else:
         refined = ((encoder(x), y) for x, y in chain(parts, synthetic))
         features, labels = spill(refined, data.x, config.refinement.hidden)

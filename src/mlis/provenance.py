@@ -15,31 +15,30 @@ import scipy
 import torch
 
 import mlis
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.config import Config, hash_of
 from mlis.data.dataset import GZSLDataset, TrainingSplit
-from mlis.refinement.losses import EmbeddingLoss, load_loss, similarity_loss
-from mlis.stacking import Seeds
+from mlis.encoder.metric_losses import EmbeddingLoss, load_loss, similarity_loss
 
 PROTOCOL = "H@val"
 
 # Raise one of these when the same settings, rows and seed give other numbers than before: the
 # mathematics, the order of random draws, initial weights, or the names in a snapshot have changed.
 # Stored generators and snapshots of the old code are then left alone instead of being mixed in.
-GENERATION_VERSION = 1  # of preprocessing and of stage 1a (mlis.preprocessing, mlis.generation)
-REFINEMENT_VERSION = 1  # of stage 1b (mlis.refinement)
+GENERATION_VERSION = (
+    1  # of preprocessing and of stage 1a (mlis.model.preprocessing, mlis.generators)
+)
+REFINEMENT_VERSION = 1  # of stage 1b (mlis.encoder)
 
 
 def training_key(
     training: TrainingSplit,
     config: Config,
-    seed: Seeds,
+    seed: int,
     device: str | torch.device = "auto",
     loss: EmbeddingLoss | None = None,
 ) -> str:
     """Hash of everything that a training depends on: rows, settings, seed, arithmetic, code.
-
-    Several seeds trained together have a key of their own: their last bits are not those of each.
 
     Of a metric loss of the user's own (`loss`, or the one that `refinement.loss` names) the key
     holds the import name and the source of that function or class, not of what it calls.
@@ -53,7 +52,7 @@ def training_key(
 
 
 def generation_key(
-    training: TrainingSplit, config: Config, seed: Seeds, device: str | torch.device = "auto"
+    training: TrainingSplit, config: Config, seed: int, device: str | torch.device = "auto"
 ) -> str:
     """Hash of everything that the generator depends on; refinement and classifier do not enter.
 

@@ -28,8 +28,8 @@ from mlis.cli import (
     tune,
 )
 from mlis.cli.common import Parser, complain, logs
+from mlis.compute.memory import is_shortage
 from mlis.errors import MlisError
-from mlis.shortage import is_shortage
 
 COMMANDS = (
     *(fit, evaluate, predict, serve, classes, export),

@@ -17,9 +17,9 @@ from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
-    from mlis.data.feature_folder import ImageFeatures
-    from mlis.features.descriptors import Descriptors
-    from mlis.features.walk import Bad, Found
+    from mlis.data.io.feature_folder import ImageFeatures
+    from mlis.features.descriptors.describe import Descriptors
+    from mlis.features.images.walk import Bad, Found
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     from mlis.features.build import build, check_seen, described_images, write_sources
     from mlis.features.matching import unmatched
     from mlis.features.report import write_bad
-    from mlis.locks import held
+    from mlis.storage.locks import held
 
     found = _found(args)
     descriptors = _descriptors(args)
@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _found(args: argparse.Namespace) -> "Found":
     """The images in a folder, or the rows of a folder of features as if they were files."""
-    from mlis.data.feature_folder import read_feature_folder
-    from mlis.features.walk import Found, ImageFile
+    from mlis.data.io.feature_folder import read_feature_folder
+    from mlis.features.images.walk import Found, ImageFile
 
     if args.images is not None:
         return features.find(args, args.images)
@@ -129,7 +129,7 @@ def _found(args: argparse.Namespace) -> "Found":
 
 
 def _descriptors(args: argparse.Namespace) -> "Descriptors":
-    from mlis.features.descriptors import read_descriptors
+    from mlis.features.descriptors.describe import read_descriptors
 
     if not args.classes.is_dir():
         return features.describe_table(args, args.classes)
@@ -143,8 +143,8 @@ def _descriptors(args: argparse.Namespace) -> "Descriptors":
 
 def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures, Sequence[Bad]]":
     """Features of the images that were found, computed where they are not."""
-    from mlis.data.feature_folder import read_feature_folder
-    from mlis.features.images import extract, forget_unused
+    from mlis.data.io.feature_folder import read_feature_folder
+    from mlis.features.images.extract import extract, forget_unused
 
     if args.images is None:
         table = read_feature_folder(args.features)
@@ -171,7 +171,7 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
 
 def warn_of_twins(data: "GZSLDataset") -> None:
     """Say how many test images have the features of a training image, if any."""
-    from mlis.data.info import shared_rows, twins_told
+    from mlis.data.summary import shared_rows, twins_told
 
     if count := shared_rows(data):
         logger.warning("%s", twins_told(count))

@@ -15,7 +15,7 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlis.inference import Recognizer
+    from mlis.model.recognizer import Recognizer
 
 _ADD = """\
 Add classes of which there is no image to a trained model, without its training data.
@@ -128,7 +128,7 @@ def run_rename(args: argparse.Namespace) -> None:
 
 def run_show(args: argparse.Namespace) -> None:
     """`mlis classes`."""
-    from mlis.checkpoint import load_model
+    from mlis.io.checkpoint import load_model
 
     recognizer = load_model(one_model(args.model), growth=False)
     kinds = ["seen" if seen else "unseen" for seen in recognizer.seen_mask]
@@ -154,15 +154,15 @@ def _changed(classes: Any) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    from mlis.data.names import shorten
+    from mlis.data.labels import shorten
 
     return shorten(list(names))
 
 
 def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
     """The model, where the output may be written."""
-    from mlis.checkpoint import is_model, load_model
-    from mlis.compute import Arithmetic
+    from mlis.compute.precision import Arithmetic
+    from mlis.io.checkpoint import is_model, load_model
 
     check_folder(args.output)
     if is_model(args.output) and not args.force:
@@ -176,8 +176,8 @@ def _described(
     args: argparse.Namespace, recognizer: "Recognizer"
 ) -> "tuple[tuple[str, ...], np.ndarray]":
     """Names and descriptors of the classes to add."""
-    from mlis.data.tables import COLUMNS
-    from mlis.data.vectors import read_vectors
+    from mlis.data.io.tables import COLUMNS
+    from mlis.data.io.vectors import read_vectors
 
     if args.classes.is_dir():
         raise DataError(
@@ -198,7 +198,7 @@ def _save(
     args: argparse.Namespace, changed: "Recognizer", done: str, seconds: float | None = None
 ) -> None:
     """Write the new model, and say what it is."""
-    from mlis.checkpoint import GROWTH, save_model
+    from mlis.io.checkpoint import GROWTH, save_model
 
     save_model(changed, args.output)
     seen = int(changed.seen_mask.sum())

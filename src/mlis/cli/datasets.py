@@ -192,8 +192,8 @@ def _absolute(path: str, *, or_bare: bool) -> str:
 
 
 def _kind(name: str | None, options: Mapping[str, Any]) -> str:
-    from mlis.data.benchmarks import benchmark_name
-    from mlis.data.folder import WORDS
+    from mlis.data.io.benchmarks import benchmark_name
+    from mlis.data.io.folder import WORDS
 
     if name is None:
         if "features_file" not in options or not {"split_file", "classes_file"} & options.keys():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
-    from mlis.cluster import Cluster
+    from mlis.compute.ray_cluster import Cluster
 
 
 def add_engine_flags(parser: argparse._ActionsContainer, what: str) -> None:
@@ -42,7 +42,7 @@ def cluster_of(args: argparse.Namespace) -> "Cluster | None":
     Raises:
         SettingsError: a flag of another engine is given, or a number is out of range.
     """
-    from mlis.cluster import Cluster
+    from mlis.compute.ray_cluster import Cluster
 
     given = {name: v for name, v in vars(args).items() if name in ("address", "cores", "gpus")}
     if args.engine == "local":
@@ -52,7 +52,7 @@ def cluster_of(args: argparse.Namespace) -> "Cluster | None":
     if ":" in args.device:
         raise SettingsError(f"--device {args.device}: Ray chooses which GPU; say cuda")
     if "gpus" not in given:
-        from mlis.compute import Arithmetic
+        from mlis.compute.precision import Arithmetic
 
         given["gpus"] = float(Arithmetic.of("float32", args.device).device.type == "cuda")
     return Cluster(**given)

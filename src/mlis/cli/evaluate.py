@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.evaluation import Evaluation
     from mlis.experiments.retrieval import UnseenImages
-    from mlis.inference import Recognizer
+    from mlis.model.recognizer import Recognizer
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _dataset(args: argparse.Namespace, run: Path | None) -> "GZSLDataset":
                 f"{args.model} does not lie in a run, so it does not know its dataset: name DATASET"
             )
         return load(dataset_arguments(args))
-    from mlis.runs import RunPlan
+    from mlis.runs.run import RunPlan
 
     return load(relocated(RunPlan.read(run).dataset, args))
 
@@ -100,8 +100,8 @@ def _evaluate(
     model: SavedModel, dataset: "GZSLDataset", unseen: "UnseenImages", device: str
 ) -> "tuple[Evaluation, dict[str, float | None], str, str]":
     """Measures, retrieval, the protocol the model was trained under, and its components."""
-    from mlis.checkpoint import load_model, read_record
-    from mlis.compute import Arithmetic
+    from mlis.compute.precision import Arithmetic
+    from mlis.io.checkpoint import load_model, read_record
     from mlis.protocol import test_once
 
     record = read_record(model.folder)["record"]
@@ -120,7 +120,7 @@ def _evaluate(
 
 
 def _check_match(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset") -> None:
-    from mlis.image_prediction import check_backbone
+    from mlis.image_classifier import check_backbone
 
     name = dataset.provenance.name
     if recognizer.num_features != dataset.features.shape[1]:

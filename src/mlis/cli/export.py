@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> None:
     if args.backbone is not None and not args.images:
         raise SettingsError("--backbone has no meaning without --images")
     model = one_model(args.model)
-    from mlis.checkpoint import load_model
-    from mlis.export import export_onnx
+    from mlis.io.checkpoint import load_model
+    from mlis.io.onnx import export_onnx
 
     recognizer = load_model(model, growth=False)
     done = export_onnx(recognizer, args.output, images=args.images, backbone=args.backbone)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from mlis.cli.printing import printable
 
 if TYPE_CHECKING:
-    from mlis.features.images import Extraction
+    from mlis.features.images.extract import Extraction
+    from mlis.features.images.walk import Bad, Found
     from mlis.features.matching import Unmatched
-    from mlis.features.walk import Bad, Found
 
 SHOWN = 20  # of a list on the screen; its file has all
 

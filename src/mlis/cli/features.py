@@ -14,12 +14,12 @@ from mlis.cli.printing import print_json
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
-    from mlis.cluster import Cluster
-    from mlis.features.backbones import Backbone
-    from mlis.features.descriptors import Descriptors
-    from mlis.features.images import Compute
+    from mlis.compute.ray_cluster import Cluster
+    from mlis.features.backbones.base import Backbone
+    from mlis.features.descriptors.describe import Descriptors
+    from mlis.features.images.extract import Compute
+    from mlis.features.images.walk import Found
     from mlis.features.matching import Unmatched
-    from mlis.features.walk import Found
 
 _IMAGES = """\
 Compute features of all images in DIR with a pretrained model.
@@ -78,7 +78,7 @@ def run_images(args: argparse.Namespace) -> None:
     if cluster is not None and args.workers is not None:
         raise SettingsError("--workers has no meaning with --engine ray: use --cores")
     found = find(args, args.folder)
-    from mlis.features.images import extract_folder
+    from mlis.features.images.extract import extract_folder
 
     backbone = load_image_model(args)
     bar = ImageBar("images")
@@ -108,8 +108,8 @@ def ray_compute(
     """Who computes with `--engine ray`; None without."""
     if cluster is None:
         return None
-    from mlis.compute import Arithmetic
-    from mlis.features.ray_shards import Model, RayShards
+    from mlis.compute.precision import Arithmetic
+    from mlis.features.images.ray_shards import Model, RayShards
 
     device = Arithmetic.of(backbone.precision, args.device).device.type
     return RayShards(cluster, Model.of(backbone, device))
@@ -117,7 +117,7 @@ def ray_compute(
 
 def find(args: argparse.Namespace, folder: Path) -> "Found":
     """The images of a folder that the arguments mean."""
-    from mlis.features.walk import find_images
+    from mlis.features.images.walk import find_images
 
     for flag in ("shard_images", "workers"):
         value = getattr(args, flag)
@@ -132,7 +132,7 @@ def find(args: argparse.Namespace, folder: Path) -> "Found":
 
 def load_image_model(args: argparse.Namespace) -> "Backbone":
     """The image model that the arguments name."""
-    from mlis.features.backbones import DEFAULT, load_backbone
+    from mlis.features.backbones.base import DEFAULT, load_backbone
 
     name = args.backbone or DEFAULT
     return load_backbone(name, device=args.device, precision=args.precision)
@@ -143,11 +143,11 @@ def run_text(args: argparse.Namespace) -> None:
     descriptors = describe_table(args, args.table)
     found: list[Unmatched] = []
     if args.images is not None:
+        from mlis.features.images.walk import find_images
         from mlis.features.matching import unmatched
-        from mlis.features.walk import find_images
 
         found = unmatched(find_images(args.images).class_names, descriptors.names)
-    from mlis.features.descriptors import write_descriptors
+    from mlis.features.descriptors.describe import write_descriptors
 
     write_descriptors(descriptors, args.output)
     classes, size = descriptors.vectors.shape
@@ -161,8 +161,8 @@ def run_text(args: argparse.Namespace) -> None:
 
 def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
     """Descriptors of the classes of a table, as the arguments say."""
-    from mlis.features.descriptors import WEIGHT, describe
-    from mlis.features.words import read_words
+    from mlis.features.descriptors.class_table import read_words
+    from mlis.features.descriptors.describe import WEIGHT, describe
 
     words = read_words(
         table,
@@ -177,7 +177,7 @@ def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
         raise SettingsError("--text-model has no meaning without sentences")
     model = None
     if words.has_sentences:
-        from mlis.features import text
+        from mlis.features.descriptors import text_model as text
 
         model = text.TextModel(args.text_model or text.DEFAULT, device=args.device)
     weight = WEIGHT if args.attribute_weight is None else args.attribute_weight

@@ -20,7 +20,7 @@ from mlis.errors import SettingsError
 if TYPE_CHECKING:
     from mlis.config import Refinement
     from mlis.data.dataset import GZSLDataset
-    from mlis.run_plan import RunPlan
+    from mlis.runs.plan import RunPlan
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -71,12 +71,6 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--seeds", type=whole_numbers, metavar="N[,N…]", help="default: 0")
     group.add_argument(
-        "--stack-seeds",
-        action="store_true",
-        help="train all seeds of a component together in batched products, each as alone but for "
-        "rounding; slower on a CPU, meant for GPUs, and no GPU has run it yet",
-    )
-    group.add_argument(
         "--snapshot-every",
         type=not_negative,
         default=30.0,
@@ -123,7 +117,6 @@ def _check_resume(args: argparse.Namespace) -> None:
         "-o": args.output,
         "--dry-run": args.dry_run,
         "--seeds": args.seeds,
-        "--stack-seeds": args.stack_seeds,
         "--device": args.device,
         "--preset": args.preset,
         "--settings": args.settings,
@@ -137,7 +130,7 @@ def _check_resume(args: argparse.Namespace) -> None:
 
 
 def _continued(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
-    from mlis.run_plan import RunPlan
+    from mlis.runs.plan import RunPlan
 
     plan = RunPlan.read(args.resume)
     return args.resume, plan, load(relocated(plan.dataset, args))
@@ -150,8 +143,8 @@ def _begun(
         raise SettingsError("no run folder: name one with -o RUN")
     check_folder(args.output)
     arguments = dataset_arguments(args)
-    from mlis.compute import Arithmetic
-    from mlis.runs import RunPlan, begin
+    from mlis.compute.precision import Arithmetic
+    from mlis.runs.run import RunPlan, begin
 
     Arithmetic.of(config.precision, args.device or "auto")  # a device that is not there: say so now
     dataset = load(arguments)
@@ -162,7 +155,6 @@ def _begun(
         seeds=args.seeds or (0,),
         components=components,
         device=args.device or "auto",
-        stack_seeds=args.stack_seeds,
     )
     begin(args.output, plan)
     return args.output, plan, dataset
@@ -173,7 +165,7 @@ def check_loss(settings: "Refinement") -> None:
 
     It may lie in the current folder, where `python -m` would find it too.
     """
-    from mlis.refinement.losses import load_loss, similarity_loss
+    from mlis.encoder.metric_losses import load_loss, similarity_loss
 
     if similarity_loss(settings) is None:
         if str(Path.cwd()) not in sys.path:
@@ -185,7 +177,7 @@ def _execute(
     args: argparse.Namespace, folder: Path, plan: "RunPlan", dataset: "GZSLDataset"
 ) -> dict[str, Any]:
     from mlis.cli.progress import Progress
-    from mlis.runs import execute
+    from mlis.runs.run import execute
 
     progress = Progress()
     try:
@@ -209,9 +201,7 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
     print(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
     print_summaries(summaries)
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
-        print("seconds leave out generators that were trained before (generation_seconds)")
-    if results["stack_seeds"]:
-        print("seconds are an equal share of one training of all seeds together")
+        print("some generators were reused from the cache (generator_reused)")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
     print(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
     if (growth := models / "growth.safetensors").exists():

@@ -30,8 +30,8 @@ def find_models(path: Path) -> list[SavedModel]:
     Raises:
         ModelFileError: there is neither.
     """
-    from mlis.checkpoint import RECORD, is_model
-    from mlis.runs import RunPlan, finished
+    from mlis.io.checkpoint import RECORD, is_model
+    from mlis.runs.run import RunPlan, finished
 
     if (path / "run.json").exists():
         done = finished(path, RunPlan.read(path))

@@ -26,7 +26,7 @@ def check_folder(output: Path) -> None:
 
 def check_no_dataset(output: Path, *, force: bool) -> None:
     """Refuse a folder that holds a dataset, unless it may be replaced."""
-    from mlis.data.folder import WORDS
+    from mlis.data.io.folder import WORDS
 
     if (output / WORDS).exists() and not force:
         raise SettingsError(

@@ -16,7 +16,7 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlis.inference import Recognizer
+    from mlis.model.recognizer import Recognizer
 
 ROWS_AT_A_TIME = 8192
 SHOWN = 20  # unreadable images on the screen; the output has all
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"--top-k must be at least 1, but got {args.top_k}")
     kind = format_of(args.output, args.format)
     model = one_model(args.model)
-    from mlis.checkpoint import load_model
-    from mlis.compute import Arithmetic
+    from mlis.compute.precision import Arithmetic
+    from mlis.io.checkpoint import load_model
 
     device = Arithmetic.of("float32", args.device).device
     recognizer = load_model(model, device, growth=False)
@@ -113,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
 def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
     """A line for each image, as they come."""
     from mlis.cli.image_bar import ImageBar
-    from mlis.features.walk import shown
-    from mlis.image_prediction import predictions
+    from mlis.features.images.walk import shown
+    from mlis.image_classifier import predictions
 
     if not recognizer.backbone and args.backbone is None:
         raise DataError(
@@ -169,8 +169,8 @@ def _features(
     args: argparse.Namespace, path: Path, model: Path, recognizer: "Recognizer"
 ) -> "np.ndarray":
     """Features that suit the model."""
-    from mlis.data.unlabelled import backbone_of, read_features
-    from mlis.image_prediction import check_backbone
+    from mlis.data.io.unlabelled import backbone_of, read_features
+    from mlis.image_classifier import check_backbone
 
     check_backbone(recognizer, backbone_of(path), str(path))
     features = read_features(path, args.label_column)
@@ -188,7 +188,7 @@ def _of_features(
     """A line for each row; features are read in pieces."""
     import numpy as np
 
-    from mlis.image_prediction import top_classes
+    from mlis.image_classifier import top_classes
 
     for start in range(0, len(features), ROWS_AT_A_TIME):
         part = np.array(features[start : start + ROWS_AT_A_TIME], dtype=np.float32)

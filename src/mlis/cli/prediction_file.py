@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mlis.errors import SettingsError
-from mlis.files import atomic_write
+from mlis.storage.atomic import atomic_write
 
 
 def format_of(output: Path | None, given: str | None) -> str:

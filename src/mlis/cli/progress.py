@@ -2,12 +2,12 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NoReturn
 
 from tqdm import tqdm
 
-from mlis.training import Monitor
+from mlis.training.loop import Monitor
 
 LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
 _LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
@@ -95,13 +95,5 @@ class _Lines(Monitor):
 
 
 def _losses(values: Mapping[str, float]) -> str:
-    """Show "metric 0.3"; of several seeds trained together their range, "metric 0.3 to 0.4"."""
-    of_seeds: dict[str, list[float]] = {}
-    for name, value in values.items():
-        of_seeds.setdefault(name.split(" of seed ")[0], []).append(value)
-    return ", ".join(f"{name} {_range(found)}" for name, found in of_seeds.items())
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
-    return low if low == high else f"{low} to {high}"
+    """Show "metric 0.3, norm 5.2"."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())

@@ -116,11 +116,11 @@ def _say(what: str) -> None:
 def run_map(args: argparse.Namespace) -> None:
     """`mlis map`."""
     _check_output(args.output, ".svg")
-    from mlis.checkpoint import load_model
     from mlis.cli.datasets import load
     from mlis.cli.models import one_model
     from mlis.experiments.report.charts import Map, map_sheet, retrieval, save
     from mlis.experiments.retrieval import UnseenImages
+    from mlis.io.checkpoint import load_model
 
     recognizer = load_model(one_model(args.model))
     dataset = load(dataset_arguments(args))

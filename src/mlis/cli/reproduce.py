@@ -19,7 +19,7 @@ from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from mlis.cli.progress import Progress
-    from mlis.cluster import Cluster
+    from mlis.compute.ray_cluster import Cluster
     from mlis.experiments.budget import Budget
     from mlis.experiments.engine import Engine
     from mlis.experiments.outlook import Prospect
@@ -84,13 +84,6 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time (default: 1)"
     )
     group.add_argument(
-        "--stack-seeds",
-        action="store_true",
-        help="train the seeds of one setting of MLIS together in batched products, each as alone "
-        "but for rounding, which its row says; slower on a CPU, meant for GPUs, and no GPU has "
-        "run it yet",
-    )
-    group.add_argument(
         "--dry-run",
         action="store_true",
         help="list the runs, what is there, what is reused and how long the rest may take",
@@ -108,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
 
     check_folder(args.output)
     cluster = cluster_of(args)
-    if cluster is not None and (args.jobs != 1 or args.stack_seeds):
+    if cluster is not None and args.jobs != 1:
         raise SettingsError(
-            "--jobs and --stack-seeds have no meaning with --engine ray: as many runs go on at a "
-            "time as the cluster has cores and GPUs for (--cores, --gpus)"
+            "--jobs has no meaning with --engine ray: as many runs go on at a time as the cluster "
+            "has cores and GPUs for (--cores, --gpus)"
         )
     seeds = args.seeds or ((0,) if args.budget == "quick" else Budget.seeds)
     budget = Budget(args.budget, seeds, args.device, _protocols(args.protocol))
@@ -151,7 +144,7 @@ def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[
 
 
 def _source(name: str, data_root: str | None, layer: Mapping[str, Any]) -> "Source":
-    from mlis.data.benchmarks import benchmark_name
+    from mlis.data.io.benchmarks import benchmark_name
     from mlis.experiments.source import Source
 
     known = benchmark_name(name)
@@ -226,7 +219,7 @@ def _engine(
     if cluster is None:
         from mlis.experiments.engine import LocalEngine
 
-        return LocalEngine(args.jobs, models_of, progress, stack_seeds=args.stack_seeds)
+        return LocalEngine(args.jobs, models_of, progress)
     from mlis.experiments.ray_engine import RayEngine
 
     return RayEngine(cluster, models_of)

@@ -126,8 +126,8 @@ def _tune(
     args: argparse.Namespace, space: "Space", starts: "dict[str, Config]", preset: str
 ) -> None:
     from mlis.experiments.tuning.study import Study, load_optuna
-    from mlis.locks import lock_folder
     from mlis.provenance import arithmetic_key
+    from mlis.storage.locks import lock_folder
 
     load_optuna()
     base = starts["preset"]

@@ -1,12 +1,12 @@
 """Datasets: validated once, split as the protocol wants, read from benchmarks, folders, tables."""
 
-from mlis.data.benchmarks import TABLE_1, Counts, benchmark_name, load_benchmark
 from mlis.data.dataset import GZSLDataset, Provenance, TestSplit, TrainingSplit
-from mlis.data.info import describe, format_info
+from mlis.data.io.benchmarks import TABLE_1, Counts, benchmark_name, load_benchmark
+from mlis.data.io.tables import load_tables
+from mlis.data.io.xlsa17 import load_pair
 from mlis.data.load import load_dataset
 from mlis.data.splits import Split
-from mlis.data.tables import load_tables
-from mlis.data.xlsa17 import load_pair
+from mlis.data.summary import describe, format_info
 
 __all__ = [
     "TABLE_1",

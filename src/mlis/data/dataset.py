@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlis.data.arrays import as_float32, update_hash
-from mlis.data.names import class_indices, index_labels
+from mlis.data.checks import check_dataset
+from mlis.data.labels import class_indices, index_labels
+from mlis.data.out_of_core.arrays import as_float32, update_hash
+from mlis.data.out_of_core.stored import StoredRows, choose_rows
 from mlis.data.splits import Split, add_validation, choose_unseen, split_rows
-from mlis.data.stored import StoredRows, choose_rows
-from mlis.data.validate import check_dataset
 from mlis.errors import DataError
 
 
@@ -67,7 +67,7 @@ class GZSLDataset:
     """Features, labels, one descriptor a class, and a split; every check is done on construction.
 
     Seen classes are those with `split.trainval` rows; all others are unseen. Raises `DataError`
-    for anything that is not as below (see :mod:`mlis.data.validate`).
+    for anything that is not as below (see :mod:`mlis.data.checks`).
 
     >>> rng = np.random.default_rng(0)
     >>> data = GZSLDataset.from_arrays(
@@ -179,14 +179,14 @@ class GZSLDataset:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder format: `features.safetensors` and `dataset.json`."""
-        from mlis.data.folder import save_folder
+        from mlis.data.io.folder import save_folder
 
         save_folder(self, folder)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "GZSLDataset":
         """Open a folder that `save` wrote; features are memory-mapped, the hash is checked."""
-        from mlis.data.folder import load_folder
+        from mlis.data.io.folder import load_folder
 
         return load_folder(folder)
 

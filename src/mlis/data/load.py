@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mlis.data.benchmarks import TABLE_1, benchmark_name, load_benchmark
 from mlis.data.dataset import GZSLDataset
-from mlis.data.folder import WORDS, load_folder
-from mlis.data.names import suggestion
-from mlis.data.tables import LABEL, load_tables
-from mlis.data.xlsa17 import load_pair
+from mlis.data.io.benchmarks import TABLE_1, benchmark_name, load_benchmark
+from mlis.data.io.folder import WORDS, load_folder
+from mlis.data.io.tables import LABEL, load_tables
+from mlis.data.io.xlsa17 import load_pair
+from mlis.data.labels import suggestion
 from mlis.errors import DataError
 
 AnyPath = str | os.PathLike[str]
@@ -70,7 +70,7 @@ def _load_named(name_or_path: AnyPath, known: str | None, seed: int) -> GZSLData
     if (path / WORDS).exists():
         return load_folder(path)
     if os.fspath(name_or_path).casefold() == "letters":
-        from mlis.data.letters import load_letters  # imports matplotlib
+        from mlis.data.letters.render import load_letters  # imports matplotlib
 
         return load_letters(seed=seed).dataset
     if known:

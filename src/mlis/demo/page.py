@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from mlis.config import Config
-from mlis.data.alphabet import Letter
-from mlis.data.letters import LetterData
+from mlis.data.letters.alphabet import Letter
+from mlis.data.letters.render import LetterData
 from mlis.evaluation import Evaluation
 from mlis.pages import data_uri, render
 from mlis.pages.places import place, same_class_nearest

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 
 from mlis import presets
-from mlis.baselines.protocol import choose_and_test
-from mlis.baselines.prototype import RidgePrototype
 from mlis.config import Config, resolve
 from mlis.data.dataset import GZSLDataset
-from mlis.data.letters import LetterData, load_letters
+from mlis.data.letters.render import LetterData, load_letters
 from mlis.demo.page import Findings, render_page
 from mlis.evaluation import Evaluation
-from mlis.files import atomic_write, write_json
-from mlis.inference import Recognizer
+from mlis.methods.protocol import choose_and_test
+from mlis.methods.prototype import RidgePrototype
+from mlis.model.recognizer import Recognizer
 from mlis.protocol import fit_and_calibrate, test_once
 from mlis.provenance import PROTOCOL, provenance
-from mlis.training import Monitor
+from mlis.storage.atomic import atomic_write, write_json
+from mlis.training.loop import Monitor
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def run_demo(
         seed: of every random number in training.
         device: "auto", "cpu", "cuda", …
         config: settings; by default the preset `letters`, chosen on validation letters only.
-        data: the letters; by default :func:`mlis.data.letters.load_letters`.
+        data: the letters; by default :func:`mlis.data.letters.render.load_letters`.
         progress: makes the monitor of each training from its title.
 
     Returns:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from mlis.compute.memory import enough_memory
 from mlis.errors import DataError
-from mlis.shortage import enough_memory
 
 
 def checked(

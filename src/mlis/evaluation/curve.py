@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlis.compute.memory import in_parts
 from mlis.errors import DataError
 from mlis.evaluation.checks import checked
-from mlis.shortage import in_parts
 
 _ROWS = 8192  # whose best class is looked for at a time
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mlis.compute.memory import enough_memory, in_parts
 from mlis.errors import DataError
-from mlis.shortage import enough_memory, in_parts
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,17 +24,14 @@ from pathlib import Path
 from typing import Protocol
 
 from mlis.errors import MlisError, SettingsError
-from mlis.experiments.running import How, Listen, run, run_stacked, silent
+from mlis.experiments.running import How, Listen, run, silent
 from mlis.experiments.store import Row, Store
-from mlis.experiments.tasks import METHOD, Task
-from mlis.locks import lock_folder
-from mlis.provenance import PROTOCOL
+from mlis.experiments.tasks import Task
+from mlis.storage.locks import lock_folder
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 POLL = 0.5  # seconds between looks at a task that another process is at
-Unit = tuple[Task, ...]
-"""Tasks that one process is at: one, or several that are trained together."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +79,12 @@ class LocalEngine:
         models_of: seeds whose models are kept; a model takes some megabytes.
         listen: with one job, given the title of a training, returns who hears of it.
         snapshot_every: seconds between snapshots.
-        stack_seeds: train the method's seeds of one setting together, which fills a GPU better
-            (:func:`mlis.experiments.running.run_stacked`).
     """
 
     jobs: int = 1
     models_of: tuple[int, ...] = (0,)
     listen: Listen = silent
     snapshot_every: float = 30.0
-    stack_seeds: bool = False
 
     def run(self, tasks: Sequence[Task], results: Path) -> Generator[Outcome, None, None]:
         """See :class:`Engine`."""
@@ -99,109 +93,76 @@ class LocalEngine:
             del todo[outcome.task.key]
             _clear_unused(outcome, todo, results)
             yield outcome
-        units = _stacks(todo.values()) if self.stack_seeds else [(one,) for one in todo.values()]
-        work = self._in_turn(units, results) if self.jobs == 1 else self._beside(units, results)
+        left = list(todo.values())
+        work = self._in_turn(left, results) if self.jobs == 1 else self._beside(left, results)
         with contextlib.closing(work):
             for outcome in work:
                 del todo[outcome.task.key]
                 _clear_unused(outcome, todo, results)
                 yield outcome
 
-    def _in_turn(self, units: list[Unit], results: Path) -> Generator[Outcome, None, None]:
-        while units:
-            put_off: list[Unit] = []
-            for unit in units:
-                outcomes = attempt(unit, results, self._hows(unit, results, self.listen))
-                if outcomes is None:
-                    put_off.append(unit)
-                yield from outcomes or ()
-            if len(put_off) == len(units):  # others are at all of them
+    def _in_turn(self, tasks: list[Task], results: Path) -> Generator[Outcome, None, None]:
+        while tasks:
+            put_off: list[Task] = []
+            for task in tasks:
+                outcome = attempt(task, results, self._how(task, results, self.listen))
+                if outcome is None:
+                    put_off.append(task)
+                else:
+                    yield outcome
+            if len(put_off) == len(tasks):  # others are at all of them
                 time.sleep(POLL)
-            units = put_off
+            tasks = put_off
 
-    def _beside(self, units: list[Unit], results: Path) -> Generator[Outcome, None, None]:
+    def _beside(self, tasks: list[Task], results: Path) -> Generator[Outcome, None, None]:
         context = get_context("spawn")
         stop = context.Event()
         pool = ProcessPoolExecutor(self.jobs, context, begin_worker, (self.jobs, stop))
         try:
-            while units:
+            while tasks:
                 futures = {
-                    pool.submit(attempt, unit, results, self._hows(unit, results, silent)): unit
-                    for unit in units
+                    pool.submit(attempt, task, results, self._how(task, results, silent)): task
+                    for task in tasks
                 }
-                put_off: list[Unit] = []
-                for unit, outcomes in _finished(futures):
-                    if outcomes is None:
-                        put_off.append(unit)
-                    yield from outcomes or ()
-                if len(put_off) == len(units):
+                put_off: list[Task] = []
+                for task, outcome in _finished(futures):
+                    if outcome is None:
+                        put_off.append(task)
+                    else:
+                        yield outcome
+                if len(put_off) == len(tasks):
                     time.sleep(POLL)
-                units = put_off
+                tasks = put_off
         except BaseException:  # interrupted, or the consumer wants no more
             stop.set()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _hows(self, unit: Unit, results: Path, listen: Listen) -> list[How]:
-        return [
-            How(
-                listen, record_of(results, one.key), one.seed in self.models_of, self.snapshot_every
-            )
-            for one in unit
-        ]
+    def _how(self, task: Task, results: Path, listen: Listen) -> How:
+        record, keep_model = record_of(results, task.key), task.seed in self.models_of
+        return How(listen, record, keep_model, self.snapshot_every)
 
 
-def _stacks(tasks: Iterable[Task]) -> list[Unit]:
-    """Tasks of the method under H@val that differ in their seed alone together, others alone."""
-    units: dict[str, list[Task]] = {}
-    for task in tasks:
-        together = task.method == METHOD and task.protocol == PROTOCOL
-        units.setdefault(task.seedless if together else task.key, []).append(task)
-    return [tuple(unit) for unit in units.values()]
-
-
-def attempt(unit: Unit, results: Path, hows: Sequence[How]) -> list[Outcome] | None:
-    """Run tasks, unless the store has them; None while another process is at one of them."""
+def attempt(task: Task, results: Path, how: How) -> Outcome | None:
+    """Run a task, unless the store has it; None while another process is at it."""
     store = store_of(results)
-    if all(store.get(task.key) for task in unit):
-        return [Outcome(task, store.get(task.key)) for task in unit]
-    with contextlib.ExitStack() as held:
+    if row := store.get(task.key):
+        return Outcome(task, row)
+    work = work_of(results, task)
+    try:
+        lock = lock_folder(work)
+    except BlockingIOError:
+        return None
+    with lock:
+        if row := store.get(task.key):  # finished just before we had the lock
+            return Outcome(task, row)
         try:
-            for task in unit:
-                held.enter_context(lock_folder(work_of(results, task)))
-        except BlockingIOError:
-            return None
-        # what was finished just before we had the locks is not done again
-        left = [pair for pair in zip(unit, hows, strict=True) if store.get(pair[0].key) is None]
-        problems = _run_held(left, results) if left else {}
-        return [Outcome(one, store.get(one.key), problems.get(one.key, "")) for one in unit]
-
-
-def _run_held(left: Sequence[tuple[Task, How]], results: Path) -> dict[str, str]:
-    """Add rows to the store; return the problems, by key, of tasks that gave none."""
-    store, problems = store_of(results), dict[str, str]()
-    if len(left) > 1:
-        tasks, hows = zip(*left, strict=True)
-        place = _stack_folder(results, tasks)
-        try:
-            for row in run_stacked(tasks, place, hows):
-                store.append(row)
-            return {}
-        except MlisError as error:
-            logger.warning("%s, seeds together: %s; each is run alone", tasks[0].title, error)
-    for task, how in left:
-        try:
-            store.append(run(task, work_of(results, task), how))
+            store.append(run(task, work, how))
         except MlisError as error:
             logger.warning("%s: %s", task.title, error)
-            problems[task.key] = str(error)
-    return problems
-
-
-def _stack_folder(results: Path, tasks: Sequence[Task]) -> Path:
-    """Where the snapshots of seeds that are trained together are: in that of the first of them."""
-    return work_of(results, tasks[0]) / f"seeds-{'-'.join(str(task.seed) for task in tasks)}"
+            return Outcome(task, None, str(error))
+        return Outcome(task, store.get(task.key))
 
 
 def there(todo: Mapping[str, Task], results: Path) -> Iterator[Outcome]:
@@ -218,8 +179,8 @@ def _clear_unused(outcome: Outcome, todo: Mapping[str, Task], results: Path) -> 
 
 
 def _finished(
-    futures: Mapping[Future[list[Outcome] | None], Unit],
-) -> Iterator[tuple[Unit, list[Outcome] | None]]:
+    futures: Mapping[Future[Outcome | None], Task],
+) -> Iterator[tuple[Task, Outcome | None]]:
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()

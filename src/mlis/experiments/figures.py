@@ -18,7 +18,7 @@ from mlis.experiments.budget import Budget
 from mlis.experiments.plans import Entry
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tables import rows_of, titled
-from mlis.files import atomic_write
+from mlis.storage.atomic import atomic_write
 
 TITLES = {
     "figure3": "Figure 3: synthetic samples",

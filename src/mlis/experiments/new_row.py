@@ -1,75 +1,46 @@
 """A row of the store, made of what a run measured and what it cost."""
 
-import dataclasses
 import datetime
 import functools
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlis.baselines.protocol import Measured
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import Evaluation
 from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.store import TEST_BEST, Row, parse
 from mlis.experiments.tasks import Task
 from mlis.experiments.testbest import TestBest, baseline_test_best
-from mlis.inference import Recognizer
+from mlis.methods.protocol import Measured
+from mlis.model.recognizer import Recognizer
 from mlis.protocol import Trained, test_once
 from mlis.provenance import provenance
-from mlis.training import Account, Monitor
 
 
-def row_of_method(
-    task: Task,
-    dataset: GZSLDataset,
-    trained: Trained,
-    unseen: UnseenImages,
-    monitors: Mapping[str, Monitor],
-) -> Row:
+def row_of_method(task: Task, dataset: GZSLDataset, trained: Trained, unseen: UnseenImages) -> Row:
     """Of the method under H@val.
 
     Args:
         task, dataset: what was run.
         trained: what came of it; tested here.
         unseen: retrieval among the images of unseen classes.
-        monitors: of this training and, if there was one, of its validation run.
     """
-    accounts = _encoder_accounts(monitors.values())
-    generators = trained.generators.values()
-    share = 1 / max(1, len(trained.stacked))
-    cost = {
-        "seconds": round(trained.seconds, 3),
-        "generation_seconds": round(sum(one.seconds for one in generators), 3),
-        "refinement_seconds": round(share * sum(one.seconds for one in accounts), 3),
-        "reused": any(one.reused for one in (*generators, *accounts)),
-    }
     recognizer = trained.recognizer
     test = test_once(recognizer, dataset).to_dict() | unseen.retrieved(recognizer)
-    row = _row(task, dataset, test, trained.validation, recognizer.calibration, {}, cost)
-    if not trained.stacked:
-        return row
-    return dataclasses.replace(
-        row, provenance={**row.provenance, "stacked": sorted(trained.stacked)}
-    )
+    cost = _cost(trained.seconds, trained.reused)
+    return _row(task, dataset, test, trained.validation, recognizer.calibration, {}, cost)
 
 
 def row_of_test_best(
-    task: Task, dataset: GZSLDataset, found: TestBest, monitor: Monitor, unseen: UnseenImages
+    task: Task, dataset: GZSLDataset, found: TestBest, unseen: UnseenImages
 ) -> Row:
-    """Of the method under H@test-best; `monitor` heard of its training."""
+    """Of the method under H@test-best."""
     assert found.last is not None
     assert found.recognizer is not None
-    accounts = _encoder_accounts([monitor])
-    generator = found.last.generator
-    cost = {
-        "seconds": round(found.last.seconds + found.seconds, 3),
-        "generation_seconds": 0.0 if generator is None else round(generator.seconds, 3),
-        "refinement_seconds": round(sum(one.seconds for one in accounts), 3),
-        "reused": any(one.reused for one in (*accounts, *([generator] if generator else []))),
-    }
     test = found.test.to_dict() | unseen.retrieved(found.recognizer)
+    cost = _cost(found.last.seconds + found.seconds, found.last.reused)
     return _row(task, dataset, test, None, found.calibration, found.chosen, cost)
 
 
@@ -82,23 +53,16 @@ def row_of_baseline(
     scorer = measured.scorer
     if isinstance(scorer, Recognizer) and scorer.encoder_weight is not None:
         test = test | unseen.retrieved(scorer)
-    cost = {
-        "seconds": found["seconds"],
-        "generation_seconds": found["generation_seconds"],
-        "refinement_seconds": 0.0,
-        "reused": None,  # nobody kept account
-    }
     settings, constant = found["settings"], measured.calibration
     if task.protocol == TEST_BEST:
         best = baseline_test_best(measured, dataset)
         test, constant = {**test, **best.test.to_dict()}, best.calibration
+    cost = _cost(measured.seconds, measured.reused)
     return _row(task, dataset, test, measured.validation, constant, settings, cost)
 
 
-def _encoder_accounts(monitors: Iterable[Monitor]) -> list[Account]:
-    """What stage 1b has cost, where that is known."""
-    accounts = [one.account(name) for one in monitors for name in ("refinement", "joint")]
-    return [account for account in accounts if account is not None]
+def _cost(seconds: float, reused: bool) -> dict[str, Any]:
+    return {"seconds": round(seconds, 3), "reused": reused}
 
 
 def _row(

@@ -12,8 +12,8 @@ from mlis.experiments.plans import Entry
 from mlis.experiments.source import Source
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tasks import METHOD, Task
-from mlis.generators import STAGE, generator_folder
 from mlis.provenance import generation_key
+from mlis.training.generator_cache import STAGE, generator_folder
 
 DONE, BEGUN, TO_DO = "done", "begun", "to do"
 

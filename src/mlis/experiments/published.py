@@ -1,10 +1,10 @@
 """Figures that others have published, as rows: facts to stand beside what is measured here.
 
 `table2`, `table3` and `table4` are those of the paper that this package implements (its Table 1 is
-:data:`mlis.data.benchmarks.TABLE_1`), `others` holds related and later methods on the same splits.
-A row is one method on one dataset, in per cent. Their protocol is "as published": nearly always the
-best epoch on the test set, so that no figure measured here under H@val may stand beside one without
-that label.
+:data:`mlis.data.io.benchmarks.TABLE_1`), `others` holds related and later methods on the same
+splits. A row is one method on one dataset, in per cent. Their protocol is "as published": nearly
+always the best epoch on the test set, so that no figure measured here under H@val may stand beside
+one without that label.
 
 `others` was compiled from several places and not read again in each paper: its source says which
 paper the method is from. Look a figure up there before citing it.

@@ -28,16 +28,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mlis.cluster import Cluster, Pool, connected
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
+from mlis.compute.ray_cluster import Cluster, Pool, connected
 from mlis.errors import DataError
 from mlis.experiments.engine import Outcome, clear, record_of, store_of, there, work_of
 from mlis.experiments.loading import loaded
 from mlis.experiments.ray_worker import Absent, Answer, work
 from mlis.experiments.store import parse
 from mlis.experiments.tasks import Task
-from mlis.files import atomic_write
-from mlis.locks import lock_folder
+from mlis.storage.atomic import atomic_write
+from mlis.storage.locks import lock_folder
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class RayEngine:
         """See :class:`~mlis.experiments.engine.Engine`.
 
         Raises:
-            SettingsError: see :func:`mlis.cluster.connected`.
+            SettingsError: see :func:`mlis.compute.ray_cluster.connected`.
         """
         todo = {task.key: task for task in tasks}
         for outcome in there(todo, results):

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlis.cluster import fetch, node_name
+from mlis.compute.ray_cluster import fetch, node_name
 from mlis.errors import DataError, MlisError, SettingsError
 from mlis.experiments.loading import Loaded, loaded
 from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.running import How, run
 from mlis.experiments.tasks import Task
-from mlis.locks import lock_folder
+from mlis.storage.locks import lock_folder
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,15 @@ class Comparison:
     Attributes:
         row: the new one; its key is another if this machine multiplies in another precision, or
             the code has changed.
-        same_place: whether CPU, threads, precision and versions are the earlier row's, and seeds
-            were trained alone, or with the same others, both times.
+        same_place: whether CPU, threads, precision and versions are the earlier row's.
         same_bits: whether every number is.
         difference: largest of U, S and H, percentage points.
-        stacked: whether one of them was trained together with other seeds.
     """
 
     row: Row
     same_place: bool
     same_bits: bool
     difference: float
-    stacked: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -42,14 +39,11 @@ class Comparison:
             return self.same_bits
         return self.difference <= TOLERANCE
 
-    @property
-    def _elsewhere(self) -> str:
-        return "seeds trained together" if self.stacked else "another machine or version"
-
     def __str__(self) -> str:
         if self.same_bits:
             return "agrees: every number is the same"
-        where = "the same machine and versions" if self.same_place else self._elsewhere
+        same, other = "the same machine and versions", "another machine or version"
+        where = same if self.same_place else other
         verdict = "agrees" if self.agrees else "does not agree"
         bound = "every number the same" if self.same_place else f"at most {TOLERANCE:g}"
         return f"{verdict}: {self.difference:.3g} points apart on {where} (expected {bound})"
@@ -63,9 +57,6 @@ def rerun(
     listen: Listen = silent,
 ) -> Comparison:
     """Do a run again, generator included, in a folder of its own; the store stays as it is.
-
-    It is trained alone. A row whose seed was trained together with others says so in its
-    provenance ("stacked"), and need only be within `TOLERANCE`.
 
     Args:
         row: what to do again.
@@ -94,7 +85,6 @@ def compare(row: Row, again: Row) -> Comparison:
         same_place=one == two,
         same_bits=_numbers(row) == _numbers(again),
         difference=max((abs(a - b) for a, b in known), default=0.0),
-        stacked="stacked" in row.provenance or "stacked" in again.provenance,
     )
 
 

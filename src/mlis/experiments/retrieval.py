@@ -2,7 +2,7 @@
 
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import evaluate_retrieval
-from mlis.inference import Recognizer
+from mlis.model.recognizer import Recognizer
 
 
 class UnseenImages:

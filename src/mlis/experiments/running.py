@@ -1,18 +1,17 @@
-"""How a task is done, alone or with those of other seeds.
+"""How a task is done.
 
 Stages that several runs share are trained once: the generator is in the user's cache folder
-(:mod:`mlis.generators`), and the encoder in the work folder, for runs that differ in stage 2 alone.
+(:mod:`mlis.training.generator_cache`), and the encoder in the work folder, for runs that differ in
+stage 2 alone.
 """
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlis.baselines.protocol import choose_and_test
-from mlis.checkpoint import save_model
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.experiments.loading import Loaded, loaded
 from mlis.experiments.new_row import row_of_baseline, row_of_method, row_of_test_best
@@ -20,10 +19,12 @@ from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.store import TEST_BEST, Row
 from mlis.experiments.tasks import BASELINES, METHOD, Task, stage_one
 from mlis.experiments.testbest import measure_test_best
-from mlis.protocol import fit_and_calibrate, fit_and_calibrate_seeds
+from mlis.io.checkpoint import save_model
+from mlis.methods.protocol import choose_and_test
+from mlis.protocol import fit_and_calibrate
 from mlis.provenance import training_key
-from mlis.snapshots import FolderMonitor
-from mlis.training import Monitor
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.loop import Monitor
 
 Listen = Callable[[str], Monitor]
 
@@ -72,8 +73,7 @@ def run(task: Task, work: Path, how: How) -> Row:
     if task.method == METHOD and task.protocol == TEST_BEST:
         return _run_method_test_best(task, dataset, unseen, work, how)
     if task.method == METHOD:
-        (row,) = _run_method((task,), dataset, unseen, work, (how,))
-        return row
+        return _run_method(task, dataset, unseen, work, how)
     measured = choose_and_test(
         BASELINES[task.method](config=task.config, **_tuples(task.options)),
         dataset,
@@ -85,79 +85,42 @@ def run(task: Task, work: Path, how: How) -> Row:
     return row_of_baseline(task, dataset, measured, unseen)
 
 
-def run_stacked(tasks: Sequence[Task], work: Path, hows: Sequence[How]) -> list[Row]:
-    """Train tasks that differ in their seed alone as one (:func:`mlis.pipeline.fit_seeds`).
-
-    Each row is the one of its task, but for rounding: its provenance says under "stacked" which
-    seeds were trained together, so that nobody expects the bits of one trained alone.
-
-    Args:
-        tasks: two or more of the method, of the same `seedless` key.
-        work: folder of snapshots, held by the caller, and of these seeds only.
-        hows: one a task; the first one's says who listens and how often snapshots are taken.
-
-    Raises:
-        DataError: the data are not there, or are not those of the tasks.
-        DivergenceError: the training of one of the seeds diverged.
-    """
-    assert len(tasks) > 1
-    assert len({task.seedless for task in tasks}) == 1
-    return _run_method(tasks, *hows[0].load(tasks[0]), work, hows)
-
-
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has lists where settings have tuples."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
 
 
 def _run_method(
-    tasks: Sequence[Task],
-    dataset: GZSLDataset,
-    unseen: UnseenImages,
-    work: Path,
-    hows: Sequence[How],
-) -> list[Row]:
-    """Of one task, or of several seeds trained together."""
-    config = tasks[0].config
-    monitors = {"training": _monitor(tasks, "training", dataset.for_training(), work, hows[0])}
-    if config.classification.calibration == "validation":
+    task: Task, dataset: GZSLDataset, unseen: UnseenImages, work: Path, how: How
+) -> Row:
+    monitors = {"training": _monitor(task, "training", dataset.for_training(), work, how)}
+    if task.config.classification.calibration == "validation":
         split = dataset.for_validation()[0]
-        monitors["validation"] = _monitor(tasks, "validation", split, work, hows[0])
-    common: dict[str, Any] = {
-        "device": tasks[0].device,
-        "monitor": monitors["training"],
-        "validation_monitor": monitors.get("validation"),
-        "reuse": hows[0].reuse,
-        "growable": False,
-    }
-    if len(tasks) == 1:
-        trained = [fit_and_calibrate(dataset, config, seed=tasks[0].seed, **common)]
-    else:
-        seeds = [task.seed for task in tasks]
-        trained = fit_and_calibrate_seeds(dataset, config, seeds=seeds, **common)
-    rows: list[Row] = []
-    for task, own, how in zip(tasks, trained, hows, strict=True):
-        row = row_of_method(task, dataset, own, unseen, monitors)
-        if how.record is not None:
-            _keep_losses(work, how.record, monitors)
-            if how.keep_model:
-                save_model(own.recognizer, how.record / "model", dataclasses.asdict(row))
-        rows.append(row)
-    return rows
+        monitors["validation"] = _monitor(task, "validation", split, work, how)
+    trained = fit_and_calibrate(
+        dataset,
+        task.config,
+        seed=task.seed,
+        device=task.device,
+        monitor=monitors["training"],
+        validation_monitor=monitors.get("validation"),
+        reuse=how.reuse,
+        growable=False,
+    )
+    row = row_of_method(task, dataset, trained, unseen)
+    if how.record is not None:
+        _keep_losses(work, how.record, monitors)
+        if how.keep_model:
+            save_model(trained.recognizer, how.record / "model", dataclasses.asdict(row))
+    return row
 
 
-def _monitor(
-    tasks: Sequence[Task], part: str, split: TrainingSplit, work: Path, how: How
-) -> FolderMonitor:
-    one, several = tasks[0], len(tasks) > 1
-    seed = tuple(task.seed for task in tasks) if several else one.seed
-    title = f"{one.name}, {one.kind}, seeds {str(seed)[1:-1]}" if several else one.title
+def _monitor(task: Task, part: str, split: TrainingSplit, work: Path, how: How) -> FolderMonitor:
     return FolderMonitor(
         work / part,
-        training_key(split, stage_one(one.config), seed, one.device),
+        training_key(split, stage_one(task.config), task.seed, task.device),
         every=how.snapshot_every,
-        listener=how.listen(title if part == "training" else f"{title}, {part}"),
-        owner="+".join(task.key for task in tasks),
+        listener=how.listen(task.title if part == "training" else f"{task.title}, {part}"),
     )
 
 
@@ -165,7 +128,7 @@ def _run_method_test_best(
     task: Task, dataset: GZSLDataset, unseen: UnseenImages, work: Path, how: How
 ) -> Row:
     """Keep no model: one that was chosen on test data is nobody's to use."""
-    found, monitor = measure_test_best(
+    found = measure_test_best(
         dataset,
         task.config,
         seed=task.seed,
@@ -173,16 +136,15 @@ def _run_method_test_best(
         folder=work / "training",
         every=how.snapshot_every,
         listener=how.listen(task.title),
-        owner=task.key,
         reuse=how.reuse,
     )
-    row = row_of_test_best(task, dataset, found, monitor, unseen)
+    row = row_of_test_best(task, dataset, found, unseen)
     if how.record is not None:
-        _keep_losses(work, how.record, {"training": monitor})
+        _keep_losses(work, how.record, ["training"])
     return row
 
 
-def _keep_losses(work: Path, record: Path, parts: Mapping[str, object]) -> None:
+def _keep_losses(work: Path, record: Path, parts: Iterable[str]) -> None:
     for part in parts:
         for path in (work / part).glob("*.jsonl"):
             (record / part).mkdir(parents=True, exist_ok=True)

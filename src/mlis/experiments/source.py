@@ -7,8 +7,8 @@ from typing import Any
 
 from mlis.config import Config, resolve
 from mlis.data import load_dataset
-from mlis.data.benchmarks import TABLE_1, Counts
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.benchmarks import TABLE_1, Counts
 from mlis.errors import DataError
 from mlis.experiments.store import is_stand_in
 

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 from mlis.errors import DataError
 from mlis.evaluation import summarise
-from mlis.files import CHECK, naming, sealed, strict_json, unsealed
-from mlis.locks import lock_folder
 from mlis.provenance import PROTOCOL
+from mlis.storage.atomic import CHECK, naming, sealed, strict_json, unsealed
+from mlis.storage.locks import lock_folder
 
 SCHEMA = 1
 TEST_BEST = "H@test-best (optimistic)"
@@ -39,8 +39,8 @@ class Row:
         validation: measures on the validation classes; None where nothing was chosen there.
         calibration: constant that is taken from seen scores.
         chosen: what validation chose beside it.
-        cost: `seconds` of this run's own processes, `generation_seconds` and `refinement_seconds`
-            of the two stages whoever trained them, and whether they were `reused`.
+        cost: `seconds`, wall time in the process that finished the run, and whether a generator
+            came from the cache (`reused`); earlier versions wrote more.
         provenance: data, machine, versions (:func:`mlis.provenance.provenance`).
         finished: UTC, ISO 8601.
         schema: of this row.
@@ -72,6 +72,11 @@ class Row:
                 raise DataError(f"{name}: expected an object, got {getattr(self, name)!r}")
         if self.validation is not None and not isinstance(self.validation, Mapping):
             raise DataError(f"validation: expected an object or null, got {self.validation!r}")
+        if self.provenance.get("stacked"):  # earlier versions could train seeds together
+            raise DataError(
+                f"provenance.stacked: expected none, got {self.provenance['stacked']!r}: seeds are "
+                "no longer trained together"
+            )
         summarise([self.test])  # its measures are numbers
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlis.files import atomic_write
+from mlis.storage.atomic import atomic_write
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from mlis.data.benchmarks import Counts
+from mlis.data.io.benchmarks import Counts
 from mlis.evaluation import METRICS, summarise
 from mlis.experiments.budget import Budget
 from mlis.experiments.plans import Entry

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlis.baselines.base import Baseline, Scorer
-from mlis.baselines.cegzsl import CEGZSL
-from mlis.baselines.cosine import SharedSpaceCosine
-from mlis.baselines.eszsl import ESZSL
-from mlis.baselines.prototype import RidgePrototype
-from mlis.baselines.raw import RawSoftmax
 from mlis.config import Classification, Config, hash_of
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.store import PROTOCOLS
 from mlis.experiments.testbest import POINTS
+from mlis.methods.base import Baseline, Scorer
+from mlis.methods.cegzsl import CEGZSL
+from mlis.methods.cosine import SharedSpaceCosine
+from mlis.methods.eszsl import ESZSL
+from mlis.methods.prototype import RidgePrototype
+from mlis.methods.raw import RawSoftmax
 from mlis.provenance import (
     GENERATION_VERSION,
     PROTOCOL,
@@ -90,11 +90,6 @@ class Task:
         if self.method != METHOD or self.protocol != PROTOCOL:
             return self.key
         return hash_of(["stage 1", *self._parts(stage_one(self.config))])
-
-    @functools.cached_property
-    def seedless(self) -> str:
-        """The key but for the seed: runs that share it can be trained together."""
-        return dataclasses.replace(self, seed=0).key
 
     def _parts(self, config: Config) -> list[Any]:
         settings = {**config.to_dict(), "precision": arithmetic_key(config, self.device)}

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mlis.baselines.protocol import Measured
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
-from mlis.inference import Recognizer
+from mlis.methods.protocol import Measured
+from mlis.model.recognizer import Recognizer
 from mlis.protocol import Fitted, fit_reusing
 from mlis.provenance import training_key
-from mlis.snapshots import FolderMonitor
-from mlis.tensorfile import load_tensors, save_tensors
-from mlis.training import Monitor
+from mlis.storage.tensors import load_tensors, save_tensors
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.loop import Monitor
 
 POINTS = 10  # steps, evenly spaced, the last one included, among which the best is taken
 _KEPT = ("encoder.", "r.encoder.", "a.generator.")  # of a snapshot: what `outcome` would give
@@ -103,7 +103,7 @@ class _Replay(FolderMonitor):
     """Says that stage 1 is finished, with the encoder of one step."""
 
     def __init__(self, kept: CheckpointMonitor, folder: Path, key: str, step: int):
-        super().__init__(folder, key, owner=kept.owner)
+        super().__init__(folder, key)
         self._path, self._step = kept.path(step), step
 
     def restore(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
@@ -121,16 +121,15 @@ def measure_test_best(
     folder: Path,
     every: float,
     listener: Monitor,
-    owner: str,
     reuse: bool,
-) -> tuple[TestBest, CheckpointMonitor]:
+) -> TestBest:
     """Train once, and try the encoders of all steps, each with a classifier of its own, on test.
 
     Args:
         dataset: of which training is handed the training rows only.
         config, seed, device: of the training; its calibration constant is not used.
         folder: of snapshots and checkpoints.
-        every, listener, owner: as `FolderMonitor` takes them.
+        every, listener: as `FolderMonitor` takes them.
         reuse: whether the generator comes from the user's cache folder.
 
     Raises:
@@ -138,8 +137,7 @@ def measure_test_best(
     """
     training, steps = dataset.for_training(), steps_of(config)
     key = training_key(training, config, seed, device)
-    options: dict[str, Any] = {"every": every, "listener": listener, "owner": owner}
-    monitor = CheckpointMonitor(folder, key, steps, **options)
+    monitor = CheckpointMonitor(folder, key, steps, every=every, listener=listener)
     common: dict[str, Any] = {"seed": seed, "device": device, "reuse": reuse}
     last = fit_reusing(training, config, monitor=monitor, **common)
     started = time.perf_counter()
@@ -147,7 +145,7 @@ def measure_test_best(
         dataset.for_testing(),
         _recognizers(training, config, steps, last.recognizer, monitor, (folder, key), common),
     )
-    return replace(found, last=last, seconds=time.perf_counter() - started), monitor
+    return replace(found, last=last, seconds=time.perf_counter() - started)
 
 
 def _recognizers(

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from mlis.data.dataset import GZSLDataset, Provenance
-from mlis.data.feature_folder import ImageFeatures, images_table
-from mlis.data.folder import SOURCES
-from mlis.data.marks import read_marks, split_by_marks
-from mlis.data.names import shorten
+from mlis.data.io.feature_folder import ImageFeatures, images_table
+from mlis.data.io.folder import SOURCES
+from mlis.data.labels import shorten
+from mlis.data.row_marks import read_marks, split_by_marks
 from mlis.errors import DataError
-from mlis.features.backbones import Identity
-from mlis.features.descriptors import Descriptors, record_of
+from mlis.features.backbones.base import Identity
+from mlis.features.descriptors.describe import Descriptors, record_of
+from mlis.features.images.walk import Bad, Found
 from mlis.features.matching import Unmatched, unmatched, without_description
-from mlis.features.walk import Bad, Found
-from mlis.files import atomic_write, write_json
+from mlis.storage.atomic import atomic_write, write_json
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlis.data.names import plain, shorten
+from mlis.data.labels import plain, shorten
 
 _LONGEST = 60  # characters of a name that are compared
 

@@ -4,8 +4,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlis.features.walk import Bad
-from mlis.files import atomic_write
+from mlis.features.images.walk import Bad
+from mlis.storage.atomic import atomic_write
 
 BAD = "bad.csv"
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.special
 
-from mlis.features.decode import ImageError, decode
-from mlis.inference import Recognizer
+from mlis.features.images.decode import ImageError, decode
+from mlis.model.recognizer import Recognizer
 from mlis.serving.words import Describer, Words
 
 if TYPE_CHECKING:
-    from mlis.features.backbones import Backbone
+    from mlis.features.backbones.base import Backbone
 
 
 BEYOND = "its features are not finite, or so far from the training's that the scores are not"

@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
-from mlis.checkpoint import load_model
-from mlis.compute import Arithmetic
+from mlis.compute.precision import Arithmetic
 from mlis.errors import SettingsError
-from mlis.features.words import read_words
+from mlis.features.descriptors.class_table import read_words
+from mlis.io.checkpoint import load_model
 from mlis.serving.engine import Engine
 from mlis.serving.words import Describer
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from mlis.errors import SettingsError
-from mlis.features.decode import quiet_pillow
+from mlis.features.images.decode import quiet_pillow
 from mlis.serving.app import create_app
 from mlis.serving.engine import Engine
 from mlis.serving.settings import Access, Limits

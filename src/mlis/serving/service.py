@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from mlis.errors import DataError
-from mlis.features.decode import ImageError
+from mlis.features.images.decode import ImageError
 from mlis.serving.batching import Batcher
 from mlis.serving.engine import Answer, Catalogue, Engine, Query
 from mlis.serving.metrics import Metrics

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlis.data.names import suggestion
-from mlis.data.tables import COLUMNS
+from mlis.data.io.tables import COLUMNS
+from mlis.data.labels import suggestion
 from mlis.errors import DataError
-from mlis.features.additions import describe_like
-from mlis.features.descriptors import FORMAT
-from mlis.features.words import NAME
-from mlis.inference import Recognizer
+from mlis.features.descriptors.additions import describe_like
+from mlis.features.descriptors.class_table import NAME
+from mlis.features.descriptors.describe import FORMAT
+from mlis.model.recognizer import Recognizer
 
 if TYPE_CHECKING:
-    from mlis.features.text import TextModel
+    from mlis.features.descriptors.text_model import TextModel
 
 SENTENCES, ATTRIBUTES, VECTOR = "sentences", "attributes", "vector"
 _TEXT = "sentences of the class"
@@ -74,7 +74,7 @@ class Describer:
             return cls(size)
         text = None
         if record["text"] is not None:
-            from mlis.features.text import TextModel
+            from mlis.features.descriptors.text_model import TextModel
 
             text = TextModel(record["text"]["name"], device=device)
         attributes = tuple(column["name"] for column in record["attributes"])

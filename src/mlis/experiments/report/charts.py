@@ -22,10 +22,10 @@ from matplotlib.text import Text
 
 from mlis.data.dataset import GZSLDataset
 from mlis.experiments.figures import Curve, describe, draw_curve
-from mlis.files import atomic_write
-from mlis.inference import Recognizer
+from mlis.model.recognizer import Recognizer
 from mlis.pages import colours
 from mlis.pages.places import place
+from mlis.storage.atomic import atomic_write
 
 UNSEEN, OF_UNSEEN = 8, 30  # classes with a sign of their own, and images of each at most
 SEEN, OF_SEEN = 20, 12

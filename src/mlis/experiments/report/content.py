@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlis.data.benchmarks import TABLE_1, Counts
+from mlis.data.io.benchmarks import TABLE_1, Counts
 from mlis.experiments import figures, tables
 from mlis.experiments.figures import Curve
 from mlis.experiments.published import PROTOCOL as AS_PUBLISHED
@@ -264,7 +264,8 @@ def _facts(rows: Sequence[Row]) -> dict[str, list[tuple[str, int]]]:
 
 def _runs(studies: Sequence[Study]) -> Iterator[list[str]]:
     """Cells of each run in the list of all runs."""
-    for study, one in ((study, one) for study in studies for one in study.series):
+    every = [(one, study.label) for study in studies for one in study.series]
+    for one, label in every:
         r = one.config["refinement"]
         method = f"{r['components']}, {r['loss']}" if one.method == METHOD else one.method
         for row in one.rows:
@@ -273,5 +274,5 @@ def _runs(studies: Sequence[Study]) -> Iterator[list[str]]:
             ]
             seconds = row.cost.get("seconds")
             time = f"{seconds:.0f}" if isinstance(seconds, (int, float)) else "–"
-            start = [row.key[:12], study.label, method, str(row.task["seed"])]
+            start = [row.key[:12], label, method, str(row.task["seed"])]
             yield [*start, *values, row.protocol, one.config_sha256[:8], time]

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from mlis.checkpoint import is_model, load_model
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import MlisError
 from mlis.experiments.engine import record_of
 from mlis.experiments.report.pictures import Pictures, pictures_of
 from mlis.experiments.report.series import Study
-from mlis.inference import Recognizer
+from mlis.io.checkpoint import is_model, load_model
+from mlis.model.recognizer import Recognizer
 
 Losses = dict[str, dict[str, list[tuple[float, float]]]]  # "refinement: metric" → run → points
 POINTS = 200  # of a loss curve

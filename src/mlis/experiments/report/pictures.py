@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlis.data.benchmarks import benchmark_name, features_path_of
 from mlis.data.dataset import GZSLDataset
-from mlis.data.letters import load_letters
-from mlis.data.matfile import field_shapes, read_strings
+from mlis.data.io.benchmarks import benchmark_name, features_path_of
+from mlis.data.io.matlab import field_shapes, read_strings
+from mlis.data.letters.render import load_letters
 from mlis.errors import DataError
 from mlis.features.build import IMAGES, SOURCES
-from mlis.features.decode import ImageError, decode, quiet_pillow, read_file
-from mlis.files import strict_json
+from mlis.features.images.decode import ImageError, decode, quiet_pillow, read_file
 from mlis.pages import data_uri
+from mlis.storage.atomic import strict_json
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from mlis.experiments.report.closer import look, problems
 from mlis.experiments.report.content import page_content
 from mlis.experiments.report.material import Loader
 from mlis.experiments.report.series import read_rows, series_of, studies_of
-from mlis.files import atomic_write
 from mlis.pages import render
+from mlis.storage.atomic import atomic_write
 
 CLOSE = 12  # studies that are shown in detail; tables and curves are of all
 

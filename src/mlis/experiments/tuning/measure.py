@@ -17,17 +17,17 @@ from typing import Any
 
 from mlis.config import Config
 from mlis.data import load_dataset
-from mlis.data.arrays import update_hash
 from mlis.data.dataset import GZSLDataset
+from mlis.data.out_of_core.arrays import update_hash
+from mlis.data.out_of_core.streaming import CHUNK_ROWS
 from mlis.data.splits import Split, add_validation
 from mlis.errors import DataError
 from mlis.evaluation import evaluate
-from mlis.files import write_json
-from mlis.generators import STAGE as GENERATION
 from mlis.protocol import fit_reusing
 from mlis.provenance import training_key
-from mlis.streaming import CHUNK_ROWS
-from mlis.training import Monitor
+from mlis.storage.atomic import write_json
+from mlis.training.generator_cache import STAGE as GENERATION
+from mlis.training.loop import Monitor
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import mlis
 from mlis.config import Config
 from mlis.experiments.tuning.space import Space, is_used
 from mlis.experiments.tuning.study import COMPLETE, DEFAULTS, PRESET, Trial
-from mlis.files import atomic_write
 from mlis.provenance import PROTOCOL
+from mlis.storage.atomic import atomic_write
 
 MEASURE = "H on validation classes at the best calibration constant"
 

@@ -1,0 +1,1 @@
+"""One file per format that datasets are read from or written to."""

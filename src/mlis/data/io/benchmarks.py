@@ -1,0 +1,168 @@
+"""The benchmarks by name, checked against Table 1 of the MLIS paper.
+
+`DATA_ROOT/CUB/res101.mat` and `DATA_ROOT/CUB/att_splits.mat`, and so on for each, in the format of
+:mod:`mlis.data.io.xlsa17`.
+"""
+
+import logging
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from mlis.data.dataset import GZSLDataset
+from mlis.data.io.flowers import FLOWER_NAMES
+from mlis.data.io.matlab import field_shapes
+from mlis.data.io.xlsa17 import load_pair
+from mlis.errors import DataError
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+STAND_IN = "stand-in.txt"  # beside made-up features, so that every output says what they are
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One line of Table 1 of the MLIS paper: the sizes of a benchmark's proposed split."""
+
+    classes: int
+    seen: int
+    unseen: int
+    trainval_images: int
+    test_seen_images: int
+    test_unseen_images: int
+
+    @classmethod
+    def of(cls, data: GZSLDataset) -> "Counts":
+        """The same numbers of any dataset."""
+        split = data.split
+        return cls(
+            data.num_classes,
+            len(data.seen_classes),
+            len(data.unseen_classes),
+            len(split.trainval),
+            len(split.test_seen),
+            len(split.test_unseen),
+        )
+
+
+TABLE_1 = {
+    "CUB": Counts(200, 150, 50, 7057, 1764, 2967),
+    "AWA1": Counts(50, 40, 10, 19832, 4958, 5685),  # not in the paper; from Xian et al.
+    "AWA2": Counts(50, 40, 10, 23527, 5882, 7913),
+    "SUN": Counts(717, 645, 72, 10320, 2580, 1440),
+    "FLO": Counts(102, 82, 20, 5631, 1403, 1155),
+    "aPY": Counts(32, 20, 12, 5932, 1483, 7924),
+}
+
+
+def benchmark_name(name: str) -> str | None:
+    """The benchmark's usual spelling ("apy" gives "aPY"), or None for anything else."""
+    return {known.casefold(): known for known in TABLE_1}.get(name.casefold())
+
+
+def load_benchmark(
+    name: str,
+    data_root: str | os.PathLike[str],
+    *,
+    features_file: str | os.PathLike[str] | None = None,
+    split_file: str | os.PathLike[str] | None = None,
+    descriptors: str = "att",
+    seed: int = 0,
+    cache: bool = True,
+) -> GZSLDataset:
+    """Read benchmark `name` (in any case) from `data_root/NAME/`, and check it against Table 1.
+
+    Args:
+        name: CUB, AWA1, AWA2, SUN, FLO or aPY.
+        data_root: the folder that holds `CUB/`, `APY/`, …
+        features_file: name in that folder, or path; `res101.mat`, else the only other file with
+            `features`.
+        split_file: name in that folder, or path; `att_splits.mat`, for CUB `sent_splits.mat`
+            where present.
+        descriptors, seed, cache: as in `load_pair`.
+
+    Raises:
+        DataError: a file is missing or damaged, or a count differs from Table 1.
+    """
+    known = benchmark_name(name)
+    if known is None:
+        raise DataError(f"unknown benchmark {name!r}: expected one of {', '.join(TABLE_1)}.")
+    folder = _benchmark_folder(known, Path(data_root))
+    if split_file is None:
+        use_sentences = known == "CUB" and (folder / "sent_splits.mat").exists()
+        split_file = "sent_splits.mat" if use_sentences else "att_splits.mat"
+    features_path = features_path_of(known, data_root, features_file)
+    data = load_pair(
+        features_path,
+        _locate(folder, split_file),
+        name=known,
+        class_names=FLOWER_NAMES if known == "FLO" else None,
+        descriptors=descriptors,
+        seed=seed,
+        cache=cache,
+    )
+    _check_counts(known, data, features_path)
+    if (folder / STAND_IN).exists():
+        notes = (*data.provenance.notes, "stand-in: features made up, figures mean nothing")
+        data = replace(data, provenance=replace(data.provenance, notes=notes))
+    return data
+
+
+def features_path_of(
+    name: str, data_root: str | os.PathLike[str], features_file: str | os.PathLike[str] | None
+) -> Path:
+    """The features file that `load_benchmark` reads, with the same arguments.
+
+    Raises:
+        DataError: a folder or the file is missing.
+    """
+    folder = _benchmark_folder(name, Path(data_root))
+    return _locate(folder, features_file) if features_file else _find_features(folder)
+
+
+def _benchmark_folder(known: str, data_root: Path) -> Path:
+    if not data_root.is_dir():
+        raise DataError(f"{data_root}: no such folder. Give the one that holds {known.upper()}/.")
+    for folder in sorted(data_root.iterdir()):
+        if folder.is_dir() and folder.name.casefold() == known.casefold():
+            return folder
+    raise DataError(
+        f"{data_root}: no folder {known.upper()} in it. Expected "
+        f"{data_root / known.upper() / 'res101.mat'} and att_splits.mat, as xlsa17.zip has them."
+    )
+
+
+def _locate(folder: Path, file: str | os.PathLike[str]) -> Path:
+    """A file named in the benchmark's folder, or else by its own path."""
+    inside = folder / file
+    return Path(file) if Path(file).exists() and not inside.exists() else inside
+
+
+def _find_features(folder: Path) -> Path:
+    """`res101.mat`, or the only other MATLAB file with `features`."""
+    default = folder / "res101.mat"
+    if default.exists():
+        return default
+    others = [path for path in sorted(folder.glob("*.mat")) if "features" in field_shapes(path)]
+    if len(others) == 1:
+        logger.info("%s is absent; features are read from %s", default, others[0].name)
+        return others[0]
+    found = ", ".join(path.name for path in others) or "none"
+    raise DataError(
+        f"{default}: no such file, and other files with features: {found}. Name the one to use "
+        f"(features_file, --features-file)."
+    )
+
+
+def _check_counts(name: str, data: GZSLDataset, features_path: Path) -> None:
+    expected, found = asdict(TABLE_1[name]), asdict(Counts.of(data))
+    wrong = [
+        f"{field.name.replace('_', ' ')} {found[field.name]} instead of {expected[field.name]}"
+        for field in fields(Counts)
+        if found[field.name] != expected[field.name]
+    ]
+    if wrong:
+        raise DataError(
+            f"{name}: {features_path} and its split differ from Table 1: {'; '.join(wrong)}. Fetch "
+            f"the official files, or load them as a pair of files (no Table 1 check)."
+        )

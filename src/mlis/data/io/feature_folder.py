@@ -1,0 +1,152 @@
+"""A folder of image features: what `mlis features images` writes and datasets are built from.
+
+- `features.safetensors`: `features` (N, Dx) float32.
+- `images.csv`: one line a row of them: `path`, `class`, `split` where rows are marked, `sha256`.
+- `features.json`: the model that made them, where the paths begin, and check digits of both files;
+  it is written last.
+"""
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlis.data.io.csv_file import read_csv
+from mlis.data.out_of_core.mapped import checksum, map_arrays, write_arrays
+from mlis.errors import DataError
+from mlis.storage.atomic import atomic_write, strict_json, write_json
+
+FORMAT, VERSION = "mlis-features", 1
+TENSORS, IMAGES, RECORD = "features.safetensors", "images.csv", "features.json"
+_AGAIN = "Run `mlis features images` again: what is computed already is not computed twice."
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """Features of N images, and what each row is.
+
+    Attributes:
+        features: (N, Dx) float32, possibly a memory map.
+        paths: N paths below `root`, unique.
+        classes: N class names; empty where an image has none.
+        marks: N of train, val or test; None where rows are not marked.
+        hashes: N, SHA-256 of the images' files.
+        backbone: the image model, as its `Identity.to_dict` says.
+        root: the folder that the paths begin in.
+    """
+
+    features: np.ndarray
+    paths: tuple[str, ...]
+    classes: tuple[str, ...]
+    marks: tuple[str, ...] | None
+    hashes: tuple[str, ...]
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    root: str = ""
+
+    def choose(self, kept: Sequence[bool]) -> "ImageFeatures":
+        """The rows that are True in `kept`, N."""
+        if all(kept):
+            return self
+        return replace(
+            self,
+            features=self.features[np.array(kept)],
+            paths=tuple(compress(self.paths, kept)),
+            classes=tuple(compress(self.classes, kept)),
+            marks=None if self.marks is None else tuple(compress(self.marks, kept)),
+            hashes=tuple(compress(self.hashes, kept)),
+        )
+
+
+def is_feature_folder(path: Path) -> bool:
+    """Whether `path` is a folder that `write_feature_folder` finished."""
+    return (path / RECORD).is_file()
+
+
+def write_feature_folder(images: ImageFeatures, folder: Path) -> None:
+    """Write the three files into `folder`, which exists; each appears whole or not at all."""
+    write_arrays(folder / TENSORS, {"features": images.features})
+    table = images_table(images).encode()
+    with atomic_write(folder / IMAGES) as temporary:
+        temporary.write_bytes(table)
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "backbone": dict(images.backbone),
+        "root": images.root,
+        "features_crc32": checksum({"features": images.features}),
+        "images_sha256": hashlib.sha256(table).hexdigest(),
+    }
+    write_json(folder / RECORD, record)
+
+
+def images_table(images: ImageFeatures) -> str:
+    """The text of `images.csv`."""
+    columns = {"path": images.paths, "class": images.classes}
+    columns |= {} if images.marks is None else {"split": images.marks}
+    columns["sha256"] = images.hashes
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`features.json` of a finished folder. Raises `DataError`."""
+    path = folder / RECORD
+    try:
+        record = strict_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file: not a finished folder of features.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read: {error}. {_AGAIN}") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise DataError(f"{path}: not features of mlis: no format {FORMAT!r}.")
+    if record.get("version") != VERSION:
+        raise DataError(
+            f"{path}: version {record.get('version')!r}, but this mlis reads {VERSION}. {_AGAIN}"
+        )
+    if not isinstance(record.get("backbone"), dict) or not isinstance(record.get("root"), str):
+        raise DataError(f"{path}: damaged: no backbone or no root. {_AGAIN}")
+    return record
+
+
+def read_feature_folder(folder: Path) -> ImageFeatures:
+    """Read a folder back; the features are memory-mapped.
+
+    Raises:
+        DataError: a file is missing, damaged, or not of the same run as the others.
+    """
+    record = read_record(folder)
+    features = map_arrays(folder / TENSORS, ["features"])[0]["features"]
+    try:
+        table = (folder / IMAGES).read_bytes()
+    except OSError as error:
+        raise DataError(f"{folder / IMAGES}: cannot be read: {error.strerror}.") from error
+    same = record.get("images_sha256") == hashlib.sha256(table).hexdigest()
+    if not same or record.get("features_crc32") != checksum({"features": features}):
+        raise DataError(
+            f"{folder}: {TENSORS}, {IMAGES} and {RECORD} are damaged or not of one run. {_AGAIN}"
+        )
+    header, rows = read_csv(folder / IMAGES)
+    cells = [row for _, row in rows]
+    by_name = {name: tuple(row[i] for row in cells) for i, name in enumerate(header)}
+    if len(cells) != len(features) or not {"path", "class", "sha256"} <= by_name.keys():
+        raise DataError(
+            f"{folder / IMAGES}: not one line for each of {len(features)} rows. {_AGAIN}"
+        )
+    return ImageFeatures(
+        features,
+        by_name["path"],
+        by_name["class"],
+        by_name.get("split"),
+        by_name["sha256"],
+        record["backbone"],
+        record["root"],
+    )

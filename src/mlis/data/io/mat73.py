@@ -1,0 +1,100 @@
+"""MATLAB files of version 7.3: HDF5, read in pieces.
+
+Nothing outside the file is opened: links to other files and arrays stored in them are refused.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mlis.data.out_of_core.arrays import CHUNK_BYTES
+from mlis.errors import DataError
+
+_MAX_EXPANSION = 1100  # deflate packs no more than 1032 bytes into one
+_MAX_STRING = 10_000
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all variables, as MATLAB shows them: HDF5 has them transposed."""
+    with h5py.File(path, "r") as file:
+        names = [str(name) for name in file]
+        inside = [name for name in names if _is_inside(file, name)]
+        found = {name: file[name] for name in inside}
+        return {
+            name: (0, 0) if _is_empty(dataset) else dataset.shape[::-1]
+            for name, dataset in found.items()
+            if isinstance(dataset, h5py.Dataset)
+        }
+
+
+def check_claim(path: Path, field: str) -> None:
+    """Raise `ValueError` where a matrix claims more than its stored bytes could hold."""
+    with h5py.File(path, "r") as file:
+        _dataset(file, field)
+
+
+def rows(path: Path, field: str) -> Iterator[tuple[int, np.ndarray]]:
+    """The columns of a matrix as rows, some at a time, each with the number of its first."""
+    with h5py.File(path, "r") as file:
+        dataset = _dataset(file, field)
+        if (dataset.ndim != 2 and not _is_empty(dataset)) or dataset.dtype.kind not in "fiub":
+            raise DataError(f"{path}: {field} is no matrix of real numbers.")
+        if _is_empty(dataset):
+            return
+        chunk_rows = dataset.chunks[0] if dataset.chunks else 1
+        row_bytes = max(1, dataset.shape[1] * dataset.dtype.itemsize)
+        step = chunk_rows * max(1, CHUNK_BYTES // (row_bytes * chunk_rows))
+        for start in range(0, len(dataset), step):
+            yield start, dataset[start : start + step]
+
+
+def strings(path: Path, field: str, only: Sequence[int] | None = None) -> Iterator[str]:
+    """The strings of a cell array, or of its cells `only`, or the rows of a character matrix."""
+    with h5py.File(path, "r") as file:
+        dataset = _dataset(file, field)
+        if dataset.dtype.kind == "u" and dataset.ndim == 2:
+            yield from (_decode(codes).rstrip() for codes in dataset[()].T)
+            return
+        if h5py.check_ref_dtype(dataset.dtype) is not h5py.Reference:
+            raise DataError(f"{path}: {field} is no cell array of strings.")
+        references = dataset[()].ravel()
+        for number in range(len(references)) if only is None else only:
+            cell = file[references[number]]
+            if not isinstance(cell, h5py.Dataset) or cell.dtype.kind != "u":
+                raise DataError(f"{path}: {field}: cell {number + 1} is no string.")
+            if math.prod(cell.shape) > _MAX_STRING:
+                raise ValueError(f"{field}: cell {number + 1} claims {cell.shape} characters")
+            yield "" if _is_empty(cell) else _decode(_stored_here(cell)[()].ravel())
+
+
+def _is_inside(file: h5py.File, name: str) -> bool:
+    return isinstance(file.get(name, getlink=True), h5py.HardLink)
+
+
+def _dataset(file: h5py.File, field: str) -> h5py.Dataset:
+    dataset = file[field] if _is_inside(file, field) else None
+    if not isinstance(dataset, h5py.Dataset):
+        raise DataError(f"{file.filename}: {field} is no array stored in this file.")
+    return _stored_here(dataset)
+
+
+def _stored_here(dataset: h5py.Dataset) -> h5py.Dataset:
+    if dataset.external or dataset.is_virtual:
+        raise DataError(f"{dataset.file.filename}: {dataset.name} is in another file: refused.")
+    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    if claimed > stored * _MAX_EXPANSION:
+        raise ValueError(f"{dataset.name} claims {claimed} bytes, but {stored} are stored")
+    return dataset
+
+
+def _is_empty(dataset: h5py.Dataset) -> bool:
+    """MATLAB stores an empty array as its shape, and says so in an attribute."""
+    return bool(dataset.attrs.get("MATLAB_empty", 0))
+
+
+def _decode(codes: np.ndarray) -> str:
+    return codes.astype("<u2").tobytes().decode("utf-16-le")

@@ -1,0 +1,1 @@
+"""The embedded dataset: accented letters, some of them never seen in training."""

@@ -1,0 +1,80 @@
+"""Large arrays in pieces: checks, conversion and hashes that never load a memory map whole."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mlis.data.out_of_core.stored import stored
+from mlis.errors import DataError
+
+CHUNK_BYTES = 16 << 20
+
+
+def row_chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Consecutive rows, about 16 MiB each, with the number of their first row.
+
+    Each is valid until the next one: rows of a memory map are read into one buffer, so that going
+    through a file does not make the process as large as the file.
+    """
+    row_bytes = max(1, array.itemsize * int(np.prod(array.shape[1:])))
+    step = min(max(1, CHUNK_BYTES // row_bytes), max(1, len(array)))
+    where = stored(array)
+    buffer = np.empty((0, 0)) if where is None else np.empty((step, *array.shape[1:]), array.dtype)
+    for start in range(0, len(array), step):
+        if where is None:
+            yield start, array[start : start + step]
+        else:
+            chunk = buffer[: len(array) - start]
+            where.read(start, chunk)
+            yield start, chunk
+
+
+def find_not_finite(array: np.ndarray) -> tuple[int, int] | None:
+    """Row and column of the first NaN or infinity of a (n, m) array, or None."""
+    for start, chunk in row_chunks(array):
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            return start + int(row), int(column)
+    return None
+
+
+def as_float32(values: ArrayLike, what: str, *, first_row: int = 0) -> np.ndarray:
+    """`values` (n, m) as float32 in C order; the same object where it already is that.
+
+    Raises `DataError`, beginning with `what`, for anything but a 2-d array of real numbers and
+    for finite numbers too large for float32; `first_row` is the number of the first row in it.
+    """
+    try:
+        array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{what}: rows must have one length: {error}") from error
+    if isinstance(array, np.ma.MaskedArray):
+        raise DataError(f"{what} is a masked array. Fill in what is masked.")
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise DataError(
+            f"{what} must be a 2-d array of real numbers, one row each, "
+            f"but got shape {array.shape} of {array.dtype}."
+        )
+    if array.dtype == np.float32 and array.flags.c_contiguous:
+        return array
+    result = np.empty(array.shape, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start, chunk in row_chunks(array):
+            result[start : start + len(chunk)] = chunk
+    bad = find_not_finite(result)
+    if bad is not None and np.isfinite(array[bad]):
+        raise DataError(
+            f"{what}: row {first_row + bad[0]}, column {bad[1]} (counting from 0) is "
+            f"{array[bad]:g}, beyond float32. Rescale these values."
+        )
+    return result
+
+
+def update_hash(hasher: "hashlib._Hash", name: str, array: np.ndarray) -> None:
+    """Feed an array's name, type, shape and bytes to `hasher`, in pieces."""
+    hasher.update(f"{name}:{array.dtype.str}:{array.shape}:".encode())
+    for _, chunk in row_chunks(array):
+        hasher.update(np.ascontiguousarray(chunk).data)

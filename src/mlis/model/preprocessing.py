@@ -1,0 +1,149 @@
+"""Features and descriptors as training sees them: scaled by training statistics only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlis.compute.precision import Arithmetic
+from mlis.config import Preprocessing
+from mlis.data.dataset import TrainingSplit
+from mlis.data.out_of_core.stored import StoredRows
+from mlis.data.out_of_core.streaming import CHUNK_ROWS, StreamedRows
+from mlis.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureScaler:
+    """`x -> (transform(x) - shift) * factor`, fitted on training rows.
+
+    Attributes:
+        transform: "none" or "sqrt".
+        shift: (Dx,) minimum of the transformed training features, or zeros.
+        factor: (Dx,) one over their range (1 where a feature is constant), or ones.
+    """
+
+    transform: str
+    shift: Tensor
+    factor: Tensor
+
+    @classmethod
+    def fit(cls, features: np.ndarray | StoredRows, settings: Preprocessing) -> "FeatureScaler":
+        """Take the statistics of `features` (n, Dx), training rows only, in chunks of rows.
+
+        Raises:
+            DataError: the square root is asked for and a feature is negative.
+        """
+        low, high = _column_range(features)
+        if settings.feature_transform == "sqrt":
+            if low.min() < 0:
+                raise DataError(
+                    "preprocessing.feature_transform='sqrt' needs features >= 0, but column "
+                    f"{int(low.argmin())} has the value {low.min():.4g}: use 'none'"
+                )
+            low, high = np.sqrt(low), np.sqrt(high)
+        if settings.feature_scaling == "none":
+            low, high = np.zeros_like(low), np.ones_like(high)
+        span = np.where(high > low, high - low, 1.0)
+        return cls(settings.feature_transform, torch.from_numpy(low), torch.from_numpy(1.0 / span))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Scale (B, Dx) features; a new tensor of the same dtype and device."""
+        if self.transform == "sqrt":
+            x = x.clamp(min=0).sqrt()
+        return (x - self.shift.to(x)) * self.factor.to(x)
+
+
+def _column_range(features: np.ndarray | StoredRows) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum of each column, float64, reading some thousands of rows at a time."""
+    low = np.full(features.shape[1], np.inf)
+    high = np.full(features.shape[1], -np.inf)
+    for block in _chunks(features):
+        np.minimum(low, block.min(axis=0), out=low)
+        np.maximum(high, block.max(axis=0), out=high)
+    return low, high
+
+
+def _chunks(features: np.ndarray | StoredRows) -> Iterator[np.ndarray]:
+    if isinstance(features, StoredRows):
+        raw = StreamedRows(features, lambda x: x)
+        yield from (part.numpy() for part in raw.split(CHUNK_ROWS))
+    else:
+        for start in range(0, len(features), CHUNK_ROWS):
+            yield features[start : start + CHUNK_ROWS]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingTensors:
+    """A training split on the device, scaled: what the training loops read.
+
+    Attributes:
+        x: (n, Dx) scaled features of seen classes, master dtype; rows too many for memory stay
+            in their file and are read by the batch.
+        y: (n,) int64 labels into `descriptors`.
+        descriptors: (C, Da) normalised descriptors of all classes, master dtype.
+        seen, unseen: int64 class indices.
+    """
+
+    x: Tensor | StreamedRows
+    y: Tensor
+    descriptors: Tensor
+    seen: Tensor
+    unseen: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, seen and unseen."""
+        return len(self.descriptors)
+
+
+def normalise_descriptors(descriptors: Tensor, settings: Preprocessing) -> Tensor:
+    """Bring each of the (C, Da) descriptors to unit length where the settings say so."""
+    if settings.descriptor_norm == "none":
+        return descriptors
+    return torch.nn.functional.normalize(descriptors, dim=1)
+
+
+def prepare(
+    training: TrainingSplit, settings: Preprocessing, arithmetic: Arithmetic
+) -> tuple[FeatureScaler, TrainingTensors]:
+    """Fit the scaler on the training rows and put the split on the device."""
+    scaler = FeatureScaler.fit(training.features, settings)
+    seen = torch.from_numpy(np.ascontiguousarray(training.seen_mask))
+    device = arithmetic.device
+    tensors = TrainingTensors(
+        x=_on_device(training.features, scaler, arithmetic),
+        y=torch.from_numpy(np.ascontiguousarray(training.labels)).to(device),
+        descriptors=normalise_descriptors(arithmetic.tensor(training.descriptors), settings),
+        seen=torch.nonzero(seen).flatten().to(device),
+        unseen=torch.nonzero(~seen).flatten().to(device),
+    )
+    return scaler, tensors
+
+
+def _on_device(
+    features: np.ndarray | StoredRows, scaler: FeatureScaler, arithmetic: Arithmetic
+) -> Tensor | StreamedRows:
+    """Scaled features, whole where they fit; rows of a file stay there, or on a GPU with room."""
+    if not isinstance(features, StoredRows):
+        return scaler(arithmetic.tensor(features))
+    streamed = StreamedRows(features, scaler, arithmetic.master, arithmetic.device)
+    if not fits_device(features.shape, arithmetic):
+        return streamed
+    x = torch.empty(features.shape, dtype=arithmetic.master, device=arithmetic.device)
+    for start, part in enumerate(streamed.split(CHUNK_ROWS)):
+        x[start * CHUNK_ROWS :][: len(part)] = part
+    return x
+
+
+def fits_device(shape: tuple[int, int], arithmetic: Arithmetic) -> bool:
+    """Whether a GPU has four times the memory free that (n, Dx) features take; never on a CPU.
+
+    Stage 2 holds the refined features beside them, and a second time while they are put together.
+    """
+    if arithmetic.device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(arithmetic.device)
+    return 4 * shape[0] * shape[1] * arithmetic.master.itemsize <= free

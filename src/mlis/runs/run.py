@@ -1,0 +1,242 @@
+"""A run: one dataset and one set of settings, for one or more seeds and components.
+
+The folder of a run holds
+
+    run.json                        what was asked for, written before any training
+    seed-0/generation.jsonl         the generator's losses; itself it is in the user's cache folder,
+                                    where any run finds it (:mod:`mlis.training.generator_cache`),
+                                    or here, in generation.safetensors, with `reuse=False`
+    seed-0/ml+is+sfr/refinement.*   the encoder's
+    seed-0/ml+is+sfr/validation/    the same for the run that holds validation classes out
+    seed-0/ml+is+sfr/model/         the saved recognizer
+    seed-0/ml+is+sfr/result.json    its test, written once
+    results.json                    all of them, with means and deviations
+
+Whatever is finished is kept and never repeated; whatever was cut short continues from its last
+snapshot. A run that was killed and resumed ends with the same bits as one that was not.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset, TrainingSplit
+from mlis.errors import DataError, ModelFileError, SettingsError
+from mlis.evaluation import summarise
+from mlis.io.checkpoint import save_model
+from mlis.protocol import Trained, fit_and_calibrate, test_once
+from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
+from mlis.runs.plan import RunPlan, read_sealed, write_sealed
+from mlis.storage.locks import held
+from mlis.training.checkpoints import FolderMonitor
+from mlis.training.loop import Monitor
+
+__all__ = ["RunPlan", "begin", "execute", "finished"]
+
+
+def begin(folder: Path, plan: RunPlan) -> None:
+    """Write `run.json`, before anything is trained.
+
+    Raises:
+        SettingsError: the folder holds a run of another plan.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "run.json").exists():
+        if RunPlan.read(folder).to_dict() != plan.to_dict():
+            raise SettingsError(
+                f"{folder} holds a run with other settings, seeds or data: choose another folder, "
+                f"or continue that run with --resume {folder}"
+            )
+        return
+    write_sealed(folder / "run.json", plan.to_dict())
+
+
+def execute(
+    folder: Path,
+    plan: RunPlan,
+    dataset: GZSLDataset,
+    *,
+    listen: Callable[[str], Monitor] | None = None,
+    snapshot_every: float = 30.0,
+    reuse: bool = True,
+    growable: bool = True,
+) -> dict[str, Any]:
+    """Do all that is left to do of a run, and return its results.
+
+    Args:
+        folder: of the run, which `begin` wrote.
+        plan: what `begin` wrote there.
+        dataset: the one of the plan.
+        listen: given the title of a training ("seed 0, ml+is"), returns who hears of it.
+        snapshot_every: seconds between snapshots.
+        reuse: whether generators are taken from the user's cache folder and left there; else they
+            are trained in the run's own folder. Does not change the measures.
+        growable: whether each model keeps what adding classes needs
+        (:mod:`mlis.incremental.exemplar_buffer`).
+
+    Returns:
+        What `results.json` holds: for each components string the measures as lists over seeds
+        with mean and deviation, seconds (wall time of the training in the process that finished
+        it), whether a generator came from the cache, and the provenance.
+
+    Raises:
+        DataError: the dataset is not the one that the run began with.
+        SettingsError: another process works in the same folder.
+        DivergenceError: a training diverged; finished ones are kept.
+    """
+    if dataset.sha256 != plan.data_sha256:
+        raise DataError(
+            f"the data are not those that the run in {folder} began with: expected SHA-256 "
+            f"{plan.data_sha256[:16]}…, but got {dataset.sha256[:16]}…; begin a new run"
+        )
+
+    def folder_monitor(title: str, **places: Any) -> FolderMonitor:
+        listener = None if listen is None else listen(title)
+        return FolderMonitor(**places, every=snapshot_every, listener=listener)
+
+    train = functools.partial(
+        _train,
+        folder,
+        plan=plan,
+        dataset=dataset,
+        folder_monitor=folder_monitor,
+        how={"reuse": reuse, "growable": growable},
+    )
+    with held(folder):
+        _clear_leftovers(folder)
+        rows = {
+            components: [train(seed=seed, components=components) for seed in plan.seeds]
+            for components in plan.components
+        }
+        results = _results(plan, rows, provenance(dataset, plan.config, plan.device))
+        write_sealed(folder / "results.json", results)
+    return results
+
+
+def _results(
+    plan: RunPlan, rows: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `results.json` holds of the rows of each components string, one a seed."""
+    return {
+        "protocol": PROTOCOL,
+        "seeds": list(plan.seeds),
+        "components": {
+            components: {
+                **summarise([row["test"] for row in group]),
+                **{name: [row[name] for row in group] for name in _LISTED},
+            }
+            for components, group in rows.items()
+        },
+        "provenance": facts,
+    }
+
+
+def _train(
+    root: Path,
+    *,
+    plan: RunPlan,
+    dataset: GZSLDataset,
+    seed: int,
+    components: str,
+    folder_monitor: Callable[..., FolderMonitor],
+    how: Mapping[str, bool],
+) -> dict[str, Any]:
+    """One training and its test, unless there is its `result.json`."""
+    place, config = root / f"seed-{seed}" / components, plan.config_of(components)
+    if not (place / "result.json").exists():
+        trained = _fit(place, plan, dataset, config, seed, folder_monitor, how)
+        _test(trained, seed, place, dataset, config, plan.device)
+    return _read_result(place / "result.json")
+
+
+def _fit(
+    place: Path,
+    plan: RunPlan,
+    dataset: GZSLDataset,
+    config: Config,
+    seed: int,
+    folder_monitor: Callable[..., FolderMonitor],
+    how: Mapping[str, bool],
+) -> Trained:
+    """Train with snapshots, losses and progress; the generator's in the seed's folder."""
+
+    def monitor(title: str, training: TrainingSplit, own: Path, shared: Path) -> FolderMonitor:
+        return folder_monitor(
+            title,
+            folder=own,
+            key=training_key(training, config, seed, plan.device),
+            shared={"generation": (shared, generation_key(training, config, seed, plan.device))},
+        )
+
+    title = f"seed {seed}, {config.refinement.components}"
+    validation_monitor = None
+    if config.classification.calibration == "validation":
+        held_out, _ = dataset.for_validation()
+        validation_monitor = monitor(
+            f"{title}, validation", held_out, place / "validation", place.parent / "validation"
+        )
+    return fit_and_calibrate(
+        dataset,
+        config,
+        seed=seed,
+        device=plan.device,
+        monitor=monitor(title, dataset.for_training(), place, place.parent),
+        validation_monitor=validation_monitor,
+        reuse=how["reuse"],
+        growable=how["growable"],
+    )
+
+
+def _test(
+    trained: Trained, seed: int, place: Path, dataset: GZSLDataset, config: Config, device: str
+) -> None:
+    """Test a recognizer, save it, and write its `result.json`."""
+    row = {
+        "seed": seed,
+        "components": config.refinement.components,
+        "calibration": trained.recognizer.calibration,
+        "validation": None if trained.validation is None else trained.validation.to_dict(),
+        "test": test_once(trained.recognizer, dataset).to_dict(),
+        "seconds": round(trained.seconds, 3),
+        "generator_reused": trained.reused,
+        "provenance": provenance(dataset, config, device),
+    }
+    save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
+    write_sealed(place / "result.json", row)
+
+
+_LISTED = ("seconds", "generator_reused", "calibration")
+_ROW = {"seed", "test", *_LISTED}
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        row = read_sealed(path)
+        if not row.keys() >= _ROW:
+            raise ValueError("fields are missing")
+        summarise([row["test"]])  # its measures are numbers
+        return row
+    except ModelFileError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ModelFileError(
+            f"{path} is damaged ({error}): delete it to have that training tested again"
+        ) from None
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Delete the half-written files of a process that was killed; a snapshot can be large."""
+    for path in folder.rglob(".*tmp*"):
+        path.unlink(missing_ok=True)
+
+
+def finished(folder: Path, plan: RunPlan) -> Sequence[tuple[int, str]]:
+    """Which (seed, components) of a run have their result."""
+    return [
+        (seed, components)
+        for components in plan.components
+        for seed in plan.seeds
+        if (folder / f"seed-{seed}" / components / "result.json").exists()
+    ]
