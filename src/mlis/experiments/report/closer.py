@@ -19,7 +19,7 @@ from mlis.experiments.report.series import Study
 from mlis.experiments.store import Row
 from mlis.experiments.tasks import METHOD
 
-BARS, NAMED, CONFUSIONS = 40, 1500, 9  # classes drawn of each kind, in the table; pairs
+BARS, CONFUSIONS = 40, 9  # classes of each kind that are drawn; pairs
 NAME = 60  # characters of a class's name
 
 
