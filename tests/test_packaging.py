@@ -72,7 +72,8 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else():
         (r"mlis/py\.typed", 1),
         (r"mlis/presets/\w+\.toml", 7),
         (r"mlis/experiments/published/\w+\.csv", 4),
-        (r"mlis/demo/style\.css|mlis/\w+/\w+\.css", 1),
+        (r"mlis/pages/style\.css", 1),
+        (r"mlis/(pages|demo|experiments/report)/\w+\.html", 4),
     ],
 )
 def test_the_wheel_holds_what_is_no_python(pattern: str, least: int):
