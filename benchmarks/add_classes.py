@@ -90,7 +90,7 @@ def variants(
         "low": torch.zeros(x.shape[1]),
         "step": torch.ones(x.shape[1]),
     }
-    scaled = model.scaler(x).float()
+    scaled = model.preprocessing(x).float()
     yield "all rows, float32", dataclasses.replace(growth, rows=scaled, **exact)
     yield "all rows, float16", dataclasses.replace(growth, rows=scaled.half(), **exact)
     for most in (64, 32, 16, 8):

@@ -32,7 +32,7 @@ from PIL import Image
 from report import Rows, markdown, write
 
 from mlis.io.checkpoint import save_model
-from mlis.model.classification import LinearClassifier
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Recognizer
 
@@ -68,7 +68,7 @@ def recognizer(num_features: int, backbone: str | None) -> Recognizer:
         FeatureScaler("none", torch.zeros(num_features), torch.ones(num_features)),
         weights(HIDDEN, num_features),
         weights(HIDDEN),
-        LinearClassifier(weights(CLASSES, HIDDEN), weights(CLASSES)),
+        LinearHead(weights(CLASSES, HIDDEN), weights(CLASSES)),
         tuple(f"class {i}" for i in range(CLASSES)),
         np.arange(CLASSES) < 150,
         np.ones((CLASSES, 4), dtype=np.float32),

@@ -25,7 +25,7 @@ from mlis.data.samplers import uniform_rows
 from mlis.encoder.trainer import RefinementTrainer
 from mlis.generators.wgan_gp.losses import critic_backward, generator_backward
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
-from mlis.model.classification import LinearClassifier
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors
 from mlis.model.recognizer import BATCH, Recognizer
 
@@ -137,7 +137,7 @@ def untrained(shape: Shape, hidden: int) -> Recognizer:
         scaler=FeatureScaler("none", low.double(), 1 / span.double()),
         encoder_weight=0.02 * torch.randn(hidden, shape.features),
         encoder_bias=torch.zeros(hidden),
-        classifier=LinearClassifier(torch.randn(classes, hidden), torch.zeros(classes)),
+        classifier=LinearHead(torch.randn(classes, hidden), torch.zeros(classes)),
         class_names=tuple(map(str, range(classes))),
         seen_mask=(torch.arange(classes) < shape.seen).numpy(),
         descriptors=torch.zeros(classes, 1).numpy(),
@@ -147,11 +147,11 @@ def untrained(shape: Shape, hidden: int) -> Recognizer:
 @torch.no_grad()
 def textbook_predict(recognizer: Recognizer, x: torch.Tensor) -> torch.Tensor:
     """Scale, refine, classify, one after the other, in batches of the same size."""
-    assert recognizer.encoder_weight is not None
-    weight, bias = recognizer.encoder_weight, recognizer.encoder_bias
+    assert recognizer.refiner.kind != "none"
+    weight, bias = recognizer.refiner.weight, recognizer.refiner.bias
     found = []
     for part in x.split(BATCH):
-        h = torch.relu(torch.nn.functional.linear(recognizer.scaler(part), weight, bias))
+        h = torch.relu(torch.nn.functional.linear(recognizer.preprocessing(part), weight, bias))
         found.append(torch.softmax(recognizer.classifier(h), dim=1).argmax(1))
     return torch.cat(found)
 

@@ -12,11 +12,12 @@ from PIL import Image
 
 from mlis.data.dataset import GZSLDataset
 from mlis.features.backbones.base import Identity
-from mlis.model.recognizer import Recognizer
+from mlis.model.recognizer import Recognizer, replace
 from mlis.pipeline import fit
 from mlis.serving.app import create_app
 from mlis.serving.engine import Engine
 from mlis.serving.settings import Access, Limits
+from pairs import Pair, trained_pair
 from simulated import small, tiny
 
 COLOURS = {
@@ -59,7 +60,7 @@ def png(colour: str, seed: int = 0, size: tuple[int, int] = (50, 40)) -> bytes:
 
 
 @cache
-def colour_recognizer() -> Recognizer:
+def colour_pair() -> Pair:
     """Six colours, two of them described by their red, green and blue and never seen."""
     backbone = MeanColours()
     images = [picture(name, seed) for name in COLOURS for seed in range(20)]
@@ -75,7 +76,8 @@ def colour_recognizer() -> Recognizer:
         refinement={"steps": 60, "classes_per_batch": 4},
         classification={"synthetic_per_unseen": 30},
     )
-    return fit(data.for_training(), config, seed=0, device="cpu").with_calibration(1.0)
+    found = trained_pair(data.for_training(), config, seed=0, device="cpu")
+    return found._replace(recognizer=replace(found.recognizer, calibration=1.0))
 
 
 @cache
@@ -83,6 +85,10 @@ def feature_recognizer() -> Recognizer:
     """Nine classes of simulated features, three unseen."""
     config = small(generation={"generator": "ridge"})
     return fit(tiny().for_training(), config, seed=0, device="cpu")
+
+
+def colour_recognizer() -> Recognizer:
+    return colour_pair().recognizer
 
 
 def colour_engine() -> Engine:

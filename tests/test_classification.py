@@ -12,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 
 from mlis.config import Classification
 from mlis.errors import DivergenceError
-from mlis.model.classification import LinearClassifier, class_weights, fit_classifier
+from mlis.model.classification import class_weights, fit_classifier
+from mlis.model.heads import LinearHead
 from mlis.pipeline import fit
 from simulated import small, tiny
 
@@ -223,14 +224,14 @@ def test_chunks_shrink_with_the_number_of_classes():
 
 
 def test_scores_are_an_affine_function():
-    classifier = LinearClassifier(torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([0.5, 0.0]))
+    classifier = LinearHead(torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([0.5, 0.0]))
     assert classifier(torch.tensor([[1.0, 1.0], [2.0, 0.0]])).tolist() == [[3.5, -1.0], [2.5, 0.0]]
 
 
 def test_stage_two_is_never_handed_a_descriptor():
     names = set(inspect.signature(fit_classifier).parameters)
-    assert names == {"features", "labels", "num_classes", "settings", "stands_for", "start"}
-    assert {f.name for f in dataclasses.fields(LinearClassifier)} == {"weight", "bias"}
+    assert names == {"features", "labels", "num_classes", "settings", "sample_weight", "start"}
+    assert {f.name for f in dataclasses.fields(LinearHead)} == {"weight", "bias"}
 
 
 def test_predictions_do_not_read_descriptors():

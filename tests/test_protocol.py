@@ -137,7 +137,7 @@ def test_validation_splits_hold_out_other_classes_each_time(classes, expected):
 def test_the_recognizer_is_the_one_trained_on_all_training_rows(data):
     trained = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
     plain = fit(data.for_training(), ridge(), seed=1, device="cpu")
-    assert torch.equal(trained.recognizer.classifier.weight, plain.classifier.weight)
+    assert torch.equal(trained.recognizer.head.weight, plain.head.weight)
     assert trained.recognizer.class_names == data.class_names
     assert trained.seconds > 0
     np.testing.assert_array_equal(
@@ -154,7 +154,7 @@ def test_test_rows_have_no_say_in_the_constant(data):
     one = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
     two = fit_and_calibrate(noise, ridge(), seed=1, device="cpu")
     assert one.recognizer.calibration == two.recognizer.calibration
-    assert torch.equal(one.recognizer.classifier.weight, two.recognizer.classifier.weight)
+    assert torch.equal(one.recognizer.head.weight, two.recognizer.head.weight)
     with pytest.warns(FeatureRangeWarning):
         assert test_once(one.recognizer, data).S > test_once(two.recognizer, noise).S + 20
 

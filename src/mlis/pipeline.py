@@ -1,10 +1,9 @@
 """The order of the stages: dataset → generation → refinement → classification → inference."""
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,10 +20,12 @@ from mlis.encoder.network import Encoder
 from mlis.encoder.trainer import fit_encoder
 from mlis.generators.base import FeatureGenerator, synthesise
 from mlis.generators.wgan_gp.trainer import fit_generator
-from mlis.incremental.exemplar_buffer import keep
-from mlis.model.classification import LinearClassifier, fit_classifier
+from mlis.incremental.exemplar_buffer import ExemplarBuffer, keep_exemplars
+from mlis.model.classification import fit_classifier
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.model.recognizer import Recognizer
+from mlis.model.refiners import Identity, LinearReLU
 from mlis.training.loop import Monitor
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -44,7 +45,6 @@ _REMEDIES = {  # when memory does not suffice
 }
 
 
-@own_modes()
 def fit(
     training: TrainingSplit,
     config: Config,
@@ -53,9 +53,27 @@ def fit(
     device: str | torch.device = "auto",
     monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
-    growable: bool = True,
 ) -> Recognizer:
     """Train a recognizer of all classes of `training`, seen and unseen.
+
+    Takes and raises what `fit_with_exemplars` does.
+    """
+    common: dict[str, Any] = {"seed": seed, "device": device, "monitor": monitor, "loss": loss}
+    return fit_with_exemplars(training, config, exemplars=False, **common)[0]
+
+
+@own_modes()
+def fit_with_exemplars(
+    training: TrainingSplit,
+    config: Config,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    monitor: Monitor | None = None,
+    loss: EmbeddingLoss | None = None,
+    exemplars: bool = True,
+) -> tuple[Recognizer, ExemplarBuffer | None]:
+    """Train a recognizer and keep what adding classes to it needs.
 
     Args:
         training: rows of seen classes and descriptors of all; holds no test row.
@@ -65,8 +83,8 @@ def fit(
         device: "auto", "cpu", "cuda", "cuda:1", …
         monitor: hears of losses and keeps snapshots.
         loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
-        growable: whether the recognizer keeps what adding classes needs
-        (:mod:`mlis.incremental.exemplar_buffer`).
+        exemplars: whether an exemplar buffer is made; None in its place where not, or where no
+            generator was trained.
 
     Raises:
         DivergenceError: a loss became NaN or infinite.
@@ -84,10 +102,10 @@ def fit(
     generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
 
     recognizer = recognizer_of(training, scaler, data, generator, encoder, config, seed)
-    if not growable:
-        return recognizer
-    with enough_memory("what adding classes needs", "Train with growable=False"):
-        return dataclasses.replace(recognizer, growth=keep(data, generator, config, seed))
+    if not exemplars:
+        return recognizer, None
+    with enough_memory("the exemplar buffer", "Train without it (fit, --no-growth)"):
+        return recognizer, keep_exemplars(data, generator, config, seed)
 
 
 def recognizer_of(
@@ -109,12 +127,14 @@ def recognizer_of(
     """
     constant = config.classification.calibration
     with enough_memory("classification", _REMEDIES["classification"]):
-        classifier = _train_classifier(data, generator, encoder, config, seed)
+        head = _train_classifier(data, generator, encoder, config, seed)
+    refiner = Identity()
+    if encoder is not None:
+        refiner = LinearReLU(encoder.weight.detach(), encoder.bias.detach())
     return Recognizer(
-        scaler=scaler,
-        encoder_weight=None if encoder is None else encoder.weight.detach(),
-        encoder_bias=None if encoder is None else encoder.bias.detach(),
-        classifier=classifier,
+        preprocessing=scaler,
+        refiner=refiner,
+        head=head,
         class_names=training.class_names,
         seen_mask=training.seen_mask,
         descriptors=training.descriptors,
@@ -153,7 +173,7 @@ def _train_classifier(
     encoder: Encoder | None,
     config: Config,
     seed: int,
-) -> LinearClassifier:
+) -> LinearHead:
     """Stage 2 on refined real and synthetic features."""
     refine: Callable[[Tensor], Tensor] = torch.nn.Identity() if encoder is None else encoder
     rows = cast(Rows, data.x)  # PyTorch leaves open what a tensor's split gives

@@ -20,8 +20,9 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.data.splits import ENOUGH_CLASSES, validation_splits
 from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.evaluation import Evaluation, common_constant, evaluate, seen_unseen_curve
-from mlis.model.recognizer import Recognizer
-from mlis.pipeline import fit
+from mlis.incremental.exemplar_buffer import ExemplarBuffer
+from mlis.model.recognizer import Metadata, Recognizer
+from mlis.pipeline import fit_with_exemplars
 from mlis.provenance import generation_key
 from mlis.training.generator_cache import StoredGenerator, attempted
 from mlis.training.loop import Monitor
@@ -34,12 +35,13 @@ class Fitted:
     """One training.
 
     Attributes:
-        recognizer: as :func:`mlis.pipeline.fit` gives it.
+        recognizer, exemplars: as :func:`mlis.pipeline.fit_with_exemplars` gives them.
         seconds: wall time of this training in this process.
         reused: whether the generator came from the cache.
     """
 
     recognizer: Recognizer
+    exemplars: ExemplarBuffer | None
     seconds: float
     reused: bool
 
@@ -50,12 +52,14 @@ class Trained:
 
     Attributes:
         recognizer: trained on all training rows, calibrated.
+        exemplars: its exemplar buffer, where that was asked for and a generator was trained.
         seconds: wall time in this process, validation run included.
         reused: whether a generator, of the training or of its validation run, came from the cache.
         validation: measures of the validation run at the chosen constant; None without one.
     """
 
     recognizer: Recognizer
+    exemplars: ExemplarBuffer | None
     seconds: float
     reused: bool
     validation: Evaluation | None
@@ -70,35 +74,35 @@ def fit_reusing(
     monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
     reuse: bool = True,
-    growable: bool = False,
+    exemplars: bool = False,
 ) -> Fitted:
     """Train with :func:`mlis.pipeline.fit`, the generator taken from the store if it is there.
 
     Args:
-        training, config, seed, device, monitor, loss, growable: as `fit` takes them.
+        training, config, seed, device, monitor, loss, exemplars: as of `fit_with_exemplars`.
         reuse: whether a generator may come from the user's cache folder, and is left there
             (:mod:`mlis.training.generator_cache`); it never changes the result.
     """
     monitor = monitor or Monitor()
     started = time.perf_counter()
 
-    def train(monitor: Monitor) -> Recognizer:
-        return fit(
+    def train(monitor: Monitor) -> tuple[Recognizer, ExemplarBuffer | None]:
+        return fit_with_exemplars(
             training,
             config,
             seed=seed,
             device=device,
             monitor=monitor,
             loss=loss,
-            growable=growable,
+            exemplars=exemplars,
         )
 
     if not reuse:
-        return Fitted(train(monitor), time.perf_counter() - started, reused=False)
+        return Fitted(*train(monitor), time.perf_counter() - started, reused=False)
     key = generation_key(training, config, seed, device)
     with StoredGenerator(monitor, key) as store:
-        recognizer = attempted(lambda: train(store), store)
-    return Fitted(recognizer, time.perf_counter() - started, store.reused)
+        trained = attempted(lambda: train(store), store)
+    return Fitted(*trained, time.perf_counter() - started, store.reused)
 
 
 def fit_and_calibrate(
@@ -111,7 +115,7 @@ def fit_and_calibrate(
     validation_monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
     reuse: bool = False,
-    growable: bool = True,
+    exemplars: bool = True,
 ) -> Trained:
     """Train on `dataset`'s training rows; with `calibration="validation"` find the constant first.
 
@@ -122,8 +126,7 @@ def fit_and_calibrate(
     (:func:`mlis.evaluation.common_constant`); of a single class there is none.
     With `reuse` trained generators are taken from the user's cache folder and left there
     (:mod:`mlis.training.generator_cache`), which saves their training and changes no result. With
-    `growable` the recognizer keeps what adding classes needs
-    (:mod:`mlis.incremental.exemplar_buffer`).
+    `exemplars` the result has an exemplar buffer (:mod:`mlis.incremental.exemplar_buffer`).
 
     Raises:
         DataError: calibration on validation is asked for and the dataset has no validation split.
@@ -135,13 +138,13 @@ def fit_and_calibrate(
     if constant == "validation":
         constant, validation, reused = _calibrate(dataset, config, validation_monitor, common)
     fitted = fit_reusing(
-        dataset.for_training(), config, monitor=monitor, growable=growable, **common
+        dataset.for_training(), config, monitor=monitor, exemplars=exemplars, **common
     )
-    recognizer = dataclasses.replace(
-        fitted.recognizer, calibration=float(constant), sources=dataset.provenance.sources
-    )
+    recognizer = fitted.recognizer
+    recognizer.calibration = float(constant)
+    recognizer.metadata = Metadata(dataset.provenance.sources)
     seconds = time.perf_counter() - started
-    return Trained(recognizer, seconds, reused or fitted.reused, validation)
+    return Trained(recognizer, fitted.exemplars, seconds, reused or fitted.reused, validation)
 
 
 @dataclass(frozen=True, eq=False)

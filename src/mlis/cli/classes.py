@@ -14,6 +14,7 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     import numpy as np
 
+    from mlis.incremental import ExemplarBuffer
     from mlis.model.recognizer import Recognizer
 
 _ADD = """\
@@ -25,7 +26,7 @@ training's scaling of attributes. For a model trained on numbers, or with --vect
 with `name` and the training's columns, or a .npy array (n, Da) with --names.
 
 Synthetic features of the new classes come from the trained generator; the encoder stays, and the
-classifier alone is solved again. What that needs lies in growth.safetensors beside the model.
+classifier alone is solved again. What that needs lies in exemplars.safetensors beside the model.
 Calibration stays as it was chosen. The results that are kept with the model are of before."""
 
 _REMOVE = """\
@@ -106,17 +107,23 @@ def _add_renaming(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def run_add(args: argparse.Namespace) -> None:
     """`mlis add-classes`."""
     started = time.perf_counter()
-    recognizer = _opened(args, args.device)
+    from mlis.incremental import add_classes
+
+    recognizer, exemplars = _opened(args, args.device)
     names, vectors = _described(args, recognizer)
-    grown = recognizer.add_classes(
-        names, vectors, synthetic_per_class=args.synthetic, note=args.classes.name
+    grown = add_classes(
+        *(recognizer, exemplars, names, vectors),
+        synthetic_per_class=args.synthetic,
+        note=args.classes.name,
     )
-    _save(args, grown, f"added {_listed(names)}", seconds=time.perf_counter() - started)
+    _save(args, *grown, f"added {_listed(names)}", seconds=time.perf_counter() - started)
 
 
 def run_remove(args: argparse.Namespace) -> None:
     """`mlis remove-classes`."""
-    _save(args, _opened(args).remove_classes(args.names), f"removed {_listed(args.names)}")
+    from mlis.incremental import remove_classes
+
+    _save(args, *remove_classes(*_opened(args), args.names), f"removed {_listed(args.names)}")
 
 
 def run_rename(args: argparse.Namespace) -> None:
@@ -127,8 +134,11 @@ def run_rename(args: argparse.Namespace) -> None:
     if len(set(old)) < len(old):
         raise SettingsError(f"{_listed(old)}: a class is renamed twice; give each pair once")
     pairs = dict(zip(old, new, strict=True))
-    told = ", ".join(f"{before} to {after}" for before, after in pairs.items())
-    _save(args, _opened(args).rename_classes(pairs), f"renamed {told}")
+    changes = ", ".join(f"{before} to {after}" for before, after in pairs.items())
+    from mlis.incremental import rename_classes
+
+    recognizer, exemplars = _opened(args)
+    _save(args, rename_classes(recognizer, pairs), exemplars, f"renamed {changes}")
 
 
 def run_show(args: argparse.Namespace) -> None:
@@ -136,19 +146,21 @@ def run_show(args: argparse.Namespace) -> None:
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
 
-    recognizer = load_model(one_model(args.model), growth=False)
-    kinds = ["seen" if seen else "unseen" for seen in recognizer.seen_mask]
+    recognizer = load_model(one_model(args.model))
+    mask = recognizer.seen_mask.tolist()
+    kinds = ["seen" if seen else "unseen" for seen in mask]
     print_table([["class", ""], *map(list, zip(recognizer.class_names, kinds, strict=True))])
-    for entry in recognizer.history:
+    history = recognizer.metadata.history
+    for entry in history:
         say(f"{entry['when']}: {entry['action']} {_changed(entry['classes'])}")
     if args.json:
         print_json(
             {
                 "classes": [
-                    {"name": name, "seen": bool(seen)}
-                    for name, seen in zip(recognizer.class_names, recognizer.seen_mask, strict=True)
+                    {"name": name, "seen": seen}
+                    for name, seen in zip(recognizer.class_names, mask, strict=True)
                 ],
-                "history": [dict(entry) for entry in recognizer.history],
+                "history": [dict(entry) for entry in history],
             }
         )
 
@@ -165,10 +177,12 @@ def _listed(names: Sequence[str]) -> str:
     return shorten(list(names))
 
 
-def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
-    """The model, where the output may be written."""
+def _opened(
+    args: argparse.Namespace, device: str = "cpu"
+) -> "tuple[Recognizer, ExemplarBuffer | None]":
+    """The model and its exemplar buffer, where the output may be written."""
     from mlis.compute.precision import Arithmetic
-    from mlis.io.checkpoint import WEIGHTS, is_model, load_model
+    from mlis.io.checkpoint import WEIGHTS, is_model, load_exemplars, load_model
     from mlis.io.saved_models import one_model
 
     check_folder(args.output)
@@ -177,7 +191,8 @@ def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
         raise SettingsError(
             f"{args.output} holds a model: choose another folder, or replace it with --force"
         )
-    return load_model(one_model(args.model), Arithmetic.of("float32", device).device)
+    model = one_model(args.model)
+    return load_model(model, Arithmetic.of("float32", device).device), load_exemplars(model)
 
 
 def _described(
@@ -188,13 +203,14 @@ def _described(
 
     from mlis.data.io.tables import COLUMNS
     from mlis.data.io.vectors import read_vectors
+    from mlis.features.descriptors.additions import describe_like
 
     if args.classes.is_dir():
         raise DataError(
             f"{args.classes} is a folder, whose attributes are scaled by its own classes: give the "
             "table of sentences and attributes itself"
         )
-    made = recognizer.sources.get("descriptors") or {}
+    made = recognizer.metadata.sources.get("descriptors") or {}
     columns = made.get("columns", ()) if made.get("format") == COLUMNS else ()
     as_numbers = args.vectors or args.classes.suffix.casefold() == ".npy"
     if as_numbers or not made or columns:
@@ -202,7 +218,7 @@ def _described(
             raise SettingsError("--text-model has no meaning with descriptors as numbers")
         names, vectors = read_vectors(args.classes, names_file=args.names, columns=columns)
         gaps = vectors == made.get("missing")  # filled as in training, by the mean of its classes
-        return names, np.where(gaps, recognizer.descriptors.mean(axis=0), vectors)
+        return names, np.where(gaps, recognizer.descriptors.numpy(force=True).mean(axis=0), vectors)
     if args.names is not None:
         raise SettingsError("--names has no meaning with a table, which holds the names")
     model = None
@@ -210,21 +226,25 @@ def _described(
         from mlis.features.descriptors.text_model import TextModel
 
         model = TextModel(args.text_model, device=args.device)
-    return recognizer.describe_classes(args.classes, model=model)
+    return describe_like(made, args.classes, model=model)
 
 
 def _save(
-    args: argparse.Namespace, changed: "Recognizer", done: str, seconds: float | None = None
+    args: argparse.Namespace,
+    changed: "Recognizer",
+    exemplars: "ExemplarBuffer | None",
+    done: str,
+    seconds: float | None = None,
 ) -> None:
     """Write the new model, and say what it is."""
-    from mlis.io.checkpoint import GROWTH, save_model
+    from mlis.io.checkpoint import EXEMPLARS, save_model
 
-    save_model(changed, args.output)
+    save_model(changed, args.output, exemplars)
     seen = int(changed.seen_mask.sum())
     total = len(changed.class_names)
     took = "" if seconds is None else f" in {seconds:.1f} s"
     say(f"{args.output}: {done}{took}; {total} classes, {seen} seen and {total - seen} unseen")
-    path = args.output / GROWTH
+    path = args.output / EXEMPLARS
     size = path.stat().st_size if path.exists() else 0
     if size:
         say(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")

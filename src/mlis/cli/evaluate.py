@@ -120,7 +120,8 @@ def run(args: argparse.Namespace) -> None:
         retrieved = unseen.retrieved(recognizer)
         say(f"{model.folder} on {data.name}: {result.images} test images")
         _print_evaluation(args, result, retrieved)
-        rows[str(recognizer.record.get("components", "model"))].append(result.to_dict() | retrieved)
+        components = str(recognizer.metadata.record.get("components", "model"))
+        rows[components].append(result.to_dict() | retrieved)
     _print_summary(args, models, rows, protocol, data.name, time.perf_counter() - started)
     report_unread([(one.path, one.reason) for one in data.bad], len(data.labels) + len(data.bad))
 
@@ -189,6 +190,7 @@ def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
     """Photographs or features with labels, none of them for training."""
     from mlis.cli.progress import ImageBar
     from mlis.features import labelled
+    from mlis.image_classifier import ImageClassifier
     from mlis.io.saved_models import find_models
 
     options = given_options(args)
@@ -203,7 +205,7 @@ def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
         return labelled.read_labelled(place, table, column)
     images = labelled.find_labelled(place, table, column)
     recognizer = _loaded(find_models(args.model)[0].folder, args.device)
-    backbone = recognizer.load_backbone(args.backbone, device=args.device)
+    backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
     bar = ImageBar("images")
     bar.started(len(images), 0)
     try:
@@ -218,7 +220,7 @@ def _loaded(folder: Path, device: str) -> "Recognizer":
     from mlis.compute.precision import Arithmetic
     from mlis.io.checkpoint import load_model
 
-    return load_model(folder, Arithmetic.of("float32", device).device, growth=False)
+    return load_model(folder, Arithmetic.of("float32", device).device)
 
 
 def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | None") -> str:
@@ -229,14 +231,14 @@ def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | No
     """
     if dataset is None:
         return "labelled rows"
-    trained = {recognizer.class_names[c] for c in recognizer.seen_mask.nonzero()[0]}
+    trained = {recognizer.class_names[c] for c in recognizer.seen_mask.nonzero().flatten()}
     unseen = [dataset.class_names[c] for c in dataset.unseen_classes]
     if wrong := [name for name in unseen if name in trained]:
         raise DataError(
             f"{folder} and {dataset.provenance.name} have different splits: {wrong[0]!r} is "
             "seen in the model, but unseen in the data, so that training rows would be tested"
         )
-    origin = recognizer.record.get("provenance") or {}
+    origin = recognizer.metadata.record.get("provenance") or {}
     if origin.get("data_sha256") != dataset.sha256:
         logger.warning(
             "%s was trained on other data or another split than these: training images may be "

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
     model = one_model(args.model)
 
-    recognizer = load_model(model, growth=False)
+    recognizer = load_model(model)
     done = export_onnx(recognizer, args.output, images=args.images, backbone=args.backbone)
     what = "images" if args.images else "features"
     say(

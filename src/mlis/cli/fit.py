@@ -90,7 +90,7 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no-growth",
         action="store_true",
-        help="do not keep growth.safetensors beside each model: no class can be added to it later",
+        help="do not save exemplars.safetensors with each model: no class can be added later",
     )
 
 
@@ -201,7 +201,7 @@ def _execute(
             listen=progress,
             snapshot_every=args.snapshot_every,
             reuse=not args.no_reuse,
-            growable=not args.no_growth,
+            exemplars=not args.no_growth,
         )
     except KeyboardInterrupt:
         resume = f"mlis fit --resume {shlex.quote(str(folder))}"
@@ -221,8 +221,8 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
         say("–: the dataset has no test image for it (U: unseen classes, S: seen classes)")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
     say(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
-    if (growth := models / "growth.safetensors").exists():
-        size = f"{growth.stat().st_size / 2**20:.1f} MiB a model"
-        say(f"  growth.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
+    if (exemplars := models / "exemplars.safetensors").exists():
+        size = f"{exemplars.stat().st_size / 2**20:.1f} MiB a model"
+        say(f"  exemplars.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
     if args.json:
         print_json(result_object(summaries, seeds, **facts))

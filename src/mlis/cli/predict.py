@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     model = one_model(args.model)
 
     device = Arithmetic.of("float32", args.device).device
-    recognizer = load_model(model, device, growth=False)
+    recognizer = load_model(model, device)
     k = min(args.top_k, len(recognizer.class_names))
     if is_image_input(args.inputs):
         lines, unread = _of_images(args, recognizer), _Unread()
@@ -115,22 +115,22 @@ def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[d
     """A line for each image, as they come."""
     from mlis.cli.progress import ImageBar
     from mlis.features.images.walk import shown
-    from mlis.image_classifier import predictions
+    from mlis.image_classifier import ImageClassifier, recorded_backbone
 
-    if not recognizer.backbone and args.backbone is None:
+    if not recorded_backbone(recognizer) and args.backbone is None:
         raise DataError(
             f"{args.model} does not know which image model made its features, so it takes no "
             "images: name that model with --backbone, or give features (expected a .npy, .npz, "
             ".csv, .parquet or .mat file, a folder of features or a dataset folder)"
         )
     paths = find_pictures(args.inputs)
-    backbone = recognizer.load_backbone(args.backbone, device=args.device)
+    classifier = ImageClassifier(recognizer, args.backbone, device=args.device)
 
     def lines() -> Iterator[dict[str, Any]]:
         bar = ImageBar("images")
         bar.started(len(paths), 0)
         try:
-            for one in predictions(recognizer, paths, args.top_k, backbone, args.workers):
+            for one in classifier.stream(paths, args.top_k, workers=args.workers):
                 yield one.to_dict() | {"path": shown(one.path)}
                 bar.done(1)
         finally:

@@ -105,13 +105,13 @@ def _run_method(
         monitor=monitors["training"],
         validation_monitor=monitors.get("validation"),
         reuse=how.reuse,
-        growable=False,
+        exemplars=False,
     )
     row = row_of_method(task, dataset, trained, unseen)
     if how.record is not None:
         _keep_losses(work, how.record, monitors)
         if how.keep_model:
-            save_model(trained.recognizer, how.record / "model", dataclasses.asdict(row))
+            save_model(trained.recognizer, how.record / "model", record=dataclasses.asdict(row))
     return row
 
 

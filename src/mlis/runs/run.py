@@ -67,7 +67,7 @@ def execute(
     listen: Callable[[str], Monitor] | None = None,
     snapshot_every: float = 30.0,
     reuse: bool = True,
-    growable: bool = True,
+    exemplars: bool = True,
 ) -> dict[str, Any]:
     """Do all that is left to do of a run, and return its results.
 
@@ -79,8 +79,8 @@ def execute(
         snapshot_every: seconds between snapshots.
         reuse: whether generators are taken from the user's cache folder and left there; else they
             are trained in the run's own folder. Does not change the measures.
-        growable: whether each model keeps what adding classes needs
-        (:mod:`mlis.incremental.exemplar_buffer`).
+        exemplars: whether each model is saved with an exemplar buffer
+            (:mod:`mlis.incremental.exemplar_buffer`), which adding classes needs.
 
     Returns:
         What `results.json` holds: for each components string the measures as lists over seeds
@@ -108,7 +108,7 @@ def execute(
         plan=plan,
         dataset=dataset,
         folder_monitor=folder_monitor,
-        how={"reuse": reuse, "growable": growable},
+        how={"reuse": reuse, "exemplars": exemplars},
     )
     with held(folder):
         for seed in plan.seeds:
@@ -192,7 +192,7 @@ def _fit(
         monitor=monitor(title, dataset.for_training(), place, place.parent),
         validation_monitor=validation_monitor,
         reuse=how["reuse"],
-        growable=how["growable"],
+        exemplars=how["exemplars"],
     )
 
 
@@ -210,7 +210,8 @@ def _test(
         "generator_reused": trained.reused,
         "provenance": provenance(dataset, config, device),
     }
-    save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
+    record = {**row, "config": config.to_dict()}
+    save_model(trained.recognizer, place / "model", trained.exemplars, record)
     write_sealed(place / "result.json", row)
 
 

@@ -1,5 +1,6 @@
 """From a recognizer, or an image model and a recognizer, to a checked ONNX file."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 import mlis
 from mlis.errors import DataError, ModelFileError
+from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.io.onnx.graph import Graph, runtime
 from mlis.model.fused import Fused
 from mlis.model.recognizer import Recognizer
@@ -59,7 +61,7 @@ def export_onnx(
         recognizer: what to write.
         path: of the file.
         images: whether the image model is part of it: EfficientNet-Lite alone.
-        backbone: as `Recognizer.load_backbone` takes it.
+        backbone: as `ImageClassifier` takes it.
 
     Raises:
         DataError: the image model is not one that can be written, or not known.
@@ -78,7 +80,13 @@ def export_onnx(
 
         given = ("pixels", np.uint8, ("N", model.pixels, model.pixels, 3))
         features = add_efficientnet(graph, "pixels", model)
-    _add_head(graph, features, Fused.of(plain))
+    fused = Fused.of(plain)
+    if fused is None:
+        raise DataError(
+            f"cannot export a {plain.refiner.kind!r} refiner with a {plain.head.kind!r} head: "
+            "expected one linear layer with ReLU, or none, and a linear head"
+        )
+    _add_head(graph, features, fused)
     count = len(plain.class_names)
     outputs = {"scores": ("N", count), "probabilities": ("N", count)}
     content = graph.model(given, outputs, _metadata(recognizer, model))
@@ -89,26 +97,18 @@ def export_onnx(
 
 
 def _float32(recognizer: Recognizer) -> Recognizer:
-    """The same recognizer on the CPU in float32."""
-    from dataclasses import replace
-
-    from mlis.model.classification import LinearClassifier
-
-    recognizer = recognizer.to("cpu")
-    weight, bias, head = recognizer.encoder_weight, recognizer.encoder_bias, recognizer.classifier
-    return replace(
-        recognizer,
-        encoder_weight=None if weight is None else weight.float(),
-        encoder_bias=None if bias is None else bias.float(),
-        classifier=LinearClassifier(head.weight.float(), head.bias.float()),
-        growth=None,
-    )
+    """A copy on the CPU with refiner and head in float32."""
+    plain = copy.deepcopy(recognizer).to("cpu")
+    plain.refiner.float()
+    plain.head.float()
+    return plain
 
 
 def _image_model(recognizer: Recognizer, backbone: "Backbone | str | None") -> "EfficientNetLite":
     from mlis.features.backbones.efficientnet import EfficientNetLite
 
-    model = recognizer.load_backbone(backbone, device="cpu", precision="float32")
+    classifier = ImageClassifier(recognizer, backbone, device="cpu", precision="float32")
+    model = classifier.backbone
     if not isinstance(model, EfficientNetLite):
         raise DataError(
             f"{model.identity.name} cannot be written together with the recognizer, which only "
@@ -148,7 +148,7 @@ def _zero(graph: Graph, x: str) -> str:
 
 def _metadata(recognizer: Recognizer, model: "EfficientNetLite | None") -> dict[str, str]:
     """Texts that travel with the graph."""
-    backbone = dict(recognizer.backbone)
+    backbone = dict(recorded_backbone(recognizer))
     if model is not None:
         backbone = model.identity.to_dict()
         done = "normalisation by mean and standard deviation, in the graph"
@@ -162,7 +162,7 @@ def _metadata(recognizer: Recognizer, model: "EfficientNetLite | None") -> dict[
     return {
         "mlis": mlis.__version__,
         "class_names": json.dumps(list(recognizer.class_names), ensure_ascii=False),
-        "seen": json.dumps([bool(one) for one in recognizer.seen_mask]),
+        "seen": json.dumps(recognizer.seen_mask.tolist()),
         "calibration": repr(float(recognizer.calibration)),
         "backbone": json.dumps(backbone),
         "preprocessing_inside": done,
@@ -217,18 +217,19 @@ def _example(
 
         return pictures, lambda x: recognizer.scores(model(list(x)))
     shift, factor = (
-        part.double().cpu() for part in (recognizer.scaler.shift, recognizer.scaler.factor)
+        part.double().cpu()
+        for part in (recognizer.preprocessing.shift, recognizer.preprocessing.factor)
     )
     spread = torch.where(factor > 0, 1 / factor, 0.0)
 
     def features(rows: int) -> np.ndarray:
         """Rows within the range of the training's."""
-        scaler = recognizer.scaler
+        scaler = recognizer.preprocessing
         if scaler.low is not None and scaler.high is not None:
             low, high = scaler.low.cpu().numpy(), scaler.high.cpu().numpy()
             return (low + rng.random((rows, len(low))) * (high - low)).astype(np.float32)
         x = shift + torch.from_numpy(rng.random((rows, len(shift)))) * spread
-        x = x.square() if recognizer.scaler.transform == "sqrt" else x
+        x = x.square() if recognizer.preprocessing.transform == "sqrt" else x
         return x.float().numpy()
 
     return features, recognizer.scores
