@@ -20,13 +20,8 @@ from mlis.config import Config
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
-from mlis.methods.base import Baseline
-from mlis.methods.cegzsl import CEGZSL
-from mlis.methods.cosine import SharedSpaceCosine
-from mlis.methods.eszsl import ESZSL
 from mlis.methods.protocol import choose_and_test
-from mlis.methods.prototype import RidgePrototype
-from mlis.methods.raw import RawSoftmax
+from mlis.methods.registry import METHODS, build_method
 from mlis.protocol import fit_and_calibrate, test_once
 from mlis.provenance import provenance
 from mlis.storage.atomic import write_json
@@ -35,27 +30,14 @@ METHOD = "mlis"
 MEASURES = ("U", "S", "H", "T1", "AUSUC")
 
 
-def baselines(config: Config) -> dict[str, Baseline]:
-    """Each under a short name, cheapest first."""
-    ridge = config.replace({"generation": {"generator": "ridge"}})
-    return {
-        "cosine": SharedSpaceCosine(config),
-        "prototype": RidgePrototype(config),
-        "eszsl": ESZSL(config=config),
-        "ridge": RawSoftmax(ridge),
-        "raw": RawSoftmax(config),
-        "cegzsl": CEGZSL(config),
-    }
-
-
 def measure(name: str, config: Config, dataset: GZSLDataset, seed: int) -> dict:
     """One row: measures on the test rows, what was chosen, seconds."""
     if name != METHOD:
-        return choose_and_test(baselines(config)[name], dataset, seed=seed, reuse=True).to_dict()
+        return choose_and_test(build_method(name, config), dataset, seed=seed, reuse=True).to_dict()
     calibrated = config.replace({"classification": {"calibration": "validation"}})
     trained = fit_and_calibrate(dataset, calibrated, seed=seed, reuse=True)
     return {
-        "baseline": f"MLIS ({config.refinement.components})",
+        "method": f"MLIS ({config.refinement.components})",
         "calibration": trained.recognizer.calibration,
         "test": test_once(trained.recognizer, dataset).to_dict(),
         "seconds": round(trained.seconds, 3),
@@ -71,11 +53,11 @@ def line(rows: list[dict]) -> str:
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         cells.append(f"{measure} {statistics.fmean(values):.1f}{spread}")
     seconds = statistics.fmean(row["seconds"] for row in rows)
-    return f"{rows[0]['baseline']:34s} {'  '.join(cells)}  ({seconds:.1f} s a seed)"
+    return f"{rows[0]['method']:34s} {'  '.join(cells)}  ({seconds:.1f} s a seed)"
 
 
 def main() -> None:
-    names = (*baselines(Config()), METHOD)
+    names = tuple(METHODS)
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("dataset")
     parser.add_argument("--data-root", type=Path)

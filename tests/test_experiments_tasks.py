@@ -59,7 +59,7 @@ def test_a_new_version_of_the_code_has_new_keys(folder, monkeypatch):
 
 
 def test_unknown_methods_and_protocols_are_refused(folder):
-    with pytest.raises(SettingsError, match="unknown method 'svm'"):
+    with pytest.raises(SettingsError, match="method: expected one of .*mlis, got 'svm'"):
         task(folder, "svm")
     with pytest.raises(SettingsError, match=r"unknown protocol 'H@test'"):
         task(folder, protocol="H@test")

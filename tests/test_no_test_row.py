@@ -1,7 +1,7 @@
 """No test row reaches training or a choice: they may be noise, and nothing trained changes a bit.
 
 Features and labels of all test rows are replaced; then every weight of every stage at every step,
-every constant and every chosen setting must be what it was, of the method and of each baseline.
+every constant and every chosen setting must be what it was, of every method.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import Evaluation
 from mlis.experiments.budget import QUICK_OPTIONS
-from mlis.experiments.tasks import BASELINES
 from mlis.methods.protocol import choose_and_test
+from mlis.methods.registry import METHODS, build_method
 from mlis.protocol import fit_and_calibrate, test_once
 from mlis.training.loop import Monitor
 from simulated import linear_world, tiny
@@ -91,16 +91,16 @@ def of_method(data: GZSLDataset, settings: Config) -> list[Any]:
     return [[found.recognizer, found.validation], watched, tested]
 
 
-def of_baseline(data: GZSLDataset, method: str) -> list[Any]:
+def of_any(data: GZSLDataset, method: str) -> list[Any]:
     options = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in QUICK_OPTIONS.get(method, {}).items()
     }
     monitor = Everything()
-    baseline = BASELINES[method](config=config(), **options)
-    found = choose_and_test(baseline, data, seed=2, device="cpu", monitor=monitor)
-    chosen = [found.baseline, found.calibration, found.validation]
-    return [[*chosen, found.scorer], monitor.found, found.test.to_dict()]
+    chosen = build_method(method, config(), **options)
+    found = choose_and_test(chosen, data, seed=2, device="cpu", monitor=monitor)
+    chosen = [found.settings, found.recognizer.calibration, found.validation]
+    return [[*chosen, found.recognizer], monitor.found, found.test.to_dict()]
 
 
 def agree(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
@@ -112,7 +112,7 @@ def agree(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
     assert ours[-1] != theirs[-1]
 
 
-METHODS: dict[str, dict[str, dict[str, Any]]] = {
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     **{
         f"{generator}, {components}": {
             "generation": made,
@@ -132,22 +132,22 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_the_method(name):
-    data, settings = tiny(), config(**METHODS[name])
+    data, settings = tiny(), config(**SETTINGS[name])
     agree(of_method(data, settings), of_method(with_noisy_tests(data), settings))
 
 
-@pytest.mark.parametrize("method", BASELINES)
-def test_the_baselines(method):
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_by_the_common_protocol(method):
     data = tiny() if method != "cosine" else linear_world(classes=9, unseen=3, signal=6, nuisance=2)
-    agree(of_baseline(data, method), of_baseline(with_noisy_tests(data), method))
+    agree(of_any(data, method), of_any(with_noisy_tests(data), method))
 
 
 def test_a_single_training_row_would_be_noticed():
     """What the tests above compare depends on what they say that it does."""
     data = tiny()
-    for one in (of_method(data, config()), of_baseline(data, "cegzsl")):
+    for one in (of_method(data, config()), of_any(data, "cegzsl")):
         assert len(list(leaves(one[1]))) > 20  # states of several stages were seen
     for row in (data.split.train[:1], data.split.val_unseen[:1]):
         other = with_noise(data, row)
@@ -155,4 +155,4 @@ def test_a_single_training_row_would_be_noticed():
             agree(of_method(data, config()), of_method(other, config()))
         for method in ("eszsl", "raw"):
             with pytest.raises(AssertionError):
-                agree(of_baseline(data, method), of_baseline(other, method))
+                agree(of_any(data, method), of_any(other, method))

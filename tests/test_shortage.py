@@ -9,7 +9,6 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ from mlis.features.images.extract import extract_folder
 from mlis.features.images.walk import find_images
 from mlis.io.checkpoint import load_model, save_model
 from mlis.methods.cegzsl import CEGZSL
-from mlis.methods.cosine import SharedSpaceCosine
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from simulated import small, tiny
@@ -252,18 +250,7 @@ def test_retrieval_takes_fewer_rows_at_a_time(scores, monkeypatch):
         evaluate_retrieval(features, labels)
 
 
-def test_baselines_score_fewer_rows_at_a_time(monkeypatch):
-    data = tiny()
-    square = replace(data, descriptors=data.features[:9])  # of the features' length
-    scorer = SharedSpaceCosine().fit(square.for_training(), device="cpu")
-    expected = scorer.scores(data.features)
-    array = Scarce(np.array, 16)
-    monkeypatch.setattr(np, "array", array)
-    np.testing.assert_allclose(scorer.scores(data.features), expected, rtol=1e-6)
-    assert sum(array.sizes) == len(data.features)
-
-
-def test_a_baseline_names_its_own_settings(monkeypatch):
+def test_a_method_names_its_own_settings(monkeypatch):
     monkeypatch.setattr("mlis.methods.cegzsl.fit_generator", failing(RuntimeError(CPU)))
     method = CEGZSL(config=small(), steps=2, batch_size=8, embedding=8, projection=4, hidden=8)
     said = "CE-GZSL: .*Lower batch_size, hidden or embedding of CEGZSL"
@@ -450,7 +437,7 @@ STAGES: dict[str, tuple[Place, Callable[[Path], Any], Callable[[Any], object]]] 
     "the scores of all rows are put together": ((torch, "empty"), recognised, scored),
     "measures are taken": ((np, "isfinite"), nothing, measured),
     "retrieval is measured": ((np, "argsort"), nothing, retrieved),
-    "a baseline is trained": ("mlis.methods.cegzsl.fit_generator", nothing, compared),
+    "another method is trained": ("mlis.methods.cegzsl.fit_generator", nothing, compared),
     "photographs are decoded": ("PIL.ImageOps.exif_transpose", photographs, extracted),
     "an image model computes features": ((torch, "relu"), nothing, embedded),
     "a file is read": ((np, "load"), nothing, read),

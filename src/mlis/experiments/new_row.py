@@ -14,7 +14,6 @@ from mlis.experiments.store import TEST_BEST, Row, parse
 from mlis.experiments.tasks import Task
 from mlis.experiments.testbest import TestBest, baseline_test_best
 from mlis.methods.protocol import Measured
-from mlis.model.recognizer import Recognizer
 from mlis.protocol import Trained, test_once
 from mlis.provenance import provenance
 
@@ -48,12 +47,10 @@ def row_of_baseline(
     task: Task, dataset: GZSLDataset, measured: Measured, unseen: UnseenImages
 ) -> Row:
     """Of a baseline, under the task's protocol."""
-    found = measured.to_dict()
-    test = found["test"]
-    scorer = measured.scorer
-    if isinstance(scorer, Recognizer) and scorer.refiner.kind != "none":
-        test = test | unseen.retrieved(scorer)
-    settings, constant = found["settings"], measured.calibration
+    test, recognizer = measured.test.to_dict(), measured.recognizer
+    if recognizer.refiner.kind != "none":
+        test = test | unseen.retrieved(recognizer)
+    settings, constant = measured.settings, recognizer.calibration
     if task.protocol == TEST_BEST:
         best = baseline_test_best(measured, dataset)
         test, constant = {**test, **best.test.to_dict()}, best.calibration

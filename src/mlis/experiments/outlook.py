@@ -11,7 +11,8 @@ from mlis.experiments.engine import work_of
 from mlis.experiments.plans import Entry
 from mlis.experiments.source import Source
 from mlis.experiments.store import Row, Store
-from mlis.experiments.tasks import METHOD, Task
+from mlis.experiments.tasks import Task
+from mlis.methods.registry import METHODS
 from mlis.provenance import generation_key
 from mlis.training.generator_cache import STAGE, generator_folder
 
@@ -82,7 +83,7 @@ def _reuses(task: Task, source: Source, shared: _Shared) -> str:
     shared.stems.add(task.stem)
     config = task.config
     stored = config.generation.generator != "ridge" and config.refinement.schedule == "sequential"
-    if stored and task.method in (METHOD, "raw", "cegzsl"):
+    if stored and METHODS[task.method].uses_generator:
         key = generation_key(shared.split(source), config, task.seed, task.device)
         if (generator_folder(key) / f"{STAGE}.safetensors").exists():
             said.append("generator in the cache")

@@ -9,6 +9,7 @@ from typing import Any
 from mlis.experiments.budget import QUICK_OPTIONS, Budget
 from mlis.experiments.source import FIVE, Source
 from mlis.experiments.tasks import BASELINES, METHOD, Task
+from mlis.methods.registry import METHODS
 from mlis.provenance import PROTOCOL
 
 TABLES = ("table1", "table2", "table3", "table4")
@@ -113,19 +114,12 @@ def _table1(source: Source, budget: Budget) -> Iterator[Entry]:
     yield Entry(source, "statistics", ())
 
 
-LABELS = {
-    "cosine": "cosine of feature and descriptor",
-    "prototype": "nearest ridge prototype",
-    "eszsl": "ESZSL",
-    "ridge": "raw softmax, ridge generator",
-    "raw": "raw softmax (f-CLSWGAN)",
-    "cegzsl": "CE-GZSL",
-}
+LABELS = {name: METHODS[name]().name for name in BASELINES}
 
 
 def _table2(source: Source, budget: Budget) -> Iterator[Entry]:
     for method in BASELINES:
-        if method != "cosine" or source.shared_space:
+        if source.shared_space or not METHODS[method].needs_shared_space:
             yield Entry(source, LABELS[method], _tasks(source, budget, {}, method))
     yield Entry(source, "MLIS", _tasks(source, budget, {}))
 

@@ -17,10 +17,11 @@ from mlis.experiments.loading import Loaded, loaded
 from mlis.experiments.new_row import row_of_baseline, row_of_method, row_of_test_best
 from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.store import TEST_BEST, Row
-from mlis.experiments.tasks import BASELINES, METHOD, Task, stage_one
+from mlis.experiments.tasks import METHOD, Task, stage_one
 from mlis.experiments.testbest import measure_test_best
 from mlis.io.checkpoint import save_model
 from mlis.methods.protocol import choose_and_test
+from mlis.methods.registry import build_method
 from mlis.protocol import fit_and_calibrate
 from mlis.provenance import training_key
 from mlis.training.checkpoints import FolderMonitor
@@ -75,7 +76,7 @@ def run(task: Task, work: Path, how: How) -> Row:
     if task.method == METHOD:
         return _run_method(task, dataset, unseen, work, how)
     measured = choose_and_test(
-        BASELINES[task.method](config=task.config, **_tuples(task.options)),
+        build_method(task.method, task.config, **_tuples(task.options)),
         dataset,
         seed=task.seed,
         device=task.device,

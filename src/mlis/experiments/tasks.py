@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,7 @@ from mlis.config import Classification, Config, hash_of
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.store import PROTOCOLS
 from mlis.experiments.testbest import POINTS
-from mlis.methods.base import Baseline, Scorer
-from mlis.methods.cegzsl import CEGZSL
-from mlis.methods.cosine import SharedSpaceCosine
-from mlis.methods.eszsl import ESZSL
-from mlis.methods.prototype import RidgePrototype
-from mlis.methods.raw import RawSoftmax
+from mlis.methods.registry import METHODS, check_name
 from mlis.provenance import (
     GENERATION_VERSION,
     PROTOCOL,
@@ -25,20 +20,7 @@ from mlis.provenance import (
 )
 
 METHOD = "mlis"
-
-
-def _raw_ridge(config: Config, **options: Any) -> Baseline[Scorer]:
-    return RawSoftmax(config.replace({"generation": {"generator": "ridge"}}), **options)
-
-
-BASELINES: Mapping[str, Callable[..., Baseline[Scorer]]] = {  # cheapest first
-    "cosine": SharedSpaceCosine,
-    "prototype": RidgePrototype,
-    "eszsl": ESZSL,
-    "ridge": _raw_ridge,
-    "raw": RawSoftmax,
-    "cegzsl": CEGZSL,
-}
+BASELINES = tuple(name for name in METHODS if name != METHOD)
 
 
 @dataclass(frozen=True)
@@ -49,11 +31,11 @@ class Task:
         name: of the dataset, for people.
         dataset: keyword arguments of :func:`mlis.data.load_dataset`: where it is.
         data_sha256: what it must be.
-        method: "mlis", or one of `BASELINES`.
-        config: all settings; a baseline uses some of them.
+        method: one of :data:`mlis.methods.registry.METHODS`.
+        config: all settings; a method uses some of them.
         seed: of everything random.
         device: "auto", "cpu", "cuda", …
-        options: a baseline's own settings.
+        options: the method's own settings.
         protocol: H@val, or what is measured beside it (:mod:`mlis.experiments.testbest`).
     """
 
@@ -68,9 +50,7 @@ class Task:
     protocol: str = PROTOCOL
 
     def __post_init__(self) -> None:
-        if self.method != METHOD and self.method not in BASELINES:
-            known = ", ".join((METHOD, *BASELINES))
-            raise SettingsError(f"unknown method {self.method!r}: expected one of {known}")
+        check_name(self.method)
         if self.protocol not in PROTOCOLS:
             known = " or ".join(PROTOCOLS)
             raise SettingsError(f"unknown protocol {self.protocol!r}: expected {known}")

@@ -6,9 +6,10 @@ it leaves its encoder at some steps, with a monitor, and what is done with test 
 afterwards, here. Nothing that is chosen here goes back into a training, a preset or a model.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
 from mlis.methods.protocol import Measured
-from mlis.model.recognizer import Recognizer
+from mlis.model.recognizer import Recognizer, replace
 from mlis.protocol import Fitted, fit_reusing
 from mlis.provenance import training_key
 from mlis.storage.tensors import load_tensors, save_tensors
@@ -145,7 +146,7 @@ def measure_test_best(
         dataset.for_testing(),
         _recognizers(training, config, steps, last.recognizer, monitor, (folder, key), common),
     )
-    return replace(found, last=last, seconds=time.perf_counter() - started)
+    return dataclasses.replace(found, last=last, seconds=time.perf_counter() - started)
 
 
 def _recognizers(
@@ -185,7 +186,8 @@ def _best(test: TestSplit, found: Iterator[tuple[int, Recognizer]]) -> TestBest:
 def baseline_test_best(measured: Measured, dataset: GZSLDataset) -> TestBest:
     """A baseline that was trained and chosen under H@val, at the best constant on test data."""
     test = dataset.for_testing()
-    found, constant = _at_best_constant(measured.scorer.scores(test.features), test)
+    recognizer = replace(measured.recognizer, calibration=0.0)
+    found, constant = _at_best_constant(recognizer.scores(test.features), test)
     return TestBest(found, constant, {})
 
 

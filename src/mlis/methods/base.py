@@ -1,38 +1,26 @@
-"""What every baseline offers, and scores by cosine, which two of them give."""
+"""The interface of every method: settings that can be fitted to a training split."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from mlis.compute.memory import enough_memory, in_parts
+from mlis.compute.memory import enough_memory
 from mlis.compute.precision import Arithmetic, own_modes
 from mlis.config import Config
 from mlis.data.dataset import TrainingSplit
-from mlis.data.out_of_core.stored import StoredRows
-from mlis.errors import DataError
+from mlis.model.heads import Head
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
+from mlis.model.recognizer import Recognizer
+from mlis.model.refiners import Identity, Refiner
 from mlis.training.loop import Monitor
-
-CHUNK = 2048  # rows scored at a time
-
-
-class Scorer(Protocol):
-    """A trained baseline; :class:`mlis.model.recognizer.Recognizer` is one."""
-
-    def scores(self, x: np.ndarray | StoredRows, /) -> np.ndarray:
-        """Scores of all C classes for (B, Dx) features as they come: (B, C) float."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What a baseline is trained on, and how.
+    """What a method is trained on, and how.
 
     Attributes:
         training: rows of seen classes, descriptors of all classes; no test row.
@@ -53,35 +41,51 @@ class Job:
         arithmetic = Arithmetic.of(config.precision, self.device)
         return prepare(self.training, config.preprocessing, arithmetic)
 
+    def recognizer(
+        self, preprocessing: FeatureScaler, head: Head, refiner: Refiner | None = None
+    ) -> Recognizer:
+        """An uncalibrated recognizer of all classes; without a refiner of the scaled features."""
+        return Recognizer(
+            preprocessing=preprocessing,
+            refiner=refiner or Identity(),
+            head=head,
+            class_names=self.training.class_names,
+            seen_mask=self.training.seen_mask,
+            descriptors=self.training.descriptors,
+        )
 
-Trained = TypeVar("Trained", bound=Scorer, covariant=True)
 
-
-class Baseline(ABC, Generic[Trained]):
+@dataclass(frozen=True)
+class Method(ABC):
     """A method and its settings: a frozen dataclass that says how to `train`.
 
     Attributes:
-        config: the sections that it shares with the method: preprocessing, generation, …
-        remedy: what to lower where memory does not suffice.
+        config: the settings that methods share: preprocessing, generation, classification, …
+        remedy: what to lower if memory does not suffice.
+        uses_generator: whether the generator of `config` is trained, which methods can share.
+        needs_shared_space: whether features and descriptors must come from one model.
     """
 
-    config: Config
+    config: Config = field(default_factory=Config)
+
     remedy: ClassVar[str] = (
         "Leave the features in their file (a dataset folder, MLIS_RESIDENT_MIB=0)"
     )
+    uses_generator: ClassVar[bool] = False
+    needs_shared_space: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def name(self) -> str:
         """As it stands in a table."""
 
-    @abstractmethod
     def alternatives(self) -> Sequence[Self]:
-        """Every setting that validation may choose; itself alone where nothing is left open."""
+        """Every setting that validation may choose; by default these settings alone."""
+        return (self,)
 
     @abstractmethod
-    def train(self, job: Job) -> Iterator[tuple[Self, Trained]]:
-        """Train each of `among(job)`, uncalibrated, in their order; what they share once."""
+    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+        """Train each of `among(job)` in their order; what they share once."""
 
     def among(self, job: Job) -> Sequence[Self]:
         """What a job trains: all alternatives, or these settings."""
@@ -94,19 +98,19 @@ class Baseline(ABC, Generic[Trained]):
         seed: int = 0,
         device: str | torch.device = "auto",
         monitor: Monitor | None = None,
-    ) -> Trained:
-        """Train with these settings, uncalibrated.
+    ) -> Recognizer:
+        """Train with these settings.
 
         Raises:
-            DataError: the data are not for this baseline.
+            DataError: the data are not for this method.
             SettingsError: a setting does not suit these data.
             DivergenceError: a loss became NaN or infinite.
             OutOfMemoryError: memory does not suffice.
         """
         job = Job(training, seed, device, monitor or Monitor())
         with own_modes(), enough_memory(self.name, self.remedy):
-            ((_, trained),) = self.train(job)
-        return trained
+            ((_, recognizer),) = self.train(job)
+        return recognizer
 
     def candidates(
         self,
@@ -115,45 +119,7 @@ class Baseline(ABC, Generic[Trained]):
         seed: int = 0,
         device: str | torch.device = "auto",
         monitor: Monitor | None = None,
-    ) -> Iterator[tuple[Self, Trained]]:
+    ) -> Iterator[tuple[Self, Recognizer]]:
         """Every setting that may be chosen, trained. Raises what `fit` does."""
         with enough_memory(self.name, self.remedy):
             yield from self.train(Job(training, seed, device, monitor or Monitor(), choosing=True))
-
-
-@dataclass(frozen=True, eq=False)
-class CosineScorer:
-    """Scores are the cosines between scaled features and one prototype a class.
-
-    Attributes:
-        scaler: from features as they come to those that the prototypes were made of; None to
-            take them as they are.
-        prototypes: (C, Dx).
-    """
-
-    scaler: FeatureScaler | None
-    prototypes: Tensor
-
-    @own_modes()
-    @torch.no_grad()
-    def scores(self, x: np.ndarray | StoredRows, /) -> np.ndarray:
-        """Cosines (B, C) in −1 … 1 of (B, Dx) features.
-
-        Raises:
-            DataError: the features are not of the length of the prototypes.
-        """
-        if x.ndim != 2 or x.shape[1] != self.prototypes.shape[1]:
-            raise DataError(
-                f"expected features of shape (B, {self.prototypes.shape[1]}), but got "
-                f"{tuple(x.shape)}: use features of the same model as in training"
-            )
-        directions = normalize(self.prototypes, dim=1)
-        result = np.empty((len(x), len(directions)), dtype=np.float32)
-
-        def score(part: slice) -> None:
-            rows = torch.from_numpy(np.array(x[part])).to(directions)
-            rows = rows if self.scaler is None else self.scaler(rows)
-            result[part] = (normalize(rows, dim=1) @ directions.T).cpu()
-
-        in_parts(len(x), CHUNK, score, "cosine scores", "use device='cpu'")
-        return result

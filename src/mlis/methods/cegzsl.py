@@ -22,7 +22,7 @@ with 1e-4 and β (0.5, 0.999). What differs here:
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -31,11 +31,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, leaky_relu, normalize, softplus
 
 from mlis.compute.precision import Arithmetic, stream
-from mlis.config import Config
 from mlis.encoder.metric_losses import pair_masks
 from mlis.encoder.network import Encoder, Linear
 from mlis.generators.wgan_gp.trainer import fit_generator
-from mlis.methods.base import Baseline, Job
+from mlis.methods.base import Job, Method
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import recognizer_of
@@ -139,7 +138,7 @@ class Comparator(nn.Module):
 
 
 @dataclass(frozen=True)
-class CEGZSL(Baseline[Recognizer]):
+class CEGZSL(Method):
     """CE-GZSL on a generator that is trained before it.
 
     Attributes:
@@ -156,8 +155,8 @@ class CEGZSL(Baseline[Recognizer]):
         "Lower batch_size, hidden or embedding of CEGZSL, generation.batch_size or "
         "generation.hidden"
     )
+    uses_generator: ClassVar[bool] = True
 
-    config: Config = field(default_factory=Config)
     steps: int = 600
     choices: tuple[int, ...] = (150, 300, 600)
     batch_size: int = 512

@@ -2,50 +2,51 @@
 
 Radford et al.: "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021,
 section 3.1: the class whose text embedding has the highest cosine with the image's. Nothing is
-trained; the constant that is taken from seen classes is the only thing that validation chooses.
+trained; validation chooses the calibration constant alone.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from mlis.compute.precision import Arithmetic
-from mlis.config import Config
 from mlis.errors import DataError
-from mlis.methods.base import Baseline, CosineScorer, Job
+from mlis.methods.base import Job, Method
+from mlis.model.heads import CosineHead
+from mlis.model.preprocessing import FeatureScaler
+from mlis.model.recognizer import Recognizer
 
 
 @dataclass(frozen=True)
-class SharedSpaceCosine(Baseline[CosineScorer]):
-    """Features and descriptors as they come, neither scaled nor centred.
+class SharedSpaceCosine(Method):
+    """Features and descriptors as given, neither scaled nor centred.
 
     Attributes:
         config: `precision` is used.
     """
 
-    config: Config = field(default_factory=Config)
+    needs_shared_space: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """Says what is compared."""
         return "cosine of feature and descriptor"
 
-    def alternatives(self) -> Sequence[Self]:
-        """Itself: there is nothing to set."""
-        return (self,)
-
-    def train(self, job: Job) -> Iterator[tuple[Self, CosineScorer]]:
-        """Take the descriptors for prototypes; that they share a space is the caller's word.
+    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+        """Use the descriptors as prototypes; the caller must know that they share a space.
 
         Raises:
-            DataError: features and descriptors are not of one length.
+            DataError: features and descriptors differ in length.
         """
         images, texts = job.training.features.shape[1], job.training.descriptors.shape[1]
         if images != texts:
             raise DataError(
-                "the cosine of feature and descriptor needs both from one model, such as CLIP: "
-                f"these features have {images} numbers and the descriptors {texts}"
+                "cosine of feature and descriptor: expected both from one model, such as CLIP, "
+                f"got features of {images} numbers and descriptors of {texts}. Use another method, "
+                "or features and descriptors of one model."
             )
         for one in self.among(job):
-            arithmetic = Arithmetic.of(one.config.precision, job.device)
-            yield one, CosineScorer(None, arithmetic.tensor(job.training.descriptors))
+            prototypes = Arithmetic.of(one.config.precision, job.device).tensor(
+                job.training.descriptors
+            )
+            yield one, job.recognizer(FeatureScaler.identity(images), CosineHead(prototypes))

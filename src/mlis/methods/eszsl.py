@@ -13,21 +13,18 @@ validation classes, as in the paper. In the generalized setting its seen classes
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from mlis.compute.precision import sum_by_class
-from mlis.config import Config
-from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.streaming import CHUNK_ROWS
-from mlis.methods.base import Baseline, Job
+from mlis.methods.base import Job, Method
 from mlis.model.heads import LinearHead
-from mlis.model.preprocessing import FeatureScaler, TrainingTensors
+from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
-from mlis.model.refiners import Identity
 
 PENALTIES = tuple(10.0**b for b in range(-3, 4))
 
@@ -73,18 +70,17 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class ESZSL(Baseline[Recognizer]):
+class ESZSL(Method):
     """ESZSL with its two penalties.
 
     Attributes:
+        config: `preprocessing` and `precision` are used.
         gamma: γ, penalty on V S, the classifiers of the features; > 0.
         lambda_: λ, penalty on Xᵀ V, the features in the descriptors' space; > 0.
-        config: `preprocessing` and `precision` are used.
     """
 
     gamma: float = 1.0
     lambda_: float = 1.0
-    config: Config = field(default_factory=Config)
 
     @property
     def name(self) -> str:
@@ -97,27 +93,11 @@ class ESZSL(Baseline[Recognizer]):
         return [replace(self, gamma=gamma, lambda_=lambda_) for gamma, lambda_ in pairs]
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Solve for V; nothing is random, and nothing to watch; the rows are read once."""
+        """Solve for V; nothing is random, and the rows are read once."""
         scaler, data = job.prepare(self.config)
         problem = Problem.of(data)
         for one in self.among(job):
-            yield one, one._recognizer(job.training, scaler, data, problem)
-
-    def _recognizer(
-        self,
-        training: TrainingSplit,
-        scaler: FeatureScaler,
-        data: TrainingTensors,
-        problem: Problem,
-    ) -> Recognizer:
-        """A linear classifier of the scaled features: class c has the weights V a_c."""
-        weight = problem.weights(data.descriptors, self.gamma, self.lambda_)
-        weight = weight.to(data.descriptors.dtype)
-        return Recognizer(
-            preprocessing=scaler,
-            refiner=Identity(),
-            head=LinearHead(weight, weight.new_zeros(len(weight))),
-            class_names=training.class_names,
-            seen_mask=training.seen_mask,
-            descriptors=training.descriptors,
-        )
+            # a linear head of the scaled features: class c has the weights V a_c
+            weight = problem.weights(data.descriptors, one.gamma, one.lambda_)
+            weight = weight.to(data.descriptors.dtype)
+            yield one, job.recognizer(scaler, LinearHead(weight, weight.new_zeros(len(weight))))

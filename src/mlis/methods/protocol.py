@@ -1,7 +1,7 @@
-"""The protocol of the method (:mod:`mlis.protocol`) for baselines: choose, retrain, test once.
+"""The protocol for any method: choose on validation classes, retrain, test once.
 
-The settings that a baseline leaves open, and the constant taken from seen scores, are those with
-the best H on the validation classes; it is retrained on all training rows, and tested once.
+The settings that a method leaves open, and the calibration constant, are those with the best H on
+the validation classes; the method is retrained on all training rows, and tested once.
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ import torch
 from mlis.compute.precision import own_modes
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, best_calibration, evaluate
-from mlis.methods.base import Baseline, Scorer
+from mlis.methods.base import Method
+from mlis.model.recognizer import Metadata, Recognizer
 from mlis.provenance import PROTOCOL, generation_key
 from mlis.training.generator_cache import StoredGenerator, attempted
 from mlis.training.loop import Monitor
@@ -25,38 +26,47 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One baseline, one seed.
+class Chosen:
+    """A trained method, not tested.
 
     Attributes:
-        baseline: with the settings that were chosen.
-        scorer: trained on all training rows; its scores are not calibrated.
-        calibration: constant to take from the scores of seen classes.
+        method: with the settings that were chosen.
+        recognizer: trained on all training rows, calibrated.
         validation: measures of the choice on the validation classes.
-        test: measures on the test rows.
         seconds: wall time of choice and training in this process.
         reused: whether a generator came from the cache.
     """
 
-    baseline: Baseline[Scorer]
-    scorer: Scorer
-    calibration: float
+    method: Method
+    recognizer: Recognizer
     validation: Evaluation
-    test: Evaluation
     seconds: float
     reused: bool
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's settings, the chosen ones among them, as strict JSON."""
+        own = {f.name: getattr(self.method, f.name) for f in dataclasses.fields(self.method)}
+        return {**own, "config": self.method.config.to_dict()}
+
+
+@dataclass(frozen=True, eq=False)
+class Measured(Chosen):
+    """A trained method and its measures on the test rows.
+
+    Attributes:
+        test: measures on the test rows.
+    """
+
+    test: Evaluation
+
     def to_dict(self) -> dict[str, Any]:
-        """All but the scorer, as strict JSON."""
-        settings = {
-            field.name: getattr(self.baseline, field.name)
-            for field in dataclasses.fields(self.baseline)  # pyright: ignore[reportArgumentType]
-        }
+        """All but the recognizer, as strict JSON."""
         return {
-            "baseline": self.baseline.name,
+            "method": self.method.name,
             "protocol": PROTOCOL,
-            "settings": {**settings, "config": self.baseline.config.to_dict()},
-            "calibration": self.calibration,
+            "settings": self.settings,
+            "calibration": self.recognizer.calibration,
             "validation": self.validation.to_dict(),
             "test": self.test.to_dict(),
             "seconds": round(self.seconds, 3),
@@ -64,9 +74,8 @@ class Measured:
         }
 
 
-@own_modes()
 def choose_and_test(
-    baseline: Baseline[Scorer],
+    method: Method,
     dataset: GZSLDataset,
     *,
     seed: int = 0,
@@ -74,19 +83,40 @@ def choose_and_test(
     monitor: Monitor | None = None,
     reuse: bool = False,
 ) -> Measured:
-    """Measure a baseline under H@val.
+    """Measure a method under H@val. Takes and raises what `choose` does."""
+    how: dict[str, Any] = {"seed": seed, "device": device, "monitor": monitor, "reuse": reuse}
+    chosen = choose(method, dataset, **how)
+    test = dataset.for_testing()
+    found = _evaluated(chosen.recognizer.scores(test.features), test)
+    return Measured(
+        **{f.name: getattr(chosen, f.name) for f in dataclasses.fields(chosen)}, test=found
+    )
+
+
+@own_modes()
+def choose(
+    method: Method,
+    dataset: GZSLDataset,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    monitor: Monitor | None = None,
+    reuse: bool = False,
+) -> Chosen:
+    """Choose settings and constant on validation classes, and train with them on all rows.
 
     Args:
-        baseline: and its fixed settings.
-        dataset: needs a validation split.
+        method: and its fixed settings. A constant in `config.classification.calibration` is
+            replaced by the chosen one.
+        dataset: needs a validation split; no test row is used.
         seed: of everything random.
         device: "auto", "cpu", "cuda", …
         monitor: hears of losses.
-        reuse: whether generators come from the user's cache folder and are left there; they are
-            those of the method where preprocessing, generation, rows and seed are the same.
+        reuse: whether generators come from the user's cache folder and are left there; methods
+            with the same preprocessing, generation, rows and seed share them.
 
     Raises:
-        DataError: there is no validation split, or the data are not for this baseline.
+        DataError: there is no validation split, or the data are not for this method.
         DivergenceError: a loss became NaN or infinite.
     """
     monitor = monitor or Monitor()
@@ -94,54 +124,53 @@ def choose_and_test(
     training, held_out = dataset.for_validation()
     common: dict[str, Any] = {"seed": seed, "device": device}
 
-    def choose(watched: Monitor) -> tuple[Baseline[Scorer], float, Evaluation]:
-        return best(baseline.candidates(training, monitor=watched, **common), held_out)
+    def choose(watched: Monitor) -> tuple[Method, float, Evaluation]:
+        return best(method.candidates(training, monitor=watched, **common), held_out)
 
     def work(
-        task: Callable[[Monitor], Result], baseline: Baseline[Scorer], training: TrainingSplit
+        task: Callable[[Monitor], Result], method: Method, training: TrainingSplit
     ) -> tuple[Result, bool]:
         if not reuse:
             return task(monitor), False
-        key = generation_key(training, baseline.config, seed, device)
+        key = generation_key(training, method.config, seed, device)
         with StoredGenerator(monitor, key) as store:
             return attempted(lambda: task(store), store), store.reused
 
-    (chosen, constant, validation), found = work(choose, baseline, training)
+    (chosen, constant, validation), found = work(choose, method, training)
     training = dataset.for_training()
-    scorer, found_again = work(
+    recognizer, found_again = work(
         lambda watched: chosen.fit(training, monitor=watched, **common), chosen, training
     )
-    seconds = time.perf_counter() - started
-    test = dataset.for_testing()
-    return Measured(
-        baseline=chosen,
-        scorer=scorer,
-        calibration=constant,
+    recognizer.calibration = constant
+    recognizer.metadata = Metadata(dataset.provenance.sources)
+    return Chosen(
+        method=chosen,
+        recognizer=recognizer,
         validation=validation,
-        test=_evaluated(scorer.scores(test.features), test, constant),
-        seconds=seconds,
+        seconds=time.perf_counter() - started,
         reused=found or found_again,
     )
 
 
 def best(
-    candidates: Iterator[tuple[Baseline[Scorer], Scorer]], held_out: TestSplit
-) -> tuple[Baseline[Scorer], float, Evaluation]:
+    candidates: Iterator[tuple[Method, Recognizer]], held_out: TestSplit
+) -> tuple[Method, float, Evaluation]:
     """The candidate with the best H on validation rows, its constant and its measures there.
 
     The first of several that are equally good. Never hand it test rows.
     """
-    winner: tuple[Baseline[Scorer], float, Evaluation] | None = None
-    for candidate, scorer in candidates:
-        scores = scorer.scores(held_out.features)
+    winner: tuple[Method, float, Evaluation] | None = None
+    for candidate, recognizer in candidates:
+        recognizer.calibration = 0.0
+        scores = recognizer.scores(held_out.features)
         constant = best_calibration(scores, held_out.labels, held_out.seen_mask)
-        found = _evaluated(scores, held_out, constant)
+        scores[:, held_out.seen_mask] -= constant
+        found = _evaluated(scores, held_out)
         if winner is None or (found.H or 0.0) > (winner[2].H or 0.0):
             winner = (candidate, constant, found)
     assert winner is not None
     return winner
 
 
-def _evaluated(scores: np.ndarray, split: TestSplit, constant: float) -> Evaluation:
-    scores = np.where(split.seen_mask, scores - constant, scores)
+def _evaluated(scores: np.ndarray, split: TestSplit) -> Evaluation:
     return evaluate(scores, split.labels, split.seen_mask, split.class_names)

@@ -10,27 +10,26 @@ Zero-Shot Learning", ICCV 2017). Kernels and penalties to choose from are our ch
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from mlis.config import Config
 from mlis.generators.ridge import fit_predictor
-from mlis.methods.base import Baseline, CosineScorer, Job
+from mlis.methods.base import Job, Method
+from mlis.model.heads import CosineHead
+from mlis.model.recognizer import Recognizer
 
 KERNELS: tuple[Literal["linear", "rbf"], ...] = ("linear", "rbf")
 PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
-class RidgePrototype(Baseline[CosineScorer]):
+class RidgePrototype(Method):
     """Prototypes by ridge regression.
 
     Attributes:
         config: `preprocessing`, `generation.ridge_kernel` and `.ridge_lambda`, and `precision` are
             used.
     """
-
-    config: Config = field(default_factory=Config)
 
     @property
     def name(self) -> str:
@@ -44,8 +43,8 @@ class RidgePrototype(Baseline[CosineScorer]):
         configs = [self.config.replace({"generation": change}) for change in changes]
         return [replace(self, config=config) for config in configs]
 
-    def train(self, job: Job) -> Iterator[tuple[Self, CosineScorer]]:
-        """Solve the regression; nothing is random, and nothing to watch.
+    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+        """Solve the regression; nothing is random.
 
         Raises:
             SettingsError: a penalty is too small for these descriptors.
@@ -53,4 +52,4 @@ class RidgePrototype(Baseline[CosineScorer]):
         scaler, data = job.prepare(self.config)
         for one in self.among(job):
             predict = fit_predictor(data, one.config.generation)
-            yield one, CosineScorer(scaler, predict(data.descriptors))
+            yield one, job.recognizer(scaler, CosineHead(predict(data.descriptors)))

@@ -2,40 +2,31 @@
 
 With the WGAN-GP this is f-CLSWGAN (Xian, Lorenz, Schiele, Akata: "Feature Generating Networks for
 Zero-Shot Learning", CVPR 2018) less its classification loss in the generator: the paper's generator
-also learns from a softmax on seen classes, here it is the one that the method itself uses, so that
-the two differ in refinement alone. With the ridge generator nothing is trained but the softmax.
+also learns from a softmax on seen classes, here it is the one that MLIS itself uses, so that the
+two differ in refinement alone. With the ridge generator only the softmax is trained.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
-from mlis.config import Config
-from mlis.methods.base import Baseline, Job
+from mlis.methods.base import Job, Method
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 
 
 @dataclass(frozen=True)
-class RawSoftmax(Baseline[Recognizer]):
-    """Stage 1a and stage 2 of the method, and no stage 1b.
+class RawSoftmax(Method):
+    """Stage 1a and stage 2 of MLIS, without stage 1b; `config.refinement` is not used."""
 
-    Attributes:
-        config: settings of the method; `refinement` is not used.
-    """
-
-    config: Config = field(default_factory=Config)
+    uses_generator: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """Says which generator."""
-        if self.config.generation.generator == "ridge":
-            return "raw softmax, ridge generator"
-        return "raw softmax (f-CLSWGAN)"
-
-    def alternatives(self) -> Sequence[Self]:
-        """Itself: its settings are those of the method."""
-        return (self,)
+        if self.config.generation.generator == "wgan-gp":
+            return "raw softmax (f-CLSWGAN)"
+        return f"raw softmax, {self.config.generation.generator} generator"
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
         """Train the generator, unless the monitor has it, and the softmax."""
@@ -43,3 +34,14 @@ class RawSoftmax(Baseline[Recognizer]):
         for one in self.among(job):
             config = one.config.replace({"refinement": {"components": "none"}})
             yield one, fit(job.training, config, seed=job.seed, **where)
+
+
+@dataclass(frozen=True)
+class RidgeSoftmax(RawSoftmax):
+    """`RawSoftmax` with the ridge generator, whatever generator it is given."""
+
+    uses_generator: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        config = self.config.replace({"generation": {"generator": "ridge"}})
+        object.__setattr__(self, "config", config)

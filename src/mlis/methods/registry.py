@@ -1,0 +1,45 @@
+"""All methods by name. A new one is a file beside this one, a line here, and a test."""
+
+from mlis.config import Config
+from mlis.errors import SettingsError
+from mlis.methods.base import Method
+from mlis.methods.cegzsl import CEGZSL
+from mlis.methods.cosine import SharedSpaceCosine
+from mlis.methods.eszsl import ESZSL
+from mlis.methods.mlis import MLIS
+from mlis.methods.prototype import RidgePrototype
+from mlis.methods.raw import RawSoftmax, RidgeSoftmax
+
+METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
+    "cosine": SharedSpaceCosine,
+    "prototype": RidgePrototype,
+    "eszsl": ESZSL,
+    "ridge": RidgeSoftmax,
+    "raw": RawSoftmax,
+    "cegzsl": CEGZSL,
+    "mlis": MLIS,
+}
+
+
+def build_method(name: str, config: Config | None = None, **options: object) -> Method:
+    """The method of that name.
+
+    Args:
+        name: a key of `METHODS`.
+        config: the settings that methods share.
+        options: the method's own settings.
+
+    Raises:
+        SettingsError: there is no such method, or it has no such option.
+    """
+    check_name(name)
+    try:
+        return METHODS[name](config or Config(), **options)
+    except TypeError as error:
+        raise SettingsError(f"options of method {name!r}: {error}") from None
+
+
+def check_name(name: str) -> None:
+    """Raise `SettingsError` unless there is a method of that name."""
+    if name not in METHODS:
+        raise SettingsError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
