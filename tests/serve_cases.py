@@ -13,8 +13,8 @@ from PIL import Image
 from mlis.data.dataset import GZSLDataset
 from mlis.features.backbones.base import Identity
 from mlis.model.recognizer import Recognizer, replace
-from mlis.pipeline import fit
 from mlis.serving.app import create_app
+from mlis.serving.descriptions import Describer
 from mlis.serving.engine import Engine
 from mlis.serving.settings import Access, Limits
 from pairs import Pair, trained_pair
@@ -81,10 +81,14 @@ def colour_pair() -> Pair:
 
 
 @cache
-def feature_recognizer() -> Recognizer:
+def feature_pair() -> Pair:
     """Nine classes of simulated features, three unseen."""
     config = small(generation={"generator": "ridge"})
-    return fit(tiny().for_training(), config, seed=0, device="cpu")
+    return trained_pair(tiny().for_training(), config, seed=0, device="cpu")
+
+
+def feature_recognizer() -> Recognizer:
+    return feature_pair().recognizer
 
 
 def colour_recognizer() -> Recognizer:
@@ -93,6 +97,13 @@ def colour_recognizer() -> Recognizer:
 
 def colour_engine() -> Engine:
     return Engine(colour_recognizer(), MeanColours(), descriptions={"grey": "like an elephant"})
+
+
+def growing_engine() -> Engine:
+    """Of a model whose classes may be described by a vector."""
+    recognizer, exemplars = colour_pair()
+    describer = Describer.of(recognizer)
+    return Engine(recognizer, MeanColours(), describer, exemplars=exemplars)
 
 
 def client(engine: Engine, limits: dict[str, Any] | None = None, **access: Any) -> TestClient:

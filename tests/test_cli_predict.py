@@ -15,6 +15,7 @@ from cli_cases import FEATURES, NAMES, QUICK, SEEN, refused, small_dataset
 from mlis.cli import main
 from mlis.errors import ModelFileError
 from mlis.io.checkpoint import load_model
+from mlis.io.hub import from_pretrained
 from mlis.storage.atomic import sealed, unsealed
 
 X = small_dataset().features[:40]

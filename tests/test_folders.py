@@ -19,7 +19,8 @@ from mlis.data.out_of_core.mapped import write_arrays
 from mlis.errors import DataError
 from mlis.experiments.store import Store
 from mlis.features.images.shards import Store as Shards
-from mlis.io.checkpoint import load_model, save_model
+from mlis.io.checkpoint import load_exemplars, load_model, save_model
+from mlis.io.hub import save_pretrained
 from mlis.storage.atomic import cache_folder
 from mlis.storage.locks import LOCK, lock_folder
 from test_experiments_store import row
@@ -212,9 +213,9 @@ def test_a_record_that_is_not_unicode_is_refused_before_anything_is_replaced(mod
 def test_old_files_of_a_model_go_and_others_of_their_name_stay(model, tmp_path):
     recognizer = load_model(model)
     folder = shutil.copytree(model, tmp_path / "model")
-    for new, old in (("config.json", "model.json"), ("exemplars", "growth")):
-        suffix = "" if new.endswith("json") else ".safetensors"
-        (folder / f"{new}{suffix}").rename(folder / f"{old}{suffix}")  # as mlis 0.1.0 named them
+    old = {"config.json": "model.json", "exemplars.safetensors": "growth.safetensors"}
+    for new, name in old.items():  # as mlis 0.1.0 named them
+        (folder / new).rename(folder / name)
     save_pretrained(recognizer, folder)
     assert {path.name for path in folder.iterdir()} == {
         *("README.md", "config.json", "model.safetensors")

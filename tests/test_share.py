@@ -97,7 +97,7 @@ def test_the_card_says_what_is_recorded(model, pair, tmp_path):
     save_pretrained(model, tmp_path, pair.exemplars, RESULTS)
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: mlis\n")
-    assert "# zoo: 9 classes, 3 of them never seen" in card
+    assert "# zoo: 9 classes, 3 of them unseen" in card
     assert "| protocol | seed | U | S | H | T1 |" in card
     assert "| H@val | 3 | 51.3 | 80.0 | 62.5 | 60.0 |" in card
     for text in (
