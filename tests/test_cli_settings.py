@@ -94,7 +94,7 @@ def test_a_flag_may_undo_what_a_file_chose(capsys, tmp_path):
     file.write_text("[refinement]\nschedule = 'joint'\n")
     arguments = ["--settings", file, "--generator", "ridge"]
     assert main(["fit", *map(str, arguments), "--dry-run"]) == 2
-    assert "ridge generator has none" in one_line_error(capsys.readouterr().err)
+    assert "which the ridge generator does not have" in one_line_error(capsys.readouterr().err)
     settings = dry_run(capsys, *arguments, "--schedule", "sequential")
     assert settings["generation"]["generator"] == "ridge"
 

@@ -102,7 +102,7 @@ def test_settings_cannot_be_changed_afterwards():
     [
         (
             {"refinement": {"schedule": "joint"}, "generation": {"generator": "ridge"}},
-            "ridge generator has none: use schedule='sequential'",
+            "ridge generator does not have: use schedule='sequential'",
         ),
         ({"refinement": {"generator_feedback": 1.0}}, "needs schedule='joint'"),
         (

@@ -186,7 +186,7 @@ def test_cosine_of_rows_by_chunks():
 
 
 def test_cosine_needs_one_space():
-    with pytest.raises(DataError, match="features have 9 numbers and the descriptors 4"):
+    with pytest.raises(DataError, match="features of 9 numbers and descriptors of 4"):
         SharedSpaceCosine().fit(tiny().for_training())
 
 

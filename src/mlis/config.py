@@ -54,10 +54,10 @@ class Config:
                 "refinement.generator_feedback > 0 trains the generator through the encoder's "
                 "cross-entropy: it needs schedule='joint' and components with `sfr`"
             )
-        if r.schedule == "joint" and self.generation.generator == "ridge":
+        if r.schedule == "joint" and self.generation.generator != "wgan-gp":
             raise SettingsError(
-                "refinement.schedule='joint' alternates with generator steps, and the ridge "
-                "generator has none: use schedule='sequential'"
+                "refinement.schedule='joint' alternates with steps of the WGAN-GP, which the "
+                f"{self.generation.generator} generator does not have: use schedule='sequential'"
             )
 
     def to_dict(self) -> dict[str, Any]:

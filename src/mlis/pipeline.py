@@ -19,7 +19,7 @@ from mlis.encoder.metric_losses import EmbeddingLoss, load_loss, similarity_loss
 from mlis.encoder.network import Encoder
 from mlis.encoder.trainer import fit_encoder
 from mlis.generators.base import FeatureGenerator, synthesise
-from mlis.generators.wgan_gp.trainer import fit_generator
+from mlis.generators.registry import fit_generator
 from mlis.incremental.exemplar_buffer import ExemplarBuffer, keep_exemplars
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead

@@ -30,6 +30,7 @@ Train a recognizer on DATASET and test it once.
   mlis fit FLO --data-root DIR -o runs/flo
   mlis fit FLO --data-root DIR -o runs/ablation --seeds 0,1,2 --components ml,ml+is,ml+is+sfr
   mlis fit --features F.mat --split S.mat -o runs/own --generator ridge
+  mlis fit FLO --data-root DIR -o runs/eszsl --method eszsl
   mlis fit --resume runs/flo
 
 The run folder holds all settings (run.json), losses (*.jsonl), snapshots, the saved model of each
@@ -68,6 +69,13 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         type=Path,
         help="continue a run with the settings in its run.json; name DATASET or --data-root only "
         "if the data have moved, --loss only where it is your own code",
+    )
+    group.add_argument(
+        "--method",
+        metavar="NAME",
+        help="mlis (default), raw, ridge, cegzsl, eszsl, prototype or cosine: train another method "
+        "on the same data, its settings and calibration chosen on validation classes; keeps no "
+        "snapshots and no exemplar buffer",
     )
     group.add_argument("--seeds", type=whole_numbers, metavar="N[,N…]", help="default: 0")
     group.add_argument(
@@ -118,6 +126,7 @@ def _check_resume(args: argparse.Namespace) -> None:
         "-o": args.output,
         "--dry-run": args.dry_run,
         "--seeds": args.seeds,
+        "--method": args.method,
         "--device": args.device,
         "--preset": args.preset,
         "--settings": args.settings,
@@ -147,8 +156,15 @@ def _begun(
     check_loss(config.refinement, given_settings(args))
     arguments = dataset_arguments(args)
     from mlis.compute.precision import Arithmetic
+    from mlis.methods.registry import check_name
     from mlis.runs.run import RunPlan, begin
 
+    method = args.method or "mlis"
+    check_name(method)
+    if method != "mlis" and given_settings(args).get("refinement", {}).get("components"):
+        raise SettingsError(
+            f"--components: only mlis has them, got --method {method}. Leave it out."
+        )
     Arithmetic.of(config.precision, args.device or "auto")  # a device that is not there: say so now
     dataset = load(arguments)
     plan = RunPlan(
@@ -158,6 +174,7 @@ def _begun(
         seeds=args.seeds or (0,),
         components=components,
         device=args.device or "auto",
+        method=method,
     )
     begin(args.output, plan)
     return args.output, plan, dataset

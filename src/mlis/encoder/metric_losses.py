@@ -161,14 +161,22 @@ def similarities(
     return dots / (length[:, None] * length[None, :]), share
 
 
-def similarity_loss(settings: Refinement) -> Callable[[Tensor, Tensor], Tensor] | None:
+SimilarityLoss = Callable[[Tensor, Tensor], Tensor]
+"""Maps a similarity matrix (B, B) and labels (B,) to a scalar."""
+
+LOSSES: dict[str, Callable[[Refinement], SimilarityLoss]] = {
+    "circle": lambda s: functools.partial(circle, margin=s.margin, gamma=s.gamma),
+    "circle_eq1": lambda s: functools.partial(circle_eq1, margin=s.margin, gamma=s.gamma),
+    "contrastive": lambda _: contrastive,
+    "multi_similarity": lambda _: multi_similarity,
+}
+"""Built-in losses by name, each from the settings. A new one is a function, a line here, a test."""
+
+
+def similarity_loss(settings: Refinement) -> SimilarityLoss | None:
     """Return the built-in loss that the settings name, or None for a user's own."""
-    circles = {"circle": circle, "circle_eq1": circle_eq1}
-    if settings.loss in circles:
-        return functools.partial(
-            circles[settings.loss], margin=settings.margin, gamma=settings.gamma
-        )
-    return {"contrastive": contrastive, "multi_similarity": multi_similarity}.get(settings.loss)
+    build = LOSSES.get(settings.loss)
+    return None if build is None else build(settings)
 
 
 def load_loss(name: str) -> EmbeddingLoss:
@@ -184,8 +192,8 @@ def load_loss(name: str) -> EmbeddingLoss:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise SettingsError(
-            f"refinement.loss={name!r}: expected circle, circle_eq1, contrastive, "
-            f"multi_similarity or module:function, and importing it failed: {error}"
+            f"refinement.loss={name!r}: expected {', '.join(LOSSES)} or module:function, and "
+            f"importing it failed: {error}"
         ) from None
     if not callable(found):
         raise SettingsError(f"refinement.loss={name!r} is not callable")

@@ -7,6 +7,7 @@ solved again, starting from the present weights. Generator and encoder stay as t
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -27,6 +28,8 @@ from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors, normalise_descriptors
 from mlis.storage.atomic import strict_json
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 PER_CLASS = 256
 """Most images kept per class."""
@@ -136,11 +139,18 @@ class ExemplarBuffer:
 def keep_exemplars(
     data: TrainingTensors, generator: FeatureGenerator | None, config: Config, seed: int
 ) -> ExemplarBuffer | None:
-    """The exemplar buffer of a training; None where no generator was trained.
+    """The exemplar buffer of a training; None where no generator was trained that can be kept.
 
     Of each class all images are kept, or `PER_CLASS` drawn at random.
     """
     if generator is None:
+        return None
+    if not isinstance(generator, RidgeGenerator | WGANGenerator):
+        logger.warning(
+            "no exemplar buffer: expected a generator of mlis, got %s. No class can be added to "
+            "this model later.",
+            type(generator).__name__,
+        )
         return None
     chosen, sample_weight = _choose(data.y.cpu(), data.num_classes, len(data.seen), seed)
     low = torch.full((data.x.shape[1],), torch.inf, dtype=torch.float32, device="cpu")
@@ -180,12 +190,11 @@ def _choose(y: Tensor, num_classes: int, num_seen: int, seed: int) -> tuple[Tens
     return chosen, sample_weight[y[chosen]].float()
 
 
-def _packed(generator: FeatureGenerator) -> dict[str, Tensor]:
+def _packed(generator: RidgeGenerator | WGANGenerator) -> dict[str, Tensor]:
     """The generator's tensors by name."""
     if isinstance(generator, RidgeGenerator):
         network, predictor = None, generator.predictor
     else:
-        assert isinstance(generator, WGANGenerator)
         network, predictor = generator.network, generator.predictor
     packed: dict[str, Tensor] = {}
     if network is not None:

@@ -9,10 +9,12 @@ from typing import Any
 import mlis
 from mlis.config import Config
 from mlis.errors import ModelFileError, SettingsError
+from mlis.methods.registry import check_name
 from mlis.storage.atomic import CHECK, sealed, strict_json, unsealed, write_json
 
 FORMAT = 1
 """Of `run.json`, `result.json` and `results.json`."""
+MLIS = "mlis"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class RunPlan:
         seeds: one training each.
         components: e.g. ("ml", "ml+is", "ml+is+sfr").
         device: "auto", "cpu", "cuda", …
+        method: one of :data:`mlis.methods.registry.METHODS`; another than MLIS is trained once per
+            seed, whatever `components`.
     """
 
     dataset: Mapping[str, Any]
@@ -34,14 +38,21 @@ class RunPlan:
     seeds: tuple[int, ...] = (0,)
     components: tuple[str, ...] = ("ml+is+sfr",)
     device: str = "auto"
+    method: str = MLIS
 
     def __post_init__(self) -> None:
+        check_name(self.method)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise SettingsError(f"seeds must be distinct and ≥ 0, but got {list(self.seeds)}")
         if not self.components or len(set(self.components)) < len(self.components):
             raise SettingsError(f"components must be distinct, but got {list(self.components)}")
         for components in self.components:
             self.config_of(components)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """What is trained with each seed: components of MLIS, or another method alone."""
+        return self.components if self.method == MLIS else (self.method,)
 
     def config_of(self, components: str) -> Config:
         """Settings with these components."""

@@ -28,7 +28,7 @@ def find_models(path: Path) -> list[SavedModel]:
         plan = RunPlan.read(path)
         done = [
             (seed, components)
-            for components in plan.components
+            for components in plan.variants
             for seed in plan.seeds
             if (path / f"seed-{seed}" / components / "result.json").exists()
         ]

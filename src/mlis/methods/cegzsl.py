@@ -33,7 +33,7 @@ from torch.nn.functional import cross_entropy, leaky_relu, normalize, softplus
 from mlis.compute.precision import Arithmetic, stream
 from mlis.encoder.metric_losses import pair_masks
 from mlis.encoder.network import Encoder, Linear
-from mlis.generators.wgan_gp.trainer import fit_generator
+from mlis.generators.registry import fit_generator
 from mlis.methods.base import Job, Method
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer

@@ -44,10 +44,15 @@ class Chosen:
     reused: bool
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The method's own settings, the chosen ones among them, for JSON; not `config`."""
+        names = [f.name for f in dataclasses.fields(self.method) if f.name != "config"]
+        return {name: getattr(self.method, name) for name in names}
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """The method's settings, the chosen ones among them, as strict JSON."""
-        own = {f.name: getattr(self.method, f.name) for f in dataclasses.fields(self.method)}
-        return {**own, "config": self.method.config.to_dict()}
+        """All settings of the method, the chosen ones among them, for JSON."""
+        return {**self.options, "config": self.method.config.to_dict()}
 
 
 @dataclass(frozen=True, eq=False)

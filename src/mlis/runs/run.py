@@ -12,6 +12,9 @@ The folder of a run holds
     seed-0/ml+is+sfr/result.json    its test, written once
     results.json                    all of them, with means and deviations
 
+A run of another method than MLIS has `seed-0/METHOD/` in place of `seed-0/ml+is+sfr/`, and keeps no
+snapshots: a training that was cut short begins again.
+
 Whatever is finished is kept and never repeated; whatever was cut short continues from its last
 snapshot. A run that was killed and resumed ends with the same bits as one that was not.
 """
@@ -26,7 +29,9 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
 from mlis.io.checkpoint import save_model
-from mlis.io.run_plan import RunPlan, read_sealed, write_sealed
+from mlis.io.run_plan import MLIS, RunPlan, read_sealed, write_sealed
+from mlis.methods.protocol import choose
+from mlis.methods.registry import build_method
 from mlis.protocol import Trained, fit_and_calibrate, test_once
 from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
 from mlis.storage.atomic import clear_all_leftovers
@@ -83,7 +88,8 @@ def execute(
             (:mod:`mlis.incremental.exemplar_buffer`), which adding classes needs.
 
     Returns:
-        What `results.json` holds: for each components string the measures as lists over seeds
+        What `results.json` holds: for each components string, or for the name of another method,
+        the measures as lists over seeds
         with mean and deviation, seconds (wall time of the training in the process that finished
         it), whether a generator came from the cache, and the provenance.
 
@@ -98,15 +104,17 @@ def execute(
             f"{plan.data_sha256[:16]}…, but got {dataset.sha256[:16]}…; begin a new run"
         )
 
+    heard = listen or (lambda title: Monitor())
+
     def folder_monitor(title: str, **places: Any) -> FolderMonitor:
-        listener = None if listen is None else listen(title)
-        return FolderMonitor(**places, every=snapshot_every, listener=listener)
+        return FolderMonitor(**places, every=snapshot_every, listener=heard(title))
 
     train = functools.partial(
         _train,
         folder,
         plan=plan,
         dataset=dataset,
+        listen=heard,
         folder_monitor=folder_monitor,
         how={"reuse": reuse, "exemplars": exemplars},
     )
@@ -114,8 +122,8 @@ def execute(
         for seed in plan.seeds:
             clear_all_leftovers(folder / f"seed-{seed}")
         rows = {
-            components: [train(seed=seed, components=components) for seed in plan.seeds]
-            for components in plan.components
+            variant: [train(seed=seed, variant=variant) for seed in plan.seeds]
+            for variant in plan.variants
         }
         results = _results(plan, rows, provenance(dataset, plan.config, plan.device))
         write_sealed(folder / "results.json", results)
@@ -146,15 +154,32 @@ def _train(
     plan: RunPlan,
     dataset: GZSLDataset,
     seed: int,
-    components: str,
+    variant: str,
+    listen: Callable[[str], Monitor],
     folder_monitor: Callable[..., FolderMonitor],
     how: Mapping[str, bool],
 ) -> dict[str, Any]:
     """One training and its test, unless there is its `result.json`."""
-    place, config = root / f"seed-{seed}" / components, plan.config_of(components)
+    place = root / f"seed-{seed}" / variant
     if not (place / "result.json").exists():
-        trained = _fit(place, plan, dataset, config, seed, folder_monitor, how)
-        _test(trained, seed, place, dataset, config, plan.device)
+        if plan.method == MLIS:
+            config, options = plan.config_of(variant), {}
+            trained = _fit(place, plan, dataset, config, seed, folder_monitor, how)
+        else:
+            chosen = choose(
+                build_method(plan.method, plan.config),
+                dataset,
+                seed=seed,
+                device=plan.device,
+                monitor=listen(f"seed {seed}, {variant}"),
+                reuse=how["reuse"],
+            )
+            config, options = chosen.method.config, {"options": chosen.options}
+            trained = Trained(
+                chosen.recognizer, None, chosen.seconds, chosen.reused, chosen.validation
+            )
+        about = {"seed": seed, "method": plan.method, "components": variant, **options}
+        _test(trained, about, place, dataset, config, plan.device)
     return _read_result(place / "result.json")
 
 
@@ -197,12 +222,16 @@ def _fit(
 
 
 def _test(
-    trained: Trained, seed: int, place: Path, dataset: GZSLDataset, config: Config, device: str
+    trained: Trained,
+    about: Mapping[str, Any],
+    place: Path,
+    dataset: GZSLDataset,
+    config: Config,
+    device: str,
 ) -> None:
     """Test a recognizer, save it, and write its `result.json`."""
     row = {
-        "seed": seed,
-        "components": config.refinement.components,
+        **about,
         "calibration": trained.recognizer.calibration,
         "validation": None if trained.validation is None else trained.validation.to_dict(),
         "test": test_once(trained.recognizer, dataset).to_dict(),

@@ -9,8 +9,8 @@ from mlis.compute.precision import Arithmetic, Scratch, stream
 from mlis.config import Generation
 from mlis.data.out_of_core.streaming import prefetch
 from mlis.data.samplers import uniform_rows
-from mlis.generators.base import FeatureGenerator, Sampler
-from mlis.generators.ridge import RidgePredictor, fit_predictor, fit_ridge
+from mlis.generators.base import Sampler
+from mlis.generators.ridge import RidgePredictor, fit_predictor
 from mlis.generators.wgan_gp.losses import Feedback, critic_backward, generator_backward
 from mlis.generators.wgan_gp.networks import Critic, Generator
 from mlis.model.preprocessing import TrainingTensors
@@ -185,16 +185,14 @@ class AdversarialTrainer(PackedTrainer):
         return {"generator": self.network}
 
 
-def fit_generator(
+def fit_wgan_gp(
     data: TrainingTensors,
     settings: Generation,
     arithmetic: Arithmetic,
     seed: int,
     monitor: Monitor,
-) -> FeatureGenerator:
-    """Fit the generator that the settings name, by itself (`schedule="sequential"`)."""
-    if settings.generator == "ridge":
-        return fit_ridge(data, settings)
+) -> WGANGenerator:
+    """Train the conditional WGAN-GP by itself (`schedule="sequential"`)."""
     trainer = AdversarialTrainer(data, settings, arithmetic, seed)
     train("generation", trainer, settings.steps, monitor)
     return trainer.generator
