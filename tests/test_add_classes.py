@@ -216,6 +216,30 @@ def test_classes_added_one_by_one_or_together_give_the_same(generator):
     assert [entry["action"] for entry in second.metadata.history] == ["add", "add"]
 
 
+def test_the_cost_of_an_addition_does_not_grow_with_their_number(monkeypatch):
+    """Rows × classes of stage 2; the rows' weights stay what the settings say."""
+    solved: list[tuple[int, int, float]] = []
+    whole = mlis.incremental.exemplar_buffer.fit_classifier
+
+    def counted(features, labels, classes, settings, *, sample_weight, start):
+        solved.append((len(features), classes, float(sample_weight.sum())))
+        return whole(features, labels, classes, settings, sample_weight=sample_weight, start=start)
+
+    monkeypatch.setattr(mlis.incremental.exemplar_buffer, "fit_classifier", counted)
+    per_class = {"synthetic_per_unseen": 100, "max_iterations": 2}
+    config = small(generation={"generator": "ridge"}, classification=per_class)
+    pair = trained_pair(DATA.for_training(), config, seed=1, device="cpu")
+    seen = len(pair.exemplars.labels)
+    vectors = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    for i, vector in enumerate(vectors):
+        pair = pair.add([f"new {i}"], vector[None])
+    rows, classes, weights = map(np.array, zip(*solved, strict=True))
+    few = mlis.incremental.exemplar_buffer.FEW
+    assert rows[:few].tolist() == [seen + 100 * (3 + i) for i in range(1, few + 1)]
+    assert (rows * classes).max() == (rows * classes)[few - 1]
+    np.testing.assert_allclose(weights, seen + 100 * (classes - 6), rtol=1e-5)
+
+
 def test_at_most_so_many_rows_of_a_class_are_kept(monkeypatch):
     monkeypatch.setattr(mlis.incremental.exemplar_buffer, "PER_CLASS", 3)
     config = small(generation={"generator": "ridge"})

@@ -36,6 +36,8 @@ PER_CLASS = 256
 IN_ALL = 65_536
 """Most images kept in total, where that leaves `LEAST` per class."""
 LEAST = 8
+FEW = 5
+"""Additions at full cost: from then on fewer synthetic rows per class keep the cost as it is."""
 _NETWORK = ("from_noise", "from_descriptor", "hidden_bias", "to_features", "feature_bias")
 _OWN = ("rows", "low", "step", "labels", "sample_weight")
 _PREVIOUS = ("previous_head.weight", "previous_head.bias")
@@ -59,6 +61,7 @@ class ExemplarBuffer:
         generator: the trained generator's tensors by name, networks in float16.
         config: settings of the training.
         seed: of the training.
+        unseen: number of unseen classes in training.
         signed: whether scaled features may be negative.
         previous_head: weight (C, Dh) and bias (C,) of the head before the latest addition; removing
             the added classes again restores it. None where nothing was added.
@@ -72,6 +75,7 @@ class ExemplarBuffer:
     generator: Mapping[str, Tensor]
     config: Config
     seed: int
+    unseen: int = 0
     signed: bool = False
     previous_head: tuple[Tensor, Tensor] | None = None
 
@@ -89,12 +93,16 @@ class ExemplarBuffer:
 
     def metadata(self) -> str:
         """Everything that is not a tensor, as JSON."""
-        values = {"config": self.config.to_dict(), "seed": self.seed, "signed": self.signed}
-        return json.dumps(values, sort_keys=True)
+        values = {name: getattr(self, name) for name in ("seed", "unseen", "signed")}
+        return json.dumps({"config": self.config.to_dict(), **values}, sort_keys=True)
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], metadata: str) -> "ExemplarBuffer":
+    def of(cls, tensors: Mapping[str, Tensor], metadata: str, unseen: int = 0) -> "ExemplarBuffer":
         """Build a buffer from what `tensors` and `metadata` gave.
+
+        Args:
+            tensors, metadata: of the buffer.
+            unseen: the number of unseen classes, for buffers of format 1, which do not record it.
 
         Raises:
             ModelFileError: something is missing.
@@ -110,6 +118,7 @@ class ExemplarBuffer:
                 generator=generator,
                 config=Config.from_dict(values["config"]),
                 seed=int(values["seed"]),
+                unseen=int(values.get("unseen", unseen)),
                 signed=bool(values.get("signed")),
                 previous_head=(previous[0], previous[1]) if previous else None,
             )
@@ -173,6 +182,7 @@ def keep_exemplars(
         generator=_packed(generator),
         config=config,
         seed=seed,
+        unseen=len(data.unseen),
         signed=data.signed,
     )
 
@@ -242,18 +252,33 @@ def refit(
     parts = zip(exemplars.rows.split(CHUNK_ROWS), exemplars.labels.split(CHUNK_ROWS), strict=True)
     real = ((_scaled(exemplars, rows, device), labels.to(device)) for rows, labels in parts)
     unseen, of_seen = (torch.nonzero(mask).flatten() for mask in (~known, known))
+    count = _rows_per_unseen(exemplars, len(unseen), len(described))
     synthetic = chain(
-        synthesise(sampler, unseen, settings.synthetic_per_unseen, rng),
+        synthesise(sampler, unseen, count, rng),
         synthesise(sampler, of_seen, settings.synthetic_per_seen, rng),
     )
     pairs = [(refine(x), y) for x, y in chain(real, synthetic)]
     features, labels = torch.cat([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
     del pairs
     sample_weight = torch.ones(len(labels), dtype=torch.float32, device=device)
-    sample_weight[: len(exemplars.sample_weight)] = exemplars.sample_weight.to(device)
+    kept = len(exemplars.sample_weight)
+    sample_weight[:kept] = exemplars.sample_weight.to(device)
+    sample_weight[kept : kept + count * len(unseen)] = settings.synthetic_per_unseen / count
     return fit_classifier(
         features, labels, len(described), settings, sample_weight=sample_weight, start=start
     )
+
+
+def _rows_per_unseen(exemplars: ExemplarBuffer, unseen: int, classes: int) -> int:
+    """Synthetic rows per unseen class: the setting while `FEW` or fewer classes were added.
+
+    A pass of stage 2 costs rows × classes. More classes share what the first `FEW` may cost, each
+    of their rows with a larger weight. It depends on the classes alone, not on their order.
+    """
+    wanted = exemplars.config.classification.synthetic_per_unseen
+    most, real = exemplars.unseen + FEW, len(exemplars.rows)
+    budget = (real + wanted * most) * (classes - unseen + most)
+    return min(wanted, max(LEAST, (budget // classes - real) // max(unseen, 1)))
 
 
 def _scaled(exemplars: ExemplarBuffer, rows: Tensor, device: torch.device) -> Tensor:

@@ -164,7 +164,10 @@ def load_exemplars(folder: str | Path) -> ExemplarBuffer | None:
             f"{path} is of another model than {folder / WEIGHTS}. Copy the files of one model, or "
             "delete it (then no class can be added)."
         )
-    return ExemplarBuffer.of(kept, metadata.get("exemplars", metadata.get("growth", "")))
+    if "exemplars" in metadata:
+        return ExemplarBuffer.of(kept, metadata["exemplars"])
+    unseen = int((~tensors["seen"]).sum())
+    return ExemplarBuffer.of(kept, metadata.get("growth", ""), unseen)
 
 
 def _check_description(
