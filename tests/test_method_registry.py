@@ -20,12 +20,13 @@ from cli_cases import last_json, printed, refused
 from mlis.config import Config, Generation
 from mlis.data import load_dataset
 from mlis.encoder.metric_losses import LOSSES
-from mlis.errors import DataError, SettingsError
+from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.generators.registry import GENERATORS
 from mlis.generators.ridge import class_means
 from mlis.io.checkpoint import load_model, save_model
 from mlis.io.model_card import model_card
 from mlis.io.onnx import export_onnx
+from mlis.io.run_plan import RunPlan, write_sealed
 from mlis.methods.base import Job, Method
 from mlis.methods.protocol import Chosen, choose, choose_and_test
 from mlis.methods.registry import METHODS, build_method
@@ -315,3 +316,11 @@ def test_what_does_not_fit_is_refused(flags, said, small_folder, tmp_path: Path,
     line = refused(capsys, "fit", str(small_folder), "-o", str(tmp_path / "run"), *flags)
     assert re.search(said, line)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["../../other", "", 5])
+def test_a_run_record_names_no_other_folder(method, tmp_path):
+    plan = RunPlan({"name_or_path": "x"}, "0" * 64, Config(), method="eszsl")
+    write_sealed(tmp_path / "run.json", {**plan.to_dict(), "method": method})
+    with pytest.raises(ModelFileError, match=r"run\.json is not a run's record"):
+        RunPlan.read(tmp_path)

@@ -9,7 +9,6 @@ from typing import Any
 import mlis
 from mlis.config import Config
 from mlis.errors import ModelFileError, SettingsError
-from mlis.methods.registry import check_name
 from mlis.storage.atomic import CHECK, sealed, strict_json, unsealed, write_json
 
 FORMAT = 1
@@ -41,7 +40,8 @@ class RunPlan:
     method: str = MLIS
 
     def __post_init__(self) -> None:
-        check_name(self.method)
+        if not str.isidentifier(self.method):  # it names folders
+            raise SettingsError(f"method: expected a name such as eszsl, got {self.method!r}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise SettingsError(f"seeds must be distinct and ≥ 0, but got {list(self.seeds)}")
         if not self.components or len(set(self.components)) < len(self.components):
