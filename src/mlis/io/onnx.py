@@ -1,7 +1,7 @@
 """A recognizer as an ONNX file, for use without Python or PyTorch (extra `onnx`).
 
-PyTorch's exporter writes the graph, of any composition. It takes a batch of any size, and the file is
-compared with PyTorch before it is kept.
+PyTorch's exporter writes the graph, of any composition. It takes a batch of any size, and the file
+is compared with PyTorch before it is kept.
 """
 
 import copy
