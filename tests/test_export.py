@@ -1,6 +1,5 @@
 """ONNX files: the same scores in onnxruntime, everything needed in the metadata, no bad file."""
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import scipy.special
 import torch
 from PIL import Image
 
-import mlis.io.onnx.export
+import mlis.io.onnx
 from cli_cases import last_json, printed, refused
 from mlis import ImageClassifier
 from mlis.config import Config
@@ -19,15 +18,15 @@ from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.features.backbones.base import load_backbone
 from mlis.io.checkpoint import save_model
 from mlis.io.onnx import export_onnx
-from mlis.model.heads import LinearHead
+from mlis.model.heads import CosineHead, LinearHead
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Metadata, Recognizer, replace
-from mlis.model.refiners import LinearReLU
+from mlis.model.refiners import Concatenation, Identity, LinearReLU
 from mlis.pipeline import fit
 from simulated import small, tiny
 
 ort = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
 DATA = tiny()
 LITE = "efficientnet-lite0"
 
@@ -101,12 +100,11 @@ def test_a_class_without_any_sample_is_never_the_best(tmp_path):
 def test_a_file_with_other_scores_is_not_kept(tmp_path, monkeypatch):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"precious")
-    add = mlis.io.onnx.export._add_head
-
-    def wrong(graph, x, fused):
-        add(graph, x, dataclasses.replace(fused, bias=fused.bias + 0.01))
-
-    monkeypatch.setattr(mlis.io.onnx.export, "_add_head", wrong)
+    forward = mlis.io.onnx._Graph.forward
+    monkeypatch.setattr(
+        *(mlis.io.onnx._Graph, "forward"),
+        lambda self, x: [one + 0.01 for one in forward(self, x)],
+    )
     with pytest.raises(ModelFileError, match=r"off PyTorch's, more than 0\.0001"):
         export_onnx(trained(), path)
     assert path.read_bytes() == b"precious"
@@ -178,7 +176,7 @@ def test_wrong_use(arguments, said, tmp_path, capsys, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime", "onnxscript"])
 def test_without_the_extra(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SettingsError, match=r"mlis\[onnx\]"):
@@ -187,14 +185,26 @@ def test_without_the_extra(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("transform", ["none", "sqrt"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_row_that_is_not_finite_has_no_finite_score(transform, bad, tmp_path):
+def test_a_row_that_is_not_finite_has_no_finite_score(transform, tmp_path):
     """A graph cannot raise an error; no row may be answered as if it were a usual one."""
     model = trained(preprocessing={"feature_transform": transform})
     export_onnx(model, tmp_path / "m.onnx")
-    x = np.array(DATA.features[:4])
-    x[2] = bad if transform == "none" or bad != 3e38 else np.nan  # its root is finite
-    (scores,) = session(tmp_path / "m.onnx").run(["scores"], {"features": x})
-    assert not np.isfinite(scores[2]).any() or bad == 3e38
-    assert not np.isfinite(scores[2]).all()
-    np.testing.assert_allclose(scores[[0, 1, 3]], model.scores(x[[0, 1, 3]]), rtol=1e-4, atol=1e-4)
+    run = session(tmp_path / "m.onnx").run
+    expected = model.scores(DATA.features[:4])
+    for bad in (np.nan, np.inf, -np.inf, 3e38):
+        x = np.array(DATA.features[:4])
+        x[2] = bad if transform == "none" or bad != 3e38 else np.nan  # its root is finite
+        (scores,) = run(["scores"], {"features": x})
+        assert not np.isfinite(scores[2]).any() or bad == 3e38
+        assert not np.isfinite(scores[2]).all()
+        np.testing.assert_allclose(scores[[0, 1, 3]], expected[[0, 1, 3]], rtol=1e-4, atol=1e-4)
+
+
+def test_any_composition_is_exported(tmp_path):
+    width = DATA.features.shape[1]
+    layer = LinearReLU(torch.randn(5, width), torch.zeros(5), slope=0.2)
+    head = CosineHead(torch.randn(9, width + 5), scale=20.0)
+    model = replace(trained(), refiner=Concatenation([Identity(), layer]), head=head)
+    assert export_onnx(model, tmp_path / "m.onnx").difference < 1e-5
+    (scores,) = session(tmp_path / "m.onnx").run(["scores"], {"features": DATA.features})
+    np.testing.assert_allclose(scores, model.scores(DATA.features), rtol=1e-4, atol=1e-4)

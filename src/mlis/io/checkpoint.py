@@ -314,8 +314,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelFileError(f"{path} is not valid JSON: {error}") from None
     known = cast(dict[str, Any], content) if isinstance(content, dict) else {}
-    found = known.get("format")
-    if found not in (1, FORMAT) or isinstance(found, bool) or "record" not in known:
+    found: Any = known.get("format")
+    if isinstance(found, bool) or found not in (1, FORMAT) or "record" not in known:
         raise ModelFileError(
             f"{path} has model format {found!r}, but this version of mlis ({mlis.__version__}) "
             f"reads formats 1 and {FORMAT}"

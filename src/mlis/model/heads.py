@@ -28,7 +28,7 @@ class Head(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def empty(cls, **sizes: Any) -> Self:
+    def empty(cls, *args: Any, **sizes: Any) -> Self:
         """A head of these sizes whose tensors are on the meta device, to load a state into."""
 
     @abstractmethod

@@ -28,7 +28,7 @@ class Refiner(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def empty(cls, **sizes: Any) -> Self:
+    def empty(cls, *args: Any, **sizes: Any) -> Self:
         """A refiner of these sizes whose tensors are on the meta device, to load a state into."""
 
     @abstractmethod
