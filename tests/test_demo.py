@@ -180,7 +180,7 @@ def test_prototypes_agree_with_scikit_learn(data: LetterData, config: Config, ke
     model.fit(units[seen], means - means.mean(0))
     expected = torch.from_numpy(model.predict(units) + means.mean(0)).float()
     expected = torch.nn.functional.normalize(expected, dim=1)
-    found = torch.nn.functional.normalize(fitted.prototypes, dim=1)
+    found = torch.nn.functional.normalize(fitted.head.prototypes, dim=1)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
 
