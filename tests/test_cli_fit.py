@@ -142,12 +142,13 @@ def test_bars_on_a_terminal(small_folder, tmp_path, capsys, monkeypatch):
 
 
 def test_progress_of_images(capsys, monkeypatch):
-    bar = ImageBar("images")
+    bar = ImageBar()
     bar.started(40, 10)
     bar.done(5)
     bar.close()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("mlis.cli.progress.LINE_EVERY", 0.0)
+    bar.started(40, 15)
     bar.done(5)
     assert "images 20/40" in capsys.readouterr().err
 
@@ -226,7 +227,7 @@ def test_resume_finds_a_moved_benchmark_by_its_root(xlsa17, tmp_path, capsys):
     ],
 )
 def test_resume_takes_no_setting(ablation, flags, named, capsys):
-    assert failure(capsys, "--resume", ablation, *flags).endswith(f"leave out {named}")
+    assert failure(capsys, "--resume", ablation, *flags).endswith(f"Leave out {named}.")
 
 
 def test_a_folder_keeps_to_its_first_plan(ablation, small_folder, capsys):
@@ -237,14 +238,14 @@ def test_a_folder_keeps_to_its_first_plan(ablation, small_folder, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--seeds", "0,0"], "seeds must be distinct"),
-        (["--seeds", "0-4"], "expected whole numbers such as 0,1,2"),
-        (["--components", "ml,ml"], "components must be distinct"),
+        (["--seeds", "0,0"], "expected distinct values"),
+        (["--seeds", "4-0"], "expected seeds such as 0-4"),
+        (["--components", "ml,ml"], "expected distinct values"),
         (["--snapshot-every", "-1"], "expected a number ≥ 0"),
         (["--snapshot-every", "nan"], "expected a number ≥ 0"),
         (["--device", "abacus"], "expected auto or a device of this machine"),
-        (["--data-root", "x"], "--data-root has no meaning for"),
-        (["--split", "x.mat"], "--split has no meaning for"),
+        (["--data-root", "x"], "--data-root: not allowed with"),
+        (["--split", "x.mat"], "--split: not allowed with"),
         (["--loss", "no_such_module:f"], "importing it failed"),
         (["--loss", "circel"], "expected circle, circle_eq1"),
         (["--split-seed", "-1"], "expected a whole number ≥ 0"),
@@ -298,7 +299,7 @@ def test_what_a_run_or_a_settings_file_names_is_imported_on_the_users_word_alone
     ):
         assert f"add --loss {name}" in failure(capsys, *command)
         assert not (tmp_path / "imported").exists()
-    assert "begun with 'evil_of_this_test:pull'" in failure(
+    assert "expected 'evil_of_this_test:pull'" in failure(
         capsys, "--resume", "run", "--loss", "circle"
     )
     for word in ("evil_of_this_test", "evil_of_this_test:"):  # nothing to call: not imported
@@ -321,7 +322,7 @@ def test_a_pair_of_files(tmp_path, capsys):
     line = failure(
         capsys, "--features", features, "--split", split, "--data-root", tmp_path, "-o", "x"
     )
-    assert "--data-root has no meaning for a pair of files" in line
+    assert "--data-root: not allowed with a pair of files" in line
 
 
 def test_tables(tmp_path, capsys):

@@ -73,7 +73,7 @@ def test_every_command_has_help(command, capsys):
         (["data", "info", "absent"], "absent: neither a dataset folder nor one of"),
         (["evaluate", "absent"], "no saved model: absent is not there"),
         (["predict", "absent", "x.npy"], "no saved model: absent is not there"),
-        (["demo", "--seed", "-1"], "--seed must be ≥ 0"),
+        (["demo", "--seed", "-1"], "--seed: expected a whole number ≥ 0"),
     ],
 )
 def test_wrong_use_is_one_line_and_code_2(arguments, said, capsys, tmp_path, monkeypatch):

@@ -7,12 +7,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.arguments import (
+    add_common,
+    add_setting_flags,
+    at_least,
+    finite,
+    given_settings,
+    resolve_settings,
+    seeds,
+)
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.fit import check_loss
-from mlis.cli.flag_types import at_least, different, finite
-from mlis.cli.output import add_output_flag, check_folder
-from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings
+from mlis.cli.output import check_folder
 from mlis.cli.tune_output import print_found, print_plan, said, write_found
 
 if TYPE_CHECKING:
@@ -45,7 +51,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add_dataset_arguments(parser)
     group = parser.add_argument_group("search")
-    add_output_flag(group, "OUT")
+    add_common(group, "--output", metavar="OUT")
     group.add_argument(
         "--space", metavar="FILE.toml", type=Path, help="what is searched (default: --dry-run says)"
     )
@@ -53,8 +59,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     group.add_argument(
         "--dry-run", action="store_true", help="say what would be searched; read no data"
     )
-    add_device_flag(group)
-    add_common_flags(group, with_json=True)
+    add_common(group, "--device", "--json", "--verbose")
     add_setting_flags(parser)
     parser.set_defaults(run=run)
 
@@ -79,7 +84,7 @@ def _add_budget(group: argparse._ArgumentGroup) -> None:
         "validation split, which is noisy (default: 5)",
     )
     group.add_argument(
-        "--seeds", type=different, default=(0,), metavar="N[,N…]", help="of trainings (default: 0)"
+        "--seeds", type=seeds, default=(0,), metavar="N[,N…]", help="of trainings (default: 0)"
     )
     group.add_argument(
         "--search-seed",

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.printing import number, print_json, print_table, say
-from mlis.cli.settings import to_toml
+from mlis.cli.output import number, print_json, print_table, say, to_toml
 
 if TYPE_CHECKING:
     from mlis.config import Config
