@@ -70,14 +70,6 @@ def test_convert_replaces_only_when_told_to(tmp_path, capsys):
     assert GZSLDataset.load(two).sha256 == GZSLDataset.load(one).sha256 != before
 
 
-def test_convert_where_nothing_can_be_written(tmp_path, capsys):
-    folder = save_small(tmp_path / "data")
-    (tmp_path / "file").write_text("")
-    assert "is a file" in refused(capsys, "data", "convert", folder, "-o", tmp_path / "file")
-    below = tmp_path / "file" / "below"
-    assert "cannot be written" in refused(capsys, "data", "convert", folder, "-o", below)
-
-
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -138,9 +130,3 @@ def test_demo_prints_a_table_and_json(demo, tmp_path, capsys):
     assert result["H"] == 57.7
     assert result["protocol"] == "H@val"
     assert result["page"] == str(tmp_path / "index.html")
-
-
-def test_demo_refuses_a_file_for_a_folder(demo, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert "is a file" in refused(capsys, "demo", "-o", tmp_path / "file")
-    assert demo == []

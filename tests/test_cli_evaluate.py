@@ -258,10 +258,6 @@ def test_a_damaged_model(model, small_folder, name, tmp_path, capsys):
     assert str(tmp_path / "model") in failure(capsys, tmp_path / "model", small_folder)
 
 
-def test_a_device_that_is_not_there(model, capsys):
-    assert "device of this machine (cpu" in failure(capsys, model, "--device", "abacus")
-
-
 RETRIEVAL = ("recall_at_1_raw", "recall_at_1_refined", "map_at_r_raw", "map_at_r_refined")
 
 

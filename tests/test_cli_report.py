@@ -1,7 +1,5 @@
 """`mlis report` and `mlis map`."""
 
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -75,12 +73,3 @@ def test_a_map_needs_the_model_s_own_classes(tmp_path, capsys):
     assert "was trained on other classes" in said
     assert "no saved model" in refused(capsys, "map", data, data, "-o", tmp_path / "map.svg")
     assert "expected a .svg file" in refused(capsys, "map", data, data, "-o", tmp_path / "x")
-
-
-def test_help_loads_nothing_heavy():
-    code = (
-        "import sys; from mlis.cli import main; main(['report', '--help']);"
-        "print({m.split('.')[0] for m in sys.modules} & {'torch', 'numpy', 'sklearn', 'PIL'})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "set()"

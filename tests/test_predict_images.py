@@ -274,7 +274,7 @@ def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
         (["MODEL", "empty"], "no files in it"),
         (["MODEL", "x.npy", "--workers", "2"], "--workers: not allowed with features"),
         (["MODEL", "a.png", "--backbone", "others"], "of others"),
-        (["MODEL", "a.png", "--top-k", "0"], "--top-k: expected a whole number ≥ 1"),
+        (["MODEL", "a.png", "--workers", "0"], "--workers: expected a whole number ≥ 1"),
     ],
 )
 def test_wrong_use(place, capsys, tmp_path, monkeypatch, arguments, said):

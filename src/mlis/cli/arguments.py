@@ -17,7 +17,9 @@ from mlis.errors import SettingsError
 if TYPE_CHECKING:
     from mlis.compute.ray_cluster import Cluster
 
-Commands = argparse._SubParsersAction  # of `ArgumentParser.add_subparsers`
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Commands = argparse._SubParsersAction
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -41,6 +43,24 @@ class Parser(argparse.ArgumentParser):
         """Print what is wrong and where to read more; exit with 2."""
         complain(f"{message} (see `{self.prog} --help`)")
         raise SystemExit(2)
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    text: str,
+    description: str = "",
+    *,
+    usage: str | None = None,
+    json: bool = True,
+) -> argparse.ArgumentParser:
+    """Add a command; return its parser, which has `--verbose`, and `--json` if it has a result."""
+    description = description or f"{text[0].upper()}{text[1:]}."
+    parser = commands.add_parser(name, help=text, description=description, usage=usage)
+    add_common(parser, *(["--json"] if json else []), "--verbose")
+    parser.set_defaults(run=run)
+    return parser
 
 
 # Types: each is a `type` of `add_argument`, or makes one.
@@ -135,7 +155,6 @@ _COMMON: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "images: decoding threads (default: number of processors)",
     },
-    "--data-root": {"metavar": "DIR", "help": "folder that contains FLO/, CUB/, …"},
     "--json": {
         "action": "store_true",
         "help": "print the result as one JSON object on the last line",
@@ -149,9 +168,8 @@ def add_common(parser: argparse._ActionsContainer, *flags: str, **changes: Any) 
 
     >>> parser = argparse.ArgumentParser()
     >>> add_common(parser, "--output", metavar="RUN", required=False)
-    >>> add_common(parser, "--device", "--json", "--verbose")
-    >>> parser.parse_args(["-o", "run", "-v"]).verbose
-    True
+    >>> parser.parse_args(["-o", "run"]).output.name
+    'run'
     """
     for flag in flags:
         aliases = (_SHORT[flag], flag) if flag in _SHORT else (flag,)
@@ -163,7 +181,7 @@ def refuse(args: argparse.Namespace, dests: typing.Iterable[str], reason: str) -
 
     Args:
         args: parsed arguments.
-        dests: names of `args` whose value is neither None, False nor empty if they were given.
+        dests: names in `args` that are absent, None, False or empty if the flag was not given.
         reason: continues "--flag: not allowed".
 
     Raises:
@@ -175,10 +193,12 @@ def refuse(args: argparse.Namespace, dests: typing.Iterable[str], reason: str) -
         if (value := getattr(args, name, None)) is not None and value is not False and value != ()
     ]
     if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise SettingsError(
-            f"{flags}: not allowed {reason}. Leave {'it' if len(given) == 1 else 'them'} out."
-        )
+        flags = [
+            setting_flag(*name.split(".")) if "." in name else f"--{name.replace('_', '-')}"
+            for name in given
+        ]
+        them = "it" if len(given) == 1 else "them"
+        raise SettingsError(f"{', '.join(flags)}: not allowed {reason}. Leave {them} out.")
 
 
 _RAY_ONLY = ("address", "cores", "gpus")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlis.cli import features
-from mlis.cli.arguments import Commands, add_common, at_least, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, refuse
+from mlis.cli.datasets import add_dataset_options
 from mlis.cli.output import check_folder, check_replaceable, print_json, say
 from mlis.errors import SettingsError
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mlis.data.io.feature_folder import ImageFeatures
     from mlis.features.descriptors.describe import Descriptors
     from mlis.features.images.walk import Bad, Found
+
+_SPLITTING = ("seed", "test_fraction")  # of `mlis.features.build.build`, and their flags
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -31,12 +34,11 @@ or only a description). If the command is killed, run it again to continue; with
 what is new in DIR."""
 
 
-def add_to(actions: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(actions: Commands) -> None:
     """Add the command to those of `mlis data`."""
-    parser = actions.add_parser(
-        "build",
-        help="a dataset from a folder of images and a table of classes",
-        description=_DESCRIPTION,
+    parser = add_command(
+        *(actions, "build", run, "a dataset from a folder of images and a table of classes"),
+        _DESCRIPTION,
         usage="mlis data build (--images DIR | --features FOLDER) --classes FILE -o FOLDER",
     )
     source = parser.add_mutually_exclusive_group(required=True)
@@ -58,28 +60,11 @@ def add_to(actions: "Commands[argparse.ArgumentParser]") -> None:
     add_common(parser, "--output")
     add_common(parser, "--force", help="replace the dataset in FOLDER")
     parser.add_argument(
-        "--skip-undescribed",
-        action="store_true",
-        help="leave out images of classes that are not described",
+        "--skip-undescribed", action="store_true", help="leave out images of other classes"
     )
-    parser.add_argument(
-        "--split-seed",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="seed of the splits that are not part of the data (default: 0)",
-    )
-    parser.add_argument(
-        "--test-fraction",
-        type=float,
-        default=0.2,
-        metavar="X",
-        help="fraction of a seen class's images held out for testing (default: 0.2)",
-    )
+    add_dataset_options(parser, *_SPLITTING)
     features.add_image_flags(parser.add_argument_group("images"))
     features.add_text_flags(parser.add_argument_group("descriptions"))
-    add_common(parser, "--json", "--verbose")
-    parser.set_defaults(run=run)
 
 
 def check_output(args: argparse.Namespace) -> None:
@@ -114,8 +99,7 @@ def run(args: argparse.Namespace) -> None:
             images,
             descriptors,
             name=args.output.absolute().name,
-            seed=args.split_seed,
-            test_fraction=args.test_fraction,
+            **{name: getattr(args, name) for name in _SPLITTING if name in args},
         )
         with replaced_together(args.output) as new:
             write_folder(data, new)

@@ -2,11 +2,11 @@
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.arguments import Commands, add_common, at_least, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
 from mlis.cli.output import check_folder, check_replaceable, print_json, print_table, say
 from mlis.errors import DataError, SettingsError
 
@@ -29,11 +29,10 @@ model. Calibration is unchanged. Results that are stored with the model describe
 the change."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the commands."""
-    add = _change(
-        commands, "add-classes", "add classes to a trained model, without its data", run_add, _ADD
-    )
+    add = add_command(commands, "add-classes", run_add, "add classes to a trained model", _ADD)
+    add_common(add, "model")
     add.add_argument("classes", metavar="CLASSES", type=Path, help="described classes")
     add.add_argument("--vectors", action="store_true", help="CLASSES contains numeric descriptors")
     add.add_argument("--names", metavar="FILE", type=Path, help="names of .npy rows, one per line")
@@ -44,39 +43,21 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="synthetic samples per unseen class (default: as in training)",
     )
     add_common(add, "--text-model", "--device")
-    remove = _change(
-        commands, "remove-classes", "remove classes from a trained model", run_remove,
+    remove = add_command(
+        *(commands, "remove-classes", run_remove, "remove classes from a trained model"),
         "Remove classes from a trained model; the scores of the others do not change.",
-    )  # fmt: skip
-    remove.add_argument("names", metavar="NAME", nargs="+", help="of a class")
-    rename = _change(
-        commands, "rename-classes", "rename classes of a trained model", run_rename,
-        "Rename classes of a trained model: one or more pairs OLD NEW.",
-    )  # fmt: skip
-    rename.add_argument("names", metavar="OLD NEW", nargs="+", help="present and new name")
-    show = commands.add_parser(
-        "classes",
-        help="list the classes of a trained model",
-        description="List the classes of a trained model, and what was changed since training.",
     )
-    add_common(show, "model", "--json", "--verbose")
-    show.set_defaults(run=run_show)
-
-
-def _change(
-    commands: "Commands[argparse.ArgumentParser]",
-    name: str,
-    text: str,
-    run: Callable[[argparse.Namespace], None],
-    description: str,
-) -> argparse.ArgumentParser:
-    """The parser of a command that writes a changed model."""
-    parser = commands.add_parser(name, help=text, description=description)
-    add_common(parser, "model", "--output")
-    add_common(parser, "--force", help="replace the model in FOLDER")
-    add_common(parser, "--json", "--verbose")
-    parser.set_defaults(run=run)
-    return parser
+    add_common(remove, "model")
+    remove.add_argument("names", metavar="NAME", nargs="+", help="of a class")
+    text = "rename classes of a trained model"
+    rename = add_command(commands, "rename-classes", run_rename, text)
+    add_common(rename, "model")
+    rename.add_argument("names", metavar="OLD NEW", nargs="+", help="present and new name")
+    for parser in (add, remove, rename):
+        add_common(parser, "--output")
+        add_common(parser, "--force", help="replace the model in FOLDER")
+    text = "list the classes of a trained model, and its changes since training"
+    add_common(add_command(commands, "classes", run_show, text), "model")
 
 
 def run_add(args: argparse.Namespace) -> None:

@@ -3,41 +3,33 @@
 import argparse
 
 from mlis.cli import build
-from mlis.cli.arguments import Commands, add_common
+from mlis.cli.arguments import Commands, add_command, add_common
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.output import print_json, say
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the commands."""
-    parser = commands.add_parser(
-        "data",
-        help="inspect, convert or build datasets",
-        description="Inspect, convert or build datasets.",
-    )
+    text = "inspect, convert or build datasets"
+    parser = commands.add_parser("data", help=text, description=text)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    info = actions.add_parser(
-        "info",
-        help="sizes, images per class, checks, hash",
-        description="Print sizes, images per class, descriptor similarity, passed checks and the\n"
+    info = add_command(
+        *(actions, "info", run_info, "sizes, images per class, checks, hash"),
+        "Print sizes, images per class, descriptor similarity, passed checks and the\n"
         "hash of a dataset.",
         usage="mlis data info DATASET [options]",
     )
     add_dataset_arguments(info)
-    add_common(info, "--json", "--verbose")
-    info.set_defaults(run=run_info)
-    convert = actions.add_parser(
-        "convert",
-        help="write any dataset as a dataset folder",
-        description="Write a dataset as a folder (features.safetensors and dataset.json), which\n"
+    convert = add_command(
+        *(actions, "convert", run_convert, "write any dataset as a dataset folder"),
+        "Write a dataset as a folder (features.safetensors and dataset.json), which\n"
         "every command takes as DATASET and which loads without parsing.",
         usage="mlis data convert DATASET -o FOLDER [options]",
+        json=False,
     )
     add_dataset_arguments(convert)
     add_common(convert, "--output")
     add_common(convert, "--force", help="replace the dataset in FOLDER")
-    add_common(convert, "--verbose")
-    convert.set_defaults(run=run_convert)
     build.add_to(actions)
 
 

@@ -77,7 +77,8 @@ _OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "type": float,
             "metavar": "X",
-            "help": "tables: fraction of a seen class's rows held out for testing (default: 0.2)",
+            "help": "fraction of a seen class's rows held out for testing, if they are not marked "
+            "(default: 0.2)",
         },
     ),
     "cache": (
@@ -114,8 +115,14 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         "--split name a pair of files in the benchmarks' format, --features and --classes tables.",
     )
     group.add_argument("dataset", metavar="DATASET", nargs="?", help="name or folder")
-    for name, (flag, options) in _OPTIONS.items():
-        group.add_argument(flag, dest=name, default=argparse.SUPPRESS, **options)
+    add_dataset_options(group, *_OPTIONS)
+
+
+def add_dataset_options(parser: argparse._ActionsContainer, *names: str) -> None:
+    """Add options by their argument of `load_dataset`; absent if not given."""
+    for name in names:
+        flag, options = _OPTIONS[name]
+        parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, **options)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

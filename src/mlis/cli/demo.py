@@ -3,30 +3,23 @@
 import argparse
 from pathlib import Path
 
-from mlis.cli.arguments import Commands, add_common, at_least
+from mlis.cli.arguments import Commands, add_command, add_common, at_least
 from mlis.cli.output import check_folder, number, print_json, print_table
 
 MEASURES = ("U", "S", "H", "T1")
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "demo",
-        help="train on letters, recognise letters never seen",
-        description="Train on accented letters, rendered from fonts that come with matplotlib,\n"
+    parser = add_command(
+        *(commands, "demo", run, "train on letters, recognise letters never seen"),
+        "Train on accented letters, rendered from fonts that come with matplotlib,\n"
         "and recognise letters that were never seen; write a page with pictures. No download.",
     )
-    add_common(
-        parser,
-        "--output",
-        default=Path("demo-out"),
-        required=False,
-        help="folder to write (default: demo-out)",
-    )
+    folder = Path("demo-out")
+    add_common(parser, "--output", default=folder, required=False, help=f"default: {folder}")
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="default: 0")
-    add_common(parser, "--device", "--json", "--verbose")
-    parser.set_defaults(run=run)
+    add_common(parser, "--device")
 
 
 def run(args: argparse.Namespace) -> None:

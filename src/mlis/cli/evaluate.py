@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.arguments import Commands, add_common, at_least, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
 from mlis.cli.datasets import (
     BENCHMARK,
     FLAGS,
@@ -63,12 +63,11 @@ images whose nearest neighbour is of the same class, and MAP@R, the mean average
 R nearest, where R is the number of other images of the class."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure a saved model on labelled images or a dataset",
-        description=_DESCRIPTION,
+    parser = add_command(
+        *(commands, "evaluate", run, "measure a saved model on labelled images or a dataset"),
+        _DESCRIPTION,
         usage="mlis evaluate MODEL_OR_RUN [DATA] [options]",
     )
     add_common(parser, "model", metavar="MODEL_OR_RUN", help="folder of a saved model, or of a run")
@@ -82,9 +81,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
         metavar="N",
         help="most confused pairs to print, at most 10 (default: 5)",
     )
-    add_common(group, "--json", "--verbose")
     add_common(parser.add_argument_group("images"), "--backbone", "--workers", "--device")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlis.cli.arguments import Commands, add_common, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, refuse
 from mlis.cli.output import check_file, print_json, say
 
 _DESCRIPTION = """\
@@ -19,16 +19,14 @@ The file is kept only if onnxruntime's scores differ from PyTorch's by at most 1
 largest."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "export", help="write a trained model as an ONNX file", description=_DESCRIPTION
-    )
+    text = "write a trained model as an ONNX file"
+    parser = add_command(commands, "export", run, text, _DESCRIPTION)
     add_common(parser, "model")
     add_common(parser, "--output", metavar="FILE.onnx", help="file to write")
     parser.add_argument("--images", action="store_true", help="include the image model")
-    add_common(parser, "--backbone", "--json", "--verbose")
-    parser.set_defaults(run=run)
+    add_common(parser, "--backbone")
 
 
 def run(args: argparse.Namespace) -> None:

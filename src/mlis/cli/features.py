@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlis.cli.arguments import (
     Commands,
+    add_command,
     add_common,
     add_engine_flags,
     at_least,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mlis.compute.ray_cluster import Cluster
     from mlis.features.backbones.base import Backbone
     from mlis.features.descriptors.describe import Descriptors
-    from mlis.features.images.extract import Compute
+    from mlis.features.images.extract import Compute, Extraction
     from mlis.features.images.walk import Bad, Found
     from mlis.features.matching import Unmatched
 
@@ -48,33 +49,25 @@ categories are one-hot; a missing value becomes the mean of the classes that hav
 two vectors are normalised to unit length, weighted and concatenated."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add both commands."""
-    parser = commands.add_parser(
-        "features",
-        help="features of images, descriptors of classes",
-        description="Features of images, descriptors of classes.",
-    )
+    text = "features of images, descriptors of classes"
+    parser = commands.add_parser("features", help=text, description=text)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    images = actions.add_parser(
-        "images", help="features of a folder of images", description=_IMAGES
-    )
+    images = add_command(actions, "images", run_images, "features of a folder of images", _IMAGES)
     images.add_argument("folder", metavar="DIR", type=Path, help="folder of images")
     add_common(images, "--output")
     add_common(images, "--force", help="replace features of another model in FOLDER")
     add_image_flags(images)
     add_engine_flags(images, "shard")
-    add_common(images, "--json", "--verbose")
-    images.set_defaults(run=run_images)
-    text = actions.add_parser("text", help="descriptors of described classes", description=_TEXT)
-    text.add_argument("table", metavar="FILE", type=Path, help="described classes")
-    add_common(text, "--output")
-    text.add_argument(
+    words = add_command(actions, "text", run_text, "descriptors of described classes", _TEXT)
+    words.add_argument("table", metavar="FILE", type=Path, help="described classes")
+    add_common(words, "--output")
+    words.add_argument(
         "--images", metavar="DIR", type=Path, help="report names that differ from DIR's folders"
     )
-    add_text_flags(text)
-    add_common(text, "--device", "--json", "--verbose")
-    text.set_defaults(run=run_text)
+    add_text_flags(words)
+    add_common(words, "--device")
 
 
 def add_image_flags(parser: argparse._ActionsContainer) -> None:
@@ -115,6 +108,7 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
     add_common(parser, "--device")
 
 
+CONTINUE = "run the same command again to continue after the last shard"
 TEXT_FLAGS = ("sentences", "attributes", "categories", "missing", "attribute_weight", "text_model")
 
 
@@ -175,9 +169,12 @@ def run_images(args: argparse.Namespace) -> None:
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(CONTINUE) from None
+    _report_images(args, result, found)
+
+
+def _report_images(args: argparse.Namespace, result: "Extraction", found: "Found") -> None:
     rows, size = result.images.features.shape
-    model = result.images.backbone
-    rate = result.computed / result.seconds
+    model, rate = result.images.backbone, result.computed / result.seconds
     shown = f", {rate:.1f} images/s" if result.computed else ""
     say(
         f"{args.output}: {rows:,} images × {size} features by {model['name']}; "
@@ -187,14 +184,10 @@ def run_images(args: argparse.Namespace) -> None:
         say(f"  {found.unlisted:,} files are not in the table of labels and were not read")
     report_bad(result.bad, args.output)
     if args.json:
-        seconds = round(result.seconds, 3)
         numbers = {"images": rows, "size": size, "computed": result.computed}
-        times = {"seconds": seconds, "images_per_second": round(rate, 2)}
+        times = {"seconds": round(result.seconds, 3), "images_per_second": round(rate, 2)}
         made_by = {"backbone": model["name"], "fingerprint": model["fingerprint"]}
         print_json({**numbers, "bad": len(result.bad), **times, **made_by})
-
-
-CONTINUE = "run the same command again to continue after the last shard"
 
 
 def _ray_compute(

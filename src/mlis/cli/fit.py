@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import mlis
 from mlis.cli.arguments import (
     Commands,
+    add_command,
     add_common,
     add_setting_flags,
     given_settings,
     not_negative,
+    refuse,
     resolve_settings,
     seeds,
 )
@@ -46,12 +48,11 @@ deleted at any time. Settings: defaults < preset < settings file < flags; --dry-
 result."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "fit",
-        help="train on a dataset, test once, save",
-        description=_DESCRIPTION,
+    parser = add_command(
+        *(commands, "fit", run, "train on a dataset, test once, save"),
+        _DESCRIPTION,
         usage="mlis fit DATASET [--data-root DIR] -o RUN [options]\n"
         "       mlis fit --features FILE --split FILE -o RUN [options]\n"
         "       mlis fit --resume RUN [--data-root DIR]",
@@ -90,9 +91,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="do not keep growth.safetensors beside each model: no classes can be added later",
     )
     add_common(group, "--device", default=None)
-    add_common(group, "--json", "--verbose")
     add_setting_flags(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -111,25 +110,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _resumed(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
-    """A run continues with its own settings: none may be given again."""
+    """A run continues with its own settings: none may be given again but the loss's name."""
     from mlis.io.run_plan import RunPlan
 
-    settings = given_settings(args)
-    settings.get("refinement", {}).pop("loss", None)  # the user's consent: see `check_loss`
-    given = {
-        "-o": args.output,
-        "--dry-run": args.dry_run,
-        "--seeds": args.seeds,
-        "--device": args.device,
-        "--preset": args.preset,
-        "--settings": args.settings,
-        "the flags of settings": any(settings.values()),
-    }
-    if extra := [flag for flag, value in given.items() if value]:
-        raise SettingsError(
-            f"--resume: all settings come from {args.resume / 'run.json'}. Leave out "
-            f"{', '.join(extra)}."
-        )
+    own = ("output", "dry_run", "seeds", "device", "preset", "settings", "precision")
+    settings = [name for name in vars(args) if "." in name and name != "refinement.loss"]
+    where = args.resume / "run.json"
+    refuse(args, [*own, *settings], f"with --resume, as {where} has all settings")
     plan = RunPlan.read(args.resume)
     check_loss(plan.config.refinement, given_settings(args))
     return args.resume, plan, load(relocated(plan.dataset, args))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mlis.cli.arguments import Commands, add_common, at_least, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
 from mlis.cli.datasets import find_pictures
 from mlis.cli.output import check_file, report_unread
 from mlis.errors import DataError
@@ -44,22 +44,16 @@ Images that cannot be read are listed at the end. Exit code: 0 if any image was 
 none could be read, 2 for wrong input or usage."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "predict", help="recognise images, or rows of features", description=_DESCRIPTION
-    )
+    text = "recognise images, or rows of features"
+    parser = add_command(commands, "predict", run, text, _DESCRIPTION, json=False)
     add_common(parser, "model")
     parser.add_argument(
         "inputs", metavar="INPUT", type=Path, nargs="+", help="images, or one file of features"
     )
-    add_common(
-        parser,
-        "--output",
-        metavar="FILE",
-        required=False,
-        help=".csv or .jsonl (default: stdout)",
-    )
+    text = ".csv or .jsonl (default: stdout)"
+    add_common(parser, "--output", metavar="FILE", required=False, help=text)
     parser.add_argument(
         "--format", choices=("csv", "jsonl"), help="default: by FILE's name, csv on stdout"
     )
@@ -72,8 +66,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
         metavar="NAME",
         help="column of .csv and .parquet that is not a feature, if present (default: label)",
     )
-    add_common(parser, "--backbone", "--workers", "--device", "--verbose")
-    parser.set_defaults(run=run)
+    add_common(parser, "--backbone", "--workers", "--device")
 
 
 def run(args: argparse.Namespace) -> int:

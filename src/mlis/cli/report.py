@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from mlis.cli.arguments import Commands, add_common
+from mlis.cli.arguments import Commands, add_command, add_common
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.output import check_file, print_json, say
 from mlis.errors import DataError
@@ -27,37 +27,28 @@ Place test images of seen and unseen classes in two dimensions, by their raw fea
 features that a saved model refines, side by side, with Recall@1 and MAP@R of both."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add both commands."""
-    parser = commands.add_parser(
-        "report", help="one page about the results of `mlis reproduce`", description=_REPORT
-    )
+    text = "one page about the results of `mlis reproduce`"
+    parser = add_command(commands, "report", run, text, _REPORT)
     parser.add_argument("results", metavar="RESULTS", type=Path, help="folder with results.jsonl")
-    add_common(
-        parser,
-        "--output",
-        metavar="FILE.html",
-        default=Path("report.html"),
-        required=False,
-        help="default: report.html",
-    )
+    page = Path("report.html")
+    text = f"default: {page}"
+    add_common(parser, "--output", metavar="FILE.html", default=page, required=False, help=text)
     group = parser.add_argument_group("data")
-    add_common(group, "--data-root", type=Path, help="folder that contains FLO/, …, if it moved")
+    group.add_argument(
+        "--data-root", metavar="DIR", type=Path, help="folder that contains FLO/, …, if it moved"
+    )
     group.add_argument("--images", metavar="DIR", type=Path, help="folder of the images")
     group.add_argument(
         "--no-data", action="store_true", help="read only RESULTS: no map, no thumbnails"
     )
     group.add_argument("--no-map", action="store_true", help="leave out the map, the slowest part")
-    add_common(parser, "--json", "--verbose")
-    parser.set_defaults(run=run)
-    parser = commands.add_parser(
-        "map", help="raw and refined features in two dimensions", description=_MAP
-    )
+    text = "raw and refined features in two dimensions"
+    parser = add_command(commands, "map", run_map, text, _MAP)
     add_common(parser, "model")
     add_dataset_arguments(parser)
     add_common(parser, "--output", metavar="FILE.svg", help="file to write")
-    add_common(parser, "--json", "--verbose")
-    parser.set_defaults(run=run_map)
 
 
 def run(args: argparse.Namespace) -> None:

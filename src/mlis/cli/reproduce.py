@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlis import presets
 from mlis.cli.arguments import (
     Commands,
+    add_command,
     add_common,
     add_engine_flags,
     at_least,
@@ -19,7 +20,7 @@ from mlis.cli.arguments import (
     names,
     seeds,
 )
-from mlis.cli.datasets import dataset_arguments
+from mlis.cli.datasets import add_dataset_options, dataset_arguments, given_options
 from mlis.cli.output import check_folder, number, print_json, print_table, say
 from mlis.config import read_toml
 from mlis.errors import DataError, SettingsError
@@ -50,11 +51,10 @@ line that says so. Writes RESULTS/tables/NAME.md, .csv, .tex and RESULTS/figures
 .csv."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "reproduce", help="measure tables and figures of the paper", description=_DESCRIPTION
-    )
+    text = "measure tables and figures of the paper"
+    parser = add_command(commands, "reproduce", run, text, _DESCRIPTION)
     parser.add_argument("name", metavar="NAME", choices=(*NAMES, "all"), help="|".join(NAMES))
     group = parser.add_argument_group("what")
     group.add_argument(
@@ -63,7 +63,7 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
         metavar="NAME[,NAME…]",
         help="benchmarks, `letters` or dataset folders (default: those of the paper)",
     )
-    add_common(group, "--data-root")
+    add_dataset_options(group, "data_root")
     group.add_argument(
         "--seeds", type=seeds, metavar="A-B|N,N…", help="default: 0-4; quick budget: 0"
     )
@@ -93,8 +93,6 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     add_common(group, "--device")
     add_engine_flags(group, "run")
-    add_common(parser, "--json", "--verbose")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,7 +137,7 @@ def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[
     wanted = {name: args.datasets or PAPER_DATASETS[name] for name in names}
     loaded: dict[str, Source] = {}
     for dataset in dict.fromkeys(one for group in wanted.values() for one in group):
-        loaded[dataset] = _source(dataset, args.data_root, layer)
+        loaded[dataset] = _source(dataset, given_options(args), layer)
     labels = [source.name for source in loaded.values()]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise SettingsError(
@@ -151,12 +149,12 @@ def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[
     return {name: [loaded[one] for one in group] for name, group in wanted.items()}
 
 
-def _source(name: str, data_root: str | None, layer: Mapping[str, Any]) -> "Source":
+def _source(name: str, options: Mapping[str, Any], layer: Mapping[str, Any]) -> "Source":
     from mlis.data.io.benchmarks import benchmark_name
     from mlis.experiments.source import Source
 
     known = benchmark_name(name)
-    place = {"data_root": data_root} if known and data_root is not None else {}
+    place = options if known else {}  # --data-root
     arguments = dataset_arguments(argparse.Namespace(dataset=name, **place))
     preset = presets.load(presets.own_preset(name))
     source = Source.load(known or Path(name).name, arguments, preset, layer)

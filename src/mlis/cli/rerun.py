@@ -2,8 +2,8 @@
 
 import argparse
 
-from mlis.cli.arguments import Commands, add_common
-from mlis.cli.datasets import relocated
+from mlis.cli.arguments import Commands, add_command, add_common
+from mlis.cli.datasets import add_dataset_options, relocated
 from mlis.cli.fit import check_loss
 from mlis.cli.output import number, print_json, print_table, say
 
@@ -13,22 +13,17 @@ same bits on the same machine with the same versions, else U, S and H within 1 p
 not changed. Exit code 1 if the results do not agree."""
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "rerun", help="repeat a result's run and compare", description=_DESCRIPTION
-    )
+    parser = add_command(commands, "rerun", run, "repeat a result's run and compare", _DESCRIPTION)
     parser.add_argument("row", metavar="ROW", help="key of the row, or its first characters")
     add_common(parser, "--output", metavar="RESULTS", help="folder of the results")
-    add_common(
-        parser, "--data-root", default=argparse.SUPPRESS, help="where the data are, if they moved"
-    )
+    add_dataset_options(parser, "data_root")
     parser.add_argument(
         "--loss", metavar="MODULE:FUNCTION", help="name of your own loss, if the row used one"
     )
     add_common(parser, "--device", default=None)
-    add_common(parser, "--json", "--verbose")
-    parser.set_defaults(run=run, dataset=None)
+    parser.set_defaults(dataset=None)  # for `relocated`
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlis.cli.arguments import Commands, add_common
+from mlis.cli.arguments import Commands, add_command, add_common
 from mlis.errors import SettingsError
 from mlis.serving.settings import Access, Limits, is_loopback, read_token
 
@@ -32,13 +32,10 @@ docs/serving.md describes how to put the server behind a proxy."""
 _METAVARS = {"max_upload": "MIB", "rate": "N", "timeout": "SECONDS", "max_wait": "MS"}
 
 
-def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "serve",
-        help="serve predictions over HTTP, with a page to try it",
-        description=_DESCRIPTION,
-    )
+    text = "serve predictions over HTTP, with a page to try it"
+    parser = add_command(commands, "serve", run, text, _DESCRIPTION, json=False)
     add_common(parser, "model")
     _add_access_flags(parser)
     parser.add_argument(
@@ -57,8 +54,6 @@ def add_to(commands: "Commands[argparse.ArgumentParser]") -> None:
             metavar=_METAVARS.get(field.name, "N"),
             help=f"{field.metadata['help']} (default: {field.default:g})",
         )
-    add_common(parser, "--verbose")
-    parser.set_defaults(run=run)
 
 
 def _add_access_flags(parser: argparse.ArgumentParser) -> None:
