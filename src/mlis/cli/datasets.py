@@ -17,79 +17,53 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-# argument of load_dataset → its flag, and keywords of add_argument
-_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "data_root": ("--data-root", {"metavar": "DIR", "help": "folder that contains FLO/, CUB/, …"}),
+# argument of load_dataset → its flag, metavar (None: no value) and help
+_OPTIONS: dict[str, tuple[str, str | None, str]] = {
+    "data_root": ("--data-root", "DIR", "folder that contains FLO/, CUB/, …"),
     "features_file": (
-        "--features",
-        {
-            "metavar": "FILE",
-            "help": "features: .mat (a path, or a name in the benchmark's folder); a .csv, "
-            ".parquet, .npz or .npy table, whose column `split` may mark rows train, val or test; "
-            "or a folder that `mlis features images` wrote",
-        },
+        *("--features", "FILE"),
+        "features: .mat (a path, or a name in the benchmark's folder); a .csv, .parquet, .npz or "
+        ".npy table, whose column `split` may mark rows train, val or test; or a folder that `mlis "
+        "features images` wrote",
     ),
     "split_file": (
-        "--split",
-        {
-            "metavar": "FILE",
-            "help": "split and descriptors: .mat (a path, or a name in the benchmark's folder)",
-        },
+        *("--split", "FILE"),
+        "split and descriptors: .mat (a path, or a name in the benchmark's folder)",
     ),
     "classes_file": (
-        "--classes",
-        {
-            "metavar": "FILE.csv",
-            "help": "tables: name, split (seen or unseen; optional), then one column per attribute",
-        },
+        *("--classes", "FILE.csv"),
+        "tables: name, split (seen or unseen; optional), then one column per attribute",
     ),
     "labels_file": (
-        "--labels",
-        {"metavar": "FILE", "help": "tables: labels of .npy features: .npy, or text, one per line"},
+        *("--labels", "FILE"),
+        "tables: labels of .npy features: .npy, or text, one per line",
     ),
-    "label_column": (
-        "--label-column",
-        {"metavar": "NAME", "help": "tables: the column of labels (default: label)"},
-    ),
+    "label_column": ("--label-column", "NAME", "tables: the column of labels (default: label)"),
     "descriptors": (
-        "--descriptors",
-        {"metavar": "FIELD", "help": "field of the split file: att (default) or original_att"},
+        *("--descriptors", "FIELD"),
+        "field of the split file: att (default) or original_att",
     ),
     "missing": (
-        "--missing",
-        {
-            "type": float,
-            "metavar": "X",
-            "help": "number that marks a missing value in the descriptors, such as -1: replaced by "
-            "the mean of the other classes",
-        },
+        *("--missing", "X"),
+        "number that marks a missing value in the descriptors, such as -1: replaced by the mean of "
+        "the other classes",
     ),
     "seed": (
-        "--split-seed",
-        {
-            "type": at_least(0),
-            "metavar": "N",
-            "help": "seed of every split that is not part of the data (default: 0)",
-        },
+        *("--split-seed", "N"),
+        "seed of every split that is not part of the data (default: 0)",
     ),
     "test_fraction": (
-        "--test-fraction",
-        {
-            "type": float,
-            "metavar": "X",
-            "help": "fraction of a seen class's rows held out for testing, if they are not marked "
-            "(default: 0.2)",
-        },
+        *("--test-fraction", "X"),
+        "fraction of a seen class's rows held out for testing, if they are not marked "
+        "(default: 0.2)",
     ),
     "cache": (
-        "--no-cache",
-        {
-            "action": "store_false",
-            "help": "do not keep a copy of the features in the user's cache folder",
-        },
+        *("--no-cache", None),
+        "do not keep a copy of the features in the user's cache folder",
     ),
 }
-FLAGS = {name: flag for name, (flag, _) in _OPTIONS.items()}
+_TYPES = {"missing": float, "seed": at_least(0), "test_fraction": float}
+FLAGS = {name: flag for name, (flag, _, _) in _OPTIONS.items()}
 BENCHMARK, LETTERS, FOLDER = "a benchmark", "the letters", "a dataset folder"
 PAIR, TABLES = "a pair of files", "tables"
 _PAIR = ("features_file", "split_file", "descriptors", "missing", "seed", "cache")
@@ -106,7 +80,7 @@ _TAKES: dict[str, tuple[str, ...]] = {  # a flag that would be ignored is an err
 _PATHS = ("data_root", "features_file", "split_file", "classes_file", "labels_file")
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+def add_dataset_arguments(parser: argparse.ArgumentParser, text: str = "name or folder") -> None:
     """Add DATASET and the options that say where it is and how it is read."""
     group = parser.add_argument_group(
         "data",
@@ -114,15 +88,18 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         "(built in), or a folder that `mlis data convert` wrote. Without DATASET: --features and\n"
         "--split name a pair of files in the benchmarks' format, --features and --classes tables.",
     )
-    group.add_argument("dataset", metavar="DATASET", nargs="?", help="name or folder")
+    group.add_argument("dataset", metavar="DATASET", nargs="?", help=text)
     add_dataset_options(group, *_OPTIONS)
 
 
 def add_dataset_options(parser: argparse._ActionsContainer, *names: str) -> None:
     """Add options by their argument of `load_dataset`; absent if not given."""
     for name in names:
-        flag, options = _OPTIONS[name]
-        parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, **options)
+        flag, metavar, text = _OPTIONS[name]
+        kind: dict[str, Any] = {"metavar": metavar, "type": _TYPES.get(name, str)}
+        if metavar is None:
+            kind = {"action": "store_false"}
+        parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=text, **kind)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

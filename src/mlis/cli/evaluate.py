@@ -71,7 +71,7 @@ def add_to(commands: Commands) -> None:
         usage="mlis evaluate MODEL_OR_RUN [DATA] [options]",
     )
     add_common(parser, "model", metavar="MODEL_OR_RUN", help="folder of a saved model, or of a run")
-    add_dataset_arguments(parser)
+    add_dataset_arguments(parser, "name or folder; DATA may be labelled images or features, too")
     group = parser.add_argument_group("output")
     group.add_argument("--per-class", action="store_true", help="print the accuracy of each class")
     group.add_argument(

@@ -167,26 +167,18 @@ def _write(
         first: "path", or "row" if paths are unknown.
         last: further columns: "reason" for images, "label" if it is known.
     """
-    by_name = "csv" if args.output is None else args.output.suffix.casefold().removeprefix(".")
-    with _opened(args.output) as out:
-        if (args.format or by_name) == "jsonl":
+    from mlis.storage.atomic import atomic_write
+
+    out, kind = sys.stdout, args.format or "csv"
+    with contextlib.ExitStack() as stack:
+        if args.output is not None:
+            kind = args.format or args.output.suffix.casefold().removeprefix(".")
+            temporary = stack.enter_context(atomic_write(args.output))
+            out = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        if kind == "jsonl":
             out.writelines(json_line(line) + "\n" for line in lines)
         else:
             _write_csv(out, lines, first, last, args.top_k)
-
-
-@contextlib.contextmanager
-def _opened(path: Path | None) -> Iterator[TextIO]:
-    from mlis.storage.atomic import atomic_write
-
-    if path is None:
-        yield sys.stdout
-        return
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as handle,
-    ):
-        yield handle
 
 
 def _write_csv(

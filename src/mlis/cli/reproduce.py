@@ -27,7 +27,6 @@ from mlis.errors import DataError, SettingsError
 from mlis.escape import terminal
 
 if TYPE_CHECKING:
-    from mlis.cli.progress import Progress
     from mlis.compute.ray_cluster import Cluster
     from mlis.experiments.budget import Budget
     from mlis.experiments.engine import Engine
@@ -258,25 +257,16 @@ def _print_above(line: str) -> None:
 
 def _execute(args: argparse.Namespace, work: _Work, cluster: "Cluster | None") -> None:
     from mlis.cli.progress import Progress
-
-    with Progress() as progress:
-        try:
-            work.run(_engine(args, work.budget, progress, cluster))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("continue with the same command") from None
-
-
-def _engine(
-    args: argparse.Namespace, budget: "Budget", progress: "Progress", cluster: "Cluster | None"
-) -> "Engine":
-    models_of = (min(budget.seeds),)
-    if cluster is None:
-        from mlis.experiments.engine import LocalEngine
-
-        return LocalEngine(args.jobs, models_of, progress)
+    from mlis.experiments.engine import LocalEngine
     from mlis.experiments.ray_engine import RayEngine
 
-    return RayEngine(cluster, models_of)
+    models_of = (min(work.budget.seeds),)
+    with Progress() as progress:
+        local = LocalEngine(args.jobs, models_of, progress)
+        try:
+            work.run(local if cluster is None else RayEngine(cluster, models_of))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("continue with the same command") from None
 
 
 def _print_done(args: argparse.Namespace, work: _Work, started: float) -> None:
