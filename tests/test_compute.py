@@ -13,8 +13,8 @@ TINY = 1e-40  # below the smallest normal float32
 CODE = f"""
 import torch
 torch.set_num_threads(2)
-from mlis.compute.precision import Arithmetic, flushed_denormals
-Arithmetic.of("float32", "cpu")
+from mlis.compute.precision import Precision, flushed_denormals
+Precision.of("float32", "cpu")
 x = torch.full((1 << 20,), {TINY})
 with flushed_denormals():
     print(int((x * 1.0 != 0).sum()))

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 import reference
-from mlis.compute.precision import Arithmetic, Scratch, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.generators.wgan_gp.losses import critic_backward, generator_backward
 from mlis.generators.wgan_gp.networks import Critic, Generator
 
 CPU = torch.device("cpu")
-EXACT = Arithmetic.of("float64", CPU)
+EXACT = Precision.of("float64", CPU)
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
@@ -19,7 +20,7 @@ class Case:
 
     def __init__(self, seed: int, B=7, C=4, Dx=5, Da=3, hidden=6, std=0.7, dtype="float64"):
         rng = torch.Generator().manual_seed(seed)
-        self.critic = Critic(Dx, Da, hidden, std=std, arithmetic=Arithmetic.of(dtype, CPU), rng=rng)
+        self.critic = Critic(Dx, Da, hidden, std=std, precision=Precision.of(dtype, CPU), rng=rng)
         self.critic.requires_grad_(False)
         self.critic.hidden_bias += torch.randn(hidden, generator=rng) * 0.3
 
@@ -41,7 +42,7 @@ class Case:
         self.features = Dx
 
     def backward(self, weight: float = 10.0):
-        dtype = self.critic.arithmetic.master
+        dtype = self.critic.precision.master
         return critic_backward(
             self.critic,
             self.real.to(dtype),
@@ -170,7 +171,7 @@ def textbook_generator(network: Generator) -> reference.TextbookGenerator:
 def generator_case() -> tuple[Case, Generator, torch.Tensor]:
     rng = torch.Generator().manual_seed(2)
     case = Case(2)
-    network = Generator(4, 3, 6, 5, std=0.6, arithmetic=EXACT, rng=rng)
+    network = Generator(4, 3, 6, 5, std=0.6, precision=EXACT, rng=rng)
     with torch.no_grad():
         network.hidden_bias += torch.randn(6, generator=rng)
         network.feature_bias += torch.randn(5, generator=rng) * 0.2
@@ -219,7 +220,7 @@ def test_generator_forward_and_gradients_are_the_textbook_networks(warm, with_fe
 
 def test_ridge_base_is_added_before_the_relu():
     rng = stream(0, "test")
-    network = Generator(2, 3, 4, 5, std=0.5, arithmetic=EXACT, rng=rng)
+    network = Generator(2, 3, 4, 5, std=0.5, precision=EXACT, rng=rng)
     descriptors = torch.rand(2, 3, generator=rng, dtype=torch.float64)
     labels = torch.tensor([1, 0, 1])
     z = torch.randn(3, 2, generator=rng, dtype=torch.float64)

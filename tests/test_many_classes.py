@@ -2,7 +2,7 @@
 
 import torch
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Preprocessing
 from mlis.encoder import trainer as refinement_train
 from mlis.encoder.joint import JointTrainer
@@ -13,7 +13,7 @@ from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 from mlis.model.preprocessing import prepare
 from simulated import small, tiny
 
-EXACT = Arithmetic.of("float64", "cpu")
+EXACT = Precision.of("float64", "cpu")
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 SEED = 4
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from shapes import Shape, tensors
 from textbook import TextbookStageOne
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.encoder.metric_losses import balanced_cross_entropy
 from mlis.encoder.trainer import RefinementTrainer
@@ -29,7 +29,7 @@ def both():
             "refinement": {"hidden": 10, "classes_per_batch": 4, "samples_per_class": 3},
         }
     )
-    exact = Arithmetic.of("float64", "cpu")
+    exact = Precision.of("float64", "cpu")
     data = tensors(shape, exact)
     ours = AdversarialTrainer(data, config.generation, exact, 0)
     refinement = RefinementTrainer(data, config.refinement, exact, 0, None)

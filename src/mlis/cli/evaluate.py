@@ -100,12 +100,12 @@ def _evaluate(
     model: SavedModel, dataset: "GZSLDataset", unseen: "UnseenImages", device: str
 ) -> "tuple[Evaluation, dict[str, float | None], str, str]":
     """Measures, retrieval, the protocol the model was trained under, and its components."""
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.io.checkpoint import load_model, read_record
     from mlis.protocol import test_once
 
     record = read_record(model.folder)["record"]
-    recognizer = load_model(model.folder, Arithmetic.of("float32", device).device, growth=False)
+    recognizer = load_model(model.folder, Precision.of("float32", device).device, growth=False)
     _check_match(model.folder, recognizer, dataset)
     origin = record.get("provenance", {})
     if origin.get("data_sha256") != dataset.sha256:

@@ -143,10 +143,10 @@ def _begun(
         raise SettingsError("no run folder: name one with -o RUN")
     check_folder(args.output)
     arguments = dataset_arguments(args)
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.runs.run import RunPlan, begin
 
-    Arithmetic.of(config.precision, args.device or "auto")  # a device that is not there: say so now
+    Precision.of(config.precision, args.device or "auto")  # a device that is not there: say so now
     dataset = load(arguments)
     plan = RunPlan(
         dataset=arguments,

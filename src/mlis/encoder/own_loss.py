@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Refinement
 from mlis.encoder.metric_losses import EmbeddingLoss, concatenate
 from mlis.errors import SettingsError
@@ -21,14 +21,14 @@ class OwnLoss:
 
     Args:
         loss: the user's.
-        arithmetic: device and precision of those weights.
+        precision: device and precision of those weights.
     """
 
-    def __init__(self, loss: EmbeddingLoss, arithmetic: Arithmetic):
+    def __init__(self, loss: EmbeddingLoss, precision: Precision):
         self._loss = loss
         self.learned: torch.nn.Module | None = None
         if isinstance(loss, torch.nn.Module) and any(True for _ in loss.parameters()):
-            self.learned = copy.deepcopy(loss).to(arithmetic.device, arithmetic.master)
+            self.learned = copy.deepcopy(loss).to(precision.device, precision.master)
             self._loss = self.learned
 
     def __call__(

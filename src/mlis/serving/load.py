@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.errors import SettingsError
 from mlis.features.descriptors.class_table import read_words
 from mlis.io.checkpoint import load_model
@@ -36,7 +36,7 @@ def load_engine(
         DataError: the image model is another one than the training's, or the table is damaged.
         SettingsError: no such device, or a package that is needed is not installed.
     """
-    place = Arithmetic.of("float32", device).device
+    place = Precision.of("float32", device).device
     recognizer = load_model(model, place, growth=changes)
     images = None
     if backbone is not None or recognizer.backbone:
