@@ -407,9 +407,7 @@ def test_the_generator_of_streamed_rows_is_the_resident_one(big):
 
 
 def test_chunks_do_not_change_class_means(monkeypatch):
-    data = prepare(tiny().for_training(), Config().preprocessing, Precision.of("float32", "cpu"))[
-        1
-    ]
+    data = prepare(tiny().for_training(), Config().preprocessing, Precision.of("float32", "cpu"))[1]
     means = class_means(data.x, data.y, data.num_classes)
     monkeypatch.setattr("mlis.generators.ridge.CHUNK_ROWS", 5)
     assert torch.equal(class_means(data.x, data.y, data.num_classes), means)

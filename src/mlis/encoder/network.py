@@ -8,7 +8,7 @@ from mlis.compute.precision import Precision
 
 
 class Linear(nn.Module):
-    """A linear layer in mixed precision: factors in the product dtype, the sum in the master's.
+    """A linear layer in mixed precision: factors in the product dtype, results in the master dtype.
 
     Args:
         inputs, outputs: sizes.
@@ -32,7 +32,7 @@ class Linear(nn.Module):
         self.bias: nn.Parameter = nn.Parameter(precision.tensor(torch.zeros(outputs)))
 
     def forward(self, x: Tensor, buffers: Buffers | None = None) -> Tensor:
-        """Map (B, inputs) to (B, outputs); `buffers` hold the weight's cast in a training step."""
+        """Map (B, inputs) to (B, outputs); with `buffers`, the weight is cast in reused memory."""
         weight = self.weight
         if buffers is not None:
             weight = buffers.cast("weight", weight, self.precision.product)

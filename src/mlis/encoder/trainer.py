@@ -26,9 +26,9 @@ from mlis.training.loop import Monitor, adam, train
 from mlis.training.state import PackedTrainer, Part
 
 MOST_CLASSES = 1024
-"""Classes with synthetic samples in a step, at most: of more, every step draws some at random.
+"""Upper limit of classes with synthetic samples in a step; of more, each step draws some at random.
 
-The head scores all classes: with samples of them all, a step's time would be quadratic in classes.
+The head scores all classes, so with samples of all a step's time would be quadratic in classes.
 """
 
 
@@ -42,11 +42,11 @@ class RefinementTrainer(PackedTrainer):
     Args:
         data: the training split on its device.
         settings: components, loss, batch and step sizes.
-        precision: device and precision.
+        precision: device and dtypes.
         seed: of the initial weights and of every random number drawn.
-        sampler_of: gives the sampler of synthetic features for this step; None without SFR.
-        loss: a user's own `(embeddings, labels) → scalar` in place of the named one; a module's
-            own weights are trained too, on a copy.
+        sampler_of: returns the sampler of synthetic features for this step; None without SFR.
+        loss: a user's own `(embeddings, labels) → scalar` in place of `settings.loss`; the weights
+            of a module are trained too, on a copy.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class RefinementTrainer(PackedTrainer):
         if loss is None:
             self.similarity_loss = similarity_loss(settings)
         if self.similarity_loss is None:
-            self.own_loss = OwnLoss(loss or load_loss(settings.loss), precision)
+            loss = load_loss(settings.loss) if loss is None else loss
+            self.own_loss = OwnLoss(loss, precision)
         trained = [p for part in self._networks().values() for p in part.parameters()]
         rates = (settings.learning_rate, settings.beta1, settings.beta2)
         self.adam: torch.optim.Adam = adam(trained, *rates)
@@ -89,24 +90,25 @@ class RefinementTrainer(PackedTrainer):
         self.class_of_row: Tensor = classes.repeat_interleave(self.sampler.samples)
 
     def step(self) -> Mapping[str, Tensor]:
-        """Draw a batch, refine it, and update the encoder on the losses that are switched on."""
+        """Update the encoder on a batch's metric loss (eq. 1) and cross-entropy (eq. 3)."""
         x, y = self.data.x[self.rows], self.data.y[self.rows]
         self.rows = self._draw_rows()
         x, labels = self._with_synthetic(x, y)
         h = self.encoder(x, self.buffers)
         real = h[: len(y)]
-        report = {"norm": real.detach().norm(dim=1).mean()}
+        losses: dict[str, Tensor] = {}
         cross_entropy = metric = h.new_zeros(())
         if "sfr" in self.settings.switches:
-            report["cross_entropy"] = cross_entropy = balanced_cross_entropy(self.head(h), labels)
+            losses["cross_entropy"] = cross_entropy = balanced_cross_entropy(self.head(h), labels)
         if "ml" in self.settings.switches:
-            metric, report["semantic_share"] = self.metric_loss(real, y)
-            report["metric"] = metric
+            metric, semantic_share = self.metric_loss(real, y)
+            losses |= {"metric": metric, "semantic_share": semantic_share}
         loss = metric + self.settings.cross_entropy_weight * cross_entropy
         self.adam.zero_grad()
         loss.backward()
         self.adam.step()
-        return {name: value.detach() for name, value in report.items()}
+        losses["norm"] = real.detach().norm(dim=1).mean()
+        return {name: value.detach() for name, value in losses.items()}
 
     def _draw_rows(self) -> Tensor:
         """Draw the rows of the next step one step ahead, so that they can be prefetched."""
@@ -115,7 +117,7 @@ class RefinementTrainer(PackedTrainer):
         return rows
 
     def _with_synthetic(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Real features and, for the cross-entropy, synthetic ones; G is not trained through E."""
+        """Append synthetic features for the cross-entropy; G is not trained through E."""
         if self.sampler_of is None or len(self.synthetic_labels) == 0:
             return x.to(self.product), y
         labels = self._draw_synthetic_labels()
@@ -126,21 +128,21 @@ class RefinementTrainer(PackedTrainer):
         return rows, torch.cat((y, labels))
 
     def _draw_synthetic_labels(self) -> Tensor:
-        """Labels of a step's synthetic samples: all classes', or those of some drawn classes."""
-        share = MOST_CLASSES / self.data.num_classes
-        if share >= 1:
+        """Return labels of a step's synthetic samples: of all classes, or of some drawn ones."""
+        fraction = MOST_CLASSES / self.data.num_classes
+        if fraction >= 1:
             return self.synthetic_labels
-        unseen = some_classes(self.data.unseen, share, self.noise)
-        seen = some_classes(self.data.seen, share, self.noise)
+        unseen = some_classes(self.data.unseen, fraction, self.noise)
+        seen = some_classes(self.data.seen, fraction, self.noise)
         return self._labels_of(unseen, seen)
 
     def _labels_of(self, unseen: Tensor, seen: Tensor) -> Tensor:
-        """As many labels of each of these classes as it has synthetic samples in a step."""
+        """Repeat each class as often as it has synthetic samples in a step."""
         counts = (self.settings.synthetic_per_unseen, self.settings.synthetic_per_seen)
         return torch.cat((unseen.repeat_interleave(counts[0]), seen.repeat_interleave(counts[1])))
 
     def _class_gram(self, y: Tensor) -> Tensor | None:
-        """Products a·a of the P classes of a batch, (P, P); a table of all would be (C, C)."""
+        """Return the products a·a of a batch's P classes, (P, P); those of all would be (C, C)."""
         if not self.with_semantics:
             return None
         own = self.data.descriptors[y[:: self.sampler.samples]]
@@ -148,19 +150,18 @@ class RefinementTrainer(PackedTrainer):
         return own @ own.T
 
     def metric_loss(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The metric loss, and the share of the squared length that is semantic."""
-        if self.similarity_loss is not None:
-            gram = self._class_gram(y)
-            similarity, share = similarities(
-                h, self.class_of_row, gram, self.settings, self.product
-            )
-            return self.similarity_loss(similarity, y), share
-        assert self.own_loss is not None
-        own = self.data.descriptors[y] if self.with_semantics else None
-        return self.own_loss(h, y, own, self.settings)
+        """Metric loss (eq. 1) of `[h ; a_y]`, and the semantic fraction of its squared length."""
+        if self.own_loss is not None:
+            own = self.data.descriptors[y] if self.with_semantics else None
+            return self.own_loss(h, y, own, self.settings)
+        assert self.similarity_loss is not None
+        similarity, semantic_share = similarities(
+            h, self.class_of_row, self._class_gram(y), self.settings, self.product
+        )
+        return self.similarity_loss(similarity, y), semantic_share
 
     def feedback(self, fake: Tensor, labels: Tensor) -> Tensor:
-        """Weighted cross-entropy of refined synthetic features, for training G through E."""
+        """Return the weighted cross-entropy of refined synthetic features, to train G through E."""
         loss = balanced_cross_entropy(self.head(self.encoder(fake)), labels)
         return self.settings.generator_feedback * loss
 
