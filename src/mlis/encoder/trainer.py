@@ -123,9 +123,9 @@ class RefinementTrainer(PackedTrainer):
         labels = self._draw_synthetic_labels()
         fakes = self.sampler_of()(labels, self.noise)
         size = (len(x) + len(fakes), x.shape[1])
-        rows = self.buffers("rows", size, self.product, x.device)
-        torch.cat((x.to(self.product), fakes.to(self.product)), out=rows)
-        return rows, torch.cat((y, labels))
+        both = self.buffers("x", size, self.product, x.device)
+        both[: len(x)], both[len(x) :] = x, fakes
+        return both, torch.cat((y, labels))
 
     def _draw_synthetic_labels(self) -> Tensor:
         """Return labels of a step's synthetic samples: of all classes, or of some drawn ones."""

@@ -10,7 +10,8 @@ feature weights (H, Dx), `w` the output weights (H,) and `c_y` the class term, t
 
 All gradients of the loss follow from one product over three kinds of rows, `N = Sᵀ R` with slopes
 `S = [s(x); s(x̃); s(x̂)]` and rows `R = [−x/B; x̃/B; r]`, where r is the gradient of the penalty
-with respect to ∇x̂ D; docs/method.md has the derivation.
+with respect to ∇x̂ D, and from `Q` (C, H), the sum of `(s(x̃) − s(x))/B` over each class's samples;
+docs/method.md has the derivation.
 """
 
 from typing import Any, cast
@@ -54,7 +55,7 @@ def critic_loss(
     """
     terms = _CriticLoss.apply(
         *(critic.from_features, critic.from_descriptor, critic.hidden_bias, critic.to_score),
-        *(critic, real, fake, labels, descriptors, alpha, penalty_weight, buffers),
+        *(critic, (real, fake), labels, descriptors, alpha, penalty_weight, buffers),
     )
     return cast(tuple[Tensor, Tensor], terms)
 
@@ -67,39 +68,33 @@ def generator_loss(
 
 
 class _CriticLoss(torch.autograd.Function):
+    """Both terms of eq. (2) as a function of D's parameters W, W_a, b and w; see the module."""
+
     @staticmethod
     def forward(
         ctx: Any,
         W: Tensor,
-        from_descriptor: Tensor,
-        hidden_bias: Tensor,
+        W_a: Tensor,
+        b: Tensor,
         w: Tensor,
         critic: Critic,
-        real: Tensor,
-        fake: Tensor,
+        pair: tuple[Tensor, Tensor],
         labels: Tensor,
         descriptors: Tensor,
         alpha: Tensor,
         penalty_weight: float,
         buffers: Buffers,
     ) -> tuple[Tensor, Tensor]:
-        precision, (B, width), hidden = critic.precision, real.shape, len(W)
-        product, device = precision.product, W.device
-        cast_W = buffers.cast("from_features", W, product)
+        precision, B = critic.precision, len(labels)
+        W_cast = buffers.cast("from_features", W, precision.product)
         c = critic.class_term(descriptors)
-
-        rows = buffers("rows", (3, B, width), product, device)  # x, x̃, r
-        rows[0], rows[1] = real, fake
-        p = buffers("pre-activations", (3, B, hidden), precision.master, device)  # of x, x̃, x̂
-        p[:2] = (rows[:2].flatten(0, 1) @ cast_W.T).unflatten(0, (2, B))
-        p[:2] += c.index_select(0, labels)
-        torch.lerp(p[1], p[0], alpha, out=p[2])
-        s = buffers("slopes", (3, B, hidden), product, device)
+        rows, p = _pre_activations(critic, pair, c.index_select(0, labels), alpha, W_cast, buffers)
+        s = buffers("slopes", tuple(p.shape), precision.product, p.device)
         torch.gt(p, 0, out=s).mul_(1 - SLOPE).add_(SLOPE)
 
-        score = leaky_relu(p[:2], SLOPE, inplace=True) @ w
+        score = leaky_relu(p[:2], SLOPE, inplace=True) @ w  # D(x), D(x̃)
         wasserstein = (score[1] - score[0]).mean()
-        gradient = precision.mm(s[2] * w.to(product), cast_W)  # ∇x̂ D(x̂, a), (B, Dx)
+        gradient = precision.mm(s[2] * w.to(precision.product), W_cast)  # ∇x̂ D, (B, Dx)
         norm = gradient.norm(dim=1, keepdim=True)
         penalty = penalty_weight * (norm - 1).square().mean()
 
@@ -119,13 +114,31 @@ class _CriticLoss(torch.autograd.Function):
         rows[2] *= of_penalty
         N = buffers("N", tuple(W.shape), precision.product, W.device)
         torch.mm(s.flatten(0, 1).T, rows.flatten(0, 1), out=N)
-        signed = (s[1] - s[0]).to(precision.master) / s.shape[1]
-        Q = of_wasserstein * sum_by_class(signed, labels, len(c))  # (C, hidden)
+        signed = (s[1] - s[0]).to(precision.master) / len(labels)
+        Q = of_wasserstein * sum_by_class(signed, labels, len(c))  # (C, H)
 
         of_W = buffers.gradient("critic.from_features", W).copy_(N)
         W_N = torch.mul(W, of_W, out=buffers("W ⊙ N", tuple(W.shape), W.dtype, W.device))
         of_w = W_N.sum(1) + (Q * c).sum(0)
         of_W *= w[:, None]
         of_c = Q * w
-        of_descriptor = precision.mm(of_c.T, descriptors)
-        return of_W, of_descriptor, of_c.sum(0), of_w, *(None,) * 8
+        return of_W, precision.mm(of_c.T, descriptors), of_c.sum(0), of_w, *(None,) * 7
+
+
+def _pre_activations(
+    critic: Critic,
+    pair: tuple[Tensor, Tensor],
+    own_class_term: Tensor,
+    alpha: Tensor,
+    W_cast: Tensor,
+    buffers: Buffers,
+) -> tuple[Tensor, Tensor]:
+    """Rows (3, B, Dx) that hold x and x̃, and p(x), p(x̃) and p(x̂), (3, B, H)."""
+    (B, width), hidden = pair[0].shape, len(W_cast)
+    rows = buffers("rows", (3, B, width), W_cast.dtype, W_cast.device)
+    rows[0], rows[1] = pair
+    p = buffers("p", (3, B, hidden), critic.precision.master, W_cast.device)
+    p[:2] = (rows[:2].flatten(0, 1) @ W_cast.T).unflatten(0, (2, B))
+    p[:2] += own_class_term
+    torch.lerp(p[1], p[0], alpha, out=p[2])
+    return rows, p
