@@ -22,7 +22,7 @@ def of_steps(shape: Shape, config: Config, precision: Precision) -> dict[str, li
     def fakes(size: int, classes: int) -> list[Product]:
         return [p(classes, A, H), p(size, Z, H), p(size, H, D)]
 
-    K = min(shape.seen, B)  # rows of the descriptors' share
+    K = min(shape.seen, B)  # rows of the class term
     critic = [p(K, A, H), p(2 * B, D, H), p(B, H, D), p(H, 3 * B, D), p(H, K, A)]
     score = [p(K, A, H), p(B, D, H), p(B, H, D)]
     generator = [*fakes(B, K), *score, p(B, D, H), p(D, B, H), p(H, B, Z), p(H, K, A)]

@@ -110,8 +110,8 @@ def _parts(p: Tensor, c: Tensor) -> tuple[Tensor, ...]:
 class Comparator(nn.Module):
     """F(h, a): how well an embedding fits a descriptor.
 
-    Its first layer acts on a concatenation, so the descriptor's share is computed once a class. Its
-    last bias is left out: it cancels in the softmax over classes.
+    Its first layer acts on a concatenation, so the class term is computed once per class. Its last
+    bias is left out: it cancels in the softmax over classes.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class Comparator(nn.Module):
 
     def forward(self, h: Tensor, descriptors: Tensor) -> Tensor:
         """Scores (B, S) of (B, Dh) embeddings with (S, Da) descriptors."""
-        shares = self.visual.precision.mm(descriptors, self.semantic).to(self.output.dtype)
-        return cast(Tensor, PairScores.apply(self.visual(h), shares, self.output))
+        class_terms = self.visual.precision.mm(descriptors, self.semantic)
+        return cast(Tensor, PairScores.apply(self.visual(h), class_terms, self.output))
 
 
 @dataclass(frozen=True)

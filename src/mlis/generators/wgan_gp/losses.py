@@ -63,8 +63,11 @@ def critic_loss(
 def generator_loss(
     critic: Critic, fake: Tensor, labels: Tensor, descriptors: Tensor, buffers: Buffers
 ) -> Tensor:
-    """Eq. (2), the generator's part: `−E[D(x̃, a)]` of x̃ = G(z, a), 0-d; arguments as above."""
-    return -critic(fake, critic.own_class_term(descriptors, labels), buffers).mean()
+    """Eq. (2), the generator's part: `−E[D(x̃, a)]`, 0-d, differentiable in x̃ = G(z, a) only.
+
+    Args: see :func:`critic_loss`.
+    """
+    return cast(Tensor, _GeneratorLoss.apply(fake, critic, labels, descriptors, buffers))
 
 
 class _CriticLoss(torch.autograd.Function):
@@ -89,8 +92,7 @@ class _CriticLoss(torch.autograd.Function):
         W_cast = buffers.cast("from_features", W, precision.product)
         c = critic.class_term(descriptors)
         rows, p = _pre_activations(critic, pair, c.index_select(0, labels), alpha, W_cast, buffers)
-        s = buffers("slopes", tuple(p.shape), precision.product, p.device)
-        torch.gt(p, 0, out=s).mul_(1 - SLOPE).add_(SLOPE)
+        s = _slopes(p, buffers("slopes", tuple(p.shape), precision.product, p.device))
 
         score = leaky_relu(p[:2], SLOPE, inplace=True) @ w  # D(x), D(x̃)
         wasserstein = (score[1] - score[0]).mean()
@@ -142,3 +144,33 @@ def _pre_activations(
     p[:2] += own_class_term
     torch.lerp(p[1], p[0], alpha, out=p[2])
     return rows, p
+
+
+class _GeneratorLoss(torch.autograd.Function):
+    """`−E[D(x̃, a)]` and its gradient `−Wᵀ(w ⊙ s(x̃))/B`; D's parameters are constants here."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fake: Tensor,
+        critic: Critic,
+        labels: Tensor,
+        descriptors: Tensor,
+        buffers: Buffers,
+    ) -> Tensor:
+        mm, product = critic.precision.mm, critic.precision.product
+        W = buffers.cast("from_features", critic.from_features, product)
+        p = mm(fake, W.T).add_(critic.class_term(descriptors).index_select(0, labels))
+        through_w = _slopes(p, torch.empty_like(p)).mul_(critic.to_score)
+        ctx.save_for_backward(mm(through_w, W) / -len(fake))
+        return -(through_w * p).sum(1).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_loss: Tensor):  # pyright: ignore
+        return of_loss * ctx.saved_tensors[0], None, None, None, None
+
+
+def _slopes(p: Tensor, out: Tensor) -> Tensor:
+    """Derivative of LeakyReLU, 1 where p > 0 and 0.2 elsewhere, into `out` of the same shape."""
+    return torch.gt(p, 0, out=out).mul_(1 - SLOPE).add_(SLOPE)

@@ -19,28 +19,8 @@ from mlis.compute.precision import Precision
 SLOPE = 0.2  # of LeakyReLU on the negative side
 
 
-class _ClassTerm(torch.autograd.Function):
-    """`(W_a a + b)[y]`; its gradient is first summed by class, reproducibly on every device."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, W: Tensor, b: Tensor, descriptors: Tensor, labels: Tensor, precision: Precision
-    ) -> Tensor:
-        ctx.save_for_backward(descriptors, labels)
-        ctx.precision = precision
-        # On a CPU index_select is seven times as fast as indexing by labels.
-        return (precision.mm(descriptors, W.T) + b).index_select(0, labels)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor):  # pyright: ignore
-        descriptors, labels = ctx.saved_tensors
-        by_class = sum_by_class(gradient, labels, len(descriptors))
-        return ctx.precision.mm(by_class.T, descriptors), gradient.sum(0), None, None, None
-
-
 class _Conditional(nn.Module):
-    """The part of the first layer that G and D have in common: the class's."""
+    """The part of the first layer that G and D have in common."""
 
     precision: Precision
     from_descriptor: nn.Parameter
@@ -49,13 +29,6 @@ class _Conditional(nn.Module):
     def class_term(self, descriptors: Tensor) -> Tensor:
         """Return what each class adds to the hidden pre-activation, (C, Da) → (C, hidden)."""
         return self.precision.mm(descriptors, self.from_descriptor.T) + self.hidden_bias
-
-    def own_class_term(self, descriptors: Tensor, labels: Tensor) -> Tensor:
-        """Return that of each sample's own class, (B, hidden); labels (B,) are rows of (C, Da)."""
-        found = _ClassTerm.apply(
-            self.from_descriptor, self.hidden_bias, descriptors, labels, self.precision
-        )
-        return cast(Tensor, found)
 
 
 class Generator(_Conditional):
@@ -91,6 +64,13 @@ class Generator(_Conditional):
         self.to_features: nn.Parameter = _normal((features, hidden), std, precision, rng)
         self.feature_bias: nn.Parameter = _bias(self.to_features)
 
+    def own_class_term(self, descriptors: Tensor, labels: Tensor) -> Tensor:
+        """Return the class term of each sample, (B, hidden); labels (B,) are rows of (C, Da)."""
+        found = _ClassTerm.apply(
+            self.from_descriptor, self.hidden_bias, descriptors, labels, self.precision
+        )
+        return cast(Tensor, found)
+
     def weights(self, buffers: Buffers) -> tuple[Tensor, Tensor]:
         """Return the two large weight matrices in the product dtype."""
         product = self.precision.product
@@ -124,7 +104,8 @@ class Generator(_Conditional):
 class Critic(_Conditional):
     """D: `[x ; a] → linear → LeakyReLU(0.2) → linear`, an unbounded score.
 
-    The last bias is left out: it cancels in `D(x̃) − D(x)` and does not enter the penalty.
+    It is evaluated inside the losses only (:mod:`mlis.generators.wgan_gp.losses`). The last bias is
+    left out: it cancels in `D(x̃) − D(x)` and does not enter the penalty.
 
     Args: see :class:`Generator`.
     """
@@ -146,11 +127,25 @@ class Critic(_Conditional):
         self.hidden_bias: nn.Parameter = _bias(self.from_descriptor)
         self.to_score: nn.Parameter = _normal((hidden,), std, precision, rng)
 
-    def forward(self, x: Tensor, class_term: Tensor, buffers: Buffers) -> Tensor:
-        """Score (B, Dx) features, given their own classes' `class_term` (B, hidden): (B,)."""
-        weight = buffers.cast("from_features", self.from_features, self.precision.product)
-        pre = self.precision.mm(x, weight.T).add_(class_term)
-        return leaky_relu(pre, SLOPE, inplace=True) @ self.to_score
+
+class _ClassTerm(torch.autograd.Function):
+    """`(W_a a + b)[y]`; its gradient is first summed by class, reproducibly on every device."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, W: Tensor, b: Tensor, descriptors: Tensor, labels: Tensor, precision: Precision
+    ) -> Tensor:
+        ctx.save_for_backward(descriptors, labels)
+        ctx.precision = precision
+        # On a CPU index_select is seven times as fast as indexing by labels.
+        return (precision.mm(descriptors, W.T) + b).index_select(0, labels)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor):  # pyright: ignore
+        descriptors, labels = ctx.saved_tensors
+        by_class = sum_by_class(gradient, labels, len(descriptors))
+        return ctx.precision.mm(by_class.T, descriptors), gradient.sum(0), None, None, None
 
 
 def _normal(shape: tuple[int, ...], std: float, like: Precision, rng: torch.Generator):
