@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mlis.compute.memory import enough_memory
-from mlis.compute.precision import Precision
+from mlis.compute.precision import Precision, own_modes
 from mlis.compute.random import stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
@@ -45,6 +45,7 @@ _REMEDIES = {  # when memory does not suffice
 }
 
 
+@own_modes()
 def fit(
     training: TrainingSplit,
     config: Config,

@@ -14,7 +14,6 @@ from mlis.cli.flag_types import at_least, different, finite
 from mlis.cli.output import add_output_flag, check_folder
 from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings
 from mlis.cli.tune_output import print_found, print_plan, said, write_found
-from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
     from mlis.config import Config
@@ -118,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         return print_plan(args, space, starts, preset)
     check_folder(args.output)
-    check_loss(base.refinement)
+    check_loss(base.refinement, given)
     return _tune(args, space, starts, preset)
 
 
@@ -127,7 +126,7 @@ def _tune(
 ) -> None:
     from mlis.experiments.tuning.study import Study, load_optuna
     from mlis.provenance import arithmetic_key
-    from mlis.storage.locks import lock_folder
+    from mlis.storage.locks import held
 
     load_optuna()
     base = starts["preset"]
@@ -140,11 +139,7 @@ def _tune(
         "arithmetic": arithmetic,
         "search_seed": args.search_seed,
     }
-    try:
-        lock = lock_folder(args.output)
-    except BlockingIOError:
-        raise SettingsError(f"another process is at the search in {args.output}") from None
-    with lock:
+    with held(args.output):
         study = Study(args.output, identity, space, base, args.search_seed)
         for role, config in starts.items():
             study.line_up(role, config)

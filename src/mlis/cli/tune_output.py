@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.printing import number, print_json, print_table
+from mlis.cli.printing import number, print_json, print_table, say
 from mlis.cli.settings import to_toml
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ def print_plan(
 
     print_table([["setting", "searched"], *(list(one) for one in space.to_dict().items())])
     rounds = (args.class_splits or 1) * len(args.seeds)
-    print(f"base: preset {preset}{'' if args.settings is None else f', {args.settings}'}")
+    say(f"base: preset {preset}{'' if args.settings is None else f', {args.settings}'}")
     budget = f"{args.trials} trials of at most {rounds} trainings"
     timeout = "" if args.timeout is None else f", at most {args.timeout:g} seconds"
-    print(f"{budget}{timeout}, {args.jobs} at a time; first: {', '.join(starts)}")
-    print(f"measured: {MEASURE}")
+    say(f"{budget}{timeout}, {args.jobs} at a time; first: {', '.join(starts)}")
+    say(f"measured: {MEASURE}")
     if args.json:
         print_json(
             {
@@ -69,15 +69,15 @@ def print_found(args: argparse.Namespace, study: "Study", base: "Config", about:
     trials = study.trials()
     best = report.winner(trials, about.within)
     importances = study.importances()
-    print(f"{about.dataset}, {report.PROTOCOL}: {report.MEASURE}, per cent")
+    say(f"{about.dataset}, {report.PROTOCOL}: {report.MEASURE}, per cent")
     print_table(_table(trials, best, base))
     if importances:
         print_table([["setting", "importance"], *([n, f"{v:.2f}"] for n, v in importances.items())])
     done = len(study.finished())
     left = max(0, args.trials - done)
-    print(f"{done} trials" + (f", {left} left: give the same command" if left else ""))
+    say(f"{done} trials" + (f", {left} left: give the same command" if left else ""))
     if best is not None:
-        print(f"written: {args.output / 'preset.toml'} (trial {best.number}, marked *)")
+        say(f"written: {args.output / 'preset.toml'} (trial {best.number}, marked *)")
     if args.json:
         print_json(_result(args, trials, best, importances, about))
 

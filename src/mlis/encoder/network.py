@@ -27,9 +27,10 @@ class Linear(nn.Module):
     ):
         super().__init__()
         self.precision = precision
-        weight = torch.randn((outputs, inputs), generator=rng) * std
+        size = (outputs, inputs)
+        weight = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32) * std
         self.weight: nn.Parameter = nn.Parameter(precision.tensor(weight))
-        self.bias: nn.Parameter = nn.Parameter(precision.tensor(torch.zeros(outputs)))
+        self.bias: nn.Parameter = nn.Parameter(self.weight.new_zeros(outputs))
 
     def forward(self, x: Tensor, buffers: Buffers | None = None) -> Tensor:
         """Map (B, inputs) to (B, outputs); with `buffers`, the weight is cast in reused memory."""

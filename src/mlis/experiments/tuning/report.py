@@ -14,6 +14,7 @@ import torch
 
 import mlis
 from mlis.config import Config
+from mlis.escape import csv_cell
 from mlis.experiments.tuning.space import Space, is_used
 from mlis.experiments.tuning.study import COMPLETE, DEFAULTS, PRESET, Trial
 from mlis.provenance import PROTOCOL
@@ -137,9 +138,8 @@ def csv_text(trials: Sequence[Trial], space: Space, rounds: int) -> str:
         measured = [trial.H, *found, *[""] * (rounds - len(found)), round(trial.seconds, 3)]
         if not found:
             measured = [""] * (rounds + 2)
-        writer.writerow(
-            [trial.number, trial.state, trial.role, PROTOCOL, *measured, *values, trial.problem]
-        )
+        row = [trial.number, trial.state, trial.role, PROTOCOL, *measured, *values, trial.problem]
+        writer.writerow(map(csv_cell, row))
     return out.getvalue()
 
 

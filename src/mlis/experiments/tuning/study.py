@@ -6,6 +6,7 @@ disk. One process writes it, the one that holds the folder's lock; workers only 
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ PRESET, DEFAULTS = "preset", "defaults"
 COMPLETE, PRUNED, FAILED, RUNNING = "complete", "pruned", "failed", "running"
 STOPPED = "stopped"  # its process ended in the middle; what it tried is tried again
 FREE_TRIALS = 5  # complete ones before any is pruned
+_JOURNAL_LINE = b'{"op_code": '  # how its lines begin
+_JOURNAL_LOCK = re.compile(r"\.lock([0-9a-f-]{36}\.rename)?")  # Optuna's, and how it removes it
 
 
 @dataclass(frozen=True)
@@ -242,10 +245,17 @@ def _trial(one: "optuna.trial.FrozenTrial") -> Trial:
 def _mend(path: Path) -> None:
     """Remove a last line that was cut short, and the journal's own lock of a killed process."""
     for leftover in path.parent.glob(f"{path.name}.lock*"):
-        leftover.unlink(missing_ok=True)
+        if _JOURNAL_LOCK.fullmatch(leftover.name.removeprefix(path.name)):
+            leftover.unlink(missing_ok=True)
     if not path.exists():
         return
     with path.open("rb+") as handle:
         text = handle.read()
-        if not text.endswith(b"\n"):
-            handle.truncate(text.rfind(b"\n") + 1)
+        whole = text.rfind(b"\n") + 1
+        cut = text[whole:]
+        if not _JOURNAL_LINE.startswith(cut[: len(_JOURNAL_LINE)]):
+            raise DataError(
+                f"{path}: expected the journal of a search, got {cut[:40]!r}. Choose another "
+                "folder."
+            )
+        handle.truncate(whole)

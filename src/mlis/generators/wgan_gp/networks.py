@@ -42,6 +42,7 @@ class Generator(_Conditional):
         std: standard deviation of the initial weights.
         precision: device and dtypes.
         rng: CPU generator that draws the initial weights.
+        signed: whether features may be negative: then the last ReLU is left out.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class Generator(_Conditional):
         std: float,
         precision: Precision,
         rng: torch.Generator,
+        signed: bool = False,
     ):
         super().__init__()
         self.noise = noise
+        self.signed = signed
         self.precision = precision
         self.from_noise: nn.Parameter = _normal((hidden, noise), std, precision, rng)
         self.from_descriptor: nn.Parameter = _normal((hidden, descriptor), std, precision, rng)
@@ -86,7 +89,7 @@ class Generator(_Conditional):
         base: Tensor | None = None,
         weights: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Generate features x̃ = G(z, a) ≥ 0, (B, Dx).
+        """Generate features x̃ = G(z, a), (B, Dx).
 
         Args:
             z: (B, Dz) noise.
@@ -98,7 +101,8 @@ class Generator(_Conditional):
         pre = self.precision.mm(z, from_noise.T).add_(class_term)
         hidden = leaky_relu(pre, SLOPE, inplace=True)
         out = self.precision.mm(hidden, to_features.T).add_(self.feature_bias)
-        return torch.relu_(out if base is None else out.add_(base))
+        out = out if base is None else out.add_(base)
+        return out if self.signed else torch.relu_(out)
 
 
 class Critic(_Conditional):
@@ -150,7 +154,7 @@ class _ClassTerm(torch.autograd.Function):
 
 def _normal(shape: tuple[int, ...], std: float, like: Precision, rng: torch.Generator):
     # Drawn in float32 on the CPU: the same start on every device and in every precision.
-    values = torch.randn(shape, generator=rng) * std
+    values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32) * std
     return nn.Parameter(values.to(like.device, like.master))
 
 

@@ -36,7 +36,8 @@ class WGANGenerator:
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            z = torch.randn((len(labels), network.noise), generator=rng, device=rng.device)
+            size = (len(labels), network.noise)
+            z = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32)
             own = class_term.index_select(0, labels)
             return network(z.to(own.dtype), own, None if base is None else base[labels], weights)
 
@@ -68,7 +69,12 @@ class AdversarialTrainer(PackedTrainer):
         sizes = {"hidden": settings.hidden, "std": settings.init_std, "precision": precision}
         features, descriptor = data.x.shape[1], data.descriptors.shape[1]
         self.network: Generator = Generator(
-            settings.noise, descriptor, features=features, rng=stream(seed, "generator"), **sizes
+            settings.noise,
+            descriptor,
+            features=features,
+            rng=stream(seed, "generator"),
+            signed=data.signed,
+            **sizes,
         )
         self.critic: Critic = Critic(features, descriptor, rng=stream(seed, "critic"), **sizes)
         self.predictor: RidgePredictor | None = None
@@ -157,7 +163,7 @@ class AdversarialTrainer(PackedTrainer):
         noise = self.buffers("noise", shape, torch.float32, self.rng.device)
         noise.normal_(generator=self.rng)
         size = (self.settings.critic_steps, self.settings.batch_size, 1)
-        alphas = torch.rand(size, generator=self.rng, device=self.rng.device)
+        alphas = torch.rand(size, generator=self.rng, device=self.rng.device, dtype=torch.float32)
         return noise.to(self.data.x.dtype), alphas.to(self.data.x.dtype)
 
     def _draw_rows(self) -> Tensor:
