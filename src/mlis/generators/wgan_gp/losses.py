@@ -173,4 +173,5 @@ class _GeneratorLoss(torch.autograd.Function):
 
 def _slopes(p: Tensor, out: Tensor) -> Tensor:
     """Derivative of LeakyReLU, 1 where p > 0 and 0.2 elsewhere, into `out` of the same shape."""
-    return torch.gt(p, 0, out=out).mul_(1 - SLOPE).add_(SLOPE)
+    low = out.new_full((), SLOPE)
+    return torch.add(low, torch.gt(p, 0, out=out), alpha=1 - SLOPE, out=out)
