@@ -236,7 +236,7 @@ def cluster_of(args: argparse.Namespace) -> "Cluster | None":
     """
     if args.engine == "local":
         return refuse(args, _RAY_ONLY, "without --engine ray")
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.compute.ray_cluster import Cluster
 
     if ":" in args.device:
@@ -246,7 +246,7 @@ def cluster_of(args: argparse.Namespace) -> "Cluster | None":
         )
     given = {name: value for name in _RAY_ONLY if (value := getattr(args, name)) is not None}
     if "gpus" not in given:
-        given["gpus"] = float(Arithmetic.of("float32", args.device).device.type == "cuda")
+        given["gpus"] = float(Precision.of("float32", args.device).device.type == "cuda")
     return Cluster(**given)
 
 

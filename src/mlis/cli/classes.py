@@ -113,14 +113,14 @@ def _listed(classes: dict[str, str] | Sequence[str]) -> str:
 
 def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
     """The model, if the output can be written."""
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.io.checkpoint import WEIGHTS, is_model, load_model
     from mlis.io.saved_models import one_model
 
     check_folder(args.output)
     there = is_model(args.output) or (args.output / WEIGHTS).exists()
     check_replaceable(args.output, "a model", there=there, force=args.force)
-    return load_model(one_model(args.model), Arithmetic.of("float32", device).device)
+    return load_model(one_model(args.model), Precision.of("float32", device).device)
 
 
 def _described(

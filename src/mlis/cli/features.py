@@ -196,10 +196,10 @@ def _ray_compute(
     """What computes shards with `--engine ray`; None without it."""
     if cluster is None:
         return None
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.features.images.ray_shards import Model, RayShards
 
-    device = Arithmetic.of(backbone.precision, args.device).device.type
+    device = Precision.of(backbone.precision, args.device).device.type
     return RayShards(cluster, Model.of(backbone, device))
 
 

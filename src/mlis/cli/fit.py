@@ -130,11 +130,11 @@ def _begun(
     check_folder(args.output)
     check_loss(config.refinement, given_settings(args))
     arguments = dataset_arguments(args)
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.runs.run import RunPlan, begin
 
     device = args.device or "auto"
-    Arithmetic.of(config.precision, device)  # refuses a missing device before data are read
+    Precision.of(config.precision, device)  # refuses a missing device before data are read
     dataset = load(arguments)
     plan = RunPlan(
         dataset=arguments,

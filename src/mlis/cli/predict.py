@@ -73,13 +73,13 @@ def run(args: argparse.Namespace) -> int:
     """Run `mlis predict`; return the exit code."""
     if args.output is not None:
         check_file(args.output, *(() if args.format else (".csv", ".jsonl")))
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.data.io.unlabelled import is_features
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
 
     model = one_model(args.model)
-    recognizer = load_model(model, Arithmetic.of("float32", args.device).device, growth=False)
+    recognizer = load_model(model, Precision.of("float32", args.device).device, growth=False)
     args.top_k = min(args.top_k, len(recognizer.class_names))
     if len(args.inputs) != 1 or not is_features(args.inputs[0]):
         return _predict_images(args, recognizer)
