@@ -275,6 +275,20 @@ def test_wrong_use_is_one_line(calm, small_folder, space, tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("content", ["[]\n", "some text", '{"op_code": 99, "worker_id": "x"}\n'])
+def test_a_damaged_study_is_refused_and_left_alone(small_folder, space, tmp_path, capsys, content):
+    (tmp_path / "study.jsonl").write_text(content)
+    assert "study.jsonl is not" in refused(capsys, *command(small_folder, tmp_path, space))
+    assert (tmp_path / "study.jsonl").read_text() == content
+
+
+def test_a_search_of_an_earlier_format_is_refused(calm, small_folder, space, tmp_path, capsys):
+    text = (calm / "study.jsonl").read_text().replace('"format":2', '"format":1')
+    (tmp_path / "study.jsonl").write_text(text)
+    said = refused(capsys, *command(small_folder, tmp_path, space))
+    assert "study.jsonl holds a search with another format" in said
+
+
 def test_without_optuna_the_extra_is_named(small_folder, space, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     for name in ("search", "space"):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import torch
@@ -58,7 +57,7 @@ def call_many(
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker(threads: int, alive: Connection) -> None:
+def _begin_worker(threads: int, alive: Any) -> None:
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which stops us
 

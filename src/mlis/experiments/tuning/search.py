@@ -7,6 +7,7 @@ legitimate here: these are validation classes, and it is one of the settings cho
 import functools
 import json
 import statistics
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -79,14 +80,16 @@ class Search:
         """The study, with a sampler for trial `index`: one that was interrupted is drawn again."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         seed = int(hash_of([self.sampler_seed, index])[:8], 16)
-        return optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(self.folder / "study.jsonl"))),
-            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
-            study_name="mlis",
-            direction="maximize",
-            load_if_exists=True,
-        )
+        experimental = optuna.exceptions.ExperimentalWarning  # `constant_liar`, up to Optuna 4
+        with warnings.catch_warnings(action="ignore", category=experimental):
+            return optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(self.folder / "study.jsonl"))),
+                sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+                study_name="mlis",
+                direction="maximize",
+                load_if_exists=True,
+            )
 
 
 @contextmanager
@@ -99,11 +102,13 @@ def opened(search: Search) -> Generator[optuna.Study, None, None]:
     """
     path = search.folder / "study.jsonl"
     with held(search.folder):
-        _repair(path)
         try:
+            _repair(path)
             study = search.study()
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{path} cannot be read ({error}): delete it to begin again") from None
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path} is not an Optuna journal, or damaged ({error}): move or delete it"
+            ) from None
         identity = search.identity()
         before = study.user_attrs.get("identity", identity)
         if changed := [name for name in identity if identity[name] != before.get(name)]:
@@ -127,7 +132,10 @@ def _repair(path: Path) -> None:
         leftover.unlink()
     if path.exists():
         with path.open("rb+") as handle:
-            handle.truncate(handle.read().rfind(b"\n") + 1)
+            content = handle.read()
+            if content and not content.startswith(b"{"):
+                raise ValueError("its first line is not JSON")
+            handle.truncate(content.rfind(b"\n") + 1)
 
 
 def status(trial: FrozenTrial) -> str:
