@@ -4,16 +4,26 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SHARED := ../shared/data
 
-.PHONY: install demo test test-slow test-lowest test-lowest-extras torture fuzz lint format bench docs pages audit clean
+.PHONY: core install demo test test-slow test-lowest test-lowest-extras torture fuzz lint format bench docs pages audit clean
 
+# pip installs PyTorch, so that a local index or wheel of it is used; uv installs the rest, faster.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+UV  := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
+
+core: $(VENV)/.core
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) torch uv
+	$(UV) -e .
 	touch $@
 
-demo: install
+$(VENV)/.installed: $(VENV)/.core
+	$(UV) -e '.[dev]'
+	touch $@
+
+demo: core
 	$(BIN)/mlis demo -o demo-out
 
 lint: install
@@ -27,10 +37,11 @@ test: lint
 test-slow: install
 	$(BIN)/pytest -m slow
 
-# kill -9 at 50 random moments of each command, as far as half an hour allows, then every other fault.
-# Shorter: make torture TORTURE='--kills 10 --seconds 300'.
+# kill -9 at 50 random moments of each command, as far as half an hour allows, then every other fault,
+# and attacks on the server. Shorter: make torture TORTURE='--kills 10 --seconds 300'.
 torture: install
 	$(BIN)/python torture/kills.py -o torture-out $(TORTURE)
+	$(BIN)/python torture/server.py
 	$(BIN)/pytest tests/test_faults.py tests/test_shortage.py
 
 # 100,000 damaged files for every reader; stop it at any time, it goes on where it stopped. For ten

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlis.config import Config, hash_of
-from mlis.experiments.report.rows import Series, read_rows, series_of
-from mlis.experiments.report.studies import Study, studies_of
+from mlis.experiments.report.series import Series, Study, read_rows, series_of, studies_of
 from mlis.experiments.store import Row, Store
 
 CLASSES = ("sparrow", "gull & <tern>", 'the "great" auk')

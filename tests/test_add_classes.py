@@ -66,6 +66,26 @@ def measured(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
     return evaluate(scores, labels, recognizer.seen_mask, recognizer.class_names)
 
 
+def test_removing_what_was_added_last_restores_the_scores(model, tmp_path):
+    x = DATA.features[:20]
+    grown = model.add_classes(["one", "two"], NEW)
+    assert not np.array_equal(grown.scores(x)[:, : len(model.class_names)], model.scores(x))
+    save_model(grown, tmp_path)
+    for again in (grown, load_model(tmp_path)):
+        back = again.remove_classes(["two", "one"])
+        np.testing.assert_array_equal(back.scores(x), model.scores(x))
+        # of one alone, and after another change, the scores of the others stay as they are
+        kept = again.remove_classes(["one"])
+        np.testing.assert_array_equal(kept.scores(x), np.delete(again.scores(x), -2, axis=1))
+        renamed = again.rename_classes({"one": "uno"}).remove_classes(["uno", "two"])
+        np.testing.assert_array_equal(
+            renamed.scores(x), again.scores(x)[:, : len(model.class_names)]
+        )
+    twice = grown.remove_classes(["one"]).add_classes(["three"], NEW[:1])
+    once = twice.remove_classes(["three"])
+    np.testing.assert_array_equal(once.scores(x), grown.remove_classes(["one"]).scores(x))
+
+
 # --- quality ------------------------------------------------------------------------------------
 
 
@@ -173,14 +193,20 @@ def test_renaming_changes_names_alone(model):
     assert renamed.history[-1]["classes"] == {"class_001": "lion", "class_002": "class_001"}
 
 
-def test_unseen_classes_of_before_keep_their_places(model):
+@pytest.mark.parametrize("generator", ["ridge", "wgan-gp"])
+def test_classes_added_one_by_one_or_together_give_the_same(generator):
+    # A penalty and a tolerance that leave one minimum: at the default ones L-BFGS stops in a flat
+    # valley, at a point that depends on where it starts and on the order of sums.
+    stage_2 = {"weight_decay": 1e-2, "tolerance": 1e-6, "max_iterations": 2000}
+    config = small(generation={"generator": generator}, classification=stage_2)
+    model = fit(DATA.for_training(), config, seed=1, device="cpu")
     first = model.add_classes(["a"], NEW[:1])
     second = first.add_classes(["b"], NEW[1:])
     both = model.add_classes(["a", "b"], NEW)
     assert second.class_names == both.class_names
-    np.testing.assert_allclose(
-        second.scores(DATA.features), both.scores(DATA.features), rtol=0.1, atol=0.2
-    )
+    expected = both.scores(DATA.features)
+    assert expected.std() > 1
+    np.testing.assert_allclose(second.scores(DATA.features), expected, rtol=0, atol=0.02)
     assert [entry["action"] for entry in second.history] == ["add", "add"]
 
 

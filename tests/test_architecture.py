@@ -17,7 +17,6 @@ from simulated import small, tiny
 ROOT = Path(mlis.__file__).parent
 
 
-
 def test_imports_point_one_way():
     """The contracts in pyproject.toml."""
     done = subprocess.run(

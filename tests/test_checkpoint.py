@@ -256,3 +256,35 @@ def test_saved_files_are_plain_safetensors_and_json(saved):
     tensors = load_file(saved / "model.safetensors")
     assert {"encoder.weight", "classifier.bias", "scaler.shift", "descriptors"} <= tensors.keys()
     assert json.loads((saved / "config.json").read_text())["record"] == {"seed": 1, "U": 12.5}
+
+
+# --- a model with a right checksum and wrong content ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["scaler.shift", "scaler.factor", "encoder.weight", "classifier.bias", "descriptors"]
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(name, value, saved):
+    path = saved / "model.safetensors"
+    tensors, metadata = load_tensors(path)
+    tensors[name].view(-1)[-1] = value
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(ModelFileError, match=rf"{name}\[.*\]: expected a finite number, got"):
+        load_model(saved, growth=False)
+
+
+def test_kept_rows_that_are_not_finite_are_refused(saved):
+    path = saved / "growth.safetensors"
+    tensors, metadata = load_tensors(path)
+    tensors["step"][0] = torch.nan
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(ModelFileError, match=r"growth\.safetensors: step\[0\].*finite"):
+        load_model(saved)
+
+
+def test_two_classes_of_one_name_are_refused(recognizer, tmp_path):
+    names = ("a", *recognizer.class_names[1:-1], "a")
+    save_model(dataclasses.replace(recognizer, class_names=names), tmp_path)
+    with pytest.raises(ModelFileError, match=r"class_names: .*'a' for class 0 and class 8"):
+        load_model(tmp_path)

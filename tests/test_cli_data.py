@@ -24,7 +24,8 @@ def test_info_of_a_folder(tmp_path, capsys):
 
 
 def test_info_of_a_benchmark(xlsa17, capsys):
-    info = last_json(printed(capsys, "data", "info", "flo", "--data-root", xlsa17, "--json"))
+    place = ("--data-root", xlsa17, "--features", "efficientnet_lite2.mat")
+    info = last_json(printed(capsys, "data", "info", "flo", *place, "--json"))
     assert info["table_1"] == {
         "classes": 102,
         "seen": 82,
@@ -72,9 +73,9 @@ def test_convert_replaces_only_when_told_to(tmp_path, capsys):
 def test_convert_where_nothing_can_be_written(tmp_path, capsys):
     folder = save_small(tmp_path / "data")
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refused(
-        capsys, "data", "convert", folder, "-o", tmp_path / "file"
-    )
+    assert "is a file" in refused(capsys, "data", "convert", folder, "-o", tmp_path / "file")
+    below = tmp_path / "file" / "below"
+    assert "cannot be written" in refused(capsys, "data", "convert", folder, "-o", below)
 
 
 @pytest.mark.parametrize(

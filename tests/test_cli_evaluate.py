@@ -9,7 +9,9 @@ import pytest
 
 from cli_cases import NAMES, QUICK, SEEN, last_json, printed, refused, small_dataset
 from mlis.cli import main
-from mlis.data.dataset import GZSLDataset
+from mlis.data.dataset import GZSLDataset, content_hash
+from mlis.data.out_of_core.mapped import write_arrays
+from mlis.data.splits import Split
 from mlis.evaluation import evaluate_retrieval
 from mlis.io.checkpoint import load_model, save_model
 
@@ -63,7 +65,7 @@ def test_a_model_in_a_run_knows_its_dataset(model, run, capsys):
 
 def test_a_model_elsewhere_needs_a_dataset(model, small_folder, tmp_path, capsys):
     shutil.copytree(model, tmp_path / "model")
-    assert "name DATASET" in failure(capsys, tmp_path / "model")
+    assert "name DATA" in failure(capsys, tmp_path / "model")
     found = evaluate(capsys, tmp_path / "model", small_folder)
     assert {name: found[name] for name in MEASURES} == {
         name: value for name, value in evaluate(capsys, model).items() if name in MEASURES
@@ -118,30 +120,115 @@ def other_dataset(**changes) -> GZSLDataset:
     [
         (
             {"features": small_dataset().features[:, :-1]},
-            "takes 16 features, but other has 15",
+            "other: 15 features per row, expected 16",
         ),
         (
             {"names": (*NAMES[:3], "a stranger", *NAMES[4:])},
-            "number 3 is 'kind 3' in the model, 'a stranger' in the data",
-        ),
-        (
-            {
-                "names": (*NAMES, "one more"),
-                "unseen": (*NAMES[SEEN:], "one more"),
-                "descriptors": np.vstack([small_dataset().descriptors, np.arange(6)]),
-            },
-            "12 in the model, 13 in the data",
+            "3 rows are of classes that the model does not know: a stranger",
         ),
         (
             {"unseen": (NAMES[0], *NAMES[SEEN + 1 :])},
             "different splits: 'kind 0' is seen in the model, but unseen in the data",
         ),
     ],
-    ids=["features", "names", "number of classes", "split"],
+    ids=["features", "names", "split"],
 )
 def test_data_that_do_not_match_are_refused(model, changes, said, tmp_path, capsys):
     other_dataset(**changes).save(tmp_path / "data")
     assert said in failure(capsys, model, tmp_path / "data")
+
+
+def test_classes_are_matched_by_name(model, small_folder, tmp_path, capsys):
+    """In another order, and with one that has no image."""
+    base, order = small_dataset(), np.random.default_rng(0).permutation(len(NAMES))
+    other = GZSLDataset(
+        base.features,
+        np.argsort(order)[base.labels],
+        np.vstack([base.descriptors[order], np.arange(6)]).astype(np.float32),
+        (*(NAMES[i] for i in order), "one more"),
+        base.split,
+    )
+    other.save(tmp_path / "data")
+    wanted = evaluate(capsys, model, small_folder)
+    found = evaluate(capsys, model, tmp_path / "data")
+    for name in (*MEASURES, "per_class"):
+        assert found[name] == wanted[name]
+
+
+SPLIT = small_dataset().split
+ROWS = np.concatenate([SPLIT.test_seen, SPLIT.test_unseen])
+
+
+def test_features_with_labels_and_no_training_row(model, small_folder, tmp_path, capsys):
+    """Files of the test rows alone give what the dataset's own test gives."""
+    base, wanted = small_dataset(), evaluate(capsys, model, small_folder)
+    x, y = base.features[ROWS], base.labels[ROWS]
+    names = np.array([NAMES[label] for label in y])
+    np.savez(tmp_path / "names.npz", features=x, labels=names)
+    np.savez(tmp_path / "numbers.npz", features=x, labels=y)
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "y.txt").write_text("\n".join(names))
+    header = "kind," + ",".join(f"f{i}" for i in range(x.shape[1]))
+    lines = [",".join([n, *map(repr, map(float, row))]) for n, row in zip(names, x, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join([header, *lines]))
+    marked = [f"{header},split", *(f"{line},test" for line in lines)]
+    (tmp_path / "marked.csv").write_text("\n".join([*marked, "nothing" + ",0" * 16 + ",train"]))
+    (tmp_path / "all.csv").write_text("\n".join(marked))
+    pairs = zip(NAMES, base.descriptors, strict=True)
+    attributes = [f"{name},{','.join(map(str, vector))}" for name, vector in pairs]
+    (tmp_path / "c.csv").write_text("\n".join(["name,a,b,c,d,e,f", *attributes]))
+    shutil.copytree(model, tmp_path / "model")
+    column, classes = ("--label-column", "kind"), ("--classes", tmp_path / "c.csv")
+    for given in (
+        [tmp_path / "names.npz"],
+        [tmp_path / "numbers.npz"],
+        [tmp_path / "x.npy", "--labels", tmp_path / "y.txt"],
+        [tmp_path / "t.csv", *column],
+        [tmp_path / "marked.csv", *column],
+        ["--features", tmp_path / "all.csv", *column, *classes],
+        ["--features", tmp_path / "names.npz"],
+    ):
+        found = evaluate(capsys, tmp_path / "model", *given)
+        for name in (*MEASURES, "per_class", "confusions"):
+            assert found[name] == wanted[name], given
+        assert found["protocol"] == "labelled rows"
+
+
+def test_a_dataset_folder_of_test_rows_alone(model, small_folder, tmp_path, capsys):
+    base, wanted = small_dataset(), evaluate(capsys, model, small_folder)
+    none = np.empty(0, dtype=np.int64)
+    split = Split(none, *np.split(np.arange(len(ROWS)), [len(SPLIT.test_seen)]))
+    arrays = {"features": base.features[ROWS], "labels": base.labels[ROWS]}
+    arrays["descriptors"] = base.descriptors
+    shutil.copytree(small_folder, tmp_path / "data")
+    words = json.loads((tmp_path / "data/dataset.json").read_text())
+    words["sha256"] = content_hash(NAMES, arrays, split)
+    (tmp_path / "data/dataset.json").write_text(json.dumps(words))
+    parts = {f"split.{name}": getattr(split, name) for name in split.__dataclass_fields__}
+    write_arrays(tmp_path / "data/features.safetensors", arrays | parts)
+    found = evaluate(capsys, model, tmp_path / "data")
+    assert {name: found[name] for name in MEASURES} == {name: wanted[name] for name in MEASURES}
+    arrays["labels"] = arrays["labels"][::-1].copy()
+    write_arrays(tmp_path / "data/features.safetensors", arrays | parts)
+    assert "damaged or not of one dataset" in failure(capsys, model, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "flags", "said"),
+    [
+        ({"labels": ["kind 0", "Kind 9"]}, (), "does not know: Kind 9. Did you mean 'kind 9'?"),
+        ({"labels": [0, 12]}, (), "labels: row 1 is 12"),
+        ({"labels": ["kind 0"]}, (), "1 labels, expected one for each of 2 rows"),
+        ({"split": ["train", "val"]}, (), "expected rows marked test, got none"),
+        ({"features": np.zeros((2, 3), np.float32)}, (), "3 features per row, expected 16"),
+        ({}, ("--backbone", "x"), "--backbone and --workers have no meaning with features"),
+        ({}, ("--test-fraction", "0.5"), "--test-fraction: has no meaning with labelled rows"),
+    ],
+)
+def test_labelled_rows_that_do_not_fit(model, arrays, flags, said, tmp_path, capsys):
+    given = {"features": np.zeros((2, 16), np.float32), "labels": ["kind 0", "kind 9"]} | arrays
+    np.savez(tmp_path / "x.npz", **{name: np.array(value) for name, value in given.items()})
+    assert said in failure(capsys, model, tmp_path / "x.npz", *flags)
 
 
 def test_a_model_without_a_record_is_evaluated(model, small_folder, tmp_path, capsys):
@@ -172,7 +259,7 @@ def test_a_damaged_model(model, small_folder, name, tmp_path, capsys):
 
 
 def test_a_device_that_is_not_there(model, capsys):
-    assert "device must be" in failure(capsys, model, "--device", "abacus")
+    assert "device of this machine (cpu" in failure(capsys, model, "--device", "abacus")
 
 
 RETRIEVAL = ("recall_at_1_raw", "recall_at_1_refined", "map_at_r_raw", "map_at_r_refined")

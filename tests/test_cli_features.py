@@ -12,7 +12,7 @@ import odd_images
 from cli_cases import QUICK
 from mlis import GZSLDataset
 from mlis.cli import main
-from mlis.data.io.feature_folder import read_feature_folder
+from mlis.data.io.feature_folder import ImageFeatures, read_feature_folder, write_feature_folder
 from mlis.features.images.walk import shown
 
 CLASSES = {
@@ -235,3 +235,49 @@ def test_a_class_that_is_seen_needs_images(pictures, table, tmp_path, capsys):
     run("data", "build", "--images", pictures, "--classes", table, "--sentences", "text",
         "-o", tmp_path / "data", code=2)  # fmt: skip
     assert "1 classes are seen, but have no images: pink" in capsys.readouterr().err
+
+
+def test_categories_from_a_table_to_added_classes(tmp_path, capsys):
+    """The table's columns are told, and further classes are encoded in the same ones."""
+    shapes, colours = ("Hooked", "cone", "all-purpose"), ("brown", "black", "white")
+    names = {f"{s} {c}": (s, c) for s in shapes for c in colours}
+    rows = [f'{name},{s},{c},"1,{i}"' for i, (name, (s, c)) in enumerate(names.items())]
+    table, more = tmp_path / "classes.csv", tmp_path / "more.csv"
+    table.write_text("\n".join(["name,bill shape,back colour,size", *rows]))
+    owners = [name for name in list(names)[:7] for _ in range(8)]
+    features = np.random.default_rng(0).random((56, 12), dtype=np.float32)
+    (tmp_path / "features").mkdir()
+    paths = tuple(f"{name}/{i}.png" for i, name in enumerate(owners))
+    images = ImageFeatures(features, paths, tuple(owners), None, ("0" * 64,) * 56)
+    write_feature_folder(images, tmp_path / "features")
+    data, model = tmp_path / "data", tmp_path / "run"
+    run("data", "build", "--features", tmp_path / "features", "--classes", table, "-o", data)
+    told = capsys.readouterr().out
+    assert "read as categories: bill shape (all-purpose, cone, hooked), back colour (black," in told
+    assert "read as numbers: size" in told
+    assert GZSLDataset.load(data).descriptors.shape == (9, 7)
+    run("fit", data, "-o", model, "--components", "ml", "--seeds", "0", *QUICK)
+    more.write_text("name,size,bill shape,back colour\nnew,1.2,CONE,\n")
+    run("add-classes", model, more, "-o", tmp_path / "grown")
+    more.write_text("name,size,bill shape,back colour\nnew,1.2,spoon,brown\n")
+    capsys.readouterr()
+    run("add-classes", model, more, "-o", tmp_path / "none", code=2)
+    said = capsys.readouterr().err
+    assert "column 'bill shape': class 'new' has 'spoon'" in said
+    assert "expected one of all-purpose, cone, hooked" in said
+
+
+def test_folders_of_a_split_become_a_dataset_with_that_split(pictures, table, tmp_path, capsys):
+    for part, numbers in (("train", range(6)), ("test", range(6, 10))):
+        for name in CLASSES:
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in numbers if (part, name) != ("train", "grey") else ():
+                (tmp_path / "photos" / part / name / f"{i}.png").symlink_to(
+                    pictures / name / f"{i}.png"
+                )
+    command = ("data", "build", "--images", tmp_path / "photos", "--classes", table)
+    run(*command, "--attributes", "warm", "share", "-o", tmp_path / "data", *LITE)
+    data = GZSLDataset.load(tmp_path / "data")
+    assert len(data.split.trainval) == 18
+    assert len(data.split.test_seen) == 12
+    assert len(data.split.test_unseen) == 4

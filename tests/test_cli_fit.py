@@ -10,7 +10,7 @@ import mlis.encoder.trainer
 import mlis.runs.run
 from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, small_dataset
 from mlis.cli import main
-from mlis.cli.progress import Progress
+from mlis.cli.progress import ImageBar, Progress
 from mlis.storage.atomic import sealed, unsealed
 from standins import write_tiny
 
@@ -141,6 +141,17 @@ def test_bars_on_a_terminal(small_folder, tmp_path, capsys, monkeypatch):
     assert "refinement" not in err
 
 
+def test_progress_of_images(capsys, monkeypatch):
+    bar = ImageBar("images")
+    bar.started(40, 10)
+    bar.done(5)
+    bar.close()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("mlis.cli.progress.LINE_EVERY", 0.0)
+    bar.done(5)
+    assert "images 20/40" in capsys.readouterr().err
+
+
 def test_settings_are_saved_before_training(small_folder, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise RuntimeError("enough")
@@ -231,7 +242,7 @@ def test_a_folder_keeps_to_its_first_plan(ablation, small_folder, capsys):
         (["--components", "ml,ml"], "components must be distinct"),
         (["--snapshot-every", "-1"], "expected a number ≥ 0"),
         (["--snapshot-every", "nan"], "expected a number ≥ 0"),
-        (["--device", "abacus"], "device must be auto, cpu or cuda"),
+        (["--device", "abacus"], "expected auto or a device of this machine"),
         (["--data-root", "x"], "--data-root has no meaning for"),
         (["--split", "x.mat"], "--split has no meaning for"),
         (["--loss", "no_such_module:f"], "importing it failed"),
@@ -261,6 +272,42 @@ def test_a_loss_of_the_current_folder(small_folder, tmp_path, capsys, monkeypatc
     assert result["S"] > 0
     lines = (tmp_path / "run/seed-0/ml+is+sfr/refinement.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 25
+
+
+def test_what_a_run_or_a_settings_file_names_is_imported_on_the_users_word_alone(
+    small_folder, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "evil_of_this_test.py").write_text(
+        "import pathlib\npathlib.Path('imported').touch()\n"
+        "def pull(embeddings, labels):\n    return embeddings.square().mean()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
+    path, modules = list(__import__("sys").path), __import__("sys").modules
+    name = "evil_of_this_test:pull"
+    (tmp_path / "own.toml").write_text(f"[refinement]\nloss = '{name}'\n")
+    fit(capsys, small_folder, "-o", "run", *QUICK, "--loss", name)
+    modules.pop("evil_of_this_test")
+    (tmp_path / "imported").unlink()
+    (tmp_path / "run/results.json").unlink()
+    (tmp_path / "run/seed-0/ml+is+sfr/result.json").unlink()
+    monkeypatch.setattr("sys.path", path)
+    for command in (
+        ["--resume", "run"],
+        [small_folder, "-o", "new", *QUICK, "--settings", "own.toml"],
+    ):
+        assert f"add --loss {name}" in failure(capsys, *command)
+        assert not (tmp_path / "imported").exists()
+    assert "begun with 'evil_of_this_test:pull'" in failure(
+        capsys, "--resume", "run", "--loss", "circle"
+    )
+    for word in ("evil_of_this_test", "evil_of_this_test:"):  # nothing to call: not imported
+        line = failure(capsys, small_folder, "-o", "new", *QUICK, "--loss", word)
+        assert "expected circle, circle_eq1" in line
+    assert not (tmp_path / "imported").exists()
+    assert not (tmp_path / "new").exists()
+    assert fit(capsys, "--resume", "run", "--loss", name)["S"] > 0
+    assert (tmp_path / "imported").exists()
 
 
 def test_a_pair_of_files(tmp_path, capsys):

@@ -135,7 +135,7 @@ def test_a_reader_that_leaves_early_gets_no_complaint(arguments, tmp_path):
 
 def test_a_terminal_without_a_letter_shows_a_question_mark(tmp_path):
     folder = save_small(tmp_path / "data", name="données ≥")
-    command = [sys.executable, "-m", "mlis.cli", "data", "info", str(folder)]
+    command = [sys.executable, "-m", "mlis", "data", "info", str(folder)]
     plain = environment() | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(command, capture_output=True, env=plain, check=True)
     assert done.stdout.startswith(b"donn?es ?")

@@ -104,8 +104,8 @@ def test_a_second_process_is_kept_out(tmp_path, capsys):
     fcntl = pytest.importorskip("fcntl")
     data, run = save_small(tmp_path / "data"), tmp_path / "run"
     run.mkdir()
-    with (run / ".lock").open("w") as handle:  # as another process would
+    with (run / ".mlis.lock").open("w") as handle:  # as another process would
         fcntl.flock(handle, fcntl.LOCK_EX)
         assert main(["fit", str(data), "-o", str(run), *SETTINGS]) == 2
-    assert "another process works in" in one_line_error(capsys.readouterr().err)
+    assert "is in use by another process" in one_line_error(capsys.readouterr().err)
     assert not list(run.rglob("*.jsonl"))

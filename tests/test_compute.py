@@ -4,9 +4,19 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
-from mlis.compute.precision import flushed_denormals
+import mlis.compute.precision
+from mlis.compute.precision import (
+    Arithmetic,
+    _product_rates,
+    flushed_denormals,
+    prefers_bfloat16,
+    resolve_device,
+)
+from mlis.errors import SettingsError
+from mlis.features.backbones.base import load_backbone
 
 TINY = 1e-40  # below the smallest normal float32
 
@@ -39,3 +49,47 @@ def test_flushing_is_left_as_it_was():
             pass
         assert float(torch.tensor(TINY) * 1.0) == 0
     assert float(torch.tensor(TINY) * 1.0) > 0
+
+
+@pytest.mark.parametrize(
+    ("rates", "chosen"),
+    [((7.0, 1.0), "bfloat16"), ((1.0, 1.0), "float32"), ((0.01, 1.0), "float32")],
+)
+def test_auto_never_emulates_bfloat16(monkeypatch, rates, chosen):
+    """A CPU may report instructions that its libraries do not use."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(mlis.compute.precision, "_product_rates", lambda: rates)
+    assert prefers_bfloat16(*rates) is (chosen == "bfloat16")
+    product = Arithmetic.of("auto", "cpu").product
+    assert product == getattr(torch, chosen)
+    assert load_backbone("efficientnet-lite0", device="cpu").precision == chosen
+
+
+def test_without_the_instructions_auto_is_float32_unmeasured(monkeypatch):
+    for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, check, lambda: False)
+    monkeypatch.setattr(mlis.compute.precision, "_product_rates", lambda: (7.0, 1.0))
+    assert Arithmetic.of("auto", "cpu").product == torch.float32
+
+
+def test_rates_are_measured_once_and_change_no_state():
+    _product_rates.cache_clear()
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    rates = _product_rates()
+    assert min(rates) > 0
+    assert _product_rates() is rates
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize(
+    "name", ["mps", "cuda:99", "cuda:-1", "xpu", "meta", "xla", "cpu:1", "foo", "", None]
+)
+def test_a_device_that_is_not_here_gets_a_list_of_those_that_are(name):
+    with pytest.raises(SettingsError, match=rf"\(cpu.*\), got '{name}'"):
+        resolve_device(name)
+
+
+def test_devices_of_this_machine():
+    assert resolve_device("cpu") == resolve_device(torch.device("cpu")) == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")

@@ -1,6 +1,5 @@
 """The benchmarks by name and as pairs of files: real files, stand-ins, and every fault."""
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from mlis.data import TABLE_1, Counts, benchmark_name, load_benchmark, load_pair
 from mlis.errors import DataError
 from standins import CLASS_GROUPS, tiny_benchmark, write_mat, write_standin, write_tiny
 
+FLO = "efficientnet_lite2.mat"  # one of two files of features there
 FOLDERS = {name: "APY" if name == "aPY" else name for name in TABLE_1}
 
 
@@ -69,11 +69,9 @@ def test_validation_classes_are_as_many_as_the_files_have(standin_root, name):
     assert len(np.unique(testing.labels)) == train + val
 
 
-def test_flowers_are_read_in_full(xlsa17, caplog):
-    with caplog.at_level(logging.INFO, logger="mlis"):
-        data = load_benchmark("flo", xlsa17)
-    assert "res101.mat is absent; features are read from efficientnet_lite2.mat" in caplog.text
-    raw = scipy.io.loadmat(xlsa17 / "FLO" / "efficientnet_lite2.mat")
+def test_flowers_are_read_in_full(xlsa17):
+    data = load_benchmark("flo", xlsa17, features_file=FLO)
+    raw = scipy.io.loadmat(xlsa17 / "FLO" / FLO)
     split = scipy.io.loadmat(xlsa17 / "FLO" / "att_splits.mat")
     np.testing.assert_array_equal(data.features, raw["features"].T)
     np.testing.assert_array_equal(data.labels, raw["labels"].ravel().astype(int) - 1)
@@ -90,7 +88,7 @@ def test_flowers_are_read_in_full(xlsa17, caplog):
 
 
 def test_flower_names_are_those_of_the_photographs(shared_data, xlsa17):
-    names = load_benchmark("FLO", xlsa17).class_names
+    names = load_benchmark("FLO", xlsa17, features_file=FLO).class_names
     for line in (shared_data / "flowers102" / "images.csv").read_text().splitlines()[1:]:
         _, number, name, *_ = line.split(",")
         assert names[int(number) - 1] == name
@@ -136,6 +134,19 @@ def test_the_unnormalised_descriptors_can_be_chosen(tmp_path):
     assert data.provenance.descriptors == "att_splits.mat:original_att"
     with pytest.raises(DataError, match="no descriptors 'w2v'; it has att, original_att"):
         load_pair(*files, descriptors="w2v")
+
+
+def test_minus_one_in_descriptors_is_warned_of_and_can_be_missing(tmp_path, caplog):
+    features, split = tiny_benchmark()
+    att = np.array(split["att"])
+    att[1, 3] = -1
+    files = tmp_path / "F.mat", tmp_path / "S.mat"
+    write_mat(files[0], features)
+    write_mat(files[1], {**split, "att": att})
+    load_pair(*files, cache=False)
+    assert "-1 in 1 values" in caplog.text
+    filled = load_pair(*files, cache=False, missing=-1).descriptors[3, 1]
+    assert filled == pytest.approx(np.delete(att[1], 3).mean(), rel=1e-6)
 
 
 def test_missing_train_and_val_rows_are_made_up_for_by_the_seed(tmp_path):

@@ -203,8 +203,14 @@ def test_the_hash_covers_content_and_not_provenance(tmp_path):
 def test_any_class_sizes_give_a_valid_dataset(counts, seed, test_fraction):
     labels = np.repeat(np.arange(len(counts)), counts)
     features = np.random.default_rng(seed).random((len(labels), 2))
+    names = [f"kind {i}" for i in range(len(counts))]
     data = GZSLDataset.from_arrays(
-        features, labels, np.eye(len(counts)), seed=seed, test_fraction=test_fraction
+        features,
+        [names[label] for label in labels],
+        np.eye(len(counts)),
+        class_names=names,
+        seed=seed,
+        test_fraction=test_fraction,
     )
     split = data.split
     parts = np.concatenate([split.trainval, split.test_seen, split.test_unseen])

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
 from mlis.data import load_pair
 from mlis.data.io.matlab import field_shapes, read_array, read_columns, read_strings
@@ -87,6 +88,21 @@ def test_what_is_no_real_array_is_refused(tmp_path, value):
     scipy.io.savemat(tmp_path / "f.mat", {"features": value})
     with pytest.raises(DataError, match="features"):
         read_columns(tmp_path / "f.mat", "features")
+
+
+@pytest.mark.parametrize("hdf5", [False, True])
+def test_a_sparse_matrix_is_named(tmp_path, hdf5):
+    path = tmp_path / "f.mat"
+    if hdf5:
+        with h5py.File(path, "w") as file:
+            group = file.create_group("att")
+            group.attrs["MATLAB_sparse"] = np.uint64(3)
+            group["jc"] = np.array([0, 1, 2], dtype=np.uint64)
+    else:
+        scipy.io.savemat(path, {"att": scipy.sparse.csc_matrix(np.eye(3, 2))})
+    assert field_shapes(path) == {"att": (3, 2)}
+    with pytest.raises(DataError, match=r"att is a sparse matrix.*full\(x\).*toarray"):
+        read_columns(path, "att")
 
 
 def test_hdf5_cannot_reach_outside_the_file(tmp_path):

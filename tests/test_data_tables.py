@@ -1,6 +1,7 @@
 """Own data from tables: every kind of file, names that nearly fit, and every fault."""
 
 import io
+import json
 import re
 import sys
 import zipfile
@@ -15,8 +16,9 @@ from mlis.data import load_tables
 from mlis.data.io.npy_file import load_npy, read_npz
 from mlis.data.io.tables import read_classes
 from mlis.data.io.unlabelled import read_features
-from mlis.data.labels import index_labels
+from mlis.data.labels import match_labels
 from mlis.errors import DataError
+from mlis.features.descriptors.class_table import read_words
 
 NAMES = ["polar+bear", "brown+bear", "blue whale", "house_cat", "Zebra"]
 LABELS = np.repeat(np.arange(4), 5)  # no row is of the last class
@@ -284,14 +286,14 @@ def test_numbers_that_are_class_names_are_names(tmp_path):
 )
 def test_a_name_that_nearly_fits_is_suggested_and_not_guessed(written, meant):
     with pytest.raises(DataError) as caught:
-        index_labels(["Zebra", written], NAMES, "f.csv")
+        match_labels(["Zebra", written], NAMES, "f.csv")
     assert f"row 1 is '{written}'" in str(caught.value)
     assert f"Did you mean '{meant}'?" in str(caught.value)
 
 
 def test_a_name_that_fits_nothing_gets_no_suggestion():
     with pytest.raises(DataError) as caught:
-        index_labels(["xylophone"], NAMES, "f.csv")
+        match_labels(["xylophone"], NAMES, "f.csv")
     assert "Did you mean" not in str(caught.value)
 
 
@@ -305,17 +307,17 @@ def test_a_name_that_fits_nothing_gets_no_suggestion():
         ([np.nan], "row 0 is nan, not a whole number"),
         ([np.inf], "row 0 is inf"),
         ([[0, 1], [1, 0]], r"1-d, one label a row, but got shape \(2, 2\)"),
-        ([True, False], "class indices or class names, but got bool"),
+        ([True, False], "class names or class indices, but got bool"),
         (["Zebra", None], "row 1 is None"),
     ],
 )
 def test_each_bad_label_is_named(labels, message):
     with pytest.raises(DataError, match=message):
-        index_labels(labels, NAMES, "f.csv")
+        match_labels(labels, NAMES, "f.csv")
 
 
 def test_python_integers_in_an_object_array_are_integers():
-    assert index_labels(np.array([4, 0], dtype=object), NAMES, "f").tolist() == [4, 0]
+    assert match_labels(np.array([4, 0], dtype=object), NAMES, "f").tolist() == [4, 0]
 
 
 def text_fault(old: str, new: str):
@@ -495,3 +497,112 @@ def test_read_classes_keeps_order_and_types(classes):
     assert table.names == tuple(NAMES)
     assert table.descriptors.dtype == np.float32
     assert table.unseen is None
+
+
+# --- columns that are no features, numbers that are none, other separators -----------------------
+
+
+@pytest.mark.parametrize("name", ["", " ", "Unnamed: 0", "Unnamed: 0_level_0"])
+@pytest.mark.parametrize("which", ["features", "unlabelled", "classes", "words"])
+def test_a_column_without_a_name_is_refused(tmp_path, classes, name, which):
+    path = write_csv(tmp_path / "f.csv", [NAMES[y] for y in LABELS])
+    indexed = classes if which in ("classes", "words") else path
+    lines = indexed.read_text().splitlines()
+    numbered = [f"{name},{lines[0]}", *(f"{i},{line}" for i, line in enumerate(lines[1:]))]
+    indexed.write_text("\n".join(numbered))
+    readers = {
+        "features": lambda: load_tables(path, classes),
+        "unlabelled": lambda: read_features(path),
+        "classes": lambda: load_tables(path, classes),
+        "words": lambda: read_words(classes),
+    }
+    with pytest.raises(DataError, match=r"\.csv: column 1 of \d has no name.*index=False"):
+        readers[which]()
+
+
+def test_the_index_of_a_data_frame_in_parquet_is_refused(tmp_path, classes):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "f.parquet"
+    table = {"a": FEATURES[:, 0], "label": LABELS}
+    pq.write_table(pa.table({"__index_level_0__": FEATURES[:, 1], **table}), path)
+    for read in (lambda: load_tables(path, classes), lambda: read_features(path)):
+        with pytest.raises(DataError, match="column 1 of 3 has no name"):
+            read()
+    indexed = pa.table({"id": FEATURES[:, 1], **table})
+    metadata = {"pandas": json.dumps({"index_columns": ["id"]})}
+    pq.write_table(indexed.replace_schema_metadata(metadata), path)
+    with pytest.raises(DataError, match="column 'id' is the row index"):
+        load_tables(path, classes)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_numbers_the_rows_is_refused(tmp_path, classes, kind):
+    marked = [*FEATURES.T[:2], np.arange(5, 25)]
+    path = tmp_path / f"f.{kind}"
+    if kind == "csv":
+        rows = [f"{NAMES[y]},{a},{b},{i}" for y, a, b, i in zip(LABELS, *marked, strict=True)]
+        path.write_text("\n".join(["label,a,b,index", *rows]))
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        columns = dict(zip(["a", "b", "index"], marked, strict=True))
+        pq.write_table(pa.table({"label": LABELS, **columns}), path)
+    with pytest.raises(DataError, match="column 'index' numbers the rows, from 5 to 24"):
+        load_tables(path, classes)
+
+
+def test_a_table_without_a_header_is_refused(tmp_path):
+    (tmp_path / "f.csv").write_text("0.5,1,2\n0.1,3,4\n")
+    with pytest.raises(DataError, match=r"names of columns in the first line.*0\.5, 1, 2"):
+        read_features(tmp_path / "f.csv")
+    (tmp_path / "f.csv").write_text("0,1,2\n0.5,1,2\n0.1,3,4\n")  # as pandas numbers columns
+    assert read_features(tmp_path / "f.csv").shape == (2, 3)
+
+
+@pytest.mark.parametrize("cell", ["1_000", "\u0661\u0662", "1,234", "1 000", "1,234,567", "0x1F"])
+def test_numbers_that_can_be_read_in_two_ways_are_refused(tmp_path, cell):
+    (tmp_path / "f.csv").write_text(f'a,b\n1,2\n3,"{cell}"\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 3, column 'b': expected a number.* Write it as in"):
+        read_features(tmp_path / "f.csv")
+
+
+@pytest.mark.parametrize(("mark", "suffix"), [(";", "csv"), ("\t", "csv"), ("\t", "tsv")])
+def test_semicolons_and_tabs_separate_too(tmp_path, classes, mark, suffix):
+    path = write_csv(tmp_path / "f.csv", [NAMES[y] for y in LABELS])
+    expected = load_tables(path, classes)
+    path.write_text(path.read_text().replace(",", mark).replace(".", ","))
+    classes.write_text(classes.read_text().replace(",", mark))
+    other = classes.rename(classes.with_suffix(f".{suffix}"))
+    assert load_tables(path, other).sha256 == expected.sha256
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_objects_among_labels_are_refused_with_the_remedy(tmp_path, classes, kind):
+    labels = np.array([NAMES[y] for y in LABELS], dtype=object)
+    files = {"features_file": tmp_path / f"f.{kind}"}
+    if kind == "npz":
+        np.savez(tmp_path / "f.npz", features=FEATURES, labels=labels)
+    else:
+        np.save(tmp_path / "f.npy", FEATURES)
+        np.save(tmp_path / "labels.npy", labels)
+        files["labels_file"] = tmp_path / "labels.npy"
+    with pytest.raises(DataError, match=r"Python objects.*never unpickled.*astype\(str\)"):
+        load_tables(**files, classes_file=classes)
+
+
+# --- numbers that stand for a missing value -------------------------------------------------------
+
+
+def test_minus_one_in_the_classes_is_warned_of_and_can_be_missing(tmp_path, classes, caplog):
+    path = write_csv(tmp_path / "f.csv", [NAMES[y] for y in LABELS])
+    classes.write_text(classes.read_text().replace("whale,2,5", "whale,2,-1"))
+    load_tables(path, classes)
+    assert "-1 in 1 values, of blue whale, is the only negative number" in caplog.text
+    caplog.clear()
+    data = load_tables(path, classes, missing=-1)
+    assert not caplog.records
+    assert data.descriptors[:, 1].tolist() == [1, 2, 7.5, 10, 17]
+    assert "1 of 10 descriptor values are missing (-1)" in " ".join(data.provenance.notes)
+    assert data.provenance.sources["descriptors"]["missing"] == -1
+    classes.write_text(classes.read_text().replace("whale,2,", "whale,-1,"))
+    with pytest.raises(DataError, match="all values of class 'blue whale' are missing"):
+        load_tables(path, classes, missing=-1)

@@ -71,13 +71,13 @@ def test_descriptions_are_compared_on_the_same_rows(tmp_path, capsys):
     )
     command = ["--features", str(write_flowers(tmp_path)), "--classes", str(TABLE)]
     command += ["--split", str(tmp_path / "split.mat"), "--settings", str(settings)]
-    command += ["--kinds", "published,attributes", "--components", "none", "--seeds", "0,1"]
+    command += ["--kinds", "published,attributes", "--components", "none", "--seeds", "0"]
     command += ["-o", str(tmp_path / "out")]
     descriptions.main(command)
     rows = json.loads((tmp_path / "out" / "descriptions.json").read_text())["rows"]
     assert [row["description"] for row in rows] == ["published", "attributes"]
     published, attributes = rows
-    assert (published["protocol"], published["seeds"]) == ("H@val", [0, 1])
+    assert (published["protocol"], published["seeds"]) == ("H@val", [0])
     assert published["T1_mean"] > 80  # its descriptors are the features' own centres
     assert published["H_mean"] > attributes["H_mean"]
     assert "| published | none |" in capsys.readouterr().out

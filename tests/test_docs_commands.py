@@ -120,6 +120,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         picture(number, 9).save(place / name)
+    listed = ["path,class"]
+    for number, name in enumerate(NAMES):
+        (place / "test-photos" / name).mkdir(parents=True)
+        picture(number, 8).save(place / "test-photos" / name / "8.jpg")
+        listed.append(f"test-photos/{name}/8.jpg,{name}")
+    (place / "test.csv").write_text("\n".join(listed))
     described(place / "classes.csv", NAMES)
     described(place / "new-classes.csv", ("quagga",))
     features, split = write_tiny(place / "DIR" / "FLO")

@@ -8,18 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from cli_cases import save_small, small_dataset
 from mlis.cli import main
-from mlis.data import GZSLDataset, Split, load_pair
+from mlis.data import GZSLDataset, Split, load_pair, load_tables
 from mlis.data.io.npy_file import load_npy
 from mlis.data.out_of_core.memory import check_room
 from mlis.data.summary import describe, format_info
-from mlis.errors import MlisError
+from mlis.errors import DataError, FeatureRangeWarning, MlisError
 from mlis.experiments.store import Store
 from mlis.io.checkpoint import load_model, record_path, save_model
 from mlis.pipeline import fit
+from mlis.protocol import fit_and_calibrate
 from mlis.storage.locks import held
+from mlis.storage.tensors import load_tensors, save_tensors
 from simulated import small, tiny
 from standins import tiny_benchmark, write_mat
 
@@ -92,6 +95,36 @@ def build(folder: Path) -> None:
     described_images(find_images(folder / "photos"), ("black bear", "cat"), skip=False)
 
 
+def table(folder: Path, features: str, classes: str = "name,x,y\na,1,2\nb,2,1\nc,3,1\n") -> None:
+    (folder / "f.csv").write_text(features)
+    (folder / "c.csv").write_text(classes)
+    load_tables(folder / "f.csv", folder / "c.csv")
+
+
+def unknown_category(folder: Path) -> None:
+    from mlis.features.descriptors.additions import describe_like
+    from mlis.features.descriptors.class_table import read_words
+    from mlis.features.descriptors.describe import describe, record_of
+
+    (folder / "c.csv").write_text("name,bill\na,hooked\nb,cone\nc,cone\n")
+    (folder / "new.csv").write_text("name,bill\nd,spoon\n")
+    describe_like(record_of(describe(read_words(folder / "c.csv"), None)), folder / "new.csv")
+
+
+def objects(folder: Path) -> None:
+    np.save(folder / "f.npy", np.array(["a", "b"], dtype=object), allow_pickle=True)
+    load_npy(folder / "f.npy")
+
+
+def split_folders(folder: Path) -> None:
+    from mlis.features.images.walk import find_images
+
+    for name in ("train/a", "test/a", "more/a"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.png").write_bytes(b"x")
+    find_images(folder)
+
+
 def swapped_folders(names: list[str]) -> list[str]:
     letters = "bacdefghij"
     return [f"images/class {letters[i // 12]}/{i}.jpg" for i in range(len(names))]
@@ -130,6 +163,25 @@ def one_image(_: Path) -> object:
     return info(data)
 
 
+def recognised(factor: float) -> np.ndarray:
+    model = fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0)
+    return model.predict(factor * tiny().features.astype(np.float64))
+
+
+def another_scale(_: Path) -> None:
+    with pytest.warns(FeatureRangeWarning) as told:
+        recognised(100)
+    raise DataError(str(told[0].message))  # as the others
+
+
+def few_classes(_: Path) -> None:
+    calibrated = {
+        "generation": {"generator": "ridge"},
+        "classification": {"calibration": "validation"},
+    }
+    fit_and_calibrate(tiny(), small(**calibrated), device="cpu")
+
+
 FAULTS: dict[str, Callable[[Path], object]] = {
     "`features` of a `.mat` file are (N, Dx)": lambda f: pair(f, features=np.transpose),
     "an array of features is (Dx, N)": lambda _: arrays(
@@ -149,6 +201,29 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "class names differ in case, underscores or a letter": lambda _: arrays(
         class_names=("black bear", *"bcdef"), labels=["Black_Bear"] * 24
     ),
+    "labels may count from 0 or from 1": lambda _: arrays(
+        labels=np.repeat([1, 2], 12), unseen_classes=None
+    ),
+    "labels are numbers, and names of classes too": lambda _: arrays(
+        labels=np.repeat([3, 1], 12), class_names=("3", "1", "0", "2", "4", "5")
+    ),
+    "a label and a name are one number, written differently": lambda _: arrays(
+        labels=np.repeat([1, 0], 12), class_names=("000", "001", *"cdef")
+    ),
+    "two names differ in case alone": lambda _: arrays(class_names=("Cat", "cat", *"cdef")),
+    "a column has no name": lambda f: table(f, ",label,u\n0,a,1\n1,b,2\n"),
+    "a column numbers the rows": lambda f: table(
+        f, "label,id,u\n" + "".join(f"{'ab'[i // 5]},{i},{i * i}\n" for i in range(10))
+    ),
+    "a table has no header": lambda f: table(f, "0.5,0.25,1\n0.1,0.3,2\n"),
+    "a number of a table can be read in two ways": lambda f: table(f, 'label,u\na,"1,500"\n'),
+    "-1 stands for a missing value": lambda _: arrays(
+        descriptors=np.vstack([[-1, 1, 2], np.eye(6)[:5, :3] + [[1, 2, 3]]])
+    ),
+    "a further class has an unknown category": unknown_category,
+    "Python objects in `.npy` or `.npz`": objects,
+    "a matrix of a `.mat` file is sparse": lambda f: pair(f, att=scipy.sparse.csc_matrix),
+    "folders of a split lie beside others": split_folders,
     "folders of images and described classes have other names": build,
     "descriptors are in another order than the labels": lambda f: pair(
         f, image_files=swapped_folders
@@ -172,6 +247,9 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a row is in two parts of the split": with_row_of("test_seen", "trainval"),
     "a class is both seen and unseen": both_seen_and_unseen,
     "an unseen class has training rows": unseen_in_training,
+    "a feature to be recognised is NaN or overflows": lambda _: recognised(1e300),
+    "features to be recognised are of another scale": another_scale,
+    "few classes to choose the calibration constant on": few_classes,
     "features of another image model": lambda _: fit(
         tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
     ).predict(np.ones((2, 3), np.float32)),
@@ -208,6 +286,20 @@ def changed_model(folder: Path) -> object:
     return load_model(folder / "model")
 
 
+def not_finite(folder: Path) -> object:
+    weights = saved_model(folder) / "model.safetensors"
+    tensors, words = load_tensors(weights)
+    tensors["classifier.bias"][0] = np.nan
+    save_tensors(weights, tensors, words)
+    return load_model(folder / "model")
+
+
+def one_name(folder: Path) -> object:
+    model = load_model(saved_model(folder))
+    save_model(replace(model, class_names=("a",) * len(model.class_names)), folder / "model")
+    return load_model(folder / "model")
+
+
 def of_another_version(folder: Path) -> object:
     path = record_path(saved_model(folder))
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
@@ -226,13 +318,21 @@ def occupied(folder: Path) -> object:
         return None
 
 
+def not_unicode(folder: Path) -> object:
+    names = ("x\udcff", *small_dataset().class_names[1:])
+    return replace(small_dataset(), class_names=names)
+
+
 FAULTS |= {
     "damaged, or of another kind": damaged,
     "larger than the memory": larger_than_memory,
     "a dataset folder was changed": changed_dataset,
     "a model was changed": changed_model,
+    "a model's weights are not finite": not_finite,
+    "two classes of a model share a name": one_name,
     "a result was changed": changed_result,
     "another version wrote it": of_another_version,
+    "a name is not Unicode text": not_unicode,
     "another process works there": occupied,
 }
 

@@ -137,18 +137,14 @@ def test_all_ways_to_name_the_classes_give_the_same_model():
 @pytest.mark.parametrize(
     ("y", "descriptors", "classes", "message"),
     [
-        (["a", "b"], {"a": [1, 0], "c": [0, 1]}, None, "row 1 is of class 'b', which has no"),
+        (["a", "b"], {"a": [1, 0], "c": [0, 1]}, None, "y: row 1 is 'b', which is none of the 2"),
         (["cat", "Dog"], {"cat": [1], "dog": [2]}, None, "Did you mean 'dog'"),
-        ([0, 1], {"0": [1, 0], "1": [0, 1]}, None, "class 0, which has no .* such as '0'"),
+        ([0, 1], {"0": [1, 0], "1": [0, 1]}, None, "y holds 0, but .* like '0': give both as text"),
         (["a", "b"], [[1, 0], [0, 1]], None, "y holds 'a', not integers.*mapping"),
         ([0.0, 1.0], [[1, 0], [0, 1]], None, "not integers"),
-        (
-            [1, 2],
-            [[1, 0], [0, 1]],
-            None,
-            "y goes from 1 to 2.* 0 to 1. Labels seem to count from 1",
-        ),
-        ([-1, 1], [[1, 0], [0, 1]], None, "y goes from -1"),
+        ([1, 2], [[1, 0], [0, 1]], None, "y: row 1 is 2.* 0 to 1. Labels seem to count from 1"),
+        ([-1, 1], [[1, 0], [0, 1]], None, "y: row 0 is -1"),
+        ([2, 1], np.eye(3), None, r"from 0 or from 1.*classes=range\(3\).*=range\(1, 4\) where"),
         (["a", "b"], [[1, 0], [0, 1]], ["a"], "for each of the 2 descriptors, but got 1"),
         (["a", "b"], [[1, 0], [0, 1]], ["a", "a"], "class 'a' has more than one descriptor"),
         (["a", "b"], {"a": [1, 0], "b": [0]}, None, "'a' has 2 numbers and that of 'b' 1"),
@@ -192,7 +188,7 @@ def test_one_class_alone_is_refused():
         ({"steps": -1}, "refinement.steps must be at least 0"),
         ({"config": {"refinement": {"gama": 1}}}, "unknown setting refinement.gama"),
         ({"loss": "nowhere:loss"}, "refinement.loss='nowhere:loss'"),
-        ({"device": "tpu0"}, "device must be"),
+        ({"device": "tpu0"}, "device: expected"),
     ],
 )
 def test_settings_that_are_not_possible(change, message):
@@ -227,11 +223,10 @@ def test_calibration_chosen_on_held_out_classes():
     assert plain.validation_ is None
     model = quick(steps=100, calibration="validation").fit(X, y, DESCRIBED)
     found = model.validation_
-    assert abs(found.best_H - found.H) < 1e-9
+    assert "splits that hold out" in found.notes[-1]  # they are few
     names = {row.name for row in found.per_class}
     assert names == set(SEEN)  # the unseen classes had no part in it
     constant = model.recognizer_.calibration
-    assert constant != 0
     expected = plain.decision_function(X) - constant * model.seen_mask_
     np.testing.assert_allclose(model.decision_function(X), expected, atol=1e-5)
 

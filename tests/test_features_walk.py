@@ -77,6 +77,51 @@ def test_faults_of_the_table_are_named(tmp_path, text, message):
         find_images(tmp_path, tmp_path / "labels.csv")
 
 
+def test_folders_of_a_split_mark_their_images(tmp_path):
+    touch(tmp_path, "train/zebra/1.jpg", "Val/zebra/2.jpg", "test/okapi/deep/3.jpg", "README")
+    found = find_images(tmp_path)
+    assert [(image.path, image.class_name, image.mark) for image in found.images] == [
+        ("README", "", ""),
+        ("Val/zebra/2.jpg", "zebra", "val"),
+        ("test/okapi/deep/3.jpg", "okapi", "test"),
+        ("train/zebra/1.jpg", "zebra", "train"),
+    ]
+
+
+def test_one_folder_of_a_split_marks_nothing(tmp_path):
+    touch(tmp_path, "train/zebra/1.jpg", "train/okapi/2.jpg")
+    assert [(i.class_name, i.mark) for i in find_images(tmp_path).images] == [
+        ("okapi", ""),
+        ("zebra", ""),
+    ]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    touch(tmp_path, "train/1.jpg", "plane/2.jpg")
+    assert find_images(tmp_path).class_names == ("plane", "train")
+
+
+@pytest.mark.parametrize("other", ["extra/1.jpg", "train/1.jpg"])
+def test_folders_of_a_split_lie_alone(tmp_path, other):
+    touch(tmp_path, "train/zebra/1.jpg", "test/zebra/2.jpg", other)
+    with pytest.raises(DataError, match=r"test, train seem to be the parts of a split.*--labels"):
+        find_images(tmp_path)
+
+
+def test_paths_of_windows_are_read(tmp_path):
+    touch(tmp_path, "a/1.jpg", "a/b\\c.jpg")
+    table = tmp_path / "labels.csv"
+    table.write_text("path,class\na\\1.jpg,x\na/b\\c.jpg,y\n")
+    found = find_images(tmp_path, table)
+    assert [image.path for image in found.images] == ["a/1.jpg", "a/b\\c.jpg"]
+    assert found.unlisted == 0
+    assert all(image.source.exists() for image in found.images)
+    for path in ("..\\1.jpg", "C:\\a\\1.jpg"):
+        table.write_text(f"path,class\n{path},x\n")
+        with pytest.raises(DataError, match="leads out of"):
+            find_images(tmp_path, table)
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         find_images(tmp_path / "x")

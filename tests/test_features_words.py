@@ -7,9 +7,15 @@ import pytest
 
 from mlis.data.io.tables import read_classes
 from mlis.errors import DataError, SettingsError
+from mlis.features.descriptors.additions import describe_like
 from mlis.features.descriptors.attributes import read_cell
 from mlis.features.descriptors.class_table import read_words
-from mlis.features.descriptors.describe import describe, read_descriptors, write_descriptors
+from mlis.features.descriptors.describe import (
+    describe,
+    read_descriptors,
+    record_of,
+    write_descriptors,
+)
 from mlis.features.descriptors.text_model import TextModel
 from mlis.features.matching import unmatched, without_description
 
@@ -104,7 +110,15 @@ def test_faults_of_the_table_are_named(tmp_path, text, message):
 
 @pytest.mark.parametrize(
     ("cell", "value"),
-    [("Yes", 1), ("false", 0), ("12.5%", 12.5), ("40 %", 40), ("-3e2", -300), ("0", 0)],
+    [
+        ("Yes", 1),
+        ("false", 0),
+        ("12.5%", 12.5),
+        ("40 %", 40),
+        ("-3e2", -300),
+        ("0", 0),
+        ("1,5", 1.5),
+    ],
 )
 def test_cells(cell, value):
     assert read_cell(cell) == value
@@ -115,7 +129,7 @@ def test_missing_cells(cell):
     assert np.isnan(read_cell(cell))  # pyright: ignore
 
 
-@pytest.mark.parametrize("cell", ["red", "1,5", "inf", "4 legs"])
+@pytest.mark.parametrize("cell", ["red", "1,500", "1_000", "\u0661", "inf", "4 legs"])
 def test_what_is_no_attribute(cell):
     assert read_cell(cell) is None
 
@@ -151,6 +165,97 @@ def test_attributes_that_say_nothing_are_errors(tmp_path, text, message):
         describe(read_words(table(tmp_path, text)), None)
 
 
+# --- categories ----------------------------------------------------------------------------------
+
+BIRDS = """name,bill shape,back colour,crest,text,wingspan
+owl,Hooked,brown,none,"It hoots, it hunts.","1,5"
+kite,hooked,brown and white,none,It soars.,"1,75"
+finch,cone,?,tall,It sings all day long.,"0,2"
+crow,all-purpose,black,none,It caws.,"0,9"
+jay,all-purpose,  BROWN ,tall,It screeches.,"0,5"
+"""
+
+
+def test_categories_become_a_number_a_value_and_it_is_told(tmp_path):
+    words = read_words(table(tmp_path, BIRDS))
+    assert words.said_in == ("text",)
+    assert words.categories == ("bill shape", "back colour", "crest")
+    words = read_words(
+        table(tmp_path, BIRDS), categories=["bill shape", "back colour"], attributes=["wingspan"]
+    )
+    result = describe(words, None)
+    labels = [column.label for column in result.columns]
+    bills = [f"bill shape={value}" for value in ("all-purpose", "cone", "hooked")]
+    backs = [f"back colour={value}" for value in ("black", "brown", "brown and white")]
+    assert labels == ["wingspan", *bills, *backs]
+    np.testing.assert_allclose(result.vectors[:, 0], [1.3 / 1.55, 1, 0, 0.7 / 1.55, 0.3 / 1.55])
+    expected = [[0, 0, 1], [0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 0]]
+    np.testing.assert_array_equal(result.vectors[:, 1:4], expected)
+    np.testing.assert_allclose(result.vectors[2, 4:], [0.25, 0.5, 0.25])  # unknown: the mean
+    told = "read as categories: bill shape (all-purpose, cone, hooked), back colour (black, brown,"
+    assert any(note.startswith(told) for note in result.notes)
+    assert "read as numbers: wingspan" in result.notes
+
+
+def test_what_all_columns_were_read_as_is_told(tmp_path):
+    result = describe(read_words(table(tmp_path, BIRDS)), Letters())  # pyright: ignore
+    for note in ("sentences: text", "numbers: wingspan", "categories: bill shape ("):
+        assert any(told.startswith(f"read as {note}") for told in result.notes)
+
+
+def test_several_rows_of_categories_are_shares(tmp_path):
+    text = "name,colour\nfox,red\nfox,white\nhare,white\nhare,white\n"
+    result = describe(read_words(table(tmp_path, text)), None)
+    np.testing.assert_array_equal(result.vectors, [[0.5, 0.5], [0, 1]])
+
+
+def test_short_sentences_that_no_two_classes_share_are_sentences(tmp_path):
+    words = read_words(table(tmp_path, "name,text\ncat,purrs\ncat,purrs\nowl,hoots\n"))
+    assert words.said_in == ("text",)
+    assert read_words(words.path, categories=["text"]).categories == ("text",)
+
+
+def test_a_column_is_read_in_one_way(tmp_path):
+    with pytest.raises(DataError, match="named twice: crest, crest"):
+        read_words(table(tmp_path, BIRDS), categories=["crest"], attributes=["crest"])
+
+
+def test_further_classes_get_the_same_columns(tmp_path):
+    words = read_words(table(tmp_path, BIRDS), categories=["bill shape", "back colour"])
+    record = json.loads(json.dumps(record_of(describe(words, None))))
+    further = "name,back colour,bill shape,song\nraven,black,ALL-PURPOSE,croaks\nrook,,cone,caws\n"
+    (tmp_path / "new.csv").write_text(further)
+    names, vectors = describe_like(record, tmp_path / "new.csv")
+    assert names == ("raven", "rook")
+    np.testing.assert_allclose(vectors[0], [1, 0, 0, 1, 0, 0])
+    np.testing.assert_allclose(vectors[1], [0, 1, 0, 0.25, 0.5, 0.25])
+    (tmp_path / "new.csv").write_text("name,bill shape\nibis,hooks\n")
+    with pytest.raises(DataError, match=r"'bill shape': class 'ibis' has 'hooks'.*mean 'hooked'"):
+        describe_like(record, tmp_path / "new.csv")
+
+
+# --- what is missing -----------------------------------------------------------------------------
+
+
+def test_minus_one_is_warned_of_and_can_be_missing(tmp_path, caplog):
+    path = table(tmp_path, "name,cm,kg\nant,201,-1\nowl,51,2\nroc,1,12\n")
+    describe(read_words(path), None)
+    assert "-1 in 1 values, of ant, is the only negative number" in caplog.text
+    caplog.clear()
+    described = describe(read_words(path, missing=["-1"]), None)
+    assert not caplog.records
+    np.testing.assert_allclose(described.vectors, [[1, 0.5], [0.25, 0], [0, 1]])
+    (tmp_path / "new.csv").write_text("name,cm,kg\nelk,101,-1.0\n")
+    record = json.loads(json.dumps(record_of(described)))
+    np.testing.assert_allclose(describe_like(record, tmp_path / "new.csv")[1], [[0.5, 0.5]])
+
+
+@pytest.mark.parametrize("cells", ["-1,1\nowl,1,-1", "-1,3\nowl,-2,4"])
+def test_signs_and_other_negative_numbers_are_not_warned_of(tmp_path, caplog, cells):
+    describe(read_words(table(tmp_path, f"name,a,b\nant,{cells}\nroc,1,1\n")), None)
+    assert not caplog.records
+
+
 # --- sentences, and both -------------------------------------------------------------------------
 
 
@@ -167,7 +272,8 @@ def test_sentences_are_averaged_after_normalisation(tmp_path):
 def test_long_sentences_are_noted(tmp_path):
     words = read_words(table(tmp_path, f"name,text\ncat,{'a' * 21}\nowl,b\n"))
     result = describe(words, Letters())  # pyright: ignore
-    assert result.notes[0].startswith("1 of 2 sentences are longer than 20 tokens")
+    assert result.notes[0] == "read as sentences: text"
+    assert result.notes[1].startswith("1 of 2 sentences are longer than 20 tokens")
 
 
 @pytest.mark.parametrize("weight", [0.2, 0.7])

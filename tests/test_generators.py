@@ -125,7 +125,7 @@ def test_a_finished_generator_is_kept_without_critic_and_optimisers(tmp_path):
     train(tmp_path)
     assert {name.split(".")[0] for name in load_tensors(stored())[0]} == {"generator"}
     assert {path.name for path in stored().parent.iterdir()} == {
-        ".lock",
+        ".mlis.lock",
         "generation.jsonl",
         "generation.safetensors",
     }

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "torture"))
 import fuzz
 import mlis.data.io.matlab
 import mlis.data.out_of_core.memory
+from mlis.cli import main
 from mlis.config import Config, read_toml, resolve
 from mlis.data import GZSLDataset, load_tables
 from mlis.data.io.matlab import read_columns, read_strings
@@ -148,7 +149,7 @@ def test_objects_in_npy_and_npz_are_refused_and_not_opened(tmp_path):
     np.save(tmp_path / "f.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "f.npz", features=objects, labels=objects, allow_pickle=True)
     for read, name in ((load_npy, "f.npy"), (read_npz, "f.npz")):
-        with pytest.raises(DataError, match=r"f\.np.* that can be read .*Save it again"):
+        with pytest.raises(DataError, match=r"f\.np.* Python objects.*never unpickled"):
             read(tmp_path / name)
     assert not trace.exists()
 
@@ -420,6 +421,54 @@ def test_a_model_opens_no_file_but_its_own(tmp_path, opened):
     assert load_model(tmp_path / "model").sources["features"] == "/etc/passwd"
     assert str(tmp_path / "model" / RECORD) in opened
     assert not [path for path in opened if "passwd" in path or "secret" in path]
+
+
+ADDED = {"action": "add", "classes": ["a"], "when": "now"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sources": ["a"]},
+        {"sources": {"backbone": ["microsoft/resnet-18"]}},
+        {"sources": {"backbone": {"name": ["a"]}}},
+        {"sources": {"backbone": {"size": 3}}},
+        {"sources": {"backbone": {"name": "a", "fingerprint": 3}}},
+        {"sources": {"descriptors": "mlis-descriptors"}},
+        {"sources": {"descriptors": {"text": "all-MiniLM-L6-v2"}}},
+        {"history": [ADDED, {"action": "add", "classes": ["a"]}]},
+        {"history": [{**ADDED, "classes": 3}]},
+        {"history": [{**ADDED, "classes": {"a": ["b"]}}]},
+        {"history": [{**ADDED, "action": None}]},
+        {"record": ["a"]},
+        {"record": {"provenance": ["a"]}},
+    ],
+)
+def test_words_of_the_wrong_kind_are_a_damaged_model(changes, tmp_path, capsys):
+    recognizer = fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0)
+    save_model(recognizer, tmp_path / "model")
+    facts = json.loads((tmp_path / "model" / RECORD).read_text()) | changes
+    record = facts.pop("record")
+    tensors, _ = load_tensors(tmp_path / "model" / WEIGHTS)
+    words = json.dumps(facts, sort_keys=True)
+    save_tensors(tmp_path / "model" / WEIGHTS, tensors, {"facts": words})
+    (tmp_path / "model" / RECORD).write_text(json.dumps({**facts, "record": record}))
+    with pytest.raises(ModelFileError, match="damaged"):
+        load_model(tmp_path / "model")
+    assert main(["predict", str(tmp_path / "model"), "photo.jpg"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "sources", [["a"], {"backbone": ["a"]}, {"backbone": {"name": 3}}, {"descriptors": 3}]
+)
+def test_words_of_the_wrong_kind_are_a_damaged_dataset(sources, tmp_path):
+    tiny().save(tmp_path)
+    words = json.loads((tmp_path / "dataset.json").read_text())
+    words["provenance"]["sources"] = sources
+    (tmp_path / "dataset.json").write_text(json.dumps(words))
+    with pytest.raises(DataError, match="damaged"):
+        GZSLDataset.load(tmp_path)
 
 
 # --- models and snapshots -------------------------------------------------------------------------

@@ -105,11 +105,14 @@ def test_the_shift_is_folded_where_that_is_harmless(recognizer):
     assert dataclasses.replace(recognizer, scaler=far)._fused.shift is not None
 
 
-def test_finite_features_whose_sum_is_not(recognizer):
-    x = DATA.features.copy()
-    x[3, :2] = np.finfo(np.float32).max
-    with np.errstate(all="ignore"):
-        assert recognizer.scores(x).shape == (len(x), 9)
+def test_finite_scores_whose_sum_is_not(recognizer):
+    """A class without any sample has the smallest bias there is."""
+    bias = recognizer.classifier.bias.clone()
+    bias[2] = torch.finfo(bias.dtype).min / 4
+    head = LinearClassifier(recognizer.classifier.weight, bias)
+    model = dataclasses.replace(recognizer, classifier=head)
+    assert model.scores(DATA.features).shape == (len(DATA.features), 9)
+    assert not (model.predict(DATA.features) == 2).any()
 
 
 def test_infinities_of_both_signs_are_found(recognizer):
@@ -257,8 +260,37 @@ def test_calibration_shifts_seen_scores_only(recognizer, exact):
     assert not recognizer.seen_mask[everything_unseen].any()
 
 
+def test_lists_are_arrays(recognizer):
+    x = DATA.features[:3]
+    for method in (recognizer.predict, recognizer.scores, recognizer.refine):
+        found = method(x.tolist())
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_array_equal(found, method(x))
+    np.testing.assert_array_equal(recognizer.top_k(x.tolist(), 2)[0], recognizer.top_k(x, 2)[0])
+    for wrong, said in (
+        (x[0].tolist(), "2-d array of real numbers"),
+        ([["a"]], "2-d array of real numbers"),
+        ([[1.0], [1.0, 2.0]], "rows must have one length"),
+        ([[1.0]], "features of shape"),
+        (None, "2-d array of real numbers"),
+    ):
+        with pytest.raises(DataError, match=said):
+            recognizer.predict(wrong)
+
+
+def test_one_line_says_what_a_recognizer_is(recognizer):
+    text = repr(recognizer.with_calibration(0.25))
+    width = len(recognizer.classifier.weight[0])
+    assert text == (
+        f"Recognizer(9 classes: 6 seen, 3 unseen; {recognizer.num_features} → {width} features, "
+        "calibration 0.25)"
+    )
+    assert "tensor" not in repr(DATA)
+    assert "6 seen and 3 unseen classes" in repr(DATA)
+
+
 def test_to_another_device_and_back(recognizer):
-    meta = recognizer.to("meta")
+    meta = recognizer.to(torch.device("meta"))
     assert meta.device.type == "meta"
     assert {meta.encoder_weight.device.type, meta.scaler.shift.device.type} == {"meta"}
     same = recognizer.to("cpu")
@@ -283,7 +315,7 @@ def test_constant_features_of_the_training_rows_are_no_division_by_zero():
         np.array([[1.0, 2.0], [1.0, 4.0]], dtype=np.float32), small().preprocessing
     )
     scaled = scaler(torch.tensor([[3.0, 3.0]]))
-    assert scaled.tolist() == [[2.0, 0.5]]
+    assert scaled.tolist() == [[0.0, 0.5]]
 
 
 def test_ties_go_to_the_first_class():
@@ -292,3 +324,38 @@ def test_ties_go_to_the_first_class():
     r = Recognizer(scaler, None, None, classifier, ("a", "b", "c"), np.ones(3, bool), np.eye(3))
     assert r.predict(np.ones((2, 2))).tolist() == [0, 0]
     assert r.top_k(np.ones((1, 2)), 3)[0].tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("method", ["predict", "scores", "refine"])
+@pytest.mark.parametrize("kind", ["array", "tensor"])
+@pytest.mark.parametrize("weights", ["float32", "float64"])
+def test_numbers_beyond_float32_are_refused_by_row_and_column(
+    recognizer, exact, method, kind, weights
+):
+    """Whatever the weights are: training was in float32, in which no such number is."""
+    x = DATA.features.astype(np.float64)
+    x[13, 2] = 1e300
+    given = x if kind == "array" else torch.from_numpy(x)
+    model = recognizer if weights == "float32" else exact
+    with pytest.raises(DataError, match=r"row 13 holds 1e\+300.*column 2"):
+        getattr(model, method)(given, batch_size=8)
+
+
+@pytest.mark.parametrize("method", ["predict", "scores", "top_k"])
+def test_results_that_are_not_finite_are_refused_by_row_and_column(recognizer, method):
+    x = np.array(DATA.features)
+    x[11, 4] = -3e38
+    factor = torch.full_like(recognizer.scaler.factor, 9.0)
+    scaler = FeatureScaler("none", recognizer.scaler.shift, factor)
+    with pytest.raises(DataError, match=r"row 11 .*not finite.*-3e\+38, in column 4"):
+        getattr(dataclasses.replace(recognizer, scaler=scaler), method)(x, batch_size=8)
+
+
+def test_weights_that_are_not_finite_answer_nothing(recognizer):
+    weight = recognizer.classifier.weight.clone()
+    weight[1, 0] = torch.nan
+    broken = dataclasses.replace(
+        recognizer, classifier=LinearClassifier(weight, recognizer.classifier.bias)
+    )
+    with pytest.raises(DataError, match=r"not finite.*weights are damaged"):
+        broken.predict(DATA.features)

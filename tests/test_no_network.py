@@ -1,5 +1,6 @@
 """No command makes a connection, but for models that are named by their place on a hub."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from cli_cases import QUICK, environment, save_small
+from mlis.io.checkpoint import save_model
+from mlis.pipeline import fit
+from simulated import small, tiny
 
 WALL = """
 import os, socket
@@ -143,6 +147,38 @@ def test_packaged_models_need_no_network_and_hub_names_do(tmp_path):
     codes, attempts = behind_a_wall(tmp_path / "hub", [*images, "microsoft/resnet-18"])
     assert [line.split()[1] for line in codes] == ["2"]
     assert any("huggingface" in line for line in attempts)
+
+
+def test_what_a_models_file_names_is_fetched_on_the_users_word_alone(tmp_path):
+    pytest.importorskip("transformers")
+    pytest.importorskip("sentence_transformers")
+    Image = pytest.importorskip("PIL.Image")
+    Image.new("RGB", (16, 16)).save(tmp_path / "1.png")
+    (tmp_path / "classes.csv").write_text("name,text\nzebra,it has stripes\n")
+    model = fit(tiny().for_training(), small(), device="cpu")
+    backbone = {"name": "microsoft/resnet-18", "pooling": "", "fingerprint": "0", "size": 16}
+    text = {**backbone, "weights": "", "preprocessing": ""}
+    words = {"format": "mlis-descriptors", "version": 1, "attributes": [], "attribute_weight": 0.5}
+    named = {"backbone": backbone, "descriptors": {**words, "text": text, "sentences": ["text"]}}
+    save_model(dataclasses.replace(model, sources=named), tmp_path / "named")
+    folder, photo, table = tmp_path / "named", tmp_path / "1.png", tmp_path / "classes.csv"
+    commands = [
+        ["predict", folder, photo],
+        ["export", folder, "--images", "-o", "x.onnx"],
+        ["add-classes", folder, table, "-o", "more"],
+    ]
+    (tmp_path / "file").mkdir()
+    codes, attempts = behind_a_wall(tmp_path / "file", *commands)
+    assert attempts == []
+    assert [line.split()[1] for line in codes] == ["2"] * 3
+    (tmp_path / "user").mkdir()
+    codes, attempts = behind_a_wall(
+        tmp_path / "user",
+        [*commands[0], "--backbone", "microsoft/resnet-18"],
+        [*commands[2], "--text-model", "microsoft/resnet-18"],
+    )
+    assert [line.split()[1] for line in codes] == ["2"] * 2
+    assert sum("huggingface" in line for line in attempts) >= 2
 
 
 @pytest.mark.slow

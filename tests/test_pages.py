@@ -1,13 +1,18 @@
-"""What all pages share: a whole document, colours that can be read, maps always the same."""
+"""What all pages share: templates, colours that can be read, maps always the same."""
 
 import re
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 
-from mlis.pages import document, place, same_class_nearest, style_of
+import mlis.pages
+from mlis.experiments.report import charts
+from mlis.pages import colours, render
+from mlis.pages.places import place, same_class_nearest
 
-LIGHT = re.compile(r"^:root \{(.*?)\n\}", re.S | re.M)
 DARK = re.compile(r"prefers-color-scheme: dark\) \{\n  :root \{(.*?)\n  \}", re.S)
 PRINT = re.compile(r"@media print \{\n  :root \{(.*?)\n  \}", re.S)
 
@@ -23,16 +28,17 @@ WORDS = [
 SHAPES = [("seen", "card"), ("seen", "paper"), ("unseen", "line")]
 
 
-def colours(rule: re.Pattern[str], text: str) -> dict[str, str]:
-    (block,) = rule.findall(text)
-    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+STYLE = (Path(mlis.pages.__file__).parent / "style.css").read_text(encoding="utf-8")
+
+
+def block(rule: re.Pattern[str]) -> dict[str, str]:
+    (found,) = rule.findall(STYLE)
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", found))
 
 
 def schemes() -> dict[str, dict[str, str]]:
-    text = style_of("mlis.pages")
-    light = colours(LIGHT, text)
-    paper = colours(PRINT, style_of("mlis.experiments.report"))
-    return {"light": light, "dark": light | colours(DARK, text), "print": light | paper}
+    light = colours()
+    return {"light": light, "dark": light | block(DARK), "print": light | block(PRINT)}
 
 
 def luminance(colour: str) -> float:
@@ -64,20 +70,16 @@ def test_words_and_shapes_can_be_told_from_what_is_behind_them(scheme):
     assert {pair: ratio for pair, ratio in weak.items() if ratio < 3} == {}
 
 
-@pytest.mark.parametrize("package", ["mlis.pages", "mlis.demo", "mlis.experiments.report"])
-def test_styles_ask_for_nothing_and_use_known_colours(package):
-    text = style_of(package)
-    assert not re.search(r"url\(|@import|https?:", text)
-    assert text.count("{") == text.count("}")
-    used = set(re.findall(r"var\(--([\w-]+)\)", text))
-    assert used <= schemes()["light"].keys()
+def test_the_style_asks_for_nothing_and_uses_known_colours():
+    assert not re.search(r"url\(|@import|https?:", STYLE)
+    assert STYLE.count("{") == STYLE.count("}")
+    assert set(re.findall(r"var\(--([\w-]+)\)", STYLE)) <= schemes()["light"].keys()
 
 
-def test_a_document_escapes_its_title():
-    text = document("a <b> & c", "p {}", "<p>x</p>", before="<i></i>", after="<u></u>")
-    assert "<title>a &lt;b&gt; &amp; c</title>" in text
-    assert text.index("<i></i>") < text.index("<main>") < text.index("<u></u>")
-    assert '<html lang="en">' in text
+def test_templates_escape_what_they_show_and_refuse_what_is_missing():
+    with pytest.raises(UndefinedError):
+        render("demo/page.html")
+    assert "<main>" in render("pages/base.html")
 
 
 def test_maps_are_always_the_same_and_put_classes_together():
@@ -93,3 +95,18 @@ def test_maps_are_always_the_same_and_put_classes_together():
     same = labels[:, None] == labels[None]
     assert distances[same].mean() < 0.5 * distances[~same].mean()
     assert same_class_nearest(features, labels).all()
+
+
+def test_charts_take_any_name(tmp_path):
+    """Mathematics of matplotlib, markup, other scripts and control characters are plain text."""
+    raw = ("$x^{$", "貓", "<b> & c", "a\x00b\nc", "_hidden", "w" * 200, "a]]>b", "ü")
+    names = tuple(map(charts.shown, raw))
+    places = {which: np.random.default_rng(0).random((40, 2)) for which in ("raw", "refined")}
+    found = charts.Map(places, np.arange(40) % 10, tuple(range(8)), names)
+    title = '"<a>" $y_{$'
+    path = charts.save(charts.map_sheet(found, title, {}), title, tmp_path / "map.svg")
+    words = "".join(ElementTree.parse(path).getroot().itertext())
+    assert all(name in words for name in (*names, title))
+    drawn = str(charts.map_panel(found, "raw", title))
+    assert "&lt;a&gt;" in drawn
+    assert drawn == str(charts.map_panel(found, "raw", title))

@@ -202,9 +202,69 @@ def test_features_of_the_same_image_model_alone(place, capsys, tmp_path):
             assert "Compute them with that image model" in said
         else:
             found, _ = rows(capsys, place / "model", folder)
-            assert found[0]["class_1"] == "red"
+            assert (found[0]["path"], found[0]["class_1"]) == ("a.png", "red")
+            assert "label" not in found[0]
     found, _ = rows(capsys, place / "model", place / "data")
-    assert found[0]["row"] == "0"
+    data = GZSLDataset.load(place / "data")
+    assert [row["label"] for row in found] == [data.class_names[i] for i in data.labels]
+    assert found[0]["row"] == "0"  # no images.csv lies beside it
+
+
+def test_paths_and_labels_of_features_are_printed_where_they_are_known(place, capsys, tmp_path):
+    pictures = place / "pictures"
+    given = ["features", "images", pictures, "-o", tmp_path / "f", "--backbone", "colours"]
+    assert main([*map(str, given)]) == 0
+    given = ["data", "build", "--features", tmp_path / "f", "--classes", place / "classes.csv"]
+    assert main([*map(str, [*given, "-o", tmp_path / "data"])]) == 0
+    capsys.readouterr()
+    wanted = sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
+    for features in (tmp_path / "f", tmp_path / "data"):
+        found, _ = rows(capsys, place / "model", features, "--top-k", "1")
+        assert list(found[0]) == ["path", "class_1", "score_1", "seen_1", "label"]
+        assert [row["path"] for row in found] == wanted
+        assert [row["label"] for row in found] == [path.partition("/")[0] for path in wanted]
+    assert main(["predict", str(place / "model"), str(tmp_path / "f"), "--format", "jsonl"]) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (first["path"], first["label"]) == (wanted[0], wanted[0].partition("/")[0])
+
+
+def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
+    folder = tmp_path / "old"
+    given = ["data", "build", "--images", place / "pictures", "--backbone", "colours", "-o", folder]
+    assert main([*map(str, [*given, "--classes", place / "classes.csv"])]) == 0
+    lines = [f"{name},{i},{9 - i}" for i, name in enumerate([*reversed(EVERY), "one more"])]
+    (tmp_path / "other.csv").write_text("\n".join(["name,weight,size", *lines]))
+    command = ["data", "build", "--features", folder, "-o", tmp_path / "new", "--classes"]
+    assert main([*map(str, [*command, tmp_path / "other.csv", "--json"])]) == 0
+    captured = capsys.readouterr()
+    assert "one more" in captured.out
+    old, new = GZSLDataset.load(folder), GZSLDataset.load(tmp_path / "new")
+    for name in ("features", "labels", "class_names"):
+        np.testing.assert_array_equal(getattr(new, name), getattr(old, name))
+    for name in old.split.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(new.split, name), getattr(old.split, name))
+    assert new.descriptors.shape == (len(EVERY), 2)
+    place_of = {name: i for i, name in enumerate(reversed(EVERY))}
+    weights = [place_of[name] / len(EVERY) for name in new.class_names]
+    np.testing.assert_allclose(
+        new.descriptors[:, 0] / new.descriptors[:, 0].max(),
+        np.array(weights) / max(weights),
+        atol=1e-6,
+    )
+    assert new.provenance.sources["backbone"] == old.provenance.sources["backbone"]
+    assert new.provenance.sources["descriptors"]["attributes"][0]["name"] == "weight"
+    assert (tmp_path / "new/images.csv").read_bytes() == (folder / "images.csv").read_bytes()
+    for text, flags, said in (
+        ("name,w,h\nred,1,2\nblue,2,1\n", (), "classes have images and no description"),
+        (
+            "\n".join(["name,w,h,split", *(f"{n},{i},{9 - i},seen" for i, n in enumerate(EVERY))]),
+            (),
+            "'cyan': expected unseen",
+        ),
+        ("name,w,h\nred,1,2\nblue,2,1\n", ("--skip-undescribed",), "no meaning with a dataset"),
+    ):
+        (tmp_path / "bad.csv").write_text(text)
+        assert said in refused(capsys, *command, tmp_path / "bad.csv", "--force", *flags)
 
 
 @pytest.mark.parametrize(
@@ -235,3 +295,68 @@ def test_a_model_of_features_says_what_it_takes(place, model, capsys, tmp_path):
     given = ["predict", tmp_path / "bare", place / "bad/fine.png", "--backbone", "colours"]
     assert main([*map(str, given)]) == 0
     assert ",red," in capsys.readouterr().out
+
+
+# --- evaluation of labelled photographs -----------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """New pictures by class folder, one of them broken, one in no folder."""
+    for name, colour in EVERY.items():
+        (tmp_path / "test" / name).mkdir(parents=True)
+        for i in range(4):
+            picture(colour, 100 + i).save(tmp_path / "test" / name / f"{i}.png")
+    (tmp_path / "test" / "red" / "broken.png").write_bytes(b"no image")
+    picture((0, 0, 0)).save(tmp_path / "test" / "alone.png")
+    return tmp_path / "test"
+
+
+def evaluated(capsys, place, *arguments: object) -> tuple[dict, str, str]:
+    given = ["evaluate", place / "model", *arguments, "--per-class", "--json"]
+    assert main([*map(str, given)]) == 0
+    captured = capsys.readouterr()
+    return json.loads(captured.out.splitlines()[-1]), captured.out, captured.err
+
+
+def test_labelled_photographs_in_folders(place, photographs, capsys):
+    found, text, err = evaluated(capsys, place, photographs)
+    assert found["images"] == 4 * len(EVERY)
+    assert all(found[name] is not None for name in ("U", "S", "H", "T1"))
+    assert found["S"] > 90
+    assert {row["name"]: row["images"] for row in found["per_class"]} == dict.fromkeys(EVERY, 4)
+    assert {row["name"] for row in found["per_class"] if not row["seen"]} == set(UNSEEN)
+    assert "2 of 30 images could not be read" in err
+    assert "red/broken.png: not an image" in err
+    assert "alone.png: no class" in err
+    assert "Recall@1" in text
+
+
+def test_a_table_and_features_of_photographs_say_the_same(place, photographs, tmp_path, capsys):
+    wanted, _, _ = evaluated(capsys, place, photographs)
+    paths = sorted(path.relative_to(tmp_path) for path in photographs.rglob("[0-9].png"))
+    rows = [f"{path},{path.parent.name},test" for path in paths]
+    (tmp_path / "t.csv").write_text("\n".join(["file,label,split", *rows, "no.png,mauve,train"]))
+    root = [f"{path.relative_to('test')},{path.parent.name}" for path in paths]
+    (tmp_path / "classes.csv").write_text("\n".join(["path,class", *root]))
+    given = ["features", "images", photographs, "-o", tmp_path / "f", "--backbone", "colours"]
+    assert main([*map(str, given)]) == 0
+    capsys.readouterr()
+    for arguments in (
+        [tmp_path / "t.csv"],
+        [photographs, "--labels", tmp_path / "classes.csv"],
+        [tmp_path / "f"],
+    ):
+        found, _, _ = evaluated(capsys, place, *arguments)
+        for name in ("U", "S", "H", "T1", "images", "confusions"):
+            assert found[name] == wanted[name]
+
+
+def test_photographs_of_a_class_that_the_model_does_not_know(place, photographs, capsys):
+    (photographs / "red").rename(photographs / "Red")
+    said = refused(capsys, "evaluate", place / "model", photographs)
+    assert "4 rows are of classes that the model does not know: Red. Did you mean 'red'?" in said
+    for path in photographs.rglob("*.png"):
+        path.write_bytes(b"no image")
+    said = refused(capsys, "evaluate", place / "model", photographs)
+    assert "expected labelled photographs, got 30 unusable" in said

@@ -397,7 +397,7 @@ def test_dead_refined_features_under_a_users_loss_are_not_taken_for_divergence()
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("circel", "No module named 'circel'"),
+        ("circel", "expected circle, circle_eq1, contrastive, multi_similarity or module:function"),
         ("test_refinement:push", "push"),
         ("no_such_module:loss", "no_such_module"),
         ("test_refinement:NOT_CALLABLE", "not callable"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlis.experiments.report.material import no_data
-from mlis.experiments.report.page import write_report
+from mlis.experiments.report.write import write_report
 from mlis.experiments.store import TEST_BEST
 from report_cases import stored, variants
 
@@ -47,7 +47,12 @@ def test_it_stands_alone_and_fits(browser, page_file, width, scheme):
     page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
     wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    inks = page.evaluate(
+        "[...document.querySelectorAll('.panel text')].map(t => getComputedStyle(t).fill)"
+    )
     page.close()
+    assert len(set(inks)) == 1
+    assert ("rgb(238, 234, 228)" in inks) == (scheme == "dark")
     assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
     assert complaints == []
     assert wide[0] <= wide[1] == width

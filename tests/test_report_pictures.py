@@ -56,14 +56,13 @@ def built(tmp_path: Path) -> Path:
 def test_built_folders_know_their_images(built, tmp_path):
     data = load_dataset(built)
     pictures = pictures_of({"name_or_path": str(built)}, data, None)
-    assert pictures.has is not None
     assert pictures.has.all()
     for row in (0, 20, len(data.labels) - 1):
         assert close(colour(pictures.thumbnail(row)), COLOURS[data.labels[row] % 3])
     (tmp_path / "photos").rename(tmp_path / "moved")
     gone = pictures_of({"name_or_path": str(built)}, data, None)
     assert gone.thumbnail(0) is None
-    assert f"the photographs are not in {tmp_path / 'photos'}" in gone.problem
+    assert str(tmp_path / "photos") in gone.problem
     again = pictures_of({"name_or_path": str(built)}, data, tmp_path / "moved")
     assert close(colour(again.thumbnail(0)), COLOURS[0])
 
@@ -78,11 +77,11 @@ def test_damaged_images_and_tables_are_passed_over(built, tmp_path, caplog):
     assert "the picture of row 0 is left out" in caplog.text
     (built / "images.csv").write_text("path,class\none.png,1\n", encoding="utf-8")
     pictures = pictures_of({"name_or_path": str(built)}, data, None)
-    assert f"names 1 images, there are {len(data.labels)} rows" in pictures.problem
+    assert f"expected {len(data.labels)} images, one a row, got 1" in pictures.problem
     (built / "sources.json").write_text("{", encoding="utf-8")
     lines = ["path,class", *(f"{i}.png,1" for i in range(len(data.labels)))]
     (built / "images.csv").write_text("\n".join(lines), encoding="utf-8")
-    assert "cannot be read" in pictures_of({"name_or_path": str(built)}, data, None).problem
+    assert pictures_of({"name_or_path": str(built)}, data, None).problem
 
 
 def test_benchmark_files_find_theirs_by_name_in_a_folder(tmp_path, xlsa17):
@@ -92,14 +91,13 @@ def test_benchmark_files_find_theirs_by_name_in_a_folder(tmp_path, xlsa17):
     assert "--images names a folder" in pictures_of(arguments, data, None).problem
     photos = tmp_path / "photos"
     photos.mkdir()
-    assert "holds none of the images" in pictures_of(arguments, data, photos).problem
+    assert "none of the photographs is there" in pictures_of(arguments, data, photos).problem
     paint(photos / "deep" / "000003.jpg", COLOURS[0])
     paint(photos / "one" / "000007.jpg", COLOURS[1])
     paint(photos / "images" / "000007.jpg", COLOURS[2])  # the name is images/000007.jpg
     paint(photos / "one" / "000008.jpg", COLOURS[1])
     paint(photos / "two" / "000008.jpg", COLOURS[2])  # which of the two nobody knows
     pictures = pictures_of(arguments, data, photos)
-    assert pictures.has is not None
     assert np.flatnonzero(pictures.has).tolist() == [3, 7]
     assert close(colour(pictures.thumbnail(3)), COLOURS[0])
     assert close(colour(pictures.thumbnail(7)), COLOURS[2])
@@ -111,11 +109,11 @@ def test_flowers_get_their_own_photographs(shared_data, xlsa17):
     import csv
 
     arguments = {"name_or_path": "FLO", "data_root": str(xlsa17)}
+    arguments["features_file"] = "efficientnet_lite2.mat"
     folder = shared_data / "flowers102"
     pictures = pictures_of(arguments, load_dataset(**arguments), folder / "images")
     with (folder / "images.csv").open(encoding="utf-8", newline="") as handle:
         known = list(csv.DictReader(handle))
-    assert pictures.has is not None
     assert np.flatnonzero(pictures.has).tolist() == sorted(int(one["flo_row"]) for one in known)
     assert (pictures.thumbnail(int(known[0]["flo_row"])) or "").startswith("data:image/jpeg")
 

@@ -143,7 +143,9 @@ def test_the_number_of_decode_workers_changes_no_byte(tmp_path, monkeypatch):
         out = tmp_path / f"{workers}"
         found = find_images(tmp_path / "photos")
         extract_folder(found, Slow(delay), out, shard_images=5, workers=workers)
-        files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != ".lock")
+        files = sorted(
+            path for path in out.rglob("*") if path.is_file() and path.name != ".mlis.lock"
+        )
         contents.append({str(path.relative_to(out)): path.read_bytes() for path in files})
     assert contents[0] == contents[1] == contents[2]
     assert {"features.safetensors", "images.csv", "features.json", "bad.csv"} <= set(contents[0])

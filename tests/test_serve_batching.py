@@ -47,13 +47,12 @@ def test_requests_that_wait_are_computed_together_and_answered_apart():
     double, sizes = Double(go=False), []
     batcher = held(double, max_batch=8, computed=lambda rows, seconds: sizes.append(rows))
     futures = [batcher.submit([1, 2]), batcher.submit([3]), batcher.submit([4, 5, 6])]
-    assert batcher.waiting == 6
     double.go.set()
     assert results(futures) == [[2, 4], [6], [8, 10, 12]]
-    batcher.close()
+    batcher.stop()
+    assert batcher.join(PATIENCE)
     assert double.batches == [[0], [1, 2, 3, 4, 5, 6]]
     assert sizes == [1, 6]
-    assert batcher.waiting == 0
     assert len(double.threads) == 1
     assert threading.get_ident() not in double.threads
 
@@ -64,7 +63,8 @@ def test_a_batch_is_not_larger_than_it_may_be_and_order_is_kept():
     futures = [batcher.submit([n, n]) for n in range(1, 6)] + [batcher.submit([9] * 7)]
     double.go.set()
     results(futures)
-    batcher.close()
+    batcher.stop()
+    assert batcher.join(PATIENCE)
     assert double.batches == [[0], [1, 1, 2, 2], [3, 3, 4, 4], [5, 5], [9] * 7]
 
 
@@ -76,7 +76,8 @@ def test_a_lonely_request_waits_for_others_no_longer_than_told():
     assert time.perf_counter() - began >= 0.29
     pair = [batcher.submit([1]), batcher.submit([2])]  # full at once: nobody waits
     results(pair)
-    batcher.close()
+    batcher.stop()
+    assert batcher.join(PATIENCE)
     assert double.batches == [[1], [1, 2]]
 
 
@@ -90,7 +91,8 @@ def test_what_cannot_be_computed_takes_nobody_along():
     with pytest.raises(ValueError, match="13 cannot"):
         bad.result(PATIENCE)
     assert batcher.submit([3]).result(PATIENCE) == [6]  # the thread lives on
-    batcher.close()
+    batcher.stop()
+    assert batcher.join(PATIENCE)
 
 
 def test_a_cancelled_request_is_not_computed():
@@ -100,38 +102,27 @@ def test_a_cancelled_request_is_not_computed():
     assert given_up.cancel()
     double.go.set()
     assert other.result(PATIENCE) == [16]
-    batcher.close()
+    batcher.stop()
+    assert batcher.join(PATIENCE)
     assert double.batches == [[0], [8]]
     with pytest.raises(CancelledError):
         given_up.result()
 
 
-def test_too_much_is_refused_but_a_large_request_gets_its_turn():
+def test_stopping_refuses_what_waits_at_once_and_answers_what_is_computed():
     double = Double(go=False)
-    batcher = held(double, max_waiting=3)
-    first = batcher.submit([1] * 10)
-    with pytest.raises(BusyError, match="10 images and rows wait already, and at most 3 may"):
-        batcher.submit([2])
-    with pytest.raises(BusyError):
-        batcher.check_room(1)
-    double.go.set()
-    assert first.result(PATIENCE) == [2] * 10
-    assert batcher.submit([2]).result(PATIENCE) == [4]
-    batcher.close()
-
-
-def test_closing_answers_what_waits_and_takes_nothing_more():
-    double = Double(go=False)
-    batcher = held(double)
+    batcher = Batcher(double, max_wait=0.0)
+    begun = batcher.submit([0])
+    assert double.began.wait(PATIENCE)
     waiting = [batcher.submit([n]) for n in (1, 2)]
-    closing = threading.Thread(target=batcher.close)
-    closing.start()
-    while not batcher._closed:
-        time.sleep(0.001)
+    waiting[1].cancel()
+    batcher.stop()
+    with pytest.raises(BusyError, match="stopping"):
+        waiting[0].result(0)  # while the model is still busy
     with pytest.raises(BusyError, match="stopping"):
         batcher.submit([3])
+    assert not batcher.join(0)
     double.go.set()
-    closing.join(PATIENCE)
-    assert not closing.is_alive()
-    assert results(waiting) == [[2], [4]]
-    batcher.close()  # twice is as once
+    assert begun.result(PATIENCE) == [0]
+    assert batcher.join(PATIENCE)
+    batcher.stop()  # twice is as once

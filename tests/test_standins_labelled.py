@@ -16,13 +16,21 @@ from PIL import Image
 
 from cli_cases import last_json, printed
 from experiment_cases import saved
+from mlis.cli.settings import to_toml
 from mlis.io.checkpoint import RECORD
-from simulated import tiny
+from simulated import small, tiny
 from standins import write_standin
 
 NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4")
 LABEL, NOTE = "(stand-in)", "stand-in"
 MEASURES = ("H@val", "measured")  # what a line that shows a number of ours has
+
+
+def small_settings(folder: Path) -> Path:
+    """A file of settings that train in milliseconds: small networks, few steps."""
+    path = folder / "small.toml"
+    path.write_text(to_toml(small()), encoding="utf-8")
+    return path
 
 
 def reproduce(capsys, name: str, datasets: str, results: Path, *flags: object) -> str:
@@ -39,7 +47,7 @@ def check_outputs(results: Path, datasets: Sequence[str]) -> set[str]:
     """Look at every file; return the kinds that were seen."""
     seen = set()
     for path in sorted(path for path in results.rglob("*") if path.is_file()):
-        if path.name == ".lock" or path.parts[len(results.parts)] == "runs":
+        if path.name == ".mlis.lock" or path.parts[len(results.parts)] == "runs":
             continue
         seen.add(path.suffix)
         CHECKS[path.suffix](path, datasets)
@@ -112,8 +120,9 @@ def check_screen(out: str, datasets: Sequence[str]) -> None:
 def test_every_output_of_every_experiment_says_stand_in(tmp_path, capsys):
     folder = saved(tmp_path / "CUB", tiny(), notes=("stand-in: features made up",))
     results = tmp_path / "results"
+    flags = ("--settings", small_settings(tmp_path))
     for name in NAMES:
-        out = reproduce(capsys, name, str(folder), results)
+        out = reproduce(capsys, name, str(folder), results, *flags)
         check_screen(out, ["CUB"])
         assert ("measured" in out) == name.startswith("table")
     assert check_outputs(results, ["CUB"]) == {*CHECKS, "model"}
@@ -134,9 +143,10 @@ def test_a_number_without_its_label_is_noticed(tmp_path, capsys):
     for name in ("table3", "figure4"):
         printed(
             *(capsys, "reproduce", name, "--datasets", folder, "-o", results),
-            *("--budget", "quick", "--device", "cpu"),
+            *("--budget", "quick", "--device", "cpu", "--settings", small_settings(tmp_path)),
         )
-    unmarked = [*results.glob("*/table*"), *results.glob("*/f*")]
+    unmarked = [*results.glob("tables/table*"), *results.glob("figures/figure*")]
+    assert {path.suffix for path in unmarked} > {".md", ".svg"}
     for path in (*unmarked, results / "results.jsonl"):
         with pytest.raises(AssertionError):
             CHECKS[path.suffix](path, ["CUB"])

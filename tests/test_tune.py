@@ -209,7 +209,7 @@ def test_a_killed_search_continues(calm, small_folder, space, tmp_path):
         process.wait()
     (out / "study.jsonl.lock").touch()  # as a process that was killed while writing leaves it
     with (out / "study.jsonl").open("a") as handle:
-        handle.write('{"op_code": 6, "cut sh')
+        handle.write('{"op_code":6,"cut sh')
     assert main(command(small_folder, out, space, "--trials", 8)) == 0
     assert tried(out) == tried(calm)
 
@@ -237,9 +237,9 @@ def test_time_that_is_over_leaves_the_rest(small_folder, space, tmp_path, capsys
 
 
 def test_several_processes_give_a_search_too(small_folder, space, tmp_path, capsys):
-    flags = ("--trials", 5, "--jobs", 2)
+    flags = ("--trials", 3, "--jobs", 2)
     found = last_json(printed(capsys, *command(small_folder, tmp_path / "out", space, *flags)))
-    assert sum(found["trials"].values()) == 5
+    assert sum(found["trials"].values()) == 3
     assert lines(tmp_path / "out")[0]["role"] == "preset"
     assert (tmp_path / "out" / "preset.toml").exists()
 
@@ -265,7 +265,7 @@ def test_wrong_use_is_one_line(calm, small_folder, space, tmp_path, capsys):
     again = command(small_folder, calm, space, "--trials", 8)
     assert "another seeds" in refused(capsys, *again, "--seeds", "0,1")
     with lock_folder(calm):
-        assert "another process" in refused(capsys, *again)
+        assert "is in use by another process" in refused(capsys, *again)
     other = command(small_folder, out, space)
     assert "unknown preset" in refused(capsys, *other, "--preset", "nonsense")
     (tmp_path / "file").touch()

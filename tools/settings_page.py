@@ -23,7 +23,8 @@ benchmark's preset, then the file, then flags; the last one wins. An unknown nam
 number out of range is an error that says what was expected.
 
 `precision` stands outside the sections: `"auto"` (default) multiplies in bfloat16 where the
-hardware does that natively and computes the rest in float32; `"float32"`, `"float64"` and
+hardware does that faster than float32 (reported by the CPU, and measured once per process), and
+computes the rest in float32; elsewhere it is `"float32"`. `"float32"`, `"float64"` and
 `"bfloat16"` ask for one.
 """
 

@@ -6,6 +6,8 @@ prints its message on one line and exits with code 2. Anything else is a bug in 
 
 import re
 
+from mlis.escape import terminal
+
 LONGEST = 1000
 """Characters of a message; of a longer one the middle is left out."""
 
@@ -30,10 +32,7 @@ def _one_line(text: str) -> str:
     """
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - 303]} … {text[-300:]}"
-    if text.isprintable():
-        return text
-    text = re.sub(r"\s*[\n\r]\s*", " ", text)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:LONGEST]
+    return terminal(re.sub(r"\s*[\n\r]\s*", " ", text))[:LONGEST]
 
 
 class DataError(MlisError, ValueError):
@@ -54,3 +53,7 @@ class OutOfMemoryError(MlisError, MemoryError):
 
 class DivergenceError(MlisError, RuntimeError):
     """Training produced NaN or infinity; the message names the step, the loss and what to try."""
+
+
+class FeatureRangeWarning(UserWarning):
+    """Features lie far outside the range of the training's, so that predictions mean little."""

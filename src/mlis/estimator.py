@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mlis.config import Config
 from mlis.data.class_table import class_table
-from mlis.data.dataset import GZSLDataset
+from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.errors import DataError
 from mlis.evaluation import Evaluation
@@ -49,8 +49,9 @@ class MLISClassifier(
         steps: encoder steps.
         generator_steps: steps of the WGAN-GP.
         semantic_scale: length of a descriptor beside the refined feature in the metric loss.
-        calibration: constant taken from the scores of seen classes, which they win too often, or
-            "validation": found by a second training that holds out a fifth of the seen classes.
+        calibration: constant subtracted from seen-class scores, which are too high, or
+            "validation": found by a second training that holds out a fifth of the seen classes;
+            by up to five, where that is fewer than 10 classes.
         precision: "auto", "float32", "float64" or "bfloat16", of training.
         random_state: seed; None draws one, so that two fits differ.
         device: "auto", "cpu" or "cuda".
@@ -64,7 +65,7 @@ class MLISClassifier(
         seen_mask_: (C,) bool, True for the classes with training rows.
         descriptors_: (C, Da) float32 as given, in the order of `classes_`.
         recognizer_: the fitted :class:`~mlis.model.recognizer.Recognizer` (save, top-k, …).
-        validation_: measures of that second training on what it held out
+        validation_: measures of the first such training on what it held out
             (:class:`~mlis.evaluation.Evaluation`), or None.
         config_: the settings that were used, resolved.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
@@ -127,7 +128,8 @@ class MLISClassifier(
         """Train on features X (n, Dx) of seen classes with labels y (n,).
 
         Args:
-            X: one row of features an image; best non-negative, as after a network's ReLU.
+            X: one row of features per image: non-negative, as after a network's ReLU, or of both
+                signs (then `feature_scaling="standard"` may suit them better).
             y: class labels, numbers or strings.
             descriptors: one vector for each of all C classes; classes that have one but no row
                 in `y` are the unseen ones. A mapping {label: vector}; a data frame whose index
@@ -150,15 +152,15 @@ class MLISClassifier(
                 "rows of another class, or the descriptor of an unseen one."
             )
         seed = _seed(self.random_state)
-        dataset = GZSLDataset.from_arrays(
+        dataset = GZSLDataset.from_indices(
             rows,
             table.labels,
             table.descriptors,
-            class_names=table.names,
-            unseen_classes=table.unseen,
+            table.names,
+            unseen=table.unseen,
             seed=seed,
             test_fraction=0,
-            name="fit",
+            provenance=Provenance("fit"),
         )
         if not table.unseen.size:  # a constant taken from all scores alike decides nothing
             settings = settings.replace({"classification": {"calibration": 0.0}})

@@ -108,9 +108,10 @@ def load_backbone_of(
             "this model does not know which image model made its features: name it (backbone, "
             "--backbone), or give features"
         )
-    if backbone is None:
-        backbone = str(recognizer.backbone["name"])
-    if isinstance(backbone, str):
+    if backbone is None:  # a file's word: used where it is on this machine, never fetched
+        name = str(recognizer.backbone.get("name"))
+        backbone = load_backbone(name, device=device, precision=precision, download=False)
+    elif isinstance(backbone, str):
         backbone = load_backbone(backbone, device=device, precision=precision)
     if recognizer.backbone:
         check_backbone(recognizer, backbone.identity.to_dict(), "the images' features")

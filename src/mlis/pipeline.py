@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mlis.compute.memory import enough_memory
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Arithmetic, own_modes, stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.spill import check_room, spill
@@ -44,6 +44,7 @@ _REMEDIES = {  # when memory does not suffice
 }
 
 
+@own_modes()
 def fit(
     training: TrainingSplit,
     config: Config,

@@ -8,6 +8,7 @@ how well are classes without images recognised?
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 
 from mlis.config import Config
-from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
+from mlis.data.dataset import GZSLDataset, TrainingSplit
+from mlis.data.splits import ENOUGH_CLASSES, validation_splits
 from mlis.encoder.metric_losses import EmbeddingLoss
-from mlis.evaluation import Evaluation, best_calibration, evaluate
+from mlis.evaluation import Evaluation, common_constant, evaluate, seen_unseen_curve
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.provenance import generation_key
@@ -115,6 +117,9 @@ def fit_and_calibrate(
 
     The constant is the one with the best H on the validation classes, for a recognizer trained
     with the same settings and seed while those classes were held out. Test rows are not touched.
+    Where the validation split holds out fewer than 10 classes, up to four more trainings hold out
+    others, and the constant is one that all of them support
+    (:func:`mlis.evaluation.common_constant`); of a single class there is none.
     With `reuse` trained generators are taken from the user's cache folder and left there
     (:mod:`mlis.training.generator_cache`), which saves their training and changes no result. With
     `growable` the recognizer keeps what adding classes needs
@@ -124,14 +129,11 @@ def fit_and_calibrate(
         DataError: calibration on validation is asked for and the dataset has no validation split.
     """
     started = time.perf_counter()
+    config = _with_constant_of(dataset, config)
     common: dict[str, Any] = {"seed": seed, "device": device, "loss": loss, "reuse": reuse}
     constant, validation, reused = config.classification.calibration, None, False
     if constant == "validation":
-        training, held_out = dataset.for_validation()
-        rehearsal = fit_reusing(training, config, monitor=validation_monitor, **common)
-        constant, validation = _calibrate(rehearsal.recognizer, held_out)
-        reused = rehearsal.reused
-        del training, held_out, rehearsal  # before the training rows are loaded
+        constant, validation, reused = _calibrate(dataset, config, validation_monitor, common)
     fitted = fit_reusing(
         dataset.for_training(), config, monitor=monitor, growable=growable, **common
     )
@@ -142,14 +144,66 @@ def fit_and_calibrate(
     return Trained(recognizer, seconds, reused or fitted.reused, validation)
 
 
-def _calibrate(recognizer: Recognizer, held_out: TestSplit) -> tuple[float, Evaluation]:
-    """The constant with the best H on the validation classes, and the measures with it."""
-    scores = recognizer.scores(held_out.features)
-    constant = best_calibration(scores, held_out.labels, held_out.seen_mask)
-    np.subtract(scores, constant, out=scores, where=held_out.seen_mask)  # no copy of the scores
-    validation = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
+@dataclass(frozen=True, eq=False)
+class _Rehearsal:
+    """Scores of what a validation split held out; the rows themselves are let go."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    seen_mask: np.ndarray
+    class_names: tuple[str, ...]
+    reused: bool
+
+
+def _rehearse(
+    fold: GZSLDataset, config: Config, monitor: Monitor | None, common: Mapping[str, Any]
+) -> _Rehearsal:
+    training, held_out = fold.for_validation()
+    fitted = fit_reusing(training, config, monitor=monitor, **common)
+    scores = fitted.recognizer.scores(held_out.features)
+    labels, names = held_out.labels, held_out.class_names
+    return _Rehearsal(scores, labels, held_out.seen_mask, names, fitted.reused)
+
+
+def _calibrate(
+    dataset: GZSLDataset, config: Config, monitor: Monitor | None, common: Mapping[str, Any]
+) -> tuple[float, Evaluation, bool]:
+    """The constant, the dataset's own validation split measured with it, and what was reused."""
+    dataset.for_validation()  # says so where there is none
+    splits = validation_splits(dataset.split, dataset.labels)
+    folds = [dataset, *(dataclasses.replace(dataset, split=split) for split in splits[1:])]
+    # further splits are of few classes: they train without snapshots
+    found = [
+        _rehearse(fold, config, None if index else monitor, common)
+        for index, fold in enumerate(folds)
+    ]
+    curves = [seen_unseen_curve(one.scores, one.labels, one.seen_mask) for one in found]
+    classes = len({name for one in found for name in _held_out_names(one)})
+    constant = common_constant(curves) if classes > 1 else 0.0
+    best = [float(curve.H[np.searchsorted(curve.knots, constant)]) for curve in curves]
+    if classes < ENOUGH_CLASSES:
+        logger.warning(
+            "calibration %.4g was chosen on %d held-out classes alone (H %s in %d validation "
+            "splits): expected at least %d. Bring more classes, or set "
+            "classification.calibration to a number.",
+            constant,
+            classes,
+            ", ".join(f"{H:.1f}" for H in best),
+            len(folds),
+            ENOUGH_CLASSES,
+        )
+    own = found[0]
+    np.subtract(own.scores, constant, out=own.scores, where=own.seen_mask)  # no copy
+    validation = evaluate(own.scores, own.labels, own.seen_mask, own.class_names)
+    if len(folds) > 1:
+        note = f"calibration chosen on {len(folds)} splits that hold out {classes} classes"
+        validation = dataclasses.replace(validation, notes=(*validation.notes, note))
     logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-    return float(constant), validation
+    return constant, validation, any(one.reused for one in found)
+
+
+def _held_out_names(one: _Rehearsal) -> list[str]:
+    return [name for name, seen in zip(one.class_names, one.seen_mask, strict=True) if not seen]
 
 
 def test_once(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
@@ -159,3 +213,19 @@ def test_once(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
 
 
 test_once.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]  (not for pytest)
+
+
+def _with_constant_of(dataset: GZSLDataset, config: Config) -> Config:
+    """The settings, with constant 0 where validation has no image to choose one by.
+
+    Of classes with a single image none is held out.
+    """
+    if config.classification.calibration != "validation" or not dataset.split.has_validation:
+        return config
+    if dataset.split.val_seen.size:
+        return config
+    logger.warning(
+        "calibration constant: expected validation images of seen classes, got none. It is 0; "
+        "bring more images of a class, or set classification.calibration to a number."
+    )
+    return config.replace({"classification": {"calibration": 0.0}})

@@ -48,7 +48,7 @@ def training_key(
     """
     own = loss_identity(config, loss)
     settings = {**config.to_dict(), "precision": arithmetic_key(config, device)}
-    return hash_of([training.key, settings, seed, own, REFINEMENT_VERSION, *_code()])
+    return hash_of([training.key, settings, seed, own, REFINEMENT_VERSION, *_code(config)])
 
 
 def generation_key(
@@ -60,11 +60,13 @@ def generation_key(
         SettingsError: the device is not there.
     """
     parts = [dataclasses.asdict(config.preprocessing), dataclasses.asdict(config.generation)]
-    return hash_of([training.key, parts, arithmetic_key(config, device), seed, *_code()])
+    return hash_of([training.key, parts, arithmetic_key(config, device), seed, *_code(config)])
 
 
-def _code() -> list[Any]:
-    return [GENERATION_VERSION, torch.__version__]
+def _code(config: Config) -> list[Any]:
+    # Before version 2 synthetic features were never negative, which minmax's are not.
+    positive = config.preprocessing.feature_scaling == "minmax"
+    return [GENERATION_VERSION if positive else 2, torch.__version__]
 
 
 def arithmetic_key(config: Config, device: str | torch.device) -> list[str]:

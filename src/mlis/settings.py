@@ -16,8 +16,10 @@ class Preprocessing(Section):
     feature_transform: Literal["none", "sqrt"] = setting(
         "none", "elementwise transform of the (non-negative) features before scaling"
     )
-    feature_scaling: Literal["minmax", "none"] = setting(
-        "minmax", "scale each feature to [0, 1] by the minimum and maximum of the training rows"
+    feature_scaling: Literal["minmax", "standard", "none"] = setting(
+        "minmax",
+        "by training rows, minmax: each feature to [0, 1]; standard: to mean 0 and standard "
+        "deviation 1, for features of both signs",
     )
     descriptor_norm: Literal["l2", "none"] = setting(
         "l2", "normalise each descriptor to unit length (raw norms of 20 swamp the features)"
@@ -120,6 +122,7 @@ class Classification(Section):
     max_iterations: int = setting(300, "L-BFGS iterations at most", low=1)
     calibration: float | Literal["validation"] = setting(
         0.0,
-        "constant taken from the scores of seen classes, or `validation`: the best on the "
-        "validation classes, found by one more training run that holds them out",
+        "calibration constant subtracted from seen-class scores, or `validation`: the best on "
+        "validation classes, found by one more training that holds them out (by up to five, that "
+        "hold out others, where each holds out fewer than 10)",
     )

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 wrong input or use (one line on stderr says what), 1 anyth
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -59,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that wait by spinning made training 5 to 10 times slower beside another busy process
     # (2 cores, measured). OpenMP reads this when PyTorch is first imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows "?" for it
-        if "utf" not in (getattr(stream, "encoding", None) or "utf").lower():
-            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    for stream in (sys.stdout, sys.stderr):  # what cannot be shown, as in names of files, is "?"
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = _run(argv)
         sys.stdout.flush()
@@ -88,7 +89,8 @@ def _run(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:  # disk full, no permission: the message says all there is to say
-        complain(error)
+        named = error.filename is not None and error.strerror
+        complain(f"{error.filename}: {error.strerror}" if named else error)
         return FAILED
     except Exception as error:
         if is_shortage(error):  # where no stage says which setting to lower

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,8 @@ from mlis.cli import features
 from mlis.cli.common import add_common_flags
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_bad, report_unmatched
-from mlis.cli.image_bar import ImageBar
 from mlis.cli.output import add_force_flag, add_output_flag, check_no_dataset
-from mlis.cli.printing import print_json
+from mlis.cli.printing import print_json, say
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def add_to(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", metavar="DIR", type=Path, help="folder of images")
     source.add_argument(
-        "--features", metavar="FOLDER", type=Path, help="what `mlis features images` wrote"
+        "--features",
+        metavar="FOLDER",
+        type=Path,
+        help="what `mlis features images` wrote; or a dataset folder, whose rows, labels and split "
+        "get new descriptors",
     )
     parser.add_argument(
         "--classes",
@@ -79,11 +83,16 @@ def add_to(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments ask for."""
     check_no_dataset(args.output, force=args.force)
+    from mlis.data.io.folder import WORDS, write_folder
     from mlis.features.build import build, check_seen, described_images, write_sources
     from mlis.features.matching import unmatched
     from mlis.features.report import write_bad
+    from mlis.storage.folders import replaced_together
     from mlis.storage.locks import held
 
+    if args.features is not None and (args.features / WORDS).exists():
+        _redescribe(args)
+        return
     found = _found(args)
     descriptors = _descriptors(args)
     lacking = unmatched(found.class_names, descriptors.names)
@@ -98,18 +107,51 @@ def run(args: argparse.Namespace) -> None:
             seed=args.split_seed,
             test_fraction=args.test_fraction,
         )
-        data.save(args.output)
-        write_sources(images, descriptors, args.output)
-        write_bad(args.output, bad)
-    warn_of_twins(data)
-    seen, unseen = len(data.seen_classes), len(data.unseen_classes)
-    print(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")
-    for note in data.provenance.notes:
-        print(f"  {note}")
+        with replaced_together(args.output) as new:
+            write_folder(data, new)
+            write_sources(images, descriptors, new)
+            write_bad(new, bad)
     report_unmatched(lacking, args.output)
     report_bad(bad, args.output)
+    _report(args, data, len(bad))
+
+
+def _redescribe(args: argparse.Namespace) -> None:
+    """A dataset folder's rows, labels and split with the new descriptors."""
+    from mlis.data.dataset import GZSLDataset
+    from mlis.data.io.folder import write_folder
+    from mlis.features.build import IMAGES, SOURCES, redescribe
+    from mlis.features.matching import unmatched
+    from mlis.storage.atomic import strict_json, write_json
+    from mlis.storage.folders import replaced_together
+    from mlis.storage.locks import held
+
+    flags = ("backbone", "labels", "skip_undescribed")
+    if given := [f"--{name.replace('_', '-')}" for name in flags if getattr(args, name)]:
+        raise SettingsError(f"{', '.join(given)}: has no meaning with a dataset's features")
+    if args.output.resolve() == args.features.resolve():
+        raise SettingsError(f"-o {args.output}: is the dataset itself; name another folder")
+    old, descriptors = GZSLDataset.load(args.features), _descriptors(args)
+    data = redescribe(old, descriptors, name=args.output.absolute().name)
+    with held(args.output), replaced_together(args.output) as new:
+        write_folder(data, new)
+        if (args.features / IMAGES).exists():
+            shutil.copyfile(args.features / IMAGES, new / IMAGES)
+        if (args.features / SOURCES).exists():
+            known = strict_json((args.features / SOURCES).read_text(encoding="utf-8"))
+            write_json(new / SOURCES, {**known, **data.provenance.sources})
+    report_unmatched(unmatched(data.class_names, descriptors.names), args.output)
+    _report(args, data, 0)
+
+
+def _report(args: argparse.Namespace, data: "GZSLDataset", bad: int) -> None:
+    warn_of_twins(data)
+    seen, unseen = len(data.seen_classes), len(data.unseen_classes)
+    say(f"{args.output}: {len(data.labels):,} images, {seen} seen and {unseen} unseen classes")
+    for note in data.provenance.notes:
+        say(f"  {note}")
     if args.json:
-        print_json({"images": len(data.labels), "seen": seen, "unseen": unseen, "bad": len(bad)})
+        print_json({"images": len(data.labels), "seen": seen, "unseen": unseen, "bad": bad})
 
 
 def _found(args: argparse.Namespace) -> "Found":
@@ -133,8 +175,8 @@ def _descriptors(args: argparse.Namespace) -> "Descriptors":
 
     if not args.classes.is_dir():
         return features.describe_table(args, args.classes)
-    names = ("sentences", "attributes", "attribute_weight", "text_model")
-    given = [name for name in names if getattr(args, name) is not None]
+    names = ("sentences", "attributes", "categories", "missing", "attribute_weight", "text_model")
+    given = [name for name in names if getattr(args, name) not in (None, ())]
     if given:
         flag = f"--{given[0].replace('_', '-')}"
         raise SettingsError(f"{flag} has no meaning with {args.classes}, which is computed")
@@ -143,6 +185,7 @@ def _descriptors(args: argparse.Namespace) -> "Descriptors":
 
 def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures, Sequence[Bad]]":
     """Features of the images that were found, computed where they are not."""
+    from mlis.cli.progress import ImageBar
     from mlis.data.io.feature_folder import read_feature_folder
     from mlis.features.images.extract import extract, forget_unused
 

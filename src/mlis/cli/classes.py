@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.common import add_common_flags, add_device_flag, add_model_argument
 from mlis.cli.output import add_force_flag, add_output_flag, check_folder
-from mlis.cli.printing import print_json, print_table
+from mlis.cli.printing import print_json, print_table, say
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -62,6 +61,12 @@ def _add_adding(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--names", metavar="FILE", type=Path, help="names of a .npy's rows, one a line"
     )
     add.add_argument(
+        "--text-model",
+        metavar="NAME",
+        help="the training's text model, where it lies elsewhere now; one of the hub is downloaded "
+        "only where it is named here",
+    )
+    add.add_argument(
         "--synthetic",
         metavar="N",
         type=int,
@@ -100,9 +105,9 @@ def _add_renaming(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run_add(args: argparse.Namespace) -> None:
     """`mlis add-classes`."""
+    started = time.perf_counter()
     recognizer = _opened(args, args.device)
     names, vectors = _described(args, recognizer)
-    started = time.perf_counter()
     grown = recognizer.add_classes(
         names, vectors, synthetic_per_class=args.synthetic, note=args.classes.name
     )
@@ -129,12 +134,13 @@ def run_rename(args: argparse.Namespace) -> None:
 def run_show(args: argparse.Namespace) -> None:
     """`mlis classes`."""
     from mlis.io.checkpoint import load_model
+    from mlis.io.saved_models import one_model
 
     recognizer = load_model(one_model(args.model), growth=False)
     kinds = ["seen" if seen else "unseen" for seen in recognizer.seen_mask]
     print_table([["class", ""], *map(list, zip(recognizer.class_names, kinds, strict=True))])
     for entry in recognizer.history:
-        print(f"{entry['when']}: {entry['action']} {_changed(entry['classes'])}")
+        say(f"{entry['when']}: {entry['action']} {_changed(entry['classes'])}")
     if args.json:
         print_json(
             {
@@ -162,10 +168,12 @@ def _listed(names: Sequence[str]) -> str:
 def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
     """The model, where the output may be written."""
     from mlis.compute.precision import Arithmetic
-    from mlis.io.checkpoint import is_model, load_model
+    from mlis.io.checkpoint import WEIGHTS, is_model, load_model
+    from mlis.io.saved_models import one_model
 
     check_folder(args.output)
-    if is_model(args.output) and not args.force:
+    holds_one = is_model(args.output) or (args.output / WEIGHTS).exists()
+    if holds_one and not args.force:
         raise SettingsError(
             f"{args.output} holds a model: choose another folder, or replace it with --force"
         )
@@ -176,6 +184,8 @@ def _described(
     args: argparse.Namespace, recognizer: "Recognizer"
 ) -> "tuple[tuple[str, ...], np.ndarray]":
     """Names and descriptors of the classes to add."""
+    import numpy as np
+
     from mlis.data.io.tables import COLUMNS
     from mlis.data.io.vectors import read_vectors
 
@@ -188,10 +198,19 @@ def _described(
     columns = made.get("columns", ()) if made.get("format") == COLUMNS else ()
     as_numbers = args.vectors or args.classes.suffix.casefold() == ".npy"
     if as_numbers or not made or columns:
-        return read_vectors(args.classes, names_file=args.names, columns=columns)
+        if args.text_model is not None:
+            raise SettingsError("--text-model has no meaning with descriptors as numbers")
+        names, vectors = read_vectors(args.classes, names_file=args.names, columns=columns)
+        gaps = vectors == made.get("missing")  # filled as in training, by the mean of its classes
+        return names, np.where(gaps, recognizer.descriptors.mean(axis=0), vectors)
     if args.names is not None:
         raise SettingsError("--names has no meaning with a table, which holds the names")
-    return recognizer.describe_classes(args.classes)
+    model = None
+    if args.text_model is not None:
+        from mlis.features.descriptors.text_model import TextModel
+
+        model = TextModel(args.text_model, device=args.device)
+    return recognizer.describe_classes(args.classes, model=model)
 
 
 def _save(
@@ -204,11 +223,11 @@ def _save(
     seen = int(changed.seen_mask.sum())
     total = len(changed.class_names)
     took = "" if seconds is None else f" in {seconds:.1f} s"
-    print(f"{args.output}: {done}{took}; {total} classes, {seen} seen and {total - seen} unseen")
+    say(f"{args.output}: {done}{took}; {total} classes, {seen} seen and {total - seen} unseen")
     path = args.output / GROWTH
     size = path.stat().st_size if path.exists() else 0
     if size:
-        print(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")
+        say(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")
     if args.json:
         result: dict[str, Any] = {"classes": total, "seen": seen, "growth_bytes": size}
         print_json(result if seconds is None else {**result, "seconds": round(seconds, 3)})

@@ -3,9 +3,14 @@
 import argparse
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
+
+from mlis.errors import FeatureRangeWarning
+from mlis.escape import terminal
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -31,6 +36,13 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """MODEL, which :func:`mlis.io.saved_models.one_model` understands."""
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="saved model, or a run that has one"
+    )
+
+
 def add_common_flags(parser: argparse._ActionsContainer, *, with_json: bool) -> None:
     """`-v`, and `--json` where the command has a result to print."""
     if with_json:
@@ -43,13 +55,13 @@ def add_common_flags(parser: argparse._ActionsContainer, *, with_json: bool) -> 
 def add_device_flag(parser: argparse._ActionsContainer, default: str | None = "auto") -> None:
     """`--device`; not restricted to choices, as `cuda:1` is one."""
     parser.add_argument(
-        "--device", default=default, help="auto (default), cpu or cuda, where to compute"
+        "--device", default=default, help="where to compute: auto (default), cpu, cuda or cuda:N"
     )
 
 
 def complain(problem: object) -> None:
     """One line on stderr."""
-    print("mlis: error:", " ".join(str(problem).split()), file=sys.stderr)
+    print("mlis: error:", terminal(" ".join(str(problem).split())), file=sys.stderr)
 
 
 class _Lines(logging.Handler):
@@ -58,18 +70,28 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"mlis: {record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+        line = f"mlis: {record.levelname.lower()}: {record.getMessage()}"
+        tqdm.write(terminal(line), file=sys.stderr)
 
 
 @contextmanager
 def logs(verbose: bool) -> Iterator[None]:
     """Show the package's warnings, and with `verbose` its reports, while the block runs."""
     logger, handler = logging.getLogger("mlis"), _Lines()
-    level = logger.level
+    level, show = logger.level, warnings.showwarning
+
+    def as_line(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, FeatureRangeWarning):
+            logger.warning("%s", message)
+        else:
+            show(message, category, *rest, **more)
+
+    warnings.showwarning = as_line
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     try:
         yield
     finally:
+        warnings.showwarning = show
         logger.removeHandler(handler)
         logger.setLevel(level)

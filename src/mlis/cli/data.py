@@ -6,7 +6,7 @@ from mlis.cli import build
 from mlis.cli.common import add_common_flags
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.output import add_force_flag, add_output_flag, check_no_dataset
-from mlis.cli.printing import print_json
+from mlis.cli.printing import print_json, say
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -58,4 +58,4 @@ def run_convert(args: argparse.Namespace) -> None:
     data = load(arguments)
     data.save(args.output)
     build.warn_of_twins(data)
-    print(f"{args.output}: {len(data.labels)} images, {data.num_classes} classes, {data.sha256}")
+    say(f"{args.output}: {len(data.labels)} images, {data.num_classes} classes, {data.sha256}")

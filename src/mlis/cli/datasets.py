@@ -20,13 +20,14 @@ FLAGS = {
     "labels_file": "--labels",
     "label_column": "--label-column",
     "descriptors": "--descriptors",
+    "missing": "--missing",
     "seed": "--split-seed",
     "test_fraction": "--test-fraction",
     "cache": "--no-cache",
 }
 BENCHMARK, LETTERS, FOLDER = "a benchmark", "the letters", "a dataset folder"
 PAIR, TABLES = "a pair of files", "tables"
-_PAIR = ("features_file", "split_file", "descriptors", "seed", "cache")
+_PAIR = ("features_file", "split_file", "descriptors", "missing", "seed", "cache")
 _TAKES: dict[str, tuple[str, ...]] = {  # a flag that would be ignored is an error
     BENCHMARK: ("data_root", *_PAIR),
     LETTERS: ("seed",),
@@ -34,7 +35,7 @@ _TAKES: dict[str, tuple[str, ...]] = {  # a flag that would be ignored is an err
     PAIR: _PAIR,
     TABLES: (
         *("features_file", "classes_file", "labels_file", "label_column"),
-        *("seed", "test_fraction"),
+        *("missing", "seed", "test_fraction"),
     ),
 }
 _PATHS = ("data_root", "features_file", "split_file", "classes_file", "labels_file")
@@ -104,6 +105,14 @@ def _add_reading_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any
         **given_only,
     )
     group.add_argument(
+        "--missing",
+        type=float,
+        metavar="X",
+        help="number that stands for a missing value in the descriptors, such as -1: the mean of "
+        "the other classes takes its place",
+        **given_only,
+    )
+    group.add_argument(
         "--split-seed",
         dest="seed",
         type=at_least(0),
@@ -165,7 +174,7 @@ def load(arguments: Mapping[str, Any]) -> "GZSLDataset":
 
 
 def _checked(name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    kind = _kind(name, options)
+    kind = kind_of(name, options)
     for option in options:
         if option not in _TAKES[kind]:
             takes = ", ".join(FLAGS[known] for known in _TAKES[kind]) or "none of these options"
@@ -191,9 +200,10 @@ def _absolute(path: str, *, or_bare: bool) -> str:
     return path if or_bare and Path(path).name == path else str(Path(path).absolute())
 
 
-def _kind(name: str | None, options: Mapping[str, Any]) -> str:
+def kind_of(name: str | None, options: Mapping[str, Any]) -> str:
+    """What `load_dataset` would take the name and options for: BENCHMARK, LETTERS, FOLDER, …"""
     from mlis.data.io.benchmarks import benchmark_name
-    from mlis.data.io.folder import WORDS
+    from mlis.data.io.folder import is_dataset_folder
 
     if name is None:
         if "features_file" not in options or not {"split_file", "classes_file"} & options.keys():
@@ -202,7 +212,7 @@ def _kind(name: str | None, options: Mapping[str, Any]) -> str:
                 "--split or --classes"
             )
         return TABLES if "classes_file" in options else PAIR
-    if benchmark_name(name) and ("data_root" in options or not (Path(name) / WORDS).exists()):
+    if benchmark_name(name) and ("data_root" in options or not is_dataset_folder(Path(name))):
         return BENCHMARK
-    is_letters = name.casefold() == "letters" and not (Path(name) / WORDS).exists()
+    is_letters = name.casefold() == "letters" and not is_dataset_folder(Path(name))
     return LETTERS if is_letters else FOLDER

@@ -1,4 +1,4 @@
-"""`mlis evaluate`: measure saved models on a dataset's test rows."""
+"""`mlis evaluate`: measure saved models on labelled photographs, features or a dataset."""
 
 import argparse
 import logging
@@ -9,27 +9,48 @@ from typing import TYPE_CHECKING, Any
 
 from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import (
+    BENCHMARK,
+    FLAGS,
+    LETTERS,
     add_dataset_arguments,
     dataset_arguments,
     given_options,
+    kind_of,
     load,
     relocated,
 )
-from mlis.cli.models import SavedModel, find_models
-from mlis.cli.printing import number, print_json, print_summaries, print_table, result_object
-from mlis.errors import DataError
+from mlis.cli.printing import (
+    number,
+    print_json,
+    print_summaries,
+    print_table,
+    report_unread,
+    result_object,
+    say,
+)
+from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.evaluation import Evaluation
-    from mlis.experiments.retrieval import UnseenImages
+    from mlis.features.labelled import LabelledRows
+    from mlis.io.saved_models import SavedModel
     from mlis.model.recognizer import Recognizer
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
-Measure a saved model, or all finished models of a run, on the test rows of DATASET. A run knows its
-own dataset; name it (or --data-root) if it has moved.
+Measure a saved model, or all finished models of a run, on labelled rows that it was not trained on.
+
+  mlis evaluate runs/mine                          the test rows of the run's own dataset
+  mlis evaluate runs/mine test-photos/             photographs by folder: CLASS/*.jpg
+  mlis evaluate runs/mine test.csv                 photographs in a table: path, class
+  mlis evaluate runs/mine features/                what `mlis features images` wrote
+  mlis evaluate runs/mine test.npz                 features with labels; .csv, .parquet likewise
+  mlis evaluate runs/mine FLO --data-root DIR      the test rows of a dataset
+
+Labels are matched to the model's classes by name; which classes are seen is what the model says. A
+dataset needs no training rows here; where rows are marked, those marked test are used.
 
   U, S     mean over unseen (seen) classes of top-1 accuracy, all classes being candidates
   H        2US / (U + S)
@@ -46,9 +67,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     """Add the command."""
     parser = commands.add_parser(
         "evaluate",
-        help="measure a saved model on a dataset's test rows",
+        help="measure a saved model on labelled photographs or a dataset",
         description=_DESCRIPTION,
-        usage="mlis evaluate MODEL_OR_RUN [DATASET] [options]",
+        usage="mlis evaluate MODEL_OR_RUN [DATA] [options]",
     )
     parser.add_argument("model", metavar="MODEL_OR_RUN", type=Path, help="folder of either")
     add_dataset_arguments(parser)
@@ -61,6 +82,16 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="N",
         help="most confused pairs to print, at most 10 (default: 5)",
     )
+    group = parser.add_argument_group("photographs")
+    group.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="the image model, where the model does not know it or it lies elsewhere now; one of "
+        "the hub is downloaded only where it is named here",
+    )
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="threads that decode (default: processors)"
+    )
     add_device_flag(group)
     add_common_flags(group, with_json=True)
     parser.set_defaults(run=run)
@@ -68,103 +99,166 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments ask for."""
+    from mlis.evaluation import evaluate
     from mlis.experiments.retrieval import UnseenImages
+    from mlis.image_classifier import check_backbone
+    from mlis.io.saved_models import find_models
 
     started = time.perf_counter()
     models = find_models(args.model)
-    dataset = _dataset(args, models[0].run)
+    data, dataset = _data(args, models[0])
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    protocol = ""
-    unseen = UnseenImages(dataset)
+    protocol, unseen = "", None
     for model in models:
-        result, retrieved, protocol, components = _evaluate(model, dataset, unseen, args.device)
-        print(f"{model.folder} on {dataset.provenance.name}: {result.images} test images")
+        recognizer = _loaded(model.folder, args.device)
+        check_backbone(recognizer, data.backbone, data.name)
+        test = data.for_model(recognizer)
+        protocol = _protocol(model.folder, recognizer, dataset)
+        unseen = unseen or UnseenImages(test)
+        scores = recognizer.scores(test.features)
+        result = evaluate(scores, test.labels, test.seen_mask, test.class_names)
+        retrieved = unseen.retrieved(recognizer)
+        say(f"{model.folder} on {data.name}: {result.images} test images")
         _print_evaluation(args, result, retrieved)
-        rows[components].append(result.to_dict() | retrieved)
-    _print_summary(args, models, rows, protocol, dataset, time.perf_counter() - started)
+        rows[str(recognizer.record.get("components", "model"))].append(result.to_dict() | retrieved)
+    _print_summary(args, models, rows, protocol, data.name, time.perf_counter() - started)
+    report_unread([(one.path, one.reason) for one in data.bad], len(data.labels) + len(data.bad))
 
 
-def _dataset(args: argparse.Namespace, run: Path | None) -> "GZSLDataset":
-    if run is None or args.dataset is not None:
+def _data(
+    args: argparse.Namespace, model: "SavedModel"
+) -> "tuple[LabelledRows, GZSLDataset | None]":
+    """The rows to recognise, and the dataset that they are of, if it has training rows."""
+    from mlis.data.io.folder import WORDS, read_test_only
+    from mlis.features.labelled import LabelledRows
+
+    options = given_options(args)
+    place = Path(args.dataset) if args.dataset is not None else None
+    if place is None and model.run is None and not {"split_file", "data_root"} & options.keys():
+        place = _test_features(options)
+    named = args.dataset is not None and kind_of(args.dataset, options) in (BENCHMARK, LETTERS)
+    if place is None or named or not place.exists():
+        return _of_dataset(args, model)
+    if (place / WORDS).exists():
+        found = read_test_only(place)
+        if found is None:
+            return _of_dataset(args, model)
+        features, names, sources = found
+        return LabelledRows(place.name, features, names, sources.get("backbone") or {}), None
+    return _of_labelled(args, place), None
+
+
+def _test_features(options: dict[str, Any]) -> Path | None:
+    """What `--features` names, where no row of it is for training."""
+    from mlis.data.io.tables import LABEL, read_rows
+    from mlis.features.labelled import for_testing
+
+    path = options.get("features_file")
+    if path is None or "classes_file" not in options:
+        return None if path is None else Path(path)
+    labels = options.get("labels_file")
+    column = options.get("label_column", LABEL)
+    marks = read_rows(Path(path), None if labels is None else Path(labels), column)[2]
+    if marks is None or not for_testing(marks, Path(path), len(marks)).all():
+        return None
+    return Path(path)
+
+
+def _of_dataset(
+    args: argparse.Namespace, model: "SavedModel"
+) -> "tuple[LabelledRows, GZSLDataset]":
+    """The test rows of a dataset: the one that is named, or the run's own."""
+    from mlis.features.labelled import LabelledRows
+    from mlis.io.run_plan import RunPlan
+
+    if model.run is None or args.dataset is not None:
         if args.dataset is None and not given_options(args):
             raise DataError(
-                f"{args.model} does not lie in a run, so it does not know its dataset: name DATASET"
+                f"{args.model} does not lie in a run, so it does not know its dataset: name DATA"
             )
-        return load(dataset_arguments(args))
-    from mlis.runs.run import RunPlan
+        dataset = load(dataset_arguments(args))
+    else:
+        dataset = load(relocated(RunPlan.read(model.run).dataset, args))
+    test, origin = dataset.for_testing(), dataset.provenance
+    names = [test.class_names[label] for label in test.labels]
+    backbone = origin.sources.get("backbone") or {}
+    return LabelledRows(origin.name, test.features, names, backbone), dataset
 
-    return load(relocated(RunPlan.read(run).dataset, args))
+
+def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
+    """Photographs or features with labels, none of them for training."""
+    from mlis.cli.progress import ImageBar
+    from mlis.features import labelled
+    from mlis.io.saved_models import find_models
+
+    options = given_options(args)
+    known = {"features_file", "classes_file", "labels_file", "label_column"}
+    if wrong := [FLAGS[name] for name in options if name not in known]:
+        raise SettingsError(f"{', '.join(wrong)}: has no meaning with labelled rows of {place}")
+    labels = options.get("labels_file")
+    table, column = None if labels is None else Path(labels), options.get("label_column", "")
+    if not labelled.is_photographs(place):
+        if args.backbone is not None or args.workers is not None:
+            raise SettingsError("--backbone and --workers have no meaning with features")
+        return labelled.read_labelled(place, table, column)
+    images = labelled.find_labelled(place, table, column)
+    recognizer = _loaded(find_models(args.model)[0].folder, args.device)
+    backbone = recognizer.load_backbone(args.backbone, device=args.device)
+    bar = ImageBar("images")
+    bar.started(len(images), 0)
+    try:
+        return labelled.embed_labelled(
+            str(place), images, backbone, workers=args.workers, done=bar.done
+        )
+    finally:
+        bar.close()
 
 
-def _evaluate(
-    model: SavedModel, dataset: "GZSLDataset", unseen: "UnseenImages", device: str
-) -> "tuple[Evaluation, dict[str, float | None], str, str]":
-    """Measures, retrieval, the protocol the model was trained under, and its components."""
+def _loaded(folder: Path, device: str) -> "Recognizer":
     from mlis.compute.precision import Arithmetic
-    from mlis.io.checkpoint import load_model, read_record
-    from mlis.protocol import test_once
+    from mlis.io.checkpoint import load_model
 
-    record = read_record(model.folder)["record"]
-    recognizer = load_model(model.folder, Arithmetic.of("float32", device).device, growth=False)
-    _check_match(model.folder, recognizer, dataset)
-    origin = record.get("provenance", {})
+    return load_model(folder, Arithmetic.of("float32", device).device, growth=False)
+
+
+def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | None") -> str:
+    """The protocol that the model was trained under, where the rows are of a dataset.
+
+    Raises:
+        DataError: the dataset tests a class as unseen that the model was trained on.
+    """
+    if dataset is None:
+        return "labelled rows"
+    trained = {recognizer.class_names[c] for c in recognizer.seen_mask.nonzero()[0]}
+    unseen = [dataset.class_names[c] for c in dataset.unseen_classes]
+    if wrong := [name for name in unseen if name in trained]:
+        raise DataError(
+            f"{folder} and {dataset.provenance.name} have different splits: {wrong[0]!r} is "
+            "seen in the model, but unseen in the data, so that training rows would be tested"
+        )
+    origin = recognizer.record.get("provenance") or {}
     if origin.get("data_sha256") != dataset.sha256:
         logger.warning(
             "%s was trained on other data or another split than these: training images may be "
             "among the test images",
-            model.folder,
+            folder,
         )
-    protocol = origin.get("protocol", "unknown")
-    components = str(record.get("components", "model"))
-    return test_once(recognizer, dataset), unseen.retrieved(recognizer), protocol, components
-
-
-def _check_match(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset") -> None:
-    from mlis.image_classifier import check_backbone
-
-    name = dataset.provenance.name
-    if recognizer.num_features != dataset.features.shape[1]:
-        raise DataError(
-            f"{folder} takes {recognizer.num_features} features, but {name} has "
-            f"{dataset.features.shape[1]}: use the features that the model was trained on"
-        )
-    check_backbone(recognizer, dataset.provenance.sources.get("backbone") or {}, name)
-    if recognizer.class_names != dataset.class_names:
-        raise DataError(
-            f"{folder} and {name} have different classes: "
-            f"{_first_difference(recognizer.class_names, dataset.class_names)}"
-        )
-    differing = (recognizer.seen_mask != dataset.seen_mask).nonzero()[0]
-    if len(differing):
-        index = int(differing[0])
-        kinds = ("unseen", "seen")
-        raise DataError(
-            f"{folder} and {name} have different splits: {dataset.class_names[index]!r} is "
-            f"{kinds[int(recognizer.seen_mask[index])]} in the model, but "
-            f"{kinds[int(dataset.seen_mask[index])]} in the data"
-        )
-
-
-def _first_difference(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
-    if len(ours) != len(theirs):
-        return f"{len(ours)} in the model, {len(theirs)} in the data"
-    index = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-    return f"number {index} is {ours[index]!r} in the model, {theirs[index]!r} in the data"
+    return str(origin.get("protocol", "unknown"))
 
 
 def _print_evaluation(
     args: argparse.Namespace, result: "Evaluation", retrieved: dict[str, float | None]
 ) -> None:
-    print(result)
+    say(result)
     if retrieved:
         shown = {name: number(value) for name, value in retrieved.items()}
-        print(
+        say(
             "retrieval among unseen classes, raw → refined features:"
             f" Recall@1 {shown['recall_at_1_raw']} → {shown['recall_at_1_refined']},"
             f" MAP@R {shown['map_at_r_raw']} → {shown['map_at_r_refined']}"
         )
     for note in result.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     if args.per_class:
         ranked = sorted(
             result.per_class,
@@ -176,15 +270,15 @@ def _print_evaluation(
         ]
         print_table([["class", "", "images", "accuracy"], *rows])
     for pair in result.confusions[: max(args.confusions, 0)]:
-        print(f"{pair.count} images ({pair.share:.0f}%) of {pair.label} taken for {pair.predicted}")
+        say(f"{pair.count} images ({pair.share:.0f}%) of {pair.label} taken for {pair.predicted}")
 
 
 def _print_summary(
     args: argparse.Namespace,
-    models: list[SavedModel],
+    models: "list[SavedModel]",
     rows: dict[str, list[dict[str, Any]]],
     protocol: str,
-    dataset: "GZSLDataset",
+    data: str,
     seconds: float,
 ) -> None:
     from mlis.evaluation import summarise
@@ -198,9 +292,9 @@ def _print_summary(
         print_summaries(summaries)
     if args.json:
         seeds = [model.seed for model in models if model.components == next(iter(rows))]
-        facts = {"dataset": dataset.provenance.name, "protocol": protocol, "model": str(args.model)}
+        facts = {"dataset": data, "protocol": protocol, "model": str(args.model)}
         result = result_object(summaries, [s for s in seeds if s is not None], **facts)
         if len(models) == 1:
             only = next(iter(rows.values()))[0]
-            result |= {name: only[name] for name in ("per_class", "confusions", "notes")}
+            result |= {name: only[name] for name in ("images", "per_class", "confusions", "notes")}
         print_json(result)

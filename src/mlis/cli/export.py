@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mlis.cli.common import add_common_flags
-from mlis.cli.models import add_model_argument, one_model
-from mlis.cli.printing import print_json
+from mlis.cli.common import add_common_flags, add_model_argument
+from mlis.cli.printing import print_json, say
 from mlis.errors import SettingsError
 
 _DESCRIPTION = """\
@@ -33,7 +32,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--backbone",
         metavar="NAME",
-        help="--images: the image model, where the model does not know it",
+        help="--images: the image model, where MODEL does not know it or it is to be downloaded",
     )
     add_common_flags(parser, with_json=True)
     parser.set_defaults(run=run)
@@ -47,14 +46,16 @@ def run(args: argparse.Namespace) -> None:
         raise SettingsError(f"-o {args.output}: name a file in a folder that exists")
     if args.backbone is not None and not args.images:
         raise SettingsError("--backbone has no meaning without --images")
-    model = one_model(args.model)
     from mlis.io.checkpoint import load_model
     from mlis.io.onnx import export_onnx
+    from mlis.io.saved_models import one_model
+
+    model = one_model(args.model)
 
     recognizer = load_model(model, growth=False)
     done = export_onnx(recognizer, args.output, images=args.images, backbone=args.backbone)
     what = "images" if args.images else "features"
-    print(
+    say(
         f"{done.path}: {what} → scores of {len(recognizer.class_names)} classes, "
         f"{done.size / 2**20:.1f} MiB; onnxruntime's scores are {done.difference:.1e} off PyTorch's"
     )

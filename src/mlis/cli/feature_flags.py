@@ -41,7 +41,7 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="of the model (default: auto, bfloat16 where the hardware has it)",
+        help="of the model (default: auto: bfloat16 where it is faster, else float32)",
     )
     add_device_flag(parser)
 
@@ -52,6 +52,19 @@ def add_word_flags(parser: argparse._ActionsContainer) -> None:
         "--sentences", metavar="COLUMN", nargs="+", help="these, and no others; may be `name`"
     )
     parser.add_argument("--attributes", metavar="COLUMN", nargs="+", help="these, and no others")
+    parser.add_argument(
+        "--categories",
+        metavar="COLUMN",
+        nargs="+",
+        help="these, and no others: one number a value, 1 where the class has it",
+    )
+    parser.add_argument(
+        "--missing",
+        metavar="VALUE",
+        nargs="+",
+        default=(),
+        help="of attributes: read as nothing, besides empty cells, such as -1",
+    )
     parser.add_argument(
         "--name-column", metavar="COLUMN", default="name", help="of the names (default: name)"
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.printing import printable
+from mlis.cli.printing import say
 
 if TYPE_CHECKING:
     from mlis.features.images.extract import Extraction
@@ -18,12 +18,12 @@ def report_images(result: "Extraction", found: "Found", output: Path) -> None:
     """What was done, and the files without a row."""
     rows, size = result.images.features.shape
     rate = f", {result.computed / result.seconds:.1f} images/s" if result.computed else ""
-    print(
+    say(
         f"{output}: {rows:,} images × {size} numbers by {result.images.backbone['name']}; "
         f"{result.computed:,} computed now{rate}"
     )
     if found.unlisted:
-        print(f"  {found.unlisted:,} files are not in the table of labels and were not read")
+        say(f"  {found.unlisted:,} files are not in the table of labels and were not read")
     report_bad(result.bad, output)
 
 
@@ -31,11 +31,11 @@ def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
     """The first of the bad files; all are in bad.csv."""
     if not bad:
         return
-    print(f"{len(bad):,} files gave no features ({output / 'bad.csv'}):")
+    say(f"{len(bad):,} files gave no features ({output / 'bad.csv'}):")
     for each in bad[:SHOWN]:
-        print(f"  {printable(each.path)}: {each.reason}")
+        say(f"  {each.path}: {each.reason}")
     if len(bad) > SHOWN:
-        print(f"  … and {len(bad) - SHOWN:,} more")
+        say(f"  … and {len(bad) - SHOWN:,} more")
 
 
 def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
@@ -52,12 +52,12 @@ def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
     ):
         names = [each for each in found if each.side == side]
         if names:
-            print(f"{len(names)} {text}:")
+            say(f"{len(names)} {text}:")
         for each in names[:SHOWN]:
-            near = f" (near: {printable(each.near)})" if each.near else ""
-            print(f"  {printable(each.name)}{near}")
+            near = f" (near: {each.near})" if each.near else ""
+            say(f"  {each.name}{near}")
         if len(names) > SHOWN:
-            print(f"  … and {len(names) - SHOWN} more")
+            say(f"  … and {len(names) - SHOWN} more")
 
 
 def summary(result: "Extraction") -> dict[str, Any]:

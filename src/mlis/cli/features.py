@@ -8,9 +8,8 @@ from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.engine_flags import add_engine_flags, cluster_of
 from mlis.cli.feature_flags import add_image_flags, add_word_flags
 from mlis.cli.feature_output import report_images, report_unmatched, summary
-from mlis.cli.image_bar import ImageBar
-from mlis.cli.output import add_force_flag, add_output_flag
-from mlis.cli.printing import print_json
+from mlis.cli.output import add_force_flag, add_output_flag, check_folder
+from mlis.cli.printing import print_json, say
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -35,11 +34,14 @@ Turn descriptions of classes into one vector each.
 
 FILE is a .csv, .tsv or .parquet table with a column `name`, perhaps `split` (seen or unseen), and
 columns of sentences or attributes; a class may have several rows. Columns of numbers, yes and no,
-or per cent are attributes, all others sentences, unless --sentences or --attributes name them.
+or per cent are attributes, columns of a few words that classes share are categories, all others
+sentences, unless --sentences, --attributes or --categories name them. What each was read as is
+printed.
 
 Sentences: embedded, brought to length one, averaged. Attributes: yes/no and 0/1 as they are, per
-cent / 100, other numbers from 0 (smallest class) to 1 (largest); what is missing gets the mean of
-the classes that have it. Both: side by side, each of length one before weighting."""
+cent / 100, other numbers from 0 (smallest class) to 1 (largest), categories one number a value;
+what is missing gets the mean of the classes that have it. Both: side by side, each of length one
+before weighting."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -77,7 +79,9 @@ def run_images(args: argparse.Namespace) -> None:
     cluster = cluster_of(args)
     if cluster is not None and args.workers is not None:
         raise SettingsError("--workers has no meaning with --engine ray: use --cores")
+    check_folder(args.output)
     found = find(args, args.folder)
+    from mlis.cli.progress import ImageBar
     from mlis.features.images.extract import extract_folder
 
     backbone = load_image_model(args)
@@ -140,6 +144,7 @@ def load_image_model(args: argparse.Namespace) -> "Backbone":
 
 def run_text(args: argparse.Namespace) -> None:
     """`mlis features text`."""
+    check_folder(args.output)
     descriptors = describe_table(args, args.table)
     found: list[Unmatched] = []
     if args.images is not None:
@@ -151,9 +156,9 @@ def run_text(args: argparse.Namespace) -> None:
 
     write_descriptors(descriptors, args.output)
     classes, size = descriptors.vectors.shape
-    print(f"{args.output}: {classes} classes × {size} numbers, {descriptors.kind}")
+    say(f"{args.output}: {classes} classes × {size} numbers, {descriptors.kind}")
     for note in descriptors.notes:
-        print(f"  {note}")
+        say(f"  {note}")
     report_unmatched(found, args.output if args.images is not None else None)
     if args.json:
         print_json({"classes": classes, "size": size, "unmatched": len(found)})
@@ -168,6 +173,8 @@ def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
         table,
         sentences=args.sentences,
         attributes=args.attributes,
+        categories=args.categories,
+        missing=args.missing,
         name_column=args.name_column,
     )
     both = words.has_sentences and words.attributes

@@ -13,14 +13,14 @@ from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load, relocated
 from mlis.cli.flag_types import not_negative, whole_numbers
 from mlis.cli.output import check_folder
-from mlis.cli.printing import print_json, print_summaries, result_object
+from mlis.cli.printing import print_json, print_summaries, result_object, say
 from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings, to_toml
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
     from mlis.config import Refinement
     from mlis.data.dataset import GZSLDataset
-    from mlis.runs.plan import RunPlan
+    from mlis.io.run_plan import RunPlan
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         metavar="RUN",
         type=Path,
         help="continue a run with the settings in its run.json; name DATASET or --data-root only "
-        "if the data have moved",
+        "if the data have moved, --loss only where it is your own code",
     )
     group.add_argument("--seeds", type=whole_numbers, metavar="N[,N…]", help="default: 0")
     group.add_argument(
@@ -106,13 +106,14 @@ def run(args: argparse.Namespace) -> None:
             return
         logger.info("settings: preset %s, settings file %s", preset, args.settings or "none")
         folder, plan, dataset = _begun(args, config, components)
-    check_loss(plan.config.refinement)
     results = _execute(args, folder, plan, dataset)
     _print(args, folder, dataset.provenance.name, results)
 
 
 def _check_resume(args: argparse.Namespace) -> None:
     """A run continues as it began: no setting may be given again."""
+    settings = given_settings(args)
+    settings.get("refinement", {}).pop("loss", None)  # the user's word for it: see `check_loss`
     given = {
         "-o": args.output,
         "--dry-run": args.dry_run,
@@ -120,7 +121,7 @@ def _check_resume(args: argparse.Namespace) -> None:
         "--device": args.device,
         "--preset": args.preset,
         "--settings": args.settings,
-        "the flags of settings": given_settings(args),
+        "the flags of settings": any(settings.values()),
     }
     if extra := [flag for flag, value in given.items() if value]:
         raise SettingsError(
@@ -130,9 +131,10 @@ def _check_resume(args: argparse.Namespace) -> None:
 
 
 def _continued(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
-    from mlis.runs.plan import RunPlan
+    from mlis.io.run_plan import RunPlan
 
     plan = RunPlan.read(args.resume)
+    check_loss(plan.config.refinement, given_settings(args))
     return args.resume, plan, load(relocated(plan.dataset, args))
 
 
@@ -142,6 +144,7 @@ def _begun(
     if args.output is None:
         raise SettingsError("no run folder: name one with -o RUN")
     check_folder(args.output)
+    check_loss(config.refinement, given_settings(args))
     arguments = dataset_arguments(args)
     from mlis.compute.precision import Arithmetic
     from mlis.runs.run import RunPlan, begin
@@ -160,14 +163,26 @@ def _begun(
     return args.output, plan, dataset
 
 
-def check_loss(settings: "Refinement") -> None:
+def check_loss(settings: "Refinement", flags: Mapping[str, Any]) -> None:
     """Import a loss of the user's own before hours of generator training, not after.
 
-    It may lie in the current folder, where `python -m` would find it too.
+    It may lie in the current folder, where `python -m` would find it too. What a file names (a
+    run's record, a settings file) is imported only where the flags name it too.
+
+    Raises:
+        SettingsError: `--loss` names another loss or none, or it cannot be imported.
     """
     from mlis.encoder.metric_losses import load_loss, similarity_loss
 
+    said = flags.get("refinement", {}).get("loss")
+    if said not in (None, settings.loss):
+        raise SettingsError(f"--loss {said}: the run was begun with {settings.loss!r}; name that")
     if similarity_loss(settings) is None:
+        if said is None and ":" in settings.loss:
+            raise SettingsError(
+                f"refinement.loss: a file names {settings.loss!r}, which runs Python code. If you "
+                f"trust that code, add --loss {shlex.quote(settings.loss)}"
+            )
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
         load_loss(settings.loss)
@@ -198,14 +213,16 @@ def _execute(
 def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:
     seeds, summaries = results["seeds"], results["components"]
     facts = {"dataset": name, "protocol": results["protocol"], "run": str(folder)}
-    print(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
+    say(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
     print_summaries(summaries)
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
-        print("some generators were reused from the cache (generator_reused)")
+        say("some generators were reused from the cache (generator_reused)")
+    if any(value is None for one in summaries.values() for name in "US" for value in one[name]):
+        say("–: the dataset has no test image for it (U: unseen classes, S: seen classes)")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
-    print(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
+    say(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
     if (growth := models / "growth.safetensors").exists():
         size = f"{growth.stat().st_size / 2**20:.1f} MiB a model"
-        print(f"  growth.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
+        say(f"  growth.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
     if args.json:
         print_json(result_object(summaries, seeds, **facts))

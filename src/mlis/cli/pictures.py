@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlis.cli.printing import printable
 from mlis.errors import DataError
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def _in_folder(folder: Path) -> list[str]:
 
     found = find_images(folder)
     for each in found.bad:
-        logger.warning("%s: %s", printable(f"{folder}/{each.path}"), each.reason)
+        logger.warning("%s: %s", f"{folder}/{each.path}", each.reason)
     return [str(image.source) for image in found.images]
 
 

@@ -1,25 +1,21 @@
 """`mlis predict`: photographs or features in, classes and probabilities out."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.common import add_common_flags, add_device_flag, add_model_argument
 from mlis.cli.pictures import find_pictures, is_image_input
 from mlis.cli.prediction_file import format_of, opened, write
-from mlis.cli.printing import printable
+from mlis.cli.printing import report_unread
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from mlis.data.io.unlabelled import Rows
     from mlis.model.recognizer import Recognizer
 
 ROWS_AT_A_TIME = 8192
-SHOWN = 20  # unreadable images on the screen; the output has all
 FAILED = 1  # the exit code where no image at all could be read
 _IMAGE_FLAGS = ("backbone", "workers")
 
@@ -33,11 +29,12 @@ training, which the model remembers; a model from other features needs --backbon
 Or INPUT is features of the same kind as in training: a .npy file (N, Dx), a .npz file with
 `features`, a .csv or .parquet table with one column a feature, a .mat file with `features`
 (Dx, N), a folder of features or a dataset folder (all rows). Those of another image model than the
-training's are refused. Labels beside the features are left alone.
+training's are refused. A name that begins like a formula has a ' in front in CSV, not in JSON.
 
-CSV: path (or row), then class_1, score_1, seen_1, class_2, … best first; of photographs last
-`reason`, why one could not be read. JSON lines: {"path": …, "predictions": [{"class": …,
-"score": …, "seen": …}, …]}, with "reason" where it could not be read, or {"row": 0, …}. A score is
+CSV: path (or row, where paths are not known), then class_1, score_1, seen_1, class_2, … best first;
+last `reason`, why a photograph could not be read, or `label`, the true class where the features
+have one. JSON lines: {"path": …, "predictions": [{"class": …, "score": …, "seen": …}, …]}, with
+"reason" where it could not be read, "label" where it is known, or {"row": 0, …}. A score is
 the softmax probability among all classes, seen and unseen, after calibration; `seen` says whether
 the class had images in training. Rows count from 0.
 
@@ -72,7 +69,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--backbone",
         metavar="NAME",
-        help="images: the image model, where the model does not know it or it lies elsewhere now",
+        help="images: the image model, where MODEL does not know it or it lies elsewhere now; one "
+        "of the hub is downloaded only where it is named here",
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="images: threads that decode (default: processors)"
@@ -87,9 +85,11 @@ def run(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise SettingsError(f"--top-k must be at least 1, but got {args.top_k}")
     kind = format_of(args.output, args.format)
-    model = one_model(args.model)
     from mlis.compute.precision import Arithmetic
     from mlis.io.checkpoint import load_model
+    from mlis.io.saved_models import one_model
+
+    model = one_model(args.model)
 
     device = Arithmetic.of("float32", args.device).device
     recognizer = load_model(model, device, growth=False)
@@ -97,22 +97,23 @@ def run(args: argparse.Namespace) -> int:
     if is_image_input(args.inputs):
         lines, unread = _of_images(args, recognizer), _Unread()
         with opened(args.output) as out:
-            write(out, unread.watch(lines), "path", k, kind)
+            write(out, unread.watch(lines), "path", ["reason"], k, kind)
         return unread.report()
     (path,) = args.inputs
     for name in _IMAGE_FLAGS:
         if getattr(args, name) is not None:
             raise SettingsError(f"--{name} has no meaning with features, which are computed")
-    features = _features(args, path, model, recognizer)
-    lines = _of_features(recognizer, features, path, k)
+    rows = _rows(args, path, model, recognizer)
+    lines = _of_rows(recognizer, rows, path, k)
+    first, last = "path" if rows.paths else "row", ["label"] if rows.labels else []
     with opened(args.output) as out:
-        write(out, lines, "row", k, kind)
+        write(out, lines, first, last, k, kind)
     return 0
 
 
 def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
     """A line for each image, as they come."""
-    from mlis.cli.image_bar import ImageBar
+    from mlis.cli.progress import ImageBar
     from mlis.features.images.walk import shown
     from mlis.image_classifier import predictions
 
@@ -127,8 +128,7 @@ def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[d
 
     def lines() -> Iterator[dict[str, Any]]:
         bar = ImageBar("images")
-        if sys.stderr.isatty():
-            bar.started(len(paths), 0)
+        bar.started(len(paths), 0)
         try:
             for one in predictions(recognizer, paths, args.top_k, backbone, args.workers):
                 yield one.to_dict() | {"path": shown(one.path)}
@@ -155,45 +155,39 @@ class _Unread:
 
     def report(self) -> int:
         """List them on stderr; return the exit code."""
-        if self._bad:
-            count = f"{len(self._bad):,} of {self._count:,}"
-            print(f"mlis: {count} images could not be read:", file=sys.stderr)
-        for line in self._bad[:SHOWN]:
-            print(f"  {printable(line['path'])}: {line['reason']}", file=sys.stderr)
-        if len(self._bad) > SHOWN:
-            print(f"  … and {len(self._bad) - SHOWN:,} more", file=sys.stderr)
+        report_unread([(line["path"], line["reason"]) for line in self._bad], self._count)
         return FAILED if len(self._bad) == self._count else 0
 
 
-def _features(
-    args: argparse.Namespace, path: Path, model: Path, recognizer: "Recognizer"
-) -> "np.ndarray":
+def _rows(args: argparse.Namespace, path: Path, model: Path, recognizer: "Recognizer") -> "Rows":
     """Features that suit the model."""
-    from mlis.data.io.unlabelled import backbone_of, read_features
+    from mlis.data.io.unlabelled import backbone_of, read_known_rows
     from mlis.image_classifier import check_backbone
 
     check_backbone(recognizer, backbone_of(path), str(path))
-    features = read_features(path, args.label_column)
-    if features.shape[1] != recognizer.num_features:
+    rows = read_known_rows(path, args.label_column)
+    if rows.features.shape[1] != recognizer.num_features:
         raise DataError(
-            f"{path} has {features.shape[1]} features a row, but {model} takes "
+            f"{path} has {rows.features.shape[1]} features a row, but {model} takes "
             f"{recognizer.num_features}: use features of the same kind as in training"
         )
-    return features
+    return rows
 
 
-def _of_features(
-    recognizer: "Recognizer", features: "np.ndarray", path: Path, k: int
+def _of_rows(
+    recognizer: "Recognizer", rows: "Rows", path: Path, k: int
 ) -> Iterator[dict[str, Any]]:
     """A line for each row; features are read in pieces."""
     import numpy as np
 
     from mlis.image_classifier import top_classes
 
-    for start in range(0, len(features), ROWS_AT_A_TIME):
-        part = np.array(features[start : start + ROWS_AT_A_TIME], dtype=np.float32)
+    for start in range(0, len(rows.features), ROWS_AT_A_TIME):
+        part = np.array(rows.features[start : start + ROWS_AT_A_TIME], dtype=np.float32)
         if not (finite := np.isfinite(part).all(axis=1)).all():
             row = start + int(finite.argmin())
             raise DataError(f"{path}: row {row} holds NaN or infinity: leave that row out")
         for row, classes in enumerate(top_classes(recognizer, part, k), start):
-            yield {"row": row, "predictions": [one.to_dict() for one in classes]}
+            line: dict[str, Any] = {"path": rows.paths[row]} if rows.paths else {"row": row}
+            line["predictions"] = [one.to_dict() for one in classes]
+            yield line | ({"label": rows.labels[row]} if rows.labels else {})

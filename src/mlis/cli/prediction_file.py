@@ -2,13 +2,13 @@
 
 import contextlib
 import csv
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from mlis.errors import SettingsError
+from mlis.escape import csv_cell, json_line, terminal
 from mlis.storage.atomic import atomic_write
 
 
@@ -39,23 +39,30 @@ def opened(path: Path | None) -> Iterator[TextIO]:
         yield handle
 
 
-def write(out: TextIO, lines: Iterator[dict[str, Any]], first: str, k: int, kind: str) -> None:
+def write(
+    out: TextIO,
+    lines: Iterator[dict[str, Any]],
+    first: str,
+    last: Sequence[str],
+    k: int,
+    kind: str,
+) -> None:
     """Write a line each, as they come.
 
     Args:
         out: what `opened` gave.
-        lines: `first`, `predictions` (at most k of them), and of photographs perhaps `reason`.
-        first: "path" of photographs, "row" of features.
+        lines: `first`, `predictions` (at most k of them), and perhaps what `last` names.
+        first: "path", or "row" where paths are not known.
+        last: further columns: "reason" of photographs, "label" where it is known.
         k: predictions that a line of CSV has room for.
         kind: what `format_of` gave.
     """
     if kind == "jsonl":
         for line in lines:
-            out.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            out.write(json_line(line) + "\n")
         return
     writer = csv.writer(out, lineterminator="\n")
     names = [f"{name}_{rank}" for rank in range(1, k + 1) for name in ("class", "score", "seen")]
-    last = ["reason"] if first == "path" else []
     writer.writerow([first, *names, *last])
     for line in lines:
         cells = [
@@ -64,4 +71,6 @@ def write(out: TextIO, lines: Iterator[dict[str, Any]], first: str, k: int, kind
             for cell in (entry["class"], entry["score"], str(entry["seen"]).lower())
         ]
         cells += [""] * (len(names) - len(cells))
-        writer.writerow([line[first], *cells, *([line.get("reason", "")] if last else [])])
+        row = [line[first], *cells, *(line.get(name, "") for name in last)]
+        cells = map(csv_cell, row)
+        writer.writerow((terminal(str(cell)) for cell in cells) if out.isatty() else cells)

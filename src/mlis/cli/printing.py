@@ -1,15 +1,25 @@
 """Results on stdout: tables, numbers, summaries over seeds, and the JSON line."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlis.escape import terminal
+
+SHOWN = 20
+"""Of a long list on the screen."""
 MEASURES = ("U", "S", "H", "T1", "AUSUC", "overall")
 
 
 def print_json(values: Mapping[str, Any]) -> None:
     """One line of strict JSON on stdout."""
     print(json.dumps(values, allow_nan=False), flush=True)
+
+
+def say(*parts: object) -> None:
+    """One line on stdout, whatever names are in it."""
+    print(terminal(" ".join(map(str, parts))))
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -19,6 +29,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
            U     H
     ml  51.2  60.0
     """
+    rows = [[terminal(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for first, *others in rows:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
@@ -36,13 +47,14 @@ def spread(summary: Mapping[str, Any], name: str) -> str:
     return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
 
 
-def printable(name: str) -> str:
-    r"""A name on one line, whatever is in it; files have it as it is.
-
-    >>> print(printable("a\nb"))
-    a\nb
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+def report_unread(bad: Sequence[tuple[str, str]], count: int) -> None:
+    """On stderr: the photographs, of `count`, that could not be used, and why."""
+    if bad:
+        print(f"mlis: {len(bad):,} of {count:,} images could not be read:", file=sys.stderr)
+    for path, reason in bad[:SHOWN]:
+        print(terminal(f"  {path}: {reason}"), file=sys.stderr)
+    if len(bad) > SHOWN:
+        print(f"  … and {len(bad) - SHOWN:,} more", file=sys.stderr)
 
 
 def print_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Progress of training on stderr: a bar on a terminal, else a line now and then."""
+"""Progress of long work on stderr: a bar on a terminal, else a line now and then."""
 
 import sys
 import time
@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from mlis.escape import terminal
 from mlis.training.loop import Monitor
 
 LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
@@ -21,6 +22,7 @@ class Progress:
 
     def __call__(self, title: str) -> Monitor:
         """Who shows the training of this title."""
+        title = terminal(title)
         return _Lines(title) if not sys.stderr.isatty() else _Bars(title, self)
 
     def show(self, bar: "tqdm[NoReturn] | None") -> None:
@@ -97,3 +99,51 @@ class _Lines(Monitor):
 def _losses(values: Mapping[str, float]) -> str:
     """Show "metric 0.3, norm 5.2"."""
     return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+
+
+class ImageBar:
+    """Progress of image features."""
+
+    def __init__(self, title: str):
+        self._title = title
+        self._bar: tqdm[NoReturn] | None = None
+        self._count = self._total = self._known = 0
+        self._began = self._last = time.monotonic()
+
+    def started(self, total: int, known: int) -> None:
+        """`known` of `total` images are done; show the bar where there is work left."""
+        self._count, self._total, self._known = known, total, known
+        self._began = self._last = time.monotonic()
+        if sys.stderr.isatty() and known < total:
+            self._bar = tqdm(
+                desc=self._title,
+                total=total,
+                initial=known,
+                unit=" images",
+                dynamic_ncols=True,
+                file=sys.stderr,
+            )
+
+    def done(self, images: int) -> None:
+        """Move on."""
+        self._count += images
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(images)
+        elif now - self._last >= LINE_EVERY:
+            self._last = now
+            line = tqdm.format_meter(
+                self._count,
+                self._total,
+                now - self._began,
+                prefix=self._title,
+                initial=self._known,
+                unit=" images",
+                bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
+            )
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal ready for other lines."""
+        if self._bar is not None:
+            self._bar.close()

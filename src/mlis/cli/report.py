@@ -8,20 +8,19 @@ from pathlib import Path
 
 from mlis.cli.common import add_common_flags
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments
-from mlis.cli.printing import print_json
+from mlis.cli.printing import print_json, say
 from mlis.errors import DataError, SettingsError
 
 _REPORT = """\
 Write one self-contained page of what RESULTS holds, the folder that `mlis reproduce -o` filled:
 tables beside published figures, curves, training curves, classes, confusions, what was trained and
-what refining does, and where every number is from. RESULTS is only read.
+what refinement does, and where every number is from. RESULTS is only read.
 
   mlis report results -o report.html
   mlis report results -o report.html --images photographs --data-root DIR
 
-Tables (.md, .csv, .tex) and figures (.svg, .png, .csv) are written into report_files/ beside the
-page. Where a dataset's files are still where its rows say, they give the map and the thumbnails;
-what is missing is said on the page. The page has at most 8 MiB."""
+Where a dataset's files are still where its rows say, they give the map and the thumbnails; what is
+missing is said on the page. Tables and figures as files: `mlis reproduce` and `mlis map`."""
 
 _MAP = """\
 Place test images of seen and unseen classes in two dimensions, by their raw features and by the
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         if folder is not None and not folder.is_dir():
             raise DataError(f"{flag} {folder}: no such folder")
     from mlis.experiments.report.material import load_data, no_data
-    from mlis.experiments.report.page import write_report
+    from mlis.experiments.report.write import write_report
 
     started = time.perf_counter()
     load = functools.partial(load_data, data_root=args.data_root, images=args.images)
@@ -96,8 +95,8 @@ def run(args: argparse.Namespace) -> None:
         say=_say if args.verbose else lambda _: None,
     )
     for problem in written.missing:
-        print(f"not on the page: {problem}")
-    print(f"{written.runs} runs, {written.bytes / 1e6:.1f} MB: {written.page}")
+        say(f"not on the page: {problem}")
+    say(f"{written.runs} runs, {written.bytes / 1e6:.1f} MB: {written.page}")
     if args.json:
         print_json(
             {
@@ -105,7 +104,6 @@ def run(args: argparse.Namespace) -> None:
                 "bytes": written.bytes,
                 "runs": written.runs,
                 "missing": list(written.missing),
-                "files": list(map(str, written.files)),
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -119,11 +117,10 @@ def run_map(args: argparse.Namespace) -> None:
     """`mlis map`."""
     _check_output(args.output, ".svg")
     from mlis.cli.datasets import load
-    from mlis.cli.models import one_model
-    from mlis.experiments.report.files import write_svg
-    from mlis.experiments.report.maps import Map, retrieval, sheet
+    from mlis.experiments.report.charts import Map, map_sheet, retrieval, save
     from mlis.experiments.retrieval import UnseenImages
     from mlis.io.checkpoint import load_model
+    from mlis.io.saved_models import one_model
 
     recognizer = load_model(one_model(args.model))
     dataset = load(dataset_arguments(args))
@@ -134,9 +131,10 @@ def run_map(args: argparse.Namespace) -> None:
         raise DataError(f"{dataset.provenance.name}: fewer than 5 test images, nothing to place")
     test = UnseenImages(dataset).retrieved(recognizer)
     name = dataset.provenance.name
-    write_svg(args.output, sheet(found, f"{name}, test images", test))
+    title = f"{name}, test images"
+    save(map_sheet(found, title, test), title, args.output)
     for which in ("raw", "refined"):
-        print(f"{which}: {retrieval(test, which) or 'no unseen class has two test images'}")
-    print("written:", args.output)
+        say(f"{which}: {retrieval(test, which) or 'no unseen class has two test images'}")
+    say("written:", args.output)
     if args.json:
         print_json({"dataset": name, "images": len(found.labels), **test, "file": str(args.output)})

@@ -13,7 +13,7 @@ from mlis.cli.datasets import dataset_arguments
 from mlis.cli.engine_flags import add_engine_flags, cluster_of
 from mlis.cli.flag_types import at_least, names, ranges
 from mlis.cli.output import add_output_flag, check_folder
-from mlis.cli.reproduce_output import print_done, print_outlook, say, write
+from mlis.cli.reproduce_output import print_done, print_outlook, print_row, write
 from mlis.config import read_toml
 from mlis.errors import DataError, SettingsError
 
@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
     from mlis.experiments.outlook import outlook
     from mlis.experiments.plans import plan
 
-    check_folder(args.output)
+    if not args.dry_run:
+        check_folder(args.output)
     cluster = cluster_of(args)
     if cluster is not None and args.jobs != 1:
         raise SettingsError(
@@ -207,7 +208,7 @@ def _run_and_write(
             if outcome.row is None:
                 problems[title] = outcome.problem
             elif outcome.task.key not in there:
-                say(f"{len(finished)}/{len(prospects)} {title}", outcome.row)
+                print_row(f"{len(finished)}/{len(prospects)} {title}", outcome.row)
             write_complete()
     return files, problems
 

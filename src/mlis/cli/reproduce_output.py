@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.printing import number, print_json, print_table
+from mlis.cli.printing import number, print_json, print_table, say
+from mlis.escape import terminal
 
 if TYPE_CHECKING:
     from mlis.experiments.budget import Budget
@@ -28,7 +29,7 @@ def print_outlook(
     print_table(lines)
     missing = {s.name: s.problem for group in sources.values() for s in group if s.dataset is None}
     for name, problem in missing.items():
-        print(f"{name} is left out: {problem}")
+        say(f"{name} is left out: {problem}")
     left = [one for one in prospects if one.state != "done"]
     known = [one.seconds for one in left if one.seconds is not None]
     seconds = sum(known) / args.jobs
@@ -37,7 +38,7 @@ def print_outlook(
     expected += [f"{unknown} of unknown length"] if unknown else []
     done = len(prospects) - len(left)
     took = f": {', '.join(expected)}" if expected else ""
-    print(f"{len(prospects)} runs, {done} done, {len(left)} to do{took}")
+    say(f"{len(prospects)} runs, {done} done, {len(left)} to do{took}")
     if args.json:
         runs = [
             {
@@ -50,12 +51,12 @@ def print_outlook(
         print_json({"experiment": args.name, "dry_run": True, "runs": runs, **left_out})
 
 
-def say(title: str, row: "Row") -> None:
+def print_row(title: str, row: "Row") -> None:
     """One line on stderr of a run that has ended."""
     from tqdm import tqdm
 
     found = f"H {number(row.test['H'])} ({row.protocol}), {row.cost['seconds']:.1f} s"
-    tqdm.write(f"{title}: {found}", file=sys.stderr)
+    tqdm.write(terminal(f"{title}: {found}"), file=sys.stderr)
 
 
 def write(name: str, entries: "Sequence[Entry]", results: Path, budget: "Budget") -> list[Path]:
@@ -67,7 +68,7 @@ def write(name: str, entries: "Sequence[Entry]", results: Path, budget: "Budget"
     if name not in tables.TITLES:
         return figures.write(name, figures.curves(entries, store), budget, results / "figures")
     table = tables.table(name, entries, store, budget)
-    print(table.title)
+    say(table.title)
     print_table([table.header[:-1], *(line[:-1] for line in table.lines)])
     return table_files.write(name, table, results / "tables")
 
@@ -85,11 +86,11 @@ def print_done(
     from mlis.experiments.engine import store_of
 
     for title, problem in problems.items():
-        print(f"failed: {title}: {problem}")
-    print("written:", *files)
+        say(f"failed: {title}: {problem}")
+    say("written:", *files)
     origins = _origins(plans)
     if made_up := origins["stand_in"]:
-        print(f"stand-in, features made up, no figure means anything: {', '.join(made_up)}")
+        say(f"stand-in, features made up, no figure means anything: {', '.join(made_up)}")
     if args.json:
         there = sum(one.state == "done" for one in prospects)
         print_json(

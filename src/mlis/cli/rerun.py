@@ -4,8 +4,9 @@ import argparse
 
 from mlis.cli.common import add_common_flags, add_device_flag
 from mlis.cli.datasets import relocated
+from mlis.cli.fit import check_loss
 from mlis.cli.output import add_output_flag
-from mlis.cli.printing import number, print_json, print_table
+from mlis.cli.printing import number, print_json, print_table, say
 
 _DESCRIPTION = """\
 Do the run of one row again, from what the row says alone, and compare all numbers: the same bits
@@ -26,6 +27,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=argparse.SUPPRESS,
         help="where the data are, if they have moved",
     )
+    parser.add_argument(
+        "--loss", metavar="MODULE:FUNCTION", help="where the row names your own code: its name"
+    )
     add_device_flag(parser, default=None)
     add_common_flags(parser, with_json=True)
     parser.set_defaults(run=run, dataset=None)
@@ -36,8 +40,11 @@ def run(args: argparse.Namespace) -> int:
     from mlis.cli.progress import Progress
     from mlis.experiments.engine import store_of
     from mlis.experiments.rerun import rerun
+    from mlis.experiments.tasks import Task
 
     row = store_of(args.output).find(args.row)
+    settings = Task.from_dict(row.task).config.refinement
+    check_loss(settings, {"refinement": {"loss": args.loss}})
     progress = Progress()
     dataset = relocated(row.task["dataset"], args)
     try:
@@ -49,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append([label, *(number(one.test[name], 3) for name in ("U", "S", "H"))])
     print_table(rows)
     label = f"{row.task['name']}, {row.protocol}{', stand-in' if row.stand_in else ''}"
-    print(f"{label}: {found}")
+    say(f"{label}: {found}")
     if args.json:
         facts = {"row": row.key, "protocol": row.protocol, "stand_in": row.stand_in}
         verdict = {"agrees": found.agrees, "same_bits": found.same_bits}

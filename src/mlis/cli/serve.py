@@ -3,14 +3,14 @@
 import argparse
 import functools
 import logging
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.models import add_model_argument, one_model
+from mlis.cli.common import add_common_flags, add_device_flag, add_model_argument
 from mlis.errors import SettingsError
-from mlis.serving.settings import Access, Limits, is_loopback
+from mlis.serving.settings import Access, Limits, is_loopback, read_token
 
 if TYPE_CHECKING:
     from mlis.serving.engine import Engine
@@ -20,13 +20,14 @@ logger: logging.Logger = logging.getLogger(__name__)
 _DESCRIPTION = """\
 Answer requests for predictions of a saved model until Ctrl-C.
 
-POST /predict/images takes picture files, POST /predict/features rows of features, GET /classes
-lists the classes, POST /classes adds one by its description; GET /health, /metrics (Prometheus)
-and /openapi.json. A page in the browser does the same. Nothing is fetched from or sent to anywhere
-else. The extra `serve` is needed: pip install 'mlis[serve]'.
+POST /predict/images takes image files, POST /predict/features rows of features, GET /classes
+lists the classes; POST /classes adds one by its description, PATCH and DELETE /classes/NAME rename
+and remove it; GET /health, /metrics (Prometheus) and /openapi.json. A page in the browser does the
+same. The server connects to no other one. It needs the extra `serve`: pip install 'mlis[serve]'.
 
-Only this machine can ask, unless --host says otherwise; there is no password. docs/serving.md says
-how to put it behind a proxy."""
+Only this machine can connect, unless --host says otherwise. Predictions need no password; changes
+of the classes from other machines need --allow-changes, --hostname and --token-file.
+docs/serving.md says how to put the server behind a proxy."""
 
 _METAVARS = {"max_upload": "MIB", "rate": "N", "timeout": "SECONDS", "max_wait": "MS"}
 
@@ -44,10 +45,15 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--descriptions",
         metavar="TABLE",
         type=Path,
-        help="classes and their sentences, as for `mlis data build`, to be shown",
+        help="table of classes whose sentences are shown, as for `mlis data build`",
     )
     parser.add_argument(
-        "--backbone", metavar="NAME", help="the image model, where it lies elsewhere now"
+        "--backbone",
+        metavar="NAME",
+        help="the image model; one of the hub is downloaded only where it is named here",
+    )
+    parser.add_argument(
+        "--text-model", metavar="NAME", help="the text model for added classes, likewise"
     )
     add_device_flag(parser)
     _add_limits(parser.add_argument_group("limits"))
@@ -57,27 +63,34 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def _add_access_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)"
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
-    parser.add_argument("--no-page", action="store_true", help="the API alone")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port (default: 8000)")
+    parser.add_argument("--no-page", action="store_true", help="only the API")
     parser.add_argument(
         "--allow-changes",
         action=argparse.BooleanOptionalAction,
-        help="whether classes may be added (default: on a loopback address only)",
+        help="whether classes may be added, renamed and removed (default: only on a loopback "
+        "address)",
     )
     parser.add_argument(
         "--hostname",
         action="append",
         default=[],
         metavar="NAME",
-        help="name that requests may address the server by; may be repeated (default: this "
-        "machine's on a loopback address, else any)",
+        help="name that requests may address the server by; may be repeated (default: localhost "
+        "and the address)",
     )
     parser.add_argument(
         "--proxy",
         metavar="ADDRESS",
-        help="address of a proxy in front, whose X-Forwarded-For and -Proto are believed",
+        help="address of a proxy in front, whose X-Forwarded-For and -Proto are trusted",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help="file with the token that changes need: Authorization: Bearer TOKEN",
     )
 
 
@@ -102,7 +115,11 @@ def run(args: argparse.Namespace) -> None:
         page=not args.no_page,
         hostnames=tuple(args.hostname),
         proxy=args.proxy,
+        token="" if args.token_file is None else read_token(args.token_file),
     )
+    _progress(f"loading {args.model}")
+    from mlis.io.saved_models import one_model
+
     model = one_model(args.model)
     try:
         from mlis.serving.run import serve
@@ -111,28 +128,33 @@ def run(args: argparse.Namespace) -> None:
             f"`mlis serve` needs packages that are not installed ({error.name}): "
             "pip install 'mlis[serve]'"
         ) from error
-    from mlis.serving.load import load_engine
+    from mlis.serving.engine import load_engine
 
     engine = load_engine(
         model,
         args.device,
         backbone=args.backbone,
+        text_model=args.text_model,
         changes=access.allow_changes,
         descriptions=args.descriptions,
+        progress=lambda what: _progress(f"loading {what}"),
     )
     if not is_loopback(args.host):
         logger.warning(
-            "%s is reached from other machines, and there is no password: put a proxy with one in "
-            "front, or use 127.0.0.1",
+            "other machines can connect to %s, and predictions need no password. Put a proxy with "
+            "one in front, or use 127.0.0.1",
             args.host,
         )
-    listening = functools.partial(_say_where, model, engine, access)
-    serve(engine, limits, access, args.port, listening)
+    serve(engine, limits, access, args.port, functools.partial(_say_ready, engine, access))
 
 
-def _say_where(model: Path, engine: "Engine", access: Access, address: str) -> None:
-    kinds = "pictures and features" if engine.backbone else "features"
-    print(f"{model}: {len(engine.catalogue.names)} classes, by {kinds}; Ctrl-C stops")
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _say_ready(engine: "Engine", access: Access, address: str) -> None:
+    kinds = "images and features" if engine.backbone else "features"
+    print(f"ready: {len(engine.catalogue.names)} classes, {kinds}; Ctrl-C stops")
     if access.page:
-        print(f"page: {address}/page/")
+        print(f"page: {address}/")
     print(f"API:  {address}/openapi.json", flush=True)

@@ -46,7 +46,7 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=precision,
         default=argparse.SUPPRESS,
-        help="of large matrix products (default: auto: bfloat16 where the hardware has it)",
+        help="of large matrix products (default: auto: bfloat16 where it is faster, else float32)",
     )
     for section, owner, section_fields in sections():
         group = parser.add_argument_group(section, (owner.__doc__ or "").splitlines()[0])

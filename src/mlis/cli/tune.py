@@ -12,7 +12,7 @@ from mlis.cli.datasets import add_dataset_arguments, dataset_arguments
 from mlis.cli.fit import check_loss
 from mlis.cli.flag_types import at_least, different, finite
 from mlis.cli.output import add_output_flag, check_folder
-from mlis.cli.printing import print_json, print_table
+from mlis.cli.printing import print_json, print_table, say
 from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings, to_toml
 from mlis.errors import SettingsError
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         return _print_plan(args, space, starts, preset)
     check_folder(args.output)
-    check_loss(base.refinement)
+    check_loss(base.refinement, given)
     return _tune(args, space, starts)
 
 
@@ -109,8 +109,8 @@ def _print_plan(
     rows = {key: described(one) for key, one in space.items()}
     trainings = (args.class_splits or 1) * len(args.seeds)
     print_table([["setting", "searched"], *([*row] for row in rows.items())])
-    print(f"base: preset {preset}{'' if args.settings is None else f', {args.settings}'}")
-    print(f"{args.trials} trials of at most {trainings} trainings, first: {', '.join(starts)}")
+    say(f"base: preset {preset}{'' if args.settings is None else f', {args.settings}'}")
+    say(f"{args.trials} trials of at most {trainings} trainings, first: {', '.join(starts)}")
     if args.json:
         plan = {"space": rows, "trials": args.trials, "trainings_a_trial": trainings}
         print_json({"dry_run": True, **plan, "first": list(starts)})
@@ -168,14 +168,14 @@ def _print_found(args: argparse.Namespace, study: "optuna.Study", name: str) -> 
 
     trials = [one for one in study.trials if report.status(one) != "waiting"]
     best = report.winner(trials, args.within)
-    print(f"{name}: {report.MEASURE}, per cent")
+    say(f"{name}: {report.MEASURE}, per cent")
     for one in report.ranked(trials)[:10]:
-        print(("* " if one == best else "  ") + report.in_words(one))
+        say(("* " if one == best else "  ") + report.in_words(one))
     if best is not None:
-        print(f"written: {args.output / 'preset.toml'} (trial {best.number}, marked *)")
+        say(f"written: {args.output / 'preset.toml'} (trial {best.number}, marked *)")
     done = len(finished(study))
     left = f", {args.trials - done} left: repeat the command" if args.trials > done else ""
-    print(f"{done} trials{left}")
+    say(f"{done} trials{left}")
     if args.json:
         states = [report.status(one) for one in trials]
         chosen = {"trial": best.number, "settings": best.user_attrs["settings"]} if best else {}

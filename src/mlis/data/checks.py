@@ -12,6 +12,7 @@ import numpy as np
 from mlis.data.out_of_core.arrays import find_not_finite, row_chunks
 from mlis.data.out_of_core.stored import stored
 from mlis.errors import DataError
+from mlis.storage.atomic import check_unicode
 
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
@@ -89,6 +90,7 @@ def _check_names(data: "GZSLDataset") -> None:
     for i, name in enumerate(data.class_names):
         if not isinstance(name, str) or not name.strip():
             raise _fail(data, "class_names", f"name {i} is {name!r}.", "Give a non-empty string.")
+        check_unicode(name, f"{data.provenance.name}: class_names: name {i}")
     name, count = Counter(data.class_names).most_common(1)[0]
     if count > 1:
         rows = [i for i, other in enumerate(data.class_names) if other == name]

@@ -1,17 +1,18 @@
 """Which classes there are, in what order, with which descriptors: the ways to tell an estimator.
 
 A mapping or a data frame names its rows, an array needs its labels beside it, and an array alone
-is read by position, which is only safe when labels are positions.
+is read by position. Labels are matched as everywhere (:mod:`mlis.data.labels`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlis.data.labels import suggestion
+from mlis.data.labels import label_text, match_labels
+from mlis.data.missing import warn_of_minus_one
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
 
@@ -43,7 +44,7 @@ class ClassTable:
     @property
     def names(self) -> tuple[str, ...]:
         """The labels as text."""
-        return tuple(map(str, self.classes.tolist()))
+        return tuple(map(label_text, self.classes.tolist()))
 
 
 def class_table(
@@ -72,8 +73,10 @@ def class_table(
         found, labels = np.unique(y, return_inverse=True)
         return ClassTable(found, np.eye(len(found), dtype=np.float32), labels.astype(np.int64))
     names, rows = _labelled_rows(descriptors, classes)
+    shown = np.arange(len(rows)) if names is None else names
+    warn_of_minus_one(rows, "descriptors", [str(name) for name in shown.tolist()])
     if names is None:
-        names = _positions(y, len(rows))
+        return _by_position(y, rows)
     order = np.argsort(names, kind="stable")
     names, rows = names[order], rows[order]
     repeated = np.flatnonzero(names[1:] == names[:-1])
@@ -81,7 +84,14 @@ def class_table(
         raise DataError(
             f"class {_shown(names, repeated[0])} has more than one descriptor: keep one."
         )
-    return ClassTable(names, rows, _find(y, names))
+    if _kind(y[0].item()) != _kind(names[0].item()):
+        raise DataError(
+            f"y holds {_shown(y, 0)}, but the descriptors' labels are like {_shown(names, 0)}: "
+            f"give both as text or both as numbers. {HOW}"
+        )
+    found = ClassTable(names, rows, np.empty(0, dtype=np.int64))
+    texts = [label_text(label) for label in y.tolist()]
+    return replace(found, labels=match_labels(texts, found.names, "y", rows=False))
 
 
 def _labelled_rows(descriptors: Any, classes: Any) -> tuple[np.ndarray | None, np.ndarray]:
@@ -154,39 +164,19 @@ def _kind(label: Any) -> str:
     return type(label).__name__
 
 
-def _positions(y: np.ndarray, count: int) -> np.ndarray:
+def _by_position(y: np.ndarray, rows: np.ndarray) -> ClassTable:
+    """Classes that are the rows of an array, numbered from 0."""
     if y.dtype.kind not in "iu":
         raise DataError(
             f"y holds {_shown(y, 0)}, not integers that could number the descriptors. {HOW}"
         )
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= count:
-        hint = " Labels seem to count from 1." if low == 1 and high == count else ""
-        raise DataError(
-            f"y goes from {low} to {high}, but the {count} descriptors are numbered 0 to "
-            f"{count - 1}.{hint} {HOW}"
-        )
-    return np.arange(count)
-
-
-def _find(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """(n,) position of each label in `classes`; an unknown one is an error that names its row."""
-    known = {label: i for i, label in enumerate(classes.tolist())}
-    labels, inverse = np.unique(y, return_inverse=True)
-    for label in labels.tolist():
-        if label not in known:
-            row = int(np.flatnonzero(y == label)[0])
-            hint = suggestion(label, list(known)) if _all_text(label, known) else ""
-            raise DataError(
-                f"y: row {row} is of class {label!r}, which has no descriptor (there are "
-                f"{len(known)}, such as {_shown(classes, 0)}).{hint} Add its descriptor, or "
-                "correct the label."
-            )
-    return np.array([known[label] for label in labels.tolist()], dtype=np.int64)[inverse]
-
-
-def _all_text(label: Any, known: Mapping[Any, int]) -> bool:
-    return isinstance(label, str) and all(isinstance(other, str) for other in known)
+    count = len(rows)
+    remedy = (
+        f"Give classes=range({count}) where label 0 is the first row of the descriptors, "
+        f"classes=range(1, {count + 1}) where label 1 is."
+    )
+    labels = match_labels(y, [f"row {i}" for i in range(count)], "y", remedy=remedy)
+    return ClassTable(np.arange(count), rows, labels)
 
 
 def _shown(labels: np.ndarray, position: int) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mlis.data.checks import check_dataset
-from mlis.data.labels import class_indices, index_labels
+from mlis.data.labels import class_indices, label_text, match_labels, warn_of_similar
+from mlis.data.missing import warn_of_minus_one
 from mlis.data.out_of_core.arrays import as_float32, update_hash
 from mlis.data.out_of_core.stored import StoredRows, choose_rows
 from mlis.data.splits import Split, add_validation, choose_unseen, split_rows
@@ -62,7 +63,7 @@ class TestSplit:
     key: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GZSLDataset:
     """Features, labels, one descriptor a class, and a split; every check is done on construction.
 
@@ -86,6 +87,13 @@ class GZSLDataset:
 
     def __post_init__(self) -> None:
         check_dataset(self)
+
+    def __repr__(self) -> str:
+        seen, unseen = len(self.seen_classes), len(self.unseen_classes)
+        return (
+            f"GZSLDataset({self.provenance.name!r}: {len(self.labels)} rows of "
+            f"{self.features.shape[1]} features, {seen} seen and {unseen} unseen classes)"
+        )
 
     @property
     def num_classes(self) -> int:
@@ -112,13 +120,8 @@ class GZSLDataset:
     @cached_property
     def sha256(self) -> str:
         """Hash over features, labels, descriptors, names and split; not over the provenance."""
-        hasher = hashlib.sha256(b"mlis dataset 1:")
-        hasher.update(json.dumps(self.class_names).encode())
-        for name in ("features", "labels", "descriptors"):
-            update_hash(hasher, name, getattr(self, name))
-        for name in self.split.__dataclass_fields__:
-            update_hash(hasher, name, getattr(self.split, name))
-        return hasher.hexdigest()
+        arrays = {name: getattr(self, name) for name in ("features", "labels", "descriptors")}
+        return content_hash(self.class_names, arrays, self.split)
 
     @classmethod
     def from_arrays(
@@ -139,7 +142,8 @@ class GZSLDataset:
 
         Args:
             features: (N, Dx) real numbers; float32 in C order is used as it is, memory maps too.
-            labels: N class indices 0..C-1, or names out of `class_names`.
+            labels: N names out of `class_names`, or where none of them is one, class indices
+                0..C-1 (see :mod:`mlis.data.labels`).
             descriptors: (C, Da) real numbers, one row a class.
             class_names: C unique names; `class_000`, … where absent.
             unseen_classes: indices or names of the classes never trained on. Where absent: the
@@ -157,25 +161,62 @@ class GZSLDataset:
         provenance = provenance or Provenance(name)
         origin = provenance.features or provenance.name
         descriptors = as_float32(descriptors, f"{origin}: descriptors")
-        num_classes = len(descriptors)
         if class_names is None:
-            class_names = [f"class_{i:03d}" for i in range(num_classes)]
+            class_names = [f"class_{i:03d}" for i in range(len(descriptors))]
         names = tuple(class_names)
-        labels = index_labels(labels, names, f"{origin}: labels")
+        warn_of_minus_one(descriptors, f"{origin}: descriptors", names)
+        unseen = None
+        if unseen_classes is not None:
+            unseen = class_indices(unseen_classes, names, f"{origin}: unseen_classes")
+        known = () if unseen is None else unseen.tolist()
+        return cls.from_indices(
+            features,
+            match_labels(labels, names, f"{origin}: labels", unseen=known),
+            descriptors,
+            names,
+            unseen=unseen,
+            split=split,
+            seed=seed,
+            test_fraction=test_fraction,
+            provenance=provenance,
+        )
+
+    @classmethod
+    def from_indices(
+        cls,
+        features: ArrayLike,
+        indices: np.ndarray,
+        descriptors: ArrayLike,
+        class_names: Sequence[str],
+        *,
+        unseen: np.ndarray | None = None,
+        split: Split | None = None,
+        seed: int = 0,
+        test_fraction: float = 0.2,
+        provenance: Provenance,
+    ) -> "GZSLDataset":
+        """As `from_arrays`, of labels that are matched to the classes already.
+
+        Args:
+            indices: (N,) int64, 0..C-1.
+            unseen: (U,) int64.
+        """
+        origin = provenance.features or provenance.name
+        names = tuple(map(label_text, class_names))
+        warn_of_similar(names, origin)
         notes: list[str] = []
         if split is None:
-            if unseen_classes is None:
-                unseen, note = _default_unseen(labels, num_classes, seed)
+            if unseen is None:
+                unseen, note = _default_unseen(indices, len(names), seed)
                 notes.append(note)
-            else:
-                unseen = class_indices(unseen_classes, names, f"{origin}: unseen_classes")
-            split = split_rows(labels, unseen, test_fraction=test_fraction, seed=seed)
+            split = split_rows(indices, unseen, test_fraction=test_fraction, seed=seed)
         features = as_float32(features, f"{origin}: features")
-        if not split.has_validation and np.isin(split.trainval, np.arange(len(labels))).all():
-            split, note = add_validation(split, labels, seed=seed)
+        descriptors = as_float32(descriptors, f"{origin}: descriptors")
+        if not split.has_validation and np.isin(split.trainval, np.arange(len(indices))).all():
+            split, note = add_validation(split, indices, seed=seed)
             notes.append(note)
         provenance = replace(provenance, notes=(*provenance.notes, *notes))
-        return cls(features, labels, descriptors, names, split, provenance)
+        return cls(features, indices, descriptors, names, split, provenance)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder format: `features.safetensors` and `dataset.json`."""
@@ -243,6 +284,17 @@ class GZSLDataset:
 
     def _key(self, part: str) -> str:
         return hashlib.sha256(f"{self.sha256}:{part}".encode()).hexdigest()
+
+
+def content_hash(class_names: Sequence[str], arrays: Mapping[str, np.ndarray], split: Split) -> str:
+    """SHA-256 of a dataset; `arrays` are features, labels and descriptors, in this order."""
+    hasher = hashlib.sha256(b"mlis dataset 1:")
+    hasher.update(json.dumps(class_names).encode())
+    for name, array in arrays.items():
+        update_hash(hasher, name, array)
+    for name in split.__dataclass_fields__:
+        update_hash(hasher, name, getattr(split, name))
+    return hasher.hexdigest()
 
 
 def _default_unseen(labels: np.ndarray, num_classes: int, seed: int) -> tuple[np.ndarray, str]:

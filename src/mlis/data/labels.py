@@ -1,22 +1,80 @@
-"""From what people write as labels to class indices, with help where a name nearly fits."""
+"""Labels and names of classes: how they are matched, compared, suggested and shown.
+
+One rule for every format: labels are the names of classes. Only where none of them is a name, nor
+the same number written in another way ("001" and 1), whole numbers are rows of the classes,
+counting from 0. What could be read in two ways with different results is refused, or a warning
+says how it was read.
+"""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import logging
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from mlis.errors import DataError
 
+logger: logging.Logger = logging.getLogger(__name__)
+
 _LONGEST = 60  # characters of a name that are looked at or shown
+_WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
+_FIX_START = "Give names instead of numbers, or say that the class of row 0 is unseen."
 
 
-def index_labels(
-    labels: Sequence[int | str] | np.ndarray, class_names: Sequence[str], what: str
+def match_labels(
+    labels: Sequence[Any] | np.ndarray,
+    class_names: Sequence[str],
+    what: str,
+    *,
+    rows: bool = True,
+    unseen: Collection[int] = (),
+    remedy: str = _FIX_START,
 ) -> np.ndarray:
-    """(N,) int64 class indices of labels given as indices 0..C-1 or as names.
+    """(N,) int64 class indices of N labels.
 
-    Raises `DataError`, beginning with `what`, that names the first bad row.
+    Args:
+        labels: names of classes or, where none of them is a name, rows of the classes from 0.
+            Text and numbers mean the same: 1, 1.0 and "1".
+        class_names: C unique names.
+        what: beginning of every message, such as the file.
+        rows: whether labels may be row numbers.
+        unseen: indices of classes that are known to be unseen.
+        remedy: end of the message where row numbers may count from 0 or from 1.
+
+    Raises:
+        DataError: the first label that is no class, with its row; or no label is 0, so that rows
+            may be counted from 0 or from 1.
     """
+    distinct, first, inverse = _distinct(_vector(labels, what))
+    indices, by_row = _match(distinct, first, class_names, what, rows)
+    if by_row and 0 not in indices and 0 not in unseen:
+        raise DataError(
+            f"{what}: labels go from {indices.min()} to {indices.max()} and none is 0, so they may "
+            f"count the {len(class_names)} classes from 0 or from 1. {remedy}"
+        )
+    return indices[inverse]
+
+
+def class_indices(
+    classes: Iterable[int | str] | np.ndarray, class_names: Sequence[str], what: str
+) -> np.ndarray:
+    """Sorted unique indices of classes, matched as labels are; none given is allowed."""
+    distinct, first, _ = _distinct(_vector(list(classes), what))
+    return np.unique(_match(distinct, first, class_names, what, True)[0])
+
+
+def label_text(label: Any) -> str:
+    """A label as text in Unicode's composed form; whole numbers without a decimal point."""
+    if isinstance(label, float | np.floating) and float(label).is_integer():
+        label = int(label)
+    return normal(str(label))
+
+
+def _vector(labels: Sequence[Any] | np.ndarray, what: str) -> np.ndarray:
+    """Labels as a 1-d array of text, numbers or objects."""
     try:
         values = np.asarray(labels)
     except ValueError as error:
@@ -25,31 +83,117 @@ def index_labels(
         values = values.ravel()
     if values.ndim != 1:
         raise DataError(f"{what} must be 1-d, one label a row, but got shape {values.shape}.")
-    if values.dtype == object and all(isinstance(v, int | np.integer) for v in values):
-        values = values.astype(np.int64)
-    if values.dtype.kind in "OUST":
-        return _index_names(values.tolist(), class_names, what)
-    if values.dtype.kind not in "iuf":
-        raise DataError(f"{what} must be class indices or class names, but got {values.dtype}.")
-    bad = np.flatnonzero(values != np.floor(values))  # NaN is; infinities are caught below
-    if bad.size:
-        raise DataError(f"{what}: row {bad[0]} is {values[bad[0]]}, not a whole number.")
-    bad = np.flatnonzero((values < 0) | (values >= len(class_names)))
-    if bad.size:
-        value, count = values[bad[0]], len(class_names)
-        hint = " Labels seem to count from 1: subtract 1." if value == count else ""
-        raise DataError(
-            f"{what}: row {bad[0]} is {value:g}, but there are {count} classes (descriptors), so "
-            f"labels go from 0 to {count - 1}.{hint}"
-        )
-    return values.astype(np.int64)
+    if values.dtype.kind not in "OUSTiuf":
+        raise DataError(f"{what} must be class names or class indices, but got {values.dtype}.")
+    if values.dtype.kind == "f":
+        bad = np.flatnonzero(values != np.floor(values))  # NaN is
+        if bad.size:
+            raise DataError(f"{what}: row {bad[0]} is {values[bad[0]]}, not a whole number.")
+    return values
 
 
-def class_indices(
-    classes: Iterable[int | str] | np.ndarray, class_names: Sequence[str], what: str
+def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    """The D distinct labels, the first row of each (D,), and the number of each row's (N,)."""
+    if values.dtype.kind != "O":
+        found, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+        return found.tolist(), first, inverse
+    number: dict[tuple[type, Any], int] = {}
+    keys = [(type(value), value) for value in values.tolist()]
+    inverse = np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+    first = np.unique(inverse, return_index=True)[1]
+    return [value for _, value in number], first, inverse
+
+
+def _match(
+    distinct: list[Any], first: np.ndarray, class_names: Sequence[str], what: str, rows: bool
+) -> tuple[np.ndarray, bool]:
+    """The (D,) indices of distinct labels, and whether they are row numbers."""
+    texts = [_text(label) for label in distinct]
+    class_names = [label_text(name) for name in class_names]
+    place = {name: i for i, name in enumerate(class_names)}
+    numbers = [_whole(text) for text in texts]
+    named = {_whole(name) for name in place} - {None}
+    pairs = list(zip(texts, numbers, strict=True))
+    is_row = rows and all(n is not None and n not in named and t not in place for t, n in pairs)
+    if is_row:
+        return _checked_rows(numbers, distinct, first, len(class_names), what), bool(distinct)
+    for at in np.argsort(first, kind="stable").tolist():
+        if texts[at] not in place:
+            raise _unknown(what, int(first[at]), distinct[at], numbers[at], class_names)
+    indices = [place[text] for text in texts]
+    if rows and all(n is not None and 0 <= n < len(place) for n in numbers):
+        _warn_of_rows(what, numbers, indices, class_names)
+    return np.array(indices, dtype=np.int64), False
+
+
+def _text(label: Any) -> str:
+    if isinstance(label, bytes):
+        return normal(label.decode("utf-8", "replace"))
+    known = isinstance(label, str | int | float | np.number) and not isinstance(label, bool)
+    return label_text(label) if known else ""
+
+
+def _whole(text: str) -> int | None:
+    found = _WHOLE.fullmatch(text)
+    return int(found[1]) if found else None
+
+
+def _checked_rows(
+    numbers: Sequence[Any], labels: list[Any], first: np.ndarray, count: int, what: str
 ) -> np.ndarray:
-    """Sorted unique indices of classes given as indices or names; none given is allowed."""
-    return np.unique(index_labels(list(classes), class_names, what))
+    values = np.array(numbers, dtype=np.int64)
+    bad = np.flatnonzero((values < 0) | (values >= count))
+    if bad.size:
+        at = int(bad[first[bad].argmin()])
+        hint = " Labels seem to count from 1: subtract 1." if values.max() == count else ""
+        raise DataError(
+            f"{what}: row {first[at]} is {labels[at]}, but there are {count} classes "
+            f"(descriptors), so labels go from 0 to {count - 1}.{hint}"
+        )
+    return values
+
+
+def _unknown(
+    what: str, row: int, label: Any, number: int | None, class_names: Sequence[str]
+) -> DataError:
+    """One that is not among the names, with the name that it may be meant for."""
+    same = [name for name in class_names if number is not None and _whole(name) == number]
+    hint = f" Did you mean {same[0]!r}?" if same else suggestion(_text(label), class_names)
+    return DataError(
+        f"{what}: row {row} is {label!r}, which is none of the {len(class_names)} class "
+        f"names.{hint} Give each label the name of a class that has a descriptor."
+    )
+
+
+def _warn_of_rows(
+    what: str, numbers: Sequence[Any], indices: Sequence[int], class_names: Sequence[str]
+) -> None:
+    """Say how numbers were read where they could be row numbers too, and of other classes."""
+    for number, index in zip(numbers, indices, strict=True):
+        if number != index:
+            logger.warning(
+                "%s: labels are read as names of classes: %s is class %r, not row %s of the "
+                "classes, %r",
+                *(what, number, class_names[index], number, class_names[number]),
+            )
+            return
+
+
+def normal(name: str) -> str:
+    """A name in Unicode's composed form: macOS spells é as e and an accent in file names."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def warn_of_similar(names: Sequence[str], what: str) -> None:
+    """Log a warning where names differ in upper case, spaces, hyphens or underscores alone."""
+    first: dict[str, str] = {}
+    for name in names:
+        form = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+        other = first.setdefault(form, name)
+        if other != name and len(form) > 1:  # the classes may be letters
+            logger.warning(
+                "%s: %r and %r are two classes: if one is meant, write it alike", what, other, name
+            )
 
 
 def suggestion(name: str, class_names: Sequence[str]) -> str:
@@ -70,19 +214,4 @@ def shorten(names: Sequence[str]) -> str:
 
 def plain(name: str) -> str:
     """A name without case, punctuation and white space."""
-    return "".join(c for c in name.casefold() if c.isalnum())
-
-
-def _index_names(values: list, class_names: Sequence[str], what: str) -> np.ndarray:
-    index = {name: i for i, name in enumerate(class_names)}
-    result = np.empty(len(values), dtype=np.int64)
-    for row, value in enumerate(values):
-        found = index.get(value) if isinstance(value, str) else None
-        if found is None:
-            hint = suggestion(value, class_names) if isinstance(value, str) else ""
-            raise DataError(
-                f"{what}: row {row} is {value!r}, which is none of the {len(index)} class "
-                f"names.{hint} Give each label the name of a class that has a descriptor."
-            )
-        result[row] = found
-    return result
+    return "".join(c for c in normal(name).casefold() if c.isalnum())

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlis.data.dataset import GZSLDataset
 from mlis.data.io.benchmarks import TABLE_1, benchmark_name, load_benchmark
-from mlis.data.io.folder import WORDS, load_folder
+from mlis.data.io.folder import WORDS, is_dataset_folder, load_folder
 from mlis.data.io.tables import LABEL, load_tables
 from mlis.data.io.xlsa17 import load_pair
 from mlis.data.labels import suggestion
@@ -25,6 +25,7 @@ def load_dataset(
     labels_file: AnyPath | None = None,
     label_column: str = LABEL,
     descriptors: str = "att",
+    missing: float | None = None,
     seed: int = 0,
     test_fraction: float | None = None,
     cache: bool = True,
@@ -40,7 +41,12 @@ def load_dataset(
     Raises:
         DataError: nothing of that name, or what is wrong with it.
     """
-    of_pair: dict[str, Any] = {"descriptors": descriptors, "seed": seed, "cache": cache}
+    of_pair: dict[str, Any] = {
+        "descriptors": descriptors,
+        "missing": missing,
+        "seed": seed,
+        "cache": cache,
+    }
     if name_or_path is not None:
         known = benchmark_name(os.fspath(name_or_path))
         if known and data_root is not None:
@@ -60,6 +66,7 @@ def load_dataset(
         classes_file,
         labels_file=labels_file,
         label_column=label_column,
+        missing=missing,
         seed=seed,
         test_fraction=test_fraction,
     )
@@ -67,7 +74,7 @@ def load_dataset(
 
 def _load_named(name_or_path: AnyPath, known: str | None, seed: int) -> GZSLDataset:
     path = Path(name_or_path)
-    if (path / WORDS).exists():
+    if is_dataset_folder(path):
         return load_folder(path)
     if os.fspath(name_or_path).casefold() == "letters":
         from mlis.data.letters.render import load_letters  # imports matplotlib

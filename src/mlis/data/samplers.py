@@ -34,7 +34,7 @@ class ClassBalancedSampler:
     def draw(self, rng: torch.Generator) -> Tensor:
         """Return (P·K,) int64 row indices, the K rows of a class next to each other."""
         size = (len(self._counts), self.samples + 2)
-        draws = torch.rand(size, generator=rng, device=self._rows.device)
+        draws = torch.rand(size, generator=rng, device=self._rows.device, dtype=torch.float32)
         chosen = draws[:, 0].argsort()[: self.classes]
         draws = draws[chosen]  # (P, K + 2)
         count = self._counts[chosen][:, None]

@@ -16,6 +16,9 @@ from mlis.errors import DataError
 
 UNSEEN_FRACTION = 0.2
 HELD_OUT_FRACTION = 0.2
+ENOUGH_CLASSES = 10
+"""Held-out classes from which one validation split is enough to choose a calibration constant."""
+MOST_SPLITS = 5
 
 
 def _no_rows() -> np.ndarray:
@@ -133,3 +136,27 @@ def add_validation(
     source = f"made by seed {seed}, as {reason}" if reason else "from train_loc/val_loc ∩ trainval"
     note = f"validation split {source}; held-out rows by seed {seed}"
     return replace(split, train=train, val_seen=val_seen, val_unseen=val_unseen), note
+
+
+def validation_splits(split: Split, labels: np.ndarray) -> list[Split]:
+    """`split`, and more that hold other classes out, until `ENOUGH_CLASSES` were held out once.
+
+    They are at most `MOST_SPLITS`, each with as many classes as the first. Which classes is chance,
+    but always the same: it is of the data, not of a training's seed.
+    """
+    classes, held_out = (np.unique(labels[rows]) for rows in (split.trainval, split.val_unseen))
+    rng = np.random.default_rng([0, 3])
+    others = rng.permutation(np.setdiff1d(classes, held_out))
+    splits, count, done = [split], len(held_out), len(held_out)
+    if len(classes) - count < 2:  # as many are to be left to train on
+        return splits
+    while done < ENOUGH_CLASSES and len(splits) < MOST_SPLITS and len(others):
+        unseen, others = others[:count], others[count:]
+        done += len(unseen)
+        of_unseen = np.isin(labels[split.trainval], unseen)
+        train, val_seen = hold_out(split.trainval[~of_unseen], labels, HELD_OUT_FRACTION, rng)
+        if val_seen.size:
+            val_unseen = split.trainval[of_unseen]
+            parts = {"train": train, "val_seen": val_seen, "val_unseen": val_unseen}
+            splits.append(replace(split, **parts))
+    return splits

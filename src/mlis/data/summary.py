@@ -10,6 +10,7 @@ from mlis.data.checks import CHECKS
 from mlis.data.dataset import GZSLDataset
 from mlis.data.io.benchmarks import Counts
 from mlis.data.out_of_core.arrays import row_chunks
+from mlis.escape import terminal
 
 
 def describe(data: GZSLDataset) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def format_info(info: dict[str, Any]) -> str:
     lines += [f"passed       {check}" for check in info["checks_passed"]]
     lines += [f"file         {name}  SHA-256 {digest}" for name, digest in info["files"].items()]
     lines.append(f"SHA-256      {info['sha256']}")
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(terminal(line.rstrip()) for line in lines)
 
 
 def _range(features: np.ndarray) -> list[float]:

@@ -14,8 +14,7 @@ from mlis import presets
 from mlis.config import Config, resolve
 from mlis.data.dataset import GZSLDataset
 from mlis.data.letters.render import LetterData, load_letters
-from mlis.demo.findings import Findings, Method, chance
-from mlis.demo.page import render_page
+from mlis.demo.page import Findings, render_page
 from mlis.evaluation import Evaluation
 from mlis.methods.protocol import choose_and_test
 from mlis.methods.prototype import RidgePrototype
@@ -67,12 +66,12 @@ def run_demo(
     baseline = train("softmax", "none")
 
     mlis = test_once(recognizer, data.dataset)
-    methods = [
-        Method("chance", chance(data.dataset.seen_mask)),
-        Method("ridge prototypes", _measures(_prototypes(data.dataset, config, device))),
-        Method("raw-feature softmax", _measures(test_once(baseline, data.dataset))),
-        Method("mlis", _measures(mlis)),
-    ]
+    methods = {
+        "chance": chance(data.dataset.seen_mask),
+        "ridge prototypes": _measures(_prototypes(data.dataset, config, device)),
+        "raw-feature softmax": _measures(test_once(baseline, data.dataset)),
+        "mlis": _measures(mlis),
+    }
     seconds = round(time.perf_counter() - started, 1)
     facts = provenance(data.dataset, config, str(device))
     findings = _findings(data, recognizer, mlis, methods, config, seconds, facts)
@@ -107,6 +106,16 @@ def _prototypes(dataset: GZSLDataset, config: Config, device: str | torch.device
     return choose_and_test(RidgePrototype(unscaled), dataset, device=device).test
 
 
+def chance(seen_mask: np.ndarray) -> dict[str, float]:
+    """Expected measures, per cent, of drawing a class at random from all (T1: from the unseen).
+
+    >>> chance(np.array([True, True, True, False]))
+    {'U': 25.0, 'S': 25.0, 'H': 25.0, 'T1': 100.0}
+    """
+    one_of_all = 100 / len(seen_mask)
+    return {"U": one_of_all, "S": one_of_all, "H": one_of_all, "T1": 100 / int((~seen_mask).sum())}
+
+
 def _measures(evaluation: Evaluation) -> dict[str, float]:
     return {name: getattr(evaluation, name) for name in MEASURES}
 
@@ -115,7 +124,7 @@ def _findings(
     data: LetterData,
     recognizer: Recognizer,
     evaluation: Evaluation,
-    methods: list[Method],
+    methods: Mapping[str, Mapping[str, float]],
     config: Config,
     seconds: float,
     facts: Mapping[str, Any],
@@ -129,7 +138,7 @@ def _findings(
         predicted=recognizer.predict(features),
         refined=recognizer.refine(features),
         evaluation=evaluation,
-        methods=tuple(methods),
+        methods=methods,
         config=config,
         seconds=seconds,
         provenance=facts,
@@ -141,12 +150,12 @@ def _write(folder: Path, findings: Findings) -> dict[str, Any]:
     page = folder / "index.html"
     with atomic_write(page) as temporary:
         temporary.write_text(render_page(findings), encoding="utf-8")
-    *baselines, mlis = findings.methods
+    baselines = dict(findings.methods)
     result = {
-        **mlis.measures,
+        **baselines.pop("mlis"),
         "protocol": PROTOCOL,
         "seconds": findings.seconds,
-        "baselines": {method.name: dict(method.measures) for method in baselines},
+        "baselines": baselines,
         "page": str(page),
         "provenance": dict(findings.provenance),
     }

@@ -179,6 +179,8 @@ def load_loss(name: str) -> EmbeddingLoss:
     """
     module, _, attribute = name.partition(":")
     try:
+        if not attribute:  # before anything is imported
+            raise ImportError("no module:function")
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise SettingsError(

@@ -26,9 +26,12 @@ class Linear(nn.Module):
     ):
         super().__init__()
         self.arithmetic = arithmetic
-        weight = torch.randn((outputs, inputs), generator=rng) * std
+        weight = (
+            torch.randn((outputs, inputs), generator=rng, device=rng.device, dtype=torch.float32)
+            * std
+        )
         self.weight: nn.Parameter = nn.Parameter(arithmetic.tensor(weight))
-        self.bias: nn.Parameter = nn.Parameter(arithmetic.tensor(torch.zeros(outputs)))
+        self.bias: nn.Parameter = nn.Parameter(self.weight.new_zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs) to (B, outputs)."""

@@ -16,7 +16,12 @@ Recall@1 and MAP@R say how well the features retrieve, without any classifier.
 A measure without a single image to stand on is None, never 0 and never NaN, and `notes` says why.
 """
 
-from mlis.evaluation.curve import SeenUnseenCurve, best_calibration, seen_unseen_curve
+from mlis.evaluation.curve import (
+    SeenUnseenCurve,
+    best_calibration,
+    common_constant,
+    seen_unseen_curve,
+)
 from mlis.evaluation.measures import (
     ClassAccuracy,
     Confusion,
@@ -37,6 +42,7 @@ __all__ = [
     "Retrieval",
     "SeenUnseenCurve",
     "best_calibration",
+    "common_constant",
     "confusion_counts",
     "evaluate",
     "evaluate_retrieval",

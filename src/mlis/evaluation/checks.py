@@ -7,11 +7,15 @@ from mlis.errors import DataError
 
 
 def checked(
-    scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray
+    scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray, *, no_images: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three as arrays: (N, C) finite numbers, (N,) int64 in 0..C-1, (C,) bool; or DataError."""
+    """The three as arrays: (N, C) finite numbers, (N,) int64 in 0..C-1, (C,) bool; or DataError.
+
+    N may be 0 with `no_images`.
+    """
     scores, labels, seen_mask = np.asarray(scores), np.asarray(labels), np.asarray(seen_mask)
-    if scores.ndim != 2 or scores.dtype.kind not in "fiu" or scores.size == 0:
+    empty = 0 in (scores.shape[1:] if no_images else scores.shape)
+    if scores.ndim != 2 or scores.dtype.kind not in "fiu" or empty:
         raise DataError(
             "expected scores to be a non-empty numeric (images, classes) array, got "
             f"{scores.dtype} of shape {scores.shape}"

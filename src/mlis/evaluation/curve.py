@@ -4,6 +4,7 @@ It changes only where the constant passes some image's margin (best seen minus b
 score), so sorting the margins gives all of it: no grid of constants, no approximation.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,25 @@ def best_calibration(
         DataError: as :func:`evaluate`, and when images of seen or of unseen classes are missing.
     """
     return seen_unseen_curve(validation_scores, validation_labels, seen_mask).best_constant()
+
+
+def common_constant(curves: Sequence[SeenUnseenCurve]) -> float:
+    """The constant that several validation splits support together.
+
+    Of one curve it is `best_constant`. Of several it is the one nearest to zero whose mean H is at
+    most one standard error below the highest mean: few classes tell little, and what they do not
+    tell is not to cost the seen classes. 0.0 when no constant gives H > 0.
+    """
+    if len(curves) == 1:
+        return curves[0].best_constant()
+    knots = np.unique(np.concatenate([curve.knots for curve in curves]))
+    constants = np.append((knots[1:] + knots[:-1]) / 2, 0.0)
+    H = np.stack([curve.H[np.searchsorted(curve.knots, constants)] for curve in curves])
+    mean = H.mean(axis=0)
+    best = mean.argmax()
+    error = H[:, best].std(ddof=1) / np.sqrt(len(curves))
+    supported = constants[(mean >= mean[best] - error) & (mean > 0)]
+    return float(supported[np.abs(supported).argmin()]) if len(supported) else 0.0
 
 
 def exact_curve(scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray) -> SeenUnseenCurve:

@@ -48,7 +48,7 @@ class Evaluation:
     T1: float | None
     AUSUC: float | None
     best_H: float | None  # noqa: N815
-    overall: float
+    overall: float | None
     images: int
     per_class: tuple[ClassAccuracy, ...] = field(repr=False)
     confusions: tuple[Confusion, ...] = field(repr=False)
@@ -83,14 +83,14 @@ def evaluate(
     *,
     num_confusions: int = 10,
 ) -> Evaluation:
-    """Measure scores (N, C) of test images against their labels (N,) in 0..C-1.
+    """Measure scores (N, C) of test images against their labels (N,) in 0..C-1; N may be 0.
 
     `seen_mask` (C,) bool is True for seen classes; `class_names` has C names. Predictions are
     the arg max of `scores` as they are (ties go to the lower index), so pass calibrated scores
     for calibrated U, S and H; T1 and AUSUC do not depend on the constant.
 
     Raises:
-        DataError: shapes disagree, there are no images, a label is out of range, or a score is
+        DataError: shapes disagree, a label is out of range, or a score is
             NaN or infinite (the message has the row and the class).
 
     >>> scores = np.array([[9, 1, 2], [4, 6, 5], [3, 1, 8], [8, 0, 6]], dtype=np.float32)
@@ -100,7 +100,7 @@ def evaluate(
     >>> result.confusions
     (Confusion(label='c', predicted='a', count=1, share=50.0),)
     """
-    scores, labels, seen_mask = checked(scores, labels, seen_mask)
+    scores, labels, seen_mask = checked(scores, labels, seen_mask, no_images=True)
     names = tuple(class_names)
     if len(names) != len(seen_mask):
         raise DataError(
@@ -122,12 +122,12 @@ def evaluate(
         AUSUC=None if curve is None else curve.area,
         # max: where margins are exactly 0, arg max may break ties as no constant could
         best_H=None if curve is None or H is None else max(H, float(curve.H.max())),
-        overall=100 * float((predicted == labels).mean()),
+        overall=100 * float((predicted == labels).mean()) if len(labels) else None,
         images=len(labels),
         per_class=_classes(names, seen_mask, images, accuracy),
         confusions=_most_confused(counts, names, num_confusions),
         without_images=tuple(names[i] for i in np.flatnonzero(images == 0)),
-        notes=_notes(U, S, seen_mask),
+        notes=_notes(U, S, seen_mask, len(labels)),
         confusion_counts=counts,
         curve=curve,
     )
@@ -191,8 +191,8 @@ def _most_confused(counts: np.ndarray, names: tuple[str, ...], n: int) -> tuple[
     )
 
 
-def _notes(U: float | None, S: float | None, seen_mask: np.ndarray) -> tuple[str, ...]:
-    notes: list[str] = []
+def _notes(U: float | None, S: float | None, seen_mask: np.ndarray, images: int) -> tuple[str, ...]:
+    notes: list[str] = [] if images else ["nothing was measured: there are no test images"]
     for value, missing, kind, classes in (
         (U, "U, T1, H, AUSUC", "unseen", ~seen_mask),
         (S, "S, H, AUSUC", "seen", seen_mask),

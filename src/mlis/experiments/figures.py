@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mlis.escape import csv_cell
 from mlis.evaluation import summarise
 from mlis.experiments.budget import Budget
 from mlis.experiments.plans import Entry
@@ -93,11 +95,12 @@ def draw(title: str, found: Sequence[Curve]) -> Figure:
     figure = Figure(figsize=(9, 0.6 + 3.4 * lines), layout="constrained")
     figure.suptitle(title)
     for index, curve in enumerate(found):
-        _panel(figure.add_subplot(lines, min(2, len(found)), index + 1), curve)
+        draw_curve(figure.add_subplot(lines, min(2, len(found)), index + 1), curve)
     return figure
 
 
-def _panel(axes: Axes, curve: Curve) -> None:
+def draw_curve(axes: Axes, curve: Curve) -> None:
+    """U, S and H against the setting: means, a band of one deviation, each seed as a small dot."""
     places = range(len(curve.points))  # evenly spaced: 0 has no place on a logarithmic axis
     summaries = curve.summaries()
     for name, (colour, mark) in STYLES.items():
@@ -107,14 +110,16 @@ def _panel(axes: Axes, curve: Curve) -> None:
         low = [m - d for m, d in zip(means, spread, strict=True)]
         high = [m + d for m, d in zip(means, spread, strict=True)]
         axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        seeds = np.array([(x, r.test[name]) for x in places for r in curve.points[x][1]], float)
+        axes.plot(*seeds.T, ".", color=colour, alpha=0.6, markersize=3)
     axes.set_xticks(list(places), [f"{value:g}" for value, _ in curve.points])
-    seeds = max(len(rows) for _, rows in curve.points)
-    spread_of = f"mean ± std of {seeds} seeds" if seeds > 1 else "1 seed"
-    axes.set_title(f"{curve.dataset}, {curve.protocol}, {spread_of}", fontsize=9)
+    runs = max(len(rows) for _, rows in curve.points)
+    spread_of = f"mean ± std of {runs} seeds" if runs > 1 else "1 seed"
+    axes.set_title(f"{curve.dataset}, {curve.protocol}, {spread_of}", fontsize=9, parse_math=False)
     axes.set_xlabel(curve.label)
     axes.set_ylabel("per cent")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
 
 
 def describe(found: Sequence[Curve]) -> str:
@@ -139,5 +144,6 @@ def csv_text(found: Sequence[Curve], budget: Budget) -> str:
     for curve in found:
         for (value, rows), summary in zip(curve.points, curve.summaries(), strict=True):
             labels = [curve.dataset, curve.label, value, curve.protocol, budget.name, len(rows)]
-            writer.writerow([*labels, *(summary[name] for name in measures)])
+            row = [*labels, *(summary[name] for name in measures)]
+            writer.writerow(map(csv_cell, row))
     return out.getvalue()

@@ -1,6 +1,6 @@
 """How well the features of unseen classes' test images retrieve each other, raw and refined."""
 
-from mlis.data.dataset import GZSLDataset
+from mlis.data.dataset import GZSLDataset, TestSplit
 from mlis.evaluation import evaluate_retrieval
 from mlis.model.recognizer import Recognizer
 
@@ -8,8 +8,8 @@ from mlis.model.recognizer import Recognizer
 class UnseenImages:
     """Test images of unseen classes; what their raw features retrieve is measured once."""
 
-    def __init__(self, dataset: GZSLDataset):
-        test = dataset.for_testing()
+    def __init__(self, data: GZSLDataset | TestSplit):
+        test = data.for_testing() if isinstance(data, GZSLDataset) else data
         rows = (~test.seen_mask[test.labels]).nonzero()[0]
         self._features, self._labels = test.features[rows], test.labels[rows]
         self._raw = evaluate_retrieval(self._features, self._labels) if len(rows) else None

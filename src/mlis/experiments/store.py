@@ -25,6 +25,7 @@ SCHEMA = 1
 TEST_BEST = "H@test-best (optimistic)"
 PROTOCOLS = (PROTOCOL, TEST_BEST)
 STAND_IN = "stand-in"
+_BEGINNING = b'{"key": '  # of a line
 
 
 @dataclass(frozen=True)
@@ -182,12 +183,17 @@ class Store:
         """End a last line that lacks its newline; remove one that is cut short.
 
         Raises:
-            DataError: it is whole, but no row: nothing that was finished is thrown away.
+            DataError: it is whole, or not the beginning of a row: nothing of others is removed.
         """
         rest = self._after(self._read)
         whole = _whole(rest)
         if whole is not None:
             self._parse(rest[:whole], self._lines + 1)
+        elif not _BEGINNING.startswith(rest[: len(_BEGINNING)]):
+            raise DataError(
+                f"{self.path}: its last line is not a result row: {rest[:40]!r}. Remove that line, "
+                "or choose another folder."
+            )
         handle.truncate(self._read + (whole or 0))
         if whole is not None:
             handle.write(b"\n")

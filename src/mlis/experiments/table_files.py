@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlis import escape
+from mlis.escape import csv_cell
 from mlis.storage.atomic import atomic_write
 
 
@@ -42,11 +44,12 @@ def markdown(table: Table) -> str:
     """GitHub's dialect."""
     lines = [_pipes(table.header), _pipes(["---"] * len(table.header))]
     lines += [_pipes(line) for line in table.lines]
-    return "\n".join([f"# {table.title}", "", *lines, "", *(f"- {n}" for n in table.notes), ""])
+    notes = [f"- {escape.markdown(' '.join(note.split()))}" for note in table.notes]
+    return "\n".join([f"# {table.title}", "", *lines, "", *notes, ""])
 
 
 def _pipes(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(escape.markdown(' '.join(cell.split())) for cell in cells)} |"
 
 
 def csv_text(table: Table) -> str:
@@ -54,7 +57,7 @@ def csv_text(table: Table) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(table.data[0]) if table.data else ["dataset"])
     writer.writeheader()
-    writer.writerows(table.data)
+    writer.writerows({k: csv_cell(v) for k, v in line.items()} for line in table.data)
     return out.getvalue()
 
 
@@ -74,7 +77,7 @@ def latex(table: Table) -> str:
     return "\n".join(
         [
             f"% {table.title}",
-            *(f"% {note}" for note in table.notes),
+            *(f"% {' '.join(note.split())}" for note in table.notes),
             rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
             r"\hline",
             " & ".join(cell.translate(_ESCAPES) for cell in table.header) + r" \\",

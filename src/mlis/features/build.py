@@ -11,14 +11,14 @@ import numpy as np
 from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.io.feature_folder import ImageFeatures, images_table
 from mlis.data.io.folder import SOURCES
-from mlis.data.labels import shorten
+from mlis.data.labels import match_labels, shorten
 from mlis.data.row_marks import read_marks, split_by_marks
 from mlis.errors import DataError
 from mlis.features.backbones.base import Identity
 from mlis.features.descriptors.describe import Descriptors, record_of
 from mlis.features.images.walk import Bad, Found
 from mlis.features.matching import Unmatched, unmatched, without_description
-from mlis.storage.atomic import atomic_write, write_json
+from mlis.storage.atomic import write_json
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -95,8 +95,7 @@ def build(
         DataError: a class is seen and has no image, or what marks and classes disagree on.
     """
     check_seen(descriptors, images.classes)
-    number = {class_name: i for i, class_name in enumerate(descriptors.names)}
-    labels = np.array([number[class_name] for class_name in images.classes], dtype=np.int64)
+    labels = match_labels(images.classes, descriptors.names, f"{name}: images", rows=False)
     unseen = None
     if descriptors.split is not None:
         unseen = np.flatnonzero(np.array(descriptors.split) == "unseen")
@@ -106,12 +105,12 @@ def build(
         marks = read_marks(images.marks, what)
         split = split_by_marks(marks, labels, descriptors.names, unseen, what, seed=seed)
     source = descriptors.source
-    return GZSLDataset.from_arrays(
+    return GZSLDataset.from_indices(
         images.features,
         labels,
         descriptors.vectors,
-        class_names=descriptors.names,
-        unseen_classes=unseen,
+        descriptors.names,
+        unseen=unseen,
         split=split,
         seed=seed,
         test_fraction=test_fraction,
@@ -126,18 +125,58 @@ def build(
     )
 
 
+def redescribe(data: GZSLDataset, descriptors: Descriptors, *, name: str) -> GZSLDataset:
+    """The same rows, labels and split with other descriptors.
+
+    Args:
+        data: gives all but the descriptors.
+        descriptors: of all its classes, in any order; further ones are left out.
+        name: of the new dataset.
+
+    Raises:
+        DataError: a class is not described, or the table calls a class seen or unseen that the
+            dataset does not.
+    """
+    lost = without_description(unmatched(data.class_names, descriptors.names))
+    if lost:
+        raise DataError(f"{data.provenance.name}: {lost}. Describe these classes.")
+    place = {class_name: i for i, class_name in enumerate(descriptors.names)}
+    rows = np.array([place[class_name] for class_name in data.class_names])
+    for class_name, row, seen in zip(data.class_names, rows, data.seen_mask, strict=True):
+        kind = "seen" if seen else "unseen"
+        said = kind if descriptors.split is None else descriptors.split[row]
+        if said != kind:
+            raise DataError(
+                f"{descriptors.source.get('name', 'classes')}: class {class_name!r}: expected "
+                f"{kind}, as in {data.provenance.name}, got {said}. The split stays the dataset's: "
+                "correct the column, or leave it out."
+            )
+    old, source = data.provenance, descriptors.source
+    return replace(
+        data,
+        descriptors=np.ascontiguousarray(descriptors.vectors[rows], dtype=np.float32),
+        provenance=Provenance(
+            name=name,
+            features=old.features or old.name,
+            descriptors=descriptors.kind,
+            files={source["name"]: source["sha256"]} if source else {},
+            notes=(*old.notes, *descriptors.notes),
+            sources={**old.sources, "descriptors": record_of(descriptors)},
+        ),
+    )
+
+
 def _model_text(images: ImageFeatures) -> str:
     return str(Identity.from_dict(images.backbone)) if images.backbone else ""
 
 
 def write_sources(images: ImageFeatures, descriptors: Descriptors, folder: Path) -> None:
-    """Beside a dataset: `images.csv`, the picture of each row, and `sources.json`.
+    """Beside a new dataset: `images.csv`, the picture of each row, and `sources.json`.
 
     `sources.json` holds the folder that the paths begin in, the image model and how descriptors
     were made: what is needed to compute the same of other images and classes.
     """
-    with atomic_write(folder / IMAGES) as temporary:
-        temporary.write_text(images_table(images), encoding="utf-8")
+    (folder / IMAGES).write_text(images_table(images), encoding="utf-8")
     write_json(folder / SOURCES, {"root": images.root, **sources_of(images, descriptors)})
 
 

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlis.escape import csv_cell
 from mlis.features.images.walk import Bad
 from mlis.storage.atomic import atomic_write
 
@@ -16,11 +17,11 @@ def write_bad(folder: Path, bad: Sequence[Bad]) -> None:
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a CSV file, whole or not at all."""
+    """Write a CSV file for people, whole or not at all."""
     with (
         atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as handle,
     ):
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([csv_cell(cell) for cell in row] for row in rows)

@@ -97,6 +97,7 @@ class RidgeGenerator:
         starts, counts: (S,) where each seen class's rows lie in `order`.
         means: (S, Dx) means of the seen classes.
         neighbours: how many similar seen classes lend residuals.
+        signed: whether features may be negative; else samples are clipped at zero.
         lenders: (S, Da) descriptors of those classes; the predictor's where absent.
     """
 
@@ -107,6 +108,7 @@ class RidgeGenerator:
     counts: Tensor
     means: Tensor
     neighbours: int
+    signed: bool = False
     lenders: Tensor | None = None
 
     def sampler(self, descriptors: Tensor) -> Sampler:
@@ -119,11 +121,14 @@ class RidgeGenerator:
         near = similarity.topk(min(self.neighbours, similarity.shape[1]), dim=1).indices
 
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            draws = torch.rand((2, len(labels)), generator=rng, device=rng.device)
+            draws = torch.rand(
+                (2, len(labels)), generator=rng, device=rng.device, dtype=torch.float32
+            )
             lender = near[labels, (draws[0] * near.shape[1]).long()]
             within = (draws[1] * self.counts[lender]).long()
             row = self.order[self.starts[lender] + within]
-            return torch.relu(base[labels] + self.x[row] - self.means[lender])
+            x = base[labels] + self.x[row] - self.means[lender]
+            return x if self.signed else torch.relu(x)
 
         return sample
 
@@ -140,6 +145,7 @@ def fit_ridge(data: TrainingTensors, settings: Generation) -> RidgeGenerator:
         counts=counts,
         means=means,
         neighbours=settings.ridge_neighbours,
+        signed=data.signed,
     )
 
 

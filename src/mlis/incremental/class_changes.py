@@ -12,11 +12,13 @@ from torch import Tensor
 
 import mlis
 from mlis.compute.memory import enough_memory
-from mlis.data.labels import shorten, suggestion
+from mlis.compute.precision import own_modes
+from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
 from mlis.incremental.exemplar_buffer import Growth, refit
 from mlis.model.classification import LinearClassifier
+from mlis.storage.atomic import check_unicode
 
 if TYPE_CHECKING:
     from mlis.model.recognizer import Recognizer
@@ -26,6 +28,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 _ALIKE = 0.9999  # cosine from which two descriptors are as good as the same
 
 
+@own_modes()
 def add_classes(
     recognizer: "Recognizer",
     names: Sequence[str],
@@ -51,7 +54,7 @@ def add_classes(
         class_names=(*recognizer.class_names, *names),
         seen_mask=seen,
         descriptors=all_vectors,
-        growth=recognizer.growth,
+        growth=_remembering(recognizer),
         history=_noted(recognizer, "add", list(names), synthetic_per_unseen=count, note=note),
     )
 
@@ -66,9 +69,10 @@ def remove_classes(recognizer: "Recognizer", names: Sequence[str]) -> "Recognize
         )
     rows = torch.from_numpy(kept).to(recognizer.device)
     head, growth = recognizer.classifier, recognizer.growth
+    restored = _before_addition(recognizer, gone)
     return dataclasses.replace(
         recognizer,
-        classifier=LinearClassifier(head.weight[rows], head.bias[rows]),
+        classifier=restored or LinearClassifier(head.weight[rows], head.bias[rows]),
         class_names=tuple(recognizer.class_names[i] for i in kept),
         seen_mask=recognizer.seen_mask[kept],
         descriptors=recognizer.descriptors[kept],
@@ -80,8 +84,9 @@ def remove_classes(recognizer: "Recognizer", names: Sequence[str]) -> "Recognize
 def rename_classes(recognizer: "Recognizer", names: Mapping[str, str]) -> "Recognizer":
     """What `Recognizer.rename_classes` does."""
     _found(recognizer, list(names))
-    _check_names(list(names.values()), ())
-    renamed = tuple(names.get(name, name) for name in recognizer.class_names)
+    new = _check_names(list(names.values()), ())
+    names = dict(zip(map(normal, names), new, strict=True))
+    renamed = tuple(names.get(normal(name), name) for name in recognizer.class_names)
     twice = sorted({name for name in renamed if renamed.count(name) > 1})
     if twice:
         raise DataError(f"two classes would be named alike: {shorten(twice)}. Choose other names.")
@@ -103,6 +108,30 @@ def _refine(recognizer: "Recognizer"):
         return torch.addmm(bias, x, weight.T).relu_()
 
     return refine
+
+
+def _remembering(recognizer: "Recognizer") -> Growth | None:
+    """The growth, with the present classifier to go back to."""
+    head, growth = recognizer.classifier, recognizer.growth
+    # a copy: parts of one tensor, as views of a larger one are, cannot be saved
+    before = head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone()
+    return None if growth is None else dataclasses.replace(growth, before=before)
+
+
+def _before_addition(recognizer: "Recognizer", gone: np.ndarray) -> LinearClassifier | None:
+    """The classifier before the latest change, if that added exactly the classes `gone`."""
+    growth, names = recognizer.growth, [recognizer.class_names[i] for i in gone]
+    latest = recognizer.history[-1] if recognizer.history else {}
+    if growth is None or growth.before is None or latest.get("action") != "add":
+        return None
+    if sorted(latest.get("classes") or ()) != sorted(names):
+        return None
+    weight, bias = (part.to(recognizer.device) for part in growth.before)
+    fits = weight.shape == (
+        len(recognizer.class_names) - len(gone),
+        recognizer.classifier.weight.shape[1],
+    )
+    return LinearClassifier(weight, bias) if fits else None
 
 
 def _growth_of(recognizer: "Recognizer", synthetic_per_class: int | None) -> Growth:
@@ -136,6 +165,7 @@ def _checked(
         if not np.isfinite(length) or length == 0:
             what = "is all zeros" if length == 0 else "holds NaN or infinity"
             raise DataError(f"the descriptor of {name!r} {what}: describe it")
+    warn_of_similar((*recognizer.class_names, *names), "classes")
     _warn_of_alike(recognizer, names, vectors)
     return names, vectors
 
@@ -146,6 +176,8 @@ def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"a class's name must be a text that is not empty, but got {name!r}")
+        check_unicode(name, "class name")
+    names = tuple(normal(name) for name in names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"classes are named twice: {shorten(twice)}. Name each once.")
@@ -155,7 +187,7 @@ def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
             f"the model has classes of these names already: {shorten(known)}. Leave them out, or "
             "remove or rename the present ones first."
         )
-    return tuple(names)
+    return names
 
 
 def _warn_of_alike(recognizer: "Recognizer", names: Sequence[str], vectors: np.ndarray) -> None:
@@ -173,7 +205,7 @@ def _warn_of_alike(recognizer: "Recognizer", names: Sequence[str], vectors: np.n
 def _found(recognizer: "Recognizer", names: Sequence[str]) -> np.ndarray:
     """Indices of classes. Raises `DataError` for a name that no class has."""
     names = _check_names([names] if isinstance(names, str) else list(names), ())
-    place = {name: i for i, name in enumerate(recognizer.class_names)}
+    place = {normal(name): i for i, name in enumerate(recognizer.class_names)}
     for name in names:
         if name not in place:
             hint = suggestion(name, recognizer.class_names)

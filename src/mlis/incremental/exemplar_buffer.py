@@ -33,6 +33,7 @@ IN_ALL = 65_536
 """Images that are kept at most, where that leaves `LEAST` a class."""
 LEAST = 8
 _NETWORK = ("from_noise", "from_descriptor", "hidden_bias", "to_features", "feature_bias")
+_BEFORE = ("before.weight", "before.bias")
 _RIDGE = ("descriptors", "mean", "weights")
 
 
@@ -48,6 +49,9 @@ class Growth:
         generator: the trained generator's tensors by name, networks in float16.
         config: settings of the training.
         seed: of the training.
+        signed: whether scaled features may be negative.
+        before: weight (C, Dh) and bias (C,) of the classifier before the latest addition; removing
+            the added classes again restores it. None where nothing was added.
     """
 
     rows: Tensor
@@ -58,6 +62,8 @@ class Growth:
     generator: Mapping[str, Tensor]
     config: Config
     seed: int
+    signed: bool = False
+    before: tuple[Tensor, Tensor] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -68,11 +74,14 @@ class Growth:
         """Everything that is numbers, by name."""
         names = ("rows", "low", "step", "labels", "weights")
         own = {name: getattr(self, name) for name in names}
+        if self.before is not None:
+            own |= dict(zip(_BEFORE, self.before, strict=True))
         return own | {f"generator.{name}": value for name, value in self.generator.items()}
 
     def words(self) -> str:
         """Everything else, as JSON."""
-        return json.dumps({"config": self.config.to_dict(), "seed": self.seed}, sort_keys=True)
+        facts = {"config": self.config.to_dict(), "seed": self.seed}
+        return json.dumps(facts | ({"signed": True} if self.signed else {}), sort_keys=True)
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], words: str) -> "Growth":
@@ -87,7 +96,11 @@ class Growth:
             generator = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             own = {name: tensors[name] for name in ("rows", "low", "step", "labels", "weights")}
             config = Config.from_dict(facts["config"])
-            return cls(**own, generator=generator, config=config, seed=int(facts["seed"]))
+            seed, signed = int(facts["seed"]), bool(facts.get("signed"))
+            before = (tensors[_BEFORE[0]], tensors[_BEFORE[1]]) if _BEFORE[0] in tensors else None
+            return cls(
+                **own, generator=generator, config=config, seed=seed, signed=signed, before=before
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ModelFileError(f"what adding classes needs is damaged: {error!r}") from None
 
@@ -96,14 +109,18 @@ class Growth:
 
         The generator is left as it was trained.
         """
-        place = torch.full((int(max(classes.max(), self.labels.max())) + 1,), -1)
-        place[torch.from_numpy(classes)] = torch.arange(len(classes))
+        place = self.labels.new_full((int(max(classes.max(), self.labels.max())) + 1,), -1)
+        place[torch.from_numpy(classes)] = torch.arange(len(classes), device=place.device)
         labels = place[self.labels]
         kept = labels >= 0
         if not bool(kept.any()):
             return None
         return dataclasses.replace(
-            self, rows=self.rows[kept], labels=labels[kept], weights=self.weights[kept]
+            self,
+            rows=self.rows[kept],
+            labels=labels[kept],
+            weights=self.weights[kept],
+            before=None,
         )
 
 
@@ -117,14 +134,14 @@ def keep(
     if generator is None:
         return None
     chosen, weights = _choose(data.y.cpu(), data.num_classes, len(data.seen), seed)
-    low = torch.full((data.x.shape[1],), torch.inf)
+    low = torch.full((data.x.shape[1],), torch.inf, dtype=torch.float32, device="cpu")
     high = -low
     for part in chosen.split(CHUNK_ROWS):
         x = data.x[part.to(data.y.device)].float().cpu()
         low, high = torch.minimum(low, x.amin(0)), torch.maximum(high, x.amax(0))
     step = (high - low) / 255
     divisor = torch.where(step > 0, step, 1.0)
-    rows = torch.empty((len(chosen), len(low)), dtype=torch.uint8)
+    rows = torch.empty((len(chosen), len(low)), dtype=torch.uint8, device="cpu")
     for target, part in zip(rows.split(CHUNK_ROWS), chosen.split(CHUNK_ROWS), strict=True):
         x = data.x[part.to(data.y.device)].float().cpu()
         target.copy_(((x - low) / divisor).round_())
@@ -137,19 +154,20 @@ def keep(
         generator=_packed(generator),
         config=config,
         seed=seed,
+        signed=data.signed,
     )
 
 
 def _choose(y: Tensor, num_classes: int, num_seen: int, seed: int) -> tuple[Tensor, Tensor]:
     """Rows to keep, in their order, and how many training rows each stands for."""
     most = min(PER_CLASS, max(LEAST, IN_ALL // max(num_seen, 1)))
-    mixed = torch.randperm(len(y), generator=stream(seed, "growth"))
+    mixed = torch.randperm(len(y), generator=stream(seed, "growth"), device="cpu")
     order = mixed[torch.argsort(y[mixed], stable=True)]
     counts = torch.bincount(y, minlength=num_classes)
     starts = counts.cumsum(0) - counts
-    rank = torch.arange(len(y)) - starts[y[order]]
+    rank = torch.arange(len(y), device="cpu") - starts[y[order]]
     chosen = order[rank < most].sort().values
-    stands_for = counts / counts.clamp(min=1, max=most)
+    stands_for = counts.float() / counts.clamp(min=1, max=most)
     return chosen, stands_for[y[chosen]].float()
 
 
@@ -213,7 +231,7 @@ def refit(
     pairs = [(refine(x), y) for x, y in chain(real, synthetic)]
     features, labels = torch.cat([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
     del pairs
-    stands_for = torch.ones(len(labels), device=device)
+    stands_for = torch.ones(len(labels), dtype=torch.float32, device=device)
     stands_for[: len(growth.weights)] = growth.weights.to(device)
     return fit_classifier(
         features, labels, len(described), settings, stands_for=stands_for, start=start
@@ -245,6 +263,7 @@ def _generator(growth: Growth, lenders: Tensor, arithmetic: Arithmetic) -> Featu
             std=1.0,
             arithmetic=arithmetic,
             rng=stream(0, "replaced"),
+            signed=growth.signed,
         )
         network.load_state_dict({name: held[name] for name in _NETWORK})
         return WGANGenerator(network, predictor)
@@ -258,7 +277,7 @@ def _ridge(
     x = _scaled(growth, growth.rows, device)
     classes, y = growth.labels.to(device).unique(return_inverse=True)
     counts = torch.bincount(y, minlength=len(classes))
-    means = torch.zeros((len(classes), x.shape[1]), device=device).index_add_(0, y, x)
+    means = x.new_zeros(len(classes), x.shape[1]).index_add_(0, y, x)
     return RidgeGenerator(
         predictor=predictor,
         x=x,
@@ -267,5 +286,6 @@ def _ridge(
         counts=counts,
         means=means / counts[:, None],
         neighbours=growth.config.generation.ridge_neighbours,
+        signed=growth.signed,
         lenders=lenders,
     )

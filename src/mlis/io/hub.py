@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mlis.errors import ModelFileError, SettingsError
 from mlis.io.model_card import model_card
-from mlis.storage.atomic import atomic_write
+from mlis.storage.folders import replaced_together
 
 if TYPE_CHECKING:
     import torch
@@ -45,16 +45,16 @@ class Pretrained:
             record: strict-JSON facts to keep (`test`: measures, `provenance`, `config`, `seed`),
                 which the card is written from; those that it was loaded with where absent.
         """
-        from mlis.io.checkpoint import save_model
+        from mlis.io.checkpoint import replaced_files, write_model
 
         recognizer = cast("Recognizer", self)
         if not growth:
             recognizer = dataclasses.replace(recognizer, growth=None)
         if record is not None:
             recognizer = dataclasses.replace(recognizer, record=record)
-        save_model(recognizer, folder)
-        with atomic_write(Path(folder) / CARD) as temporary:
-            temporary.write_text(model_card(recognizer), encoding="utf-8")
+        with replaced_together(Path(folder), without=replaced_files(folder, recognizer)) as new:
+            write_model(recognizer, new)
+            (new / CARD).write_text(model_card(recognizer), encoding="utf-8")
 
     @classmethod
     def from_pretrained(
@@ -70,23 +70,25 @@ class Pretrained:
         """Load a model from a folder, or from the hub (extra `hub`).
 
         Args:
-            name_or_folder: a folder, which is read without any network; or `owner/name` on the
-                hub, where there is no such folder.
+            name_or_folder: folder of a model, or of a run that has one, which is read without any
+                network; or `owner/name` on the hub, where there is no such folder.
             device: where its weights are to be.
             growth: whether what adding classes needs is loaded too.
             revision, token, cache_dir: of the hub, as `huggingface_hub.snapshot_download` takes
                 them.
 
         Raises:
-            ModelFileError: there is no model, it is damaged, or the hub does not give it.
+            ModelFileError: there is no model, a run has several, it is damaged, or the hub does not
+                give it.
             SettingsError: the extra `hub` is not installed.
         """
         from mlis.io.checkpoint import load_model
+        from mlis.io.saved_models import one_model
 
         folder = Path(name_or_folder)
         if not folder.is_dir():
             folder = _fetched(name_or_folder, revision, token, cache_dir)
-        return load_model(folder, device, growth=growth)
+        return load_model(one_model(folder), device, growth=growth)
 
     def push_to_hub(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import mlis
+from mlis.escape import markdown
 
 if TYPE_CHECKING:
     from mlis.model.recognizer import Recognizer
@@ -50,7 +51,7 @@ def _sections(recognizer: "Recognizer") -> Iterator[str]:
     yield "## Training\n\n" + "\n".join(_training(recognizer)) + "\n"
     if recognizer.history:
         changes = "\n".join(
-            f"- {entry['when']}: {entry['action']} {_named(entry['classes'])}"
+            f"- {markdown(entry['when'])}: {markdown(entry['action'])} {_named(entry['classes'])}"
             for entry in recognizer.history
         )
         yield f"## Changed since training\n\nThe results above are of before.\n\n{changes}\n"
@@ -70,8 +71,8 @@ def _results(recognizer: "Recognizer") -> str:
     if not isinstance(test, Mapping):
         return "None are recorded.\n"
     protocol = _protocol(record)
-    present = [name for name in _MEASURES if test.get(name) is not None]
-    values = [f"{float(test[name]):.1f}" for name in present]
+    present = [name for name in _MEASURES if name in test]
+    values = ["–" if test[name] is None else f"{float(test[name]):.1f}" for name in present]
     lines = [
         f"| protocol | seed | {' | '.join(present)} |",
         f"|{'---|' * (len(present) + 2)}",
@@ -90,7 +91,7 @@ def _results(recognizer: "Recognizer") -> str:
 
 def _protocol(record: Mapping[str, Any]) -> str:
     origin = record.get("provenance") or {}
-    return str(record.get("protocol") or origin.get("protocol") or "unknown protocol")
+    return markdown(str(record.get("protocol") or origin.get("protocol") or "unknown protocol"))
 
 
 def _training(recognizer: "Recognizer") -> Iterator[str]:
@@ -100,16 +101,15 @@ def _training(recognizer: "Recognizer") -> Iterator[str]:
     backbone = recognizer.backbone
     features = _told(origin, "features")
     if backbone:
-        features = (
-            f"{backbone['name']}, {backbone['pooling']}, fingerprint {backbone['fingerprint']}"
-        )
+        known = [_told(backbone, name) for name in ("name", "pooling", "fingerprint")]
+        features = f"{known[0]}, {known[1]}, fingerprint {known[2]}"
     yield f"- Features: {features}, {recognizer.num_features} numbers an image"
     size = recognizer.descriptors.shape[1]
     yield f"- Descriptors: {_told(origin, 'descriptors')}, {size} numbers a class"
-    yield from (f"- Note: {note}" for note in origin.get("notes") or ())
+    yield from (f"- Note: {markdown(str(note))}" for note in origin.get("notes") or ())
     yield f"- Calibration: {recognizer.calibration:g} taken from the scores of seen classes"
     versions = origin.get("versions") or {}
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    told = ", ".join(f"{markdown(name)} {_told(versions, name)}" for name in versions)
     yield f"- Versions: {told or 'unknown'}; this file by mlis {mlis.__version__}"
     yield f"- Settings: `record.config` in config.json, SHA-256 {_told(origin, 'config_sha256')}"
     if recognizer.growth is not None:
@@ -137,7 +137,7 @@ def _limits(recognizer: "Recognizer") -> Iterator[str]:
 def _classes(recognizer: "Recognizer") -> str:
     names: dict[bool, list[str]] = {True: [], False: []}
     for name, seen in zip(recognizer.class_names, recognizer.seen_mask, strict=True):
-        names[bool(seen)].append(" ".join(name.split()))
+        names[bool(seen)].append(markdown(name))
     return (
         f"Seen: {', '.join(names[True]) or 'none'}\n\nUnseen: {', '.join(names[False]) or 'none'}\n"
     )
@@ -145,10 +145,10 @@ def _classes(recognizer: "Recognizer") -> str:
 
 def _told(values: Mapping[str, Any], name: str) -> str:
     value = values.get(name)
-    return "unknown" if value is None or value == "" else str(value)
+    return "unknown" if value is None or value == "" else markdown(str(value))
 
 
 def _named(classes: Any) -> str:
     if isinstance(classes, Mapping):
-        return ", ".join(f"{old} to {new}" for old, new in classes.items())
-    return ", ".join(map(str, classes))
+        return ", ".join(f"{markdown(old)} to {markdown(new)}" for old, new in classes.items())
+    return ", ".join(map(markdown, classes))

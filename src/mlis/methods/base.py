@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mlis.compute.memory import enough_memory, in_parts
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Arithmetic, own_modes
 from mlis.config import Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.stored import StoredRows
@@ -104,7 +104,7 @@ class Baseline(ABC, Generic[Trained]):
             OutOfMemoryError: memory does not suffice.
         """
         job = Job(training, seed, device, monitor or Monitor())
-        with enough_memory(self.name, self.remedy):
+        with own_modes(), enough_memory(self.name, self.remedy):
             ((_, trained),) = self.train(job)
         return trained
 
@@ -134,6 +134,7 @@ class CosineScorer:
     scaler: FeatureScaler | None
     prototypes: Tensor
 
+    @own_modes()
     @torch.no_grad()
     def scores(self, x: np.ndarray | StoredRows, /) -> np.ndarray:
         """Cosines (B, C) in −1 … 1 of (B, Dx) features.

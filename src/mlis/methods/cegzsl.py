@@ -124,11 +124,13 @@ class Comparator(nn.Module):
     ):
         super().__init__()
         self.visual: Linear = Linear(embedding, hidden, std, arithmetic, rng)
-        draw = torch.randn((attributes, hidden), generator=rng) * std
-        self.semantic: nn.Parameter = nn.Parameter(arithmetic.tensor(draw))
-        self.output: nn.Parameter = nn.Parameter(
-            arithmetic.tensor(torch.randn(hidden, generator=rng) * std)
-        )
+
+        def draw(*shape: int) -> nn.Parameter:
+            values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
+            return nn.Parameter(arithmetic.tensor(values * std))
+
+        self.semantic: nn.Parameter = draw(attributes, hidden)
+        self.output: nn.Parameter = draw(hidden)
 
     def forward(self, h: Tensor, descriptors: Tensor) -> Tensor:
         """Scores (B, S) of (B, Dh) embeddings with (S, Da) descriptors."""

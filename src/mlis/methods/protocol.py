@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from mlis.compute.precision import own_modes
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, best_calibration, evaluate
 from mlis.methods.base import Baseline, Scorer
@@ -63,6 +64,7 @@ class Measured:
         }
 
 
+@own_modes()
 def choose_and_test(
     baseline: Baseline[Scorer],
     dataset: GZSLDataset,

@@ -1,5 +1,6 @@
 """Features and descriptors as training sees them: scaled by training statistics only."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,20 +15,31 @@ from mlis.data.out_of_core.stored import StoredRows
 from mlis.data.out_of_core.streaming import CHUNK_ROWS, StreamedRows
 from mlis.errors import DataError
 
+logger: logging.Logger = logging.getLogger(__name__)
+
+_LEAST_SPREAD = 1e-37  # of which one over it is a float32 number
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureScaler:
     """`x -> (transform(x) - shift) * factor`, fitted on training rows.
 
+    A feature that is constant in training has the factor 0, as nothing was learned from it: what it
+    is elsewhere does not count. (Without scaling all factors are 1.)
+
     Attributes:
         transform: "none" or "sqrt".
-        shift: (Dx,) minimum of the transformed training features, or zeros.
-        factor: (Dx,) one over their range (1 where a feature is constant), or ones.
+        shift: (Dx,) minimum or mean of the transformed training features, or zeros.
+        factor: (Dx,) one over their range or standard deviation, or ones.
+        low, high: (Dx,) smallest and largest training features before all that; None in models
+            that an older mlis saved.
     """
 
     transform: str
     shift: Tensor
     factor: Tensor
+    low: Tensor | None = None
+    high: Tensor | None = None
 
     @classmethod
     def fit(cls, features: np.ndarray | StoredRows, settings: Preprocessing) -> "FeatureScaler":
@@ -37,23 +49,42 @@ class FeatureScaler:
             DataError: the square root is asked for and a feature is negative.
         """
         low, high = _column_range(features)
-        if settings.feature_transform == "sqrt":
+        transform, bounds = settings.feature_transform, (low.copy(), high.copy())
+        if transform == "sqrt":
             if low.min() < 0:
                 raise DataError(
                     "preprocessing.feature_transform='sqrt' needs features >= 0, but column "
                     f"{int(low.argmin())} has the value {low.min():.4g}: use 'none'"
                 )
             low, high = np.sqrt(low), np.sqrt(high)
+        shift, spread = low, high - low
         if settings.feature_scaling == "none":
-            low, high = np.zeros_like(low), np.ones_like(high)
-        span = np.where(high > low, high - low, 1.0)
-        return cls(settings.feature_transform, torch.from_numpy(low), torch.from_numpy(1.0 / span))
+            shift, spread = np.zeros_like(low), np.ones_like(low)
+        elif settings.feature_scaling == "standard":
+            shift, spread = _mean_and_deviation(features, transform, low)
+        varies = spread > _LEAST_SPREAD
+        factor = np.where(varies, 1.0 / np.where(varies, spread, 1.0), 0.0)
+        if not varies.all():
+            logger.info("%d features are constant in training and ignored", (~varies).sum())
+        return cls(transform, *map(torch.from_numpy, (shift, factor, *bounds)))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Scale (B, Dx) features; a new tensor of the same dtype and device."""
         if self.transform == "sqrt":
             x = x.clamp(min=0).sqrt()
         return (x - self.shift.to(x)) * self.factor.to(x)
+
+    def to(self, device: str | torch.device) -> "FeatureScaler":
+        """Return the same scaler on another device."""
+        low, high = (None if t is None else t.to(device) for t in (self.low, self.high))
+        return FeatureScaler(
+            self.transform, self.shift.to(device), self.factor.to(device), low, high
+        )
+
+    @property
+    def signed(self) -> bool:
+        """Whether scaled training features are negative, beyond rounding."""
+        return self.low is not None and bool((self(self.low) < -1e-6).any())
 
 
 def _column_range(features: np.ndarray | StoredRows) -> tuple[np.ndarray, np.ndarray]:
@@ -64,6 +95,21 @@ def _column_range(features: np.ndarray | StoredRows) -> tuple[np.ndarray, np.nda
         np.minimum(low, block.min(axis=0), out=low)
         np.maximum(high, block.max(axis=0), out=high)
     return low, high
+
+
+def _mean_and_deviation(
+    features: np.ndarray | StoredRows, transform: str, low: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each transformed column, float64; `low` is taken off first, so that nothing cancels."""
+    total, squares = np.zeros_like(low), np.zeros_like(low)
+    for block in _chunks(features):
+        rows = block.astype(np.float64)
+        rows = (np.sqrt(rows) if transform == "sqrt" else rows) - low
+        total += rows.sum(axis=0)
+        squares += np.square(rows).sum(axis=0)
+    mean = total / len(features)
+    variance = np.maximum(squares / len(features) - np.square(mean), 0.0)
+    return low + mean, np.sqrt(variance)
 
 
 def _chunks(features: np.ndarray | StoredRows) -> Iterator[np.ndarray]:
@@ -85,6 +131,7 @@ class TrainingTensors:
         y: (n,) int64 labels into `descriptors`.
         descriptors: (C, Da) normalised descriptors of all classes, master dtype.
         seen, unseen: int64 class indices.
+        signed: whether features may be negative; else synthetic ones must not be either.
     """
 
     x: Tensor | StreamedRows
@@ -92,6 +139,7 @@ class TrainingTensors:
     descriptors: Tensor
     seen: Tensor
     unseen: Tensor
+    signed: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -119,6 +167,7 @@ def prepare(
         descriptors=normalise_descriptors(arithmetic.tensor(training.descriptors), settings),
         seen=torch.nonzero(seen).flatten().to(device),
         unseen=torch.nonzero(~seen).flatten().to(device),
+        signed=scaler.signed,
     )
     return scaler, tensors
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlis.compute.precision import resolve_device
+from mlis.data.out_of_core.arrays import as_float32
 from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError, SettingsError
 from mlis.image_classifier import ImagePrediction, check_k, load_backbone_of, predictions
@@ -18,6 +20,7 @@ from mlis.incremental.exemplar_buffer import Growth
 from mlis.io.hub import Pretrained
 from mlis.model.batches import Workspace, in_batches
 from mlis.model.classification import LinearClassifier
+from mlis.model.feature_range import FeatureRange, RangeWatch
 from mlis.model.fused import Fused
 from mlis.model.preprocessing import FeatureScaler
 
@@ -34,12 +37,14 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 BATCH = 2048  # rows at a time: as fast as more of them, and its activations are 16 MiB
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recognizer(Pretrained):
     """A trained recognizer of seen and unseen classes.
 
     Every method takes (B, Dx) features, a numpy array or a torch tensor on any device, and
-    answers in kind; work goes through the recognizer's own device in batches.
+    returns the array type it was given (an array for lists); its own device computes, in batches.
+    NaN, infinity, numbers beyond float32, and rows with non-finite scores raise `DataError`;
+    features far outside the training's range give a :class:`~mlis.errors.FeatureRangeWarning`.
 
     Attributes:
         scaler: from raw features to what the encoder saw in training.
@@ -71,6 +76,14 @@ class Recognizer(Pretrained):
     history: tuple[Mapping[str, Any], ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    def __repr__(self) -> str:
+        seen, width = int(self.seen_mask.sum()), self.classifier.weight.shape[1]
+        return (
+            f"Recognizer({len(self.class_names)} classes: {seen} seen, "
+            f"{len(self.class_names) - seen} unseen; {self.num_features} → {width} features, "
+            f"calibration {self.calibration:g})"
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -91,17 +104,19 @@ class Recognizer(Pretrained):
         return dataclasses.replace(self, calibration=float(constant))
 
     def to(self, device: str | torch.device) -> "Recognizer":
-        """Return the same recognizer on another device."""
-        scaler = FeatureScaler(
-            self.scaler.transform, self.scaler.shift.to(device), self.scaler.factor.to(device)
-        )
+        """Return the same recognizer on another device ("auto", "cpu", "cuda:0", …).
+
+        Raises:
+            SettingsError: this machine has no device of that name.
+        """
+        device = resolve_device(device) if isinstance(device, str) else device
         classifier = LinearClassifier(
             self.classifier.weight.to(device), self.classifier.bias.to(device)
         )
         weight, bias = self.encoder_weight, self.encoder_bias
         return dataclasses.replace(
             self,
-            scaler=scaler,
+            scaler=self.scaler.to(device),
             classifier=classifier,
             encoder_weight=None if weight is None else weight.to(device),
             encoder_bias=None if bias is None else bias.to(device),
@@ -149,8 +164,11 @@ class Recognizer(Pretrained):
     ) -> "Backbone":
         """Load the image model that this recognizer was trained with, for `predict_images`.
 
+        The recorded one is loaded from this machine alone: what a file names is not downloaded.
+
         Args:
-            backbone: instead of the recorded one: its name where it lies elsewhere now, or itself.
+            backbone: instead of the recorded one: a name, which is downloaded where it is not on
+                this machine, or a loaded image model.
             device, precision: as :func:`mlis.features.backbones.base.load_backbone` takes them.
 
         Raises:
@@ -173,7 +191,9 @@ class Recognizer(Pretrained):
         Args:
             images: paths, or PIL images.
             k: classes an image; all where there are fewer.
-            backbone: what `load_backbone` gave, to load it once for many calls; else it is loaded.
+            backbone: what `load_backbone` gave, to load it once for many calls; or a name, which is
+                downloaded where it is not on this machine. The recorded one where absent, which is
+                never downloaded.
             device: where the image model computes, if it is loaded here.
             workers: threads that read and decode.
 
@@ -250,35 +270,48 @@ class Recognizer(Pretrained):
         """Made when it is first used, from weights that are not to be changed afterwards."""
         return Fused.of(self)
 
+    @cached_property
+    def _range(self) -> FeatureRange | None:
+        return FeatureRange.of(self.scaler, self.classifier.weight)
+
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: a copy makes the fused weights anew."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def _refine(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+    def _refine(self, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         if self.encoder_weight is None:
-            out.copy_(self.scaler(x))
-        else:
-            self._fused.hidden(x, out, work)
+            return out.copy_(self.scaler(x))
+        self._fused.hidden(x, out, work)
+        return out
 
-    def _scores(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+    def _scores(self, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         self._fused.scores(x, out, work)
+        return out
 
-    def _predict(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+    def _predict(self, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         scores = work.rows("scores", len(x), len(self.class_names))
         self._fused.scores(x, scores, work)
         torch.argmax(scores, dim=1, out=out)
+        return scores
 
     def _batched(
         self,
         x: Tensor | np.ndarray | StoredRows,
         batch_size: int,
         shape: tuple[int, ...],
-        function: Callable[[Tensor, Tensor, Workspace], None],
+        function: Callable[[Tensor, Tensor, Workspace], Tensor],
     ) -> Any:
-        """Fill (B, *shape) batch by batch: `function(rows, out, workspace)`."""
+        """Fill (B, *shape) batch by batch: `function(rows, out, workspace)`; see `in_batches`."""
+        if not hasattr(x, "ndim"):  # lists of numbers
+            x = as_float32(x, "features")
         if x.ndim != 2 or x.shape[1] != self.num_features:
             raise DataError(
                 f"this recognizer takes features of shape (B, {self.num_features}), but got "
                 f"{tuple(x.shape)}: use features of the same model as in training"
             )
-        return in_batches(x, batch_size, shape, function, like=self.classifier.weight)
+        watch = None if self._range is None else RangeWatch(self._range, int(self.seen_mask.sum()))
+        like = self.classifier.weight
+        result = in_batches(x, batch_size, shape, function, like=like, watch=watch)
+        if watch is not None:
+            watch.warn()
+        return result

@@ -1,7 +1,10 @@
-"""Where features lie in two dimensions, and whether those of a class lie together."""
+"""Positions of features in two dimensions, and whether those of a class lie together."""
 
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.preprocessing import normalize
 
 PERPLEXITY, COMPONENTS = 20, 50
 
@@ -9,14 +12,12 @@ PERPLEXITY, COMPONENTS = 20, 50
 def place(features: np.ndarray) -> np.ndarray:
     """(n, 2) positions in the unit square of (n, D) features, n ≥ 5; always the same ones.
 
-    Unit vectors, so that it is cosines that are shown; principal components, so that t-SNE has
-    less to do; then exact t-SNE with a fixed seed (van der Maaten and Hinton: "Visualizing Data
-    using t-SNE", JMLR 2008). Time grows with n².
+    Unit vectors, so that distances show cosines; principal components, so that t-SNE has less to
+    do; then exact t-SNE with a fixed seed (van der Maaten and Hinton: "Visualizing Data using
+    t-SNE", JMLR 2008). Time grows with n².
     """
-    centred = _unit(features)
-    centred -= centred.mean(axis=0)
-    values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-    reduced = vectors[:, -COMPONENTS:] * np.sqrt(np.maximum(values[-COMPONENTS:], 0))
+    size = min(COMPONENTS, *features.shape)
+    reduced = PCA(size, svd_solver="full").fit_transform(normalize(features))
     perplexity = min(PERPLEXITY, (len(reduced) - 1) / 3)
     tsne = TSNE(init="pca", method="exact", perplexity=perplexity, max_iter=600, random_state=0)
     placed = tsne.fit_transform(reduced.astype(np.float32))
@@ -30,11 +31,6 @@ def same_class_nearest(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     >>> same_class_nearest(np.array([[1.0, 0], [9, 1], [0, 1]]), np.array([0, 0, 1])).tolist()
     [True, True, False]
     """
-    unit = _unit(features)
-    similarity = unit @ unit.T
+    similarity = cosine_similarity(features)
     np.fill_diagonal(similarity, -np.inf)
     return labels[similarity.argmax(axis=1)] == labels
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

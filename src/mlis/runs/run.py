@@ -26,14 +26,15 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
 from mlis.io.checkpoint import save_model
+from mlis.io.run_plan import RunPlan, read_sealed, write_sealed
 from mlis.protocol import Trained, fit_and_calibrate, test_once
 from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
-from mlis.runs.plan import RunPlan, read_sealed, write_sealed
+from mlis.storage.atomic import clear_all_leftovers
 from mlis.storage.locks import held
 from mlis.training.checkpoints import FolderMonitor
 from mlis.training.loop import Monitor
 
-__all__ = ["RunPlan", "begin", "execute", "finished"]
+__all__ = ["RunPlan", "begin", "execute"]
 
 
 def begin(folder: Path, plan: RunPlan) -> None:
@@ -50,6 +51,11 @@ def begin(folder: Path, plan: RunPlan) -> None:
                 f"or continue that run with --resume {folder}"
             )
         return
+    if (folder / "results.json").exists():
+        raise SettingsError(
+            f"{folder} holds results.json, but no run.json: it is not of a run. Choose another "
+            "folder, or rename that file."
+        )
     write_sealed(folder / "run.json", plan.to_dict())
 
 
@@ -83,7 +89,7 @@ def execute(
 
     Raises:
         DataError: the dataset is not the one that the run began with.
-        SettingsError: another process works in the same folder.
+        SettingsError: the folder is in use by another process.
         DivergenceError: a training diverged; finished ones are kept.
     """
     if dataset.sha256 != plan.data_sha256:
@@ -105,7 +111,8 @@ def execute(
         how={"reuse": reuse, "growable": growable},
     )
     with held(folder):
-        _clear_leftovers(folder)
+        for seed in plan.seeds:
+            clear_all_leftovers(folder / f"seed-{seed}")
         rows = {
             components: [train(seed=seed, components=components) for seed in plan.seeds]
             for components in plan.components
@@ -220,23 +227,7 @@ def _read_result(path: Path) -> dict[str, Any]:
         return row
     except ModelFileError:
         raise
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ModelFileError(
             f"{path} is damaged ({error}): delete it to have that training tested again"
         ) from None
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Delete the half-written files of a process that was killed; a snapshot can be large."""
-    for path in folder.rglob(".*tmp*"):
-        path.unlink(missing_ok=True)
-
-
-def finished(folder: Path, plan: RunPlan) -> Sequence[tuple[int, str]]:
-    """Which (seed, components) of a run have their result."""
-    return [
-        (seed, components)
-        for components in plan.components
-        for seed in plan.seeds
-        if (folder / f"seed-{seed}" / components / "result.json").exists()
-    ]

@@ -1,5 +1,5 @@
-"""A trained recognizer behind HTTP: an API, a page, and the limits that keep both standing.
+"""A trained recognizer behind HTTP: an API and a page, with limits on what requests can cost.
 
-Data flow one way: `settings` → `engine` (the model) → `batching` (one thread with it) → `service`
-(what can be asked) → `api`, `page` (how it is asked) → `app` → `run`.
+Data flow one way: `settings` → `engine` (the model) → `batching` (the thread that runs it) →
+`service` (what can be asked) → `bodies`, `api` (how it is asked) → `app` → `run`.
 """

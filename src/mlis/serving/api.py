@@ -1,39 +1,46 @@
 """The routes of the HTTP API."""
 
+import asyncio
+import hmac
+import json
 import re
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, File, Query, Response, UploadFile
-from pydantic import WithJsonSchema
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
 import mlis
 from mlis.serving import schemas
-from mlis.serving.engine import Answer, Catalogue
+from mlis.serving.bodies import FORM, JSON, Upload, read_files, read_json
+from mlis.serving.descriptions import Description
+from mlis.serving.engine import Answer, Catalogue, Change
 from mlis.serving.metrics import CONTENT_TYPE
-from mlis.serving.problems import Refusal
+from mlis.serving.middleware import client_of
 from mlis.serving.service import Service
-from mlis.serving.settings import Access
-from mlis.serving.words import Words
+from mlis.serving.settings import MIB, Access
 
-LONGEST_FILE_NAME = 255
-# FastAPI's own schema of a file, `contentMediaType`, is understood by few makers of clients.
-Binary = Annotated[UploadFile, WithJsonSchema({"type": "string", "format": "binary"})]
+MAX_FILE_NAME = 255
+MAX_DIGITS = 32
+"""Bytes of a number of a JSON array, with what separates it from the next."""
 
 
-def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What an operation may answer besides success, for the OpenAPI document."""
     reasons = {
         400: "not addressed to this server, or a body that cannot be read",
+        401: "changes need a token: Authorization: Bearer TOKEN",
         403: "not allowed",
-        404: "there is no such class or path",
-        408: "the body did not come in time",
-        409: "there is a class of that name",
+        404: "no such class",
+        408: "the body did not arrive in time",
+        409: "a class of that name exists",
         413: "the body is too large",
         415: "a body of another media type",
         422: "not what was expected; `problems` says where",
         429: "too many requests; Retry-After says when to ask again",
-        503: "not done in time, or too much waits already",
+        503: "not done in time, or too much is in progress; Retry-After says when to ask again",
     }
     always = (400, 403, 408, 413, 422, 429, 503)
     return {
@@ -42,75 +49,156 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def body_of(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The body of an operation, for the OpenAPI document."""
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
+
+
+def json_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON body of an operation, for the OpenAPI document."""
+    return body_of(JSON, model.model_json_schema())
+
+
 def routes(service: Service, access: Access) -> APIRouter:
     """All routes of one server."""
     router = APIRouter()
-    _add_predictions(router, service)
-    _add_classes(router, service, access)
+    _add_images(router, service)
+    _add_features(router, service)
+    _add_classes(router, service)
+    _add_changes(router, service, access)
     _add_server(router, service, access)
     return router
 
 
-def _add_predictions(router: APIRouter, service: Service) -> None:
+def _add_images(router: APIRouter, service: Service) -> None:
     limits = service.limits
-    rows_request = schemas.rows_request(limits, service.engine.num_features)
-    most = limits.max_top_k
+    file = {"type": "string", "format": "binary"}
+    files = {"type": "array", "items": file, "minItems": 1, "maxItems": limits.max_files}
+    form = {"type": "object", "required": ["files"], "properties": {"files": files}}
 
-    @router.post("/predict/images", responses=described(415), tags=["predict"])
+    @router.post(
+        "/predict/images",
+        responses=responses(415),
+        response_model=schemas.ImagesAnswer,
+        openapi_extra=body_of(FORM, form),
+        tags=["predict"],
+    )
     async def predict_images(
-        files: Annotated[
-            list[Binary],
-            File(description="image files", min_length=1, max_length=limits.max_files),
-        ],
-        top_k: Annotated[int, Query(ge=1, le=most, description="classes a file")] = 5,
-    ) -> schemas.ImagesAnswer:
-        """The likeliest classes of each uploaded picture.
+        request: Request,
+        top_k: Annotated[int, Query(ge=1, le=limits.max_top_k, description="classes per file")] = 5,
+    ) -> Response:
+        """The likeliest classes of each uploaded image.
 
-        A file that cannot be read does not hinder the others: its result has an `error`.
+        A file that cannot be read does not affect the others: its result has an `error`.
         """
-        answers = await service.predict_images([await file.read() for file in files])
-        pairs = zip(files, answers, strict=True)
-        return schemas.ImagesAnswer(results=[_of_file(*pair, top_k) for pair in pairs])
+        client = client_of(request.scope)
+        service.check_images(client)
+        with service.upload_room.hold(client) as take:
+            files = await read_files(request, limits.upload_bytes, take, limits.max_files)
+            answers = await service.predict_images(files, client)
+            return await asyncio.to_thread(_images_answer, files, answers, top_k)
 
-    @router.post("/predict/features", responses=described(415), tags=["predict"])
-    async def predict_features(
-        body: rows_request,  # pyright: ignore[reportInvalidTypeForm]
-    ) -> schemas.RowsAnswer:
+
+def _add_features(router: APIRouter, service: Service) -> None:
+    limits, size = service.limits, service.engine.num_features
+    expected = schemas.rows_request(limits, size)
+    values = limits.max_rows * size + 16
+    items = values, f"{limits.max_rows} rows of {size} numbers"
+    most = min(limits.upload_bytes, values * MAX_DIGITS + 4096)
+
+    @router.post(
+        "/predict/features",
+        responses=responses(415),
+        response_model=schemas.RowsAnswer,
+        openapi_extra=json_of(expected),
+        tags=["predict"],
+    )
+    async def predict_features(request: Request) -> Response:
         """The likeliest classes of each row of features."""
-        answers = await service.predict_rows(np.array(body.rows, dtype=np.float32))
-        return schemas.RowsAnswer(
-            results=[
-                schemas.RowResult(row=i, predictions=predictions(answer, body.top_k))
-                for i, answer in enumerate(answers)
-            ]
-        )
+        client = client_of(request.scope)
+        service.room.check(client)
+        with service.upload_room.hold(client) as take:
+            body = await read_json(request, expected, most, take, items)
+            rows = await asyncio.to_thread(np.array, body.rows, np.float32)
+            answers = await service.predict_rows(rows, client)
+            return await asyncio.to_thread(_rows_answer, answers, body.top_k)
 
 
-def _add_classes(router: APIRouter, service: Service, access: Access) -> None:
-    @router.get("/classes", responses=described(), tags=["classes"])
-    async def get_classes() -> schemas.ClassList:
-        """All classes that the model tells apart."""
+def _add_classes(router: APIRouter, service: Service) -> None:
+    kept: dict[str, Any] = {"catalogue": None, "text": ""}
+
+    @router.get(
+        "/classes", responses=responses(), response_model=schemas.ClassList, tags=["classes"]
+    )
+    async def get_classes() -> Response:
+        """All classes of the model."""
         known = service.catalogue
-        return schemas.ClassList(
-            count=len(known.names), classes=[_info(known, i) for i in range(len(known.names))]
-        )
+        if kept["catalogue"] is not known:
+            kept.update(catalogue=known, text=await asyncio.to_thread(_class_list, known))
+        return Response(kept["text"], media_type=JSON)
 
-    @router.post("/classes", status_code=201, responses=described(409, 415), tags=["classes"])
-    async def post_classes(body: schemas.NewClass) -> schemas.ClassInfo:
+
+def _add_changes(router: APIRouter, service: Service, access: Access) -> None:
+    describer = service.engine.describer
+    most = min(service.limits.upload_bytes, MIB + MAX_DIGITS * (describer.size if describer else 0))
+
+    async def body_of_change(request: Request, model: type[Any]) -> Any:
+        _authorise(request, access)
+        with service.upload_room.hold(client_of(request.scope)) as take:
+            return await read_json(request, model, most, take)
+
+    @router.post(
+        "/classes",
+        status_code=201,
+        responses=responses(401, 409, 415),
+        openapi_extra=json_of(schemas.NewClass),
+        tags=["classes"],
+    )
+    async def post_classes(request: Request) -> schemas.ClassInfo:
         """Add a class by describing it; it is recognised from the next request on.
 
         It is kept until the server stops.
         """
-        if not access.allow_changes:
-            raise Refusal(403, "this server takes no new classes: start it with --allow-changes")
-        known = await service.add_class(body.name, words_of(body))
-        return _info(known, known.names.index(body.name))
+        new = await body_of_change(request, schemas.NewClass)
+        change = Change("add", new.name, description_of(new))
+        return _info_of(await service.change(change, client_of(request.scope)), new.name)
+
+    @router.patch(
+        "/classes/{name:path}",
+        responses=responses(401, 404, 409, 415),
+        openapi_extra=json_of(schemas.NewName),
+        tags=["classes"],
+    )
+    async def patch_class(name: str, request: Request) -> schemas.ClassInfo:
+        """Rename a class, until the server stops."""
+        new = await body_of_change(request, schemas.NewName)
+        change = Change("rename", name, new_name=new.name)
+        return _info_of(await service.change(change, client_of(request.scope)), new.name)
+
+    @router.delete(
+        "/classes/{name:path}", status_code=204, responses=responses(401, 404), tags=["classes"]
+    )
+    async def delete_class(name: str, request: Request) -> None:
+        """Remove a class, until the server stops."""
+        _authorise(request, access)
+        await service.change(Change("remove", name), client_of(request.scope))
+
+
+def _authorise(request: Request, access: Access) -> None:
+    """Refuse a change that is not allowed, before its body is read."""
+    if not access.allow_changes:
+        raise HTTPException(403, "classes cannot be changed. Start the server with --allow-changes")
+    if access.token:
+        given = request.headers.get("authorization", "").encode("utf-8", "replace")
+        if not hmac.compare_digest(given, f"Bearer {access.token}".encode()):
+            detail = "Authorization: expected Bearer and the token of --token-file, got another"
+            raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
 def _add_server(router: APIRouter, service: Service, access: Access) -> None:
-    @router.get("/health", responses=described(), tags=["server"])
+    @router.get("/health", responses=responses(), tags=["server"])
     async def get_health() -> schemas.Health:
-        """Whether the server runs, and what it serves."""
+        """What is served."""
         engine = service.engine
         return schemas.Health(
             status="ok",
@@ -119,13 +207,16 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
             features=engine.num_features,
             image_model=engine.backbone.identity.name if engine.backbone else None,
             described_by=list(engine.describer.takes) if engine.describer else [],
-            changes=access.allow_changes and engine.describer is not None,
+            changes=access.allow_changes,
+            token=bool(access.token),
         )
+
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
     @router.get(
         "/metrics",
         response_class=Response,
-        responses={**described(), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={**responses(), 200: text},
         tags=["server"],
     )
     async def get_metrics() -> Response:
@@ -133,21 +224,19 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
-def predictions(answer: Answer, k: int) -> list[schemas.Prediction]:
-    """The k best classes of an answer that has some."""
+def predictions(answer: Answer, k: int) -> list[dict[str, Any]]:
+    """The k best classes of an answer that has some, each as a `schemas.Prediction`."""
     known = answer.catalogue
     return [
-        schemas.Prediction.model_validate(
-            {"class": known.names[c], "score": chance, "seen": bool(known.seen[c])}
-        )
-        for c, chance in answer.best(k)
+        {"class": known.names[c], "score": score, "seen": bool(known.seen[c])}
+        for c, score in answer.best(k)
     ]
 
 
-def words_of(new: schemas.NewClass) -> Words:
-    """What a request says of a class."""
-    said = {name: _cell(value) for name, value in (new.attributes or {}).items()}
-    return Words(tuple(new.sentences or ()), said, tuple(new.vector or ()))
+def description_of(new: schemas.NewClass) -> Description:
+    """The description in a request."""
+    values = {name: _cell(value) for name, value in (new.attributes or {}).items()}
+    return Description(tuple(new.sentences or ()), values, tuple(new.vector or ()))
 
 
 def _cell(value: float | bool | str) -> str:
@@ -157,11 +246,28 @@ def _cell(value: float | bool | str) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _of_file(file: UploadFile, answer: Answer, k: int) -> schemas.FileResult:
-    name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "?", file.filename or "")[:LONGEST_FILE_NAME]
-    if answer.chances is None:
-        return schemas.FileResult(file=name, predictions=None, error=answer.reason)
-    return schemas.FileResult(file=name, predictions=predictions(answer, k), error=None)
+def _images_answer(files: list[Upload], answers: list[Answer], k: int) -> Response:
+    results = []
+    for file, answer in zip(files, answers, strict=True):
+        name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "?", file.name)[:MAX_FILE_NAME]
+        found = None if answer.probabilities is None else predictions(answer, k)
+        error = answer.reason if found is None else None
+        results.append({"file": name, "predictions": found, "error": error})
+    return JSONResponse({"results": results})
+
+
+def _rows_answer(answers: list[Answer], k: int) -> Response:
+    rows = [{"row": i, "predictions": predictions(each, k)} for i, each in enumerate(answers)]
+    return JSONResponse({"results": rows})
+
+
+def _class_list(known: Catalogue) -> str:
+    classes = [_info(known, i).model_dump() for i in range(len(known.names))]
+    return json.dumps({"count": len(classes), "classes": classes}, ensure_ascii=False)
+
+
+def _info_of(known: Catalogue, name: str) -> schemas.ClassInfo:
+    return _info(known, known.names.index(name))
 
 
 def _info(known: Catalogue, index: int) -> schemas.ClassInfo:

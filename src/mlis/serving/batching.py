@@ -1,10 +1,11 @@
-"""One thread with the model: what is asked at the same time is computed together.
+"""One thread runs the model; requests that arrive together are computed together.
 
-A request is a few rows. The thread takes the oldest one, waits a moment for others, and computes
-all of them in one batch. Under load nothing waits: the next batch is what came in while the last
-one was computed. A request of more rows than a batch is computed alone.
+A request is one row or more. The thread takes the oldest one, waits briefly for others, and
+computes all of them in one batch. Under load nothing waits: the next batch is what arrived while
+the last one was computed. A request of more rows than a batch is computed alone.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -22,8 +23,11 @@ Row = TypeVar("Row")
 Result = TypeVar("Result")
 
 
+STOPPING = "the server is stopping"
+
+
 class BusyError(MlisError, RuntimeError):
-    """Too much waits already, or the server is stopping."""
+    """Too much is in progress, or the server is stopping."""
 
 
 @dataclass(eq=False)
@@ -34,13 +38,12 @@ class _Job(Generic[Row, Result]):
 
 
 class Batcher(Generic[Row, Result]):
-    """Computes rows of many requests in common batches, on a thread of its own.
+    """Computes rows of many requests in shared batches, on its own thread.
 
     Args:
-        compute: one result a row; is only ever called on the batcher's thread.
-        max_batch: rows a batch.
+        compute: one result per row; is only called on the batcher's thread.
+        max_batch: rows per batch.
         max_wait: seconds that the oldest request waits for others.
-        max_waiting: rows that may wait.
         computed: is told the rows and seconds of every batch.
     """
 
@@ -50,56 +53,44 @@ class Batcher(Generic[Row, Result]):
         *,
         max_batch: int = 32,
         max_wait: float = 0.005,
-        max_waiting: int = 512,
         computed: Callable[[int, float], None] = lambda rows, seconds: None,
     ):
         self._compute, self._computed = compute, computed
-        self._max_batch, self._max_wait, self._max_waiting = max_batch, max_wait, max_waiting
+        self._max_batch, self._max_wait = max_batch, max_wait
         self._queue: queue.SimpleQueue[_Job[Row, Result] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._waiting = 0
-        self._closed = False
+        self._stopped = False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """Rows that are asked for and not begun."""
-        return self._waiting
 
     def submit(self, rows: Sequence[Row]) -> "Future[list[Result]]":
         """Ask for the results of one row or more; a cancelled future is not computed.
 
         Raises:
-            BusyError: too many rows wait, or the batcher is closed.
+            BusyError: the batcher is stopped.
         """
         job: _Job[Row, Result] = _Job(rows)
         with self._lock:
-            self.check_room(len(rows))
-            self._waiting += len(rows)
+            if self._stopped:
+                raise BusyError(STOPPING)
             self._queue.put(job)
         return job.future
 
-    def check_room(self, rows: int) -> None:
-        """Raise `BusyError` where so many more rows would be refused."""
-        self._refuse_when_closed()
-        # more than may ever wait are let in when nothing else does
-        if self._waiting and self._waiting + rows > self._max_waiting:
-            raise BusyError(
-                f"{self._waiting} images and rows wait already, and at most "
-                f"{self._max_waiting} may: ask again a little later"
-            )
-
-    def close(self) -> None:
-        """Compute what waits, then end the thread."""
+    def stop(self) -> None:
+        """Refuse what waits and what comes; what is being computed is still answered."""
         with self._lock:
-            self._closed = True
+            self._stopped = True
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    job = self._queue.get_nowait()
+                    if job is not None and job.future.set_running_or_notify_cancel():
+                        job.future.set_exception(BusyError(STOPPING))
             self._queue.put(None)
-        self._thread.join()
 
-    def _refuse_when_closed(self) -> None:
-        if self._closed:
-            raise BusyError("the server is stopping")
+    def join(self, seconds: float | None = None) -> bool:
+        """Wait until the thread of a stopped batcher ends; return whether it did."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         left: _Job[Row, Result] | None = None
@@ -112,7 +103,7 @@ class Batcher(Generic[Row, Result]):
     def _gather(
         self, first: _Job[Row, Result]
     ) -> tuple[list[_Job[Row, Result]], _Job[Row, Result] | None, bool]:
-        """What is computed with the first job, what came next and is too large, and the end."""
+        """The jobs of one batch, the next job if it does not fit in, and whether to end."""
         jobs, rows, deadline = [first], len(first.rows), first.since + self._max_wait
         while rows < self._max_batch:
             try:
@@ -129,8 +120,6 @@ class Batcher(Generic[Row, Result]):
         return jobs, None, False
 
     def _answer(self, jobs: list[_Job[Row, Result]]) -> None:
-        with self._lock:
-            self._waiting -= sum(len(job.rows) for job in jobs)
         jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
         if not jobs:
             return
@@ -139,8 +128,8 @@ class Batcher(Generic[Row, Result]):
         try:
             results = iter(self._compute(rows))
         except Exception as error:
-            logger.info("a batch of %d requests failed, each is tried alone: %s", len(jobs), error)
-            for job in jobs:  # one that cannot be computed must not take the others along
+            logger.info("a batch of %d requests failed, computing each alone: %s", len(jobs), error)
+            for job in jobs:  # one that fails must not fail the others
                 self._answer_alone(job)
             return
         self._computed(len(rows), time.perf_counter() - began)

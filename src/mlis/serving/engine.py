@@ -1,25 +1,42 @@
-"""The model as the server uses it: what a picture or a row is, and what comes out.
+"""The model as the server uses it: what goes in, what comes out, and how its classes change.
 
-A recognizer never changes: adding a class makes another one, which takes its place between two
-batches. So predictions go on while a class is added.
+A recognizer is immutable: a change makes another one, which replaces it between two batches. So
+predictions continue while a class is added.
 """
 
+import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.special
 
+from mlis.compute.precision import Arithmetic
+from mlis.errors import DataError, MlisError, SettingsError
+from mlis.features.descriptors.class_table import read_words
 from mlis.features.images.decode import ImageError, decode
+from mlis.io.checkpoint import load_model
 from mlis.model.recognizer import Recognizer
-from mlis.serving.words import Describer, Words
+from mlis.serving.descriptions import Describer, Description
 
 if TYPE_CHECKING:
     from mlis.features.backbones.base import Backbone
 
+logger: logging.Logger = logging.getLogger(__name__)
 
-BEYOND = "its features are not finite, or so far from the training's that the scores are not"
+NOT_FINITE = "its features are not finite, or so far from the training's that its scores are not"
+
+
+class ConflictError(DataError):
+    """A class of that name exists."""
+
+
+class NoSuchClassError(DataError):
+    """No class of that name exists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +46,7 @@ class Catalogue:
     Attributes:
         names: C.
         seen: (C,) bool, whether a class had images in training.
-        added: names of those added since the server began.
+        added: names of those added since the server started.
         descriptions: sentences by name, where they are known.
     """
 
@@ -41,7 +58,7 @@ class Catalogue:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """One picture as `prepare` gives it, or one row of features (Dx,)."""
+    """One image as `prepare` gives it, or one row of features (Dx,)."""
 
     values: np.ndarray
     is_image: bool
@@ -52,25 +69,45 @@ class Answer:
     """Probabilities (C,) of the classes of a catalogue, or the reason why there are none."""
 
     catalogue: Catalogue
-    chances: np.ndarray | None
+    probabilities: np.ndarray | None
     reason: str = ""
 
     def best(self, k: int) -> list[tuple[int, float]]:
         """Index and probability of the k likeliest classes, best first."""
-        assert self.chances is not None
-        order = np.argsort(-self.chances, kind="stable")[:k]
-        return [(int(c), round(float(self.chances[c]), 6)) for c in order]
+        assert self.probabilities is not None
+        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(int(c), round(float(self.probabilities[c]), 6)) for c in order]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One change of the classes: an addition, a removal, or a renaming.
+
+    Attributes:
+        action: "add", "remove" or "rename".
+        name: of the class.
+        description: of a class that is added.
+        new_name: of a class that is renamed.
+        abandoned: set when nobody waits for it any more; then it must not be made.
+    """
+
+    action: str
+    name: str
+    description: Description = field(default_factory=Description)
+    new_name: str = ""
+    abandoned: threading.Event = field(default_factory=threading.Event)
 
 
 class Engine:
-    """A recognizer, with the image model of its features where that is known.
+    """A recognizer, with the backbone of its features where that is known.
 
-    Any thread may call `prepare`; `answer` is for one thread, and `add` for one, perhaps another.
+    Any thread may call `prepare`; `answer` is for one thread, and `change` for one, perhaps
+    another.
 
     Args:
         recognizer: the model.
-        backbone: its image model, or None: then only features are understood.
-        describer: how words become descriptors of new classes, or None: then none are taken.
+        backbone: its image model, or None: then only features are accepted.
+        describer: makes descriptors of new classes, or None: then none can be added.
         descriptions: sentences of classes by name, to show.
     """
 
@@ -97,7 +134,7 @@ class Engine:
         return self._served[1]
 
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
-        """The image model's input for the bytes of a file. Raises `ImageError`."""
+        """The backbone's input for the bytes of a file. Raises `ImageError`."""
         assert self.backbone is not None
         if not data:
             raise ImageError("empty file: zero bytes")
@@ -106,12 +143,12 @@ class Engine:
             return self.backbone.prepare(image)
         except MemoryError:
             raise ImageError("not enough memory for it") from None
-        except Exception as error:  # a processor that fails on one image says what it likes
+        except Exception as error:  # processors raise anything
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ImageError(f"cannot be prepared: {reason}") from error
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
-        """One answer a query, whatever else is among them."""
+        """One answer per query, independent of the others."""
         features = np.full((len(queries), self.num_features), np.nan, dtype=np.float32)
         for rows in self._alike(queries):
             values = [queries[i].values for i in rows]
@@ -124,41 +161,105 @@ class Engine:
         finite = np.asarray(np.isfinite(features).all(axis=1))
         scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
-            scores[finite] = recognizer.scores(features[finite])
-        known = np.asarray(np.isfinite(scores).all(axis=1))  # very large features overflow
+            scores[finite] = _scores(recognizer, features[finite])
+        known = np.asarray(np.isfinite(scores).all(axis=1))
         with np.errstate(invalid="ignore"):
-            chances = scipy.special.softmax(scores, axis=1)
+            probabilities = scipy.special.softmax(scores, axis=1)
         return [
-            Answer(catalogue, chances[i]) if known[i] else Answer(catalogue, None, BEYOND)
+            Answer(catalogue, probabilities[i]) if known[i] else Answer(catalogue, None, NOT_FINITE)
             for i in range(len(queries))
         ]
 
-    def add(self, name: str, words: Words, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Add a class by its description; return whether it was.
+    def change(
+        self, changes: Sequence[Change], max_classes: int = 1_000_000
+    ) -> list[MlisError | None]:
+        """Change the classes; the outcome of each change is None, or why it was not made.
 
-        Args:
-            name: of no class that is there.
-            words: what is said of it.
-            given_up: whether nobody waits for it any more; then all stays as it was.
-
-        Raises:
-            MlisError: the words are not what the model's classes are described by.
+        Classes that are added one after the other are added together: the classifier is trained
+        once for all of them.
         """
-        assert self.describer is not None
+        outcomes: list[MlisError | None] = []
+        for action, group in groupby(changes, key=lambda change: change.action):
+            if action == "add":
+                outcomes += self._add(list(group), max_classes)
+            else:
+                outcomes += [self._remove_or_rename(change) for change in group]
+        return outcomes
+
+    def _add(self, changes: list[Change], max_classes: int) -> list[MlisError | None]:
         recognizer, known = self._served
-        vector = self.describer.vector(name, words)
-        grown = recognizer.add_classes([name], vector[None], note="mlis serve")
-        descriptions = dict(known.descriptions)
-        if words.sentences:
-            descriptions[name] = " ".join(words.sentences)
-        seen, added = np.array(grown.seen_mask), known.added | {name}
-        if given_up():
-            return False
-        self._served = (grown, Catalogue(grown.class_names, seen, added, descriptions))
-        return True
+        outcomes: list[MlisError | None] = []
+        vectors: dict[str, np.ndarray] = {}
+        for change in changes:
+            try:
+                self._check_addition(change.name, {*known.names, *vectors}, max_classes)
+                assert self.describer is not None
+                vectors[change.name] = self.describer.vector(change.name, change.description)
+                outcomes.append(None)
+            except MlisError as error:
+                outcomes.append(error)
+        made = [change for change, failed in zip(changes, outcomes, strict=True) if failed is None]
+        if not made:
+            return outcomes
+        try:
+            grown = recognizer.add_classes(
+                list(vectors), np.stack(list(vectors.values())), note="mlis serve"
+            )
+        except MlisError as error:
+            if len(changes) == 1:
+                return [error]
+            return [self._add([change], max_classes)[0] for change in changes]
+        if abandoned := [change.name for change in made if change.abandoned.is_set()]:
+            if len(abandoned) == len(made):
+                return outcomes
+            grown = grown.remove_classes(abandoned)
+        kept = [change for change in made if change.name not in abandoned]
+        said = {c.name: " ".join(c.description.sentences) for c in kept if c.description.sentences}
+        added = known.added | {change.name for change in kept}
+        self._publish(grown, added, {**known.descriptions, **said})
+        return outcomes
+
+    def _check_addition(self, name: str, names: set[str], max_classes: int) -> None:
+        if self.describer is None:
+            raise DataError("cannot add classes: the model has no exemplar buffer. Train it again")
+        if name in names:
+            raise ConflictError(f"a class {name!r} exists already. Choose another name")
+        if len(names) >= max_classes:
+            raise DataError(f"cannot add {name!r}: the model has {len(names)} classes, the maximum")
+
+    def _remove_or_rename(self, change: Change) -> MlisError | None:
+        recognizer, known = self._served
+        old, new = change.name, change.new_name
+        said = {name: text for name, text in known.descriptions.items() if name != old}
+        added = known.added - {old}
+        try:
+            if old not in known.names:
+                raise NoSuchClassError(f"no such class: {old[:200]!r}. GET /classes lists all")
+            if change.action == "remove":
+                changed = recognizer.remove_classes([old])
+            elif new in known.names:
+                raise ConflictError(f"a class {new!r} exists already. Choose another name")
+            else:
+                changed = recognizer.rename_classes({old: new})
+                said |= {new: known.descriptions[old]} if old in known.descriptions else {}
+                added |= {new} if old in known.added else frozenset()
+        except MlisError as error:
+            return error
+        if not change.abandoned.is_set():
+            self._publish(changed, added, said)
+        return None
+
+    def _publish(
+        self, recognizer: Recognizer, added: frozenset[str], descriptions: Mapping[str, str]
+    ) -> None:
+        seen = np.array(recognizer.seen_mask)
+        self._served = (
+            recognizer,
+            Catalogue(recognizer.class_names, seen, added, dict(descriptions)),
+        )
 
     def _alike(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Queries that are computed in one call: all rows; pictures of one shape, few at a time."""
+        """Queries that are computed in one call: all rows; images of one shape, in batches."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, query in enumerate(queries):
             groups.setdefault((query.is_image, *query.values.shape), []).append(i)
@@ -167,3 +268,67 @@ class Engine:
             size = self.backbone.batch if key[0] and self.backbone is not None else len(rows)
             parts += [rows[i : i + size] for i in range(0, len(rows), size)]
         return parts
+
+
+def _scores(recognizer: Recognizer, features: np.ndarray) -> np.ndarray:
+    """Scores of all rows, NaN for one whose scores overflow: the others are not to fail with it."""
+    try:
+        return recognizer.scores(features)
+    except DataError:
+        if len(features) == 1:
+            return np.full((1, len(recognizer.class_names)), np.nan)
+    return np.concatenate([_scores(recognizer, row[None]) for row in features])
+
+
+def load_engine(
+    model: Path,
+    device: str = "auto",
+    *,
+    backbone: str | None = None,
+    text_model: str | None = None,
+    changes: bool = True,
+    descriptions: Path | None = None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> Engine:
+    """Load a saved model and what is needed to serve it.
+
+    Args:
+        model: folder of the model.
+        device: auto, cpu or cuda.
+        backbone, text_model: names of the image and text model, where not those of the training;
+            only what is named here is downloaded.
+        changes: whether classes may be added: the text model and the exemplar buffer are only
+            loaded then.
+        descriptions: table of classes whose sentences are shown, or None.
+        progress: is told what is loaded next.
+
+    Raises:
+        ModelFileError: the model's files are missing or damaged.
+        DataError: the backbone is not that of the training, or the table is damaged.
+        SettingsError: no such device, or a package that is needed is not installed.
+    """
+    place = Arithmetic.of("float32", device).device
+    sentences = _sentences(descriptions)
+    recognizer = load_model(model, place, growth=changes)
+    images = None
+    if name := backbone or recognizer.backbone.get("name"):
+        progress(f"image model {name}")
+        images = recognizer.load_backbone(backbone, device=str(place))
+    describer = None
+    if changes:
+        if text := (recognizer.sources.get("descriptors") or {}).get("text"):
+            progress(f"text model {text['name']}")
+        try:
+            describer = Describer.of(recognizer, str(place), text_model)
+        except SettingsError as error:
+            logger.warning("classes cannot be added: %s", error)
+    return Engine(recognizer, images, describer, sentences)
+
+
+def _sentences(table: Path | None) -> dict[str, str]:
+    """Class names → their sentences, joined."""
+    if table is None:
+        return {}
+    words = read_words(table)
+    pairs = zip(words.names, words.sentences, strict=True)
+    return {name: " ".join(sentences) for name, sentences in pairs if sentences}

@@ -1,4 +1,4 @@
-"""What a monitor asks for, in Prometheus' text format; nothing is sent anywhere."""
+"""Metrics in Prometheus' text format."""
 
 import time
 from typing import TYPE_CHECKING
@@ -32,44 +32,43 @@ class Metrics:
             registry=registry,
         )
         self.batch_rows: Histogram = Histogram(
-            "mlis_batch_rows", "images and rows of a batch", buckets=ROWS, registry=registry
+            "mlis_batch_rows", "images and rows per batch", buckets=ROWS, registry=registry
         )
         self.batch_seconds: Histogram = Histogram(
-            "mlis_batch_seconds", "computing a batch", buckets=SECONDS, registry=registry
+            "mlis_batch_seconds", "seconds per batch", buckets=SECONDS, registry=registry
         )
         self.bad_images: Counter = Counter(
             "mlis_bad_images", "uploaded files that gave no predictions", registry=registry
         )
-        self.classes_added: Counter = Counter(
-            "mlis_classes_added", "classes added by description", registry=registry
+        self.changes: Counter = Counter(
+            "mlis_class_changes", "changes of the classes", ["action"], registry=registry
         )
-        self.waiting: Gauge = Gauge(
-            "mlis_waiting_rows", "images and rows that wait for the model", registry=registry
+        self.in_progress: Gauge = Gauge(
+            "mlis_in_progress", "images, their megapixels, and rows in progress", registry=registry
         )
         self.classes: Gauge = Gauge("mlis_classes", "classes of the model", registry=registry)
         ProcessCollector(registry=registry)
 
     def computed(self, rows: int, seconds: float) -> None:
-        """One more batch."""
+        """Count one more batch."""
         self.batch_rows.observe(rows)
         self.batch_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """The exposition."""
+        """The metrics as text."""
         return generate_latest(self.registry)
 
 
 class Measure:
     """ASGI middleware: counts every answer and its time by route.
 
-    Labels come from a fixed set, so that no request can make new ones: routes as they are declared,
-    `page` for all of the page, `other` for what is not there.
+    Labels come from a fixed set, so that requests cannot make new ones: routes as they are
+    declared, and `other` for what does not exist.
     """
 
-    def __init__(self, app: "ASGIApp", metrics: Metrics, page: str):
+    def __init__(self, app: "ASGIApp", metrics: Metrics):
         self.app: ASGIApp = app
         self.metrics: Metrics = metrics
-        self.page: str = page
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass a request on."""
@@ -86,12 +85,7 @@ class Measure:
         await self.app(scope, receive, watched)
 
     def _count(self, scope: "Scope", status: int, seconds: float) -> None:
-        route = self._route(scope)
+        route = getattr(scope.get("route"), "path", None) or "other"
         method = scope["method"] if scope["method"] in METHODS else "other"
         self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.latency.labels(route).observe(seconds)
-
-    def _route(self, scope: "Scope") -> str:
-        if scope["path"] == self.page or scope["path"].startswith(self.page + "/"):
-            return "page"
-        return getattr(scope.get("route"), "path", None) or "other"

@@ -1,107 +1,75 @@
-"""The page: drop a picture, see the likeliest classes; describe a class, and it is among them.
+"""The page: three files of this package, and nothing from any other server."""
 
-Gradio draws it. Nothing is loaded from elsewhere and nothing is reported: system fonts, no
-analytics, no history, and a policy that makes browsers refuse every other origin.
-"""
-
-import os
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
+from fastapi import APIRouter
+from jinja2 import Environment, PackageLoader
+from starlette.responses import Response
 
-from mlis.serving.blocks import build
+import mlis
+from mlis.serving.schemas import NAME_LENGTH
 from mlis.serving.service import Service
 from mlis.serving.settings import Access
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+MAX_PREFILLED = 40
+"""Attributes up to which the form lists all of them."""
+HEADERS = {
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "connect-src 'self'",
+            "img-src 'self' blob: data:",  # blob: previews of the visitor's own images
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
 
-POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # the page's toolkit needs both
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "frame-ancestors 'self'",
-        "form-action 'self'",
+
+def page_routes(service: Service, access: Access) -> APIRouter:
+    """`/`, `/page.css` and `/page.js`."""
+    router = APIRouter(include_in_schema=False)
+    contents = {"": (_html(service, access), "text/html")}
+    folder = files("mlis.serving") / "assets"
+    for name, kind in ASSETS.items():
+        contents[name] = ((folder / name).read_text(encoding="utf-8"), kind)
+    for name, (content, kind) in contents.items():
+        router.add_api_route(f"/{name}", _sends(content, kind))
+    return router
+
+
+def _sends(content: str, kind: str) -> Callable[[], Awaitable[Response]]:
+    async def get_file() -> Response:
+        return Response(content, media_type=kind, headers=HEADERS)
+
+    return get_file
+
+
+def _html(service: Service, access: Access) -> str:
+    """The page of one server; what changes while it runs is added by the script."""
+    environment = Environment(loader=PackageLoader("mlis.serving", "assets"), autoescape=True)
+    engine, limits = service.engine, service.limits
+    describer = engine.describer if access.allow_changes else None
+    attributes = describer.attributes if describer else ()
+    return environment.get_template("page.html").render(
+        version=mlis.__version__,
+        takes_images=engine.backbone is not None,
+        changes=access.allow_changes,
+        takes=describer.takes if describer else (),
+        size=describer.size if describer else 0,
+        attributes=attributes,
+        prefilled=len(attributes) <= MAX_PREFILLED,
+        token=bool(access.token),
+        name_length=NAME_LENGTH,
+        max_mib=limits.max_upload,
+        max_top_k=limits.max_top_k,
     )
-)
-
-
-def mount_page(app: FastAPI, service: Service, access: Access, path: str) -> None:
-    """Put the page below `path` of an application."""
-    gradio = _gradio()
-    blocks = build(gradio, service, access.allow_changes)
-    # Without this a mounted page lets a visitor name any file of the server as an upload: Gradio
-    # copies it to the uploads unless the page counts as launched.
-    blocks.has_launched = True
-    gradio.mount_gradio_app(
-        app,
-        blocks,
-        path=path,
-        max_file_size=service.limits.upload_bytes,
-        footer_links=[],
-        show_error=True,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        theme=gradio.themes.Default(
-            primary_hue="slate",
-            neutral_hue="gray",
-            font=("system-ui", "sans-serif"),
-            font_mono=("ui-monospace", "monospace"),
-        ),
-        head='<link rel="icon" href="data:,">',
-        css=files("mlis.serving").joinpath("page.css").read_text(encoding="utf-8"),
-    )
-    app.add_middleware(SameOriginOnly, path=path)
-
-
-class SameOriginOnly:
-    """ASGI middleware: tells browsers to load nothing for the page from anywhere else."""
-
-    def __init__(self, app: "ASGIApp", path: str):
-        self.app: ASGIApp = app
-        self.path: str = path
-
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Pass a request on, and add headers to the answer."""
-        if scope["type"] != "http" or not scope["path"].startswith(self.path):
-            await self.app(scope, receive, send)
-            return
-
-        async def sending(message: "Message") -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = POLICY
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["X-Content-Type-Options"] = "nosniff"
-            await send(message)
-
-        await self.app(scope, receive, sending)
-
-
-def _gradio() -> Any:
-    """Gradio, told before it is imported to report nothing and to keep nothing."""
-    quiet = {
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_RUN_HISTORY": "False",
-        "GRADIO_SHARE": "False",
-        "GRADIO_MCP_SERVER": "False",
-        "GRADIO_SSR_MODE": "False",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    os.environ.update(quiet)
-    import gradio
-    from gradio import processing_utils
-
-    async def refuse(url: str, *_: object, **__: object) -> Any:
-        raise gradio.Error("This server fetches nothing from elsewhere: upload the picture.")
-
-    # A visitor's request may name a file by its address, and Gradio would fetch it.
-    for name in ("async_ssrf_protected_download", "async_ssrf_protected_get"):
-        setattr(processing_utils, name, refuse)
-    return gradio

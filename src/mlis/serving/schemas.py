@@ -1,4 +1,4 @@
-"""What goes over the wire: requests and answers, as the OpenAPI document shows them."""
+"""Requests and answers, as the OpenAPI document shows them."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -14,15 +14,22 @@ from pydantic import (
 
 from mlis.serving.settings import Limits
 
-NAME_LENGTH, SENTENCE_LENGTH, MAX_SENTENCES, MAX_ATTRIBUTES = 200, 5000, 100, 10_000
+NAME_LENGTH, SENTENCE_LENGTH, MAX_SENTENCES, MAX_ATTRIBUTES = 200, 5000, 100, 2000
 LARGEST_FEATURE = 1e30
 """Far beyond any feature, and far enough within float32 that scores of it do not overflow."""
 
 
 def _printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("expected letters, but got characters that cannot be shown")
+        raise ValueError("expected printable characters, got others")
     return text
+
+
+def _few(value: Any) -> Any:
+    """Refuse a large object before each of its items is looked at."""
+    if isinstance(value, dict) and len(value) > MAX_ATTRIBUTES:
+        raise ValueError(f"expected at most {MAX_ATTRIBUTES} attributes, got {len(value)}")
+    return value
 
 
 def _whole(value: Any) -> Any:
@@ -43,7 +50,7 @@ Sentence = Annotated[
 
 
 class Wire(BaseModel):
-    """Base of all: unknown fields are refused, as a misspelt one would be ignored."""
+    """Base of all: unknown fields are refused, so that a misspelt one is not ignored."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -59,7 +66,7 @@ class Prediction(Wire):
 
 
 class FileResult(Wire):
-    """Of one uploaded file: predictions, or the reason why there are none."""
+    """Predictions for one uploaded file, or the reason why there are none."""
 
     file: str = Field(description="name of the file as it was sent")
     predictions: list[Prediction] | None = Field(description="best first; null with an error")
@@ -67,20 +74,20 @@ class FileResult(Wire):
 
 
 class ImagesAnswer(Wire):
-    """One result a file, in the order of the request."""
+    """One result per file, in the order of the request."""
 
     results: list[FileResult]
 
 
 class RowResult(Wire):
-    """Of one row of features."""
+    """Predictions for one row of features."""
 
     row: int = Field(ge=0, description="counts from 0")
     predictions: list[Prediction] = Field(description="best first")
 
 
 class RowsAnswer(Wire):
-    """One result a row, in the order of the request."""
+    """One result per row, in the order of the request."""
 
     results: list[RowResult]
 
@@ -90,7 +97,7 @@ class ClassInfo(Wire):
 
     name: str
     seen: bool = Field(description="whether it had images in training")
-    added: bool = Field(description="whether it was added while the server runs")
+    added: bool = Field(description="whether it was added since the server started")
     description: str | None = Field(description="its sentences, where they are known")
 
 
@@ -104,23 +111,29 @@ class ClassList(Wire):
 class NewClass(Wire):
     """A class by its description: sentences, attributes or both, or a vector.
 
-    What the model needs is what its own classes were described by; GET /health says what that is.
+    GET /health says which of them the model takes.
     """
 
-    name: Name = Field(description="not the name of a class that is there")
-    sentences: list[Sentence] | None = Field(
+    name: Name = Field(description="not the name of a class that exists")
+    sentences: Annotated[list[Sentence], Field(fail_fast=True)] | None = Field(
         default=None, min_length=1, max_length=MAX_SENTENCES, description="what it looks like"
     )
-    attributes: dict[Name, Number | bool | str] | None = Field(
+    attributes: Annotated[dict[Name, Number | bool | str] | None, BeforeValidator(_few)] = Field(
         default=None,
         min_length=1,
         max_length=MAX_ATTRIBUTES,
         description="value of each attribute, written as in the table of classes; one that is "
         "left out counts as unknown",
     )
-    vector: list[Number] | None = Field(
+    vector: Annotated[list[Number], Field(fail_fast=True)] | None = Field(
         default=None, min_length=1, max_length=65_536, description="the descriptor itself"
     )
+
+
+class NewName(Wire):
+    """A new name of a class."""
+
+    name: Name = Field(description="not the name of a class that exists")
 
 
 class Health(Wire):
@@ -129,10 +142,11 @@ class Health(Wire):
     status: str = Field(description="ok")
     version: str = Field(description="of mlis")
     classes: int
-    features: int = Field(description="numbers a row of features")
-    image_model: str | None = Field(description="null where only features are understood")
-    described_by: list[str] = Field(description="what POST /classes takes of a new class")
-    changes: bool = Field(description="whether classes may be added")
+    features: int = Field(description="numbers per row of features")
+    image_model: str | None = Field(description="null where only features are accepted")
+    described_by: list[str] = Field(description="how POST /classes may describe a new class")
+    changes: bool = Field(description="whether classes may be added, removed and renamed")
+    token: bool = Field(description="whether changes need a token")
 
 
 class Place(Wire):
@@ -151,8 +165,9 @@ class Problem(Wire):
 
 def rows_request(limits: Limits, num_features: int) -> Any:
     """The model of a request with features: rows of `num_features` numbers within ±1e30."""
-    row = Annotated[list[Feature], Field(min_length=num_features, max_length=num_features)]
-    rows: Any = list.__class_getitem__(row)
+    size = Field(min_length=num_features, max_length=num_features, fail_fast=True)
+    row = Annotated[list[Feature], size]
+    rows: Any = Annotated[list.__class_getitem__(row), Field(fail_fast=True)]
     return create_model(
         "RowsRequest",
         __base__=Wire,
@@ -160,6 +175,6 @@ def rows_request(limits: Limits, num_features: int) -> Any:
         rows=(rows, Field(min_length=1, max_length=limits.max_rows)),
         top_k=(
             Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k), BeforeValidator(_whole)],
-            Field(default=5, description="classes a row, best first"),
+            Field(default=5, description="classes per row, best first"),
         ),
     )

@@ -1,33 +1,94 @@
-"""What can be asked of a server, whoever asks: the API or the page."""
+"""The model with its threads: predictions and changes, and how many of them may be in progress."""
 
 import asyncio
+import contextlib
+import ctypes
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mlis.errors import DataError
+from mlis.errors import DataError, MlisError
 from mlis.features.images.decode import ImageError
-from mlis.serving.batching import Batcher
-from mlis.serving.engine import Answer, Catalogue, Engine, Query
+from mlis.serving.batching import STOPPING, Batcher, BusyError
+from mlis.serving.bodies import Upload
+from mlis.serving.engine import Answer, Catalogue, Change, Engine, Query
 from mlis.serving.metrics import Metrics
-from mlis.serving.settings import Limits
-from mlis.serving.words import Words
+from mlis.serving.settings import MEGA, Limits
 
 DECODERS = 4
-"""Threads that decode images; Pillow lets go of Python's lock meanwhile."""
+"""Threads that decode images; Pillow releases Python's lock meanwhile."""
+LARGE = 4 * MEGA
+"""Pixels from which images are decoded one at a time, as each takes hundreds of MB."""
+SMALL = 4
+"""Images, megapixels and rows of a small request."""
+UPLOADS = 8
+"""Requests of the largest size that may be in memory."""
+MAX_CHANGES = 32
+"""Changes of the classes that may be in progress."""
 
 
-class ConflictError(DataError):
-    """There is a class of that name."""
+class Room:
+    """How much may be in progress at a time, for everyone and for one client.
+
+    One client has half of it, and another quarter for its small requests, so that its large ones do
+    not keep those out. What is too much for an empty room is let in alone. For one thread.
+    """
+
+    def __init__(self, most: int, what: str):
+        self.most: int = most
+        self.used: int = 0
+        self._what = what
+        self._by_client: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def hold(self, client: str) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes room; on leaving, all of it is released.
+
+        The function raises `BusyError` where there is no room.
+        """
+        held = 0
+
+        def take(amount: int) -> None:
+            nonlocal held
+            self.check(client, amount, held)
+            held += amount
+            self.used += amount
+            self._by_client[client] += amount
+
+        try:
+            yield take
+        finally:
+            self.used -= held
+            self._by_client[client] -= held
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+    def check(self, client: str, amount: int = 1, held: int = 0) -> None:
+        """Raise `BusyError` where there is no room for that much more.
+
+        Args:
+            client: who asks.
+            amount: how much more.
+            held: what the same request holds already; what nobody else holds room beside is let in.
+        """
+        own = self._by_client[client]
+        quarters = 3 if amount + held <= SMALL else 2
+        for used, most in ((self.used, self.most), (own, max(1, self.most * quarters // 4))):
+            if used > held and used + amount > most:
+                raise BusyError(
+                    f"server busy: expected at most {most} {self._what} in progress, got "
+                    f"{used + amount}. Ask again later"
+                )
 
 
 class Service:
-    """A model behind a queue. Close it when done.
+    """A model and its threads. Stop it when done.
 
     Args:
-        engine: the model; from now on only this service's thread may use it.
+        engine: the model; from now on only this service may use it.
         limits: how much may be asked.
         metrics: what is counted.
     """
@@ -36,16 +97,25 @@ class Service:
         self.engine: Engine = engine
         self.limits: Limits = limits
         self.metrics: Metrics = metrics
-        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
-        self._grower = ThreadPoolExecutor(1, "growth")
+        self.room: Room = Room(limits.max_waiting, "images, their megapixels, and rows")
+        self.upload_room: Room = Room(UPLOADS * limits.upload_bytes, "bytes of requests")
+        self.stopping: bool = False
+        self._change_room = Room(MAX_CHANGES, "changes")
+        self._threads: list[threading.Thread] = []
+
+        def begin() -> None:
+            self._threads.append(threading.current_thread())
+
+        self._decoders = ThreadPoolExecutor(DECODERS, "decode", begin)
+        self._large_decoder = ThreadPoolExecutor(1, "decode-large", begin)
         self._batcher: Batcher[Query, Answer] = Batcher(
             engine.answer,
             max_batch=limits.max_batch,
             max_wait=limits.max_wait / 1000,
-            max_waiting=limits.max_waiting,
             computed=metrics.computed,
         )
-        metrics.waiting.set_function(lambda: self._batcher.waiting)
+        self._changer: Batcher[Change, MlisError | None] = Batcher(self._make_changes, max_wait=0)
+        metrics.in_progress.set_function(lambda: self.room.used)
         metrics.classes.set_function(lambda: len(engine.catalogue.names))
 
     @property
@@ -53,88 +123,123 @@ class Service:
         """The classes as they are now."""
         return self.engine.catalogue
 
-    async def predict_images(self, files: Sequence[bytes]) -> list[Answer]:
-        """One answer for the bytes of each file; bad ones have a reason.
+    def check_images(self, client: str) -> None:
+        """Raise where no images can be taken now, before any is received.
 
         Raises:
-            BusyError: too much waits already.
-            DataError: this model's image model is not known.
+            BusyError: too much is in progress.
+            DataError: the image model of the features is not known.
         """
         if self.engine.backbone is None:
             raise DataError(
-                "this model does not know the image model of its features: send features to "
+                "the image model of this model's features is not known. Send features to "
                 "/predict/features"
             )
-        self._batcher.check_room(len(files))
-        loop, pixels = asyncio.get_running_loop(), self.limits.pixels
-        prepared = await asyncio.gather(
-            *(loop.run_in_executor(self._decoders, self._prepare, data, pixels) for data in files)
-        )
-        good = [Query(each, True) for each in prepared if isinstance(each, np.ndarray)]
-        answers = iter(await self._ask(good))
+        self.room.check(client)
+
+    async def predict_images(self, files: Sequence[Upload], client: str) -> list[Answer]:
+        """One answer per file; a file that is not an image has a reason instead.
+
+        Raises:
+            BusyError: too much is in progress.
+        """
+        with self.room.hold(client) as take:
+            take(sum(1 + min(file.pixels, self.limits.pixels) // MEGA for file in files))
+            prepared = await asyncio.gather(*(self._prepared(file) for file in files))
+            good = [Query(each, True) for each in prepared if isinstance(each, np.ndarray)]
+            answers = iter(await self._ask(good))
         results = [
             next(answers) if isinstance(each, np.ndarray) else Answer(self.catalogue, None, each)
             for each in prepared
         ]
-        self.metrics.bad_images.inc(sum(answer.chances is None for answer in results))
+        self.metrics.bad_images.inc(sum(answer.probabilities is None for answer in results))
         return results
 
-    async def predict_rows(self, rows: np.ndarray) -> list[Answer]:
-        """One answer a row of features (B, Dx) float32.
+    async def predict_rows(self, rows: np.ndarray, client: str) -> list[Answer]:
+        """One answer per row of features (B, Dx) float32.
 
         Raises:
-            BusyError: too much waits already.
-            DataError: a row's numbers are not finite, or its scores do not fit float32.
+            BusyError: too much is in progress.
+            DataError: a row or its scores are not finite.
         """
-        answers = await self._ask([Query(row, False) for row in rows])
+        with self.room.hold(client) as take:
+            take(len(rows))
+            answers = await self._ask([Query(row, False) for row in rows])
         for i, answer in enumerate(answers):
-            if answer.chances is None:
+            if answer.probabilities is None:
                 raise DataError(f"rows.{i}: {answer.reason}")
         return answers
 
-    async def add_class(self, name: str, words: Words) -> Catalogue:
-        """Add a class by its description.
+    async def change(self, change: Change, client: str) -> Catalogue:
+        """Change the classes, and return them.
 
         Raises:
-            ConflictError: a class of that name is there.
-            DataError: the model cannot be given classes, has as many as it may, or the words are
-                not what its classes are described by.
+            BusyError: too many changes are in progress.
+            ConflictError: a class of that name exists.
+            NoSuchClassError: no class of that name exists.
+            DataError: the model or the description does not allow it.
         """
-        given_up = threading.Event()
-        try:
-            await asyncio.wrap_future(self._grower.submit(self._add, name, words, given_up))
-        except asyncio.CancelledError:  # not done in time: then it must not be done later
-            given_up.set()
-            raise
+        with self._change_room.hold(client) as take:
+            take(1)
+            try:
+                (failed,) = await asyncio.wrap_future(self._changer.submit([change]))
+            except asyncio.CancelledError:  # not made in time: then it must not be made later
+                change.abandoned.set()
+                raise
+        if failed is not None:
+            raise failed
+        self.metrics.changes.labels(change.action).inc()
         return self.catalogue
 
-    def close(self) -> None:
-        """Answer what waits, then end the threads."""
-        self._batcher.close()
-        for pool in (self._decoders, self._grower):
-            pool.shutdown(cancel_futures=True)
+    def stop(self) -> None:
+        """Refuse what waits and what comes; what is being computed is still answered."""
+        self.stopping = True
+        self._batcher.stop()
+        self._changer.stop()
+        for pool in (self._decoders, self._large_decoder):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def join(self, seconds: float) -> bool:
+        """Wait for each thread after `stop`; return whether all ended."""
+        for thread in self._threads:
+            thread.join(seconds)
+        ended = [self._batcher.join(seconds), self._changer.join(seconds)]
+        return all(ended) and not any(thread.is_alive() for thread in self._threads)
 
     async def _ask(self, queries: list[Query]) -> list[Answer]:
         if not queries:
             return []
         return await asyncio.wrap_future(self._batcher.submit(queries))
 
-    def _prepare(self, data: bytes, pixels: int) -> np.ndarray | str:
+    async def _prepared(self, file: Upload) -> np.ndarray | str:
+        """The backbone's input, or why there is none."""
+        if self.stopping:
+            raise BusyError(STOPPING)
+        pool = self._large_decoder if file.pixels >= LARGE else self._decoders
         try:
-            return self.engine.prepare(data, pixels)
+            return await asyncio.get_running_loop().run_in_executor(pool, self._prepare, file)
+        except asyncio.CancelledError:
+            if self.stopping:
+                raise BusyError(STOPPING) from None
+            raise
+
+    def _make_changes(self, changes: list[Change]) -> list[MlisError | None]:
+        try:
+            return self.engine.change(changes, self.limits.max_classes)
+        finally:
+            release_memory()
+
+    def _prepare(self, file: Upload) -> np.ndarray | str:
+        try:
+            return self.engine.prepare(file.data, self.limits.pixels)
         except ImageError as error:
             return str(error)
+        finally:
+            if file.pixels >= MEGA:
+                release_memory()
 
-    def _add(self, name: str, words: Words, given_up: threading.Event) -> None:
-        known = self.catalogue
-        if self.engine.describer is None:
-            raise DataError(
-                "this model cannot be given classes: it holds nothing to add them with. Train it "
-                "again with this version of mlis"
-            )
-        if name in known.names:
-            raise ConflictError(f"there is a class {name!r} already: choose another name")
-        if len(known.names) >= self.limits.max_classes:
-            raise DataError(f"the model has {len(known.names)} classes, as many as it may have")
-        if self.engine.add(name, words, given_up.is_set):
-            self.metrics.classes_added.inc()
+
+def release_memory() -> None:
+    """Return freed memory to the system; glibc keeps that of large images and trainings."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -7,7 +7,9 @@ import json
 import math
 import os
 import platform
+import re
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +18,12 @@ from typing import Any
 
 import platformdirs
 
+from mlis.errors import DataError
+
 CHECK = "check"
+_TEMPORARY = re.compile(
+    r"\..+\.mlis-(?P<host>[0-9a-f]{8})-(?P<process>[0-9]{1,10})-[0-9a-f]{8}\.tmp", re.DOTALL
+)
 
 
 @contextmanager
@@ -35,10 +42,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('whole', 1)
     """
     path = Path(path)
-    _clear_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    clear_leftovers(path)
+    temporary = path.with_name(temporary_name(path.name))
     try:
-        with naming(path):
+        with naming(path, temporary):
             yield temporary
             with temporary.open("rb+") as handle:
                 os.fsync(handle.fileno())
@@ -49,23 +56,45 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Name the file in an `OSError` that does not: a full disk is told without its place."""
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name `path` in an `OSError` that names no file, as of a full disk, or its temporary one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = str(path)
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
-def _clear_leftovers(path: Path) -> None:
+def temporary_name(name: str) -> str:
+    """A name for what becomes `name` when it is complete; says which process writes it."""
+    return f".{name}.mlis-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def clear_leftovers(path: Path) -> None:
     """Delete what killed processes of this machine left half written of `path`."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*.tmp"):
-        owner = leftover.name.rsplit(".", 3)[1].partition("-")[2]
-        if owner.isdecimal() and not _is_alive(int(owner)):
-            with contextlib.suppress(OSError):
-                leftover.unlink()
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.mlis-{_host()}-*.tmp"):
+        found = _TEMPORARY.fullmatch(leftover.name)
+        if found and not _is_alive(int(found["process"])):
+            _delete(leftover)
+
+
+def clear_all_leftovers(folder: Path) -> None:
+    """Delete what killed processes of any machine left half written below `folder`.
+
+    The caller holds the folder (:mod:`mlis.storage.locks`): nobody else writes there.
+    """
+    for path in list(folder.rglob(".*.tmp")):
+        if _TEMPORARY.fullmatch(path.name):
+            _delete(path)
+
+
+def _delete(leftover: Path) -> None:
+    with contextlib.suppress(OSError):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def _host() -> str:
@@ -85,10 +114,29 @@ def _is_alive(process: int) -> bool:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON.
+
+    Raises:
+        DataError: a text in it is not Unicode, as names of files may be.
+        OSError: the file cannot be written.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    check_unicode(text, Path(path).name)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raise `DataError`, beginning with `what`, where UTF-8 cannot hold `text`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        start, end = text.rfind('"', 0, error.start) + 1, text.find('"', error.end)
+        near = text[max(start, error.start - 60) : end if end >= 0 else None]
+        raise DataError(
+            f"{what}: expected Unicode text, got {near[:80]!a}, which UTF-8 cannot hold. "
+            "Rename what is named so."
+        ) from None
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def is_tensor_file(path: Path) -> bool:
+    """Whether `save_tensors` wrote this file, by its header alone."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return "mlis" in (handle.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def _texts(words: object) -> dict[str, str]:
     if not isinstance(words, dict) or not all(isinstance(text, str) for text in words.values()):
         raise ValueError("its metadata are not texts by name")

@@ -15,7 +15,7 @@ from typing import BinaryIO, Self, TypeVar
 from torch import Tensor
 
 from mlis.errors import ModelFileError
-from mlis.storage.atomic import cache_folder
+from mlis.storage.atomic import cache_folder, clear_all_leftovers
 from mlis.storage.locks import lock_folder
 from mlis.training.checkpoints import FolderMonitor
 from mlis.training.loop import Monitor
@@ -95,8 +95,7 @@ class StoredGenerator(Monitor):
         return lock_folder(self._folder, waiting)
 
     def _opened(self, own: FolderMonitor | None) -> FolderMonitor:
-        for leftover in self._folder.glob(".*tmp*"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
+        clear_all_leftovers(self._folder)
         if own is None:
             return FolderMonitor(self._folder, self._key, listener=self._own)
         return FolderMonitor(

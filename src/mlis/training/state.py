@@ -59,11 +59,12 @@ def _check_moments(
     if not state:
         raise KeyError(name)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    step = torch.empty((), dtype=torch.float32, device="cpu")
     for index, moments in state.items():
         parameter = parameters[index]
         for moment, shape in (("exp_avg", parameter.shape), ("exp_avg_sq", parameter.shape)):
             _check_alike(f"{name}.{index}.{moment}", moments[moment], parameter, shape)
-        _check_alike(f"{name}.{index}.step", moments["step"], torch.empty(0), torch.Size())
+        _check_alike(f"{name}.{index}.step", moments["step"], step, step.shape)
 
 
 def _check_networks(name: str, part: torch.nn.Module, state: Mapping[str, Tensor]) -> None:

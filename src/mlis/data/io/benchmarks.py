@@ -67,6 +67,7 @@ def load_benchmark(
     features_file: str | os.PathLike[str] | None = None,
     split_file: str | os.PathLike[str] | None = None,
     descriptors: str = "att",
+    missing: float | None = None,
     seed: int = 0,
     cache: bool = True,
 ) -> GZSLDataset:
@@ -79,7 +80,7 @@ def load_benchmark(
             `features`.
         split_file: name in that folder, or path; `att_splits.mat`, for CUB `sent_splits.mat`
             where present.
-        descriptors, seed, cache: as in `load_pair`.
+        descriptors, missing, seed, cache: as in `load_pair`.
 
     Raises:
         DataError: a file is missing or damaged, or a count differs from Table 1.
@@ -98,6 +99,7 @@ def load_benchmark(
         name=known,
         class_names=FLOWER_NAMES if known == "FLO" else None,
         descriptors=descriptors,
+        missing=missing,
         seed=seed,
         cache=cache,
     )

@@ -2,8 +2,7 @@
 
 - `features.safetensors`: `features` (N, Dx) float32.
 - `images.csv`: one line a row of them: `path`, `class`, `split` where rows are marked, `sha256`.
-- `features.json`: the model that made them, where the paths begin, and check digits of both files;
-  it is written last.
+- `features.json`: the model that made them, where the paths begin, and check digits of both files.
 """
 
 import csv
@@ -18,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from mlis.data.io.csv_file import read_csv
+from mlis.data.labels import normal
 from mlis.data.out_of_core.mapped import checksum, map_arrays, write_arrays
 from mlis.errors import DataError
-from mlis.storage.atomic import atomic_write, strict_json, write_json
+from mlis.storage.atomic import strict_json, write_json
+from mlis.storage.folders import recover
 
 FORMAT, VERSION = "mlis-features", 1
 TENSORS, IMAGES, RECORD = "features.safetensors", "images.csv", "features.json"
@@ -65,15 +66,15 @@ class ImageFeatures:
 
 def is_feature_folder(path: Path) -> bool:
     """Whether `path` is a folder that `write_feature_folder` finished."""
+    recover(path)
     return (path / RECORD).is_file()
 
 
 def write_feature_folder(images: ImageFeatures, folder: Path) -> None:
-    """Write the three files into `folder`, which exists; each appears whole or not at all."""
+    """Write the three files to `folder`, which holds none of them."""
     write_arrays(folder / TENSORS, {"features": images.features})
     table = images_table(images).encode()
-    with atomic_write(folder / IMAGES) as temporary:
-        temporary.write_bytes(table)
+    (folder / IMAGES).write_bytes(table)
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -101,6 +102,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """`features.json` of a finished folder. Raises `DataError`."""
     path = folder / RECORD
     try:
+        recover(folder)
         record = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file: not a finished folder of features.") from None
@@ -144,7 +146,7 @@ def read_feature_folder(folder: Path) -> ImageFeatures:
     return ImageFeatures(
         features,
         by_name["path"],
-        by_name["class"],
+        tuple(map(normal, by_name["class"])),
         by_name.get("split"),
         by_name["sha256"],
         record["backbone"],

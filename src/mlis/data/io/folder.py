@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.dataset import GZSLDataset, Provenance, content_hash
 from mlis.data.io.cache import FileMemory
 from mlis.data.out_of_core.mapped import map_arrays, write_arrays
 from mlis.data.out_of_core.stored import stored
 from mlis.data.splits import Split
 from mlis.errors import DataError
 from mlis.storage.atomic import strict_json, write_json
+from mlis.storage.folders import recover, replaced_together
 
 FORMAT = "mlis-dataset"
 VERSION = 1
@@ -32,19 +33,30 @@ _PARTS = tuple(Split.__dataclass_fields__)
 
 
 def save_folder(data: GZSLDataset, folder: str | os.PathLike[str]) -> None:
-    """Write `data` to `folder`, made where absent; both files appear whole or not at all.
+    """Write `data` to `folder`, made where absent, in place of a dataset that is there.
 
-    Raises `DataError` where the folder cannot be written.
+    Raises `DataError` where the folder cannot be written, or a name is not Unicode text.
     """
     folder = Path(folder)
-    arrays = {name: getattr(data, name) for name in _ARRAYS}
-    arrays |= {f"split.{part}": getattr(data.split, part) for part in _PARTS}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_arrays(folder / TENSORS, arrays)
-        write_words(data, folder)
+        with replaced_together(folder) as new:
+            write_folder(data, new)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}.") from error
+
+
+def write_folder(data: GZSLDataset, folder: Path) -> None:
+    """Write the files of `save_folder` to a folder that holds none."""
+    arrays = {name: getattr(data, name) for name in _ARRAYS}
+    arrays |= {f"split.{part}": getattr(data.split, part) for part in _PARTS}
+    write_arrays(folder / TENSORS, arrays)
+    write_words(data, folder)
+
+
+def is_dataset_folder(folder: Path) -> bool:
+    """Whether there is a saved dataset in `folder`."""
+    recover(folder)
+    return (folder / WORDS).exists()
 
 
 def write_words(data: GZSLDataset, folder: Path) -> None:
@@ -73,7 +85,7 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
     arrays, _ = map_arrays(folder / TENSORS, names)
     try:
         class_names, provenance = _class_names(words), _provenance(words, folder)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
     memory = _memory(folder / TENSORS, arrays["features"], class_names)
     known = None if memory is None else memory.recall()
@@ -99,6 +111,37 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
     return data
 
 
+def read_test_only(
+    folder: Path,
+) -> tuple[np.ndarray, tuple[str, ...], Mapping[str, Any]] | None:
+    """Test rows of a dataset folder that has no training rows: features, class names, sources.
+
+    None where it has training rows, for `load_folder`. Such a folder cannot be trained on, but a
+    trained model can be measured on it.
+
+    Raises:
+        DataError: a file is missing or damaged, or there is no test row either.
+    """
+    words = _read_words(folder / WORDS)
+    names = [*_ARRAYS, *(f"split.{part}" for part in _PARTS)]
+    arrays, _ = map_arrays(folder / TENSORS, names)
+    if arrays["split.trainval"].size:
+        return None
+    split = Split(**{part: arrays[f"split.{part}"] for part in _PARTS})
+    try:
+        class_names, sources = _class_names(words), _provenance(words, folder).sources
+        rows = np.concatenate([split.test_seen, split.test_unseen])
+        found = tuple(class_names[label] for label in np.array(arrays["labels"])[rows])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
+    content = {name: arrays[name] for name in _ARRAYS}
+    if content_hash(class_names, content, split) != words.get("sha256"):
+        raise DataError(f"{folder}: {TENSORS} and {WORDS} are damaged or not of one dataset.")
+    if not rows.size:
+        raise DataError(f"{folder}: expected test rows, got none.")
+    return np.asarray(arrays["features"][rows]), found, sources
+
+
 def read_sources(folder: Path) -> Mapping[str, Any]:
     """How features and descriptors were made, where a dataset folder says; no number is read.
 
@@ -107,7 +150,7 @@ def read_sources(folder: Path) -> Mapping[str, Any]:
     words = _read_words(folder / WORDS)
     try:
         return _provenance(words, folder).sources
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{folder / WORDS}: damaged: {error!r}. Save the dataset again.") from error
 
 
@@ -121,6 +164,7 @@ def _memory(path: Path, features: np.ndarray, class_names: tuple[str, ...]) -> F
 
 def _read_words(path: Path) -> dict[str, Any]:
     try:
+        recover(path.parent)
         if path.stat().st_size > _MAX_JSON:
             raise DataError(f"{path}: larger than any dataset.json ({_MAX_JSON} bytes).")
         words = strict_json(path.read_text(encoding="utf-8"))
@@ -155,7 +199,24 @@ def _provenance(words: dict[str, Any], folder: Path) -> Provenance:
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("provenance holds something else than text")
     sources = known.get("sources") or _sources_beside(folder)
+    check_sources(sources)
     return Provenance(name, features, descriptors, files, notes, dict(sources))
+
+
+def check_sources(sources: Any) -> None:
+    """Raise `TypeError` where `Provenance.sources`, read from a file, is not of the right types."""
+
+    def part(values: Any, name: str) -> dict[str, Any]:
+        found = values.get(name) or {}
+        if not isinstance(found, dict):
+            raise TypeError(f"sources: {name}: expected an object, got {type(found).__name__}")
+        return found
+
+    descriptors = part(sources, "descriptors")
+    for model in (part(sources, "backbone"), part(descriptors, "text")):
+        texts = [model.get(name, "") for name in ("name", "pooling", "fingerprint")]
+        if model and ("name" not in model or not all(isinstance(text, str) for text in texts)):
+            raise TypeError("sources: a model's name, pooling and fingerprint must be text")
 
 
 def _sources_beside(folder: Path) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from mlis.errors import DataError
 
 _HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15  # types of elements
-_CELL, _CHARACTERS, _NUMBERS, _OPAQUE = 1, 4, range(6, 16), 17  # classes of variables
+_CELL, _CHARACTERS, _SPARSE, _NUMBERS, _OPAQUE = 1, 4, 5, range(6, 16), 17  # classes of variables
 _COMPLEX = 0x0800
+DENSE = "Save full(x) in MATLAB, x.toarray() in SciPy."
 _NUMBER_TYPES: dict[int, str] = dict(
     zip(
         (1, 2, 3, 4, 5, 6, 7, 9, 12, 13),
@@ -69,6 +70,8 @@ def _matrix(
 ) -> tuple[tuple[int, ...], "_Bytes", np.dtype[Any]]:
     """Shape, stored numbers and their type of a real matrix."""
     variable = _variables(handle)[field]
+    if variable.kind == _SPARSE:
+        raise DataError(f"{path}: {field} is a sparse matrix: expected a full one. {DENSE}")
     if variable.kind not in _NUMBERS or variable.is_complex or len(variable.shape) != 2:
         raise DataError(f"{path}: {field} is no matrix of real numbers.")
     kind, content, _ = _element(variable.content, variable.order)

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from mlis.data.io.mat5 import DENSE
 from mlis.data.out_of_core.arrays import CHUNK_BYTES
 from mlis.errors import DataError
 
@@ -21,12 +22,15 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all variables, as MATLAB shows them: HDF5 has them transposed."""
     with h5py.File(path, "r") as file:
         names = [str(name) for name in file]
-        inside = [name for name in names if _is_inside(file, name)]
-        found = {name: file[name] for name in inside}
+        found = {name: file[name] for name in names if _is_inside(file, name)}
         return {
             name: (0, 0) if _is_empty(dataset) else dataset.shape[::-1]
             for name, dataset in found.items()
             if isinstance(dataset, h5py.Dataset)
+        } | {
+            name: _sparse_shape(group)
+            for name, group in found.items()
+            if isinstance(group, h5py.Group) and _is_sparse(group)
         }
 
 
@@ -70,12 +74,16 @@ def strings(path: Path, field: str, only: Sequence[int] | None = None) -> Iterat
             yield "" if _is_empty(cell) else _decode(_stored_here(cell)[()].ravel())
 
 
-def _is_inside(file: h5py.File, name: str) -> bool:
+def _is_inside(file: h5py.Group, name: str) -> bool:
     return isinstance(file.get(name, getlink=True), h5py.HardLink)
 
 
 def _dataset(file: h5py.File, field: str) -> h5py.Dataset:
     dataset = file[field] if _is_inside(file, field) else None
+    if _is_sparse(dataset):
+        raise DataError(
+            f"{file.filename}: {field} is a sparse matrix: expected a full one. {DENSE}"
+        )
     if not isinstance(dataset, h5py.Dataset):
         raise DataError(f"{file.filename}: {field} is no array stored in this file.")
     return _stored_here(dataset)
@@ -89,6 +97,16 @@ def _stored_here(dataset: h5py.Dataset) -> h5py.Dataset:
     if claimed > stored * _MAX_EXPANSION:
         raise ValueError(f"{dataset.name} claims {claimed} bytes, but {stored} are stored")
     return dataset
+
+
+def _is_sparse(item: object) -> bool:
+    return isinstance(item, h5py.Group) and "MATLAB_sparse" in item.attrs
+
+
+def _sparse_shape(group: h5py.Group) -> tuple[int, int]:
+    columns = group["jc"] if _is_inside(group, "jc") else None
+    count = columns.shape[0] - 1 if isinstance(columns, h5py.Dataset) and columns.ndim == 1 else 0
+    return int(np.asarray(group.attrs["MATLAB_sparse"]).item()), count
 
 
 def _is_empty(dataset: h5py.Dataset) -> bool:

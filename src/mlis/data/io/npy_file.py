@@ -4,6 +4,7 @@ import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -19,9 +20,9 @@ def load_npy(path: Path) -> np.ndarray:
     """A `.npy` file as a memory map. Raises `DataError`."""
     with reading(path, "a .npy file", "Save it again with numpy.save."):
         _check_header_length(path)
-        array = np.lib.format.open_memmap(path, mode="r")
-        _check_type(array.dtype)
-        return array
+        with path.open("rb") as handle:
+            _header(handle, f"{path}")
+        return np.lib.format.open_memmap(path, mode="r")
 
 
 def read_npz(
@@ -43,15 +44,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         known = [each.removesuffix(".npy") for each in archive.namelist()]
         raise DataError(f"{path}: no array {name!r}; it has {shorten(known)}.")
     with archive.open(member) as handle:
-        version = np.lib.format.read_magic(handle)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is None:
-            raise ValueError(f"unknown version {version}")
-        shape, _, dtype = read_header(handle)
-        _check_type(dtype)
+        shape, dtype = _header(handle, f"{path}: {name}")
         present = min(archive.getinfo(member).file_size, path.stat().st_size * _MAX_EXPANSION)
         if math.prod(shape) * dtype.itemsize > present:
             raise ValueError(f"{name} claims to be {shape} of {dtype}")
@@ -69,7 +62,20 @@ def _check_header_length(path: Path) -> None:
         raise ValueError(f"its header claims to be of {length:,} bytes")
 
 
-def _check_type(dtype: np.dtype) -> None:
-    """Texts of no letters take no bytes, so a file of none could claim any number of them."""
-    if not dtype.itemsize:
+def _header(handle: IO[bytes], what: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array that can be read without running anything."""
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version := np.lib.format.read_magic(handle))
+    if read is None:
+        raise ValueError(f"unknown version {version}")
+    shape, _, dtype = read(handle)
+    if dtype.hasobject:
+        raise DataError(
+            f"{what} holds Python objects, which are never unpickled. Save text with "
+            "array.astype(str), numbers with array.astype(float)."
+        )
+    if not dtype.itemsize:  # a file of none could claim any number of them
         raise ValueError(f"its entries are of {dtype.str}, which is nothing")
+    return shape, dtype

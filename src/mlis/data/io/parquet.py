@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mlis.data.io.csv_file import check_header, check_no_counter
 from mlis.data.io.reading import reading
 from mlis.data.labels import shorten
 from mlis.data.out_of_core.arrays import as_float32
@@ -27,6 +28,7 @@ def read_parquet(
         ) from error
     with reading(path, "a Parquet file", "Write it again."):
         table = parquet.read_table(path, memory_map=True)
+        check_header(path, table.column_names)
         columns = {name: table.column(name) for name in table.column_names}
         if labelled and label_column not in columns:
             raise DataError(
@@ -37,7 +39,16 @@ def read_parquet(
         if labelled and None in labels:
             raise DataError(f"{path}: row {labels.index(None)}, column {label_column!r} is empty.")
         split = columns.pop(split_column).to_pylist() if split_column in columns else None
-        return _parquet_features(path, columns, table.num_rows), labels, split
+        for name in (table.schema.pandas_metadata or {}).get("index_columns", ()):
+            if isinstance(name, str) and name in columns:
+                raise DataError(
+                    f"{path}: column {name!r} is the row index of a data frame: expected a "
+                    "feature. Leave it out (index=False)."
+                )
+        features = _parquet_features(path, columns, table.num_rows)
+        if features.shape[1] == len(columns):
+            check_no_counter(path, list(columns), features)
+        return features, labels, split
 
 
 def _parquet_features(path: Path, columns: dict[str, Any], rows: int) -> np.ndarray:

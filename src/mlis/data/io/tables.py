@@ -11,12 +11,13 @@ Features, one row an image:
 - `.npy`: (N, Dx), with the labels in a file of their own: `.npy`, or text with one label a line.
 
 Classes, a `.csv` with a header: `name`, then perhaps `split` (`seen` or `unseen`), then one
-column an attribute. Labels are these names, or numbers of these lines counting from 0.
+column an attribute. Labels are these names; only where none of them is one, whole numbers are
+lines of this table, counting from 0 (:mod:`mlis.data.labels`).
 """
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from mlis.data.io.feature_folder import (
 )
 from mlis.data.io.npy_file import load_npy, read_npz
 from mlis.data.io.parquet import read_parquet
-from mlis.data.labels import index_labels, shorten
+from mlis.data.labels import match_labels, normal, shorten
+from mlis.data.missing import handle_missing
 from mlis.data.row_marks import read_marks, split_by_marks
 from mlis.errors import DataError
 
@@ -49,6 +51,7 @@ def load_tables(
     *,
     labels_file: str | os.PathLike[str] | None = None,
     label_column: str = LABEL,
+    missing: float | None = None,
     name: str | None = None,
     seed: int = 0,
     test_fraction: float | None = None,
@@ -61,6 +64,8 @@ def load_tables(
         classes_file: `.csv`.
         labels_file: the labels, for `.npy` features.
         label_column: name of the column of labels in `.csv` and `.parquet`.
+        missing: number that stands for a missing value in the classes, such as -1; the mean of the
+            other classes takes its place.
         name: of the dataset; the features file's name where absent.
         seed: of every split made here: held-out test rows, unseen classes where the classes
             table has no `split`, validation split.
@@ -73,10 +78,15 @@ def load_tables(
     features_path, classes_path = Path(features_file), Path(classes_file)
     given_labels = None if labels_file is None else Path(labels_file)
     classes = read_classes(classes_path)
-    features, labels, marks = _read_features(features_path, given_labels, label_column)
+    by_row = not is_feature_folder(features_path)  # there the labels are names of folders
+    features, labels, marks = read_rows(features_path, given_labels, label_column)
     labels_path = given_labels or features_path
     _check_lengths(features, features_path, labels, labels_path, marks)
-    indices = index_labels(_as_numbers(labels, classes.names), classes.names, f"{labels_path}")
+    known = () if classes.unseen is None else classes.unseen.tolist()
+    indices = match_labels(labels, classes.names, f"{labels_path}", rows=by_row, unseen=known)
+    descriptors, notes = handle_missing(
+        classes.descriptors, missing, f"{classes_path}", classes.names
+    )
     split = None
     if marks is not None:
         what = f"{features_path}: {SPLIT}"
@@ -84,16 +94,19 @@ def load_tables(
             raise DataError(f"{what} says which rows are for testing: leave out test_fraction.")
         words = read_marks(marks, what)
         split = split_by_marks(words, indices, classes.names, classes.unseen, what, seed=seed)
-    data = GZSLDataset.from_arrays(
+    data = GZSLDataset.from_indices(
         features,
         indices,
-        classes.descriptors,
-        class_names=classes.names,
-        unseen_classes=classes.unseen,
+        descriptors,
+        classes.names,
+        unseen=classes.unseen,
         split=split,
         seed=seed,
         test_fraction=TEST_FRACTION if test_fraction is None else test_fraction,
-        provenance=_provenance(name, features_path, labels_path, classes_path, classes.columns),
+        provenance=replace(
+            _provenance(name, features_path, labels_path, classes_path, classes.columns, missing),
+            notes=notes,
+        ),
     )
     _check_trained(data, classes, features_path, classes_path)
     return data
@@ -115,9 +128,16 @@ def _check_lengths(
 
 
 def _provenance(
-    name: str | None, features: Path, labels: Path, classes: Path, columns: Sequence[str]
+    name: str | None,
+    features: Path,
+    labels: Path,
+    classes: Path,
+    columns: Sequence[str],
+    missing: float | None,
 ) -> Provenance:
     sources: dict[str, Any] = {"descriptors": {"format": COLUMNS, "columns": [*columns]}}
+    if missing is not None:
+        sources["descriptors"]["missing"] = missing
     if is_feature_folder(features):
         sources["backbone"] = read_record(features)["backbone"]
     read = {path / RECORD if path.is_dir() else path for path in (features, labels)}
@@ -175,7 +195,7 @@ def read_classes(path: Path) -> Classes:
                 )
             if part == "unseen":
                 unseen.append(len(names))
-        names.append(row[name_at].strip())
+        names.append(normal(row[name_at]))
         descriptors.append(row_numbers(path, line, header, row, columns))
     if not names:
         raise DataError(f"{path}: no classes below the header.")
@@ -187,7 +207,7 @@ def read_classes(path: Path) -> Classes:
     )
 
 
-def _read_features(
+def read_rows(
     path: Path, labels_path: Path | None, label_column: str
 ) -> tuple[np.ndarray, Sequence[Any] | np.ndarray, Sequence[Any] | np.ndarray | None]:
     """Features (N, Dx), labels and marks (None where there are none) as they stand."""
@@ -220,18 +240,6 @@ def read_labels(path: Path) -> Sequence[Any] | np.ndarray:
     if path.suffix.casefold() == ".npy":
         return load_npy(path)
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}.") from error
-
-
-def _as_numbers(labels: Sequence[Any] | np.ndarray, names: Sequence[str]) -> Any:
-    """Labels written as text become numbers, unless one of them is a class's name."""
-    if isinstance(labels, np.ndarray) or not all(isinstance(label, str) for label in labels):
-        return labels
-    if set(labels) & set(names):
-        return labels
-    try:
-        return np.array([int(label) for label in labels], dtype=np.int64)
-    except (ValueError, OverflowError):
-        return labels

@@ -8,7 +8,7 @@ import numpy as np
 from mlis.data.io.csv_file import read_csv, row_numbers
 from mlis.data.io.npy_file import load_npy
 from mlis.data.io.tables import NAME, SPLIT
-from mlis.data.labels import shorten
+from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
 
 
@@ -47,7 +47,7 @@ def read_vectors(
     names: list[str] = []
     vectors: list[np.ndarray] = []
     for line, row in rows:
-        names.append(row[name_at].strip())
+        names.append(normal(row[name_at]))
         vectors.append(row_numbers(path, line, header, row, places))
     if not names:
         raise DataError(f"{path}: no classes below the header.")
@@ -62,7 +62,7 @@ def _read_array(path: Path, names_file: Path | None) -> tuple[tuple[str, ...], n
         lines = names_file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         raise DataError(f"{names_file}: cannot be read: {error}.") from error
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(normal(line) for line in lines if line.strip())
     if vectors.ndim != 2 or len(vectors) != len(names):
         raise DataError(
             f"{path}: shape {vectors.shape}, but {names_file} names {len(names)} classes: give "

@@ -22,7 +22,8 @@ from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.io.cache import cached_arrays, file_sha256
 from mlis.data.io.image_folders import folder_fault, read_folders
 from mlis.data.io.matlab import field_shapes, read_array, read_columns, read_strings
-from mlis.data.labels import shorten
+from mlis.data.labels import normal, shorten, warn_of_similar
+from mlis.data.missing import handle_missing
 from mlis.data.splits import Split, add_validation
 from mlis.errors import DataError
 
@@ -38,6 +39,7 @@ def load_pair(
     name: str | None = None,
     class_names: Sequence[str] | None = None,
     descriptors: str = "att",
+    missing: float | None = None,
     seed: int = 0,
     cache: bool = True,
 ) -> GZSLDataset:
@@ -49,6 +51,8 @@ def load_pair(
         name: of the dataset; the features file's name where absent.
         class_names: used where the split file has no `allclasses_names`; `class_001`, … if absent.
         descriptors: `att` (unit length in most files) or `original_att`.
+        missing: number that stands for a missing value, -1 in AWA's `original_att`; the mean of
+            the other classes takes its place.
         seed: of the rows held out for validation.
         cache: keep the features in the user's cache folder, memory-mapped the next time.
 
@@ -71,7 +75,9 @@ def load_pair(
         seed=seed,
     )
     names = _class_names(split_path, shapes, class_names, len(matrix))
-    notes = [note]
+    what = f"{split_path}: {descriptors}"
+    matrix, filled = handle_missing(matrix, missing, what, names)
+    notes = [note, *filled]
     named = class_names is not None or "allclasses_names" in shapes
     if named and (fault := folder_fault(arrays["folders"], names)):
         _warn_of_folders(fault, features_path, split_path, descriptors)
@@ -213,4 +219,5 @@ def _class_names(
             f"{path}: {len(names)} class names, but there are descriptors of {count} classes "
             f"(columns)."
         )
-    return tuple(names)
+    warn_of_similar(names, str(path))
+    return tuple(normal(name) for name in names)

@@ -47,6 +47,16 @@ class Letter:
         """What seen letters must show: the base letter in this case, and each diacritic."""
         return (f"{self.case} {self.base}", *self.marks)
 
+    @property
+    def described_base(self) -> str:
+        """The base letter in words, such as "small u"."""
+        return f"{self.case} {self.base if self.case == 'capital' else self.base.lower()}"
+
+    @property
+    def description(self) -> str:
+        """The letter in words, such as "small u with caron"."""
+        return f"{self.described_base} with {' and '.join(self.marks)}"
+
 
 def text_faces() -> tuple[Path, ...]:
     """Font files of the twelve DejaVu text faces bundled with matplotlib, in name order."""

@@ -42,7 +42,7 @@ def spill(parts: Iterable[tuple[Tensor, Tensor]], like: Rows, columns: int) -> t
             labels.append(y)
         file = OpenFile(os.dup(handle.fileno()), f"{folder}/(refined features)")
     every = torch.cat(labels)
-    dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
+    dtype = torch.empty(0, dtype=like.dtype, device="cpu").numpy().dtype
     rows = StoredRows(StoredArray(file, 0, (len(every), columns), dtype), np.arange(len(every)))
     return StreamedRows(rows, lambda x: x, like.dtype, like.device), every
 

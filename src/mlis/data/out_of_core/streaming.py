@@ -173,7 +173,10 @@ class StreamedRows:
                 return self._spare.pop(i)
         dtype = torch.from_numpy(np.empty(0, self._rows.dtype)).dtype
         return torch.empty(
-            (count, self.shape[1]), dtype=dtype, pin_memory=self.device.type == "cuda"
+            (count, self.shape[1]),
+            dtype=dtype,
+            device="cpu",
+            pin_memory=self.device.type == "cuda",
         )
 
 

@@ -1,1 +1,1 @@
-"""One page of what a results store holds: tables, curves, classes, maps, and where all is from."""
+"""One page of what a results store holds: tables, curves, classes, maps, and their origin."""

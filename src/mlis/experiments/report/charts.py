@@ -1,127 +1,212 @@
-"""Bars of H beside published figures; U, S and H against a setting; losses against steps."""
+"""Charts by matplotlib: curves of figures 3 and 4, losses, maps of features.
 
+As SVG inside the page they take the page's colours, which differ on screen, in the dark and on
+paper; as files they stand alone. The same numbers give the same bytes.
+"""
+
+import io
+import re
+import warnings
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from mlis.experiments.figures import Curve, describe
-from mlis.experiments.report.svg import Axes, band, drawing, line, mark, text, ticks
-from mlis.experiments.tables import MEASURED, Line
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-KINDS = {"U": "disc", "S": "square", "H": "diamond"}  # as in the figures' files
-WIDTH, ROW = 360, 34
+from mlis.data.dataset import GZSLDataset
+from mlis.experiments.figures import Curve, describe, draw_curve
+from mlis.model.recognizer import Recognizer
+from mlis.pages import colours
+from mlis.pages.places import place
+from mlis.storage.atomic import atomic_write
 
-
-def bars(title: str, lines: Sequence[Line]) -> str:
-    """H of each line, highest first, a whisker of one deviation; published ones are outlines."""
-    known = [line for line in lines if line.summary.get("H_mean") is not None]
-    known.sort(key=lambda one: -one.summary["H_mean"])
-    if not known:
-        return ""
-    parts = [_bar(one, 6 + i * ROW) for i, one in enumerate(known)]
-    said = ", ".join(f"{one.method} {one.cell('H')} ({one.protocol})" for one in known)
-    return drawing(WIDTH, 6 + len(known) * ROW, f"{title}, H in per cent: {said}", "".join(parts))
-
-
-def _bar(one: Line, top: float) -> str:
-    mean, std = one.summary["H_mean"], one.summary.get("H_std")
-    full = WIDTH - 8
-    measured = one.kind == MEASURED
-    words = one.method if len(one.method) < 34 else one.method[:32] + "…"
-    value = f"{one.cell('H')} · {one.protocol}"
-    style = "bar" if measured else "bar published"
-    parts = [
-        text(4, top + 11, words, "name ours" if measured else "name"),
-        text(WIDTH - 4, top + 11, value, anchor="end"),
-        _rect("rail", top + 16, full),
-        _rect(style, top + 16, full * mean / 100),
-    ]
-    if std is not None:
-        low, high = (4 + full * min(max(mean + d, 0), 100) / 100 for d in (-std, std))
-        at = top + 21
-        parts.append(f'<path class="whisker" d="M{low:.1f} {at}H{high:.1f}"/>')
-        parts.append(f'<path class="whisker" d="M{low:.1f} {at - 4}v8M{high:.1f} {at - 4}v8"/>')
-    return "".join(parts)
+UNSEEN, OF_UNSEEN = 8, 30  # classes with a sign of their own, and images of each at most
+SEEN, OF_SEEN = 20, 12
+NAME = 48  # characters of a class's name
+SIGNS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "P": "✚", "v": "▼", "X": "✖", "_": "▬"}
+DASHES = ("-", "--", ":", "-.")
+METHOD = (
+    "Two dimensions by t-SNE of unit features "
+    "(50 principal components, exact, perplexity 20, random_state 0)"
+)
+_COLOURS = colours()
+_OF_PAGE = {value: f"var(--{name})" for name, value in _COLOURS.items()}
+_OF_PAGE |= {"#000000": "var(--ink)", "#0072b2": "var(--c5)", "#d55e00": "var(--c0)"}
 
 
-def _rect(style: str, top: float, width: float) -> str:
-    return f'<rect class="{style}" x="4" y="{top:g}" width="{width:.1f}" height="10"/>'
+def _svg(figure: Figure, title: str) -> str:
+    out = io.StringIO()
+    about = {"Title": title, "Date": None, "Creator": None, "Format": None, "Type": None}
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class may be called "$x$"
+    with rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}), warnings.catch_warnings():
+        # text stays text, so whoever looks at it needs the glyphs, not matplotlib
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(out, format="svg", transparent=True, metadata=about)
+    return out.getvalue()
 
 
-def curve_panel(curve: Curve) -> str:
-    """Means with a band of one deviation, and each seed as a small dot."""
-    places = range(len(curve.points))  # evenly spaced: 0 has no place on a logarithmic axis
-    found = [v for _, rows in curve.points for row in rows for v in _values(row.test).values()]
-    edge = (-0.25, *places, len(places) - 0.75)
-    axes = Axes(
-        xs=edge,
-        ys=tuple(ticks(min(found, default=0.0), max(found, default=100.0))),
-        x_labels=("", *(f"{value:g}" for value, _ in curve.points), ""),
+def inline(figure: Figure, title: str) -> Markup:
+    """A figure for the page; `title` says what it shows, and must not be there twice."""
+    text = _svg(figure, title)
+    head, body = text[text.index("<svg") :].split(">", 1)
+    (box,) = re.findall(r'viewBox="[^"]*"', head)
+    body = re.sub(r' id="[A-Za-z0-9.]+_\d+"|<metadata>.*?</metadata>', "", body, flags=re.S)
+    body = re.sub(r"#[0-9a-f]{6}", lambda found: _OF_PAGE.get(found[0], found[0]), body)
+    return Markup(f'<svg {box} role="img" xmlns:xlink="http://www.w3.org/1999/xlink">{body}')
+
+
+def save(figure: Figure, title: str, path: Path) -> Path:
+    """Write a figure to an SVG file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.set_facecolor("white")
+    with atomic_write(path) as temporary:
+        temporary.write_text(_svg(figure, title), encoding="utf-8")
+    return path
+
+
+def curve_panel(curve: Curve) -> Markup:
+    """U, S and H against a setting."""
+    figure = Figure(figsize=(5, 3.3), layout="constrained")
+    draw_curve(figure.add_subplot(), curve)
+    return inline(figure, describe([curve]))
+
+
+def loss_panel(study: str, name: str, runs: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """One loss against steps, a line a run: name of the run → (step, value)."""
+    figure = Figure(figsize=(3.6, 2.5), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (run, points) in enumerate(runs.items()):
+        colour, dash = _COLOURS[f"c{(5, 0, 3, 2, 6, 4)[i % 6]}"], DASHES[i % 4]
+        mark = "o" if len(points) < 3 else ""
+        axes.plot(*zip(*points, strict=True), color=colour, ls=dash, marker=mark, label=run)
+    axes.set(title=name, xlabel="step", xlim=(0, None))
+    axes.ticklabel_format(useOffset=False)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, framealpha=0)
+    ends = ", ".join(f"{run} {points[-1][1]:.4g}" for run, points in runs.items())
+    return inline(figure, f"{study}, {name} against steps; at the end: {ends}")
+
+
+# --- raw and refined features in two dimensions ---------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """Places of the same test images by two kinds of features.
+
+    Attributes:
+        places: "raw" and "refined" → (n, 2) in the unit square.
+        labels: (n,) int64.
+        classes: unseen classes that have a sign, at most `UNSEEN`.
+        names: theirs.
+    """
+
+    places: Mapping[str, np.ndarray]
+    labels: np.ndarray
+    classes: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: GZSLDataset, recognizer: Recognizer) -> "Map | None":
+        """Place test images of the classes with the most of them; None of fewer than 5 images."""
+        test = dataset.for_testing()
+        rows, classes = chosen(test.labels, test.seen_mask)
+        if len(rows) < 5:
+            return None
+        features = np.ascontiguousarray(np.asarray(test.features[rows]), dtype=np.float32)
+        places = {"raw": place(features), "refined": place(recognizer.refine(features))}
+        names = tuple(shown(test.class_names[c]) for c in classes)
+        return cls(places, test.labels[rows], classes, names)
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """Sign and name of each unseen class."""
+        return list(zip(SIGNS.values(), self.names, strict=False))
+
+
+def shown(name: str) -> str:
+    """A class's name as SVG can hold it: of one line, without control characters, not too long."""
+    return "".join(c if c.isprintable() else "�" for c in name[:NAME])
+
+
+def chosen(labels: np.ndarray, seen_mask: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Rows to show, at most `UNSEEN` × `OF_UNSEEN` + `SEEN` × `OF_SEEN`; the unseen classes."""
+    counts = np.bincount(labels, minlength=len(seen_mask))
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    unseen = tuple(int(c) for c in order[~seen_mask[order]][:UNSEEN])
+    seen = order[seen_mask[order]][:SEEN]
+    rows = [np.flatnonzero(labels == c)[:OF_UNSEEN] for c in unseen]
+    rows += [np.flatnonzero(labels == c)[:OF_SEEN] for c in seen]
+    return np.sort(np.concatenate(rows)) if rows else np.empty(0, dtype=np.int64), unseen
+
+
+def map_panel(found: Map, which: str, what: str) -> Markup:
+    """The raw or the refined features, without a legend."""
+    figure = Figure(figsize=(5, 5))
+    _scatter(figure.add_axes((0, 0, 1, 1), frameon=False), found, which)
+    count = (
+        f"{len(found.labels)} test images, {len(found.classes)} unseen classes and, in grey, seen"
     )
-    parts = [axes.grid(curve.label, "per cent")]
-    for name, kind in KINDS.items():
-        means, low, high, dots = _of_measure(curve, name, axes)
-        parts.append(band(low, high, f"band {name}"))
-        parts += [
-            f'<circle class="seed {name}" cx="{x:.1f}" cy="{y:.1f}" r="1.6"/>' for x, y in dots
-        ]
-        parts.append(line(means, f"line {name}"))
-        parts.append(mark(means, kind, f"dot {name}"))
-    return drawing(axes.width, axes.height, describe([curve]), "".join(parts))
+    return inline(figure, f"{what}: {count} ones, by their {which} features")
 
 
-def _of_measure(curve: Curve, name: str, axes: Axes) -> tuple[list[tuple[float, float]], ...]:
-    means, low, high, dots = [], [], [], []
-    summaries = curve.summaries()
-    for x, ((_, rows), summary) in enumerate(zip(curve.points, summaries, strict=True)):
-        values = [row.test[name] for row in rows if row.test[name] is not None]
-        dots += [axes.at(x, value) for value in values]
-        mean, std = summary[f"{name}_mean"], summary[f"{name}_std"] or 0.0
-        if mean is not None:
-            means.append(axes.at(x, mean))
-            low.append(axes.at(x, max(mean - std, axes.ys[0])))
-            high.append(axes.at(x, min(mean + std, axes.ys[-1])))
-    return means, low, high, dots
+def map_sheet(found: Map, title: str, test: Mapping[str, Any]) -> Figure:
+    """Both panels beside each other, with titles, numbers and signs, as one figure.
 
-
-def _values(test: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name in KINDS if (value := test[name]) is not None}
-
-
-def loss_panel(title: str, runs: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """One loss against steps, a line a run: title of the run → (step, value)."""
-    points = [point for run in runs.values() for point in run]
-    xs = tuple(ticks(0, max(x for x, _ in points)))
-    ys = tuple(ticks(min(y for _, y in points), max(y for _, y in points)))
-    axes = Axes(xs=xs, ys=ys, x_labels=tuple(f"{x:,g}" for x in xs), height=220, left=54)
-    parts = [axes.grid("step", title)]
-    for i, run in enumerate(runs.values()):
-        places = [axes.at(*point) for point in run]
-        parts.append(line(places, f"line run r{i % 6}"))
-        if len(places) < 3:
-            parts.append(mark(places, "disc", f"dot r{i % 6}"))
-    ends = ", ".join(
-        f"{name} {run[-1][1]:.4g} at step {run[-1][0]:,g}" for name, run in runs.items()
+    Args:
+        found: the map.
+        title: of the whole.
+        test: a row's measures, or those of :class:`mlis.experiments.retrieval.UnseenImages`.
+    """
+    figure = Figure(figsize=(10, 6.8), layout="constrained")
+    figure.suptitle(title, fontweight="bold")
+    panels = figure.subplots(1, 2)
+    signs = []
+    for axes, which in zip(panels, found.places, strict=True):
+        signs = _scatter(axes, found, which)
+        said = retrieval(test, which)
+        axes.set_title(f"{which.capitalize()} features{': ' + said if said else ''}", fontsize=10)
+    figure.legend(
+        *(signs, found.names),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        title=METHOD,
+        title_fontsize=8,
     )
-    return drawing(
-        axes.width, axes.height, f"{title} against steps; at the end: {ends}", "".join(parts)
-    )
+    return figure
 
 
-def legend_of_measures() -> str:
-    """What the signs of U, S and H are."""
-    signs = [
-        f'<span><svg class="sign" viewBox="0 0 12 12" aria-hidden="true">'
-        f"{mark([(6, 6)], kind, f'dot {name}')}</svg> {name}</span>"
-        for name, kind in KINDS.items()
+def _scatter(axes: Axes, found: Map, which: str) -> list[Artist]:
+    """The test images; returns the signs of the unseen classes."""
+    places = found.places[which]
+    grey = ~np.isin(found.labels, found.classes)
+    axes.scatter(*places[grey].T, s=10, color=_COLOURS["seen"], linewidths=0)
+    axes.set(xticks=(), yticks=(), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    return [
+        axes.scatter(
+            *places[found.labels == c].T,
+            s=44,
+            marker=sign,
+            color=_COLOURS[f"c{i}"],
+            linewidths=2.5 if sign == "_" else 0,
+        )
+        for i, (c, sign) in enumerate(zip(found.classes, SIGNS, strict=False))
     ]
-    return f'<p class="legend">{"".join(signs)}</p>'
 
 
-def legend_of_runs(names: Sequence[str]) -> str:
-    """Lines of `loss_panel`, in its order."""
-    signs = [
-        f'<span><svg class="sign" viewBox="0 0 24 12" aria-hidden="true">'
-        f'<path class="line run r{i % 6}" d="M1 6h22"/></svg> {escape(name)}</span>'
-        for i, name in enumerate(names)
-    ]
-    return f'<p class="legend">{"".join(signs)}</p>'
+def retrieval(test: Mapping[str, Any], which: str) -> str:
+    """Recall@1 and MAP@R of a row's raw or refined features, in words; empty without."""
+    pairs = (("Recall@1", f"recall_at_1_{which}"), ("MAP@R", f"map_at_r_{which}"))
+    known = [(name, test[key]) for name, key in pairs if test.get(key) is not None]
+    return ", ".join(f"{name} {value:.1f}\u00a0%" for name, value in known)

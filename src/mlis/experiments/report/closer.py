@@ -1,109 +1,134 @@
-"""A closer look at a study's main series: what was trained, its losses, a map of features."""
+"""A detailed look at a study's main series: losses, map of features, classes, confusions."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from mlis.experiments.report import charts, maps
-from mlis.experiments.report.html import escape, figure, missing, section
-from mlis.experiments.report.material import Losses, Tested
-from mlis.experiments.report.pictures import Pictures
-from mlis.experiments.report.studies import Study
-from mlis.model.recognizer import Recognizer
+import numpy as np
+
+from mlis.experiments.report import charts
+from mlis.experiments.report.material import (
+    Data,
+    Loader,
+    Missing,
+    Tested,
+    losses_of,
+    tested,
+)
+from mlis.experiments.report.series import Study
+from mlis.experiments.store import Row
+from mlis.experiments.tasks import METHOD
+
+BARS, CONFUSIONS = 40, 9  # classes of each kind that are drawn; pairs
+NAME = 60  # characters of a class's name
 
 
-@dataclass(frozen=True, eq=False)
-class Look:
-    """All that is known of a study's main series beside its rows.
+def look(folder: Path, study: Study, load: Loader, anchor: str, with_maps: bool) -> dict[str, Any]:
+    """What the page shows of one study; a part that is missing says why.
 
-    Attributes:
-        anchor: of its section.
+    Args:
+        folder: the results.
         study: which.
-        data_problem: why there is no dataset; empty where there is one.
-        model: the saved one, or why there is none.
-        tested: its answers, or why there are none.
-        map: places of test images; None where something is missing or none was asked for.
-        map_problem: why not, if so.
-        drawing: SVG of `diagram`.
-        losses: of the seeds that have them.
-        without_losses: the other seeds.
-        pictures: of the dataset's rows.
+        load: gives its data.
+        anchor: of its section.
+        with_maps: whether features are placed in two dimensions, the slowest part.
     """
-
-    anchor: str
-    study: Study
-    data_problem: str
-    model: Recognizer | str
-    tested: Tested | str
-    map: maps.Map | None
-    map_problem: str
-    drawing: str
-    losses: Losses
-    without_losses: Sequence[int]
-    pictures: Pictures
-
-    @property
-    def what(self) -> str:
-        """The series, with its labels."""
-        series = self.study.main
-        return f"{self.study.label}, {self.study.main_label}, {series.protocol}"
-
-
-def trained_section(look: Look) -> str:
-    """Figure 2, and the losses."""
-    if look.study.main.method != "mlis":
-        drawn = missing("No run of MLIS itself is in this store")
-    else:
-        caption = f"<b>{escape(look.what)}.</b> The networks with their sizes and what trains them."
-        caption += " Dashed: off."
-        drawn = figure(look.drawing, caption)
-    body = f'<div class="trained">{drawn}<div>{_losses(look)}</div></div>'
-    return section(f"{look.anchor}-trained", "What was trained", body, level=3)
+    series, data, answers, found, problem = study.main, None, None, None, ""
+    what = f"{study.label}, {study.main_label}, {series.protocol}"
+    try:
+        data = load(study)
+        answers = tested(folder, study, data.dataset)
+        found = charts.Map.of(data.dataset, answers.recognizer) if with_maps else None
+    except Missing as missing:
+        problem = str(missing)
+    unmapped = problem or "fewer than 5 test images" if with_maps else "it was not asked for"
+    losses, without = losses_of(folder, study)
+    classes = list(_classes(series.rows))
+    said = {which: charts.retrieval(series.first.test, which) for which in ("raw", "refined")}
+    return {
+        **{"anchor": anchor, "label": study.label, "what": what, "seed": series.seeds[0]},
+        **{"dataset": data.dataset if data else None, "data_problem": "" if data else problem},
+        "config": series.config if series.method == METHOD else None,
+        "losses": [charts.loss_panel(study.label, *one) for one in losses.items()],
+        "without_losses": without,
+        "map": found,
+        "map_problem": "" if found else unmapped,
+        "panels": {which: charts.map_panel(found, which, what) for which in said} if found else {},
+        "retrieval": said,
+        "classes": classes,
+        "class_bars": [_bars(classes, seen) for seen in (False, True)],
+        "confusions": list(_confusions(series.first, data, answers)),
+        "picture_problem": problem or (data.pictures.problem if data else ""),
+    }
 
 
-def _losses(look: Look) -> str:
-    if not look.losses:
-        return missing("No losses: runs/ holds none of this series")
-    names = list(dict.fromkeys(seed for runs in look.losses.values() for seed in runs))
-    panels = []
-    for name, runs in look.losses.items():
-        ordered = {seed: runs[seed] for seed in names if seed in runs}
-        panels.append(figure(charts.loss_panel(name, ordered), ""))
-    left = ", ".join(map(str, look.without_losses))
-    return (
-        "<h4>Training curves</h4><p>Of the training on all training rows, as they were recorded; "
-        f"no test image takes part.</p>{charts.legend_of_runs(names)}"
-        f'<div class="charts small">{"".join(panels)}</div>'
-        + missing(f"Seeds {left} have no losses in runs/" if left else "")
-    )
+def problems(found: Mapping[str, Any]) -> list[str]:
+    """What could not be shown of a study."""
+    said = [f"no map: {found['map_problem']}" if found["map_problem"] else ""]
+    said += ["" if found["data_problem"] else found["picture_problem"]]
+    said += ["" if found["losses"] else "no losses in runs/"]
+    return [f"{found['label']}: {one}" for one in dict.fromkeys(said) if one]
 
 
-def map_section(look: Look) -> str:
-    """Raw beside refined features."""
-    test = look.study.main.first.test
-    if look.map is None:
-        said = [maps.retrieval(test, which) for which in ("raw", "refined")]
-        both = f"<p>Images of unseen classes among each other, by cosine: raw {escape(said[0])}; "
-        body = f"{both}refined {escape(said[1])}.</p>" if all(said) else ""
-        body += missing(f"No map: {look.map_problem}")
-    else:
-        body = drawn_map(look.map, test, f"{look.what}, seed {look.study.main.seeds[0]}")
-    return section(f"{look.anchor}-map", "What refining does", body, level=3)
+def _classes(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Accuracy of each class with test images over seeds, in the order of the first row."""
+    found: dict[str, tuple[Mapping[str, Any], list[float]]] = {}
+    for row in rows:
+        for one in row.test.get("per_class", ()):
+            if one["accuracy"] is not None:
+                found.setdefault(str(one["name"]), (one, []))[1].append(float(one["accuracy"]))
+    for name, (one, values) in found.items():
+        mean = float(np.mean(values))
+        spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+        yield {
+            **{"name": name[:NAME], "seen": one["seen"], "images": one["images"]},
+            **{"mean": mean, "cell": f"{mean:.1f}{spread}"},
+        }
 
 
-def drawn_map(found: maps.Map, test: Mapping[str, Any], what: str) -> str:
-    """Both panels with their captions."""
-    panels = []
-    for which, places in (("raw", found.raw), ("refined", found.refined)):
-        said = maps.retrieval(test, which)
-        numbers = f" {escape(said)}, over all test images of unseen classes." if said else ""
-        caption = f"<b>{which.capitalize()} features.</b>{numbers}"
-        panels.append(figure(maps.panel(places, found, which), caption))
-    return (
-        f"<p>{escape(what)}. Test images that lie close together look alike to the features. "
-        "Unseen classes have a sign each, seen ones are small grey dots.</p>"
-        f'{maps.legend(found)}<div class="maps">{"".join(panels)}</div>'
-        f'<p class="note">{escape(maps.METHOD)} Shown are up to {maps.OF_UNSEEN} images of the '
-        f"{len(found.classes)} unseen classes with the most of them, and up to {maps.OF_SEEN} of "
-        f"{maps.SEEN} seen ones; it was not chosen by how it looks.</p>"
-    )
+def _bars(classes: Sequence[Mapping[str, Any]], seen: bool) -> dict[str, Any]:
+    """Bars of all seen or unseen classes, or of the best and the worst."""
+    kind = "seen" if seen else "unseen"
+    means = [one["mean"] for one in classes if one["seen"] == seen]
+    bars = [
+        {"name": one["name"], "title": one["name"], "value": f"{one['mean']:.0f}", "kind": kind}
+        | {"percent": one["mean"], "spread": None}
+        for one in sorted(classes, key=lambda one: -one["mean"])
+        if one["seen"] == seen
+    ]
+    half = BARS // 2
+    parts = {"": bars}
+    if len(bars) > BARS:
+        parts = {f"The best {half}:": bars[:half], f"The worst {half}:": bars[-half:]}
+    mean, median = (np.mean(means), np.median(means)) if means else (0.0, 0.0)
+    said = f"{kind.capitalize()} classes, {len(bars)}: mean {mean:.1f}, median {median:.1f}"
+    return {"said": said, "parts": parts if bars else {}}
+
+
+def _confusions(row: Row, data: Data | None, answers: Tested | None) -> Iterator[dict[str, Any]]:
+    """The most frequent mistakes of a run, with a mistaken image and one of the other class."""
+    seen = {one["name"]: one["seen"] for one in row.test.get("per_class", ())}
+    pairs = [one for one in row.test.get("confusions", ()) if isinstance(one, Mapping)]
+    for one in pairs[:CONFUSIONS]:
+        names = [str(one.get("label")), str(one.get("predicted"))]
+        pictures = []
+        if data and answers:
+            rows = answers.rows_of(*names), answers.rows_of(names[1])
+            alts = (
+                f"{names[0][:NAME]}, taken for {names[1][:NAME]}",
+                f"an image of {names[1][:NAME]}",
+            )
+            found = [_thumbnail(data, wanted) for wanted in rows]
+            pictures = [pair for pair in zip(found, alts, strict=True) if pair[0]]
+        kinds = ["" if name not in seen else "seen" if seen[name] else "unseen" for name in names]
+        yield {
+            "classes": [(name[:NAME], kind) for name, kind in zip(names, kinds, strict=True)],
+            "count": one.get("count"),
+            "share": float(one.get("share", 0)),
+            "pictures": pictures,
+        }
+
+
+def _thumbnail(data: Data, rows: np.ndarray) -> str | None:
+    there = rows[data.pictures.has[rows]][:3]
+    return next(filter(None, (data.pictures.thumbnail(int(row)) for row in there)), None)

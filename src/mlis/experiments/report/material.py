@@ -1,9 +1,9 @@
-"""What a closer look needs beside the rows: losses, the model, the data, and pictures of them."""
+"""What a detailed look needs beside the rows: the data, the saved model's answers, losses."""
 
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,34 +14,33 @@ from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import MlisError
 from mlis.experiments.engine import record_of
-from mlis.experiments.report.pictures import NO_PICTURES, Pictures, pictures_of
-from mlis.experiments.report.studies import Study
+from mlis.experiments.report.pictures import Pictures, pictures_of
+from mlis.experiments.report.series import Study
 from mlis.io.checkpoint import is_model, load_model
 from mlis.model.recognizer import Recognizer
 
-Loader = Callable[[Study], "Data"]
 Losses = dict[str, dict[str, list[tuple[float, float]]]]  # "refinement: metric" → run → points
 POINTS = 200  # of a loss curve
 
 
+class Missing(Exception):  # noqa: N818  (nothing is wrong: the page says why a part is not there)
+    """A part of the page cannot be made; the message says why."""
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
-    """The dataset of a study, or why there is none.
+    """The dataset of a study, and pictures of its rows as far as they are known."""
 
-    Attributes:
-        dataset: None where it is not there any more, is another one, or was not asked for.
-        problem: why.
-        pictures: of its rows, as far as they are known.
-    """
+    dataset: GZSLDataset
+    pictures: Pictures
 
-    dataset: GZSLDataset | None
-    problem: str = ""
-    pictures: Pictures = NO_PICTURES
+
+Loader = Callable[[Study], Data]  # raises Missing
 
 
 def no_data(study: Study) -> Data:
     """Read nothing but the results."""
-    return Data(None, "the data were not to be read")
+    raise Missing("the data were not to be read")
 
 
 def load_data(study: Study, *, data_root: Path | None, images: Path | None) -> Data:
@@ -51,6 +50,9 @@ def load_data(study: Study, *, data_root: Path | None, images: Path | None) -> D
         study: whose data.
         data_root: folder of the benchmarks, if it has moved.
         images: folder that holds the photographs.
+
+    Raises:
+        Missing: it is not there any more, or is another one.
     """
     task = study.main.first.task
     arguments = dict(task["dataset"])
@@ -59,14 +61,13 @@ def load_data(study: Study, *, data_root: Path | None, images: Path | None) -> D
     try:
         dataset = _loaded(json.dumps(arguments, sort_keys=True))
     except (MlisError, OSError, TypeError) as error:
-        return Data(None, f"its data cannot be read: {error}")
+        raise Missing(f"its data cannot be read: {error}") from None
     if dataset.sha256 != task["data_sha256"]:
-        return Data(
-            None,
-            f"the data are others now: SHA-256 {dataset.sha256[:16]}… instead of "
-            f"{task['data_sha256'][:16]}…",
+        raise Missing(
+            f"the data have changed: expected SHA-256 {task['data_sha256'][:16]}…, got "
+            f"{dataset.sha256[:16]}…"
         )
-    return Data(dataset, "", pictures_of(arguments, dataset, images))
+    return Data(dataset, pictures_of(arguments, dataset, images))
 
 
 @functools.lru_cache(maxsize=1)  # studies of one dataset follow each other
@@ -89,29 +90,33 @@ class Tested:
     labels: np.ndarray
     predicted: np.ndarray
 
-
-def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested | str:
-    """Let the saved model of a study's main series answer again; or why it cannot."""
-    found = model_of(results, study)
-    if isinstance(found, str):
-        return found
-    test = dataset.for_testing()
-    if found.num_features != test.features.shape[1]:
-        return f"the saved model takes {found.num_features} features, the data have others"
-    rows = np.concatenate([dataset.split.test_seen, dataset.split.test_unseen])
-    return Tested(found, rows, test.labels, found.predict(np.asarray(test.features)))
+    def rows_of(self, label: str, predicted: str = "") -> np.ndarray:
+        """Rows of a class, only those taken for another class if one is given."""
+        index = {name: i for i, name in enumerate(self.recognizer.class_names)}
+        hit = self.labels == index.get(label, -1)
+        return self.rows[hit & (self.predicted == index.get(predicted, -1)) if predicted else hit]
 
 
-def model_of(results: Path, study: Study) -> Recognizer | str:
-    """The saved model of the main series' lowest seed; or why there is none."""
+def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested:
+    """Let the saved model of the main series' lowest seed predict again.
+
+    Raises:
+        Missing: there is none, or it does not fit the data.
+    """
     row = study.main.first
     folder = record_of(results, row.key) / "model"
     if not is_model(folder):
-        return f"runs/{row.key[:16]}/model is not there (seed {row.task['seed']})"
+        raise Missing(f"runs/{row.key[:16]}/model is not there (seed {row.task['seed']})")
     try:
-        return load_model(folder)
+        model = load_model(folder)
     except (MlisError, OSError) as error:
-        return f"the saved model cannot be read: {error}"
+        raise Missing(f"the saved model cannot be read: {error}") from None
+    test = dataset.for_testing()
+    got = test.features.shape[1]
+    if model.num_features != got:
+        raise Missing(f"the saved model: expected {model.num_features} features, got {got}")
+    rows = np.concatenate([dataset.split.test_seen, dataset.split.test_unseen])
+    return Tested(model, rows, test.labels, model.predict(np.asarray(test.features)))
 
 
 def losses_of(results: Path, study: Study) -> tuple[Losses, list[int]]:
@@ -130,15 +135,16 @@ def losses_of(results: Path, study: Study) -> tuple[Losses, list[int]]:
 
 
 def _read_losses(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Loss → (step, value); lines that are no such thing are passed over."""
+    """Loss → (step, value), evenly thinned; damaged lines are passed over."""
     found: dict[str, list[tuple[float, float]]] = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
-    for text in _thinned(lines):
+    count = min(POINTS, len(lines))
+    for i in np.linspace(0, len(lines) - 1, count).round().astype(int):
         try:
-            values: Any = json.loads(text)
+            values: Any = json.loads(lines[i])
             step = float(values.pop("step"))
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
@@ -146,24 +152,3 @@ def _read_losses(path: Path) -> dict[str, list[tuple[float, float]]]:
             if name != "seconds" and isinstance(value, (int, float)) and math.isfinite(value):
                 found.setdefault(name, []).append((step, float(value)))
     return found
-
-
-def _thinned(lines: list[str]) -> list[str]:
-    """At most `POINTS`, evenly, the last one always."""
-    if len(lines) <= POINTS:
-        return lines
-    chosen = np.unique(np.linspace(0, len(lines) - 1, POINTS).round().astype(int))
-    return [lines[i] for i in chosen]
-
-
-def sizes(study: Study, dataset: GZSLDataset | None, model: Recognizer | str) -> Mapping[str, int]:
-    """Lengths of features and descriptors and numbers of classes, as far as they are known."""
-    classes = study.main.first.test.get("per_class", ())
-    known: dict[str, int] = {}
-    if classes:
-        known |= {"classes": len(classes), "unseen": sum(not one["seen"] for one in classes)}
-    if isinstance(model, Recognizer):
-        known |= {"features": model.num_features, "descriptors": model.descriptors.shape[1]}
-    if dataset is not None:
-        known |= {"features": dataset.features.shape[1], "descriptors": len(dataset.descriptors[0])}
-    return known

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 import mlis
 from mlis.config import Config
+from mlis.escape import csv_cell, terminal
 from mlis.experiments.tuning.search import Search, mean_of, status
 from mlis.experiments.tuning.space import COLD, is_used, value_of
 from mlis.provenance import PROTOCOL
@@ -71,7 +72,7 @@ def settings_head(
         f"{platform.machine()}, {torch.get_num_threads()} threads",
         datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     ]
-    return "".join(f"# {fact}\n" for fact in facts)
+    return "".join(f"# {terminal(fact)}\n" for fact in facts)
 
 
 def csv_text(search: Search, trials: Sequence[FrozenTrial]) -> str:
@@ -93,5 +94,5 @@ def csv_text(search: Search, trials: Sequence[FrozenTrial]) -> str:
         if "settings" in known:
             config = Config.from_dict(known["settings"])
             row |= {name: value_of(name, config) for name in names if is_used(name, config)}
-        writer.writerow(row)
+        writer.writerow({name: csv_cell(value) for name, value in row.items()})
     return out.getvalue()

@@ -6,6 +6,7 @@ legitimate here: these are validation classes, and it is one of the settings cho
 
 import functools
 import json
+import re
 import statistics
 import warnings
 from collections.abc import Generator, Mapping
@@ -129,13 +130,15 @@ def opened(search: Search) -> Generator[optuna.Study, None, None]:
 def _repair(path: Path) -> None:
     """Remove what a killed process leaves: half a line at the end, and the journal's own lock."""
     for leftover in path.parent.glob(f"{path.name}.lock*"):
-        leftover.unlink()
+        if re.fullmatch(r"\.lock([0-9a-f-]{36}\.rename)?", leftover.name.removeprefix(path.name)):
+            leftover.unlink()
     if path.exists():
         with path.open("rb+") as handle:
-            content = handle.read()
-            if content and not content.startswith(b"{"):
-                raise ValueError("its first line is not JSON")
-            handle.truncate(content.rfind(b"\n") + 1)
+            content, begin = handle.read(), b'{"op_code":'
+            lines, last = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
+            if not (last.startswith(begin) or begin.startswith(last)):
+                raise ValueError(f"its last line begins with {last[:20]!r}")
+            handle.truncate(len(lines))
 
 
 def status(trial: FrozenTrial) -> str:

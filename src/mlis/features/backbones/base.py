@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mlis.compute.memory import is_shortage
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Arithmetic, own_modes
 from mlis.data.out_of_core.arrays import update_hash
 from mlis.errors import OutOfMemoryError, SettingsError
 
@@ -101,7 +101,7 @@ class Backbone(Protocol):
 
 
 def load_backbone(
-    name: str = DEFAULT, *, device: str = "auto", precision: str = "auto"
+    name: str = DEFAULT, *, device: str = "auto", precision: str = "auto", download: bool = True
 ) -> Backbone:
     """Load a pretrained image model.
 
@@ -110,7 +110,9 @@ def load_backbone(
             vision or image-text model of `transformers`, by the name it has on the hub or as a
             local folder.
         device: auto, cpu or cuda.
-        precision: auto (bfloat16 where the hardware multiplies it), float32 or bfloat16.
+        precision: auto (bfloat16 where that is faster, else float32), float32 or bfloat16.
+        download: whether a model that is not on this machine is fetched from the hub. False where
+            the name comes from a file and not from the user.
 
     Raises:
         SettingsError: no such model, an extra is not installed, or no such device.
@@ -124,7 +126,7 @@ def load_backbone(
         return EfficientNetLite(name, arithmetic)
     from mlis.features.backbones.transformers_model import VisionModel
 
-    return VisionModel(name, arithmetic)
+    return VisionModel(name, arithmetic, download=download)
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -147,7 +149,7 @@ def run(model: "SupportsBatch", batch: Tensor) -> np.ndarray:
         OutOfMemoryError: not even one image fits.
     """
     try:
-        with torch.inference_mode():
+        with own_modes(), torch.inference_mode():
             return model.features(batch).float().cpu().numpy()
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):

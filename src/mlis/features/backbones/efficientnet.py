@@ -56,9 +56,9 @@ class EfficientNetLite:
         module: Any = net.to(self._device, self._dtype)
         self.net: Any = module.to(memory_format=torch.channels_last)
         # one row of pixels, red green blue red …: arithmetic along 3 numbers would be slow
-        row = torch.tensor([MEAN, STD], device=self._device).repeat(1, self.pixels) * 255
-        self._mean, self._std = row
-        example = torch.zeros(1, self.pixels, self.pixels, 3, dtype=torch.uint8)
+        row = torch.tensor([MEAN, STD], dtype=torch.float32, device=self._device)
+        self._mean, self._std = row.repeat(1, self.pixels) * 255
+        example = torch.zeros(1, self.pixels, self.pixels, 3, dtype=torch.uint8, device="cpu")
         self.batch: int = choose_batch(self, example, self._device)
 
     def _preprocessing(self) -> str:

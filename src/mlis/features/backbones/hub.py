@@ -6,6 +6,11 @@ from pathlib import Path
 
 from mlis.errors import SettingsError
 
+_NAME_IT = {
+    "backbone": "--backbone NAME; in Python the argument backbone",
+    "text model": "--text-model NAME; in Python model=TextModel(NAME)",
+}
+
 
 @contextlib.contextmanager
 def loading(name: str, kind: str, extra: str, offline: str) -> Iterator[None]:
@@ -42,3 +47,27 @@ def loading(name: str, kind: str, extra: str, offline: str) -> Iterator[None]:
         words.set_verbosity(level)
         if bar:
             words.enable_progress_bar()
+
+
+def on_this_machine(name: str, kind: str) -> str:
+    """Folder of a model that a file names: itself a folder, or what the hub gave earlier.
+
+    Nothing is downloaded, and the hub is not asked: a file that somebody made is not the user's
+    word. `huggingface_hub` connects even where it is told to use local files only, so it is not
+    given the name.
+
+    Raises:
+        SettingsError: it is not on this machine; says how the user asks for it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).is_dir():
+        return name
+    with contextlib.suppress(ValueError):  # not a name that the hub could have
+        found = try_to_load_from_cache(name, "config.json")
+        if isinstance(found, str):
+            return str(Path(found).parent)
+    raise SettingsError(
+        f"{kind} {name!r}: not on this machine, and nothing that a model's file names is "
+        f"downloaded. To get it from the hub, name it yourself ({_NAME_IT[kind]})"
+    )

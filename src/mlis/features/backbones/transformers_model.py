@@ -28,7 +28,7 @@ from mlis.features.backbones.base import (
     run,
     weights_hash,
 )
-from mlis.features.backbones.hub import loading
+from mlis.features.backbones.hub import loading, on_this_machine
 from mlis.features.images import decode
 from mlis.features.images.decode import ImageError
 
@@ -45,15 +45,17 @@ class VisionModel:
     Args:
         name: on the hub, or a local folder.
         arithmetic: device and precision; weights stay float32, products are autocast.
+        download: whether it may be fetched from the hub.
 
     Raises:
         SettingsError: it cannot be had, is no vision model, or needs what is not installed.
     """
 
-    def __init__(self, name: str, arithmetic: Arithmetic):
+    def __init__(self, name: str, arithmetic: Arithmetic, *, download: bool = True):
         with loading(name, "backbone", "images", DEFAULT):
-            self._net, untrained = _load_model(name)
-            self._processor = _load_processor(name)
+            source = name if download else on_this_machine(name, "backbone")
+            self._net, untrained = _load_model(source)
+            self._processor = _load_processor(source)
         self._device, self._dtype = arithmetic.device, arithmetic.product
         self.on_cpu: bool = self._device.type == "cpu"
         self.precision: str = precision_name(arithmetic)
@@ -137,7 +139,11 @@ def _load_model(name: str) -> tuple[Any, list[str]]:
     from transformers import AutoModel
 
     net, told = AutoModel.from_pretrained(
-        name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        name,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=False,
     )
     main = getattr(net, "main_input_name", "")
     if main != "pixel_values" and not hasattr(net, "get_image_features"):
@@ -152,7 +158,7 @@ def _load_processor(name: str) -> Any:
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(name, backend="pil")
+        return AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     except (ImportError, ValueError) as error:
         # DINOv3's exists for torchvision alone; it resizes, rescales and normalises as ViT's does
         from transformers import ViTImageProcessorPil

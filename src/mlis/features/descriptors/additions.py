@@ -10,14 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.labels import shorten
+from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
 from mlis.features.backbones.base import Identity
-from mlis.features.descriptors.attributes import BINARY, Column, class_values
+from mlis.features.descriptors.attributes import (
+    BINARY,
+    CATEGORY,
+    Column,
+    category_shares,
+    class_values,
+)
 from mlis.features.descriptors.class_table import NAME, SPLIT, Words, read_words
 from mlis.features.descriptors.describe import FORMAT, VERSION, side_by_side
 from mlis.features.descriptors.text_model import TextModel
-from mlis.features.descriptors.text_tables import normal, read_table
+from mlis.features.descriptors.text_tables import read_table
 
 Descriptions = Mapping[str, str | Sequence[str]]
 """Name of a class → its sentence or sentences."""
@@ -36,7 +42,7 @@ def describe_like(
         record: how the training's were made, `descriptors` of a dataset's sources.
         classes: a table with the columns that the training's had (a column of attributes may be
             absent: all is missing in it), or a mapping from names to sentences.
-        model: the text model, where it is loaded already.
+        model: the text model. Where absent, the recorded one, from this machine alone.
         name_column: column of the class names.
 
     Raises:
@@ -46,19 +52,23 @@ def describe_like(
     """
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise DataError("the model does not know how its descriptors were made from words")
-    columns = tuple(Column.from_dict(values) for values in record["attributes"])
+    try:
+        columns = tuple(Column.from_dict(values) for values in record["attributes"])
+        weight, text = float(record["attribute_weight"]), record["text"]
+        expected = None if text is None else Identity.from_dict(text)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the model's record of its descriptors is damaged: {error!r}") from None
     if isinstance(classes, Mapping):
         words = _spoken(classes)
     else:
         words = _words(Path(classes), record, columns, name_column)
     parts: list[np.ndarray] = []
-    if record["text"] is not None:
+    if expected is not None:
         if not words.has_sentences:
             raise DataError(f"{words.path}: no sentences, but the model was trained with them.")
-        parts.append(_text_model(record["text"], model).describe(words.sentences))
+        parts.append(_text_model(expected, model).describe(words.sentences))
     if columns:
         parts.append(_attributes(words, columns, alone=not parts))
-    weight = float(record["attribute_weight"])
     vectors = side_by_side(*parts, weight=weight) if len(parts) == 2 else parts[0]
     return words.names, vectors.astype(np.float32)
 
@@ -78,7 +88,7 @@ def _words(
 ) -> Words:
     """The table's words, by the columns that the training's table had."""
     there = read_table(path)
-    attributes = [column.name for column in columns if column.name in there]
+    attributes = list(dict.fromkeys(c.name for c in columns if c.name in there))
     if columns and not attributes and record["text"] is None:
         raise DataError(
             f"{path}: none of the attributes that the model was trained with: it has "
@@ -95,7 +105,13 @@ def _words(
                 f"{path}: no column of sentences: it has {shorten(list(there))}, but the model was "
                 f"trained with {shorten(list(said_in)) if said_in else 'sentences'}."
             )
-    words = read_words(path, sentences=sentences, attributes=attributes, name_column=name_column)
+    words = read_words(
+        path,
+        sentences=sentences,
+        attributes=attributes,
+        name_column=name_column,
+        missing=record.get("missing", ()),
+    )
     for name, part in zip(words.names, words.split or (), strict=False):
         if part == "seen":
             raise DataError(
@@ -105,10 +121,9 @@ def _words(
     return words
 
 
-def _text_model(identity: Mapping[str, Any], model: TextModel | None) -> TextModel:
+def _text_model(expected: Identity, model: TextModel | None) -> TextModel:
     """The text model of the training. Raises `DataError` where another one is there."""
-    expected = Identity.from_dict(identity)
-    model = model or TextModel(expected.name)
+    model = model or TextModel(expected.name, download=False)
     if model.identity.fingerprint != expected.fingerprint:
         raise DataError(
             f"the model was trained with sentences by {expected}, but {model.identity} is there: "
@@ -120,20 +135,30 @@ def _text_model(identity: Mapping[str, Any], model: TextModel | None) -> TextMod
 def _attributes(words: Words, columns: Sequence[Column], *, alone: bool) -> np.ndarray:
     """(n, A) scaled as in training; where nothing is said, the training's mean."""
     values = np.full((len(words.names), len(columns)), np.nan)
-    for i, column in enumerate(columns):
-        if (cells := words.attributes.get(column.name)) is None:
+    for name in dict.fromkeys(column.name for column in columns):
+        if (cells := words.attributes.get(name)) is None:
             continue
-        what = f"{words.path}: column {column.name!r}"
-        values[:, i] = class_values(what, cells, words.owners, len(words.names))
-        outside = (values[:, i] < column.low) | (values[:, i] > column.high)
-        if column.kind == BINARY and outside.any():
-            raise DataError(
-                f"{what}: class {words.names[int(outside.argmax())]!r} has "
-                f"{values[int(outside.argmax()), i]:g}, but the training had yes or no: 1 or 0."
-            )
+        what = f"{words.path}: column {name!r}"
+        places = [i for i, column in enumerate(columns) if column.name == name]
+        if columns[places[0]].kind == CATEGORY:
+            known = [columns[i].value for i in places]
+            values[:, places] = category_shares(what, cells, words.owners, words.names, known)
+            continue
+        values[:, places[0]] = class_values(what, cells, words.owners, len(words.names))
+        _check_binary(what, columns[places[0]], values[:, places[0]], words.names)
     silent = np.isnan(values).all(axis=1)
     if alone and silent.any():
         name = words.names[int(silent.argmax())]
         raise DataError(f"{words.path}: no attribute is given for class {name!r}: fill some in.")
     scaled = [column.numbers(values[:, i]) for i, column in enumerate(columns)]
     return np.stack(scaled, axis=1)
+
+
+def _check_binary(what: str, column: Column, values: np.ndarray, names: Sequence[str]) -> None:
+    outside = (values < column.low) | (values > column.high)
+    if column.kind == BINARY and outside.any():
+        at = int(outside.argmax())
+        raise DataError(
+            f"{what}: class {names[at]!r} has {values[at]:g}, but the training had yes or no: 1 "
+            "or 0."
+        )

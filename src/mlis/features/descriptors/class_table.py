@@ -1,18 +1,20 @@
 """A table of described classes: their names, sentences and attributes.
 
 One row a class, or several. Which columns are which, where they are not named: `name` is the
-class, `split` says seen or unseen, columns of numbers, yes and no, or per cent are attributes, and
-all others are sentences.
+class, `split` says seen or unseen, columns of numbers, yes and no, or per cent are attributes,
+columns of a few words that several classes share are categories, and all others are sentences.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlis.data.labels import shorten
+from mlis.data.io.csv_file import parse_number
+from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
-from mlis.features.descriptors.attributes import looks_like_attribute
-from mlis.features.descriptors.text_tables import Columns, find_column, normal, read_table
+from mlis.features.descriptors.attributes import looks_like_attribute, looks_like_categories
+from mlis.features.descriptors.text_tables import Columns, find_column, read_table
 
 NAME, SPLIT = "name", "split"
 
@@ -27,8 +29,10 @@ class Words:
         split: C of seen or unseen; None where the table does not say.
         sentences: C tuples of one sentence or more; C empty ones where none are asked for.
         owners: class of each row of the table.
-        attributes: name of a column → its cells, one a row of the table.
+        attributes: name of a column → its cells, one a row of the table; categories too.
         said_in: columns of the sentences.
+        categories: those of `attributes` that are categories.
+        missing: what was read as a missing attribute, besides empty cells and the like.
     """
 
     path: Path
@@ -38,6 +42,8 @@ class Words:
     owners: tuple[int, ...]
     attributes: dict[str, tuple[str, ...]]
     said_in: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def has_sentences(self) -> bool:
@@ -50,16 +56,20 @@ def read_words(
     *,
     sentences: Sequence[str] | None = None,
     attributes: Sequence[str] | None = None,
+    categories: Sequence[str] | None = None,
     name_column: str = NAME,
+    missing: Sequence[str] = (),
 ) -> Words:
     """Read a CSV, TSV or Parquet table of classes.
 
     Args:
         path: of the table.
         sentences: columns of sentences; `name` may be one: then the class's name is embedded.
-        attributes: columns of attributes. Where either is given, the columns named are used and no
-            others; where neither is, all are, by what they hold.
+        attributes: columns of numbers, yes and no, or per cent.
+        categories: columns of categories. Where any of the three is given, the columns named are
+            used and no others; where none is, all are, by what they hold.
         name_column: column of the class names.
+        missing: cells of attributes that stand for nothing, such as "-1"; numbers by their value.
 
     Raises:
         DataError: a column is not there, a class has no name, no sentence although others have, or
@@ -73,9 +83,12 @@ def read_words(
     names = tuple(dict.fromkeys(names_of_rows))
     number = {name: i for i, name in enumerate(names)}
     owners = tuple(number[name] for name in names_of_rows)
-    if sentences is None and attributes is None:
-        sentences, attributes = _sort_columns(columns, name_column)
-    sentences, attributes = list(sentences or ()), list(attributes or ())
+    if sentences is None and attributes is None and categories is None:
+        sentences, attributes, categories = _sort_columns(columns, owners, name_column)
+    sentences, categories = list(sentences or ()), list(categories or ())
+    attributes = [*(attributes or ()), *categories]
+    if len(set(attributes)) < len(attributes):
+        raise DataError(f"{path}: a column is named twice: {shorten(attributes)}. Name it once.")
     if not sentences and not attributes:
         raise DataError(
             f"{path}: nothing describes the classes: the columns are {shorten(list(columns))}. Add "
@@ -87,16 +100,34 @@ def read_words(
         _split(path, columns, names, owners),
         _sentences(path, columns, sentences, names, owners),
         owners,
-        {column: find_column(path, columns, column) for column in attributes},
+        {name: _without(find_column(path, columns, name), missing) for name in attributes},
         tuple(sentences),
+        tuple(categories),
+        tuple(missing),
     )
 
 
-def _sort_columns(columns: Columns, name_column: str) -> tuple[list[str], list[str]]:
-    others = [name for name in columns if name not in (name_column, SPLIT)]
-    attributes = [name for name in others if looks_like_attribute(columns[name])]
-    said = [name for name in others if name not in attributes and any(columns[name])]
-    return said, attributes
+def _without(cells: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
+    """Cells of attributes, those that stand for nothing empty."""
+    numbers = [number for number in map(parse_number, missing) if not math.isnan(number)]
+    return tuple("" if c in missing or parse_number(c) in numbers else c for c in cells)
+
+
+def _sort_columns(
+    columns: Columns, owners: Sequence[int], name_column: str
+) -> tuple[list[str], list[str], list[str]]:
+    """Columns of sentences, of attributes and of categories, by what they hold."""
+    sentences, attributes, categories = [], [], []
+    for name, cells in columns.items():
+        if name in (name_column, SPLIT) or not any(cells):
+            continue
+        if looks_like_attribute(cells):
+            attributes.append(name)
+        elif looks_like_categories(cells, owners):
+            categories.append(name)
+        else:
+            sentences.append(name)
+    return sentences, attributes, categories
 
 
 def _split(

@@ -6,7 +6,7 @@ their sentences plus w times that of their attributes: w is the share that attri
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,23 @@ import numpy as np
 from mlis.data.io.cache import file_sha256
 from mlis.data.io.tables import read_classes
 from mlis.data.labels import shorten
+from mlis.data.missing import warn_of_minus_one
 from mlis.errors import DataError, SettingsError
-from mlis.features.descriptors.attributes import Column, class_values, describe_column, fit_column
+from mlis.features.descriptors.attributes import (
+    BINARY,
+    CATEGORY,
+    NUMBER,
+    PER_CENT,
+    Column,
+    class_values,
+    describe_column,
+    fit_categories,
+    fit_column,
+)
 from mlis.features.descriptors.class_table import SPLIT, Words
 from mlis.features.descriptors.text_model import TextModel
-from mlis.storage.atomic import atomic_write, strict_json, write_json
+from mlis.storage.atomic import strict_json, write_json
+from mlis.storage.folders import recover, replaced_together
 
 FORMAT, VERSION = "mlis-descriptors", 1
 TABLE, RECORD = "classes.csv", "descriptors.json"
@@ -41,6 +53,7 @@ class Descriptors:
         notes: what was left out or filled in, for people.
         source: name and SHA-256 of the table.
         said_in: the table's columns of sentences.
+        missing: what was read as a missing attribute, besides empty cells.
     """
 
     names: tuple[str, ...]
@@ -52,6 +65,7 @@ class Descriptors:
     notes: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
     said_in: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -81,6 +95,7 @@ def describe(words: Words, model: TextModel | None, *, weight: float = WEIGHT) -
     if words.has_sentences:
         if model is None:
             raise SettingsError("sentences need a text model")
+        notes.append(f"read as sentences: {shorten(words.said_in)}")
         parts.append(_text(words, model, notes))
     if words.attributes:
         numbers, columns = _attributes(words, notes, alone=not parts)
@@ -100,6 +115,7 @@ def describe(words: Words, model: TextModel | None, *, weight: float = WEIGHT) -
         tuple(notes),
         {"name": words.path.name, "sha256": file_sha256(words.path)},
         words.said_in,
+        words.missing,
     )
 
 
@@ -118,16 +134,7 @@ def _attributes(
     words: Words, notes: list[str], *, alone: bool
 ) -> tuple[np.ndarray, tuple[Column, ...]]:
     """(C, A) from 0 to 1, and how they were read."""
-    columns, values, dull = [], [], []
-    for name, cells in words.attributes.items():
-        what = f"{words.path}: column {name!r}"
-        said = class_values(what, cells, words.owners, len(words.names))
-        column = fit_column(name, cells, said)
-        if column is None:
-            dull.append(name)
-            continue
-        columns.append(column)
-        values.append(said)
+    columns, values, dull = _fitted(words)
     if dull:
         notes.append(f"left out, as all classes have the same value: {shorten(dull)}")
     if not columns:
@@ -146,6 +153,8 @@ def _attributes(
         )
     numbers = [column.numbers(said) for column, said in zip(columns, values, strict=True)]
     result = np.stack(numbers, axis=1)
+    notes.extend(_columns_told(columns))
+    warn_of_minus_one(np.stack(values, axis=1), f"{words.path}", words.names)
     zero = [name for name, row in zip(words.names, result, strict=True) if not row.any()]
     if zero and alone:
         raise DataError(
@@ -153,6 +162,45 @@ def _attributes(
             f"{shorten(zero)}. A class must have something; add attributes that it has."
         )
     return result, tuple(columns)
+
+
+def _fitted(words: Words) -> tuple[list[Column], list[np.ndarray], list[str]]:
+    """How attributes are read, their (C,) values, and columns that say nothing."""
+    columns, values, dull = [], [], []
+    for name, cells in words.attributes.items():
+        what = f"{words.path}: column {name!r}"
+        if name in words.categories:
+            fitted, said = fit_categories(what, name, cells, words.owners, words.names)
+        else:
+            said = [class_values(what, cells, words.owners, len(words.names))]
+            column = fit_column(name, cells, said[0])
+            fitted = [] if column is None else [column]
+        if not fitted:
+            dull.append(name)
+            continue
+        columns.extend(fitted)
+        values.extend(said)
+    return columns, values, dull
+
+
+def _columns_told(columns: Sequence[Column]) -> list[str]:
+    """Which column was read as what, a line for each kind."""
+    named: dict[str, dict[str, list[str]]] = {}
+    for column in columns:
+        named.setdefault(column.kind, {}).setdefault(column.name, []).append(column.value)
+    said = {kind: list(names) for kind, names in named.items()}
+    categories = named.get(CATEGORY, {})
+    said[CATEGORY] = [f"{name} ({shorten(values)})" for name, values in categories.items()]
+    return [
+        f"read as {title}: {shorten(said[kind])}"
+        for kind, title in (
+            (NUMBER, "numbers"),
+            (PER_CENT, "per cent"),
+            (BINARY, "yes or no"),
+            (CATEGORY, "categories"),
+        )
+        if said.get(kind)
+    ]
 
 
 def side_by_side(text: np.ndarray, attributes: np.ndarray, *, weight: float) -> np.ndarray:
@@ -171,20 +219,17 @@ def write_descriptors(descriptors: Descriptors, folder: Path) -> None:
 
     The numbers are written so that reading them gives the same float32.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     width = descriptors.vectors.shape[1]
     text = width - len(descriptors.columns)
-    header = [f"t{i:04d}" for i in range(text)] + [f"a:{c.name}" for c in descriptors.columns]
-    with (
-        atomic_write(folder / TABLE) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as handle,
-    ):
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["name", *([SPLIT] if descriptors.split else []), *header])
-        for i, name in enumerate(descriptors.names):
-            split = [descriptors.split[i]] if descriptors.split else []
-            writer.writerow([name, *split, *(f"{v:.9g}" for v in descriptors.vectors[i])])
-    write_json(folder / RECORD, record_of(descriptors))
+    header = [f"t{i:04d}" for i in range(text)] + [f"a:{c.label}" for c in descriptors.columns]
+    with replaced_together(folder) as new:
+        with (new / TABLE).open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(["name", *([SPLIT] if descriptors.split else []), *header])
+            for i, name in enumerate(descriptors.names):
+                split = [descriptors.split[i]] if descriptors.split else []
+                writer.writerow([name, *split, *(f"{v:.9g}" for v in descriptors.vectors[i])])
+        write_json(new / RECORD, record_of(descriptors))
 
 
 def record_of(descriptors: Descriptors) -> dict[str, Any]:
@@ -196,6 +241,7 @@ def record_of(descriptors: Descriptors) -> dict[str, Any]:
         "size": descriptors.vectors.shape[1],
         "text": None if descriptors.text is None else dict(descriptors.text),
         "sentences": list(descriptors.said_in),
+        "missing": list(descriptors.missing),
         "attributes": [describe_column(column) for column in descriptors.columns],
         "attribute_weight": descriptors.weight,
         "notes": list(descriptors.notes),
@@ -207,13 +253,14 @@ def read_descriptors(folder: Path) -> Descriptors:
     """Read a folder that `write_descriptors` wrote. Raises `DataError`."""
     path = folder / RECORD
     try:
+        recover(folder)
         record = strict_json(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT or record["version"] != VERSION:
             raise DataError(f"{path}: not descriptors that this mlis reads: make them again.")
         columns = tuple(Column.from_dict(values) for values in record["attributes"])
         words = (record["text"], columns, float(record["attribute_weight"]))
         notes, source = tuple(record["notes"]), dict(record["source"])
-        said_in = tuple(record.get("sentences", ()))
+        said_in = (tuple(record.get("sentences", ())), tuple(record.get("missing", ())))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file: not a folder of descriptors.") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -228,5 +275,5 @@ def read_descriptors(folder: Path) -> Descriptors:
         *words,
         notes,
         source,
-        said_in,
+        *said_in,
     )

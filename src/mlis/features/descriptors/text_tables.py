@@ -1,12 +1,11 @@
 """Tables of words: CSV, TSV and Parquet, as columns of text."""
 
-import csv
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlis.data.io.csv_file import check_header, read_csv
 from mlis.data.io.reading import reading
-from mlis.data.labels import shorten, suggestion
+from mlis.data.labels import normal, shorten, suggestion
 from mlis.errors import DataError
 
 Columns = Mapping[str, tuple[str, ...]]
@@ -22,7 +21,7 @@ def read_table(path: Path) -> Columns:
     kind = path.suffix.casefold()
     if kind not in (".csv", ".tsv", ".parquet"):
         raise DataError(f"{path}: expected a .csv, .tsv or .parquet table.")
-    columns = _read_parquet(path) if kind == ".parquet" else _read_text(path, kind)
+    columns = _read_parquet(path) if kind == ".parquet" else _read_text(path)
     if not columns or not len(next(iter(columns.values()))):
         raise DataError(f"{path}: no rows below the header.")
     return columns
@@ -30,6 +29,7 @@ def read_table(path: Path) -> Columns:
 
 def find_column(path: Path, columns: Columns, name: str) -> tuple[str, ...]:
     """One column. Raises `DataError` that names those that are there."""
+    name = normal(name)
     if name not in columns:
         raise DataError(
             f"{path}: no column {name!r}; it has {shorten(list(columns))}."
@@ -38,30 +38,10 @@ def find_column(path: Path, columns: Columns, name: str) -> tuple[str, ...]:
     return columns[name]
 
 
-def normal(name: str) -> str:
-    """A name in Unicode's composed form: macOS spells é as e and an accent in file names."""
-    return unicodedata.normalize("NFC", name.strip())
-
-
-def _read_text(path: Path, kind: str) -> Columns:
-    with (
-        reading(path, f"a {kind[1:].upper()} table in UTF-8", "Save it again as UTF-8."),
-        path.open(newline="", encoding="utf-8-sig") as handle,
-    ):
-        reader = csv.reader(handle, strict=True, delimiter="\t" if kind == ".tsv" else ",")
-        lines = [(reader.line_num, row) for row in reader if row]
-    if not lines:
-        return {}
-    header = [cell.strip() for cell in lines[0][1]]
-    if len(set(header)) < len(header):
-        raise DataError(f"{path}: the header names a column twice: {shorten(header)}.")
-    for line, row in lines[1:]:
-        if len(row) != len(header):
-            hint = " A comma inside a cell needs quotes around it." if kind == ".csv" else ""
-            raise DataError(
-                f"{path}: line {line} has {len(row)} cells, but the header has {len(header)}.{hint}"
-            )
-    return {name: tuple(row[i].strip() for _, row in lines[1:]) for i, name in enumerate(header)}
+def _read_text(path: Path) -> Columns:
+    header, rows = read_csv(path)
+    cells = [[cell.strip() for cell in row] for _, row in rows]
+    return {name: tuple(row[i] for row in cells) for i, name in enumerate(header)}
 
 
 def _read_parquet(path: Path) -> Columns:
@@ -73,7 +53,9 @@ def _read_parquet(path: Path) -> Columns:
         ) from error
     with reading(path, "a Parquet table", "Write it again."):
         table = parquet.read_table(path)
+        check_header(path, table.column_names)
+        columns = {normal(name): table.column(name).to_pylist() for name in table.column_names}
         return {
-            name: tuple("" if v is None else str(v).strip() for v in table.column(name).to_pylist())
-            for name in table.column_names
+            name: tuple("" if value is None else str(value).strip() for value in values)
+            for name, values in columns.items()
         }

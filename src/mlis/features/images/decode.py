@@ -35,8 +35,9 @@ MAX_JPEG_PIXELS = 1 << 28
 """Pixels a JPEG may claim; it is scaled while it is decoded."""
 MAX_BYTES = 1 << 30
 """Bytes a file may have."""
-FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI")
-"""Read besides JPEG. Formats that run programs (EPS) or have no signature (TGA) are left out."""
+FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "QOI")
+"""Read besides JPEG. Formats that run programs (EPS), have no signature (TGA), or are decoded as
+soon as they are opened, whatever their size (ICO), are left out."""
 
 
 class ImageError(Exception):
@@ -142,6 +143,15 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
         raise ImageMemoryError("not enough memory to decode it") from None
     except Exception as error:  # damaged files make decoders raise anything
         raise _damaged(error) from error
+
+
+def claimed_pixels(data: bytes) -> int:
+    """Pixels that the header of an image file claims, undecoded; 0 where it cannot be read."""
+    try:
+        with _open(data) as image:
+            return image.width * image.height
+    except Exception:  # damaged files make readers raise anything; decoding says why
+        return 0
 
 
 def rgb(image: Image.Image) -> Image.Image:

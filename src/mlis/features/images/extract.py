@@ -26,6 +26,7 @@ from mlis.features.images.extract_shards import Keep, extract_shards
 from mlis.features.images.shards import FOLDER, Shard, Store
 from mlis.features.images.walk import Bad, Found, ImageFile
 from mlis.features.report import write_bad
+from mlis.storage.folders import replaced_together
 from mlis.storage.locks import held
 
 SHARD_IMAGES = 512
@@ -178,8 +179,9 @@ def extract_folder(
             monitor=monitor,
             compute=compute,
         )
-        write_feature_folder(result.images, folder)
-        write_bad(folder, result.bad)
+        with replaced_together(folder) as new:
+            write_feature_folder(result.images, new)
+            write_bad(new, result.bad)
         forget_unused(result, backbone, folder)
     return result
 

@@ -8,6 +8,7 @@ image that was moved, copied or touched keeps its row, one that was changed has 
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "mlis-feature-shard", 1
 FOLDER = "shards"
+_NAME = re.compile(r"[0-9a-f]{16}\.(json|safetensors)")
 Stamp = tuple[int, ...]
 
 
@@ -121,8 +123,21 @@ class Store:
         used = {self.at[sha256][0] for sha256 in images.hashes}
         used |= {self.told_by[path] for path in images.paths}
         for path in self.folder.glob("*"):
-            if path.suffix in (".json", ".safetensors") and path.stem not in used:
+            if path.stem not in used and _is_ours(path):
                 path.unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether `Store.add` wrote this file, for a model of any kind."""
+    if not _NAME.fullmatch(path.name):
+        return False
+    try:
+        if path.suffix == ".safetensors":
+            return list(map_arrays(path, ["features"])[0]) == ["features"]
+        words = strict_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(words, Mapping) and words.get("format") == FORMAT
 
 
 def _read_words(path: Path, kind: str) -> tuple[list[str], list[HashedFile]]:

@@ -1,17 +1,22 @@
 """Which images there are, and the class of each: by folder, or by a table of paths and classes."""
 
+import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
 
-from mlis.data.labels import shorten
+from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
-from mlis.features.descriptors.text_tables import find_column, normal, read_table
+from mlis.features.descriptors.text_tables import find_column, read_table
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 _NOT_MEANT = {"thumbs.db", "desktop.ini"}
 _MARKS = {"train": "train", "trainval": "train", "val": "val", "test": "test"}
 _MARKS |= {"test_seen": "test", "test_unseen": "test"}
+_SPLIT_FOLDERS = _MARKS | {"training": "train", "valid": "val", "validation": "val"}
+_SPLIT_FOLDERS |= {"testing": "test"}
 PATHS = ("path", "file", "filename", "image")
 
 
@@ -61,8 +66,9 @@ def find_images(
     """Find the images of a folder.
 
     Without a table, the class of `root/a/b/c.jpg` is `a`, however deep the file lies; a file right
-    in `root` has none. Every file but hidden ones is meant: what is no image is found out when it
-    is read. Links are followed, each folder is read once.
+    in `root` has none. Where the folders in `root` are those of a split, and nothing else, the
+    class of `root/train/a/b/c.jpg` is `a`, and its mark train. Every file but hidden ones is meant:
+    what is no image is found out when it is read. Links are followed, each folder is read once.
 
     Args:
         root: the folder.
@@ -73,7 +79,8 @@ def find_images(
         path_column: its column of paths; the first of path, file, filename, image where absent.
 
     Raises:
-        DataError: there is no such folder or no file in it, or what is wrong with the table.
+        DataError: there is no such folder or no file in it, folders of a split lie beside others,
+            or what is wrong with the table.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder.")
@@ -82,7 +89,7 @@ def find_images(
         files = [file for file in files if not _same(file, table)]
         found = _listed(root, table, class_column, path_column, files)
     else:
-        images = [_by_folder(root, file) for file in files]
+        images = _by_split(root, [_by_folder(root, file) for file in files])
         found = Found(root, tuple(sorted(images, key=lambda image: image.path)), tuple(bad))
     if not found.images:
         raise DataError(f"{root}: no files in it or in its folders.")
@@ -102,6 +109,31 @@ def _by_folder(root: Path, file: Path) -> ImageFile:
     relative = file.relative_to(root)
     class_name = normal(shown(relative.parts[0])) if len(relative.parts) > 1 else ""
     return ImageFile(shown(relative), file, class_name)
+
+
+def _by_split(root: Path, images: list[ImageFile]) -> list[ImageFile]:
+    """The images, with marks and classes of the second folder where the first ones are a split."""
+    tops = sorted({image.class_name for image in images} - {""})
+    parts = [name for name in tops if name.casefold() in _SPLIT_FOLDERS]
+    nested = all(image.path.count("/") > 1 for image in images if image.class_name in parts)
+    if not parts or (len(parts) == 1 and (len(tops) > 1 or not nested)):
+        return images  # a class may be called "train"
+    if parts != tops or not nested:
+        raise DataError(
+            f"{root}: {shorten(parts)} seem to be the parts of a split: expected images in "
+            f"{parts[0]}/CLASS/ and nothing beside {shorten(parts)}. Move the others, or say the "
+            "classes in a table (--labels)."
+        )
+    marks = {name: _SPLIT_FOLDERS[name.casefold()] for name in parts}
+    if len(parts) > 1 and "test" not in marks.values():
+        logger.warning("%s: %s: no folder of images to test on", root, shorten(parts))
+    result = []
+    for image in images:
+        if image.class_name:  # else it lies beside the folders, as a README does
+            mark = marks[image.class_name] if len(parts) > 1 else ""
+            image = replace(image, class_name=normal(image.path.split("/")[1]), mark=mark)
+        result.append(image)
+    return result
 
 
 def _walk(root: Path) -> tuple[list[Path], list[Bad]]:
@@ -159,10 +191,14 @@ def _listed(
     classes = find_column(table, columns, class_column)
     marks = columns.get("split")
     images: dict[str, ImageFile] = {}
+    there = {shown(file.relative_to(root)) for file in files}
     for row, (path, class_name) in enumerate(zip(paths, classes, strict=True)):
         if not path:
             raise DataError(f"{table}: row {row}, column {name!r} is empty.")
-        if Path(path).is_absolute() or ".." in Path(path).parts:
+        drive = ""
+        if "\\" in path and path not in there:  # as Windows separates folders
+            path, drive = path.replace("\\", "/"), PureWindowsPath(path).drive
+        if drive or Path(path).is_absolute() or ".." in Path(path).parts:
             raise DataError(
                 f"{table}: row {row}, column {name!r}: {path!r} leads out of {root}. Paths begin "
                 "there."
@@ -177,5 +213,5 @@ def _listed(
         if key in images:
             raise DataError(f"{table}: row {row} names {path!r} again. List each image once.")
         images[key] = ImageFile(key, root / path, normal(class_name), mark)
-    unlisted = sum(shown(file.relative_to(root)) not in images for file in files)
+    unlisted = len(there - images.keys())
     return Found(root, tuple(images[key] for key in sorted(images)), (), unlisted)

@@ -133,14 +133,14 @@ def generator_backward(
     out = mm(hidden, to_features.T).to(master) + generator.feature_bias
     if base is not None:
         out += base[labels]
-    fake = torch.relu(out)
+    fake = out if generator.signed else torch.relu(out)
 
     loss, wanted = _score_gradient(critic, fake, labels, descriptors, scratch)
     if feedback is not None:
         with torch.enable_grad():
             leaf = fake.requires_grad_()
             wanted += torch.autograd.grad(feedback(leaf, labels), leaf)[0]
-    to_out = wanted * (out > 0)
+    to_out = wanted if generator.signed else wanted * (out > 0)
     to_pre = mm(to_out, to_features).to(master) * slopes
     put_gradient(generator.to_features, mm(to_out.T, hidden))
     put_gradient(generator.feature_bias, to_out.sum(0))

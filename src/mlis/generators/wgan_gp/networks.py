@@ -26,7 +26,7 @@ def _share(network: "Generator | Critic", descriptors: Tensor, scratch: Scratch 
 
 def _normal(shape: tuple[int, ...], std: float, like: Arithmetic, rng: torch.Generator):
     # Drawn in float32 on the CPU: the same start on every device and in every precision.
-    values = torch.randn(shape, generator=rng) * std
+    values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32) * std
     return nn.Parameter(values.to(like.device, like.master))
 
 
@@ -45,6 +45,7 @@ class Generator(nn.Module):
         std: standard deviation of the initial weights.
         arithmetic: device and precision.
         rng: CPU generator that draws the initial weights.
+        signed: whether features may be negative: then the last ReLU is left out.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class Generator(nn.Module):
         std: float,
         arithmetic: Arithmetic,
         rng: torch.Generator,
+        signed: bool = False,
     ):
         super().__init__()
         self.noise = noise
+        self.signed = signed
         self.arithmetic = arithmetic
         self.from_noise: nn.Parameter = _normal((hidden, noise), std, arithmetic, rng)
         self.from_descriptor: nn.Parameter = _normal((hidden, descriptor), std, arithmetic, rng)
@@ -97,7 +100,8 @@ class Generator(nn.Module):
         pre = mm(z, from_noise.T).to(master).add_(share.index_select(0, labels))
         hidden = nn.functional.leaky_relu_(pre, SLOPE)
         out = mm(hidden, to_features.T).to(master).add_(self.feature_bias)
-        return torch.relu_(out if base is None else out.add_(base[labels]))
+        out = out if base is None else out.add_(base[labels])
+        return out if self.signed else torch.relu_(out)
 
 
 class Critic(nn.Module):

@@ -35,7 +35,7 @@ class WGANGenerator:
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
             size = (len(labels), self.network.noise)
-            z = torch.randn(size, generator=rng, device=rng.device)
+            z = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32)
             return self.network(z.to(share.dtype), share, labels, base, factors)
 
         return sample
@@ -62,7 +62,12 @@ class AdversarialTrainer(PackedTrainer):
         sizes = {"hidden": settings.hidden, "std": settings.init_std, "arithmetic": arithmetic}
         features, descriptor = data.x.shape[1], data.descriptors.shape[1]
         self.network: Generator = Generator(
-            settings.noise, descriptor, features=features, rng=stream(seed, "generator"), **sizes
+            settings.noise,
+            descriptor,
+            features=features,
+            rng=stream(seed, "generator"),
+            signed=data.signed,
+            **sizes,
         )
         self.critic: Critic = Critic(features, descriptor, rng=stream(seed, "critic"), **sizes)
         self.predictor: RidgePredictor | None = None
@@ -150,7 +155,7 @@ class AdversarialTrainer(PackedTrainer):
         noise = self.scratch("noise", shape, self.descriptors, torch.float32)
         noise.normal_(generator=self.rng)
         size = (self.settings.critic_steps, self.settings.batch_size, 1)
-        alphas = torch.rand(size, generator=self.rng, device=self.rng.device)
+        alphas = torch.rand(size, generator=self.rng, device=self.rng.device, dtype=torch.float32)
         return noise.to(self.data.x.dtype), alphas.to(self.data.x.dtype)
 
     def _draw_rows(self) -> Tensor:

@@ -51,8 +51,9 @@ def export_onnx(
     The input is `features` (N, Dx) float32, or with `images` `pixels` (N, P, P, 3) uint8: RGB,
     upright, the shorter side resized to P / 0.875 (bicubic), the middle P × P; normalisation is in
     the graph. Outputs are `scores` (N, C), calibrated as `Recognizer.scores` are, and
-    `probabilities` (N, C), their softmax. The file's metadata hold class names, seen flags,
-    calibration, image model and preprocessing.
+    `probabilities` (N, C), their softmax. A graph raises no errors: the scores of a row with NaN
+    or infinity, or of one that overflows float32, are not finite. The file's metadata hold class
+    names, seen flags, calibration, image model and preprocessing.
 
     Args:
         recognizer: what to write.
@@ -118,17 +119,31 @@ def _image_model(recognizer: Recognizer, backbone: "Backbone | str | None") -> "
 
 
 def _add_head(graph: Graph, x: str, fused: Fused) -> None:
-    """From features to `scores` and `probabilities`."""
+    """From features to `scores` and `probabilities`.
+
+    A ReLU may turn NaN or -inf into a number. So what goes into one is multiplied by zero, which
+    leaves NaN of them, and added to the scores.
+    """
+    zeros = [_zero(graph, x)]
     if fused.transform == "sqrt":
         x = graph.add("Sqrt", graph.add("Relu", x))
     if fused.shift is not None:
         x = graph.add("Sub", x, graph.constant(fused.shift.numpy()))
     if fused.encoder is not None:
         weight, bias = (graph.constant(part.numpy()) for part in fused.encoder)
-        x = graph.add("Relu", graph.add("Gemm", x, weight, bias, transB=1))
+        x = graph.add("Gemm", x, weight, bias, transB=1)
+        zeros.append(_zero(graph, x))
+        x = graph.add("Relu", x)
     weight, bias = (graph.constant(part.numpy()) for part in (fused.weight, fused.bias))
-    scores = graph.add("Gemm", x, weight, bias, output="scores", transB=1)
+    scores = graph.add("Gemm", x, weight, bias, transB=1)
+    scores = graph.add("Add", scores, graph.add("Sum", *zeros), output="scores")
     graph.add("Softmax", scores, output="probabilities", axis=1)
+
+
+def _zero(graph: Graph, x: str) -> str:
+    """(N, 1): 0 for a row of finite numbers, else NaN."""
+    products = graph.add("Mul", x, graph.constant(np.float32(0)))
+    return graph.add("ReduceSum", products, graph.constant(np.array([1])), keepdims=1)
 
 
 def _metadata(recognizer: Recognizer, model: "EfficientNetLite | None") -> dict[str, str]:
@@ -204,10 +219,15 @@ def _example(
     shift, factor = (
         part.double().cpu() for part in (recognizer.scaler.shift, recognizer.scaler.factor)
     )
+    spread = torch.where(factor > 0, 1 / factor, 0.0)
 
     def features(rows: int) -> np.ndarray:
         """Rows within the range of the training's."""
-        x = shift + torch.from_numpy(rng.random((rows, len(shift)))) / factor
+        scaler = recognizer.scaler
+        if scaler.low is not None and scaler.high is not None:
+            low, high = scaler.low.cpu().numpy(), scaler.high.cpu().numpy()
+            return (low + rng.random((rows, len(low))) * (high - low)).astype(np.float32)
+        x = shift + torch.from_numpy(rng.random((rows, len(shift)))) * spread
         x = x.square() if recognizer.scaler.transform == "sqrt" else x
         return x.float().numpy()
 

@@ -1,0 +1,7 @@
+"""`python -m mlis`."""
+
+import sys
+
+from mlis.cli import main
+
+sys.exit(main())

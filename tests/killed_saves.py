@@ -1,0 +1,86 @@
+"""Saves of several files, for test_folders.py: CASES are how to save, and what is then loaded.
+
+`make(version)` saves one of two versions to a folder; `load` returns what tells them apart.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cli_cases import NAMES, small_dataset
+from mlis.data.io.feature_folder import ImageFeatures, read_feature_folder, write_feature_folder
+from mlis.data.io.folder import load_folder
+from mlis.features.descriptors.describe import Descriptors, read_descriptors, write_descriptors
+from mlis.io.checkpoint import load_model, save_model
+from mlis.model.recognizer import Recognizer
+from mlis.pipeline import fit
+from mlis.storage.folders import replaced_together
+from simulated import small, tiny
+
+Save = Callable[[Path], Any]
+
+torch.set_num_threads(1)
+MODEL = fit(tiny().for_training(), small(), seed=0)
+
+
+def recognizer(version: int) -> Recognizer:
+    first = MODEL.class_names[0]
+    return MODEL.rename_classes({first: f"version {version}"})
+
+
+def model(version: int) -> Save:
+    return lambda folder: save_model(recognizer(version), folder)
+
+
+def pretrained(version: int) -> Save:
+    return lambda folder: recognizer(version).save_pretrained(folder, growth=version == 0)
+
+
+def load_pretrained(folder: Path) -> tuple[str, ...]:
+    found = load_model(folder)
+    name = found.class_names[0]
+    assert found.growth is None or name == "version 0"
+    assert name in (folder / "README.md").read_text()
+    return found.class_names
+
+
+def dataset(version: int) -> Save:
+    return small_dataset(seed=version).save
+
+
+def features(version: int) -> Save:
+    rows = np.full((3, 2), version, np.float32)
+    paths = tuple(f"{version}-{i}.png" for i in range(3))
+    images = ImageFeatures(rows, paths, ("a", "b", "c"), None, paths, {"name": "x"}, "/photos")
+
+    def save(folder: Path) -> None:
+        with replaced_together(folder) as new:
+            write_feature_folder(images, new)
+
+    return save
+
+
+def descriptors(version: int) -> Save:
+    vectors = small_dataset(seed=version).descriptors
+    notes, source = (f"version {version}",), {"name": "x"}
+    made = Descriptors(NAMES, vectors, None, None, (), 0.0, notes, source)
+    return lambda folder: write_descriptors(made, folder)
+
+
+def load_descriptors(folder: Path) -> list:
+    found = read_descriptors(folder)
+    version = int(found.notes[0].split()[1])
+    assert np.array_equal(found.vectors, small_dataset(seed=version).descriptors)
+    return [version]
+
+
+CASES = {
+    "model": (model, lambda folder: load_model(folder).class_names),
+    "pretrained": (pretrained, load_pretrained),
+    "dataset": (dataset, lambda folder: load_folder(folder).sha256),
+    "features": (features, lambda folder: read_feature_folder(folder).paths),
+    "descriptors": (descriptors, load_descriptors),
+}
