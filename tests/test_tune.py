@@ -114,7 +114,7 @@ def test_a_trial_is_worth_what_its_class_splits_say(calm):
     data = small_dataset()
     for index, split in enumerate(class_splits(data, 3)):
         training, held_out = split.for_validation()
-        recognizer = fit(training, config, seed=0, device="cpu")
+        recognizer = fit(training, config, seed=0, device="cpu").recognizer
         scores = recognizer.scores(held_out.features)
         found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
         assert found.best_H == pytest.approx(float(row[f"H_validation_split_{index + 1}"]))

@@ -8,20 +8,20 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from mlis.escape import terminal
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 
 LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
 _LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 class Progress:
-    """Gives a monitor to each training of a run; call it with the training's title."""
+    """Makes the callback of each training of a run; call it with the training's title."""
 
     def __init__(self) -> None:
         self._bar: tqdm[NoReturn] | None = None
 
-    def __call__(self, title: str) -> Monitor:
-        """Who shows the training of this title."""
+    def __call__(self, title: str) -> Callback:
+        """Return the callback that shows the training of this title."""
         title = terminal(title)
         return _Lines(title) if not sys.stderr.isatty() else _Bars(title, self)
 
@@ -36,14 +36,14 @@ class Progress:
         self.show(None)
 
 
-class _Bars(Monitor):
+class _Bars(Callback):
     """One bar a stage: losses, rate, time left."""
 
     def __init__(self, title: str, progress: Progress):
         self._title, self._progress = title, progress
         self._bar: tqdm[NoReturn] | None = None
 
-    def started(self, stage: str, step: int, total: int) -> None:
+    def on_start(self, stage: str, step: int, total: int) -> None:
         if step < total:  # a stage that was finished before takes no time and needs no bar
             self._bar = tqdm(
                 desc=f"{self._title}: {stage}",
@@ -55,30 +55,30 @@ class _Bars(Monitor):
             )
             self._progress.show(self._bar)
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+    def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(_losses(values), refresh=False)
+            self._bar.set_postfix_str(_losses(losses), refresh=False)
             self._bar.update(step - self._bar.n)
 
-    def finished(self, stage: str) -> None:
+    def on_end(self, stage: str) -> None:
         self._progress.show(None)
         self._bar = None
 
 
-class _Lines(Monitor):
+class _Lines(Callback):
     """The same as lines: when a stage begins, every minute, and when it ends."""
 
     def __init__(self, title: str):
         self._title = title
         self._initial, self._began, self._last = 0, 0.0, 0.0
 
-    def started(self, stage: str, step: int, total: int) -> None:
+    def on_start(self, stage: str, step: int, total: int) -> None:
         self._initial = step
         self._began = self._last = time.monotonic()
         if 0 < step < total:
             print(f"{self._title}: {stage} continues after step {step}", file=sys.stderr)
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+    def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
         now = time.monotonic()
         if step < total and now - self._last < LINE_EVERY:
             return
@@ -90,15 +90,15 @@ class _Lines(Monitor):
             prefix=f"{self._title}: {stage}",
             initial=self._initial,
             unit=" steps",
-            postfix=_losses(values),
+            postfix=_losses(losses),
             bar_format=_LINE,
         )
         print(line, file=sys.stderr, flush=True)
 
 
-def _losses(values: Mapping[str, float]) -> str:
+def _losses(losses: Mapping[str, float]) -> str:
     """Show "metric 0.3, norm 5.2"."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+    return ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
 
 
 class ImageBar:

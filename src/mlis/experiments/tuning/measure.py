@@ -20,14 +20,14 @@ from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
 from mlis.data.out_of_core.arrays import update_hash
 from mlis.data.out_of_core.streaming import CHUNK_ROWS
-from mlis.data.splits import Split, add_validation
+from mlis.data.splits import add_validation
 from mlis.errors import DataError
 from mlis.evaluation import evaluate
-from mlis.protocol import fit_reusing
+from mlis.pipeline import fit
 from mlis.provenance import training_key
 from mlis.storage.atomic import write_json
+from mlis.training.callbacks import Callback
 from mlis.training.generator_cache import STAGE as GENERATION
-from mlis.training.loop import Monitor
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,14 @@ def _splits(arguments: str, count: int) -> tuple[str, Sequence[GZSLDataset]]:
 def _measure(bench: Bench, data: GZSLDataset, config: Config, seed: int) -> dict[str, float]:
     """Of one seed, from its file if it was measured before."""
     training, held_out = data.for_validation()
-    if bench.splits:  # the dataset's own split keeps its key: `mlis fit` has that generator too
-        training = replace(training, key=_key(bench.training, data.split))
     path = bench.folder / f"{training_key(training, config, seed, bench.device)[:32]}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     clock = _Clock()
-    fitted = fit_reusing(training, config, seed=seed, device=bench.device, monitor=clock)
+    where = {"seed": seed, "device": bench.device, "callbacks": [clock]}
+    trained = fit(training, config, **where, reuse=True, growable=False)
     seconds = perf_counter() - clock.began
-    scores = fitted.recognizer.scores(held_out.features)
+    scores = trained.recognizer.scores(held_out.features)
     found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
     row = {"H": found.best_H, "T1": found.T1, "AUSUC": found.AUSUC, "seconds": round(seconds, 3)}
     known = {name: float(value) for name, value in row.items() if value is not None}
@@ -154,20 +153,12 @@ def _measure(bench: Bench, data: GZSLDataset, config: Config, seed: int) -> dict
     return known
 
 
-def _key(training: str, split: Split) -> str:
-    """Name the content of a validation split by training rows alone."""
-    hasher = hashlib.sha256(f"{training}:validation-training:".encode())
-    for name in ("train", "val_unseen"):
-        update_hash(hasher, name, getattr(split, name))
-    return hasher.hexdigest()
-
-
-class _Clock(Monitor):
-    """Knows when the generator was there, whoever trained it."""
+class _Clock(Callback):
+    """Notes when the generator was available, whether trained here or not."""
 
     def __init__(self) -> None:
         self.began = perf_counter()
 
-    def finished(self, stage: str) -> None:
+    def on_end(self, stage: str) -> None:
         if stage == GENERATION:
             self.began = perf_counter()
