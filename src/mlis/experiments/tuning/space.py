@@ -12,9 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlis.config import Config, read_toml
+from mlis.config import Config, Section, read_toml
 from mlis.errors import SettingsError
-from mlis.section import Section
 
 COLD = "cold"  # of the sections that hold what is drawn instead for a GAN that starts cold
 DIGITS = 3  # significant ones of a number out of a range: more is noise in a preset
