@@ -116,7 +116,7 @@ def execute(
 def _results(
     plan: RunPlan, rows: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `results.json` holds of the rows of each components string, one a seed."""
+    """The content of `results.json`, from the rows of each components string (one per seed)."""
     return {
         "protocol": PROTOCOL,
         "seeds": list(plan.seeds),
