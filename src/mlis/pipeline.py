@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mlis.compute.memory import enough_memory
-from mlis.compute.precision import Arithmetic, own_modes, stream
+from mlis.compute.precision import Precision, own_modes
+from mlis.compute.random import stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.spill import check_room, spill
@@ -107,12 +108,12 @@ def fit(
     switches = config.refinement.switches
     if "ml" in switches and loss is None and similarity_loss(config.refinement) is None:
         loss = load_loss(config.refinement.loss)  # before an hour of generation, not after it
-    arithmetic = Arithmetic.of(config.precision, device)
+    precision = Precision.of(config.precision, device)
     with enough_memory("training rows", _REMEDIES["rows"]):
-        scaler, data = prepare(training, config.preprocessing, arithmetic)
+        scaler, data = prepare(training, config.preprocessing, precision)
     if isinstance(data.x, StreamedRows) and switches:
         check_room(len(data.x), config.refinement.hidden, data.x.dtype)
-    how = (arithmetic, seed, callbacks, checkpoints)
+    how = (precision, seed, callbacks, checkpoints)
     encoder, reused = None, False
     if switches and config.refinement.schedule == "joint":
         with enough_memory("joint training", _REMEDIES["joint"]):
@@ -134,7 +135,7 @@ def train_generator(
     training: TrainingSplit,
     data: TrainingTensors,
     config: Config,
-    arithmetic: Arithmetic,
+    precision: Precision,
     seed: int,
     callbacks: Sequence[Callback] = (),
     checkpoints: CheckpointStore | None = None,
@@ -145,7 +146,7 @@ def train_generator(
     Args:
         training, data: the training split, and what `prepare` made of it.
         config, seed, callbacks, checkpoints, reuse: as of `fit`.
-        arithmetic: device and precision.
+        precision: device and precision.
 
     Returns:
         The generator, None where no stage would use it; and whether it came from the cache.
@@ -155,12 +156,12 @@ def train_generator(
         return None, False
 
     def train(checkpoints: CheckpointStore | None) -> FeatureGenerator:
-        return fit_generator(data, settings, arithmetic, seed, callbacks, checkpoints)
+        return fit_generator(data, settings, precision, seed, callbacks, checkpoints)
 
     with enough_memory("generation", _REMEDIES["generation"]):
         if not reuse or settings.generator == "ridge":  # closed form: nothing to keep
             return train(checkpoints), False
-        key = generation_key(training, config, seed, arithmetic.device)
+        key = generation_key(training, config, seed, precision.device)
         return GeneratorCache(checkpoints).get_or_fit(key, train)
 
 

@@ -167,7 +167,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
     """The model, where the output may be written."""
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.io.checkpoint import WEIGHTS, is_model, load_model
     from mlis.io.saved_models import one_model
 
@@ -177,7 +177,7 @@ def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
         raise SettingsError(
             f"{args.output} holds a model: choose another folder, or replace it with --force"
         )
-    return load_model(one_model(args.model), Arithmetic.of("float32", device).device)
+    return load_model(one_model(args.model), Precision.of("float32", device).device)
 
 
 def _described(

@@ -52,7 +52,7 @@ def cluster_of(args: argparse.Namespace) -> "Cluster | None":
     if ":" in args.device:
         raise SettingsError(f"--device {args.device}: Ray chooses which GPU; say cuda")
     if "gpus" not in given:
-        from mlis.compute.precision import Arithmetic
+        from mlis.compute.precision import Precision
 
-        given["gpus"] = float(Arithmetic.of("float32", args.device).device.type == "cuda")
+        given["gpus"] = float(Precision.of("float32", args.device).device.type == "cuda")
     return Cluster(**given)

@@ -215,10 +215,10 @@ def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
 
 
 def _loaded(folder: Path, device: str) -> "Recognizer":
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.io.checkpoint import load_model
 
-    return load_model(folder, Arithmetic.of("float32", device).device, growth=False)
+    return load_model(folder, Precision.of("float32", device).device, growth=False)
 
 
 def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | None") -> str:

@@ -112,10 +112,10 @@ def ray_compute(
     """Who computes with `--engine ray`; None without."""
     if cluster is None:
         return None
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.features.images.ray_shards import Model, RayShards
 
-    device = Arithmetic.of(backbone.precision, args.device).device.type
+    device = Precision.of(backbone.precision, args.device).device.type
     return RayShards(cluster, Model.of(backbone, device))
 
 

@@ -146,10 +146,10 @@ def _begun(
     check_folder(args.output)
     check_loss(config.refinement, given_settings(args))
     arguments = dataset_arguments(args)
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.runs.run import RunPlan, begin
 
-    Arithmetic.of(config.precision, args.device or "auto")  # a device that is not there: say so now
+    Precision.of(config.precision, args.device or "auto")  # a device that is not there: say so now
     dataset = load(arguments)
     plan = RunPlan(
         dataset=arguments,

@@ -85,13 +85,13 @@ def run(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise SettingsError(f"--top-k must be at least 1, but got {args.top_k}")
     kind = format_of(args.output, args.format)
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
 
     model = one_model(args.model)
 
-    device = Arithmetic.of("float32", args.device).device
+    device = Precision.of("float32", args.device).device
     recognizer = load_model(model, device, growth=False)
     k = min(args.top_k, len(recognizer.class_names))
     if is_image_input(args.inputs):
