@@ -32,7 +32,7 @@ from mlis.data.io.folder import TENSORS, write_words
 from mlis.data.out_of_core.mapped import map_arrays, write_arrays
 from mlis.data.splits import Split
 from mlis.pipeline import fit
-from mlis.protocol import test_once
+from mlis.protocol import evaluate_on_test
 from mlis.storage.atomic import write_json
 
 BLOCK = 1024
@@ -123,8 +123,10 @@ def measure(folder: Path, config: Config) -> dict[str, float]:
         return result
 
     data = timed("load", lambda: GZSLDataset.load(folder))
-    recognizer = timed("fit", lambda: fit(data.for_training(), config, seed=0, device="cpu"))
-    row["H"] = timed("test", lambda: test_once(recognizer, data)).H
+    recognizer = timed(
+        "fit", lambda: fit(data.for_training(), config, seed=0, device="cpu").recognizer
+    )
+    row["H"] = timed("test", lambda: evaluate_on_test(recognizer, data)).H
     return row
 
 

@@ -27,7 +27,7 @@ def main() -> None:
         }
     )
     for name, loss in (("circle", None), ("push_apart", push_apart)):
-        recognizer = fit(training, settings, seed=0, loss=loss)
+        recognizer = fit(training, settings, seed=0, loss=loss).recognizer
         found = evaluate(
             recognizer.scores(held_out.features),
             held_out.labels,

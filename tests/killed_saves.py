@@ -23,7 +23,7 @@ from simulated import small, tiny
 Save = Callable[[Path], Any]
 
 torch.set_num_threads(1)
-MODEL = fit(tiny().for_training(), small(), seed=0)
+MODEL = fit(tiny().for_training(), small(), seed=0).recognizer
 
 
 def recognizer(version: int) -> Recognizer:

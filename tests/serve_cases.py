@@ -75,14 +75,14 @@ def colour_recognizer() -> Recognizer:
         refinement={"steps": 60, "classes_per_batch": 4},
         classification={"synthetic_per_unseen": 30},
     )
-    return fit(data.for_training(), config, seed=0, device="cpu").with_calibration(1.0)
+    return fit(data.for_training(), config, seed=0, device="cpu").recognizer.with_calibration(1.0)
 
 
 @cache
 def feature_recognizer() -> Recognizer:
     """Nine classes of simulated features, three unseen."""
     config = small(generation={"generator": "ridge"})
-    return fit(tiny().for_training(), config, seed=0, device="cpu")
+    return fit(tiny().for_training(), config, seed=0, device="cpu").recognizer
 
 
 def colour_engine() -> Engine:

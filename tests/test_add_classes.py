@@ -35,7 +35,7 @@ NEW = np.array([[0.5, -0.5, 0.5, 0.5], [-0.5, -0.5, -0.5, 0.5]], dtype=np.float3
 @pytest.fixture(scope="module", params=["ridge", "wgan-gp"])
 def model(request) -> Recognizer:
     config = small(generation={"generator": request.param})
-    return fit(DATA.for_training(), config, seed=1, device="cpu").with_calibration(0.5)
+    return fit(DATA.for_training(), config, seed=1, device="cpu").recognizer.with_calibration(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_added_classes_are_recognised_as_if_known_from_the_start(generator, tmp_
             "classification": {"synthetic_per_unseen": 60, "calibration": 0.5},
         }
     )
-    known = measured(fit(data.for_training(), config, device="cpu"), data)
-    save_model(fit(without(data, held), config, device="cpu"), tmp_path)
+    known = measured(fit(data.for_training(), config, device="cpu").recognizer, data)
+    save_model(fit(without(data, held), config, device="cpu").recognizer, tmp_path)
     names = [data.class_names[i] for i in held]
     grown = load_model(tmp_path).add_classes(names, data.descriptors[held])
     found = measured(grown, data)
@@ -199,7 +199,7 @@ def test_classes_added_one_by_one_or_together_give_the_same(generator):
     # valley, at a point that depends on where it starts and on the order of sums.
     stage_2 = {"weight_decay": 1e-2, "tolerance": 1e-6, "max_iterations": 2000}
     config = small(generation={"generator": generator}, classification=stage_2)
-    model = fit(DATA.for_training(), config, seed=1, device="cpu")
+    model = fit(DATA.for_training(), config, seed=1, device="cpu").recognizer
     first = model.add_classes(["a"], NEW[:1])
     second = first.add_classes(["b"], NEW[1:])
     both = model.add_classes(["a", "b"], NEW)
@@ -212,7 +212,9 @@ def test_classes_added_one_by_one_or_together_give_the_same(generator):
 
 def test_at_most_so_many_rows_of_a_class_are_kept(monkeypatch):
     monkeypatch.setattr(mlis.incremental.exemplar_buffer, "PER_CLASS", 3)
-    kept = fit(DATA.for_training(), small(generation={"generator": "ridge"}), device="cpu").growth
+    kept = fit(
+        DATA.for_training(), small(generation={"generator": "ridge"}), device="cpu"
+    ).recognizer.growth
     assert kept is not None
     assert torch.bincount(kept.labels).tolist() == [3] * 6
     assert kept.weights.sum() == pytest.approx(len(DATA.split.trainval))
@@ -229,7 +231,7 @@ def test_kept_rows_are_half_a_step_off_at_most(model):
 
 
 def test_a_training_that_keeps_nothing(tmp_path, capsys):
-    bare = fit(DATA.for_training(), small(), device="cpu", growable=False)
+    bare = fit(DATA.for_training(), small(), device="cpu", growable=False).recognizer
     with pytest.raises(DataError, match="holds nothing to add classes with"):
         bare.add_classes(["a"], NEW[:1])
     save_model(bare, tmp_path)

@@ -27,7 +27,9 @@ FILES = ["config.json", "growth.safetensors", "model.safetensors"]
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
-    return fit(DATA.for_training(), small(), seed=1, device="cpu").with_calibration(0.1 + 0.2)
+    return fit(DATA.for_training(), small(), seed=1, device="cpu").recognizer.with_calibration(
+        0.1 + 0.2
+    )
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_round_trip_is_exact(components, precision, tmp_path):
         preprocessing={"feature_transform": "sqrt"},
         classification={"calibration": -0.7},
     )
-    original = fit(DATA.for_training(), config, device="cpu")
+    original = fit(DATA.for_training(), config, device="cpu").recognizer
     save_model(original, tmp_path)
     loaded = load_model(tmp_path)
     assert_same(original, loaded)

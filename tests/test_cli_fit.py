@@ -128,12 +128,12 @@ def test_bars_on_a_terminal(small_folder, tmp_path, capsys, monkeypatch):
     fit(capsys, small_folder, "-o", tmp_path / "run", *QUICK)
     progress = Progress()
     bars = progress("seed 0, ml")
-    bars.started("generation", 40, 100)
-    bars.report("generation", 60, 100, {"critic": -1.25})
-    bars.finished("generation")
-    bars.started("refinement", 5, 5)  # was finished before: no bar
-    bars.report("refinement", 5, 5, {})
-    bars.finished("refinement")
+    bars.on_start("generation", 40, 100)
+    bars.on_step("generation", 60, 100, {"critic": -1.25})
+    bars.on_end("generation")
+    bars.on_start("refinement", 5, 5)  # was finished before: no bar
+    bars.on_step("refinement", 5, 5, {})
+    bars.on_end("refinement")
     err = capsys.readouterr().err
     assert "seed 0, ml: generation:  60%" in err
     assert "60/100" in err

@@ -134,7 +134,7 @@ def test_dry_run_writes_and_reads_nothing(tmp_path, monkeypatch, capsys):
         ("[generaton]\nsteps = 3", "unknown settings section 'generaton'"),
         ("[generation]\nsteps = -3", "generation.steps must be at least 0, but got -3"),
         ("[generation]\nsteps = 3.5", "generation.steps must be a whole number, but got 3.5"),
-        ("precision = 'half'", "precision must be one of"),
+        ("precision = 'half'", "precision must be 'auto'"),
     ],
 )
 def test_faults_of_a_settings_file(text, said, capsys, tmp_path):

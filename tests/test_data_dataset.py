@@ -170,8 +170,7 @@ def test_too_few_classes_have_no_validation_split():
 
 def test_keys_differ_between_parts_and_between_datasets():
     first, again, other = make(), make(), make(seed=1)
-    keys = [first.for_training().key, first.for_testing().key]
-    keys += [part.key for part in first.for_validation()] + [other.for_training().key]
+    keys = [data.for_training().key for data in (first, other)] + [first.for_validation()[0].key]
     assert len(set(keys)) == len(keys)
     assert again.for_training().key == first.for_training().key
 

@@ -124,10 +124,10 @@ def test_without_data_and_settings_it_takes_the_letters_and_their_preset(
     titles = []
 
     def progress(title: str):
-        from mlis.training.loop import Monitor
+        from mlis.training.callbacks import Callback
 
         titles.append(title)
-        return Monitor()
+        return Callback()
 
     run_demo(tmp_path, device="cpu", progress=progress)
     assert asked == ["letters"]

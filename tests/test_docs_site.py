@@ -83,7 +83,7 @@ def test_sections_of_the_readme_are_on_their_pages(site: Path):
 
 def test_the_settings_page_is_current():
     assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page(), (
-        "docs/settings.md is not what src/mlis/settings.py says: run `make pages`"
+        "docs/settings.md is not what src/mlis/config.py says: run `make pages`"
     )
 
 

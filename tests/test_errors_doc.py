@@ -164,7 +164,7 @@ def one_image(_: Path) -> object:
 
 
 def recognised(factor: float) -> np.ndarray:
-    model = fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0)
+    model = fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0).recognizer
     return model.predict(factor * tiny().features.astype(np.float64))
 
 
@@ -252,7 +252,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "few classes to choose the calibration constant on": few_classes,
     "features of another image model": lambda _: fit(
         tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
-    ).predict(np.ones((2, 3), np.float32)),
+    ).recognizer.predict(np.ones((2, 3), np.float32)),
 }
 
 
@@ -274,7 +274,7 @@ def changed_dataset(folder: Path) -> object:
 
 def saved_model(folder: Path) -> Path:
     settings = small(generation={"generator": "ridge"})
-    save_model(fit(tiny().for_training(), settings, seed=0), folder / "model")
+    save_model(fit(tiny().for_training(), settings, seed=0).recognizer, folder / "model")
     return folder / "model"
 
 

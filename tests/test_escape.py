@@ -35,7 +35,7 @@ DATA = dataclasses.replace(tiny(), class_names=NAMES, provenance=Provenance("\x1
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("named")
-    recognizer = fit(DATA.for_training(), small(), device="cpu")
+    recognizer = fit(DATA.for_training(), small(), device="cpu").recognizer
     save_model(recognizer, folder / "model")
     DATA.save(folder / "data")
     return folder
@@ -96,7 +96,7 @@ def test_lists_for_people_and_tables(tmp_path):
 
 
 def test_a_model_card_shows_names_as_they_are(model):
-    recognizer = fit(DATA.for_training(), small(), device="cpu")
+    recognizer = fit(DATA.for_training(), small(), device="cpu").recognizer
     record = {"provenance": {"data": NAMES[7], "notes": [NAMES[0]], "versions": {"<b>": "<i>"}}}
     card = model_card(dataclasses.replace(recognizer, record=record))
     card += model_card(recognizer.rename_classes({NAMES[0]: "<img src=x>"}))

@@ -32,7 +32,7 @@ LITE = "efficientnet-lite0"
 
 def trained(**sections) -> Recognizer:
     config: Config = small(generation={"generator": "ridge"}, **sections)
-    return fit(DATA.for_training(), config, device="cpu").with_calibration(0.7)
+    return fit(DATA.for_training(), config, device="cpu").recognizer.with_calibration(0.7)
 
 
 def session(path: Path):

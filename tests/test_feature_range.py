@@ -35,7 +35,7 @@ def with_features(features: np.ndarray, world: GZSLDataset = WORLD) -> GZSLDatas
 
 
 def trained(data: GZSLDataset, **sections: object) -> Recognizer:
-    return fit(data.for_training(), small(**{**RIDGE, **sections}), device="cpu")
+    return fit(data.for_training(), small(**{**RIDGE, **sections}), device="cpu").recognizer
 
 
 def measured(data: GZSLDataset, **sections: object) -> float:

@@ -15,7 +15,6 @@ from mlis.generators.base import synthesise
 from mlis.generators.ridge import RidgeGenerator, RidgePredictor, class_means, fit_ridge
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer, WGANGenerator, fit_generator
 from mlis.model.preprocessing import TrainingTensors, prepare
-from mlis.training.loop import Monitor
 from reference import TextbookCritic, TextbookGenerator, wgan_gp_autograd
 from simulated import small, tiny
 
@@ -132,7 +131,7 @@ def test_initial_weights_are_normal_with_the_given_deviation_and_the_same_in_eve
 
 def test_samples_depend_on_class_and_noise_and_are_not_negative():
     data = tensors()
-    generator = fit_generator(data, settings(init_std=0.5), EXACT, 0, Monitor())
+    generator = fit_generator(data, settings(init_std=0.5), EXACT, 0)
     sampler = generator.sampler(data.descriptors)
     labels = torch.tensor([0, 0, 1])
     one = sampler(labels, stream(0, "a"))
@@ -146,7 +145,7 @@ def test_samples_depend_on_class_and_noise_and_are_not_negative():
 
 def test_no_steps_leave_the_initial_generator():
     data = tensors()
-    generator = fit_generator(data, settings(steps=0), EXACT, 3, Monitor())
+    generator = fit_generator(data, settings(steps=0), EXACT, 3)
     assert isinstance(generator, WGANGenerator)
     start = AdversarialTrainer(data, settings(), EXACT, 3).network
     assert torch.equal(generator.network.to_features, start.to_features)
@@ -155,12 +154,12 @@ def test_no_steps_leave_the_initial_generator():
 def test_ridge_warm_start_begins_at_the_predicted_means():
     data = tensors()
     s = settings(generator_init="ridge", init_std=0.0, steps=0)
-    generator = fit_generator(data, s, EXACT, 0, Monitor())
+    generator = fit_generator(data, s, EXACT, 0)
     means = fit_ridge(data, s).predictor(data.descriptors).clamp(min=0)
     labels = torch.arange(data.num_classes)
     samples = generator.sampler(data.descriptors)(labels, stream(0, "z"))
     torch.testing.assert_close(samples, means, **CLOSE)
-    trained = fit_generator(data, settings(generator_init="ridge"), EXACT, 0, Monitor())
+    trained = fit_generator(data, settings(generator_init="ridge"), EXACT, 0)
     assert (trained.sampler(data.descriptors)(labels, stream(0, "z")) - means).abs().max() > 0
 
 
@@ -180,7 +179,7 @@ def test_divergence_names_stage_step_and_loss(changes):
     with pytest.raises(
         DivergenceError, match=r"generation diverged: .* at step \d+.*learning_rate"
     ):
-        fit_generator(data, s, Precision.of("float32", "cpu"), 0, Monitor())
+        fit_generator(data, s, Precision.of("float32", "cpu"), 0)
 
 
 # --- ridge --------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def test_a_string_of_a_megabyte_is_read_and_one_of_a_hundred_is_not(tmp_path, mo
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    save_model(fit(tiny().for_training(), small(), seed=0), tmp_path / "model")
+    save_model(fit(tiny().for_training(), small(), seed=0).recognizer, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -414,7 +414,9 @@ def test_a_dataset_folder_opens_no_file_but_its_own(tmp_path, opened):
 
 
 def test_a_model_opens_no_file_but_its_own(tmp_path, opened):
-    recognizer = fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0)
+    recognizer = fit(
+        tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
+    ).recognizer
     named = dataclasses.replace(recognizer, sources={**OUTSIDE, "backbone": {}}, record=OUTSIDE)
     save_model(named, tmp_path / "model")
     opened.clear()
@@ -445,7 +447,9 @@ ADDED = {"action": "add", "classes": ["a"], "when": "now"}
     ],
 )
 def test_words_of_the_wrong_kind_are_a_damaged_model(changes, tmp_path, capsys):
-    recognizer = fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0)
+    recognizer = fit(
+        tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
+    ).recognizer
     save_model(recognizer, tmp_path / "model")
     facts = json.loads((tmp_path / "model" / RECORD).read_text()) | changes
     record = facts.pop("record")

@@ -155,7 +155,7 @@ def test_what_a_models_file_names_is_fetched_on_the_users_word_alone(tmp_path):
     Image = pytest.importorskip("PIL.Image")
     Image.new("RGB", (16, 16)).save(tmp_path / "1.png")
     (tmp_path / "classes.csv").write_text("name,text\nzebra,it has stripes\n")
-    model = fit(tiny().for_training(), small(), device="cpu")
+    model = fit(tiny().for_training(), small(), device="cpu").recognizer
     backbone = {"name": "microsoft/resnet-18", "pooling": "", "fingerprint": "0", "size": 16}
     text = {**backbone, "weights": "", "preprocessing": ""}
     words = {"format": "mlis-descriptors", "version": 1, "attributes": [], "attribute_weight": 0.5}

@@ -17,7 +17,7 @@ from mlis.experiments.rerun import rerun
 from mlis.experiments.store import Store
 from mlis.io.checkpoint import load_model, read_record
 from mlis.io.saved_models import find_models
-from mlis.protocol import test_once as tested_once
+from mlis.protocol import evaluate_on_test as tested_once
 from mlis.runs.run import RunPlan, execute
 from mlis.storage.atomic import sealed, unsealed
 

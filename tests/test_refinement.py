@@ -20,7 +20,7 @@ from mlis.errors import DivergenceError, SettingsError
 from mlis.generators.ridge import fit_ridge
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer, fit_generator
 from mlis.model.preprocessing import TrainingTensors, prepare
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 from simulated import small, tiny
 
 EXACT = Precision.of("float64", "cpu")
@@ -41,18 +41,18 @@ def encoder(data: TrainingTensors, s: Refinement, generator=None, seed: int = 0,
     """Weights of an encoder trained with the closed-form generator, or the one given."""
     generator = generator or fit_ridge(data, small().generation)
     precision = Precision.of(str(data.x.dtype).removeprefix("torch."), "cpu")
-    trained = fit_encoder(data, generator, s, precision, seed, Monitor(), loss)
+    trained = fit_encoder(data, generator, s, precision, seed, loss=loss)
     return torch.cat((trained.weight, trained.bias[:, None]), 1).detach()
 
 
-class Recorder(Monitor):
+class Recorder(Callback):
     """Keeps what training reports."""
 
     def __init__(self):
         self.reports: list[dict[str, float]] = []
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        self.reports.append({"step": step, **values})
+    def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
+        self.reports.append({"step": step, **losses})
 
 
 # --- the step -----------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_reports_what_was_trained():
     }.items():
         recorder = Recorder()
         generator = fit_ridge(data, small().generation)
-        fit_encoder(data, generator, settings(components=components), EXACT, 0, recorder)
+        fit_encoder(data, generator, settings(components=components), EXACT, 0, [recorder])
         (last,) = recorder.reports
         assert last.keys() == names | {"step"}
         assert last["step"] == 6
@@ -269,13 +269,13 @@ def joint(**changes):
     generation = changes.pop("generation", {})
     config = small(generation=generation, refinement={"schedule": "joint", **changes})
     recorder = Recorder()
-    generator, trained = fit_joint(data, config, SINGLE, 0, recorder)
+    generator, trained = fit_joint(data, config, SINGLE, 0, [recorder])
     return data, config, generator, trained, recorder
 
 
 def test_joint_trains_the_same_generator_as_sequential():
     data, config, generator, _, _ = joint()
-    alone = fit_generator(data, config.generation, SINGLE, 0, Monitor())
+    alone = fit_generator(data, config.generation, SINGLE, 0)
     for one, two in zip(generator.network.parameters(), alone.network.parameters(), strict=True):
         assert torch.equal(one, two)
 
@@ -283,14 +283,14 @@ def test_joint_trains_the_same_generator_as_sequential():
 def test_joint_without_sfr_trains_the_same_encoder_as_sequential():
     data, config, _, trained, _ = joint(components="ml+is", steps=999)
     s = replace(config.refinement, schedule="sequential", steps=config.generation.steps)
-    alone = fit_encoder(data, None, s, SINGLE, 0, Monitor())
+    alone = fit_encoder(data, None, s, SINGLE, 0)
     assert torch.equal(trained.weight, alone.weight)
 
 
 def test_joint_sees_the_generator_as_it_grows():
     data, config, generator, trained, recorder = joint(steps=999)
     s = replace(config.refinement, schedule="sequential", steps=config.generation.steps)
-    after = fit_encoder(data, generator, s, SINGLE, 0, Monitor())
+    after = fit_encoder(data, generator, s, SINGLE, 0)
     assert not torch.equal(trained.weight, after.weight)
     (last,) = recorder.reports
     assert last["step"] == config.generation.steps
@@ -390,7 +390,7 @@ def test_dead_refined_features_under_a_users_loss_are_not_taken_for_divergence()
         return embeddings.sum()
 
     for seed in range(4):
-        fit_encoder(data, None, s, EXACT, seed, recorder, loss)
+        fit_encoder(data, None, s, EXACT, seed, [recorder], loss=loss)
     assert sum(zeros) > 0
     assert all(np.isfinite(list(r.values())).all() for r in recorder.reports)
 
@@ -427,7 +427,9 @@ def test_a_loss_that_turns_nan_stops_the_run():
 
     recorder = Recorder()
     with pytest.raises(DivergenceError, match=r"refinement diverged: metric is nan at step 40"):
-        fit_encoder(data, None, settings(components="ml", steps=200), EXACT, 0, recorder, loss)
+        fit_encoder(
+            data, None, settings(components="ml", steps=200), EXACT, 0, [recorder], loss=loss
+        )
     assert [r["step"] for r in recorder.reports] == [20]
 
 

@@ -31,7 +31,7 @@ TRAINING, TEST = DATA.for_training(), DATA.for_testing()
 
 
 def trained(precision: str, generator: str, device: str = "cpu", seed: int = 3) -> Recognizer:
-    return fit(TRAINING, settings(precision, generator), seed=seed, device=device)
+    return fit(TRAINING, settings(precision, generator), seed=seed, device=device).recognizer
 
 
 def settings(precision: str, generator: str) -> Config:

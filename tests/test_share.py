@@ -34,7 +34,9 @@ RESULTS = {
 
 @pytest.fixture(scope="module")
 def model() -> Recognizer:
-    return fit(DATA.for_training(), small(generation={"generator": "ridge"}), device="cpu")
+    return fit(
+        DATA.for_training(), small(generation={"generator": "ridge"}), device="cpu"
+    ).recognizer
 
 
 @pytest.fixture

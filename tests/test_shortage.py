@@ -74,7 +74,7 @@ def raise_in_thing(error: Exception) -> None:
 
 @pytest.fixture(scope="module")
 def recognizer():
-    return fit(TRAINING, small(), seed=5)
+    return fit(TRAINING, small(), seed=5).recognizer
 
 
 def test_recognition_takes_smaller_batches_where_memory_is_short(recognizer, monkeypatch, caplog):
@@ -376,11 +376,11 @@ Place = str | tuple[object, str]
 
 
 def trained(config: Config) -> Callable[[Path], object]:
-    return lambda _: fit(TRAINING, config, seed=5)
+    return lambda _: fit(TRAINING, config, seed=5).recognizer
 
 
 def recognised(folder: Path) -> Recognizer:
-    return fit(TRAINING, small(generation={"generator": "ridge"}), seed=5)
+    return fit(TRAINING, small(generation={"generator": "ridge"}), seed=5).recognizer
 
 
 def loaded(folder: Path) -> object:

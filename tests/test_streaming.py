@@ -28,7 +28,7 @@ from mlis.errors import DataError
 from mlis.generators.ridge import class_means, fit_ridge
 from mlis.model.preprocessing import fits_device, prepare
 from mlis.pipeline import fit
-from mlis.protocol import fit_and_calibrate, test_once
+from mlis.protocol import evaluate_on_test, fit_and_calibrate
 from simulated import small, tiny
 
 VALUES = np.random.default_rng(0).random((60, 5), dtype=np.float32)
@@ -317,7 +317,7 @@ def test_room_is_looked_for_before_training(big, tmp_path, monkeypatch):
         check_room(10**12, 10**4, torch.float64)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     began: list[object] = []
-    monkeypatch.setattr("mlis.pipeline._train_stage_one", lambda *args: began.append(args))
+    monkeypatch.setattr("mlis.pipeline.train_generator", lambda *args: began.append(args))
     with pytest.raises(DataError, match="no room for the refined features"):
         fit(big.for_training(), small(), device="cpu")
     assert not began
@@ -369,8 +369,8 @@ def test_a_streamed_fit_is_the_resident_one(name, precision, big, monkeypatch):
     config = small(precision, **settled).replace(FITS[name])
     split = big.for_training()
     assert isinstance(split.features, StoredRows)
-    ours = fit(split, config, seed=3, device="cpu")
-    resident = fit(tiny().for_training(), config, seed=3, device="cpu")
+    ours = fit(split, config, seed=3, device="cpu").recognizer
+    resident = fit(tiny().for_training(), config, seed=3, device="cpu").recognizer
     for a, b in (
         (ours.scaler.shift, resident.scaler.shift),
         (ours.scaler.factor, resident.scaler.factor),
@@ -415,7 +415,7 @@ def test_chunks_do_not_change_class_means(monkeypatch):
 
 def test_a_slow_reader_trains_the_same_model(big, monkeypatch):
     config = small()
-    plain = fit(big.for_training(), config, device="cpu")
+    plain = fit(big.for_training(), config, device="cpu").recognizer
     gather, rng = StoredArray.gather, np.random.default_rng(0)
 
     def slow(self, rows, out):
@@ -424,7 +424,7 @@ def test_a_slow_reader_trains_the_same_model(big, monkeypatch):
         gather(self, rows, out)
 
     monkeypatch.setattr(StoredArray, "gather", slow)
-    again = fit(big.for_training(), config, device="cpu")
+    again = fit(big.for_training(), config, device="cpu").recognizer
     assert plain.encoder_weight is not None
     assert again.encoder_weight is not None
     assert torch.equal(plain.encoder_weight, again.encoder_weight)
@@ -439,7 +439,9 @@ def test_protocol_and_test_work_on_rows_of_a_file(big):
     ours = fit_and_calibrate(big, config, device="cpu").recognizer
     resident = fit_and_calibrate(tiny(), config, device="cpu").recognizer
     assert ours.calibration == pytest.approx(resident.calibration, abs=1e-2)
-    assert pytest.approx(test_once(resident, tiny()).H, abs=3) == test_once(ours, big).H
+    assert (
+        pytest.approx(evaluate_on_test(resident, tiny()).H, abs=3) == evaluate_on_test(ours, big).H
+    )
     test = big.for_testing()
     assert isinstance(test.features, StoredRows)
     scores = ours.scores(test.features, batch_size=7)
@@ -491,9 +493,9 @@ def test_room_on_a_device_is_four_times_the_features(monkeypatch):
 @pytest.mark.parametrize("name", FITS)
 def test_a_gpu_streams_to_the_same_model(name, big, monkeypatch):
     config = small(classification={"weight_decay": 0.01}).replace(FITS[name])
-    kept = fit(big.for_training(), config, seed=3, device="cuda")
+    kept = fit(big.for_training(), config, seed=3, device="cuda").recognizer
     monkeypatch.setattr("mlis.model.preprocessing.fits_device", lambda *_: False)
-    ours = fit(big.for_training(), config, seed=3, device="cuda")
+    ours = fit(big.for_training(), config, seed=3, device="cuda").recognizer
     assert (ours.encoder_weight is None) == (kept.encoder_weight is None)
     if ours.encoder_weight is not None and kept.encoder_weight is not None:
         assert torch.equal(ours.encoder_weight, kept.encoder_weight)

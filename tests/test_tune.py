@@ -119,7 +119,7 @@ def test_a_trial_is_worth_what_its_class_splits_say(calm, small_folder):
     row = lines(calm)[int(chosen[1])]
     for index, split in enumerate(class_splits(arguments(small_folder), 3)[1:]):
         training, held_out = split.for_validation()
-        recognizer = fit(training, config, seed=0, device="cpu")
+        recognizer = fit(training, config, seed=0, device="cpu").recognizer
         scores = recognizer.scores(held_out.features)
         found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
         assert found.best_H == pytest.approx(float(row[f"H_validation_split_{index + 1}"]))
@@ -220,7 +220,7 @@ def test_an_interrupted_search_says_how_to_go_on(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlis.experiments.tuning.search.fit_reusing", interrupt)
+    monkeypatch.setattr("mlis.experiments.tuning.search.fit", interrupt)
     assert main(command(small_folder, tmp_path / "out", space, "--trials", 2)) == 130
     assert "continue with the same command" in capsys.readouterr().err
     monkeypatch.undo()

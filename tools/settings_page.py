@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlis import presets
-from mlis.config import Config
-from mlis.section import Section
+from mlis.config import Config, Section
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 
 HEAD = """\
 # Every setting
 
-<!-- Written by `python tools/settings_page.py`; edit src/mlis/settings.py instead. -->
+<!-- Written by `python tools/settings_page.py`; edit src/mlis/config.py instead. -->
 
 A setting is given in Python as `Config.from_dict({"generation": {"steps": 200}})`, in a TOML file
 as `steps = 200` below `[generation]` (`mlis fit --settings FILE.toml`), or as a flag of `mlis fit`:

@@ -265,7 +265,7 @@ def model(folder: Path) -> list[Target]:
     from simulated import small, tiny
 
     data = tiny()
-    save_model(fit(data.for_training(), small(), seed=0), folder, {"seed": 0})
+    save_model(fit(data.for_training(), small(), seed=0).recognizer, folder, {"seed": 0})
     rows = data.features[:3]
 
     def read() -> None:
@@ -297,37 +297,36 @@ def model(folder: Path) -> list[Target]:
 def snapshot(folder: Path) -> list[Target]:
     """Snapshots of both stages, taken half way, and a training that continues from them."""
     from mlis.pipeline import fit
-    from mlis.training.checkpoints import FolderMonitor
-    from mlis.training.loop import Monitor
+    from mlis.training.checkpoints import CheckpointFolder
     from simulated import small, tiny
 
     training = tiny().for_training()
 
-    class Half(FolderMonitor):
-        def wants_snapshot(self, stage: str, step: int) -> bool:
+    class Half(CheckpointFolder):
+        def due(self, stage: str, step: int) -> bool:
             return step == 2
 
-        def snapshot(self, stage: str, step: int, state: Any) -> None:
+        def save(self, stage: str, step: int, state: Any) -> None:
             if step == 2:
-                super().snapshot(stage, step, state)
+                super().save(stage, step, state)
 
     settings = small(
         generation={"steps": 3},
         refinement={"steps": 3},
         classification={"max_iterations": 1},
     )
-    fit(training, settings, seed=0, monitor=Half(folder, "key"))
+    fit(training, settings, seed=0, checkpoints=Half(folder, "key"))
     whole = {path: path.read_bytes() for path in folder.iterdir()}
 
-    class Keeper(FolderMonitor):
+    class Keeper(CheckpointFolder):
         """Continues from a snapshot and writes none."""
 
-        def snapshot(self, stage: str, step: int, state: Any) -> None:
-            Monitor.snapshot(self, stage, step, state)
+        def save(self, stage: str, step: int, state: Any) -> None:
+            pass
 
     def read() -> None:
         try:
-            fit(training, settings, seed=0, monitor=Keeper(folder, "key"))
+            fit(training, settings, seed=0, checkpoints=Keeper(folder, "key"))
         finally:
             for path, content in whole.items():
                 path.write_bytes(content)
@@ -335,7 +334,7 @@ def snapshot(folder: Path) -> list[Target]:
     targets = []
     for path, content in whole.items():
         if path.suffix == ".safetensors":
-            kinds = (mutations.bytes_of, _other_header, _resealed, _resealed)
+            kinds = (mutations.bytes_of, _other_header)
             targets += [Target(path, content, mutate, read) for mutate in kinds]
         else:
             targets.append(Target(path, content, mutations.text_of, read))

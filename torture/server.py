@@ -59,7 +59,7 @@ def make_model(folder: Path) -> None:
         unseen_classes=names[-UNSEEN:],
     )
     config = Config().replace({"generation": {"generator": "ridge"}, "refinement": {"steps": 5}})
-    model = fit(data.for_training(), config, seed=0, device="cpu")
+    model = fit(data.for_training(), config, seed=0, device="cpu").recognizer
     backbone = load_backbone("efficientnet-lite0", device="cpu")
     save_model(
         dataclasses.replace(model, sources={"backbone": backbone.identity.to_dict()}), folder

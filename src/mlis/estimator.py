@@ -1,4 +1,4 @@
-"""The scikit-learn face: the whole method behind `fit`, `predict` and `transform`."""
+"""scikit-learn estimator: the whole method behind `fit`, `predict` and `transform`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -49,9 +49,9 @@ class MLISClassifier(
         steps: encoder steps.
         generator_steps: steps of the WGAN-GP.
         semantic_scale: length of a descriptor beside the refined feature in the metric loss.
-        calibration: constant subtracted from seen-class scores, which are too high, or
-            "validation": found by a second training that holds out a fifth of the seen classes;
-            by up to five, where that is fewer than 10 classes.
+        calibration: constant subtracted from seen-class scores (calibrated stacking), or
+            "validation": found by a second training that holds out a fifth of the seen classes,
+            or by up to five if that is fewer than 10 classes.
         precision: "auto", "float32", "float64" or "bfloat16", of training.
         random_state: seed; None draws one, so that two fits differ.
         device: "auto", "cpu" or "cuda".
@@ -65,7 +65,7 @@ class MLISClassifier(
         seen_mask_: (C,) bool, True for the classes with training rows.
         descriptors_: (C, Da) float32 as given, in the order of `classes_`.
         recognizer_: the fitted :class:`~mlis.model.recognizer.Recognizer` (save, top-k, …).
-        validation_: measures of the first such training on what it held out
+        validation_: measures of the first such training on the classes that it held out
             (:class:`~mlis.evaluation.Evaluation`), or None.
         config_: the settings that were used, resolved.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
@@ -162,7 +162,7 @@ class MLISClassifier(
             test_fraction=0,
             provenance=Provenance("fit"),
         )
-        if not table.unseen.size:  # a constant taken from all scores alike decides nothing
+        if not table.unseen.size:  # subtracted from all scores alike
             settings = settings.replace({"classification": {"calibration": 0.0}})
         loss = self.loss if callable(self.loss) else None
         trained = fit_and_calibrate(dataset, settings, seed=seed, device=self.device, loss=loss)
@@ -175,7 +175,7 @@ class MLISClassifier(
         return self
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
-        """Scores of the classes, calibration taken off: (B, C), or (B,) of class 1 if C is 2."""
+        """Calibrated scores of the classes: (B, C), or (B,) of class 1 if C is 2."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
@@ -211,7 +211,7 @@ class MLISClassifier(
         return self.n_features_in_ if weight is None else len(weight)
 
     def _settings(self) -> Config:
-        """`config` with the arguments that are not None put on top."""
+        """`config`, overridden by the arguments that are not None."""
         base = self.config
         config = base if isinstance(base, Config) else Config.from_dict(base or {})
         chosen = {
@@ -234,7 +234,7 @@ def _validated(estimator: BaseEstimator, X: Any, y: Any = "no_validation", **how
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested mapping without entries that are None; NumPy's scalars (of grids) as Python's."""
+    """Drop entries that are None; convert NumPy scalars (of grids) to Python's."""
     return {name: _plain(value) for name, value in values.items() if value is not None}
 
 

@@ -1,10 +1,11 @@
 """The order of the stages: dataset → generation → refinement → classification → inference."""
 
 import dataclasses
-import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -26,9 +27,13 @@ from mlis.incremental.exemplar_buffer import keep
 from mlis.model.classification import LinearClassifier, fit_classifier
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.model.recognizer import Recognizer
-from mlis.training.loop import Monitor
+from mlis.provenance import generation_key
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
+from mlis.training.generator_cache import GeneratorCache
 
-logger: logging.Logger = logging.getLogger(__name__)
+if TYPE_CHECKING:  # only for the type of a field: training code never imports evaluation
+    from mlis.evaluation import Evaluation
 
 _GENERATION = "generation.batch_size or generation.hidden"
 _REFINEMENT = (
@@ -45,6 +50,25 @@ _REMEDIES = {  # when memory does not suffice
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training returns.
+
+    Attributes:
+        recognizer: of all classes, calibrated where that was asked for.
+        seconds: wall time in this process, of calibration trainings too.
+        reused: whether a generator, of the training or of a calibration training, came from the
+            cache.
+        validation: measures on the validation classes at the chosen constant; None where the
+            constant was given.
+    """
+
+    recognizer: Recognizer
+    seconds: float
+    reused: bool = False
+    validation: "Evaluation | None" = None
+
+
 @own_modes()
 def fit(
     training: TrainingSplit,
@@ -52,43 +76,93 @@ def fit(
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
-    monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
+    reuse: bool = False,
     growable: bool = True,
-) -> Recognizer:
+) -> Trained:
     """Train a recognizer of all classes of `training`, seen and unseen.
 
     Args:
         training: rows of seen classes and descriptors of all; holds no test row.
-        config: all settings. A `calibration="validation"` is resolved by the caller, who has
-            the validation split (:func:`mlis.protocol.fit_and_calibrate`); here it counts as 0.
+        config: all settings. `calibration="validation"` counts as 0 here: it needs the validation
+            split (:func:`mlis.protocol.fit_and_calibrate`).
         seed: of every random number.
         device: "auto", "cpu", "cuda", "cuda:1", …
-        monitor: hears of losses and keeps snapshots.
         loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
-        growable: whether the recognizer keeps what adding classes needs
-        (:mod:`mlis.incremental.exemplar_buffer`).
+        callbacks: are told of the progress.
+        checkpoints: keeps snapshots, from which a killed training continues.
+        reuse: whether the generator is taken from the user's cache folder, or trained there for
+            later trainings (:mod:`mlis.training.generator_cache`); does not change the result.
+        growable: whether the recognizer keeps the state needed to add classes later
+            (:mod:`mlis.incremental.exemplar_buffer`).
 
     Raises:
+        DataError: the features do not suit the preprocessing.
         DivergenceError: a loss became NaN or infinite.
+        OutOfMemoryError: memory does not suffice; names the settings to lower.
         SettingsError: `refinement.loss` names nothing, or the device is not there.
     """
-    monitor = monitor or Monitor()
-    own_loss = loss is None and similarity_loss(config.refinement) is None
-    if own_loss and "ml" in config.refinement.switches:
+    started = time.perf_counter()
+    switches = config.refinement.switches
+    if "ml" in switches and loss is None and similarity_loss(config.refinement) is None:
         loss = load_loss(config.refinement.loss)  # before an hour of generation, not after it
     precision = Precision.of(config.precision, device)
     with enough_memory("training rows", _REMEDIES["rows"]):
         scaler, data = prepare(training, config.preprocessing, precision)
-    if isinstance(data.x, StreamedRows) and config.refinement.switches:
+    if isinstance(data.x, StreamedRows) and switches:
         check_room(len(data.x), config.refinement.hidden, data.x.dtype)
-    generator, encoder = _train_stage_one(data, config, precision, seed, monitor, loss)
-
+    how = (precision, seed, callbacks, checkpoints)
+    encoder, reused = None, False
+    if switches and config.refinement.schedule == "joint":
+        with enough_memory("joint training", _REMEDIES["joint"]):
+            generator, encoder = fit_joint(data, config, *how, loss)
+    else:
+        generator, reused = train_generator(training, data, config, *how, reuse)
+        if switches:
+            with enough_memory("refinement", _REMEDIES["refinement"]):
+                encoder = fit_encoder(data, generator, config.refinement, *how, loss)
     recognizer = recognizer_of(training, scaler, data, generator, encoder, config, seed)
-    if not growable:
-        return recognizer
-    with enough_memory("what adding classes needs", "Train with growable=False"):
-        return dataclasses.replace(recognizer, growth=keep(data, generator, config, seed))
+    if growable:
+        with enough_memory("what adding classes needs", "Train with growable=False"):
+            growth = keep(data, generator, config, seed)
+        recognizer = dataclasses.replace(recognizer, growth=growth)
+    return Trained(recognizer, time.perf_counter() - started, reused)
+
+
+def train_generator(
+    training: TrainingSplit,
+    data: TrainingTensors,
+    config: Config,
+    precision: Precision,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
+    reuse: bool = False,
+) -> tuple[FeatureGenerator | None, bool]:
+    """Train stage 1a, or take it from the cache.
+
+    Args:
+        training, data: the training split, and what `prepare` made of it.
+        config, seed, callbacks, checkpoints, reuse: as of `fit`.
+        precision: device and precision.
+
+    Returns:
+        The generator, None where no stage would use it; and whether it came from the cache.
+    """
+    settings = config.generation
+    if not len(data.unseen) and not config.classification.synthetic_per_seen:
+        return None, False
+
+    def train(checkpoints: CheckpointStore | None) -> FeatureGenerator:
+        return fit_generator(data, settings, precision, seed, callbacks, checkpoints)
+
+    with enough_memory("generation", _REMEDIES["generation"]):
+        if not reuse or settings.generator == "ridge":  # closed form: nothing to keep
+            return train(checkpoints), False
+        key = generation_key(training, config, seed, precision.device)
+        return GeneratorCache(checkpoints).get_or_fit(key, train)
 
 
 def recognizer_of(
@@ -121,30 +195,6 @@ def recognizer_of(
         descriptors=training.descriptors,
         calibration=0.0 if isinstance(constant, str) else constant,
     )
-
-
-def _train_stage_one(
-    data: TrainingTensors,
-    config: Config,
-    precision: Precision,
-    seed: int,
-    monitor: Monitor,
-    loss: EmbeddingLoss | None,
-) -> tuple[FeatureGenerator | None, Encoder | None]:
-    """Generator (None when nothing would use it) and encoder (None when there are no losses)."""
-    switches = config.refinement.switches
-    if config.refinement.schedule == "joint" and switches:
-        with enough_memory("joint training", _REMEDIES["joint"]):
-            return fit_joint(data, config, precision, seed, monitor, loss)
-    generator = None
-    if len(data.unseen) or config.classification.synthetic_per_seen:
-        with enough_memory("generation", _REMEDIES["generation"]):
-            generator = fit_generator(data, config.generation, precision, seed, monitor)
-    if not switches:
-        return generator, None
-    with enough_memory("refinement", _REMEDIES["refinement"]):
-        encoder = fit_encoder(data, generator, config.refinement, precision, seed, monitor, loss)
-    return generator, encoder
 
 
 @torch.no_grad()

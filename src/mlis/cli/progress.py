@@ -8,7 +8,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from mlis.escape import terminal
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 
 LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
 _LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
@@ -62,20 +62,20 @@ class _Owner:
 
 
 class Progress(_Owner):
-    """Gives each training of a run its monitor: call it with the training's title."""
+    """Gives each training of a run its callback: call it with the training's title."""
 
-    def __call__(self, title: str) -> Monitor:
-        """The monitor of the training of this title."""
+    def __call__(self, title: str) -> Callback:
+        """The callback of the training of this title."""
         return _Stages(title, self)
 
 
-class _Stages(Monitor):
+class _Stages(Callback):
     """One bar per stage, with losses, rate and time left."""
 
     def __init__(self, title: str, progress: Progress):
         self._title, self._progress = title, progress
 
-    def started(self, stage: str, step: int, total: int) -> None:
+    def on_start(self, stage: str, step: int, total: int) -> None:
         self._progress.close()
         if step < total:  # a stage that was finished before takes no time
             title = f"{self._title}: {stage}"
@@ -83,20 +83,20 @@ class _Stages(Monitor):
             if bar.as_lines and step:
                 print(f"{terminal(title)} continues after step {step}", file=sys.stderr)
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+    def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
         if (bar := self._progress.bar) is not None:
-            losses = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-            bar.set_postfix_str(losses, refresh=False)
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
+            bar.set_postfix_str(shown, refresh=False)
             bar.update(step - bar.n)
             if step == total and bar.last_print_n < step:
                 bar.refresh()
 
-    def finished(self, stage: str) -> None:
+    def on_end(self, stage: str) -> None:
         self._progress.close()
 
 
 class ImageBar(_Owner):
-    """Progress of image features; a `Monitor` of `mlis.features.images.extract`."""
+    """Progress of image features; passed to `mlis.features.images.extract`."""
 
     def started(self, total: int, known: int) -> None:
         """`known` of `total` images are done; show the bar if there is work left."""

@@ -47,7 +47,12 @@ class TrainingSplit:
     class_names: tuple[str, ...]
     seen_mask: np.ndarray  # (C,) bool
     class_ids: np.ndarray  # (C,) int64, index of each class in the whole dataset
-    key: str  # SHA-256 that names this content
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the content, computed on first use: only cache and snapshots need it."""
+        arrays = {name: getattr(self, name) for name in ("features", "labels", "descriptors")}
+        return content_hash(self.class_names, arrays)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +65,6 @@ class TestSplit:
     labels: np.ndarray  # (n,) int64
     seen_mask: np.ndarray  # (C,) bool
     class_names: tuple[str, ...]
-    key: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -233,12 +237,12 @@ class GZSLDataset:
 
     def for_training(self) -> TrainingSplit:
         """Training rows, descriptors of all classes; no test row."""
-        return self._training(self.split.trainval, np.arange(self.num_classes), "training")
+        return self._training(self.split.trainval, np.arange(self.num_classes))
 
     def for_testing(self) -> TestSplit:
         """The test rows, seen and unseen, in the numbering of `for_training`."""
         rows = np.concatenate([self.split.test_seen, self.split.test_unseen])
-        return self._test(rows, np.arange(self.num_classes), self.seen_mask, "testing")
+        return self._test(rows, np.arange(self.num_classes), self.seen_mask)
 
     def for_validation(self) -> tuple[TrainingSplit, TestSplit]:
         """The same pair made of training rows alone; classes renumbered 0..C'-1.
@@ -253,11 +257,11 @@ class GZSLDataset:
                 f"validation."
             )
         classes = np.unique(self.labels[np.concatenate([split.train, split.val_unseen])])
-        training = self._training(split.train, classes, "validation-training")
+        training = self._training(split.train, classes)
         rows = np.concatenate([split.val_seen, split.val_unseen])
-        return training, self._test(rows, classes, training.seen_mask, "validation-testing")
+        return training, self._test(rows, classes, training.seen_mask)
 
-    def _training(self, rows: np.ndarray, classes: np.ndarray, part: str) -> TrainingSplit:
+    def _training(self, rows: np.ndarray, classes: np.ndarray) -> TrainingSplit:
         labels = np.searchsorted(classes, self.labels[rows])
         seen_mask = np.zeros(len(classes), dtype=bool)
         seen_mask[labels] = True
@@ -268,31 +272,28 @@ class GZSLDataset:
             class_names=tuple(self.class_names[int(i)] for i in classes),
             seen_mask=seen_mask,
             class_ids=classes,
-            key=self._key(part),
         )
 
-    def _test(
-        self, rows: np.ndarray, classes: np.ndarray, seen_mask: np.ndarray, part: str
-    ) -> TestSplit:
+    def _test(self, rows: np.ndarray, classes: np.ndarray, seen_mask: np.ndarray) -> TestSplit:
         return TestSplit(
             features=choose_rows(self.features, rows),
             labels=np.searchsorted(classes, self.labels[rows]),
             seen_mask=seen_mask.copy(),
             class_names=tuple(self.class_names[int(i)] for i in classes),
-            key=self._key(part),
         )
 
-    def _key(self, part: str) -> str:
-        return hashlib.sha256(f"{self.sha256}:{part}".encode()).hexdigest()
 
-
-def content_hash(class_names: Sequence[str], arrays: Mapping[str, np.ndarray], split: Split) -> str:
+def content_hash(
+    class_names: Sequence[str],
+    arrays: Mapping[str, np.ndarray | StoredRows],
+    split: Split | None = None,
+) -> str:
     """SHA-256 of a dataset; `arrays` are features, labels and descriptors, in this order."""
     hasher = hashlib.sha256(b"mlis dataset 1:")
     hasher.update(json.dumps(class_names).encode())
     for name, array in arrays.items():
         update_hash(hasher, name, array)
-    for name in split.__dataclass_fields__:
+    for name in () if split is None else split.__dataclass_fields__:
         update_hash(hasher, name, getattr(split, name))
     return hasher.hexdigest()
 

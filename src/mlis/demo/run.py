@@ -19,10 +19,10 @@ from mlis.evaluation import Evaluation
 from mlis.methods.protocol import choose_and_test
 from mlis.methods.prototype import RidgePrototype
 from mlis.model.recognizer import Recognizer
-from mlis.protocol import fit_and_calibrate, test_once
+from mlis.protocol import evaluate_on_test, fit_and_calibrate
 from mlis.provenance import PROTOCOL, provenance
 from mlis.storage.atomic import atomic_write, write_json
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def run_demo(
     device: str | torch.device = "auto",
     config: Config | None = None,
     data: LetterData | None = None,
-    progress: Callable[[str], Monitor] | None = None,
+    progress: Callable[[str], Callback] | None = None,
 ) -> dict[str, Any]:
     """Train on letters, recognise letters never seen, and write `index.html` and `result.json`.
 
@@ -48,7 +48,7 @@ def run_demo(
         device: "auto", "cpu", "cuda", …
         config: settings; by default the preset `letters`, chosen on validation letters only.
         data: the letters; by default :func:`mlis.data.letters.render.load_letters`.
-        progress: makes the monitor of each training from its title.
+        progress: makes the callback of each training from its title.
 
     Returns:
         JSON-serialisable: `U`, `S`, `H`, `T1` (per cent), `protocol`, `seconds` (everything but
@@ -60,16 +60,16 @@ def run_demo(
     started = time.perf_counter()
     data = data or load_letters()
     config = config or resolve(presets.load("letters"))
-    progress = progress or (lambda title: Monitor())
+    progress = progress or (lambda title: Callback())
     train = _Trainer(data.dataset, config, seed, device, progress)
     recognizer = train("mlis", config.refinement.components)
     baseline = train("softmax", "none")
 
-    mlis = test_once(recognizer, data.dataset)
+    mlis = evaluate_on_test(recognizer, data.dataset)
     methods = {
         "chance": chance(data.dataset.seen_mask),
         "ridge prototypes": _measures(_prototypes(data.dataset, config, device)),
-        "raw-feature softmax": _measures(test_once(baseline, data.dataset)),
+        "raw-feature softmax": _measures(evaluate_on_test(baseline, data.dataset)),
         "mlis": _measures(mlis),
     }
     seconds = round(time.perf_counter() - started, 1)
@@ -84,7 +84,7 @@ class _Trainer:
     config: Config
     seed: int
     device: str | torch.device
-    progress: Callable[[str], Monitor]
+    progress: Callable[[str], Callback]
 
     def __call__(self, title: str, components: str) -> Recognizer:
         """Calibrate on validation and train, with these components of stage 1b."""
@@ -93,8 +93,8 @@ class _Trainer:
             self.config.replace({"refinement": {"components": components}}),
             seed=self.seed,
             device=self.device,
-            monitor=self.progress(title),
-            validation_monitor=self.progress(f"{title}, validation letters held out"),
+            callbacks=[self.progress(title)],
+            validation_callbacks=[self.progress(f"{title}, validation letters held out")],
         )
         logger.info("%s: trained in %.1f s", title, trained.seconds)
         return trained.recognizer

@@ -1,6 +1,6 @@
 """Stages 1a and 1b in the paper's order: each step trains the generator, then the encoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -12,7 +12,9 @@ from mlis.encoder.trainer import RefinementTrainer
 from mlis.generators.base import FeatureGenerator
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 from mlis.model.preprocessing import TrainingTensors
-from mlis.training.loop import Monitor, train
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
+from mlis.training.loop import train
 
 
 class JointTrainer:
@@ -66,7 +68,8 @@ def fit_joint(
     config: Config,
     precision: Precision,
     seed: int,
-    monitor: Monitor,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
     loss: EmbeddingLoss | None = None,
 ) -> tuple[FeatureGenerator, Encoder]:
     """Train generator and encoder together, `generation.steps` steps (`schedule="joint"`)."""
@@ -80,5 +83,5 @@ def fit_joint(
         loss,
     )
     trainer = JointTrainer(adversarial, refinement)
-    train("joint", trainer, config.generation.steps, monitor)
+    train("joint", trainer, config.generation.steps, callbacks, checkpoints)
     return adversarial.generator, refinement.encoder

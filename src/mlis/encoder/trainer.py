@@ -1,6 +1,6 @@
 """Stage 1b: training the encoder with the metric loss (eq. 1) and the cross-entropy (eq. 3)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from mlis.encoder.network import Encoder, Linear
 from mlis.encoder.own_loss import OwnLoss
 from mlis.generators.base import FeatureGenerator, Sampler
 from mlis.model.preprocessing import TrainingTensors
-from mlis.training.loop import Monitor, adam, train
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
+from mlis.training.loop import adam, train
 from mlis.training.state import PackedTrainer, Part
 
 MOST_CLASSES = 1024
@@ -179,11 +181,6 @@ class RefinementTrainer(PackedTrainer):
             "noise": self.noise,
         }
 
-    @property
-    def row_count(self) -> int:
-        """Training rows."""
-        return len(self.data.y)
-
     def kept(self) -> Mapping[str, Part]:
         """The encoder."""
         return {"encoder": self.encoder}
@@ -195,7 +192,8 @@ def fit_encoder(
     settings: Refinement,
     precision: Precision,
     seed: int,
-    monitor: Monitor,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
     loss: EmbeddingLoss | None = None,
 ) -> Encoder:
     """Train the encoder beside a finished generator (`schedule="sequential"`)."""
@@ -204,5 +202,5 @@ def fit_encoder(
         sampler = generator.sampler(data.descriptors)
         sampler_of = lambda: sampler  # noqa: E731
     trainer = RefinementTrainer(data, settings, precision, seed, sampler_of, loss)
-    train("refinement", trainer, settings.steps, monitor)
+    train("refinement", trainer, settings.steps, callbacks, checkpoints)
     return trainer.encoder

@@ -15,7 +15,8 @@ from mlis.experiments.tasks import Task
 from mlis.experiments.testbest import TestBest, baseline_test_best
 from mlis.methods.protocol import Measured
 from mlis.model.recognizer import Recognizer
-from mlis.protocol import Trained, test_once
+from mlis.pipeline import Trained
+from mlis.protocol import evaluate_on_test
 from mlis.provenance import provenance
 
 
@@ -28,7 +29,7 @@ def row_of_method(task: Task, dataset: GZSLDataset, trained: Trained, unseen: Un
         unseen: retrieval among the images of unseen classes.
     """
     recognizer = trained.recognizer
-    test = test_once(recognizer, dataset).to_dict() | unseen.retrieved(recognizer)
+    test = evaluate_on_test(recognizer, dataset).to_dict() | unseen.retrieved(recognizer)
     cost = _cost(trained.seconds, trained.reused)
     return _row(task, dataset, test, trained.validation, recognizer.calibration, {}, cost)
 

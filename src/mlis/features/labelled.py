@@ -70,7 +70,6 @@ class LabelledRows:
             labels=self._numbers(recognizer.class_names),
             seen_mask=np.array(recognizer.seen_mask),
             class_names=recognizer.class_names,
-            key="",
         )
 
     def _numbers(self, names: tuple[str, ...]) -> np.ndarray:

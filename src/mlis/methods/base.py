@@ -17,7 +17,7 @@ from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 
 CHUNK = 2048  # rows scored at a time
 
@@ -38,14 +38,16 @@ class Job:
         training: rows of seen classes, descriptors of all classes; no test row.
         seed: of everything random.
         device: "auto", "cpu", "cuda", …
-        monitor: hears of losses; one that has the generator spares its training.
+        callbacks: are told of the progress.
+        reuse: whether the generator is taken from the user's cache folder or trained there.
         choosing: train every alternative, so that one can be chosen; else these settings alone.
     """
 
     training: TrainingSplit
     seed: int
     device: str | torch.device
-    monitor: Monitor
+    callbacks: Sequence[Callback] = ()
+    reuse: bool = False
     choosing: bool = False
 
     def prepare(self, config: Config) -> tuple[FeatureScaler, TrainingTensors]:
@@ -54,10 +56,10 @@ class Job:
         return prepare(self.training, config.preprocessing, precision)
 
 
-Trained = TypeVar("Trained", bound=Scorer, covariant=True)
+ScorerT = TypeVar("ScorerT", bound=Scorer, covariant=True)
 
 
-class Baseline(ABC, Generic[Trained]):
+class Baseline(ABC, Generic[ScorerT]):
     """A method and its settings: a frozen dataclass that says how to `train`.
 
     Attributes:
@@ -80,7 +82,7 @@ class Baseline(ABC, Generic[Trained]):
         """Every setting that validation may choose; itself alone where nothing is left open."""
 
     @abstractmethod
-    def train(self, job: Job) -> Iterator[tuple[Self, Trained]]:
+    def train(self, job: Job) -> Iterator[tuple[Self, ScorerT]]:
         """Train each of `among(job)`, uncalibrated, in their order; what they share once."""
 
     def among(self, job: Job) -> Sequence[Self]:
@@ -93,8 +95,9 @@ class Baseline(ABC, Generic[Trained]):
         *,
         seed: int = 0,
         device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Trained:
+        callbacks: Sequence[Callback] = (),
+        reuse: bool = False,
+    ) -> ScorerT:
         """Train with these settings, uncalibrated.
 
         Raises:
@@ -103,7 +106,7 @@ class Baseline(ABC, Generic[Trained]):
             DivergenceError: a loss became NaN or infinite.
             OutOfMemoryError: memory does not suffice.
         """
-        job = Job(training, seed, device, monitor or Monitor())
+        job = Job(training, seed, device, callbacks, reuse)
         with own_modes(), enough_memory(self.name, self.remedy):
             ((_, trained),) = self.train(job)
         return trained
@@ -114,11 +117,12 @@ class Baseline(ABC, Generic[Trained]):
         *,
         seed: int = 0,
         device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
-    ) -> Iterator[tuple[Self, Trained]]:
+        callbacks: Sequence[Callback] = (),
+        reuse: bool = False,
+    ) -> Iterator[tuple[Self, ScorerT]]:
         """Every setting that may be chosen, trained. Raises what `fit` does."""
         with enough_memory(self.name, self.remedy):
-            yield from self.train(Job(training, seed, device, monitor or Monitor(), choosing=True))
+            yield from self.train(Job(training, seed, device, callbacks, reuse, choosing=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,12 +35,11 @@ from mlis.compute.random import stream
 from mlis.config import Config
 from mlis.encoder.metric_losses import pair_masks
 from mlis.encoder.network import Encoder, Linear
-from mlis.generators.wgan_gp.trainer import fit_generator
 from mlis.methods.base import Baseline, Job
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
-from mlis.pipeline import recognizer_of
-from mlis.training.loop import Monitor, adam, train
+from mlis.pipeline import recognizer_of, train_generator
+from mlis.training.loop import adam, train
 from mlis.training.state import pack, unpack
 
 SLOPE = 0.2  # of LeakyReLU
@@ -182,21 +181,19 @@ class CEGZSL(Baseline[Recognizer]):
         return [replace(self, steps=steps) for steps in sorted(self.choices)]
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train the generator, unless the monitor has it, one embedding for all, and softmaxes.
+        """Train the generator, unless it is in the cache, one embedding for all, and softmaxes.
 
         Raises:
             DivergenceError: a loss became NaN or infinite.
         """
         precision = Precision.of(self.config.precision, job.device)
         scaler, data = job.prepare(self.config)
-        generator = None
-        if len(data.unseen) or self.config.classification.synthetic_per_seen:
-            settings = self.config.generation
-            generator = fit_generator(data, settings, precision, job.seed, job.monitor)
+        how = (precision, job.seed, job.callbacks, None, job.reuse)
+        generator, _ = train_generator(job.training, data, self.config, *how)
         steps = tuple(one.steps for one in self.among(job))
-        kept = _Kept(job.monitor, steps)
+        kept = _Kept(steps)
         trainer = EmbeddingTrainer(data, self, precision, job.seed)
-        train("cegzsl", trainer, max(steps), kept)
+        train("cegzsl", trainer, max(steps), job.callbacks, kept)
         for one in self.among(job):
             encoder = copy.deepcopy(trainer.encoder)
             unpack(kept.states[one.steps], encoder=encoder)
@@ -204,26 +201,20 @@ class CEGZSL(Baseline[Recognizer]):
             yield one, recognizer_of(*common, encoder, one.config, job.seed)
 
 
-class _Kept(Monitor):
-    """Keeps the embedding after some numbers of steps; `own` hears of the losses."""
+class _Kept:
+    """Keeps the embedding after some numbers of steps, in memory."""
 
-    def __init__(self, own: Monitor, steps: tuple[int, ...]):
+    def __init__(self, steps: tuple[int, ...]):
         self.states: dict[int, dict[str, Tensor]] = {}
-        self._own, self._steps = own, steps
+        self._steps = steps
 
-    def started(self, stage: str, step: int, total: int) -> None:
-        self._own.started(stage, step, total)
+    def load(self, stage: str) -> None:
+        return None
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        self._own.report(stage, step, total, values)
-
-    def finished(self, stage: str) -> None:
-        self._own.finished(stage)
-
-    def wants_snapshot(self, stage: str, step: int) -> bool:
+    def due(self, stage: str, step: int) -> bool:
         return step in self._steps
 
-    def snapshot(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
+    def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
         self.states[step] = {k: v.clone() for k, v in state.items() if k.startswith("encoder.")}
 
 

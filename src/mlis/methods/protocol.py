@@ -1,27 +1,25 @@
 """The protocol of the method (:mod:`mlis.protocol`) for baselines: choose, retrain, test once.
 
-The settings that a baseline leaves open, and the constant taken from seen scores, are those with
-the best H on the validation classes; it is retrained on all training rows, and tested once.
+The settings that a baseline leaves open, and the constant subtracted from seen scores, are those
+with the best H on the validation classes; it is retrained on all training rows, and tested once.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from mlis.compute.precision import own_modes
-from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
+from mlis.data.dataset import GZSLDataset, TestSplit
 from mlis.evaluation import Evaluation, best_calibration, evaluate
 from mlis.methods.base import Baseline, Scorer
-from mlis.provenance import PROTOCOL, generation_key
-from mlis.training.generator_cache import StoredGenerator, attempted
-from mlis.training.loop import Monitor
-
-Result = TypeVar("Result")
+from mlis.provenance import PROTOCOL
+from mlis.training.callbacks import Callback
+from mlis.training.generator_cache import STAGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +29,7 @@ class Measured:
     Attributes:
         baseline: with the settings that were chosen.
         scorer: trained on all training rows; its scores are not calibrated.
-        calibration: constant to take from the scores of seen classes.
+        calibration: constant to subtract from the scores of seen classes.
         validation: measures of the choice on the validation classes.
         test: measures on the test rows.
         seconds: wall time of choice and training in this process.
@@ -71,7 +69,7 @@ def choose_and_test(
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
-    monitor: Monitor | None = None,
+    callbacks: Sequence[Callback] = (),
     reuse: bool = False,
 ) -> Measured:
     """Measure a baseline under H@val.
@@ -81,36 +79,19 @@ def choose_and_test(
         dataset: needs a validation split.
         seed: of everything random.
         device: "auto", "cpu", "cuda", …
-        monitor: hears of losses.
-        reuse: whether generators come from the user's cache folder and are left there; they are
+        callbacks: are told of the progress.
+        reuse: whether generators are taken from the user's cache folder or trained there; they are
             those of the method where preprocessing, generation, rows and seed are the same.
 
     Raises:
         DataError: there is no validation split, or the data are not for this baseline.
         DivergenceError: a loss became NaN or infinite.
     """
-    monitor = monitor or Monitor()
-    started = time.perf_counter()
+    started, generator = time.perf_counter(), _Generator()
+    how = {"seed": seed, "device": device, "callbacks": (*callbacks, generator), "reuse": reuse}
     training, held_out = dataset.for_validation()
-    common: dict[str, Any] = {"seed": seed, "device": device}
-
-    def choose(watched: Monitor) -> tuple[Baseline[Scorer], float, Evaluation]:
-        return best(baseline.candidates(training, monitor=watched, **common), held_out)
-
-    def work(
-        task: Callable[[Monitor], Result], baseline: Baseline[Scorer], training: TrainingSplit
-    ) -> tuple[Result, bool]:
-        if not reuse:
-            return task(monitor), False
-        key = generation_key(training, baseline.config, seed, device)
-        with StoredGenerator(monitor, key) as store:
-            return attempted(lambda: task(store), store), store.reused
-
-    (chosen, constant, validation), found = work(choose, baseline, training)
-    training = dataset.for_training()
-    scorer, found_again = work(
-        lambda watched: chosen.fit(training, monitor=watched, **common), chosen, training
-    )
+    chosen, constant, validation = best(baseline.candidates(training, **how), held_out)
+    scorer = chosen.fit(dataset.for_training(), **how)
     seconds = time.perf_counter() - started
     test = dataset.for_testing()
     return Measured(
@@ -120,8 +101,18 @@ def choose_and_test(
         validation=validation,
         test=_evaluated(scorer.scores(test.features), test, constant),
         seconds=seconds,
-        reused=found or found_again,
+        reused=generator.reused,
     )
+
+
+class _Generator(Callback):
+    """Notes whether a generator was there already; a baseline has no snapshots of its own."""
+
+    def __init__(self) -> None:
+        self.reused = False
+
+    def on_start(self, stage: str, step: int, total: int) -> None:
+        self.reused |= stage == STAGE and step == total > 0
 
 
 def best(

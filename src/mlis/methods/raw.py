@@ -8,7 +8,7 @@ the two differ in refinement alone. With the ridge generator nothing is trained 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from mlis.config import Config
 from mlis.methods.base import Baseline, Job
@@ -38,8 +38,9 @@ class RawSoftmax(Baseline[Recognizer]):
         return (self,)
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train the generator, unless the monitor has it, and the softmax."""
-        where: dict[str, Any] = {"device": job.device, "monitor": job.monitor}
+        """Train the generator, unless it is in the cache, and the softmax."""
+        how = {"device": job.device, "callbacks": job.callbacks, "reuse": job.reuse}
         for one in self.among(job):
             config = one.config.replace({"refinement": {"components": "none"}})
-            yield one, fit(job.training, config, seed=job.seed, **where)
+            trained = fit(job.training, config, seed=job.seed, growable=False, **how)
+            yield one, trained.recognizer

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlis.data.out_of_core.stored import stored
+from mlis.data.out_of_core.stored import StoredRows, stored
 from mlis.errors import DataError
 
 CHUNK_BYTES = 16 << 20
 
 
-def row_chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def row_chunks(array: np.ndarray | StoredRows) -> Iterator[tuple[int, np.ndarray]]:
     """Consecutive rows, about 16 MiB each, with the number of their first row.
 
     Each is valid until the next one: rows of a memory map are read into one buffer, so that going
     through a file does not make the process as large as the file.
     """
-    row_bytes = max(1, array.itemsize * int(np.prod(array.shape[1:])))
+    row_bytes = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:])))
     step = min(max(1, CHUNK_BYTES // row_bytes), max(1, len(array)))
-    where = stored(array)
+    where = stored(array) if isinstance(array, np.ndarray) else None
     buffer = np.empty((0, 0)) if where is None else np.empty((step, *array.shape[1:]), array.dtype)
     for start in range(0, len(array), step):
         if where is None:
@@ -73,7 +73,7 @@ def as_float32(values: ArrayLike, what: str, *, first_row: int = 0) -> np.ndarra
     return result
 
 
-def update_hash(hasher: "hashlib._Hash", name: str, array: np.ndarray) -> None:
+def update_hash(hasher: "hashlib._Hash", name: str, array: np.ndarray | StoredRows) -> None:
     """Feed an array's name, type, shape and bytes to `hasher`, in pieces."""
     hasher.update(f"{name}:{array.dtype.str}:{array.shape}:".encode())
     for _, chunk in row_chunks(array):

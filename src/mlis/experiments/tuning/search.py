@@ -29,11 +29,11 @@ from mlis.data.splits import add_validation
 from mlis.errors import DataError, MlisError, SettingsError
 from mlis.evaluation import evaluate
 from mlis.experiments.tuning.space import Space, described, parameters, suggest, suggest_one
-from mlis.protocol import fit_reusing
+from mlis.pipeline import fit
 from mlis.provenance import arithmetic_key
 from mlis.storage.locks import held
+from mlis.training.callbacks import Callback
 from mlis.training.generator_cache import STAGE as GENERATION
-from mlis.training.loop import Monitor
 
 PRESET, DEFAULTS = "preset", "defaults"  # roles of the first trials
 
@@ -218,12 +218,11 @@ def _measure(search: Search, config: Config, index: int) -> dict[str, float]:
     if data.sha256 != search.data_sha256:
         raise DataError("the data have changed since this search began")
     training, held_out = (splits[index] if splits else data).for_validation()
-    if splits:  # a key without another hash over all features
-        training = replace(training, key=hash_of([data.sha256, "class split", index]))
     H, seconds = [], []
     for seed in search.seeds:
         clock = _Clock()
-        fitted = fit_reusing(training, config, seed=seed, device=search.device, monitor=clock)
+        where = {"seed": seed, "device": search.device, "callbacks": [clock]}
+        fitted = fit(training, config, **where, reuse=True, growable=False)
         seconds.append(perf_counter() - clock.began)
         scores = fitted.recognizer.scores(held_out.features)
         found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
@@ -249,12 +248,12 @@ def class_splits(dataset: str, count: int) -> list[GZSLDataset]:
     return datasets
 
 
-class _Clock(Monitor):
+class _Clock(Callback):
     """Notes when the generator is available, trained or from the cache."""
 
     def __init__(self) -> None:
         self.began = perf_counter()
 
-    def finished(self, stage: str) -> None:
+    def on_end(self, stage: str) -> None:
         if stage == GENERATION:
             self.began = perf_counter()

@@ -1,6 +1,6 @@
 """Stage 1a: training the conditional WGAN-GP."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from mlis.generators.ridge import RidgePredictor, fit_predictor, fit_ridge
 from mlis.generators.wgan_gp.losses import critic_loss, generator_loss
 from mlis.generators.wgan_gp.networks import Critic, Generator
 from mlis.model.preprocessing import TrainingTensors
-from mlis.training.loop import Monitor, adam, train
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
+from mlis.training.loop import adam, train
 from mlis.training.state import PackedTrainer, Part
 
 
@@ -183,11 +185,6 @@ class AdversarialTrainer(PackedTrainer):
             "rng": self.rng,
         }
 
-    @property
-    def row_count(self) -> int:
-        """Training rows."""
-        return len(self.data.y)
-
     def kept(self) -> Mapping[str, Part]:
         """The generator."""
         return {"generator": self.network}
@@ -198,11 +195,12 @@ def fit_generator(
     settings: Generation,
     precision: Precision,
     seed: int,
-    monitor: Monitor,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
 ) -> FeatureGenerator:
     """Fit the generator that the settings name, by itself (`schedule="sequential"`)."""
     if settings.generator == "ridge":
         return fit_ridge(data, settings)
     trainer = AdversarialTrainer(data, settings, precision, seed)
-    train("generation", trainer, settings.steps, monitor)
+    train("generation", trainer, settings.steps, callbacks, checkpoints)
     return trainer.generator
