@@ -17,7 +17,7 @@ from mlis.experiments.rerun import rerun
 from mlis.experiments.store import Store
 from mlis.io.checkpoint import load_model, read_record
 from mlis.io.saved_models import find_models
-from mlis.protocol import evaluate_on_test as tested_once
+from mlis.protocol import evaluate_on_test
 from mlis.runs.run import RunPlan, execute
 from mlis.storage.atomic import sealed, unsealed
 
@@ -44,7 +44,7 @@ def test_a_model_gives_the_same_scores():
     np.testing.assert_allclose(model.scores(data.features[:6]), expected, rtol=1e-4, atol=1e-4)
     assert model.predict(data.features).tolist() == EXPECTED["predicted"]
     recorded = read_record(KEPT / "run" / MODEL)["record"]["test"]
-    found = tested_once(model, data).to_dict()
+    found = evaluate_on_test(model, data).to_dict()
     assert {name: found[name] for name in ("U", "S", "H")} == pytest.approx(
         {name: recorded[name] for name in ("U", "S", "H")}
     )
