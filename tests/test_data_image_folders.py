@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlis.data import load_benchmark, load_pair
-from mlis.data.io.image_folders import folder_fault, pack
+from mlis.data.io.image_folders import folder_mismatch, pack
 from mlis.data.io.matlab import read_strings
 from standins import tiny_benchmark, write_mat
 
@@ -119,6 +119,6 @@ def test_real_class_names_as_folders_contradict_nothing(xlsa17, name):
     names = read_strings(xlsa17 / name / file, "allclasses_names")
     for folders in (names, [f"a/{one.replace('_', '/', 1)}" for one in names]):
         pairs = [(label, folder) for label, folder in enumerate(folders, 1)]
-        assert folder_fault(pack(pairs), names) is None
+        assert folder_mismatch(pack(pairs), names) is None
     swapped = [names[1], names[0], *names[2:]]
-    assert "2 of " in folder_fault(pack(list(enumerate(swapped, 1))), names)
+    assert "2 of " in folder_mismatch(pack(list(enumerate(swapped, 1))), names)

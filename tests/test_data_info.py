@@ -8,6 +8,7 @@ import pytest
 
 from mlis.data import GZSLDataset, Split, describe, format_info, load_dataset
 from mlis.data.checks import CHECKS
+from mlis.data.io.folder import save_dataset
 from mlis.errors import DataError
 from standins import write_standin, write_tiny
 
@@ -81,7 +82,7 @@ def test_huge_descriptors_do_not_overflow(data):
 def test_a_dataset_is_found_by_whatever_names_it(data, tmp_path, xlsa17):
     features, split = write_tiny(tmp_path / "tiny")
     assert load_dataset(features_file=features, split_file=split).num_classes == 10
-    data.save(tmp_path / "zoo")
+    save_dataset(data, tmp_path / "zoo")
     assert load_dataset(tmp_path / "zoo").sha256 == data.sha256
     assert load_dataset(str(tmp_path / "zoo")).sha256 == data.sha256
     write_standin(tmp_path / "root", "APY", xlsa17, image_files=False)
@@ -95,7 +96,7 @@ def test_a_dataset_is_found_by_whatever_names_it(data, tmp_path, xlsa17):
 def test_a_folder_named_like_a_benchmark_is_a_folder_where_no_root_is_given(
     data, tmp_path, monkeypatch
 ):
-    data.save(tmp_path / "CUB")
+    save_dataset(data, tmp_path / "CUB")
     monkeypatch.chdir(tmp_path)
     assert load_dataset("CUB").sha256 == data.sha256
 

@@ -8,7 +8,7 @@ import pytest
 
 from mlis.data import GZSLDataset, load_tables
 from mlis.data.class_table import class_table
-from mlis.data.io.vectors import read_vectors
+from mlis.data.io.classes_file import read_class_vectors
 from mlis.data.labels import match_labels
 from mlis.errors import DataError
 
@@ -152,7 +152,7 @@ def test_further_classes_meet_in_any_unicode_form(tmp_path, part):
     decomposed = unicodedata.normalize("NFD", "größe")
     text = "name,größe\nthé,1\n" if part == "name" else f"name,{decomposed}\nthé,1\n"
     (tmp_path / "new.csv").write_text(unicodedata.normalize("NFD", text), encoding="utf-8")
-    names, vectors = read_vectors(tmp_path / "new.csv", columns=["größe"])
+    names, vectors = read_class_vectors(tmp_path / "new.csv", columns=["größe"])
     assert names == ("thé",)
     assert vectors.tolist() == [[1]]
 

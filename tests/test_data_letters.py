@@ -14,8 +14,8 @@ from mlis.data.letters.alphabet import (
     text_faces,
     unseen_letters,
 )
+from mlis.data.letters.dataset import LetterData, Rendering, load_letters, render
 from mlis.data.letters.hog import hog
-from mlis.data.letters.render import LetterData, Rendering, load_letters, render
 from mlis.errors import DataError
 
 SMALL = Rendering(per_face=2, size=32, font_size=20, cells=4)

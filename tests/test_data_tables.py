@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlis.data import load_tables
+from mlis.data.io.classes_file import read_classes
+from mlis.data.io.feature_rows import read_features
 from mlis.data.io.npy_file import load_npy, read_npz
-from mlis.data.io.tables import read_classes
-from mlis.data.io.unlabelled import read_features
 from mlis.data.labels import match_labels
 from mlis.errors import DataError
-from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.class_descriptions import read_descriptions
 
 NAMES = ["polar+bear", "brown+bear", "blue whale", "house_cat", "Zebra"]
 LABELS = np.repeat(np.arange(4), 5)  # no row is of the last class
@@ -514,7 +514,7 @@ def test_a_column_without_a_name_is_refused(tmp_path, classes, name, which):
         "features": lambda: load_tables(path, classes),
         "unlabelled": lambda: read_features(path),
         "classes": lambda: load_tables(path, classes),
-        "words": lambda: read_words(classes),
+        "words": lambda: read_descriptions(classes),
     }
     with pytest.raises(DataError, match=r"\.csv: column 1 of \d has no name.*index=False"):
         readers[which]()

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from mlis.errors import SettingsError
-from mlis.features.backbones.base import Identity, load_backbone
-from mlis.features.images.decode import ImageError
+from mlis.features.backbones import BackboneSpec, load_backbone
+from mlis.features.decode import ImageError
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -101,12 +101,12 @@ def test_other_weights_in_the_package_are_not_opened(monkeypatch):
 
 
 def test_identity_tells_models_apart_but_not_their_places():
-    one = Identity("a", "w", "p", "average", 3)
-    assert one.fingerprint == Identity("elsewhere/a", "w", "p", "average", 3).fingerprint
-    others = [Identity("a", "x", "p", "average", 3), Identity("a", "w", "q", "average", 3)]
-    others += [Identity("a", "w", "p", "token", 3), Identity("a", "w", "p", "average", 4)]
+    one = BackboneSpec("a", "w", "p", "average", 3)
+    assert one.fingerprint == BackboneSpec("elsewhere/a", "w", "p", "average", 3).fingerprint
+    others = [BackboneSpec("a", "x", "p", "average", 3), BackboneSpec("a", "w", "q", "average", 3)]
+    others += [BackboneSpec("a", "w", "p", "token", 3), BackboneSpec("a", "w", "p", "average", 4)]
     assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 5
-    assert Identity.from_dict(one.to_dict()) == one
+    assert BackboneSpec.from_dict(one.to_dict()) == one
 
 
 # --- transformers --------------------------------------------------------------------------------

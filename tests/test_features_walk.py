@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mlis.errors import DataError
-from mlis.features.images.walk import find_images
+from mlis.features.images.files import find_images
 
 
 def touch(root, *names):

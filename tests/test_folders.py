@@ -15,7 +15,7 @@ import pytest
 from cli_cases import QUICK, environment, one_line_error, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures
-from mlis.data.out_of_core.mapped import write_arrays
+from mlis.data.out_of_core.safetensors_file import write_arrays
 from mlis.errors import DataError
 from mlis.experiments.store import Store
 from mlis.features.images.shards import Store as Shards

@@ -27,16 +27,17 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "torture"))
 
 import fuzz
+import mlis.compute.memory
 import mlis.data.io.matlab
-import mlis.data.out_of_core.memory
 from mlis.cli import main
 from mlis.config import Config, read_toml, resolve
-from mlis.data import GZSLDataset, load_tables
+from mlis.data import load_tables
+from mlis.data.io.feature_rows import read_features
+from mlis.data.io.folder import load_folder, save_dataset
 from mlis.data.io.matlab import read_columns, read_strings
 from mlis.data.io.npy_file import load_npy, read_npz
-from mlis.data.io.unlabelled import read_features
 from mlis.errors import LONGEST, DataError, MlisError, ModelFileError, SettingsError
-from mlis.features.images.walk import find_images
+from mlis.features.images.files import find_images
 from mlis.io.checkpoint import RECORD, WEIGHTS, load_model, save_model
 from mlis.pipeline import fit
 from mlis.storage.atomic import strict_json
@@ -223,8 +224,8 @@ def test_an_archive_that_expands_a_thousandfold(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "g.mat", "w") as file:
         file.create_dataset("features", data=np.zeros((3000, 1000)), compression="gzip")
     for module in (mlis.data.io.matlab, mlis.data.io.npy_file):
-        assert module.check_room is mlis.data.out_of_core.memory.check_room
-    monkeypatch.setattr(mlis.data.out_of_core.memory, "available_memory", lambda: 10 << 20)
+        assert module.check_room is mlis.compute.memory.check_room
+    monkeypatch.setattr(mlis.compute.memory, "available_memory", lambda: 10 << 20)
     for name in ("f.npz", "f.mat", "g.mat"):
         with pytest.raises(DataError, match=rf"{name[0]}\.{name[2:]}: features, .* GiB are avail"):
             read_features(tmp_path / name)
@@ -255,9 +256,9 @@ def model(tmp_path) -> Path:
 
 
 def test_safetensors_headers_that_claim_absurd_sizes(tmp_path, model):
-    tiny().save(tmp_path / "data")
+    save_dataset(tiny(), tmp_path / "data")
     for path, read in (
-        (tmp_path / "data/features.safetensors", lambda: GZSLDataset.load(tmp_path / "data")),
+        (tmp_path / "data/features.safetensors", lambda: load_folder(tmp_path / "data")),
         (model / WEIGHTS, lambda: load_model(model)),
     ):
         good = path.read_bytes()
@@ -283,9 +284,9 @@ DEEP = '{"a":' * 5_000
 
 
 def test_json_that_nests_deep_or_holds_no_numbers(tmp_path, model):
-    tiny().save(tmp_path / "data")
+    save_dataset(tiny(), tmp_path / "data")
     for path, read in (
-        (tmp_path / "data/dataset.json", lambda: GZSLDataset.load(tmp_path / "data")),
+        (tmp_path / "data/dataset.json", lambda: load_folder(tmp_path / "data")),
         (model / RECORD, lambda: load_model(model)),
     ):
         for text in (DEEP, "[" * 5_000, "9" * 5000, '{"format": 1e999}', '{"x": NaN}', "\x00"):
@@ -402,12 +403,12 @@ def test_the_ear_hears_what_is_opened(tmp_path, opened):
 
 def test_a_dataset_folder_opens_no_file_but_its_own(tmp_path, opened):
     """Whatever names its words hold: they are for people."""
-    tiny().save(tmp_path / "data")
+    save_dataset(tiny(), tmp_path / "data")
     words = json.loads((tmp_path / "data/dataset.json").read_text())
     words["provenance"] |= OUTSIDE
     (tmp_path / "data/dataset.json").write_text(json.dumps(words))
     opened.clear()
-    assert GZSLDataset.load(tmp_path / "data").provenance.features == "/etc/passwd"
+    assert load_folder(tmp_path / "data").provenance.features == "/etc/passwd"
     own = {str(tmp_path / "data" / name) for name in ("dataset.json", "features.safetensors")}
     assert own <= set(opened)
     assert not [path for path in opened if "passwd" in path or "secret" in path]
@@ -463,12 +464,12 @@ def test_words_of_the_wrong_kind_are_a_damaged_model(changes, tmp_path, capsys):
     "sources", [["a"], {"backbone": ["a"]}, {"backbone": {"name": 3}}, {"descriptors": 3}]
 )
 def test_words_of_the_wrong_kind_are_a_damaged_dataset(sources, tmp_path):
-    tiny().save(tmp_path)
+    save_dataset(tiny(), tmp_path)
     words = json.loads((tmp_path / "dataset.json").read_text())
     words["provenance"]["sources"] = sources
     (tmp_path / "dataset.json").write_text(json.dumps(words))
     with pytest.raises(DataError, match="damaged"):
-        GZSLDataset.load(tmp_path)
+        load_folder(tmp_path)
 
 
 # --- models and snapshots -------------------------------------------------------------------------

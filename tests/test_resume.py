@@ -329,7 +329,7 @@ def test_a_snapshot_that_lacks_tensors(cut, stage, drop):
 @pytest.mark.parametrize("number", [-1, len(TRAINING.labels), 2**62])
 @pytest.mark.parametrize("stage", ["generation", "refinement"])
 def test_a_snapshot_that_names_rows_which_are_not_there(tmp_path, stage, number):
-    """Whoever wrote it sealed it again; PyTorch would take -1 for the last row."""
+    """Whoever wrote it with_checksum it again; PyTorch would take -1 for the last row."""
     with pytest.raises(Killed):
         train(small(), Interrupted(tmp_path, "key", stage, 2, every=0))
     path = tmp_path / f"{stage}.safetensors"

@@ -29,12 +29,12 @@ from mlis.data.io.reading import reading
 from mlis.errors import DataError, OutOfMemoryError
 from mlis.evaluation import curve, evaluate, evaluate_retrieval
 from mlis.evaluation import retrieval as retrieval_module
+from mlis.features import decode as decode_module
 from mlis.features.backbones.base import choose_batch, run
-from mlis.features.images import decode as decode_module
-from mlis.features.images.decode import ImageError, ImageMemoryError, decode
+from mlis.features.decode import ImageError, ImageMemoryError, decode
 from mlis.features.images.embed import embed
 from mlis.features.images.extract import extract_folder
-from mlis.features.images.walk import find_images
+from mlis.features.images.files import find_images
 from mlis.io.checkpoint import load_model, save_model
 from mlis.methods.cegzsl import CEGZSL
 from mlis.methods.cosine import SharedSpaceCosine

@@ -16,6 +16,7 @@ from cli_cases import last_json, one_line_error, printed, refused, small_dataset
 from mlis.cli import main
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.folder import save_dataset
 from mlis.evaluation import evaluate
 from mlis.experiments.tuning.measure import class_splits, training_sha256
 from mlis.experiments.tuning.report import winner
@@ -157,7 +158,7 @@ def test_test_rows_may_be_noise(small_folder, space, tmp_path, monkeypatch):
     noise = noise_for_test_rows(small_dataset())
     assert noise.sha256 != small_dataset().sha256
     assert training_sha256(noise) == training_sha256(small_dataset())
-    noise.save(tmp_path / "noise")
+    save_dataset(noise, tmp_path / "noise")
     outs = [tmp_path / "out-plain", tmp_path / "out-noise"]
     for data, out in zip((small_folder, tmp_path / "noise"), outs, strict=True):
         assert main(command(data, out, space, "--trials", 6)) == 0
@@ -295,6 +296,6 @@ def test_too_few_classes_are_refused(space, tmp_path, capsys):
         np.eye(3),
         unseen_classes=[2],
     )
-    data.save(tmp_path / "few")
+    save_dataset(data, tmp_path / "few")
     said = refused(capsys, *command(tmp_path / "few", tmp_path / "out", space))
     assert "only 2 seen classes" in said

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.data.io.feature_folder import ImageFeatures
     from mlis.features.descriptors.describe import Descriptors
-    from mlis.features.images.walk import Bad, Found
+    from mlis.features.images.files import Bad, Found
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -83,14 +83,13 @@ def add_to(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments ask for."""
     check_no_dataset(args.output, force=args.force)
-    from mlis.data.io.folder import WORDS, write_folder
-    from mlis.features.build import build, check_seen, described_images, write_sources
-    from mlis.features.matching import unmatched
-    from mlis.features.report import write_bad
+    from mlis.data.io.folder import METADATA, write_folder
+    from mlis.features.build import build, check_seen, described_images, unmatched, write_sources
+    from mlis.features.images.files import write_bad
     from mlis.storage.folders import replaced_together
     from mlis.storage.locks import held
 
-    if args.features is not None and (args.features / WORDS).exists():
+    if args.features is not None and (args.features / METADATA).exists():
         _redescribe(args)
         return
     found = _found(args)
@@ -118,10 +117,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _redescribe(args: argparse.Namespace) -> None:
     """A dataset folder's rows, labels and split with the new descriptors."""
-    from mlis.data.dataset import GZSLDataset
-    from mlis.data.io.folder import write_folder
-    from mlis.features.build import IMAGES, SOURCES, redescribe
-    from mlis.features.matching import unmatched
+    from mlis.data.io.feature_folder import IMAGES
+    from mlis.data.io.folder import SOURCES, load_folder, write_folder
+    from mlis.features.build import redescribe, unmatched
     from mlis.storage.atomic import strict_json, write_json
     from mlis.storage.folders import replaced_together
     from mlis.storage.locks import held
@@ -131,7 +129,7 @@ def _redescribe(args: argparse.Namespace) -> None:
         raise SettingsError(f"{', '.join(given)}: has no meaning with a dataset's features")
     if args.output.resolve() == args.features.resolve():
         raise SettingsError(f"-o {args.output}: is the dataset itself; name another folder")
-    old, descriptors = GZSLDataset.load(args.features), _descriptors(args)
+    old, descriptors = load_folder(args.features), _descriptors(args)
     data = redescribe(old, descriptors, name=args.output.absolute().name)
     with held(args.output), replaced_together(args.output) as new:
         write_folder(data, new)
@@ -157,7 +155,7 @@ def _report(args: argparse.Namespace, data: "GZSLDataset", bad: int) -> None:
 def _found(args: argparse.Namespace) -> "Found":
     """The images in a folder, or the rows of a folder of features as if they were files."""
     from mlis.data.io.feature_folder import read_feature_folder
-    from mlis.features.images.walk import Found, ImageFile
+    from mlis.features.images.files import Found, ImageFile
 
     if args.images is not None:
         return features.find(args, args.images)
@@ -187,7 +185,7 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
     """Features of the images that were found, computed where they are not."""
     from mlis.cli.progress import ImageBar
     from mlis.data.io.feature_folder import read_feature_folder
-    from mlis.features.images.extract import extract, forget_unused
+    from mlis.features.images.extract import extract, remove_unused_shards
 
     if args.images is None:
         table = read_feature_folder(args.features)
@@ -202,13 +200,13 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
             args.output,
             shard_images=args.shard_images,
             workers=args.workers,
-            monitor=bar,
+            progress=bar,
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on behind the last shard") from None
     finally:
         bar.close()
-    forget_unused(result, backbone, args.output)
+    remove_unused_shards(result, backbone, args.output)
     return result.images, result.bad
 
 

@@ -186,8 +186,8 @@ def _described(
     """Names and descriptors of the classes to add."""
     import numpy as np
 
+    from mlis.data.io.classes_file import read_class_vectors
     from mlis.data.io.tables import COLUMNS
-    from mlis.data.io.vectors import read_vectors
 
     if args.classes.is_dir():
         raise DataError(
@@ -200,7 +200,7 @@ def _described(
     if as_numbers or not made or columns:
         if args.text_model is not None:
             raise SettingsError("--text-model has no meaning with descriptors as numbers")
-        names, vectors = read_vectors(args.classes, names_file=args.names, columns=columns)
+        names, vectors = read_class_vectors(args.classes, names_file=args.names, columns=columns)
         gaps = vectors == made.get("missing")  # filled as in training, by the mean of its classes
         return names, np.where(gaps, recognizer.descriptors.mean(axis=0), vectors)
     if args.names is not None:

@@ -56,6 +56,8 @@ def run_convert(args: argparse.Namespace) -> None:
     arguments = dataset_arguments(args)
     check_no_dataset(args.output, force=args.force)
     data = load(arguments)
-    data.save(args.output)
+    from mlis.data import save_dataset
+
+    save_dataset(data, args.output)
     build.warn_of_twins(data)
     say(f"{args.output}: {len(data.labels)} images, {data.num_classes} classes, {data.sha256}")

@@ -33,7 +33,7 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.evaluation import Evaluation
-    from mlis.features.labelled import LabelledRows
+    from mlis.features.labelled_rows import LabelledRows
     from mlis.io.saved_models import SavedModel
     from mlis.model.recognizer import Recognizer
 
@@ -129,8 +129,8 @@ def _data(
     args: argparse.Namespace, model: "SavedModel"
 ) -> "tuple[LabelledRows, GZSLDataset | None]":
     """The rows to recognise, and the dataset that they are of, if it has training rows."""
-    from mlis.data.io.folder import WORDS, read_test_only
-    from mlis.features.labelled import LabelledRows
+    from mlis.data.io.folder import METADATA, read_test_only
+    from mlis.features.labelled_rows import LabelledRows
 
     options = given_options(args)
     place = Path(args.dataset) if args.dataset is not None else None
@@ -139,7 +139,7 @@ def _data(
     named = args.dataset is not None and kind_of(args.dataset, options) in (BENCHMARK, LETTERS)
     if place is None or named or not place.exists():
         return _of_dataset(args, model)
-    if (place / WORDS).exists():
+    if (place / METADATA).exists():
         found = read_test_only(place)
         if found is None:
             return _of_dataset(args, model)
@@ -150,15 +150,17 @@ def _data(
 
 def _test_features(options: dict[str, Any]) -> Path | None:
     """What `--features` names, where no row of it is for training."""
-    from mlis.data.io.tables import LABEL, read_rows
-    from mlis.features.labelled import for_testing
+    from mlis.data.io.csv_file import LABEL
+    from mlis.data.io.feature_rows import read_labelled_rows
+    from mlis.features.labelled_rows import for_testing
 
     path = options.get("features_file")
     if path is None or "classes_file" not in options:
         return None if path is None else Path(path)
     labels = options.get("labels_file")
     column = options.get("label_column", LABEL)
-    marks = read_rows(Path(path), None if labels is None else Path(labels), column)[2]
+    rows = read_labelled_rows(Path(path), None if labels is None else Path(labels), column)
+    marks = rows.marks
     if marks is None or not for_testing(marks, Path(path), len(marks)).all():
         return None
     return Path(path)
@@ -168,7 +170,7 @@ def _of_dataset(
     args: argparse.Namespace, model: "SavedModel"
 ) -> "tuple[LabelledRows, GZSLDataset]":
     """The test rows of a dataset: the one that is named, or the run's own."""
-    from mlis.features.labelled import LabelledRows
+    from mlis.features.labelled_rows import LabelledRows
     from mlis.io.run_plan import RunPlan
 
     if model.run is None or args.dataset is not None:
@@ -188,7 +190,7 @@ def _of_dataset(
 def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
     """Photographs or features with labels, none of them for training."""
     from mlis.cli.progress import ImageBar
-    from mlis.features import labelled
+    from mlis.features import labelled_rows as labelled
     from mlis.io.saved_models import find_models
 
     options = given_options(args)

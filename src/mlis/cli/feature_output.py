@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from mlis.cli.printing import say
 
 if TYPE_CHECKING:
+    from mlis.features.build import Unmatched
     from mlis.features.images.extract import Extraction
-    from mlis.features.images.walk import Bad, Found
-    from mlis.features.matching import Unmatched
+    from mlis.features.images.files import Bad, Found
 
 SHOWN = 20  # of a list on the screen; its file has all
 
@@ -40,17 +40,15 @@ def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
 
 def report_unmatched(found: "Sequence[Unmatched]", output: Path | None) -> None:
     """Names without a partner, and unmatched.csv where `output` is given."""
-    from mlis.features.build import UNMATCHED, unmatched_rows
-    from mlis.features.report import write_rows
+    from mlis.features.build import write_unmatched
 
     if output is not None:
-        header = ("name", "lacks", "near")
-        write_rows(output / UNMATCHED, header, unmatched_rows(found))
-    for side, text in (
-        ("images", "classes have images and no description"),
-        ("words", "classes are described and have no images"),
+        write_unmatched(found, output)
+    for lacks, text in (
+        ("description", "classes have images and no description"),
+        ("images", "classes are described and have no images"),
     ):
-        names = [each for each in found if each.side == side]
+        names = [each for each in found if each.lacks == lacks]
         if names:
             say(f"{len(names)} {text}:")
         for each in names[:SHOWN]:

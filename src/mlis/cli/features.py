@@ -15,10 +15,10 @@ from mlis.errors import SettingsError
 if TYPE_CHECKING:
     from mlis.compute.ray_cluster import Cluster
     from mlis.features.backbones.base import Backbone
+    from mlis.features.build import Unmatched
     from mlis.features.descriptors.describe import Descriptors
     from mlis.features.images.extract import Compute
-    from mlis.features.images.walk import Found
-    from mlis.features.matching import Unmatched
+    from mlis.features.images.files import Found
 
 _IMAGES = """\
 Compute features of all images in DIR with a pretrained model.
@@ -94,7 +94,7 @@ def run_images(args: argparse.Namespace) -> None:
             replace=args.force,
             shard_images=args.shard_images,
             workers=args.workers,
-            monitor=bar,
+            progress=bar,
             compute=ray_compute(args, cluster, backbone),
         )
     except KeyboardInterrupt:
@@ -121,7 +121,7 @@ def ray_compute(
 
 def find(args: argparse.Namespace, folder: Path) -> "Found":
     """The images of a folder that the arguments mean."""
-    from mlis.features.images.walk import find_images
+    from mlis.features.images.files import find_images
 
     for flag in ("shard_images", "workers"):
         value = getattr(args, flag)
@@ -136,7 +136,7 @@ def find(args: argparse.Namespace, folder: Path) -> "Found":
 
 def load_image_model(args: argparse.Namespace) -> "Backbone":
     """The image model that the arguments name."""
-    from mlis.features.backbones.base import DEFAULT, load_backbone
+    from mlis.features.backbones import DEFAULT, load_backbone
 
     name = args.backbone or DEFAULT
     return load_backbone(name, device=args.device, precision=args.precision)
@@ -148,8 +148,8 @@ def run_text(args: argparse.Namespace) -> None:
     descriptors = describe_table(args, args.table)
     found: list[Unmatched] = []
     if args.images is not None:
-        from mlis.features.images.walk import find_images
-        from mlis.features.matching import unmatched
+        from mlis.features.build import unmatched
+        from mlis.features.images.files import find_images
 
         found = unmatched(find_images(args.images).class_names, descriptors.names)
     from mlis.features.descriptors.describe import write_descriptors
@@ -166,10 +166,10 @@ def run_text(args: argparse.Namespace) -> None:
 
 def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
     """Descriptors of the classes of a table, as the arguments say."""
-    from mlis.features.descriptors.class_table import read_words
+    from mlis.features.descriptors.class_descriptions import read_descriptions
     from mlis.features.descriptors.describe import WEIGHT, describe
 
-    words = read_words(
+    words = read_descriptions(
         table,
         sentences=args.sentences,
         attributes=args.attributes,

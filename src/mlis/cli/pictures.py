@@ -16,7 +16,7 @@ LIST = "-"
 
 def is_image_input(inputs: Sequence[Path]) -> bool:
     """Whether the arguments are photographs, and not one file or folder of features."""
-    from mlis.data.io.unlabelled import is_features
+    from mlis.data.io.feature_rows import is_features
 
     return len(inputs) != 1 or not is_features(inputs[0])
 
@@ -55,7 +55,7 @@ def _given() -> list[str]:
 
 
 def _in_folder(folder: Path) -> list[str]:
-    from mlis.features.images.walk import find_images
+    from mlis.features.images.files import find_images
 
     found = find_images(folder)
     for each in found.bad:

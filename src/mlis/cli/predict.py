@@ -12,7 +12,7 @@ from mlis.cli.printing import report_unread
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
-    from mlis.data.io.unlabelled import Rows
+    from mlis.data.io.feature_rows import Rows
     from mlis.model.recognizer import Recognizer
 
 ROWS_AT_A_TIME = 8192
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
     """A line for each image, as they come."""
     from mlis.cli.progress import ImageBar
-    from mlis.features.images.walk import shown
+    from mlis.features.images.files import shown
     from mlis.image_classifier import predictions
 
     if not recognizer.backbone and args.backbone is None:
@@ -161,11 +161,11 @@ class _Unread:
 
 def _rows(args: argparse.Namespace, path: Path, model: Path, recognizer: "Recognizer") -> "Rows":
     """Features that suit the model."""
-    from mlis.data.io.unlabelled import backbone_of, read_known_rows
+    from mlis.data.io.feature_rows import backbone_of, read_rows
     from mlis.image_classifier import check_backbone
 
     check_backbone(recognizer, backbone_of(path), str(path))
-    rows = read_known_rows(path, args.label_column)
+    rows = read_rows(path, args.label_column)
     if rows.features.shape[1] != recognizer.num_features:
         raise DataError(
             f"{path} has {rows.features.shape[1]} features a row, but {model} takes "
