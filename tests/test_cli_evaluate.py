@@ -212,7 +212,7 @@ def test_a_dataset_folder_of_test_rows_alone(model, small_folder, tmp_path, caps
     assert {name: found[name] for name in MEASURES} == {name: wanted[name] for name in MEASURES}
     arrays["labels"] = arrays["labels"][::-1].copy()
     write_arrays(tmp_path / "data/features.safetensors", arrays | parts)
-    assert "damaged or not of one dataset" in failure(capsys, model, tmp_path / "data")
+    assert "damaged or do not belong together" in failure(capsys, model, tmp_path / "data")
 
 
 @pytest.mark.parametrize(

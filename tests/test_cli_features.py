@@ -109,7 +109,7 @@ def test_a_grown_folder_adds_to_the_dataset(pictures, table, tmp_path, capsys):
     report = json.loads(out.splitlines()[-1])
     assert (report["images"], report["bad"]) == (40 + good, bad)
     assert f"{bad} files gave no features" in out
-    assert "grey/empty.jpg,empty file: zero bytes\n" in (data / "bad.csv").read_text()
+    assert "grey/empty.jpg,empty file: empty file\n" in (data / "bad.csv").read_text()
     after = load_folder(data)
     assert len(after.labels) == len(before.labels) + good
 
@@ -135,7 +135,7 @@ def test_a_folder_of_odd_files_is_predicted_and_what_cannot_be_is_listed(
     run("predict", tmp_path / "run", tmp_path / "odd", "-o", tmp_path / "found.csv", "--top-k", "1")
     said = capsys.readouterr().err
     reasons.pop("up")  # a folder: warned of, as its images are read elsewhere
-    assert "up: link to what is read as the folder itself" in said
+    assert "up: link to a folder already read as the folder itself" in said
     assert f"{len(reasons)} of {len(good) + len(reasons)} images could not be read" in said
     with (tmp_path / "found.csv").open(newline="", encoding="utf-8") as handle:
         rows = {row["path"]: row for row in csv.DictReader(handle)}

@@ -115,7 +115,7 @@ def test_hog_refuses_what_is_not_square_8_bit(images: np.ndarray):
 
 
 def test_hog_refuses_more_cells_than_pixels():
-    with pytest.raises(DataError, match="between 2 and 8"):
+    with pytest.raises(DataError, match="expected 2 to 8"):
         hog(np.zeros((1, 8, 8), np.uint8), cells=9)
 
 

@@ -30,7 +30,7 @@ from standins import tiny_benchmark, write_mat
 KEPT = Path(__file__).parent / "data" / "v0.1.0"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
 MEANT, _, REST = PAGE.read_text(encoding="utf-8").partition("## Files that")
-HELD = REST.partition("## When memory")[0]
+HELD = REST.partition("## Out of memory")[0]
 
 
 def rows(section: str) -> dict[str, str]:
@@ -361,12 +361,12 @@ def test_the_message_is_the_one_on_the_page(wrong, tmp_path, capsys, caplog):
 def test_convert_tells_the_number_of_twins(tmp_path, capsys):
     save_dataset(twins(), tmp_path / "twins")
     assert main(["data", "convert", str(tmp_path / "twins"), "-o", str(tmp_path / "out")]) == 0
-    assert "warning: 3 test images have the very features of a training image" in (
+    assert "warning: 3 test images have the same features as a training image" in (
         capsys.readouterr().err
     )
     save_small(tmp_path / "good")
     assert main(["data", "convert", str(tmp_path / "good"), "-o", str(tmp_path / "out2")]) == 0
-    assert "very features" not in capsys.readouterr().err
+    assert "same features" not in capsys.readouterr().err
 
 
 def test_zeros_of_either_sign_are_the_same_feature():

@@ -94,7 +94,7 @@ def test_features_of_the_flowers_agree_with_the_published_ones(shared_data: Path
 def test_other_weights_in_the_package_are_not_opened(monkeypatch):
     from mlis.features.backbones import efficientnet
 
-    monkeypatch.setitem(efficientnet._FILES, "efficientnet-lite0", "0" * 64)
+    monkeypatch.setitem(efficientnet._SHA256, "efficientnet-lite0", "0" * 64)
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("unpickled"))
     with pytest.raises(SettingsError, match=r"expected the file of efficientnet-lite0-pytorch"):
         load_backbone("efficientnet-lite0")
@@ -294,7 +294,7 @@ def test_what_a_file_names_is_taken_from_this_machine_alone(resnet, monkeypatch)
 
 
 def test_an_empty_folder_is_no_model(tmp_path):
-    with pytest.raises(SettingsError, match="this folder holds none that can be loaded"):
+    with pytest.raises(SettingsError, match="the folder contains no model that can be loaded"):
         load_backbone(str(tmp_path), device="cpu")
 
 

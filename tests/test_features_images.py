@@ -154,7 +154,7 @@ def test_odd_files_give_their_own_rows_or_a_reason(tmp_path):
 def test_nothing_but_bad_files_is_an_error_that_gives_a_reason(tmp_path):
     (tmp_path / "in" / "a").mkdir(parents=True)
     (tmp_path / "in" / "a" / "x.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of 1 files.*a/x.jpg: empty file"):
+    with pytest.raises(DataError, match=r"got 1 unusable files.*a/x.jpg: empty file"):
         extract_folder(find_images(tmp_path / "in"), Colours(), tmp_path / "out")
 
 
@@ -168,7 +168,7 @@ def test_features_that_are_not_finite_are_no_rows(tmp_path):
     write_images(tmp_path / "in", names(6))
     result = extract_folder(find_images(tmp_path / "in"), Broken(), tmp_path / "out")
     assert [(bad.path, bad.reason) for bad in result.bad] == [
-        ("b/003.png", "the model's features of it are not finite")
+        ("b/003.png", "its features are not finite")
     ]
     assert len(result.images.features) == 5
 
@@ -178,7 +178,7 @@ def test_features_of_another_model_are_refused_then_replaced(tmp_path):
     write_images(images, names(4))
     found = find_images(images)
     extract_folder(found, Colours(), output)
-    with pytest.raises(DataError, match=r"holds features of colours.*--force"):
+    with pytest.raises(DataError, match=r"got those of colours.*--force"):
         extract_folder(found, Colours("two"), output)
     result = extract_folder(found, Colours("two"), output, replace=True)
     assert result.computed == 4

@@ -71,7 +71,7 @@ def test_shards_of_others_stay(tmp_path):
     (tmp_path / "fedcba9876543210.safetensors").write_bytes(b"mine")
     before = tree(tmp_path)
     nothing = ImageFeatures(np.zeros((0, 2), np.float32), (), (), None, ())
-    Shards.open(tmp_path, "kind").forget_others(nothing)
+    Shards.open(tmp_path, "kind").remove_unused(nothing)
     assert tree(tmp_path) == before
 
 

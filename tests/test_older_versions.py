@@ -100,7 +100,7 @@ def read_all(kept: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "values", "said"),
     [
-        ("dataset/dataset.json", {"version": 2}, "version 2, but this mlis reads 1"),
+        ("dataset/dataset.json", {"version": 2}, "expected version 1, got 2"),
         ("features/features.json", {"version": 7}, "version 7, but this mlis reads 1"),
         (f"run/{MODEL}/model.json", {"format": 2}, "has model format 2, but this version of mlis"),
         ("run/run.json", {"format": 2}, "has run format 2, but this version of mlis"),

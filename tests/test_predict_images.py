@@ -129,7 +129,7 @@ def test_a_model_that_does_not_know_needs_to_be_told(model, caplog):
         bare.predict_images([picture((0, 0, 0))])
     (found,) = bare.predict_images([picture(COLOURS["red"])], backbone=Colours())
     assert found.classes[0].name == "red"
-    assert "nothing says that this model's features are of colours" in caplog.text
+    assert "unknown white level that this model's features are of colours" in caplog.text
 
 
 def test_k_must_be_a_number_of_classes(model):

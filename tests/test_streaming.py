@@ -462,7 +462,7 @@ def test_a_file_cut_short_while_training_stops_it_with_file_and_row(big, folder)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RefinementTrainer, "step", cut)
-        with pytest.raises(DataError, match=rf"{TENSORS}: row \d+ is missing.*cut short"):
+        with pytest.raises(DataError, match=rf"{TENSORS}: row \d+ is missing.*truncated"):
             fit(training, config, device="cpu")
 
 

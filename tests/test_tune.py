@@ -298,4 +298,4 @@ def test_too_few_classes_are_refused(space, tmp_path, capsys):
     )
     save_dataset(data, tmp_path / "few")
     said = refused(capsys, *command(tmp_path / "few", tmp_path / "out", space))
-    assert "only 2 seen classes" in said
+    assert "3 seen classes, got 2" in said

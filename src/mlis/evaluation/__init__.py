@@ -7,9 +7,9 @@ zero-shot accuracy: test images of unseen classes, with only the unseen classes 
 
 Subtracting a constant c from all seen-class scores trades S for U. Over all c the points (U, S)
 form the seen–unseen curve; the area under it is AUSUC (Chao et al., "An Empirical Study and
-Analysis of Generalized Zero-Shot Learning for Object Recognition in the Wild", 2016, sections 3 and 4).
-The curve changes only where c passes the margin of an image (best seen minus best unseen score); it
-is computed exactly by sorting the margins.
+Analysis of Generalized Zero-Shot Learning for Object Recognition in the Wild", 2016, sections 3 and
+4). The curve changes only where c passes the margin of an image (best seen minus best unseen
+score); it is computed exactly by sorting the margins.
 
 Recall@1 and MAP@R measure retrieval with the features, without a classifier.
 

@@ -113,8 +113,8 @@ def _check_lengths(rows: Rows, features: Path, labels: Path) -> None:
     for path, what, found in ((labels, "labels", rows.labels), (features, "marks", rows.marks)):
         if found is not None and len(found) != len(rows.features):
             raise DataError(
-                f"{path}: expected one of {what} for each of the {len(rows.features)} rows of "
-                f"{features}, got {len(found)} {what}."
+                f"{path}: expected {len(rows.features)} {what}, one per row of {features}, got "
+                f"{len(found)}."
             )
 
 

@@ -268,6 +268,8 @@ def read_descriptors(folder: Path) -> Descriptors:
         model = (record["text"], columns, float(record["attribute_weight"]))
         notes, source = tuple(record["notes"]), dict(record["source"])
         cells = (tuple(record.get("sentences", ())), tuple(record.get("missing", ())))
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Give a folder of descriptors.") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

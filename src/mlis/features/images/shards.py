@@ -110,9 +110,10 @@ def compute_shard(
     known: Collection[str] = (),
     *,
     workers: int | None = None,
+    done: Callable[[int], None] = lambda images: None,
 ) -> tuple[Shard, list[Bad]]:
     """Compute one shard; see `compute_shards`."""
-    with closing(compute_shards([images], backbone, known, workers=workers)) as shards:
+    with closing(compute_shards([images], backbone, known, workers=workers, done=done)) as shards:
         return next(shards)
 
 
