@@ -279,7 +279,7 @@ FAULTS = {
     "names of another length": (
         {},
         {"allclasses_names": ["a", "b"]},
-        ["S.mat: allclasses_names: expected 10 names", "up to 10"],
+        ["S.mat: allclasses_names: expected 10 names", "(2, 1)"],
     ),
     "names repeated": (
         {},
@@ -297,8 +297,7 @@ FAULTS = {
         {"trainval_loc": TINY_SPLIT["trainval_loc"] - 2},
         [
             "S.mat: trainval_loc: entry 1: expected row numbers counted from 1, got 0",
-            "count from 1",
-            "add 1",
+            "Add 1",
         ],
     ),
     "rows beyond the images": (
@@ -392,5 +391,5 @@ def test_a_root_without_the_benchmark_says_what_it_should_hold(tmp_path):
         load_benchmark("sun", tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         load_benchmark("sun", tmp_path / "none")
-    with pytest.raises(DataError, match="benchmark: expected one of CUB, AWA1.* got 'SUM'"):
+    with pytest.raises(DataError, match=r"benchmark: expected one of CUB, AWA1.* got 'SUM'"):
         load_benchmark("SUM", tmp_path)

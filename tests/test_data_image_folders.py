@@ -51,7 +51,9 @@ def test_features_numbered_by_folder_are_warned_of(tmp_path, caplog, how, cache)
         (record,) = caplog.records
         assert record.levelname == "WARNING"
         said = record.getMessage()
-        assert said.startswith(f"{files[0]}: 4 of 10 classes have images of another class's folder")
+        assert said.startswith(
+            f"{files[0]}: 4 of 10 classes have images from the folder of another class"
+        )
         assert (
             "label 6 is folder '019.Gray_Catbird' but class '011.Rusty_Blackbird'; label 7" in said
         )

@@ -124,8 +124,8 @@ def test_hdf5_cannot_reach_outside_the_file(tmp_path):
         "link": "expected a field",
         "soft": "expected a field",
         "group": "expected a field",
-        "virtual": "in another file: refused",
-        "external": "in another file: refused",
+        "virtual": "reference to another file",
+        "external": "reference to another file",
     }.items():
         for read in (read_array, read_columns, read_strings):
             with pytest.raises(DataError, match=reason):

@@ -232,12 +232,10 @@ def test_marks_that_are_no_words_or_too_few(tmp_path, classes):
     with pytest.raises(DataError, match=r"f\.npz: split: row 0: .* got 0"):
         load_tables(path, classes)
     np.savez(path, features=FEATURES, labels=LABELS, split=np.array(TRAIN_AND_TEST[1:]))
-    with pytest.raises(
-        DataError, match=r"f\.npz: expected 20 marks, one per row of .*f\.npz, got 19"
-    ):
+    with pytest.raises(DataError, match=r"f\.npz: expected 20 marks.*f\.npz, got 19"):
         load_tables(path, classes)
     path = write_marked(tmp_path / "f.parquet", LABELS.tolist(), [*TRAIN_AND_TEST[:-1], None])
-    with pytest.raises(DataError, match=r"f\.parquet: split: row 19 is None, but expected"):
+    with pytest.raises(DataError, match=r"f\.parquet: split: row 19: .* got None"):
         load_tables(path, classes)
 
 
@@ -407,7 +405,7 @@ def test_what_is_missing_is_told(tmp_path, classes):
     with pytest.raises(DataError, match=r"f\.npz: expected an array 'labels', got features"):
         load_tables(tmp_path / "f.npz", classes)
     csv = write_csv(tmp_path / "f.csv", LABELS.tolist())
-    with pytest.raises(DataError, match="holds the labels itself"):
+    with pytest.raises(DataError, match="contains the labels"):
         load_tables(csv, classes, labels_file=csv)
 
 
@@ -476,7 +474,7 @@ def test_parquet_faults_are_named(tmp_path, classes):
         "column 'b': expected numbers, got string": {
             "label": LABELS, "a": numbers, "b": ["x"] * 20,
         },
-        "row 3, column 'a' is empty": {
+        "row 3, column 'a': expected a number": {
             "label": LABELS, "a": [*numbers[:3], None, *numbers[4:]], "b": numbers,
         },
         "column 'f' must hold lists of one length": {
@@ -555,7 +553,7 @@ def test_a_column_that_numbers_the_rows_is_refused(tmp_path, classes, kind):
         pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         columns = dict(zip(["a", "b", "index"], marked, strict=True))
         pq.write_table(pa.table({"label": LABELS, **columns}), path)
-    with pytest.raises(DataError, match="column 'index': .* row numbers from 5 to 24"):
+    with pytest.raises(DataError, match=r"column 'index': .* row numbers from 5 to 24"):
         load_tables(path, classes)
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mlis.errors import SettingsError
-from mlis.features.backbones import BackboneSpec, load_backbone
+from mlis.features.backbones import FAMILIES, BackboneSpec, load_backbone
 from mlis.features.decode import ImageError
 
 
@@ -305,3 +305,20 @@ def test_the_gpu_gives_the_same(lite0):
     prepared = [lite0.prepare(noise(300, 240, seed)) for seed in range(5)]
     np.testing.assert_allclose(model(prepared), lite0(prepared), atol=5e-3)
     assert model.batch > 8
+
+
+# --- the registry --------------------------------------------------------------------------------
+
+
+def test_a_new_family_is_one_line(monkeypatch):
+    made = []
+
+    def family(name, arithmetic, *, download):
+        made.append((name, str(arithmetic.device), download))
+        return "a backbone"
+
+    monkeypatch.setattr("mlis.features.backbones.FAMILIES", {"mine-": family, **FAMILIES})
+    assert load_backbone("mine-small", device="cpu", download=False) == "a backbone"
+    assert made == [("mine-small", "cpu", False)]
+    with pytest.raises(SettingsError, match="expected one of efficientnet-lite0"):
+        load_backbone("efficientnet-lite9", device="cpu")

@@ -212,7 +212,7 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
 
 def warn_of_twins(data: "GZSLDataset") -> None:
     """Say how many test images have the features of a training image, if any."""
-    from mlis.data.summary import shared_rows, twins_told
+    from mlis.data.summary import shared_rows, shared_rows_warning
 
     if count := shared_rows(data):
-        logger.warning("%s", twins_told(count))
+        logger.warning("%s", shared_rows_warning(count))

@@ -62,7 +62,9 @@ def format_info(info: dict[str, Any]) -> str:
             f"{single[0]!r}: it is not held out, and has no positive pair in a metric loss"
         )
     if info["test_images_equal_to_a_training_image"]:
-        lines.append(f"warning      {shared_text(info['test_images_equal_to_a_training_image'])}")
+        lines.append(
+            f"warning      {shared_rows_warning(info['test_images_equal_to_a_training_image'])}"
+        )
     lines += [f"note         {note}" for note in info["notes"]]
     lines += [f"passed       {check}" for check in info["checks_passed"]]
     lines += [f"file         {name}  SHA-256 {digest}" for name, digest in info["files"].items()]
@@ -151,7 +153,7 @@ def shared_rows(data: GZSLDataset) -> int:
     return sum(digest in trained for digest in digests[tested].tolist())
 
 
-def shared_text(count: int) -> str:
+def shared_rows_warning(count: int) -> str:
     """Warning about test rows that are equal to training rows."""
     return f"{count} test images have the same features as a training image"
 

@@ -102,12 +102,13 @@ def _rows(path: Path, field: str) -> Iterator[tuple[int, np.ndarray]]:
 
 def _hdf5_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with h5py.File(path, "r") as file:
-        found = {str(name): file[name] for name in file if _is_hard_link(file, name)}
+        names = [str(name) for name in file]
+        found = {name: file[name] for name in names if _is_hard_link(file, name)}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, item in found.items():
             if isinstance(item, h5py.Dataset):
                 shapes[name] = (0, 0) if _is_empty(item) else item.shape[::-1]
-            elif _is_sparse(item):
+            elif isinstance(item, h5py.Group) and _is_sparse(item):
                 shapes[name] = _sparse_shape(item)
         return shapes
 
