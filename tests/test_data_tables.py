@@ -477,7 +477,7 @@ def test_parquet_faults_are_named(tmp_path, classes):
         "row 3, column 'a': expected a number": {
             "label": LABELS, "a": [*numbers[:3], None, *numbers[4:]], "b": numbers,
         },
-        "column 'f' must hold lists of one length": {
+        "column 'f': expected lists of equal length": {
             "label": LABELS, "f": [[1.0]] * 19 + [[1.0, 2.0]],
         },
         "row 19, column 'label' is empty": {"label": [*LABELS.tolist()[:19], None], "a": numbers},

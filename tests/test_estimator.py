@@ -148,7 +148,7 @@ def test_all_ways_to_name_the_classes_give_the_same_model():
             [0, 1],
             {"0": [1, 0], "1": [0, 1]},
             None,
-            "y: expected labels like '0'.* got 0. Give both as text",
+            "y: expected labels like .0.*Give both",
         ),
         (["a", "b"], [[1, 0], [0, 1]], None, "y: expected row numbers .* got 'a'.*mapping"),
         ([0.0, 1.0], [[1, 0], [0, 1]], None, "expected row numbers"),
