@@ -56,7 +56,7 @@ def test_descriptors_can_be_chosen(tmp_path, capsys):
     norms = [(load_folder(tmp_path / d).descriptors ** 2).sum(1) for d in ("att", "original")]
     assert norms[0] == pytest.approx(1, abs=1e-6)
     assert norms[1].min() > 100
-    assert "no descriptors 'words'" in refused(
+    assert "expected descriptors 'words'" in refused(
         capsys, "data", "info", *pair, "--descriptors", "words"
     )
 

@@ -122,11 +122,11 @@ def other_dataset(**changes) -> GZSLDataset:
     [
         (
             {"features": small_dataset().features[:, :-1]},
-            "other: 15 features per row, expected 16",
+            "other: expected 16 features per row, as in training, got 15",
         ),
         (
             {"names": (*NAMES[:3], "a stranger", *NAMES[4:])},
-            "3 rows are of classes that the model does not know: a stranger",
+            "got 3 rows of other classes: a stranger",
         ),
         (
             {"unseen": (NAMES[0], *NAMES[SEEN + 1 :])},
@@ -218,11 +218,11 @@ def test_a_dataset_folder_of_test_rows_alone(model, small_folder, tmp_path, caps
 @pytest.mark.parametrize(
     ("arrays", "flags", "said"),
     [
-        ({"labels": ["kind 0", "Kind 9"]}, (), "does not know: Kind 9. Did you mean 'kind 9'?"),
-        ({"labels": [0, 12]}, (), "labels: row 1 is 12"),
-        ({"labels": ["kind 0"]}, (), "1 labels, expected one for each of 2 rows"),
+        ({"labels": ["kind 0", "Kind 9"]}, (), "other classes: Kind 9. Did you mean 'kind 9'?"),
+        ({"labels": [0, 12]}, (), "labels: row 1: expected a label from 0 to 11"),
+        ({"labels": ["kind 0"]}, (), "expected 2 labels, one per row, got 1"),
         ({"split": ["train", "val"]}, (), "expected rows marked test, got none"),
-        ({"features": np.zeros((2, 3), np.float32)}, (), "3 features per row, expected 16"),
+        ({"features": np.zeros((2, 3), np.float32)}, (), "expected 16 features per row, as in training, got 3"),
         ({}, ("--backbone", "x"), "--backbone and --workers have no meaning with features"),
         ({}, ("--test-fraction", "0.5"), "--test-fraction: has no meaning with labelled rows"),
     ],

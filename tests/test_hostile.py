@@ -211,7 +211,7 @@ def test_numpy_headers_that_claim_an_absurd_length(tmp_path, monkeypatch):
     for version in (2, 3):
         start = b"\x93NUMPY" + bytes([version, 0]) + (2**31 - 1).to_bytes(4, "little")
         (tmp_path / "f.npy").write_bytes(start + npy((4, 4))[10:])
-        with pytest.raises(DataError, match=r"header claims to be of 2,147,483,647 bytes"):
+        with pytest.raises(DataError, match=r"header declares a length of 2,147,483,647 bytes"):
             read_features(tmp_path / "f.npy")
 
 
@@ -237,14 +237,14 @@ def test_a_name_of_a_megabyte_in_a_kilobyte(tmp_path):
     packed = zlib.compress(struct.pack("<II", 14, len(body)) + body)
     header = b"MATLAB 5.0".ljust(124) + b"\x00\x01IM"
     (tmp_path / "f.mat").write_bytes(header + struct.pack("<II", 15, len(packed)) + packed)
-    with pytest.raises(DataError, match="a name or shape of 1048576 bytes"):
+    with pytest.raises(DataError, match="name or shape of 1048576 bytes"):
         read_columns(tmp_path / "f.mat", "features")
 
 
 def test_a_string_of_a_megabyte_is_read_and_one_of_a_hundred_is_not(tmp_path, monkeypatch):
     scipy.io.savemat(tmp_path / "f.mat", {"s": np.array(["x" * 5000])}, do_compression=True)
     assert read_strings(tmp_path / "f.mat", "s") == ("x" * 5000,)
-    monkeypatch.setattr("mlis.data.io.mat5._LONGEST_TEXT", 1000)
+    monkeypatch.setattr("mlis.data.io.mat5._MAX_TEXT", 1000)
     with pytest.raises(DataError, match="a string of 5000 bytes"):
         read_strings(tmp_path / "f.mat", "s")
 
@@ -307,7 +307,7 @@ def test_strict_json_gives_a_value_or_a_value_error(text):
 
 @pytest.mark.parametrize("number", ["9" * 400, "-" + "9" * 400, "1e999", "-1e999"])
 def test_strict_json_takes_no_number_that_is_too_large(number):
-    with pytest.raises(ValueError, match="too large a number"):
+    with pytest.raises(ValueError, match="exceeds float64"):
         strict_json(f'{{"x": [{number}]}}')
     assert strict_json("[1e308, -12]") == [1e308, -12]
 
@@ -371,7 +371,7 @@ def test_a_table_of_images_cannot_name_files_outside_the_folder(tmp_path, path):
     (tmp_path / "photos/a/1.png").write_bytes(b"x")
     (tmp_path / "secret.png").write_bytes(b"secret")
     (tmp_path / "t.csv").write_text(f"path,class\na/1.png,a\n{path},b\n")
-    with pytest.raises(DataError, match=r"t\.csv: row 1, column 'path': .* leads out of"):
+    with pytest.raises(DataError, match=r"t\.csv: row 1, column 'path': .* expected a path inside"):
         find_images(tmp_path / "photos", tmp_path / "t.csv")
 
 
