@@ -371,7 +371,7 @@ def test_a_table_of_images_cannot_name_files_outside_the_folder(tmp_path, path):
     (tmp_path / "photos/a/1.png").write_bytes(b"x")
     (tmp_path / "secret.png").write_bytes(b"secret")
     (tmp_path / "t.csv").write_text(f"path,class\na/1.png,a\n{path},b\n")
-    with pytest.raises(DataError, match=r"t\.csv: row 1, column 'path': .* expected a path inside"):
+    with pytest.raises(DataError, match=r"t\.csv: row 1, column 'path': expected a path inside"):
         find_images(tmp_path / "photos", tmp_path / "t.csv")
 
 
