@@ -222,7 +222,11 @@ def test_a_dataset_folder_of_test_rows_alone(model, small_folder, tmp_path, caps
         ({"labels": [0, 12]}, (), "labels: row 1: expected a label from 0 to 11"),
         ({"labels": ["kind 0"]}, (), "expected 2 labels, one per row, got 1"),
         ({"split": ["train", "val"]}, (), "expected rows marked test, got none"),
-        ({"features": np.zeros((2, 3), np.float32)}, (), "expected 16 features per row, as in training, got 3"),
+        (
+            {"features": np.zeros((2, 3), np.float32)},
+            (),
+            "expected 16 features per row, as in training, got 3",
+        ),
         ({}, ("--backbone", "x"), "--backbone and --workers have no meaning with features"),
         ({}, ("--test-fraction", "0.5"), "--test-fraction: has no meaning with labelled rows"),
     ],
