@@ -173,7 +173,7 @@ def test_names_that_do_not_agree(pictures, table, tmp_path, capsys):
     command = (*command, *LITE, "--sentences", "text")
     run(*command, code=2)
     error = capsys.readouterr().err
-    assert "1 classes have images and no description: blue ('blue' may be 'Blue')" in error
+    assert "got none for 1 classes: blue ('blue' may be 'Blue')" in error
     assert not (tmp_path / "data").exists()  # found before the long part
     table.write_text(TABLE.replace("blue,seen", "Blue,unseen"))
     run(*command, "--skip-undescribed")
@@ -191,7 +191,7 @@ def test_unlabelled_images_have_features_and_make_no_dataset(table, tmp_path, ca
     assert read_feature_folder(tmp_path / "f").classes == ("",)
     command = ("data", "build", "--classes", table, "--sentences", "name", "-o", tmp_path / "data")
     run(*command, "--images", tmp_path / "flat", *LITE, code=2)
-    assert "no image is of a described class" in capsys.readouterr().err
+    assert "expected images of the described classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_unlabelled_images_have_features_and_make_no_dataset(table, tmp_path, ca
         (("data", "build", "--classes", "TABLE", "-o", "OUT"), "one of the arguments"),
         (
             ("data", "build", "--features", "NOWHERE", "--classes", "TABLE", "-o", "OUT"),
-            "not a finished folder of features",
+            "Give a complete feature folder",
         ),
     ],
 )  # fmt: skip
@@ -234,7 +234,7 @@ def test_a_class_that_is_seen_needs_images(pictures, table, tmp_path, capsys):
     table.write_text(TABLE.replace("pink,unseen", "pink,seen"))
     run("data", "build", "--images", pictures, "--classes", table, "--sentences", "text",
         "-o", tmp_path / "data", code=2)  # fmt: skip
-    assert "1 classes are seen, but have no images: pink" in capsys.readouterr().err
+    assert "1 classes are marked as seen, but have no images: pink" in capsys.readouterr().err
 
 
 def test_categories_from_a_table_to_added_classes(tmp_path, capsys):
@@ -263,8 +263,8 @@ def test_categories_from_a_table_to_added_classes(tmp_path, capsys):
     capsys.readouterr()
     run("add-classes", model, more, "-o", tmp_path / "none", code=2)
     said = capsys.readouterr().err
-    assert "column 'bill shape': class 'new' has 'spoon'" in said
-    assert "expected one of all-purpose, cone, hooked" in said
+    assert "column 'bill shape': class 'new'" in said
+    assert "one of all-purpose, cone, hooked" in said
 
 
 def test_folders_of_a_split_become_a_dataset_with_that_split(pictures, table, tmp_path, capsys):

@@ -245,7 +245,7 @@ def test_a_string_of_a_megabyte_is_read_and_one_of_a_hundred_is_not(tmp_path, mo
     scipy.io.savemat(tmp_path / "f.mat", {"s": np.array(["x" * 5000])}, do_compression=True)
     assert read_strings(tmp_path / "f.mat", "s") == ("x" * 5000,)
     monkeypatch.setattr("mlis.data.io.mat5._MAX_TEXT", 1000)
-    with pytest.raises(DataError, match="a string of 5000 bytes"):
+    with pytest.raises(DataError, match="string of 5000 bytes"):
         read_strings(tmp_path / "f.mat", "s")
 
 
@@ -371,7 +371,7 @@ def test_a_table_of_images_cannot_name_files_outside_the_folder(tmp_path, path):
     (tmp_path / "photos/a/1.png").write_bytes(b"x")
     (tmp_path / "secret.png").write_bytes(b"secret")
     (tmp_path / "t.csv").write_text(f"path,class\na/1.png,a\n{path},b\n")
-    with pytest.raises(DataError, match=r"t\.csv: row 1, column 'path': .* expected a path inside"):
+    with pytest.raises(DataError, match=r"t\.csv: row 1, column 'path': expected a path inside"):
         find_images(tmp_path / "photos", tmp_path / "t.csv")
 
 

@@ -302,7 +302,7 @@ def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(tmp_p
     """It must not be left out as a bad file is: the result would depend on the machine's load."""
     images, output = tmp_path / "in", tmp_path / "out"
     write_images(images, names(12))
-    with pytest.raises(OutOfMemoryError, match=r"a/008\.png: .*lower --workers"):
+    with pytest.raises(OutOfMemoryError, match=r"a/008\.png: .*reduce --workers"):
         extract_folder(find_images(images), Hungry(99), output, shard_images=3, workers=2)
     again = extract_folder(find_images(images), Hungry(0), output, shard_images=3)
     assert again.computed == 9  # what was finished is kept
@@ -311,7 +311,7 @@ def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(tmp_p
 
 def test_images_in_memory_are_told_apart_from_a_shortage_too(tmp_path):
     picture = Image.new("RGB", (9, 7), (3, 0, 0))
-    with pytest.raises(OutOfMemoryError, match=r"image 0: .*lower --workers"):
+    with pytest.raises(OutOfMemoryError, match=r"image 0: .*reduce --workers"):
         list(embed([picture], Hungry(99)))
     (found,) = next(embed([picture], Hungry(1)))
     assert found.features is not None
