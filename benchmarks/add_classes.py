@@ -23,8 +23,8 @@ from mlis.config import Config, resolve
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
-from mlis.incremental.exemplar_buffer import Growth
-from mlis.io.checkpoint import GROWTH, load_model, save_model
+from mlis.incremental import ExemplarBuffer, add_classes
+from mlis.io.checkpoint import EXEMPLARS, load_exemplars, load_model, save_model
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.presets import load, own_preset
@@ -55,27 +55,31 @@ def tested(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
     labels = np.array([place.get(name, -1) for name in test.class_names])[test.labels]
     rows = np.flatnonzero(labels >= 0)
     scores = recognizer.scores(test.features[rows])
-    return evaluate(scores, labels[rows], recognizer.seen_mask, recognizer.class_names)
+    return evaluate(
+        scores, labels[rows], recognizer.seen_mask.numpy(force=True), recognizer.class_names
+    )
 
 
 def models(
     dataset: GZSLDataset, config: Config, held: np.ndarray, seed: int, work: Path
-) -> tuple[Recognizer, Recognizer]:
-    """The model that knew all classes from the start, and the one that did not."""
+) -> tuple[Recognizer, Recognizer, ExemplarBuffer | None]:
+    """The model that knew all classes from the start, the one that did not, and its buffer."""
     whole, part = work / "from-the-start", work / "held-back"
-    if not (whole / GROWTH).exists():
-        save_model(fit_and_calibrate(dataset, config, seed=seed, reuse=True).recognizer, whole)
+    if not (whole / EXEMPLARS).exists():
+        trained = fit_and_calibrate(dataset, config, seed=seed, reuse=True)
+        save_model(trained.recognizer, whole, trained.exemplars)
     known = load_model(whole)
-    if not (part / GROWTH).exists():
+    if not (part / EXEMPLARS).exists():
         split = without(dataset.for_training(), held)
-        smaller = fit(split, config, seed=seed, reuse=True).recognizer
-        save_model(smaller.with_calibration(known.calibration), part)
-    return known, load_model(part)
+        smaller = fit(split, config, seed=seed, reuse=True, exemplars=True)
+        smaller.recognizer.calibration = known.calibration
+        save_model(smaller.recognizer, part, smaller.exemplars)
+    return known, load_model(part), load_exemplars(part)
 
 
 def variants(
-    growth: Growth, dataset: GZSLDataset, model: Recognizer
-) -> Iterator[tuple[str, Growth]]:
+    exemplars: ExemplarBuffer, dataset: GZSLDataset, model: Recognizer
+) -> Iterator[tuple[str, ExemplarBuffer]]:
     """Other ways to keep the training rows, and their size."""
     training = dataset.for_training()
     place = {name: i for i, name in enumerate(model.class_names)}
@@ -83,23 +87,26 @@ def variants(
     x = torch.from_numpy(np.array(training.features))
     exact = {
         "labels": torch.from_numpy(labels),
-        "weights": torch.ones(len(labels)),
+        "sample_weight": torch.ones(len(labels)),
         "low": torch.zeros(x.shape[1]),
         "step": torch.ones(x.shape[1]),
     }
-    scaled = model.scaler(x).float()
-    yield "all rows, float32", dataclasses.replace(growth, rows=scaled, **exact)
-    yield "all rows, float16", dataclasses.replace(growth, rows=scaled.half(), **exact)
+    scaled = model.preprocessing(x).float()
+    yield "all rows, float32", dataclasses.replace(exemplars, rows=scaled, **exact)
+    yield "all rows, float16", dataclasses.replace(exemplars, rows=scaled.half(), **exact)
     for most in (64, 32, 16, 8):
         chosen = torch.cat(
-            [torch.nonzero(growth.labels == c).flatten()[:most] for c in growth.labels.unique()]
+            [
+                torch.nonzero(exemplars.labels == c).flatten()[:most]
+                for c in exemplars.labels.unique()
+            ]
         )
-        counts = torch.bincount(growth.labels)
-        weights = (counts / counts.clamp(min=1, max=most))[growth.labels[chosen]]
-        own = {"labels": growth.labels[chosen], "weights": weights}
+        counts = torch.bincount(exemplars.labels)
+        weights = (counts / counts.clamp(min=1, max=most))[exemplars.labels[chosen]]
+        own = {"labels": exemplars.labels[chosen], "sample_weight": weights}
         yield (
             f"{most} rows a class, uint8",
-            dataclasses.replace(growth, rows=growth.rows[chosen], **own),
+            dataclasses.replace(exemplars, rows=exemplars.rows[chosen], **own),
         )
 
 
@@ -109,15 +116,14 @@ def row(name: str, found: Evaluation, **facts: object) -> dict[str, object]:
 
 
 def added(
-    model: Recognizer, dataset: GZSLDataset, held: np.ndarray, name: str
+    model: Recognizer, exemplars: ExemplarBuffer, dataset: GZSLDataset, held: np.ndarray, name: str
 ) -> dict[str, object]:
     """Add the classes that were held back, and test."""
-    assert model.growth is not None
     names = [dataset.class_names[i] for i in held]
     wall, cpu = time.perf_counter(), time.process_time()
-    grown = model.add_classes(names, dataset.descriptors[held])
+    grown, _ = add_classes(model, exemplars, names, dataset.descriptors[held])
     took = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    return row(name, tested(grown, dataset), **took, mib=model.growth.nbytes / 2**20)
+    return row(name, tested(grown, dataset), **took, mib=exemplars.nbytes / 2**20)
 
 
 def table(rows: Rows) -> str:
@@ -147,17 +153,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = resolve(load(own_preset(options.dataset)))
     rng = np.random.default_rng(options.seed)
     held = np.sort(rng.choice(dataset.unseen_classes, options.held, replace=False))
-    known, model = models(dataset, config, held, options.seed, options.work)
-    assert model.growth is not None
+    known, model, exemplars = models(dataset, config, held, options.seed, options.work)
+    assert exemplars is not None
     rows = [
         row("all classes from the start", tested(known, dataset)),
         row(f"without {options.held} of them (fewer to tell apart)", tested(model, dataset)),
-        added(model, dataset, held, "these added later"),
+        added(model, exemplars, dataset, held, "these added later"),
     ]
     if options.variants:
-        for name, growth in variants(model.growth, dataset, model):
-            changed = dataclasses.replace(model, growth=growth)
-            rows.append(added(changed, dataset, held, f"added, {name}"))
+        for name, other in variants(exemplars, dataset, model):
+            rows.append(added(model, other, dataset, held, f"added, {name}"))
     first, last = rows[0], rows[2]
     off = max(abs(float(str(first[m])) - float(str(last[m]))) for m in ("U", "S", "H"))
     print(f"{dataset.provenance.name}, {PROTOCOL}, seed {options.seed}, held {held.tolist()}")

@@ -32,9 +32,10 @@ from PIL import Image
 from report import Rows, markdown, write
 
 from mlis.io.checkpoint import save_model
-from mlis.model.classification import LinearClassifier
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler
-from mlis.model.recognizer import Recognizer
+from mlis.model.recognizer import Metadata, Recognizer
+from mlis.model.refiners import LinearReLU
 
 CLASSES, HIDDEN, FEATURES = 200, 2048, 2048
 BOUNDARY = "mlis-benchmark"
@@ -66,13 +67,12 @@ def recognizer(num_features: int, backbone: str | None) -> Recognizer:
         sources = {"backbone": load_backbone(backbone, device="cpu").identity.to_dict()}
     return Recognizer(
         FeatureScaler("none", torch.zeros(num_features), torch.ones(num_features)),
-        weights(HIDDEN, num_features),
-        weights(HIDDEN),
-        LinearClassifier(weights(CLASSES, HIDDEN), weights(CLASSES)),
+        LinearReLU(weights(HIDDEN, num_features), weights(HIDDEN)),
+        LinearHead(weights(CLASSES, HIDDEN), weights(CLASSES)),
         tuple(f"class {i}" for i in range(CLASSES)),
         np.arange(CLASSES) < 150,
         np.ones((CLASSES, 4), dtype=np.float32),
-        sources=sources,
+        metadata=Metadata(sources),
     )
 
 

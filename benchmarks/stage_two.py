@@ -33,7 +33,8 @@ from torch.nn.functional import cross_entropy
 
 from mlis.config import Classification
 from mlis.model import classification
-from mlis.model.classification import LinearClassifier, class_weights, fit_classifier
+from mlis.model.classification import class_weights, fit_classifier
+from mlis.model.heads import LinearHead
 
 RATES = (1e-3, 1e-2)  # Adam's step sizes: f-CLSWGAN's, and a bolder one
 
@@ -83,7 +84,7 @@ def _labels(shape: Shape, synthetic: int) -> Tensor:
     return torch.cat((real, unseen.repeat_interleave(synthetic)))
 
 
-def ours(p: Problem) -> tuple[LinearClassifier, list[tuple[float, float]]]:
+def ours(p: Problem) -> tuple[LinearHead, list[tuple[float, float]]]:
     """`fit_classifier`, and (seconds so far, objective) of each of its passes."""
     passes: list[tuple[float, float]] = []
     features = p.features.clone()  # which are written over
@@ -99,7 +100,7 @@ def ours(p: Problem) -> tuple[LinearClassifier, list[tuple[float, float]]]:
         return fit_classifier(features, p.labels, p.num_classes, p.settings), passes
 
 
-def of_standardised(p: Problem, fitted: LinearClassifier) -> tuple[Tensor, Tensor]:
+def of_standardised(p: Problem, fitted: LinearHead) -> tuple[Tensor, Tensor]:
     """Unfold the scale from a classifier's weights."""
     _, centre, length = p.standardised()
     return fitted.weight * length, fitted.bias + fitted.weight @ centre

@@ -24,9 +24,10 @@ from mlis.config import Config
 from mlis.data.samplers import uniform_rows
 from mlis.encoder.trainer import RefinementTrainer
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
-from mlis.model.classification import LinearClassifier
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors
 from mlis.model.recognizer import BATCH, Recognizer
+from mlis.model.refiners import LinearReLU
 
 Step = Callable[[], object]
 
@@ -129,10 +130,9 @@ def untrained(shape: Shape, hidden: int) -> Recognizer:
     classes = shape.seen + shape.unseen
     low, span = torch.rand(shape.features), 1 + torch.rand(shape.features)
     return Recognizer(
-        scaler=FeatureScaler("none", low.double(), 1 / span.double()),
-        encoder_weight=0.02 * torch.randn(hidden, shape.features),
-        encoder_bias=torch.zeros(hidden),
-        classifier=LinearClassifier(torch.randn(classes, hidden), torch.zeros(classes)),
+        preprocessing=FeatureScaler("none", low.double(), 1 / span.double()),
+        refiner=LinearReLU(0.02 * torch.randn(hidden, shape.features), torch.zeros(hidden)),
+        head=LinearHead(torch.randn(classes, hidden), torch.zeros(classes)),
         class_names=tuple(map(str, range(classes))),
         seen_mask=(torch.arange(classes) < shape.seen).numpy(),
         descriptors=torch.zeros(classes, 1).numpy(),
@@ -142,12 +142,14 @@ def untrained(shape: Shape, hidden: int) -> Recognizer:
 @torch.no_grad()
 def textbook_predict(recognizer: Recognizer, x: torch.Tensor) -> torch.Tensor:
     """Scale, refine, classify, one after the other, in batches of the same size."""
-    assert recognizer.encoder_weight is not None
-    weight, bias = recognizer.encoder_weight, recognizer.encoder_bias
+    refiner = recognizer.refiner
+    assert isinstance(refiner, LinearReLU)
     found = []
     for part in x.split(BATCH):
-        h = torch.relu(torch.nn.functional.linear(recognizer.scaler(part), weight, bias))
-        found.append(torch.softmax(recognizer.classifier(h), dim=1).argmax(1))
+        h = torch.relu(
+            torch.nn.functional.linear(recognizer.preprocessing(part), refiner.weight, refiner.bias)
+        )
+        found.append(torch.softmax(recognizer.head(h), dim=1).argmax(1))
     return torch.cat(found)
 
 

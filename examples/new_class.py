@@ -8,7 +8,7 @@ features are its attributes mixed by a fixed matrix, plus noise.
 
 import numpy as np
 
-from mlis import MLISClassifier
+from mlis import MLISClassifier, add_classes
 
 ATTRIBUTES = {  # stripes, hooves, long neck, lives in water, spots, mane
     "tiger": [1, 0, 0, 0, 0, 0],
@@ -43,7 +43,8 @@ def main() -> None:
     print(f"zebras called zebra: {np.mean(model.predict(photographs(zebras, rng)) == 'zebra'):.0%}")
     print(f"horses called horse: {np.mean(model.predict(photographs(horses, rng)) == 'horse'):.0%}")
 
-    grown = model.recognizer_.add_classes(list(LATER), list(LATER.values()))
+    pair = model.recognizer_, model.exemplars_
+    grown, _ = add_classes(*pair, list(LATER), list(LATER.values()))
     names = np.array(grown.class_names)
     for name in ("hippo", "zebra", "horse"):
         right = names[grown.predict(photographs([name] * 50, rng))] == name

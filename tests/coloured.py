@@ -14,6 +14,7 @@ from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe
 from mlis.features.images.extract import extract
 from mlis.features.images.files import find_images
+from mlis.incremental import ExemplarBuffer
 from mlis.model.recognizer import Recognizer
 from mlis.protocol import fit_and_calibrate
 
@@ -89,6 +90,7 @@ def coloured_dataset(folder: Path) -> GZSLDataset:
     return build(found, describe(read_descriptions(folder / "classes.csv"), None), name="coloured")
 
 
-def coloured_model(folder: Path) -> Recognizer:
+def coloured_model(folder: Path) -> tuple[Recognizer, ExemplarBuffer | None]:
     """Recognises the seen colours and cyan."""
-    return fit_and_calibrate(coloured_dataset(folder), CONFIG, seed=0, device="cpu").recognizer
+    trained = fit_and_calibrate(coloured_dataset(folder), CONFIG, seed=0, device="cpu")
+    return trained.recognizer, trained.exemplars

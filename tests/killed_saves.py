@@ -15,35 +15,36 @@ from cli_cases import NAMES, small_dataset
 from mlis.data.io.feature_folder import ImageFeatures, read_feature_folder, write_feature_folder
 from mlis.data.io.folder import load_folder, save_dataset
 from mlis.features.descriptors.describe import Descriptors, read_descriptors, write_descriptors
-from mlis.io.checkpoint import load_model, save_model
-from mlis.model.recognizer import Recognizer
-from mlis.pipeline import fit
+from mlis.io.checkpoint import load_exemplars, load_model
+from mlis.io.hub import save_pretrained
 from mlis.storage.folders import replaced_together
+from pairs import Pair, trained_pair
 from simulated import small, tiny
 
 Save = Callable[[Path], Any]
 
 torch.set_num_threads(1)
-MODEL = fit(tiny().for_training(), small(), seed=0).recognizer
+MODEL = trained_pair(tiny().for_training(), small(), seed=0)
 
 
-def recognizer(version: int) -> Recognizer:
-    first = MODEL.class_names[0]
-    return MODEL.rename_classes({first: f"version {version}"})
+def renamed(version: int) -> Pair:
+    return MODEL.rename({MODEL.class_names[0]: f"version {version}"})
 
 
 def model(version: int) -> Save:
-    return lambda folder: save_model(recognizer(version), folder)
+    return renamed(version).save
 
 
 def pretrained(version: int) -> Save:
-    return lambda folder: recognizer(version).save_pretrained(folder, growth=version == 0)
+    found = renamed(version)
+    kept = None if version else found.exemplars
+    return lambda folder: save_pretrained(found.recognizer, folder, kept)
 
 
 def load_pretrained(folder: Path) -> tuple[str, ...]:
     found = load_model(folder)
     name = found.class_names[0]
-    assert found.growth is None or name == "version 0"
+    assert load_exemplars(folder) is None or name == "version 0"
     assert name in (folder / "README.md").read_text()
     return found.class_names
 

@@ -12,11 +12,12 @@ from PIL import Image
 
 from mlis.data.dataset import GZSLDataset
 from mlis.features.backbones.base import BackboneSpec
-from mlis.model.recognizer import Recognizer
-from mlis.pipeline import fit
+from mlis.model.recognizer import Recognizer, replace
 from mlis.serving.app import create_app
+from mlis.serving.descriptions import Describer
 from mlis.serving.engine import Engine
 from mlis.serving.settings import Access, Limits
+from pairs import Pair, trained_pair
 from simulated import small, tiny
 
 COLOURS = {
@@ -59,7 +60,7 @@ def png(colour: str, seed: int = 0, size: tuple[int, int] = (50, 40)) -> bytes:
 
 
 @cache
-def colour_recognizer() -> Recognizer:
+def colour_pair() -> Pair:
     """Six colours, two of them described by their red, green and blue and never seen."""
     backbone = MeanColours()
     images = [picture(name, seed) for name in COLOURS for seed in range(20)]
@@ -75,18 +76,34 @@ def colour_recognizer() -> Recognizer:
         refinement={"steps": 60, "classes_per_batch": 4},
         classification={"synthetic_per_unseen": 30},
     )
-    return fit(data.for_training(), config, seed=0, device="cpu").recognizer.with_calibration(1.0)
+    found = trained_pair(data.for_training(), config, seed=0, device="cpu")
+    return found._replace(recognizer=replace(found.recognizer, calibration=1.0))
 
 
 @cache
-def feature_recognizer() -> Recognizer:
+def feature_pair() -> Pair:
     """Nine classes of simulated features, three unseen."""
     config = small(generation={"generator": "ridge"})
-    return fit(tiny().for_training(), config, seed=0, device="cpu").recognizer
+    return trained_pair(tiny().for_training(), config, seed=0, device="cpu")
+
+
+def feature_recognizer() -> Recognizer:
+    return feature_pair().recognizer
+
+
+def colour_recognizer() -> Recognizer:
+    return colour_pair().recognizer
 
 
 def colour_engine() -> Engine:
     return Engine(colour_recognizer(), MeanColours(), descriptions={"grey": "like an elephant"})
+
+
+def growing_engine() -> Engine:
+    """Of a model whose classes may be described by a vector."""
+    recognizer, exemplars = colour_pair()
+    describer = Describer.of(recognizer)
+    return Engine(recognizer, MeanColours(), describer, exemplars=exemplars)
 
 
 def client(engine: Engine, limits: dict[str, Any] | None = None, **access: Any) -> TestClient:

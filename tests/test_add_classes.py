@@ -21,10 +21,12 @@ from mlis.evaluation import Evaluation, evaluate
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
 from mlis.features.descriptors.new_classes import describe_like
+from mlis.image_classifier import ImageClassifier
 from mlis.incremental.exemplar_buffer import refit
-from mlis.io.checkpoint import GROWTH, RECORD, load_model, save_model
-from mlis.model.recognizer import Recognizer
+from mlis.io.checkpoint import EXEMPLARS, RECORD, load_exemplars, load_model, save_model
+from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.pipeline import fit
+from pairs import Pair, loaded_pair, trained_pair
 from simulated import linear_world, small, tiny
 from test_features_words import Letters
 
@@ -33,14 +35,15 @@ NEW = np.array([[0.5, -0.5, 0.5, 0.5], [-0.5, -0.5, -0.5, 0.5]], dtype=np.float3
 
 
 @pytest.fixture(scope="module", params=["ridge", "wgan-gp"])
-def model(request) -> Recognizer:
+def model(request) -> Pair:
     config = small(generation={"generator": request.param})
-    return fit(DATA.for_training(), config, seed=1, device="cpu").recognizer.with_calibration(0.5)
+    found = trained_pair(DATA.for_training(), config, seed=1, device="cpu")
+    return found._replace(recognizer=replace(found.recognizer, calibration=0.5))
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory) -> Recognizer:
-    return coloured.coloured_model(tmp_path_factory.mktemp("colours"))
+def colours(tmp_path_factory) -> Pair:
+    return Pair(*coloured.coloured_model(tmp_path_factory.mktemp("colours")))
 
 
 def without(dataset: GZSLDataset, held: np.ndarray):
@@ -58,32 +61,32 @@ def without(dataset: GZSLDataset, held: np.ndarray):
     )
 
 
-def measured(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
+def measured(recognizer: Recognizer | Pair, dataset: GZSLDataset) -> Evaluation:
     test = dataset.for_testing()
     place = {name: i for i, name in enumerate(recognizer.class_names)}
     labels = np.array([place[name] for name in test.class_names])[test.labels]
     scores = recognizer.scores(test.features)
-    return evaluate(scores, labels, recognizer.seen_mask, recognizer.class_names)
+    return evaluate(scores, labels, recognizer.seen_mask.numpy(), recognizer.class_names)
 
 
 def test_removing_what_was_added_last_restores_the_scores(model, tmp_path):
     x = DATA.features[:20]
-    grown = model.add_classes(["one", "two"], NEW)
+    grown = model.add(["one", "two"], NEW)
     assert not np.array_equal(grown.scores(x)[:, : len(model.class_names)], model.scores(x))
-    save_model(grown, tmp_path)
-    for again in (grown, load_model(tmp_path)):
-        back = again.remove_classes(["two", "one"])
+    grown.save(tmp_path)
+    for again in (grown, loaded_pair(tmp_path)):
+        back = again.remove(["two", "one"])
         np.testing.assert_array_equal(back.scores(x), model.scores(x))
         # of one alone, and after another change, the scores of the others stay as they are
-        kept = again.remove_classes(["one"])
+        kept = again.remove(["one"])
         np.testing.assert_array_equal(kept.scores(x), np.delete(again.scores(x), -2, axis=1))
-        renamed = again.rename_classes({"one": "uno"}).remove_classes(["uno", "two"])
+        renamed = again.rename({"one": "uno"}).remove(["uno", "two"])
         np.testing.assert_array_equal(
             renamed.scores(x), again.scores(x)[:, : len(model.class_names)]
         )
-    twice = grown.remove_classes(["one"]).add_classes(["three"], NEW[:1])
-    once = twice.remove_classes(["three"])
-    np.testing.assert_array_equal(once.scores(x), grown.remove_classes(["one"]).scores(x))
+    twice = grown.remove(["one"]).add(["three"], NEW[:1])
+    once = twice.remove(["three"])
+    np.testing.assert_array_equal(once.scores(x), grown.remove(["one"]).scores(x))
 
 
 # --- quality ------------------------------------------------------------------------------------
@@ -103,9 +106,9 @@ def test_added_classes_are_recognised_as_if_known_from_the_start(generator, tmp_
         }
     )
     known = measured(fit(data.for_training(), config, device="cpu").recognizer, data)
-    save_model(fit(without(data, held), config, device="cpu").recognizer, tmp_path)
+    trained_pair(without(data, held), config, device="cpu").save(tmp_path)
     names = [data.class_names[i] for i in held]
-    grown = load_model(tmp_path).add_classes(names, data.descriptors[held])
+    grown = loaded_pair(tmp_path).add(names, data.descriptors[held])
     found = measured(grown, data)
     assert known.H is not None
     assert known.H > 70
@@ -121,18 +124,18 @@ def test_added_classes_are_recognised_as_if_known_from_the_start(generator, tmp_
 
 def test_a_colour_that_is_described_later(colours, tmp_path):
     later = write_table(tmp_path / "later.csv", LATER)
-    grown = colours.add_classes(*colours.describe_classes(later))
+    grown = colours.add(*describe_like(colours.metadata.sources["descriptors"], later))
     every = COLOURS | UNSEEN | LATER
     images = [picture(colour, 60) for colour in every.values()]
-    found = grown.predict_images(images, k=1, backbone=Colours())
+    found = ImageClassifier(grown.recognizer, Colours()).predict(images, k=1)
     assert [one.classes[0].name for one in found] == list(every)
     assert [one.classes[0].seen for one in found] == [name in COLOURS for name in every]
 
 
 def test_the_same_classes_give_the_same_bits_and_leave_the_model(model):
     before = model.scores(DATA.features)
-    one, two = (model.add_classes(["a", "b"], NEW) for _ in range(2))
-    assert torch.equal(one.classifier.weight, two.classifier.weight)
+    one, two = (model.add(["a", "b"], NEW) for _ in range(2))
+    assert torch.equal(one.head.weight, two.head.weight)
     assert model.scores(DATA.features).tobytes() == before.tobytes()
     assert len(model.class_names) == 9
 
@@ -140,29 +143,29 @@ def test_the_same_classes_give_the_same_bits_and_leave_the_model(model):
 def test_without_new_classes_the_kept_rows_give_the_trained_classifier(model):
     """What is kept says what the training's rows and its generator said."""
     again = refit(
-        model.growth,
-        lambda x: torch.relu(x @ model.encoder_weight.T + model.encoder_bias),
-        model.descriptors,
-        model.seen_mask,
-        model.classifier,
+        model.exemplars,
+        lambda x: torch.relu(x @ model.refiner.weight.T + model.refiner.bias),
+        model.descriptors.numpy(),
+        model.seen_mask.numpy(),
+        model.head,
         model.device,
     )
     rows = DATA.features[DATA.split.trainval]
     ours = model.predict(rows)
-    assert np.mean(dataclasses.replace(model, classifier=again).predict(rows) == ours) > 0.9
+    assert np.mean(replace(model.recognizer, head=again).predict(rows) == ours) > 0.9
 
 
 # --- consistency --------------------------------------------------------------------------------
 
 
 def test_everything_about_the_classes_grows_together(model):
-    grown = model.add_classes(["a", "b"], NEW, note="by hand")
+    grown = model.add(["a", "b"], NEW, note="by hand")
     assert grown.class_names == (*model.class_names, "a", "b")
     assert grown.seen_mask.tolist() == [*model.seen_mask.tolist(), False, False]
     np.testing.assert_array_equal(grown.descriptors[-2:], NEW)
     assert grown.scores(DATA.features).shape == (len(DATA.features), 11)
     assert grown.calibration == model.calibration
-    (entry,) = grown.history
+    (entry,) = grown.metadata.history
     assert entry["action"] == "add"
     assert entry["classes"] == ["a", "b"]
     assert entry["synthetic_per_unseen"] == 5
@@ -172,25 +175,28 @@ def test_everything_about_the_classes_grows_together(model):
 
 def test_removing_leaves_the_scores_of_the_others(model):
     names = [model.class_names[i] for i in (0, 7)]
-    smaller = model.remove_classes(names)
+    smaller = model.remove(names)
     kept = [i for i in range(9) if i not in (0, 7)]
     np.testing.assert_allclose(
         smaller.scores(DATA.features), model.scores(DATA.features)[:, kept], rtol=1e-5, atol=1e-5
     )
     assert smaller.seen_mask.tolist() == model.seen_mask[kept].tolist()
-    assert smaller.history[-1]["classes"] == names
-    assert smaller.growth is not None
-    assert smaller.growth.labels.unique().tolist() == [0, 1, 2, 3, 4]
-    again = smaller.add_classes(["a"], NEW[:1])  # rows and generator count the classes anew
+    assert smaller.metadata.history[-1]["classes"] == names
+    assert smaller.exemplars is not None
+    assert smaller.exemplars.labels.unique().tolist() == [0, 1, 2, 3, 4]
+    again = smaller.add(["a"], NEW[:1])  # rows and generator number the classes again
     assert again.class_names[-1] == "a"
     assert again.scores(DATA.features).shape[1] == 8
 
 
 def test_renaming_changes_names_alone(model):
-    renamed = model.rename_classes({"class_001": "lion", "class_002": "class_001"})
+    renamed = model.rename({"class_001": "lion", "class_002": "class_001"})
     assert renamed.class_names[:3] == ("class_000", "lion", "class_001")
     np.testing.assert_array_equal(renamed.scores(DATA.features), model.scores(DATA.features))
-    assert renamed.history[-1]["classes"] == {"class_001": "lion", "class_002": "class_001"}
+    assert renamed.metadata.history[-1]["classes"] == {
+        "class_001": "lion",
+        "class_002": "class_001",
+    }
 
 
 @pytest.mark.parametrize("generator", ["ridge", "wgan-gp"])
@@ -199,44 +205,67 @@ def test_classes_added_one_by_one_or_together_give_the_same(generator):
     # valley, at a point that depends on where it starts and on the order of sums.
     stage_2 = {"weight_decay": 1e-2, "tolerance": 1e-6, "max_iterations": 2000}
     config = small(generation={"generator": generator}, classification=stage_2)
-    model = fit(DATA.for_training(), config, seed=1, device="cpu").recognizer
-    first = model.add_classes(["a"], NEW[:1])
-    second = first.add_classes(["b"], NEW[1:])
-    both = model.add_classes(["a", "b"], NEW)
+    model = trained_pair(DATA.for_training(), config, seed=1, device="cpu")
+    first = model.add(["a"], NEW[:1])
+    second = first.add(["b"], NEW[1:])
+    both = model.add(["a", "b"], NEW)
     assert second.class_names == both.class_names
     expected = both.scores(DATA.features)
     assert expected.std() > 1
     np.testing.assert_allclose(second.scores(DATA.features), expected, rtol=0, atol=0.02)
-    assert [entry["action"] for entry in second.history] == ["add", "add"]
+    assert [entry["action"] for entry in second.metadata.history] == ["add", "add"]
+
+
+def test_the_cost_of_an_addition_does_not_grow_with_their_number(monkeypatch):
+    """Rows × classes of stage 2; the rows' weights stay what the settings say."""
+    solved: list[tuple[int, int, float]] = []
+    whole = mlis.incremental.exemplar_buffer.fit_classifier
+
+    def counted(features, labels, classes, settings, *, sample_weight, start):
+        solved.append((len(features), classes, float(sample_weight.sum())))
+        return whole(features, labels, classes, settings, sample_weight=sample_weight, start=start)
+
+    monkeypatch.setattr(mlis.incremental.exemplar_buffer, "fit_classifier", counted)
+    per_class = {"synthetic_per_unseen": 100, "max_iterations": 2}
+    config = small(generation={"generator": "ridge"}, classification=per_class)
+    pair = trained_pair(DATA.for_training(), config, seed=1, device="cpu")
+    seen = len(pair.exemplars.labels)
+    vectors = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    for i, vector in enumerate(vectors):
+        pair = pair.add([f"new {i}"], vector[None])
+    rows, classes, weights = map(np.array, zip(*solved, strict=True))
+    few = mlis.incremental.exemplar_buffer.FEW
+    assert rows[:few].tolist() == [seen + 100 * (3 + i) for i in range(1, few + 1)]
+    assert (rows * classes).max() == (rows * classes)[few - 1]
+    np.testing.assert_allclose(weights, seen + 100 * (classes - 6), rtol=1e-5)
 
 
 def test_at_most_so_many_rows_of_a_class_are_kept(monkeypatch):
     monkeypatch.setattr(mlis.incremental.exemplar_buffer, "PER_CLASS", 3)
-    kept = fit(
-        DATA.for_training(), small(generation={"generator": "ridge"}), device="cpu"
-    ).recognizer.growth
+    config = small(generation={"generator": "ridge"})
+    kept = trained_pair(DATA.for_training(), config, device="cpu").exemplars
     assert kept is not None
     assert torch.bincount(kept.labels).tolist() == [3] * 6
-    assert kept.weights.sum() == pytest.approx(len(DATA.split.trainval))
+    assert kept.sample_weight.sum() == pytest.approx(len(DATA.split.trainval))
     assert kept.rows.dtype == torch.uint8
 
 
 def test_kept_rows_are_half_a_step_off_at_most(model):
     training = DATA.for_training()
-    scaled = model.scaler(torch.from_numpy(np.array(training.features)))
-    growth = model.growth
-    restored = growth.rows * growth.step + growth.low
-    assert ((restored - scaled).abs() <= growth.step / 2 + 1e-6).all()
-    assert growth.labels.tolist() == training.labels.tolist()
+    scaled = model.preprocessing(torch.from_numpy(np.array(training.features)))
+    kept = model.exemplars
+    restored = kept.rows * kept.step + kept.low
+    assert ((restored - scaled).abs() <= kept.step / 2 + 1e-6).all()
+    assert kept.labels.tolist() == training.labels.tolist()
 
 
 def test_a_training_that_keeps_nothing(tmp_path, capsys):
-    bare = fit(DATA.for_training(), small(), device="cpu", growable=False).recognizer
-    with pytest.raises(DataError, match="holds nothing to add classes with"):
-        bare.add_classes(["a"], NEW[:1])
-    save_model(bare, tmp_path)
-    assert not (tmp_path / GROWTH).exists()
-    assert bare.remove_classes(["class_000"]).rename_classes({"class_001": "x"}).growth is None
+    bare = trained_pair(DATA.for_training(), small(), device="cpu", exemplars=False)
+    with pytest.raises(DataError, match="no exemplar buffer"):
+        bare.add(["a"], NEW[:1])
+    bare.save(tmp_path)
+    assert not (tmp_path / EXEMPLARS).exists()
+    assert bare.remove(["class_000"]).rename({"class_001": "x"}).exemplars is None
 
 
 def test_models_of_the_estimator_grow_in_float64():
@@ -244,42 +273,42 @@ def test_models_of_the_estimator_grow_in_float64():
     rows = DATA.seen_mask[y]
     estimator = MLISClassifier(generator="ridge", steps=5, random_state=0, device="cpu")
     estimator.fit(X[rows], y[rows], descriptors=DATA.descriptors)
-    grown = estimator.recognizer_.add_classes(["a"], NEW[:1])
-    assert grown.classifier.weight.dtype == torch.float64
+    grown = Pair(estimator.recognizer_, estimator.exemplars_).add(["a"], NEW[:1])
+    assert grown.head.weight.dtype == torch.float64
     assert grown.scores(X).shape == (len(X), 10)
 
 
 # --- files --------------------------------------------------------------------------------------
 
 
-def test_growth_and_history_survive_a_round_trip(model, tmp_path):
-    grown = model.add_classes(["a"], NEW[:1])
-    save_model(grown, tmp_path, {"seed": 1})
-    loaded = load_model(tmp_path)
-    assert loaded.history == grown.history
-    assert loaded.record == {"seed": 1}
+def test_exemplars_and_history_survive_a_round_trip(model, tmp_path):
+    grown = model.add(["a"], NEW[:1])
+    grown.save(tmp_path, {"seed": 1})
+    loaded = loaded_pair(tmp_path)
+    assert loaded.metadata.history == grown.metadata.history
+    assert loaded.metadata.record == {"seed": 1}
     np.testing.assert_array_equal(loaded.scores(DATA.features), grown.scores(DATA.features))
-    one, two = (r.add_classes(["b"], NEW[1:]) for r in (loaded, grown))
-    assert torch.equal(one.classifier.weight, two.classifier.weight)
-    assert load_model(tmp_path, growth=False).growth is None
+    one, two = (r.add(["b"], NEW[1:]) for r in (loaded, grown))
+    assert torch.equal(one.head.weight, two.head.weight)
 
 
-def test_growth_of_another_model_is_refused(model, tmp_path):
-    save_model(model, tmp_path / "one")
-    save_model(model.rename_classes({"class_000": "x"}), tmp_path / "two")
-    (tmp_path / "two" / GROWTH).rename(tmp_path / "one" / GROWTH)
-    with pytest.raises(ModelFileError, match=r"growth\.safetensors is of another model than"):
-        load_model(tmp_path / "one")
-    load_model(tmp_path / "two")
+def test_exemplars_of_another_model_are_refused(model, tmp_path):
+    model.save(tmp_path / "one")
+    model.rename({"class_000": "x"}).save(tmp_path / "two")
+    (tmp_path / "two" / EXEMPLARS).rename(tmp_path / "one" / EXEMPLARS)
+    with pytest.raises(ModelFileError, match=r"exemplars\.safetensors is of another model than"):
+        load_exemplars(tmp_path / "one")
+    assert load_exemplars(tmp_path / "two") is None
 
 
-def test_damaged_growth_is_noticed(model, tmp_path):
-    save_model(model, tmp_path)
-    whole = bytearray((tmp_path / GROWTH).read_bytes())
+def test_damaged_exemplars_are_noticed(model, tmp_path):
+    model.save(tmp_path)
+    whole = bytearray((tmp_path / EXEMPLARS).read_bytes())
     whole[-1] ^= 4
-    (tmp_path / GROWTH).write_bytes(whole)
-    with pytest.raises(ModelFileError, match=r"growth\.safetensors is damaged"):
-        load_model(tmp_path)
+    (tmp_path / EXEMPLARS).write_bytes(whole)
+    with pytest.raises(ModelFileError, match=r"exemplars\.safetensors is damaged"):
+        load_exemplars(tmp_path)
+    load_model(tmp_path)
 
 
 # --- wrong input --------------------------------------------------------------------------------
@@ -300,25 +329,25 @@ def test_damaged_growth_is_noticed(model, tmp_path):
 )
 def test_wrong_additions(model, names, vectors, said):
     with pytest.raises(DataError, match=said):
-        model.add_classes(names, vectors)
+        model.add(names, vectors)
 
 
 def test_wrong_removals_and_names(model):
     with pytest.raises(DataError, match=r"no class 'Class 003'.*Did you mean 'class_003'"):
-        model.remove_classes(["Class 003"])
+        model.remove(["Class 003"])
     with pytest.raises(DataError, match="keep at least 2"):
-        model.remove_classes(model.class_names[1:])
-    with pytest.raises(DataError, match="two classes would be named alike: class_000"):
-        model.rename_classes({"class_001": "class_000"})
+        model.remove(model.class_names[1:])
+    with pytest.raises(DataError, match="two classes would have the same name: class_000"):
+        model.rename({"class_001": "class_000"})
     with pytest.raises(DataError, match="no class 'x'"):
-        model.rename_classes({"x": "y"})
+        model.rename({"x": "y"})
     with pytest.raises(SettingsError, match="synthetic_per_unseen must be at least 1"):
-        model.add_classes(["a"], NEW[:1], synthetic_per_class=0)
+        model.add(["a"], NEW[:1], synthetic_per_class=0)
 
 
 def test_a_description_that_is_there_already_is_told(model, caplog):
-    model.add_classes(["twin"], model.descriptors[:1] * 2)
-    assert "'twin' is described as 'class_000' is" in caplog.text
+    model.add(["twin"], model.descriptors[:1] * 2)
+    assert "descriptors of 'twin' and 'class_000' are nearly identical" in caplog.text
 
 
 # --- descriptors as in training -----------------------------------------------------------------
@@ -383,18 +412,17 @@ def test_descriptions_that_do_not_fit(tmp_path):
 
 
 def test_add_rename_remove_and_list(colours, tmp_path, capsys):
-    save_model(colours, tmp_path / "model", {"seed": 0})
+    colours.save(tmp_path / "model", {"seed": 0})
     table = write_table(tmp_path / "later.csv", LATER)
     out = printed(
         *(capsys, "add-classes", tmp_path / "model", table, "-o", tmp_path / "new", "--json")
     )
     assert "added magenta in " in out
     assert "8 classes, 6 seen and 2 unseen" in out
-    assert "growth.safetensors, for adding further classes: " in out
-    assert last_json(out)["growth_bytes"] == (tmp_path / "new" / GROWTH).stat().st_size
-    (found,) = load_model(tmp_path / "new").predict_images(
-        [picture(LATER["magenta"])], k=1, backbone=Colours()
-    )
+    assert "exemplars.safetensors, for adding further classes: " in out
+    assert last_json(out)["growth_bytes"] == (tmp_path / "new" / EXEMPLARS).stat().st_size
+    classifier = ImageClassifier(load_model(tmp_path / "new"), Colours())
+    (found,) = classifier.predict([picture(LATER["magenta"])], k=1)
     assert found.classes[0].name == "magenta"
     new = tmp_path / "new"
     printed(capsys, "rename-classes", new, "magenta", "rose", "-o", tmp_path / "rose")
@@ -410,7 +438,7 @@ def test_add_rename_remove_and_list(colours, tmp_path, capsys):
 
 
 def test_numbers_from_a_table_or_an_array(model, tmp_path, capsys):
-    save_model(model, tmp_path / "model")
+    model.save(tmp_path / "model")
     lines = [f"{name},{','.join(map(str, row))}" for name, row in zip("ab", NEW, strict=True)]
     (tmp_path / "v.csv").write_text("\n".join(["name,w,x,y,z", *lines]))
     np.save(tmp_path / "v.npy", NEW)
@@ -421,11 +449,10 @@ def test_numbers_from_a_table_or_an_array(model, tmp_path, capsys):
     printed(capsys, *common, tmp_path / "v.npy", *names, "-o", tmp_path / "two")
     one, two = load_model(tmp_path / "one"), load_model(tmp_path / "two")
     assert one.class_names[-2:] == two.class_names[-2:] == ("a", "b")
-    assert torch.equal(one.classifier.weight, two.classifier.weight)
-    known = dataclasses.replace(
-        model, sources={"descriptors": {"format": "mlis-columns", "columns": [*"zyxw"]}}
-    )
-    save_model(known, tmp_path / "known")
+    assert torch.equal(one.head.weight, two.head.weight)
+    sources = {"descriptors": {"format": "mlis-columns", "columns": [*"zyxw"]}}
+    known = replace(model.recognizer, metadata=Metadata(sources))
+    save_model(known, tmp_path / "known", model.exemplars)
     printed(capsys, "add-classes", tmp_path / "known", tmp_path / "v.csv", "-o", tmp_path / "zyxw")
     np.testing.assert_array_equal(load_model(tmp_path / "zyxw").descriptors[-2:], NEW[:, ::-1])
     (tmp_path / "v.csv").write_text("name,w,x,y\na,1,2,3\n")
@@ -436,8 +463,8 @@ def test_numbers_from_a_table_or_an_array(model, tmp_path, capsys):
 
 
 def test_wrong_use_writes_nothing(colours, model, tmp_path, capsys):
-    save_model(colours, tmp_path / "model")
-    save_model(model, tmp_path / "numbers")
+    colours.save(tmp_path / "model")
+    model.save(tmp_path / "numbers")
     table = write_table(tmp_path / "later.csv", LATER | COLOURS)
     np.save(tmp_path / "v.npy", NEW)
     before = sorted(path.name for path in tmp_path.rglob("*"))
@@ -457,14 +484,14 @@ def test_wrong_use_writes_nothing(colours, model, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-def test_fit_says_how_large_growth_is(small_folder, tmp_path, capsys):
+def test_fit_says_how_large_the_exemplar_buffer_is(small_folder, tmp_path, capsys):
     from cli_cases import QUICK
 
     out = printed(capsys, "fit", small_folder, "-o", tmp_path / "run", *QUICK)
     model = tmp_path / "run/seed-0/ml+is+sfr/model"
-    size = (model / GROWTH).stat().st_size / 2**20
-    assert f"growth.safetensors, for `mlis add-classes`: {size:.1f} MiB per model" in out
+    size = (model / EXEMPLARS).stat().st_size / 2**20
+    assert f"exemplars.safetensors, for `mlis add-classes`: {size:.1f} MiB per model" in out
     assert (
         main(["fit", str(small_folder), "-o", str(tmp_path / "bare"), *QUICK, "--no-growth"]) == 0
     )
-    assert not (tmp_path / "bare/seed-0/ml+is+sfr/model" / GROWTH).exists()
+    assert not (tmp_path / "bare/seed-0/ml+is+sfr/model" / EXEMPLARS).exists()

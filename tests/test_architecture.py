@@ -88,12 +88,12 @@ def test_test_rows_may_be_noise(generator):
         one = fit(ours, config, seed=2, device="cpu").recognizer
         two = fit(theirs, config, seed=2, device="cpu").recognizer
         for a, b in (
-            (one.scaler.shift, two.scaler.shift),
-            (one.scaler.factor, two.scaler.factor),
-            (one.encoder_weight, two.encoder_weight),
-            (one.encoder_bias, two.encoder_bias),
-            (one.classifier.weight, two.classifier.weight),
-            (one.classifier.bias, two.classifier.bias),
+            (one.preprocessing.shift, two.preprocessing.shift),
+            (one.preprocessing.factor, two.preprocessing.factor),
+            (one.refiner.weight, two.refiner.weight),
+            (one.refiner.bias, two.refiner.bias),
+            (one.head.weight, two.head.weight),
+            (one.head.bias, two.head.bias),
         ):
             assert a is not None
             assert b is not None

@@ -199,8 +199,8 @@ def test_raw_softmax_is_the_method_without_refinement(sections):
     found = RawSoftmax(config).fit(training, seed=3, device="cpu")
     config = config.replace({"refinement": {"components": "none"}})
     wanted = fit(training, config, seed=3, device="cpu").recognizer
-    assert found.encoder_weight is None
-    assert torch.equal(found.classifier.weight, wanted.classifier.weight)
+    assert found.refiner.kind == "none"
+    assert torch.equal(found.head.weight, wanted.head.weight)
 
 
 def test_names_tell_the_generators_apart():

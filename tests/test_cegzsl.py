@@ -175,16 +175,16 @@ def test_choices_are_what_a_training_of_so_many_steps_gives():
     assert [one.steps for one in found] == [2, 4]
     for one, recognizer in found.items():
         alone = one.fit(training, seed=1, device="cpu")
-        assert torch.equal(recognizer.encoder_weight, alone.encoder_weight)
-        assert torch.equal(recognizer.classifier.weight, alone.classifier.weight)
-    first, last = (recognizer.encoder_weight for recognizer in found.values())
+        assert torch.equal(recognizer.refiner.weight, alone.refiner.weight)
+        assert torch.equal(recognizer.head.weight, alone.head.weight)
+    first, last = (recognizer.refiner.weight for recognizer in found.values())
     assert not torch.equal(first, last)
 
 
 def test_another_seed_is_another_embedding():
     training = tiny().for_training()
     one, two = (settings().fit(training, seed=seed, device="cpu") for seed in (0, 1))
-    assert not torch.equal(one.encoder_weight, two.encoder_weight)
+    assert not torch.equal(one.refiner.weight, two.refiner.weight)
 
 
 def test_callbacks_are_told_both_losses_and_divergence_is_named():

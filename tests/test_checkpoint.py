@@ -1,6 +1,5 @@
 """Saved models and tensor files: exact round trips, and every damage is noticed and named."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -13,47 +12,50 @@ from safetensors.torch import load_file, save_file
 
 import mlis
 from mlis.errors import ModelFileError
-from mlis.io.checkpoint import load_model, read_record, save_model
-from mlis.model.recognizer import Recognizer
+from mlis.io.checkpoint import load_exemplars, load_model, read_record, save_model
+from mlis.model.recognizer import Recognizer, replace
 from mlis.pipeline import fit
 from mlis.storage.tensors import load_tensors, save_tensors
+from pairs import Pair, trained_pair
 from simulated import small, tiny
 
 DATA = tiny()
 SOURCE = Path(mlis.__file__).parent
 
-FILES = ["config.json", "growth.safetensors", "model.safetensors"]
+FILES = ["config.json", "exemplars.safetensors", "model.safetensors"]
 
 
 @pytest.fixture(scope="module")
-def recognizer() -> Recognizer:
-    return fit(DATA.for_training(), small(), seed=1, device="cpu").recognizer.with_calibration(
-        0.1 + 0.2
-    )
+def trained() -> Pair:
+    return trained_pair(DATA.for_training(), small(), seed=1, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def recognizer(trained) -> Recognizer:
+    return replace(trained.recognizer, calibration=0.1 + 0.2)
 
 
 @pytest.fixture
-def saved(recognizer, tmp_path) -> Path:
-    save_model(recognizer, tmp_path / "model", {"seed": 1, "U": 12.5})
+def saved(recognizer, trained, tmp_path) -> Path:
+    save_model(recognizer, tmp_path / "model", trained.exemplars, {"seed": 1, "U": 12.5})
     return tmp_path / "model"
 
 
 def assert_same(one: Recognizer, two: Recognizer) -> None:
     pairs = [
-        (one.scaler.shift, two.scaler.shift),
-        (one.scaler.factor, two.scaler.factor),
-        (one.classifier.weight, two.classifier.weight),
-        (one.classifier.bias, two.classifier.bias),
+        (one.preprocessing.shift, two.preprocessing.shift),
+        (one.preprocessing.factor, two.preprocessing.factor),
+        (one.head.weight, two.head.weight),
+        (one.head.bias, two.head.bias),
     ]
-    if one.encoder_weight is None:
-        assert two.encoder_weight is None
-        assert two.encoder_bias is None
+    if one.refiner.kind == "none":
+        assert two.refiner.kind == "none"
     else:
-        pairs += [(one.encoder_weight, two.encoder_weight), (one.encoder_bias, two.encoder_bias)]
+        pairs += [(one.refiner.weight, two.refiner.weight), (one.refiner.bias, two.refiner.bias)]
     for ours, theirs in pairs:
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs)
-    assert one.scaler.transform == two.scaler.transform
+    assert one.preprocessing.transform == two.preprocessing.transform
     assert one.class_names == two.class_names
     assert one.calibration == two.calibration
     for ours, theirs in ((one.seen_mask, two.seen_mask), (one.descriptors, two.descriptors)):
@@ -85,7 +87,7 @@ def test_scores_are_the_same_bits_whatever_the_length_of_the_names(recognizer, t
     """The header's length decides where the weights lie in the file, and must decide no more."""
     for length in range(1, 18):
         names = tuple(f"{i}{'x' * length}" for i in range(9))
-        named = dataclasses.replace(recognizer, class_names=names)
+        named = replace(recognizer, class_names=names)
         save_model(named, tmp_path)
         np.testing.assert_array_equal(
             load_model(tmp_path).scores(DATA.features), recognizer.scores(DATA.features)
@@ -94,7 +96,7 @@ def test_scores_are_the_same_bits_whatever_the_length_of_the_names(recognizer, t
 
 def test_names_in_any_script_and_the_record(recognizer, tmp_path):
     names = ("ü", "汉字", 'quote"', "line\nbreak", "", "a\\b", "🌷", "null", "0")
-    save_model(dataclasses.replace(recognizer, class_names=names), tmp_path, {"seed": 3})
+    save_model(replace(recognizer, class_names=names), tmp_path, record={"seed": 3})
     assert load_model(tmp_path).class_names == names
     record = read_record(tmp_path)
     assert record["record"] == {"seed": 3}
@@ -102,8 +104,8 @@ def test_names_in_any_script_and_the_record(recognizer, tmp_path):
     assert record["mlis"] == mlis.__version__
 
 
-def test_saving_again_replaces_the_model(recognizer, saved):
-    save_model(recognizer.with_calibration(9.0), saved)
+def test_saving_again_replaces_the_model(recognizer, trained, saved):
+    save_model(replace(recognizer, calibration=9.0), saved, trained.exemplars)
     assert load_model(saved).calibration == 9.0
     assert sorted(p.name for p in saved.iterdir()) == FILES
 
@@ -175,24 +177,24 @@ def test_safetensors_of_someone_else(saved):
 
 def test_a_tensor_that_is_missing(saved):
     tensors, metadata = load_tensors(saved / "model.safetensors")
-    del tensors["classifier.bias"]
+    del tensors["head.bias"]
     save_tensors(saved / "model.safetensors", tensors, metadata)
-    with pytest.raises(ModelFileError, match=r"holds no tensor 'classifier\.bias'"):
+    with pytest.raises(ModelFileError, match=r"holds no tensor 'head\.bias'"):
         load_model(saved)
 
 
 def test_the_json_of_another_model(recognizer, saved, tmp_path):
-    other = dataclasses.replace(recognizer, class_names=recognizer.class_names[::-1])
+    other = replace(recognizer, class_names=recognizer.class_names[::-1])
     save_model(other, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "config.json", saved / "config.json")
     with pytest.raises(ModelFileError, match="do not belong together"):
         load_model(saved)
 
 
-@pytest.mark.parametrize("field", ["calibration", "class_names", "feature_transform"])
+@pytest.mark.parametrize("field", ["calibration", "class_names", "preprocessing"])
 def test_an_edited_json(saved, field):
     facts = json.loads((saved / "config.json").read_text())
-    facts[field] = {"calibration": 5.0, "class_names": ["x"], "feature_transform": "sqrt"}[field]
+    facts[field] = {"calibration": 5.0, "class_names": ["x"], "preprocessing": {}}[field]
     (saved / "config.json").write_text(json.dumps(facts))
     with pytest.raises(ModelFileError, match="edited or replaced"):
         load_model(saved)
@@ -212,12 +214,12 @@ def test_json_that_is_none(saved, text):
         load_model(saved)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None, True])
 def test_another_format_version(saved, version):
     facts = json.loads((saved / "config.json").read_text())
     facts["format"] = version
     (saved / "config.json").write_text(json.dumps(facts))
-    with pytest.raises(ModelFileError, match=f"model format {version!r}.*reads format 1"):
+    with pytest.raises(ModelFileError, match=f"model format {version!r}.*reads formats 1 and 2"):
         load_model(saved)
 
 
@@ -233,7 +235,7 @@ def test_missing_files_and_folders(saved, tmp_path):
 
 def test_a_failed_save_leaves_the_old_model(recognizer, saved):
     with pytest.raises(ValueError, match="JSON"):
-        save_model(recognizer.with_calibration(8.0), saved, {"U": float("nan")})
+        save_model(replace(recognizer, calibration=8.0), saved, record={"U": float("nan")})
     names = sorted(p.name for p in saved.iterdir())
     assert names == FILES  # no temporary file is left
     assert_same(load_model(saved), recognizer)
@@ -256,7 +258,7 @@ def test_no_module_reads_pickles():
 
 def test_saved_files_are_plain_safetensors_and_json(saved):
     tensors = load_file(saved / "model.safetensors")
-    assert {"encoder.weight", "classifier.bias", "scaler.shift", "descriptors"} <= tensors.keys()
+    assert {"refiner.weight", "head.bias", "preprocessing.shift", "descriptors"} <= tensors.keys()
     assert json.loads((saved / "config.json").read_text())["record"] == {"seed": 1, "U": 12.5}
 
 
@@ -264,7 +266,11 @@ def test_saved_files_are_plain_safetensors_and_json(saved):
 
 
 @pytest.mark.parametrize(
-    "name", ["scaler.shift", "scaler.factor", "encoder.weight", "classifier.bias", "descriptors"]
+    "name",
+    [
+        *("preprocessing.shift", "preprocessing.factor", "refiner.weight", "head.bias"),
+        "descriptors",
+    ],
 )
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_refused(name, value, saved):
@@ -273,20 +279,20 @@ def test_weights_that_are_not_finite_are_refused(name, value, saved):
     tensors[name].view(-1)[-1] = value
     save_tensors(path, tensors, metadata)
     with pytest.raises(ModelFileError, match=rf"{name}\[.*\]: expected a finite number, got"):
-        load_model(saved, growth=False)
+        load_model(saved)
 
 
 def test_kept_rows_that_are_not_finite_are_refused(saved):
-    path = saved / "growth.safetensors"
+    path = saved / "exemplars.safetensors"
     tensors, metadata = load_tensors(path)
     tensors["step"][0] = torch.nan
     save_tensors(path, tensors, metadata)
-    with pytest.raises(ModelFileError, match=r"growth\.safetensors: step\[0\].*finite"):
-        load_model(saved)
+    with pytest.raises(ModelFileError, match=r"exemplars\.safetensors: step\[0\].*finite"):
+        load_exemplars(saved)
 
 
 def test_two_classes_of_one_name_are_refused(recognizer, tmp_path):
     names = ("a", *recognizer.class_names[1:-1], "a")
-    save_model(dataclasses.replace(recognizer, class_names=names), tmp_path)
+    save_model(replace(recognizer, class_names=names), tmp_path)
     with pytest.raises(ModelFileError, match=r"class_names: .*'a' for class 0 and class 8"):
         load_model(tmp_path)

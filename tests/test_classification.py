@@ -1,6 +1,5 @@
 """Stage 2 against scikit-learn's solution of the same problem, and what it must not depend on."""
 
-import dataclasses
 import inspect
 import logging
 from collections.abc import Iterator
@@ -12,7 +11,9 @@ from sklearn.linear_model import LogisticRegression
 
 from mlis.config import Classification
 from mlis.errors import DivergenceError
-from mlis.model.classification import LinearClassifier, class_weights, fit_classifier
+from mlis.model.classification import class_weights, fit_classifier
+from mlis.model.heads import LinearHead
+from mlis.model.recognizer import replace
 from mlis.pipeline import fit
 from simulated import small, tiny
 
@@ -223,19 +224,19 @@ def test_chunks_shrink_with_the_number_of_classes():
 
 
 def test_scores_are_an_affine_function():
-    classifier = LinearClassifier(torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([0.5, 0.0]))
+    classifier = LinearHead(torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([0.5, 0.0]))
     assert classifier(torch.tensor([[1.0, 1.0], [2.0, 0.0]])).tolist() == [[3.5, -1.0], [2.5, 0.0]]
 
 
 def test_stage_two_is_never_handed_a_descriptor():
     names = set(inspect.signature(fit_classifier).parameters)
-    assert names == {"features", "labels", "num_classes", "settings", "stands_for", "start"}
-    assert {f.name for f in dataclasses.fields(LinearClassifier)} == {"weight", "bias"}
+    assert names == {"features", "labels", "num_classes", "settings", "sample_weight", "start"}
+    assert set(LinearHead.empty(1, 2).state_dict()) == {"weight", "bias"}
 
 
 def test_predictions_do_not_read_descriptors():
     data = tiny()
     recognizer = fit(data.for_training(), small(), device="cpu").recognizer
     noise = np.random.default_rng(0).random(recognizer.descriptors.shape)
-    changed = dataclasses.replace(recognizer, descriptors=noise)
+    changed = replace(recognizer, descriptors=noise)
     np.testing.assert_array_equal(recognizer.scores(data.features), changed.scores(data.features))

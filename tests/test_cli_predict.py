@@ -15,7 +15,7 @@ from cli_cases import FEATURES, NAMES, QUICK, SEEN, refused, small_dataset
 from mlis.cli import main
 from mlis.errors import ModelFileError
 from mlis.io.checkpoint import load_model
-from mlis.model.recognizer import Recognizer
+from mlis.io.hub import from_pretrained
 from mlis.storage.atomic import with_checksum, without_checksum
 
 X = small_dataset().features[:40]
@@ -210,7 +210,7 @@ def test_wrong_use(arguments, said, model, features, capsys, monkeypatch):
 
 
 def test_python_takes_a_run_as_the_command_line_does(run, model):
-    assert Recognizer.from_pretrained(run).class_names == load_model(model).class_names
+    assert from_pretrained(run).class_names == load_model(model).class_names
 
 
 def test_a_run_with_several_models_asks_which(run, features, tmp_path, capsys):
@@ -222,9 +222,9 @@ def test_a_run_with_several_models_asks_which(run, features, tmp_path, capsys):
     line = failure(capsys, copy, features)
     assert "has 2 models" in line
     with pytest.raises(ModelFileError, match="has 2 models: name one of"):
-        Recognizer.from_pretrained(copy)
+        from_pretrained(copy)
     with pytest.raises(ModelFileError, match=r"no saved model: .* holds neither"):
-        Recognizer.from_pretrained(tmp_path)
+        from_pretrained(tmp_path)
     assert str(copy / "seed-1/ml+is+sfr/model") in line
 
 

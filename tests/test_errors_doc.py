@@ -20,6 +20,7 @@ from mlis.data.summary import describe, format_info
 from mlis.errors import DataError, FeatureRangeWarning, MlisError
 from mlis.experiments.store import Store
 from mlis.io.checkpoint import load_model, record_path, save_model
+from mlis.model.recognizer import replace as other
 from mlis.pipeline import fit
 from mlis.protocol import fit_and_calibrate
 from mlis.storage.locks import held
@@ -292,14 +293,14 @@ def changed_model(folder: Path) -> object:
 def not_finite(folder: Path) -> object:
     weights = saved_model(folder) / "model.safetensors"
     tensors, words = load_tensors(weights)
-    tensors["classifier.bias"][0] = np.nan
+    tensors["head.bias"][0] = np.nan
     save_tensors(weights, tensors, words)
     return load_model(folder / "model")
 
 
 def one_name(folder: Path) -> object:
     model = load_model(saved_model(folder))
-    save_model(replace(model, class_names=("a",) * len(model.class_names)), folder / "model")
+    save_model(other(model, class_names=("a",) * len(model.class_names)), folder / "model")
     return load_model(folder / "model")
 
 

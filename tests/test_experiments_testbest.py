@@ -57,10 +57,10 @@ def measured(data: GZSLDataset, settings: Config, folder: Path):
 
 def same_weights(one: Recognizer, two: Recognizer) -> bool:
     pairs = [
-        (one.encoder_weight, two.encoder_weight),
-        (one.encoder_bias, two.encoder_bias),
-        (one.classifier.weight, two.classifier.weight),
-        (one.classifier.bias, two.classifier.bias),
+        (one.refiner.weight, two.refiner.weight),
+        (one.refiner.bias, two.refiner.bias),
+        (one.head.weight, two.head.weight),
+        (one.head.bias, two.head.bias),
     ]
     return all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
 

@@ -1,6 +1,5 @@
 """ONNX files: the same scores in onnxruntime, everything needed in the metadata, no bad file."""
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,28 +10,31 @@ import scipy.special
 import torch
 from PIL import Image
 
-import mlis.io.onnx.export
+import mlis.io.onnx
 from cli_cases import last_json, printed, refused
-from mlis import Recognizer
+from mlis import ImageClassifier
 from mlis.config import Config
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.features.backbones import load_backbone
 from mlis.io.checkpoint import save_model
 from mlis.io.onnx import export_onnx
-from mlis.model.classification import LinearClassifier
+from mlis.model.heads import CosineHead, LinearHead
 from mlis.model.preprocessing import FeatureScaler
+from mlis.model.recognizer import Metadata, Recognizer, replace
+from mlis.model.refiners import Concatenation, Identity, LinearReLU
 from mlis.pipeline import fit
 from simulated import small, tiny
 
 ort = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
 DATA = tiny()
 LITE = "efficientnet-lite0"
 
 
 def trained(**sections) -> Recognizer:
     config: Config = small(generation={"generator": "ridge"}, **sections)
-    return fit(DATA.for_training(), config, device="cpu").recognizer.with_calibration(0.7)
+    found = fit(DATA.for_training(), config, device="cpu").recognizer
+    return replace(found, calibration=0.7)
 
 
 def session(path: Path):
@@ -66,16 +68,9 @@ def test_scores_are_the_recognizers_for_any_batch(sections, tmp_path):
 def test_features_far_from_zero_and_float64(tmp_path):
     """What the recognizer must subtract first, the file subtracts first too."""
     model = trained()
-    shift = model.scaler.shift + 1000
-    far = dataclasses.replace(
-        model,
-        scaler=FeatureScaler("none", shift, model.scaler.factor),
-        classifier=LinearClassifier(
-            model.classifier.weight.double(), model.classifier.bias.double()
-        ),
-        encoder_weight=model.encoder_weight.double(),
-        encoder_bias=model.encoder_bias.double(),
-    )
+    shift = model.preprocessing.shift + 1000
+    scaler = FeatureScaler("none", shift, model.preprocessing.factor)
+    far = replace(model, preprocessing=scaler).double()
     export_onnx(far, tmp_path / "m.onnx")
     x = DATA.features[:9] + 1000
     (scores,) = session(tmp_path / "m.onnx").run(["scores"], {"features": x})
@@ -83,7 +78,7 @@ def test_features_far_from_zero_and_float64(tmp_path):
 
 
 def test_the_metadata_say_all_that_is_needed(tmp_path):
-    model = dataclasses.replace(trained(), class_names=tuple(f"汉 {i}" for i in range(9)))
+    model = replace(trained(), class_names=tuple(f"汉 {i}" for i in range(9)))
     export_onnx(model, tmp_path / "m.onnx")
     told = session(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(told["class_names"]) == list(model.class_names)
@@ -94,9 +89,9 @@ def test_the_metadata_say_all_that_is_needed(tmp_path):
 
 def test_a_class_without_any_sample_is_never_the_best(tmp_path):
     model = trained()
-    bias = model.classifier.bias.clone()
+    bias = model.head.bias.clone()
     bias[2] = torch.finfo(bias.dtype).min / 4
-    model = dataclasses.replace(model, classifier=LinearClassifier(model.classifier.weight, bias))
+    model = replace(model, head=LinearHead(model.head.weight, bias))
     export_onnx(model, tmp_path / "m.onnx")
     scores, chances = session(tmp_path / "m.onnx").run(None, {"features": DATA.features})
     assert not (scores.argmax(axis=1) == 2).any()
@@ -106,12 +101,11 @@ def test_a_class_without_any_sample_is_never_the_best(tmp_path):
 def test_a_file_with_other_scores_is_not_kept(tmp_path, monkeypatch):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"precious")
-    add = mlis.io.onnx.export._add_head
-
-    def wrong(graph, x, fused):
-        add(graph, x, dataclasses.replace(fused, bias=fused.bias + 0.01))
-
-    monkeypatch.setattr(mlis.io.onnx.export, "_add_head", wrong)
+    forward = mlis.io.onnx._Graph.forward
+    monkeypatch.setattr(
+        *(mlis.io.onnx._Graph, "forward"),
+        lambda self, x: [one + 0.01 for one in forward(self, x)],
+    )
     with pytest.raises(ModelFileError, match=r"off PyTorch's, more than 0\.0001"):
         export_onnx(trained(), path)
     assert path.read_bytes() == b"precious"
@@ -125,14 +119,13 @@ def of_images() -> Recognizer:
     rng = torch.Generator().manual_seed(0)
     identity = load_backbone(LITE, device="cpu", precision="float32").identity
     return Recognizer(
-        scaler=FeatureScaler("none", torch.zeros(1280), torch.full((1280,), 1 / 6)),
-        encoder_weight=torch.randn(32, 1280, generator=rng) / 10,
-        encoder_bias=torch.zeros(32),
-        classifier=LinearClassifier(torch.randn(5, 32, generator=rng), torch.zeros(5)),
+        preprocessing=FeatureScaler("none", torch.zeros(1280), torch.full((1280,), 1 / 6)),
+        refiner=LinearReLU(torch.randn(32, 1280, generator=rng) / 10, torch.zeros(32)),
+        head=LinearHead(torch.randn(5, 32, generator=rng), torch.zeros(5)),
         class_names=tuple("abcde"),
         seen_mask=np.array([True, True, True, False, False]),
         descriptors=np.eye(5, dtype=np.float32),
-        sources={"backbone": identity.to_dict()},
+        metadata=Metadata({"backbone": identity.to_dict()}),
     )
 
 
@@ -148,7 +141,7 @@ def test_from_pixels_to_scores(of_images, tmp_path, capsys):
     pixels = np.stack([backbone.prepare(image) for image in images])
     run = session(path)
     (found,) = run.run(["probabilities"], {"pixels": pixels})
-    told = of_images.predict_images(images, k=5, backbone=backbone)
+    told = ImageClassifier(of_images, backbone).predict(images, k=5)
     for row, one in zip(found, told, strict=True):
         expected = {each.name: each.score for each in one.classes}
         np.testing.assert_allclose(row, [expected[name] for name in "abcde"], atol=1e-3)
@@ -160,7 +153,7 @@ def test_from_pixels_to_scores(of_images, tmp_path, capsys):
 def test_other_image_models_stay_outside(tmp_path):
     from coloured import Colours
 
-    model = dataclasses.replace(trained(), sources={"backbone": Colours().identity.to_dict()})
+    model = replace(trained(), metadata=Metadata({"backbone": Colours().identity.to_dict()}))
     with pytest.raises(DataError, match="only EfficientNet-Lite can"):
         export_onnx(model, tmp_path / "m.onnx", images=True, backbone=Colours())
     with pytest.raises(DataError, match="does not know which image model"):
@@ -184,7 +177,7 @@ def test_wrong_use(arguments, said, tmp_path, capsys, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime", "onnxscript"])
 def test_without_the_extra(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SettingsError, match=r"mlis\[onnx\]"):
@@ -193,14 +186,26 @@ def test_without_the_extra(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("transform", ["none", "sqrt"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_row_that_is_not_finite_has_no_finite_score(transform, bad, tmp_path):
+def test_a_row_that_is_not_finite_has_no_finite_score(transform, tmp_path):
     """A graph cannot raise an error; no row may be answered as if it were a usual one."""
     model = trained(preprocessing={"feature_transform": transform})
     export_onnx(model, tmp_path / "m.onnx")
-    x = np.array(DATA.features[:4])
-    x[2] = bad if transform == "none" or bad != 3e38 else np.nan  # its root is finite
-    (scores,) = session(tmp_path / "m.onnx").run(["scores"], {"features": x})
-    assert not np.isfinite(scores[2]).any() or bad == 3e38
-    assert not np.isfinite(scores[2]).all()
-    np.testing.assert_allclose(scores[[0, 1, 3]], model.scores(x[[0, 1, 3]]), rtol=1e-4, atol=1e-4)
+    run = session(tmp_path / "m.onnx").run
+    expected = model.scores(DATA.features[:4])
+    for bad in (np.nan, np.inf, -np.inf, 3e38):
+        x = np.array(DATA.features[:4])
+        x[2] = bad if transform == "none" or bad != 3e38 else np.nan  # its root is finite
+        (scores,) = run(["scores"], {"features": x})
+        assert not np.isfinite(scores[2]).any() or bad == 3e38
+        assert not np.isfinite(scores[2]).all()
+        np.testing.assert_allclose(scores[[0, 1, 3]], expected[[0, 1, 3]], rtol=1e-4, atol=1e-4)
+
+
+def test_any_composition_is_exported(tmp_path):
+    width = DATA.features.shape[1]
+    layer = LinearReLU(torch.randn(5, width), torch.zeros(5), slope=0.2)
+    head = CosineHead(torch.randn(9, width + 5), scale=20.0)
+    model = replace(trained(), refiner=Concatenation([Identity(), layer]), head=head)
+    assert export_onnx(model, tmp_path / "m.onnx").difference < 1e-5
+    (scores,) = session(tmp_path / "m.onnx").run(["scores"], {"features": DATA.features})
+    np.testing.assert_allclose(scores, model.scores(DATA.features), rtol=1e-4, atol=1e-4)

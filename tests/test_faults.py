@@ -67,8 +67,8 @@ def calm(data, tmp_path_factory) -> bytes:
 
 
 def same_weights(one, other) -> bool:
-    pairs = [(one.classifier.weight, other.classifier.weight)]
-    pairs += [(one.encoder_weight, other.encoder_weight)]
+    pairs = [(one.head.weight, other.head.weight)]
+    pairs += [(one.refiner.weight, other.refiner.weight)]
     return all(torch.equal(a, b) for a, b in pairs)
 
 

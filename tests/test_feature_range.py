@@ -16,6 +16,7 @@ from mlis.io.checkpoint import load_model, save_model
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
+from pairs import loaded_pair, trained_pair
 from simulated import linear_world, small
 
 WORLD: GZSLDataset = linear_world()
@@ -151,11 +152,13 @@ def test_synthetic_features_are_negative_only_where_the_trainings_are():
 @pytest.mark.parametrize("generator", ["ridge", "wgan-gp"])
 def test_classes_are_added_to_a_model_of_signed_features(generator, tmp_path):
     generation = {"generator": generator}
-    model = trained(signed(), generation=generation, preprocessing={"feature_scaling": "standard"})
-    save_model(model, tmp_path)
+    scaling = {"preprocessing": {"feature_scaling": "standard"}}
+    config = small(**{**RIDGE, "generation": generation, **scaling})
+    pair = trained_pair(signed().for_training(), config, device="cpu")
+    pair.save(tmp_path)
     vector, x = WORLD.descriptors[:1] + 0.1, signed().features
-    grown, again = (m.add_classes(["n"], vector) for m in (model, load_model(tmp_path)))
-    assert grown.growth.signed
+    grown, again = (one.add(["n"], vector) for one in (pair, loaded_pair(tmp_path)))
+    assert grown.exemplars.signed
     np.testing.assert_array_equal(again.scores(x), grown.scores(x))
 
 

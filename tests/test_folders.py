@@ -19,7 +19,8 @@ from mlis.data.out_of_core.safetensors_file import write_arrays
 from mlis.errors import DataError
 from mlis.experiments.store import Store
 from mlis.features.images.shards import Store as Shards
-from mlis.io.checkpoint import load_model, save_model
+from mlis.io.checkpoint import load_exemplars, load_model, save_model
+from mlis.io.hub import save_pretrained
 from mlis.storage.atomic import cache_folder
 from mlis.storage.locks import LOCK, lock_folder
 from test_experiments_store import row
@@ -205,25 +206,28 @@ def test_a_name_that_is_not_unicode_is_refused_before_anything_is_replaced(model
 def test_a_record_that_is_not_unicode_is_refused_before_anything_is_replaced(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     with pytest.raises(DataError, match=r"photos \\udcff"):
-        save_model(load_model(folder), folder, {"note": "photos \udcff"})
-    assert load_model(folder).record == load_model(model).record
+        save_model(load_model(folder), folder, record={"note": "photos \udcff"})
+    assert load_model(folder).metadata == load_model(model).metadata
 
 
 def test_old_files_of_a_model_go_and_others_of_their_name_stay(model, tmp_path):
     recognizer = load_model(model)
     folder = shutil.copytree(model, tmp_path / "model")
-    (folder / "config.json").rename(folder / "model.json")  # as an older version saved it
-    recognizer.save_pretrained(folder, growth=False)
+    old = {"config.json": "model.json", "exemplars.safetensors": "growth.safetensors"}
+    for new, name in old.items():  # as mlis 0.1.0 named them
+        (folder / new).rename(folder / name)
+    save_pretrained(recognizer, folder)
     assert {path.name for path in folder.iterdir()} == {
         *("README.md", "config.json", "model.safetensors")
     }
     (folder / "model.json").write_text('{"format": "tfjs"}')
     (folder / "growth.safetensors").write_text("mine")
-    recognizer.save_pretrained(folder, growth=False)
+    save_pretrained(recognizer, folder)
     assert (folder / "growth.safetensors").read_text() == "mine"
-    save_model(recognizer, folder)
+    save_model(recognizer, folder, load_exemplars(model))
     assert (folder / "model.json").read_text() == '{"format": "tfjs"}'
-    assert load_model(folder).growth is not None
+    assert (folder / "growth.safetensors").read_text() == "mine"
+    assert load_exemplars(folder) is not None
 
 
 # --- places that cannot be written ----------------------------------------------------------------

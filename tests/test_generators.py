@@ -86,10 +86,10 @@ def undisturbed(config: Config = CONFIG) -> Recognizer:
 
 def assert_same_bits(trained: Trained | Recognizer, other: Recognizer) -> None:
     one = trained.recognizer if isinstance(trained, Trained) else trained
-    assert torch.equal(one.classifier.weight, other.classifier.weight)
-    assert torch.equal(one.classifier.bias, other.classifier.bias)
-    if one.encoder_weight is not None:
-        assert torch.equal(one.encoder_weight, other.encoder_weight)
+    assert torch.equal(one.head.weight, other.head.weight)
+    assert torch.equal(one.head.bias, other.head.bias)
+    if one.refiner.kind != "none":
+        assert torch.equal(one.refiner.weight, other.refiner.weight)
 
 
 def logged(path: Path) -> list[int]:

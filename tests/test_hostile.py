@@ -3,12 +3,13 @@
 The long form of the first part is `make fuzz` (torture/fuzz.py).
 """
 
-import dataclasses
 import functools
 import io
 import json
 import pickle
 import random
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from mlis.data.io.npy_file import load_npy, read_npz
 from mlis.errors import LONGEST, DataError, MlisError, ModelFileError, SettingsError
 from mlis.features.images.files import find_images
 from mlis.io.checkpoint import RECORD, WEIGHTS, load_model, save_model
+from mlis.model.recognizer import Metadata
 from mlis.pipeline import fit
 from mlis.storage.atomic import strict_json
 from mlis.storage.tensors import load_tensors, save_tensors
@@ -418,10 +420,10 @@ def test_a_model_opens_no_file_but_its_own(tmp_path, opened):
     recognizer = fit(
         tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
     ).recognizer
-    named = dataclasses.replace(recognizer, sources={**OUTSIDE, "backbone": {}}, record=OUTSIDE)
-    save_model(named, tmp_path / "model")
+    recognizer.metadata = Metadata({**OUTSIDE, "backbone": {}}, record=OUTSIDE)
+    save_model(recognizer, tmp_path / "model")
     opened.clear()
-    assert load_model(tmp_path / "model").sources["features"] == "/etc/passwd"
+    assert load_model(tmp_path / "model").metadata.sources["features"] == "/etc/passwd"
     assert str(tmp_path / "model" / RECORD) in opened
     assert not [path for path in opened if "passwd" in path or "secret" in path]
 
@@ -455,8 +457,8 @@ def test_words_of_the_wrong_kind_are_a_damaged_model(changes, tmp_path, capsys):
     facts = json.loads((tmp_path / "model" / RECORD).read_text()) | changes
     record = facts.pop("record")
     tensors, _ = load_tensors(tmp_path / "model" / WEIGHTS)
-    words = json.dumps(facts, sort_keys=True)
-    save_tensors(tmp_path / "model" / WEIGHTS, tensors, {"facts": words})
+    text = json.dumps(facts, sort_keys=True)
+    save_tensors(tmp_path / "model" / WEIGHTS, tensors, {"description": text})
     (tmp_path / "model" / RECORD).write_text(json.dumps({**facts, "record": record}))
     with pytest.raises(ModelFileError, match="damaged"):
         load_model(tmp_path / "model")
@@ -488,16 +490,17 @@ def resaved(model: Path, **changes: torch.Tensor | None) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("classifier.weight", torch.zeros(9, 11)),
-        ("classifier.weight", torch.zeros(9)),
-        ("classifier.bias", torch.zeros(8)),
-        ("classifier.bias", torch.zeros(9, dtype=torch.float64)),
-        ("encoder.weight", torch.zeros(10, 8)),
-        ("encoder.bias", None),
-        ("scaler.shift", torch.zeros(8, dtype=torch.float64)),
-        ("scaler.factor", torch.zeros(9, dtype=torch.int64)),
-        ("seen", torch.zeros(9)),
-        ("seen", None),
+        ("head.weight", torch.zeros(9, 11)),
+        ("head.weight", torch.zeros(9)),
+        ("head.bias", torch.zeros(8)),
+        ("head.bias", torch.zeros(9, dtype=torch.float64)),
+        ("refiner.weight", torch.zeros(10, 8)),
+        ("refiner.bias", None),
+        ("preprocessing.shift", torch.zeros(8, dtype=torch.float64)),
+        ("preprocessing.factor", torch.zeros(9, dtype=torch.int64)),
+        ("seen_mask", torch.zeros(9)),
+        ("seen_mask", None),
+        ("classifier.weight", torch.zeros(9, 10)),
         ("descriptors", torch.zeros(8, 4)),
         ("descriptors", torch.zeros(())),
     ],
@@ -506,6 +509,29 @@ def test_tensors_that_fit_no_model_are_named(model, name, value):
     """The checksum is right, as of a file that someone made."""
     resaved(model, **{name: value})
     with pytest.raises(ModelFileError, match=r"model\.safetensors (is no model|holds no tensor)"):
+        load_model(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("classifier.weight", torch.zeros(9, 11)),
+        ("classifier.weight", torch.zeros(9)),
+        ("classifier.weight", None),
+        ("encoder.weight", torch.zeros(10, 8)),
+        ("encoder.bias", None),
+        ("scaler.shift", torch.zeros(())),
+        ("scaler.factor", torch.zeros(9, dtype=torch.int64)),
+        ("seen", None),
+        ("descriptors", torch.zeros(8, 4)),
+        ("descriptors", torch.zeros(())),
+    ],
+)
+def test_tensors_that_fit_no_model_of_format_1_are_named(tmp_path, name, value):
+    kept = Path(__file__).parent / "data" / "v0.1.0-config" / "run/seed-1/ml+is+sfr/model"
+    model = shutil.copytree(kept, tmp_path / "model")
+    resaved(model, **{name: value})
+    with pytest.raises(ModelFileError, match=re.escape(str(model))):
         load_model(model)
 
 

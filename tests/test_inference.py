@@ -1,7 +1,6 @@
 """The recognizer: arrays and tensors in and out, batches, types, errors, calibration, top-k."""
 
 import copy
-import dataclasses
 import pickle
 
 import numpy as np
@@ -9,9 +8,10 @@ import pytest
 import torch
 
 from mlis.errors import DataError, SettingsError
-from mlis.model.classification import LinearClassifier
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler
-from mlis.model.recognizer import Recognizer
+from mlis.model.recognizer import Recognizer, replace
+from mlis.model.refiners import Identity, LinearReLU
 from mlis.pipeline import fit
 from simulated import small, tiny
 
@@ -30,17 +30,17 @@ def exact() -> Recognizer:
 
 def by_hand(recognizer: Recognizer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Refined features and scores in NumPy: scale, linear, ReLU, linear, calibration."""
-    scaled = (x - recognizer.scaler.shift.numpy()) * recognizer.scaler.factor.numpy()
+    scaled = (x - recognizer.preprocessing.shift.numpy()) * recognizer.preprocessing.factor.numpy()
     h = np.maximum(
-        scaled @ recognizer.encoder_weight.numpy().T + recognizer.encoder_bias.numpy(), 0
+        scaled @ recognizer.refiner.weight.numpy().T + recognizer.refiner.bias.numpy(), 0
     )
-    scores = h @ recognizer.classifier.weight.numpy().T + recognizer.classifier.bias.numpy()
-    return h, scores - recognizer.calibration * recognizer.seen_mask
+    scores = h @ recognizer.head.weight.numpy().T + recognizer.head.bias.numpy()
+    return h, scores - recognizer.calibration * recognizer.seen_mask.numpy()
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.75, -3.0])
 def test_equals_numpy(exact, constant):
-    calibrated = exact.with_calibration(constant)
+    calibrated = replace(exact, calibration=constant)
     h, scores = by_hand(calibrated, DATA.features.astype(np.float64))
     np.testing.assert_allclose(calibrated.refine(DATA.features), h, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(calibrated.scores(DATA.features), scores, rtol=1e-9, atol=1e-9)
@@ -50,13 +50,13 @@ def test_equals_numpy(exact, constant):
 
 def textbook(r: Recognizer, x: np.ndarray) -> np.ndarray:
     """Scaler, encoder, classifier, calibration, one after the other; in float64 after the root."""
-    if r.scaler.transform == "sqrt":  # PyTorch's, as its last bit is not NumPy's
+    if r.preprocessing.transform == "sqrt":  # PyTorch's, as its last bit is not NumPy's
         x = torch.from_numpy(x).clamp(min=0).sqrt().numpy()
-    h = (x.astype(np.float64) - r.scaler.shift.numpy()) * r.scaler.factor.numpy()
-    if r.encoder_weight is not None:
-        h = np.maximum(h @ r.encoder_weight.double().numpy().T + r.encoder_bias.double().numpy(), 0)
-    scores = h @ r.classifier.weight.double().numpy().T + r.classifier.bias.double().numpy()
-    return scores - r.calibration * r.seen_mask
+    h = (x.astype(np.float64) - r.preprocessing.shift.numpy()) * r.preprocessing.factor.numpy()
+    if r.refiner.kind != "none":
+        h = np.maximum(h @ r.refiner.weight.double().numpy().T + r.refiner.bias.double().numpy(), 0)
+    scores = h @ r.head.weight.double().numpy().T + r.head.bias.double().numpy()
+    return scores - r.calibration * r.seen_mask.numpy()
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 1e4], ids=["zero", "near", "far"])
@@ -77,12 +77,11 @@ def test_the_fused_pass_equals_the_formula(dtype, error, with_encoder, transform
     def draw(*shape: int) -> torch.Tensor:
         return torch.from_numpy(rng.normal(size=shape)).to(dtype)
 
-    classifier = LinearClassifier(draw(classes, hidden if with_encoder else inputs), draw(classes))
+    head = LinearHead(draw(classes, hidden if with_encoder else inputs), draw(classes))
     r = Recognizer(
         FeatureScaler(transform, torch.from_numpy(place), torch.from_numpy(1 / width)),
-        draw(hidden, inputs) if with_encoder else None,
-        draw(hidden) if with_encoder else None,
-        classifier,
+        LinearReLU(draw(hidden, inputs), draw(hidden)) if with_encoder else Identity(),
+        head,
         tuple(map(str, range(classes))),
         np.arange(classes) < 4,
         np.eye(classes),
@@ -92,25 +91,25 @@ def test_the_fused_pass_equals_the_formula(dtype, error, with_encoder, transform
     if dtype == torch.float32:  # what is left of the features there is what both sides get
         rounded = torch.from_numpy(place).float().double()
         scaler = FeatureScaler(transform, rounded, torch.from_numpy(1 / width))
-        r = dataclasses.replace(r, scaler=scaler)
+        r = replace(r, preprocessing=scaler)
     expected = textbook(r, x)
     np.testing.assert_allclose(r.scores(x), expected, rtol=0, atol=error * np.abs(expected).max())
     np.testing.assert_array_equal(r.predict(x), r.scores(x).argmax(1))
 
 
 def test_the_shift_is_folded_where_that_is_harmless(recognizer):
-    assert recognizer._fused.shift is None
-    scaler = recognizer.scaler
+    assert recognizer._ready().fused.shift is None
+    scaler = recognizer.preprocessing
     far = FeatureScaler(scaler.transform, scaler.shift + 1000 / scaler.factor, scaler.factor)
-    assert dataclasses.replace(recognizer, scaler=far)._fused.shift is not None
+    assert replace(recognizer, preprocessing=far)._ready().fused.shift is not None
 
 
 def test_finite_scores_whose_sum_is_not(recognizer):
     """A class without any sample has the smallest bias there is."""
-    bias = recognizer.classifier.bias.clone()
+    bias = recognizer.head.bias.clone()
     bias[2] = torch.finfo(bias.dtype).min / 4
-    head = LinearClassifier(recognizer.classifier.weight, bias)
-    model = dataclasses.replace(recognizer, classifier=head)
+    head = LinearHead(recognizer.head.weight, bias)
+    model = replace(recognizer, head=head)
     assert model.scores(DATA.features).shape == (len(DATA.features), 9)
     assert not (model.predict(DATA.features) == 2).any()
 
@@ -123,7 +122,7 @@ def test_infinities_of_both_signs_are_found(recognizer):
 
 
 def test_predicting_leaves_pickles_and_copies_as_they_were(recognizer):
-    fresh = dataclasses.replace(recognizer)
+    fresh = replace(recognizer)
     before = len(pickle.dumps(fresh))
     fresh.predict(DATA.features)
     assert len(pickle.dumps(fresh)) == before
@@ -203,7 +202,8 @@ def test_the_features_handed_in_stay_as_they_are(recognizer):
     for method in (recognizer.refine, recognizer.scores, recognizer.predict):
         method(x)
         method(torch.from_numpy(x))
-    raw = dataclasses.replace(recognizer, encoder_weight=None, encoder_bias=None)
+    head = LinearHead(torch.zeros(9, recognizer.num_features), torch.zeros(9))
+    raw = replace(recognizer, refiner=Identity(), head=head)
     assert raw.refine(x) is not x
     np.testing.assert_array_equal(x, DATA.features)
 
@@ -250,13 +250,13 @@ def test_top_k_of_nothing_is_an_error(recognizer, k):
 
 def test_calibration_shifts_seen_scores_only(recognizer, exact):
     for r in (recognizer, exact):
-        calibrated = r.with_calibration(0.7)
+        calibrated = replace(r, calibration=0.7)
         difference = r.scores(DATA.features) - calibrated.scores(DATA.features)
         error = 1e-14 if r is exact else 1e-6
         np.testing.assert_allclose(difference[:, r.seen_mask], 0.7, rtol=0, atol=error * 100)
         np.testing.assert_array_equal(difference[:, ~r.seen_mask], 0)
         assert r.calibration == 0
-    everything_unseen = recognizer.with_calibration(1e6).predict(DATA.features)
+    everything_unseen = replace(recognizer, calibration=1e6).predict(DATA.features)
     assert not recognizer.seen_mask[everything_unseen].any()
 
 
@@ -279,20 +279,20 @@ def test_lists_are_arrays(recognizer):
 
 
 def test_one_line_says_what_a_recognizer_is(recognizer):
-    text = repr(recognizer.with_calibration(0.25))
-    width = len(recognizer.classifier.weight[0])
+    text = repr(replace(recognizer, calibration=0.25))
+    width = len(recognizer.head.weight[0])
     assert text == (
         f"Recognizer(9 classes: 6 seen, 3 unseen; {recognizer.num_features} → {width} features, "
-        "calibration 0.25)"
+        "linear refiner, linear head, calibration 0.25)"
     )
     assert "tensor" not in repr(DATA)
     assert "6 seen and 3 unseen classes" in repr(DATA)
 
 
 def test_to_another_device_and_back(recognizer):
-    meta = recognizer.to(torch.device("meta"))
+    meta = replace(recognizer).to(torch.device("meta"))
     assert meta.device.type == "meta"
-    assert {meta.encoder_weight.device.type, meta.scaler.shift.device.type} == {"meta"}
+    assert {meta.refiner.weight.device.type, meta.preprocessing.shift.device.type} == {"meta"}
     same = recognizer.to("cpu")
     np.testing.assert_array_equal(same.scores(DATA.features), recognizer.scores(DATA.features))
 
@@ -303,7 +303,7 @@ def test_without_an_encoder_refined_features_are_the_scaled_ones():
         small(refinement={"components": "none"}, preprocessing={"feature_transform": "sqrt"}),
         device="cpu",
     ).recognizer
-    assert raw.encoder_weight is None
+    assert raw.refiner.kind == "none"
     rows = DATA.for_training().features.astype(np.float64)
     low, high = np.sqrt(rows.min(0)), np.sqrt(rows.max(0))
     expected = (np.sqrt(DATA.features) - low) / (high - low)
@@ -319,9 +319,9 @@ def test_constant_features_of_the_training_rows_are_no_division_by_zero():
 
 
 def test_ties_go_to_the_first_class():
-    classifier = LinearClassifier(torch.zeros(3, 2), torch.zeros(3))
+    classifier = LinearHead(torch.zeros(3, 2), torch.zeros(3))
     scaler = FeatureScaler("none", torch.zeros(2), torch.ones(2))
-    r = Recognizer(scaler, None, None, classifier, ("a", "b", "c"), np.ones(3, bool), np.eye(3))
+    r = Recognizer(scaler, Identity(), classifier, ("a", "b", "c"), np.ones(3, bool), np.eye(3))
     assert r.predict(np.ones((2, 2))).tolist() == [0, 0]
     assert r.top_k(np.ones((1, 2)), 3)[0].tolist() == [[0, 1, 2]]
 
@@ -345,17 +345,15 @@ def test_numbers_beyond_float32_are_refused_by_row_and_column(
 def test_results_that_are_not_finite_are_refused_by_row_and_column(recognizer, method):
     x = np.array(DATA.features)
     x[11, 4] = -3e38
-    factor = torch.full_like(recognizer.scaler.factor, 9.0)
-    scaler = FeatureScaler("none", recognizer.scaler.shift, factor)
+    factor = torch.full_like(recognizer.preprocessing.factor, 9.0)
+    scaler = FeatureScaler("none", recognizer.preprocessing.shift, factor)
     with pytest.raises(DataError, match=r"row 11 .*not finite.*-3e\+38, in column 4"):
-        getattr(dataclasses.replace(recognizer, scaler=scaler), method)(x, batch_size=8)
+        getattr(replace(recognizer, preprocessing=scaler), method)(x, batch_size=8)
 
 
 def test_weights_that_are_not_finite_answer_nothing(recognizer):
-    weight = recognizer.classifier.weight.clone()
+    weight = recognizer.head.weight.clone()
     weight[1, 0] = torch.nan
-    broken = dataclasses.replace(
-        recognizer, classifier=LinearClassifier(weight, recognizer.classifier.bias)
-    )
+    broken = replace(recognizer, head=LinearHead(weight, recognizer.head.bias))
     with pytest.raises(DataError, match=r"not finite.*weights are damaged"):
         broken.predict(DATA.features)

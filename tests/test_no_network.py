@@ -1,6 +1,5 @@
 """No command makes a connection, but for models that are named by their place on a hub."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -11,7 +10,8 @@ import pytest
 
 from cli_cases import QUICK, environment, save_small
 from mlis.io.checkpoint import save_model
-from mlis.pipeline import fit
+from mlis.model.recognizer import Metadata, replace
+from pairs import trained_pair
 from simulated import small, tiny
 
 WALL = """
@@ -155,12 +155,14 @@ def test_what_a_models_file_names_is_fetched_on_the_users_word_alone(tmp_path):
     Image = pytest.importorskip("PIL.Image")
     Image.new("RGB", (16, 16)).save(tmp_path / "1.png")
     (tmp_path / "classes.csv").write_text("name,text\nzebra,it has stripes\n")
-    model = fit(tiny().for_training(), small(), device="cpu").recognizer
+    model = trained_pair(tiny().for_training(), small(), device="cpu")
     backbone = {"name": "microsoft/resnet-18", "pooling": "", "fingerprint": "0", "size": 16}
     text = {**backbone, "weights": "", "preprocessing": ""}
     words = {"format": "mlis-descriptors", "version": 1, "attributes": [], "attribute_weight": 0.5}
     named = {"backbone": backbone, "descriptors": {**words, "text": text, "sentences": ["text"]}}
-    save_model(dataclasses.replace(model, sources=named), tmp_path / "named")
+    save_model(
+        replace(model.recognizer, metadata=Metadata(named)), tmp_path / "named", model.exemplars
+    )
     folder, photo, table = tmp_path / "named", tmp_path / "1.png", tmp_path / "classes.csv"
     commands = [
         ["predict", folder, photo],

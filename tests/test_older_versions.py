@@ -12,10 +12,13 @@ import pytest
 from mlis.data.io.feature_folder import read_feature_folder
 from mlis.data.io.folder import load_folder
 from mlis.errors import DataError, MlisError, ModelFileError
+from mlis.estimator import MLISClassifier
 from mlis.evaluation import summarise
 from mlis.experiments.rerun import rerun
 from mlis.experiments.store import Store
-from mlis.io.checkpoint import load_model, read_record
+from mlis.incremental import add_classes
+from mlis.io.checkpoint import load_exemplars, load_model, read_record, save_model
+from mlis.io.onnx import export_onnx
 from mlis.io.saved_models import find_models
 from mlis.protocol import evaluate_on_test
 from mlis.runs.run import RunPlan, execute
@@ -48,6 +51,57 @@ def test_a_model_gives_the_same_scores():
     assert {name: found[name] for name in ("U", "S", "H")} == pytest.approx(
         {name: recorded[name] for name in ("U", "S", "H")}
     )
+
+
+def test_a_model_with_a_growth_file_gives_the_same_scores_before_and_after_additions(tmp_path):
+    kept = Path(__file__).parent / "data" / "v0.1.0-config"
+    expected, data = (
+        json.loads((kept / "expected.json").read_text()),
+        load_folder(kept / "dataset"),
+    )
+    model, exemplars = load_model(kept / "run" / MODEL), load_exemplars(kept / "run" / MODEL)
+    x = data.features[:6]
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    np.testing.assert_allclose(model.scores(x), expected["scores"], **close)
+    assert model.predict(data.features).tolist() == expected["predicted"]
+    vectors = np.array(expected["grown"]["descriptors"], np.float32)
+    grown, _ = add_classes(model, exemplars, ["new a", "new b"], vectors)
+    np.testing.assert_allclose(grown.scores(x), expected["grown"]["scores"], **close)
+    save_model(model, tmp_path, exemplars)  # in the present format
+    again = load_model(tmp_path), load_exemplars(tmp_path)
+    np.testing.assert_array_equal(again[0].scores(x), model.scores(x))
+    regrown, _ = add_classes(*again, ["new a", "new b"], vectors)
+    np.testing.assert_array_equal(regrown.scores(x), grown.scores(x))
+
+
+def test_the_estimators_decision_function_is_that_of_before():
+    kept = Path(__file__).parent / "data" / "v0.1.0-config"
+    expected, data = (
+        json.loads((kept / "expected.json").read_text()),
+        load_folder(kept / "dataset"),
+    )
+    rows = data.split.trainval
+    options = {"steps": 20, "random_state": 0, "precision": "float32"}
+    model = MLISClassifier(generator="ridge", device="cpu", **options)
+    described = dict(zip(data.class_names, data.descriptors, strict=True))
+    model.fit(
+        data.features[rows], np.array(data.class_names)[data.labels][rows], descriptors=described
+    )
+    found = model.decision_function(data.features[:6])
+    np.testing.assert_allclose(found, expected["estimator"], rtol=1e-4, atol=1e-4)
+
+
+def test_an_exported_model_gives_the_same_scores(tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    kept = Path(__file__).parent / "data" / "v0.1.0-config"
+    expected = json.loads((kept / "expected.json").read_text())["onnx"]
+    export_onnx(load_model(kept / "run" / MODEL), tmp_path / "m.onnx")
+    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    x = load_folder(kept / "dataset").features[:6]
+    for name, values in expected.items():
+        (found,) = session.run([name], {"features": np.array(x, np.float32)})
+        np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-4)
 
 
 def test_a_finished_run_is_read_and_not_done_again(kept, monkeypatch):
@@ -102,7 +156,7 @@ def read_all(kept: Path) -> None:
     [
         ("dataset/dataset.json", {"version": 2}, "expected version 1, got 2"),
         ("features/features.json", {"version": 7}, "version 7, but this mlis reads 1"),
-        (f"run/{MODEL}/model.json", {"format": 2}, "has model format 2, but this version of mlis"),
+        (f"run/{MODEL}/model.json", {"format": 3}, "has model format 3, but this version of mlis"),
         ("run/run.json", {"format": 2}, "has run format 2, but this version of mlis"),
         (
             "run/seed-1/ml+is+sfr/result.json",

@@ -173,9 +173,9 @@ DATA = tiny()
 
 
 def all_weights(r: Recognizer) -> list[torch.Tensor]:
-    parts = [r.classifier.weight, r.classifier.bias, r.scaler.shift, r.scaler.factor]
-    if r.encoder_weight is not None and r.encoder_bias is not None:
-        parts += [r.encoder_weight, r.encoder_bias]
+    parts = [r.head.weight, r.head.bias, r.preprocessing.shift, r.preprocessing.factor]
+    if r.refiner.kind != "none":
+        parts += [r.refiner.weight, r.refiner.bias]
     return parts
 
 
@@ -204,7 +204,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(variant, prec
     torch.rand(7)
     assert same_bits(one, fit(training, config, seed=3, device="cpu").recognizer)
     other = fit(training, config, seed=4, device="cpu").recognizer
-    assert not torch.equal(one.classifier.weight, other.classifier.weight)
+    assert not torch.equal(one.head.weight, other.head.weight)
     expected = torch.float64 if precision == "float64" else torch.float32
     assert {w.dtype for w in all_weights(one)[:2]} == {expected}
     assert np.isfinite(one.scores(DATA.features)).all()
@@ -360,7 +360,7 @@ def test_stages(changes, stages):
     ).recognizer
     assert heard.started_stages == stages
     no_encoder = changes.get("refinement", {}).get("components") == "none"
-    assert (recognizer.encoder_weight is None) == no_encoder
+    assert (recognizer.refiner.kind == "none") == no_encoder
 
 
 def test_without_unseen_classes_it_is_an_ordinary_classifier():
@@ -382,8 +382,8 @@ def test_synthetic_samples_of_seen_classes_can_be_used():
         small(classification={"synthetic_per_unseen": 5, "synthetic_per_seen": 20}),
         device="cpu",
     ).recognizer
-    assert torch.equal(one.encoder_weight, two.encoder_weight)
-    assert not torch.equal(one.classifier.weight, two.classifier.weight)
+    assert torch.equal(one.refiner.weight, two.refiner.weight)
+    assert not torch.equal(one.head.weight, two.head.weight)
 
 
 def test_a_users_loss_and_its_name():

@@ -16,7 +16,9 @@ from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
 from mlis.data.io.folder import load_folder, save_dataset
 from mlis.errors import DataError, SettingsError
+from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.io.checkpoint import load_model, save_model
+from mlis.model.recognizer import Metadata, replace
 
 EVERY = COLOURS | UNSEEN
 
@@ -27,7 +29,8 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("coloured")
     data = coloured.coloured_dataset(folder)
     save_dataset(data, folder / "data")
-    save_model(coloured.coloured_model(folder / "again"), folder / "model")
+    recognizer, exemplars = coloured.coloured_model(folder / "again")
+    save_model(recognizer, folder / "model", exemplars)
     (folder / "bad").mkdir()
     (folder / "bad" / "broken.png").write_bytes(b"no image")
     picture(COLOURS["red"], 77).save(folder / "bad" / "fine.png")
@@ -48,6 +51,7 @@ def _fake_backbone(monkeypatch):
         return Colours() if name == "colours" else Colours("two", "others")
 
     monkeypatch.setattr("mlis.features.backbones.load_backbone", load)
+    monkeypatch.setattr("mlis.image_classifier.load_backbone", load)
 
 
 # --- in Python ----------------------------------------------------------------------------------
@@ -56,8 +60,8 @@ def _fake_backbone(monkeypatch):
 def test_the_model_remembers_its_image_model(place, model):
     data = load_folder(place / "data")
     assert data.provenance.sources["backbone"]["fingerprint"] == Colours().identity.fingerprint
-    assert model.backbone["fingerprint"] == Colours().identity.fingerprint
-    assert model.sources["descriptors"]["attributes"][0]["name"] == "red"
+    assert recorded_backbone(model)["fingerprint"] == Colours().identity.fingerprint
+    assert model.metadata.sources["descriptors"]["attributes"][0]["name"] == "red"
 
 
 def test_a_dataset_of_before_says_it_beside(place, tmp_path):
@@ -72,7 +76,7 @@ def test_a_dataset_of_before_says_it_beside(place, tmp_path):
 
 
 def test_pictures_are_recognised_seen_or_not(model):
-    found = model.predict_images([picture(colour, 50) for colour in EVERY.values()], k=3)
+    found = ImageClassifier(model).predict([picture(colour, 50) for colour in EVERY.values()], k=3)
     assert [one.classes[0].name for one in found] == list(EVERY)
     assert [one.classes[0].seen for one in found] == [name in COLOURS for name in EVERY]
     assert [one.path for one in found] == [f"image {i}" for i in range(len(EVERY))]
@@ -81,13 +85,15 @@ def test_pictures_are_recognised_seen_or_not(model):
 
 def test_scores_are_probabilities_after_calibration(model):
     image = picture(COLOURS["blue"], 5)
-    (found,) = model.predict_images([image], k=99)
+    (found,) = ImageClassifier(model).predict([image], k=99)
     features = Colours()([Colours().prepare(image)])
-    chances = scipy.special.softmax(model.scores(features).astype(float), axis=1)[0]
-    order = np.argsort(-chances)
+    probabilities = scipy.special.softmax(model.scores(features).astype(float), axis=1)[0]
+    order = np.argsort(-probabilities)
     assert [one.name for one in found.classes] == [model.class_names[c] for c in order]
-    np.testing.assert_allclose([one.score for one in found.classes], chances[order], rtol=1e-9)
-    other = model.with_calibration(50.0).predict_images([image], k=1)
+    np.testing.assert_allclose(
+        [one.score for one in found.classes], probabilities[order], rtol=1e-9
+    )
+    other = ImageClassifier(replace(model, calibration=50.0)).predict([image], k=1)
     assert not other[0].classes[0].seen
 
 
@@ -96,7 +102,7 @@ def test_paths_and_images_in_any_mode_give_the_same(model, tmp_path):
     image.save(tmp_path / "a.png")
     alpha, palette = image.convert("RGBA"), image.quantize(64)
     mixed = [tmp_path / "a.png", str(tmp_path / "a.png"), image, alpha, palette]
-    found = model.predict_images(mixed, k=2)
+    found = ImageClassifier(model).predict(mixed, k=2)
     assert found[0].classes == found[1].classes == found[2].classes == found[3].classes
     assert found[4].classes[0].name == "green"
     assert found[0].path == str(tmp_path / "a.png")
@@ -104,37 +110,35 @@ def test_paths_and_images_in_any_mode_give_the_same(model, tmp_path):
 
 def test_what_cannot_be_read_has_a_reason_and_its_place(place, model, tmp_path):
     good, bad = place / "bad" / "fine.png", place / "bad" / "broken.png"
-    found = model.predict_images([bad, good, tmp_path / "absent.jpg", good, tmp_path])
+    found = ImageClassifier(model).predict([bad, good, tmp_path / "absent.jpg", good, tmp_path])
     assert [bool(one.classes) for one in found] == [False, True, False, True, False]
     assert "not an image" in found[0].reason
     assert "No such file" in found[2].reason
     assert "not a regular file" in found[4].reason
     assert found[1].to_dict()["predictions"][0]["class"] == "red"
     assert "reason" not in found[1].to_dict()
-    assert model.predict_images([]) == []
+    assert ImageClassifier(model).predict([]) == []
 
 
 def test_another_image_model_is_refused(model):
     with pytest.raises(DataError, match=r"others \(12 numbers.*trained on features of colours"):
-        model.predict_images([picture((0, 0, 0))], backbone=Colours("two", "others"))
+        ImageClassifier(model, Colours("two", "others"))
     with pytest.raises(DataError, match="of others"):
-        model.load_backbone("others")
+        ImageClassifier(model, "others")
 
 
 def test_a_model_that_does_not_know_needs_to_be_told(model, caplog):
-    from dataclasses import replace
-
-    bare = replace(model, sources={})
+    bare = replace(model, metadata=Metadata())
     with pytest.raises(DataError, match="does not know which image model"):
-        bare.predict_images([picture((0, 0, 0))])
-    (found,) = bare.predict_images([picture(COLOURS["red"])], backbone=Colours())
+        ImageClassifier(bare)
+    (found,) = ImageClassifier(bare, Colours()).predict([picture(COLOURS["red"])])
     assert found.classes[0].name == "red"
-    assert "unknown white level that this model's features are of colours" in caplog.text
+    assert "this model does not record its image model" in caplog.text
 
 
 def test_k_must_be_a_number_of_classes(model):
     with pytest.raises(SettingsError, match="k must be at least 1, but got 0"):
-        model.predict_images([], k=0)
+        ImageClassifier(model).predict([], k=0)
 
 
 # --- on the command line ------------------------------------------------------------------------
@@ -287,9 +291,7 @@ def test_wrong_use(place, capsys, tmp_path, monkeypatch, arguments, said):
 
 
 def test_a_model_of_features_says_what_it_takes(place, model, capsys, tmp_path):
-    from dataclasses import replace
-
-    save_model(replace(model, sources={}), tmp_path / "bare")
+    save_model(replace(model, metadata=Metadata()), tmp_path / "bare")
     said = refused(capsys, "predict", tmp_path / "bare", place / "bad")
     assert "Name that model with --backbone" in said
     given = ["predict", tmp_path / "bare", place / "bad/fine.png", "--backbone", "colours"]

@@ -137,12 +137,13 @@ def test_validation_splits_hold_out_other_classes_each_time(classes, expected):
 def test_the_recognizer_is_the_one_trained_on_all_training_rows(data):
     trained = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
     plain = fit(data.for_training(), ridge(), seed=1, device="cpu").recognizer
-    assert torch.equal(trained.recognizer.classifier.weight, plain.classifier.weight)
+    assert torch.equal(trained.recognizer.head.weight, plain.head.weight)
     assert trained.recognizer.class_names == data.class_names
     assert trained.seconds > 0
+    plain.calibration = trained.recognizer.calibration
     np.testing.assert_array_equal(
         trained.recognizer.scores(data.features),
-        plain.with_calibration(trained.recognizer.calibration).scores(data.features),
+        plain.scores(data.features),
     )
 
 
@@ -154,7 +155,7 @@ def test_test_rows_have_no_say_in_the_constant(data):
     one = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
     two = fit_and_calibrate(noise, ridge(), seed=1, device="cpu")
     assert one.recognizer.calibration == two.recognizer.calibration
-    assert torch.equal(one.recognizer.classifier.weight, two.recognizer.classifier.weight)
+    assert torch.equal(one.recognizer.head.weight, two.recognizer.head.weight)
     with pytest.warns(FeatureRangeWarning):
         assert (
             evaluate_on_test(one.recognizer, data).S

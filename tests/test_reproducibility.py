@@ -44,10 +44,10 @@ def settings(precision: str, generator: str) -> Config:
 
 
 def weights(recognizer: Recognizer) -> list[torch.Tensor]:
-    assert recognizer.encoder_weight is not None
-    assert recognizer.encoder_bias is not None
+    assert recognizer.refiner.kind != "none"
+
     classifier = recognizer.classifier
-    parts = recognizer.encoder_weight, recognizer.encoder_bias, classifier.weight, classifier.bias
+    parts = recognizer.refiner.weight, recognizer.refiner.bias, classifier.weight, classifier.bias
     return [part.cpu() for part in parts]
 
 

@@ -51,13 +51,13 @@ def _log_every_step(monkeypatch):
 
 
 def weights(recognizer: Recognizer) -> list[torch.Tensor]:
-    assert recognizer.encoder_weight is not None
-    assert recognizer.encoder_bias is not None
+    assert recognizer.refiner.kind != "none"
+
     return [
-        recognizer.encoder_weight,
-        recognizer.encoder_bias,
-        recognizer.classifier.weight,
-        recognizer.classifier.bias,
+        recognizer.refiner.weight,
+        recognizer.refiner.bias,
+        recognizer.head.weight,
+        recognizer.head.bias,
     ]
 
 

@@ -1,6 +1,5 @@
 """The HTTP API: answers, errors that say what was expected, and classes that join while it runs."""
 
-import dataclasses
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +9,14 @@ import pydantic_core
 import pytest
 import scipy.special
 
+import mlis.serving.engine
 import odd_images
 from mlis.errors import DataError, SettingsError
 from mlis.features.backbones.base import BackboneSpec
 from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
-from mlis.model.recognizer import Recognizer
+from mlis.model.recognizer import Metadata, replace
 from mlis.serving.batching import BusyError
 from mlis.serving.descriptions import Describer, Description
 from mlis.serving.engine import Change, Engine, Query
@@ -30,6 +30,7 @@ from serve_cases import (
     colour_engine,
     colour_recognizer,
     feature_recognizer,
+    growing_engine,
     png,
     refusal,
     upload,
@@ -365,9 +366,7 @@ def test_classes_are_listed_with_what_is_known_of_them(images):
 
 def growing(**access):
     """A client of a model whose classes may be described by a vector."""
-    recognizer = colour_recognizer()
-    engine = Engine(recognizer, MeanColours(), Describer.of(recognizer))
-    return client(engine, {"max_classes": 8}, **access)
+    return client(growing_engine(), {"max_classes": 8}, **access)
 
 
 CYAN = {"name": "cyan", "vector": [0.1, 0.8, 0.8]}
@@ -430,14 +429,13 @@ def test_classes_are_added_only_where_that_is_allowed_and_not_without_end():
             new = {"name": name, "vector": [0.3, 0.2, 0.9 if name == "a" else 0.4]}
             assert asker.post("/classes", json=new).status_code == 201
         assert "8 classes, the maximum" in refusal(asker.post("/classes", json=CYAN), 422)
-    frozen = dataclasses.replace(colour_recognizer(), growth=None)
-    with client(Engine(frozen, MeanColours(), Describer.of(frozen))) as asker:
+    with client(Engine(colour_recognizer(), MeanColours())) as asker:
         assert "no exemplar buffer" in refusal(asker.post("/classes", json=CYAN), 422)
 
 
 def test_a_class_that_took_too_long_is_not_added_later():
-    recognizer = colour_recognizer()
-    describer, go = Describer.of(recognizer), threading.Event()
+    engine, go = growing_engine(), threading.Event()
+    describer = engine.describer
     assert describer is not None
 
     class Slow:
@@ -447,7 +445,8 @@ def test_a_class_that_took_too_long_is_not_added_later():
             assert go.wait(60)
             return describer.vector(name, words)
 
-    with client(Engine(recognizer, MeanColours(), Slow()), {"timeout": 0.3}) as asker:
+    engine.describer = Slow()
+    with client(engine, {"timeout": 0.3}) as asker:
         refusal(asker.post("/classes", json=CYAN), 503)
         go.set()
         asker.app.state.service.stop()
@@ -457,14 +456,14 @@ def test_a_class_that_took_too_long_is_not_added_later():
 
 def test_classes_that_are_added_at_once_are_added_together(monkeypatch):
     trained = []
-    whole = Recognizer.add_classes
-    monkeypatch.setattr(
-        Recognizer,
-        "add_classes",
-        lambda self, names, *a, **k: trained.append(list(names)) or whole(self, names, *a, **k),
-    )
-    recognizer = colour_recognizer()
-    engine = Engine(recognizer, MeanColours(), Describer.of(recognizer))
+    whole = mlis.serving.engine.add_classes
+
+    def counted(recognizer, exemplars, names, *rest, **options):
+        trained.append(list(names))
+        return whole(recognizer, exemplars, names, *rest, **options)
+
+    monkeypatch.setattr(mlis.serving.engine, "add_classes", counted)
+    engine = growing_engine()
 
     def new(name: str, *vector: float) -> Change:
         return Change("add", name, Description(vector=vector))
@@ -565,11 +564,9 @@ def test_attributes_become_the_vector_that_the_table_gave(by_attributes):
 
 def test_a_table_of_numbers_needs_them_all():
     columns = {"format": "mlis-columns", "columns": ["legs", "wings"]}
-    recognizer = dataclasses.replace(
-        colour_recognizer(), sources={"descriptors": columns}, descriptors=np.ones((6, 2))
-    )
+    metadata = Metadata({"descriptors": columns})
+    recognizer = replace(colour_recognizer(), metadata=metadata, descriptors=np.ones((6, 2)))
     describer = Describer.of(recognizer)
-    assert describer is not None
     assert describer.takes == ("attributes", "vector")
     said = {"wings": "2", "legs": "6"}
     assert describer.vector("bee", Description(attributes=said)).tolist() == [6, 2]

@@ -18,8 +18,7 @@ import pytest
 
 from cli_cases import environment, one_line_error, refused, start
 from mlis.cli import main
-from mlis.io.checkpoint import save_model
-from serve_cases import feature_recognizer
+from serve_cases import feature_pair
 from simulated import tiny
 
 PATIENCE = 240  # seconds; on a busy machine an import may take one of its minutes
@@ -28,7 +27,7 @@ PATIENCE = 240  # seconds; on a busy machine an import may take one of its minut
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("serve") / "model"
-    save_model(feature_recognizer(), folder)
+    feature_pair().save(folder)
     return folder
 
 
@@ -111,7 +110,7 @@ def test_the_end_does_not_wait_for_what_is_queued(model):
         answers = []
 
         def add(i: int) -> None:
-            vector = (feature_recognizer().descriptors[0] + 0.1 * i).tolist()
+            vector = (feature_pair().descriptors[0] + 0.1 * i).tolist()
             try:
                 answers.append(
                     post(f"{address}/classes", {"name": f"new {i}", "vector": vector})[0]

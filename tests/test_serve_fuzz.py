@@ -20,10 +20,8 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from mlis.serving.app import create_app
-from mlis.serving.descriptions import Describer
-from mlis.serving.engine import Engine
 from mlis.serving.settings import Access, Limits
-from serve_cases import MeanColours, client, colour_recognizer, png
+from serve_cases import client, growing_engine, png
 
 LIMITS = Limits(rate=0, max_wait=0, max_classes=40, timeout=60)
 QUIET = {
@@ -32,11 +30,6 @@ QUIET = {
     "derandomize": True,
     "suppress_health_check": list(HealthCheck),
 }
-
-
-def engine() -> Engine:
-    recognizer = colour_recognizer()
-    return Engine(recognizer, MeanColours(), Describer.of(recognizer))
 
 
 OPERATIONS = [
@@ -56,7 +49,7 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 def document():
     """The API's own document, from a server that answers until the last test."""
     access = Access.of("127.0.0.1", page=False)
-    app = create_app(engine(), LIMITS, access)
+    app = create_app(growing_engine(), LIMITS, access)
     server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -106,7 +99,7 @@ def test_no_request_gives_a_500_at_length(document, method, path, mode):
 
 @pytest.fixture(scope="module")
 def asker():
-    with client(engine(), {"max_classes": 40}) as asker:
+    with client(growing_engine(), {"max_classes": 40}) as asker:
         yield asker
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlis import Recognizer
+from mlis import Recognizer, from_pretrained, remove_classes, rename_classes
 from mlis.errors import ModelFileError, SettingsError
-from mlis.io.checkpoint import GROWTH, OLD_RECORD, RECORD, load_model, save_model
+from mlis.io.checkpoint import EXEMPLARS, RECORD, load_exemplars, load_model, save_model
+from mlis.io.hub import push_to_hub, save_pretrained
 from mlis.io.model_card import model_card
-from mlis.pipeline import fit
+from pairs import Pair, trained_pair
 from simulated import small, tiny
 
 DATA = tiny()
@@ -33,10 +34,14 @@ RESULTS = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Recognizer:
-    return fit(
-        DATA.for_training(), small(generation={"generator": "ridge"}), device="cpu"
-    ).recognizer
+def pair() -> Pair:
+    config = small(generation={"generator": "ridge"})
+    return trained_pair(DATA.for_training(), config, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(pair) -> Recognizer:
+    return pair.recognizer
 
 
 @pytest.fixture
@@ -50,52 +55,49 @@ def no_network(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", refuse)
 
 
-def test_a_folder_is_written_and_read_without_a_network(model, tmp_path, no_network):
-    model.save_pretrained(tmp_path / "m")
+def test_a_folder_is_written_and_read_without_a_network(model, pair, tmp_path, no_network):
+    save_pretrained(*(model, tmp_path / "m", pair.exemplars))
     names = sorted(path.name for path in (tmp_path / "m").iterdir())
-    assert names == ["README.md", "config.json", "growth.safetensors", "model.safetensors"]
+    assert names == ["README.md", "config.json", "exemplars.safetensors", "model.safetensors"]
     for place in (tmp_path / "m", str(tmp_path / "m")):
-        loaded = Recognizer.from_pretrained(place)
+        loaded = from_pretrained(place)
         np.testing.assert_array_equal(loaded.scores(DATA.features), model.scores(DATA.features))
-        assert loaded.growth is not None
-    assert Recognizer.from_pretrained(tmp_path / "m", growth=False).growth is None
 
 
-def test_it_is_the_format_of_save_model_and_no_other(model, tmp_path):
-    save_model(model, tmp_path / "one")
-    model.save_pretrained(tmp_path / "two")
-    for name in ("config.json", "growth.safetensors", "model.safetensors"):
+def test_it_is_the_format_of_save_model_and_no_other(model, pair, tmp_path):
+    save_model(model, tmp_path / "one", pair.exemplars)
+    save_pretrained(model, tmp_path / "two", pair.exemplars)
+    for name in ("config.json", "exemplars.safetensors", "model.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_what_adding_classes_needs_may_be_left_out(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    model.save_pretrained(tmp_path, growth=False)
-    assert not (tmp_path / GROWTH).exists()
-    assert "growth.safetensors" not in (tmp_path / "README.md").read_text()
+def test_the_exemplar_buffer_may_be_left_out(model, pair, tmp_path):
+    save_pretrained(model, tmp_path, pair.exemplars)
+    save_pretrained(model, tmp_path)
+    assert not (tmp_path / EXEMPLARS).exists()
+    assert "exemplars.safetensors" not in (tmp_path / "README.md").read_text()
 
 
-def test_models_of_before_are_read_and_become_new_ones(model, tmp_path):
-    save_model(model, tmp_path)
-    (tmp_path / RECORD).rename(tmp_path / OLD_RECORD)
-    (tmp_path / GROWTH).unlink()
-    loaded = load_model(tmp_path)
-    assert loaded.class_names == model.class_names
-    assert loaded.growth is None
-    save_model(loaded, tmp_path)
-    assert (tmp_path / RECORD).exists()
-    assert not (tmp_path / OLD_RECORD).exists()
-    load_model(tmp_path)
+@pytest.mark.parametrize("version", ["v0.1.0", "v0.1.0-config"])
+def test_models_of_before_are_read_and_become_new_ones(version, tmp_path):
+    kept = Path(__file__).parent / "data" / version / "run/seed-1/ml+is+sfr/model"
+    shutil.copytree(kept, tmp_path / "m")
+    loaded = load_model(tmp_path / "m")
+    assert (load_exemplars(tmp_path / "m") is not None) == (version == "v0.1.0-config")
+    save_model(loaded, tmp_path / "m")
+    names = sorted(path.name for path in (tmp_path / "m").iterdir())
+    assert names == ["config.json", "model.safetensors"]
+    assert load_model(tmp_path / "m").class_names == loaded.class_names
 
 
 # --- the card -----------------------------------------------------------------------------------
 
 
-def test_the_card_says_what_is_recorded(model, tmp_path):
-    model.save_pretrained(tmp_path, record=RESULTS)
+def test_the_card_says_what_is_recorded(model, pair, tmp_path):
+    save_pretrained(model, tmp_path, pair.exemplars, RESULTS)
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: mlis\n")
-    assert "# zoo: 9 classes, 3 of them never seen" in card
+    assert "# zoo: 9 classes, 3 of them unseen" in card
     assert "| protocol | seed | U | S | H | T1 |" in card
     assert "| H@val | 3 | 51.3 | 80.0 | 62.5 | 60.0 |" in card
     for text in (
@@ -109,8 +111,8 @@ def test_the_card_says_what_is_recorded(model, tmp_path):
         assert text in card
     assert "Seen: class_000, " in card
     assert "Changed since training" not in card
-    assert load_model(tmp_path).record == RESULTS
-    assert model_card(load_model(tmp_path)) == card
+    assert load_model(tmp_path).metadata.record == RESULTS
+    assert model_card(load_model(tmp_path), load_exemplars(tmp_path)) == card
 
 
 def test_the_card_never_guesses(model):
@@ -121,10 +123,11 @@ def test_the_card_never_guesses(model):
 
 
 def test_the_card_says_that_results_are_of_before_a_change(model, tmp_path):
-    changed = model.rename_classes({"class_000": "lion"}).remove_classes(["class_001"])
-    changed.save_pretrained(tmp_path, record=RESULTS)
+    renamed = rename_classes(model, {"class_000": "lion"})
+    changed, _ = remove_classes(renamed, None, ["class_001"])
+    save_pretrained(changed, tmp_path, record=RESULTS)
     card = (tmp_path / "README.md").read_text()
-    assert "The results above are of before." in card
+    assert "The results above were measured before." in card
     assert "rename class_000 to lion" in card
     assert "remove class_001" in card
 
@@ -174,7 +177,7 @@ def hub(tmp_path, monkeypatch) -> FakeHub:
 
 
 def test_push_and_load_by_name(model, hub):
-    address = model.push_to_hub("somebody/zoo", private=True, token="t", message="first")
+    address = push_to_hub(model, "somebody/zoo", private=True, token="t", message="first")
     assert address == "https://huggingface.co/somebody/zoo"
     assert hub.asked == [
         ("token", "t"),
@@ -182,48 +185,49 @@ def test_push_and_load_by_name(model, hub):
         ("upload", "somebody/zoo", "first"),
     ]
     assert (hub.root / "somebody/zoo/README.md").exists()
-    loaded = Recognizer.from_pretrained("somebody/zoo", revision="v1")
+    loaded = from_pretrained("somebody/zoo", revision="v1")
     np.testing.assert_array_equal(loaded.scores(DATA.features), model.scores(DATA.features))
     name, options = hub.asked[-1][1:]
     assert name == "somebody/zoo"
     assert options["revision"] == "v1"
     assert set(options["allow_patterns"]) == {
-        *("model.safetensors", "config.json", "model.json", "growth.safetensors", "README.md")
+        *("model.safetensors", "config.json", "model.json", "growth.safetensors", "README.md"),
+        "exemplars.safetensors",
     }
 
 
 def test_a_hub_that_refuses(model, hub):
-    with pytest.raises(ModelFileError, match=r"the hub did not give it: 404 Client Error$"):
-        Recognizer.from_pretrained("somebody/absent")
+    with pytest.raises(ModelFileError, match=r"the hub did not provide it: 404 Client Error$"):
+        from_pretrained("somebody/absent")
     (hub.root).write_text("full")
-    with pytest.raises(ModelFileError, match="the hub did not take it"):
-        model.push_to_hub("somebody/zoo")
+    with pytest.raises(ModelFileError, match="the hub refused it"):
+        push_to_hub(model, "somebody/zoo")
 
 
 @pytest.mark.parametrize("name", ["./absent", "/absent/model", "a/b/c", "runs/mine", "../x", ""])
 def test_local_paths_never_ask_the_hub(name, hub):
     Path("runs").mkdir()
     with pytest.raises(ModelFileError, match=r"no saved model|is not a saved model"):
-        Recognizer.from_pretrained(name)
+        from_pretrained(name)
     with pytest.raises(ModelFileError):
-        Recognizer.from_pretrained(Path("owner/name"))
+        from_pretrained(Path("owner/name"))
     assert hub.asked == []
 
 
 def test_without_the_extra_folders_work_and_names_say_what_to_install(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.chdir(tmp_path)
-    model.save_pretrained("here")
-    assert Recognizer.from_pretrained("here").class_names == model.class_names
+    save_pretrained(model, "here")
+    assert from_pretrained("here").class_names == model.class_names
     with pytest.raises(SettingsError, match=r"mlis\[hub\]"):
-        Recognizer.from_pretrained("somebody/zoo")
+        from_pretrained("somebody/zoo")
     with pytest.raises(SettingsError, match=r"mlis\[hub\]"):
-        model.push_to_hub("somebody/zoo")
+        push_to_hub(model, "somebody/zoo")
 
 
 def test_the_record_must_be_json(model, tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        model.save_pretrained(tmp_path, record={"H": float("nan")})
+        save_pretrained(model, tmp_path, record={"H": float("nan")})
     assert not (tmp_path / RECORD).exists()
-    model.save_pretrained(tmp_path, record={"H": None})
+    save_pretrained(model, tmp_path, record={"H": None})
     assert json.loads((tmp_path / RECORD).read_text())["record"] == {"H": None}

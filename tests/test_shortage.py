@@ -40,6 +40,7 @@ from mlis.methods.cegzsl import CEGZSL
 from mlis.methods.cosine import SharedSpaceCosine
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
+from pairs import Pair, trained_pair
 from simulated import small, tiny
 from test_features_images import Colours, check, names, write_images
 
@@ -205,11 +206,11 @@ def test_what_is_explained_already_is_not_tried_again():
     assert len(calls) == 1
 
 
-def test_what_adding_classes_needs_is_a_stage(monkeypatch):
-    monkeypatch.setattr(mlis.pipeline, "keep", failing(MemoryError()))
-    with pytest.raises(OutOfMemoryError, match="growable=False"):
-        fit(TRAINING, small(), seed=5)
-    fit(TRAINING, small(), seed=5, growable=False)
+def test_the_exemplar_buffer_is_a_stage(monkeypatch):
+    monkeypatch.setattr(mlis.pipeline, "keep_exemplars", failing(MemoryError()))
+    with pytest.raises(OutOfMemoryError, match="--no-growth"):
+        trained_pair(TRAINING, small(), seed=5)
+    fit(TRAINING, small(), seed=5, exemplars=False)
 
 
 @pytest.fixture
@@ -383,13 +384,21 @@ def recognised(folder: Path) -> Recognizer:
     return fit(TRAINING, small(generation={"generator": "ridge"}), seed=5).recognizer
 
 
+def kept(folder: Path) -> Pair:
+    return trained_pair(TRAINING, small(generation={"generator": "ridge"}), seed=5)
+
+
+def with_exemplars(_: object) -> object:
+    return trained_pair(TRAINING, small(), seed=5)
+
+
 def loaded(folder: Path) -> object:
     save_model(recognised(folder), folder / "model")
     return folder / "model"
 
 
-def grown(recognizer: Recognizer) -> object:
-    return recognizer.add_classes(["new"], np.ones((1, recognizer.descriptors.shape[1])))
+def grown(pair: Pair) -> object:
+    return pair.add(["new"], np.ones((1, pair.descriptors.shape[1])))
 
 
 def scored(recognizer: Recognizer) -> object:
@@ -439,11 +448,11 @@ STAGES: dict[str, tuple[Place, Callable[[Path], Any], Callable[[Any], object]]] 
     "the encoder is trained": ((mlis.pipeline, "fit_encoder"), nothing, trained(small())),
     "both are trained together": ((mlis.pipeline, "fit_joint"), nothing, trained(JOINT)),
     "the classifier is trained": ((mlis.pipeline, "fit_classifier"), nothing, trained(small())),
-    "what adding classes needs is put aside": (
-        *((mlis.pipeline, "keep"), nothing),
-        trained(small()),
+    "the exemplar buffer is made": (
+        *((mlis.pipeline, "keep_exemplars"), nothing),
+        with_exemplars,
     ),
-    "classes are added": ((mlis.incremental.class_changes, "refit"), recognised, grown),
+    "classes are added": ((mlis.incremental.class_changes, "refit"), kept, grown),
     "a model is loaded": ((mlis.io.checkpoint, "load_tensors"), loaded, load_model),
     "images are recognised, one by one": ((torch, "addmm"), recognised, scored),
     "the scores of all rows are put together": ((torch, "empty"), recognised, scored),

@@ -372,10 +372,10 @@ def test_a_streamed_fit_is_the_resident_one(name, precision, big, monkeypatch):
     ours = fit(split, config, seed=3, device="cpu").recognizer
     resident = fit(tiny().for_training(), config, seed=3, device="cpu").recognizer
     for a, b in (
-        (ours.scaler.shift, resident.scaler.shift),
-        (ours.scaler.factor, resident.scaler.factor),
-        (ours.encoder_weight, resident.encoder_weight),
-        (ours.encoder_bias, resident.encoder_bias),
+        (ours.preprocessing.shift, resident.preprocessing.shift),
+        (ours.preprocessing.factor, resident.preprocessing.factor),
+        (ours.refiner.weight, resident.refiner.weight),
+        (ours.refiner.bias, resident.refiner.bias),
     ):
         assert (a is None) == (b is None)
         assert a is None or torch.equal(a, b)
@@ -425,10 +425,10 @@ def test_a_slow_reader_trains_the_same_model(big, monkeypatch):
 
     monkeypatch.setattr(StoredArray, "gather", slow)
     again = fit(big.for_training(), config, device="cpu").recognizer
-    assert plain.encoder_weight is not None
-    assert again.encoder_weight is not None
-    assert torch.equal(plain.encoder_weight, again.encoder_weight)
-    assert torch.equal(plain.classifier.weight, again.classifier.weight)
+    assert plain.refiner.kind != "none"
+    assert again.refiner.kind != "none"
+    assert torch.equal(plain.refiner.weight, again.refiner.weight)
+    assert torch.equal(plain.head.weight, again.head.weight)
 
 
 def test_protocol_and_test_work_on_rows_of_a_file(big):
@@ -496,9 +496,9 @@ def test_a_gpu_streams_to_the_same_model(name, big, monkeypatch):
     kept = fit(big.for_training(), config, seed=3, device="cuda").recognizer
     monkeypatch.setattr("mlis.model.preprocessing.fits_device", lambda *_: False)
     ours = fit(big.for_training(), config, seed=3, device="cuda").recognizer
-    assert (ours.encoder_weight is None) == (kept.encoder_weight is None)
-    if ours.encoder_weight is not None and kept.encoder_weight is not None:
-        assert torch.equal(ours.encoder_weight, kept.encoder_weight)
+    assert (ours.refiner.kind == "none") == (kept.refiner.kind == "none")
+    if ours.refiner.kind != "none" and kept.refiner.kind != "none":
+        assert torch.equal(ours.refiner.weight, kept.refiner.weight)
     x = np.array(big.features)
     probabilities = [torch.softmax(torch.from_numpy(m.scores(x)), 1) for m in (ours, kept)]
     torch.testing.assert_close(*probabilities, rtol=0, atol=1e-3)

@@ -10,6 +10,7 @@ import torch
 from mlis.data.dataset import GZSLDataset
 from mlis.methods.cegzsl import CEGZSL
 from mlis.pipeline import fit
+from pairs import trained_pair
 from simulated import small, tiny
 
 DATA: GZSLDataset = tiny()
@@ -54,8 +55,8 @@ MODES = {
 
 def scores(settings: dict) -> np.ndarray:
     """Of a recognizer and of one that it grew into."""
-    model = fit(DATA.for_training(), small(**settings), seed=1, device="cpu").recognizer
-    grown = model.add_classes(["another"], DATA.descriptors[:1] + 0.1)
+    model = trained_pair(DATA.for_training(), small(**settings), seed=1, device="cpu")
+    grown = model.add(["another"], DATA.descriptors[:1] + 0.1)
     return np.concatenate([model.scores(DATA.features), grown.scores(DATA.features)], axis=1)
 
 

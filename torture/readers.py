@@ -262,13 +262,13 @@ def feature_folder(folder: Path) -> list[Target]:
 
 
 def model(folder: Path) -> list[Target]:
-    """`model.json`, `model.safetensors`, and both changed alike so that they belong together."""
+    """`config.json`, `model.safetensors`, and both changed alike so that they belong together."""
     from mlis.io.checkpoint import RECORD, WEIGHTS, load_model, read_record, save_model
     from mlis.pipeline import fit
     from simulated import small, tiny
 
     data = tiny()
-    save_model(fit(data.for_training(), small(), seed=0).recognizer, folder, {"seed": 0})
+    save_model(fit(data.for_training(), small(), seed=0).recognizer, folder, record={"seed": 0})
     rows = data.features[:3]
 
     def read() -> None:
@@ -280,9 +280,9 @@ def model(folder: Path) -> list[Target]:
     def read_both() -> None:
         """The record travels in the weights file; take both from there."""
         metadata, _ = _opened(weights.read_bytes())
-        facts = json.loads(metadata["__metadata__"]["mlis"]).get("facts", "{}")
-        words = json.loads(facts) if facts[:1] == "{" and facts[-1:] == "}" else facts
-        record.write_text(json.dumps({**words, "record": {}} if isinstance(words, dict) else words))
+        text = json.loads(metadata["__metadata__"]["mlis"]).get("description", "{}")
+        kept = json.loads(text) if text[:1] == "{" and text[-1:] == "}" else text
+        record.write_text(json.dumps({**kept, "record": {}} if isinstance(kept, dict) else kept))
         try:
             read()
         finally:

@@ -12,7 +12,6 @@ bounded in requests and in time (`--seconds`).
 
 import argparse
 import contextlib
-import dataclasses
 import http.client
 import io
 import itertools
@@ -44,6 +43,7 @@ def make_model(folder: Path) -> None:
     """A model of simulated features that takes photographs and new classes."""
     from mlis import Config, GZSLDataset, fit, save_model
     from mlis.features.backbones import load_backbone
+    from mlis.model.recognizer import Metadata
 
     rng = np.random.default_rng(0)
     descriptors = rng.random((CLASSES, ATTRIBUTES))
@@ -59,11 +59,11 @@ def make_model(folder: Path) -> None:
         unseen_classes=names[-UNSEEN:],
     )
     config = Config().replace({"generation": {"generator": "ridge"}, "refinement": {"steps": 5}})
-    model = fit(data.for_training(), config, seed=0, device="cpu").recognizer
+    trained = fit(data.for_training(), config, seed=0, device="cpu", exemplars=True)
+    model, exemplars = trained.recognizer, trained.exemplars
     backbone = load_backbone("efficientnet-lite0", device="cpu")
-    save_model(
-        dataclasses.replace(model, sources={"backbone": backbone.identity.to_dict()}), folder
-    )
+    model.metadata = Metadata({"backbone": backbone.identity.to_dict()})
+    save_model(model, folder, exemplars)
 
 
 class Server:

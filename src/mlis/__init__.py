@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from mlis.data import GZSLDataset, load_dataset, save_dataset
     from mlis.estimator import MLISClassifier
     from mlis.evaluation import evaluate
-    from mlis.io.checkpoint import load_model, save_model
+    from mlis.image_classifier import ImageClassifier
+    from mlis.incremental import add_classes, remove_classes, rename_classes
+    from mlis.io.checkpoint import load_exemplars, load_model, save_model
+    from mlis.io.hub import from_pretrained
     from mlis.model.recognizer import Recognizer
     from mlis.pipeline import fit
     from mlis.protocol import fit_and_calibrate
@@ -21,13 +24,19 @@ if TYPE_CHECKING:
 _HOMES = {
     "Config": "mlis.config",
     "GZSLDataset": "mlis.data",
+    "ImageClassifier": "mlis.image_classifier",
     "MLISClassifier": "mlis.estimator",
     "Recognizer": "mlis.model.recognizer",
+    "add_classes": "mlis.incremental",
     "evaluate": "mlis.evaluation",
     "fit": "mlis.pipeline",
     "fit_and_calibrate": "mlis.protocol",
+    "from_pretrained": "mlis.io.hub",
     "load_dataset": "mlis.data",
+    "load_exemplars": "mlis.io.checkpoint",
     "load_model": "mlis.io.checkpoint",
+    "remove_classes": "mlis.incremental",
+    "rename_classes": "mlis.incremental",
     "save_dataset": "mlis.data",
     "save_model": "mlis.io.checkpoint",
 }
@@ -35,14 +44,20 @@ _HOMES = {
 __all__ = [
     "Config",
     "GZSLDataset",
+    "ImageClassifier",
     "MLISClassifier",
     "Recognizer",
     "__version__",
+    "add_classes",
     "evaluate",
     "fit",
     "fit_and_calibrate",
+    "from_pretrained",
     "load_dataset",
+    "load_exemplars",
     "load_model",
+    "remove_classes",
+    "rename_classes",
     "save_dataset",
     "save_model",
 ]

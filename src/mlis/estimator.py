@@ -1,7 +1,6 @@
 """scikit-learn estimator: the whole method behind `fit`, `predict` and `transform`."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -23,7 +22,7 @@ from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.errors import DataError
 from mlis.evaluation import Evaluation
-from mlis.model.classification import LinearClassifier
+from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.recognizer import Recognizer
 from mlis.protocol import fit_and_calibrate
 
@@ -64,7 +63,9 @@ class MLISClassifier(
         classes_: (C,) all class labels, seen and unseen, sorted: the columns of `predict_proba`.
         seen_mask_: (C,) bool, True for the classes with training rows.
         descriptors_: (C, Da) float32 as given, in the order of `classes_`.
-        recognizer_: the fitted :class:`~mlis.model.recognizer.Recognizer` (save, top-k, …).
+        recognizer_: the fitted :class:`~mlis.model.recognizer.Recognizer`, in float64.
+        exemplars_: its exemplar buffer, to add classes with
+            (:func:`mlis.incremental.add_classes`); None where no class is unseen.
         validation_: measures of the first such training on the classes that it held out
             (:class:`~mlis.evaluation.Evaluation`), or None.
         config_: the settings that were used, resolved.
@@ -168,7 +169,9 @@ class MLISClassifier(
         trained = fit_and_calibrate(dataset, settings, seed=seed, device=self.device, loss=loss)
         self.config_ = settings
         self.validation_: Evaluation | None = trained.validation
-        self.recognizer_: Recognizer = _in_float64(trained.recognizer)
+        # In float32 a row's scores depend, in the last digits, on the rows beside it in a batch.
+        self.recognizer_: Recognizer = trained.recognizer.double()
+        self.exemplars_: ExemplarBuffer | None = trained.exemplars
         self.classes_: np.ndarray = table.classes
         self.descriptors_: np.ndarray = table.descriptors
         self.seen_mask_: np.ndarray = dataset.seen_mask
@@ -207,8 +210,7 @@ class MLISClassifier(
 
     @property
     def _n_features_out(self) -> int:
-        weight = self.recognizer_.encoder_weight
-        return self.n_features_in_ if weight is None else len(weight)
+        return self.recognizer_.refiner.width(self.n_features_in_)
 
     def _settings(self) -> Config:
         """`config`, overridden by the arguments that are not None."""
@@ -250,15 +252,3 @@ def _seed(random_state: int | np.random.RandomState | None) -> int:
     if isinstance(random_state, int | np.integer):
         return int(random_state)
     return int(source.randint(2**31 - 1))
-
-
-def _in_float64(recognizer: Recognizer) -> Recognizer:
-    """In float32 a row's scores depend, in the last digits, on the rows beside it in a batch."""
-    weight, bias = recognizer.encoder_weight, recognizer.encoder_bias
-    head = recognizer.classifier
-    return replace(
-        recognizer,
-        encoder_weight=None if weight is None else weight.double(),
-        encoder_bias=None if bias is None else bias.double(),
-        classifier=LinearClassifier(head.weight.double(), head.bias.double()),
-    )

@@ -1,19 +1,18 @@
-"""From photographs to classes: the model's own image model, then the recognizer."""
+"""From photographs to classes: a backbone, then the recognizer."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy.special
 
 from mlis.errors import DataError, SettingsError
-
-if TYPE_CHECKING:
-    from mlis.features.backbones.base import Backbone
-    from mlis.features.images.embed import Picture
-    from mlis.model.recognizer import Recognizer
+from mlis.features.backbones import load_backbone
+from mlis.features.backbones.base import Backbone
+from mlis.features.images.embed import Picture, embed
+from mlis.model.recognizer import Recognizer
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -58,62 +57,97 @@ class ImagePrediction:
 
 
 def top_classes(
-    recognizer: "Recognizer", features: np.ndarray, k: int
+    recognizer: Recognizer, features: np.ndarray, k: int
 ) -> list[tuple[ClassScore, ...]]:
     """The best k classes of each row of (B, Dx) features, best first."""
     scores = recognizer.scores(features).astype(np.float64)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    chances = np.take_along_axis(scipy.special.softmax(scores, axis=1), best, axis=1)
-    names, seen = recognizer.class_names, recognizer.seen_mask
+    probabilities = np.take_along_axis(scipy.special.softmax(scores, axis=1), best, axis=1)
+    names, seen = recognizer.class_names, recognizer.seen_mask.tolist()
     return [
         tuple(
-            ClassScore(names[c], float(chance), bool(seen[c]))
-            for c, chance in zip(row, values, strict=True)
+            ClassScore(names[c], float(probability), seen[c])
+            for c, probability in zip(row, values, strict=True)
         )
-        for row, values in zip(best, chances, strict=True)
+        for row, values in zip(best, probabilities, strict=True)
     ]
 
 
-def predictions(
-    recognizer: "Recognizer",
-    images: "Iterable[Picture]",
-    k: int,
-    backbone: "Backbone",
-    workers: int | None = None,
-) -> Iterator[ImagePrediction]:
-    """One prediction an image, in their order, as they come; see `Recognizer.predict_images`."""
-    from mlis.features.images.embed import embed
+class ImageClassifier:
+    """A backbone and a recognizer: photographs in, classes out.
 
-    for batch in embed(images, backbone, workers=workers):
-        rows = [item.features for item in batch if item.features is not None]
-        found = iter(top_classes(recognizer, np.stack(rows), k) if rows else ())
-        for item in batch:
-            if item.features is None:
-                yield ImagePrediction(item.path, (), item.reason)
-            else:
-                yield ImagePrediction(item.path, next(found))
+    Args:
+        recognizer: the model.
+        backbone: its image model. The recorded one where absent, which is used where it is on this
+            machine: what a file names is not downloaded. A name given here is; or a loaded one.
+        device, precision: as :func:`mlis.features.backbones.load_backbone` takes them.
+
+    Raises:
+        DataError: no backbone is recorded and none given, or it is not that of the training.
+        SettingsError: it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        backbone: Backbone | str | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+    ):
+        self.recognizer: Recognizer = recognizer
+        self.backbone: Backbone = _checked_backbone(recognizer, backbone, device, precision)
+
+    def predict(
+        self, images: Iterable[Picture], k: int = 5, *, workers: int | None = None
+    ) -> list[ImagePrediction]:
+        """The best k classes of each image, or why it could not be read.
+
+        Args:
+            images: paths, or PIL images.
+            k: classes per image; all where there are fewer.
+            workers: threads that read and decode.
+
+        Raises:
+            SettingsError: k is less than 1.
+        """
+        check_k(k)
+        return list(self.stream(images, k, workers=workers))
+
+    def stream(
+        self, images: Iterable[Picture], k: int = 5, *, workers: int | None = None
+    ) -> Iterator[ImagePrediction]:
+        """What `predict` returns, one after the other as they are computed."""
+        for batch in embed(images, self.backbone, workers=workers):
+            rows = [item.features for item in batch if item.features is not None]
+            found = iter(top_classes(self.recognizer, np.stack(rows), k) if rows else ())
+            for item in batch:
+                if item.features is None:
+                    yield ImagePrediction(item.path, (), item.reason)
+                else:
+                    yield ImagePrediction(item.path, next(found))
 
 
-def load_backbone_of(
-    recognizer: "Recognizer",
-    backbone: "Backbone | str | None",
-    device: str,
-    precision: str,
-) -> "Backbone":
-    """The image model that a recognizer's features are of, loaded and checked."""
-    from mlis.features.backbones import load_backbone
+def recorded_backbone(recognizer: Recognizer) -> Mapping[str, Any]:
+    """The image model of its features, as `BackboneSpec.to_dict` gives it; empty if unknown."""
+    return recognizer.metadata.sources.get("backbone") or {}
 
-    if backbone is None and not recognizer.backbone:
+
+def _checked_backbone(
+    recognizer: Recognizer, backbone: Backbone | str | None, device: str, precision: str
+) -> Backbone:
+    recorded = recorded_backbone(recognizer)
+    if backbone is None and not recorded:
         raise DataError(
             "this model does not know which image model made its features: name it (backbone, "
             "--backbone), or give features"
         )
-    if backbone is None:  # a file's word: used where it is on this machine, never fetched
-        name = str(recognizer.backbone.get("name"))
+    if backbone is None:
+        name = str(recorded.get("name"))
         backbone = load_backbone(name, device=device, precision=precision, download=False)
     elif isinstance(backbone, str):
         backbone = load_backbone(backbone, device=device, precision=precision)
-    if recognizer.backbone:
+    if recorded:
         check_backbone(recognizer, backbone.identity.to_dict(), "the images' features")
     elif backbone.identity.size != recognizer.num_features:
         raise DataError(
@@ -122,23 +156,25 @@ def load_backbone_of(
         )
     else:
         logger.warning(
-            "nothing says that this model's features are of %s, but their number", backbone.identity
+            "this model does not record its image model: only the number of features of %s could "
+            "be checked",
+            backbone.identity,
         )
     return backbone
 
 
-def check_backbone(recognizer: "Recognizer", other: Mapping[str, Any], what: str) -> None:
-    """Refuse features of another image model than the training's, where both are known.
+def check_backbone(recognizer: Recognizer, other: Mapping[str, Any], what: str) -> None:
+    """Check that features are of the training's image model, where both are known.
 
     Args:
-        recognizer: whose features are known by `sources`.
-        other: `BackboneSpec.to_dict` of what the features are of; empty where it is not known.
+        recognizer: whose metadata record its image model.
+        other: `BackboneSpec.to_dict` of the features' image model; empty where it is not known.
         what: begins the message: a file, or "the images' features".
 
     Raises:
         DataError: they are of different models.
     """
-    own = recognizer.backbone
+    own = recorded_backbone(recognizer)
     if not own or not other or own.get("fingerprint") == other.get("fingerprint"):
         return
     raise DataError(
@@ -154,6 +190,6 @@ def _shown(backbone: Mapping[str, Any]) -> str:
 
 
 def check_k(k: int) -> None:
-    """Raise `SettingsError` where k is no number of classes."""
+    """Raise `SettingsError` where k is not a number of classes."""
     if k < 1:
         raise SettingsError(f"k must be at least 1, but got {k}")

@@ -1,6 +1,5 @@
 """The order of the stages: dataset → generation → refinement → classification → inference."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,12 @@ from mlis.encoder.network import Encoder
 from mlis.encoder.trainer import fit_encoder
 from mlis.generators.base import FeatureGenerator, synthesise
 from mlis.generators.wgan_gp.trainer import fit_generator
-from mlis.incremental.exemplar_buffer import keep
-from mlis.model.classification import LinearClassifier, fit_classifier
+from mlis.incremental.exemplar_buffer import ExemplarBuffer, keep_exemplars
+from mlis.model.classification import fit_classifier
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.model.recognizer import Recognizer
+from mlis.model.refiners import Identity, LinearReLU
 from mlis.provenance import generation_key
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
@@ -56,6 +57,8 @@ class Trained:
 
     Attributes:
         recognizer: of all classes, calibrated where that was asked for.
+        exemplars: the state needed to add classes later; None where it was not asked for, or no
+            generator was trained.
         seconds: wall time in this process, of calibration trainings too.
         reused: whether a generator, of the training or of a calibration training, came from the
             cache.
@@ -64,6 +67,7 @@ class Trained:
     """
 
     recognizer: Recognizer
+    exemplars: "ExemplarBuffer | None"
     seconds: float
     reused: bool = False
     validation: "Evaluation | None" = None
@@ -80,7 +84,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     checkpoints: CheckpointStore | None = None,
     reuse: bool = False,
-    growable: bool = True,
+    exemplars: bool = True,
 ) -> Trained:
     """Train a recognizer of all classes of `training`, seen and unseen.
 
@@ -95,7 +99,7 @@ def fit(
         checkpoints: keeps snapshots, from which a killed training continues.
         reuse: whether the generator is taken from the user's cache folder, or trained there for
             later trainings (:mod:`mlis.training.generator_cache`); does not change the result.
-        growable: whether the recognizer keeps the state needed to add classes later
+        exemplars: whether the state needed to add classes later is kept
             (:mod:`mlis.incremental.exemplar_buffer`).
 
     Raises:
@@ -124,11 +128,11 @@ def fit(
             with enough_memory("refinement", _REMEDIES["refinement"]):
                 encoder = fit_encoder(data, generator, config.refinement, *how, loss)
     recognizer = recognizer_of(training, scaler, data, generator, encoder, config, seed)
-    if growable:
-        with enough_memory("what adding classes needs", "Train with growable=False"):
-            growth = keep(data, generator, config, seed)
-        recognizer = dataclasses.replace(recognizer, growth=growth)
-    return Trained(recognizer, time.perf_counter() - started, reused)
+    kept = None
+    if exemplars:
+        with enough_memory("the exemplar buffer", "Train with exemplars=False"):
+            kept = keep_exemplars(data, generator, config, seed)
+    return Trained(recognizer, kept, time.perf_counter() - started, reused)
 
 
 def train_generator(
@@ -184,12 +188,14 @@ def recognizer_of(
     """
     constant = config.classification.calibration
     with enough_memory("classification", _REMEDIES["classification"]):
-        classifier = _train_classifier(data, generator, encoder, config, seed)
+        head = _train_classifier(data, generator, encoder, config, seed)
+    refiner = Identity()
+    if encoder is not None:
+        refiner = LinearReLU(encoder.weight.detach(), encoder.bias.detach())
     return Recognizer(
-        scaler=scaler,
-        encoder_weight=None if encoder is None else encoder.weight.detach(),
-        encoder_bias=None if encoder is None else encoder.bias.detach(),
-        classifier=classifier,
+        preprocessing=scaler,
+        refiner=refiner,
+        head=head,
         class_names=training.class_names,
         seen_mask=training.seen_mask,
         descriptors=training.descriptors,
@@ -204,7 +210,7 @@ def _train_classifier(
     encoder: Encoder | None,
     config: Config,
     seed: int,
-) -> LinearClassifier:
+) -> LinearHead:
     """Stage 2 on refined real and synthetic features."""
     refine: Callable[[Tensor], Tensor] = torch.nn.Identity() if encoder is None else encoder
     rows = cast(Rows, data.x)  # PyTorch leaves open what a tensor's split gives

@@ -20,7 +20,7 @@ from mlis.data.dataset import GZSLDataset, TestSplit
 from mlis.data.splits import ENOUGH_CLASSES, validation_splits
 from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.evaluation import Evaluation, common_constant, evaluate, seen_unseen_curve
-from mlis.model.recognizer import Recognizer
+from mlis.model.recognizer import Metadata, Recognizer
 from mlis.pipeline import Trained, fit
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
@@ -40,7 +40,7 @@ def fit_and_calibrate(
     validation_callbacks: Sequence[Callback] = (),
     validation_checkpoints: CheckpointStore | None = None,
     reuse: bool = False,
-    growable: bool = True,
+    exemplars: bool = True,
 ) -> Trained:
     """Train on `dataset`'s training rows; with `calibration="validation"` find the constant first.
 
@@ -52,7 +52,7 @@ def fit_and_calibrate(
 
     Args:
         dataset: the training rows are used, and no test row.
-        config, seed, device, loss, callbacks, checkpoints, reuse, growable: as for
+        config, seed, device, loss, callbacks, checkpoints, reuse, exemplars: as for
             :func:`mlis.pipeline.fit`.
         validation_callbacks, validation_checkpoints: of the training that holds out the dataset's
             own validation classes. The further ones are of few classes and keep no snapshots.
@@ -73,7 +73,7 @@ def fit_and_calibrate(
         held_out: list[_HeldOut] = []
         for fold in _folds(dataset):
             training, rows = fold.for_validation()
-            trained = fit(training, config, growable=False, **common, **hooks)
+            trained = fit(training, config, exemplars=False, **common, **hooks)
             held_out.append(_HeldOut.of(trained.recognizer, rows))
             reused, hooks = reused or trained.reused, {}
             del training, rows, trained  # the next training needs the memory
@@ -83,14 +83,14 @@ def fit_and_calibrate(
         config,
         callbacks=callbacks,
         checkpoints=checkpoints,
-        growable=growable,
+        exemplars=exemplars,
         **common,
     )
-    recognizer = dataclasses.replace(
-        trained.recognizer, calibration=float(constant), sources=dataset.provenance.sources
-    )
+    recognizer = trained.recognizer
+    recognizer.calibration = float(constant)
+    recognizer.metadata = Metadata(dataset.provenance.sources)
     seconds = time.perf_counter() - started
-    return Trained(recognizer, seconds, reused or trained.reused, validation)
+    return Trained(recognizer, trained.exemplars, seconds, reused or trained.reused, validation)
 
 
 @dataclass(frozen=True, eq=False)

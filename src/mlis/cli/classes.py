@@ -13,6 +13,7 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     import numpy as np
 
+    from mlis.incremental import ExemplarBuffer
     from mlis.model.recognizer import Recognizer
 
 _ADD = """\
@@ -24,7 +25,7 @@ attributes. For a model trained on numbers, or with --vectors: a .csv table with
 training's columns, or a .npy array (n, Da) with --names.
 
 The trained generator makes synthetic features of the new classes; the encoder is unchanged, and
-only the classifier is fitted again. The state that this needs is growth.safetensors beside the
+only the classifier is fitted again. The state that this needs is exemplars.safetensors beside the
 model. Calibration is unchanged. Results that are stored with the model describe the model before
 the change."""
 
@@ -63,17 +64,23 @@ def add_to(commands: Commands) -> None:
 def run_add(args: argparse.Namespace) -> None:
     """`mlis add-classes`."""
     started = time.perf_counter()
-    recognizer = _opened(args, args.device)
+    from mlis.incremental import add_classes
+
+    recognizer, exemplars = _opened(args, args.device)
     names, vectors = _described(args, recognizer)
-    grown = recognizer.add_classes(
-        names, vectors, synthetic_per_class=args.synthetic, note=args.classes.name
+    grown = add_classes(
+        *(recognizer, exemplars, names, vectors),
+        synthetic_per_class=args.synthetic,
+        note=args.classes.name,
     )
-    _save(args, grown, f"added {_listed(names)}", seconds=time.perf_counter() - started)
+    _save(args, *grown, f"added {_listed(names)}", seconds=time.perf_counter() - started)
 
 
 def run_remove(args: argparse.Namespace) -> None:
     """`mlis remove-classes`."""
-    _save(args, _opened(args).remove_classes(args.names), f"removed {_listed(args.names)}")
+    from mlis.incremental import remove_classes
+
+    _save(args, *remove_classes(*_opened(args), args.names), f"removed {_listed(args.names)}")
 
 
 def run_rename(args: argparse.Namespace) -> None:
@@ -84,7 +91,11 @@ def run_rename(args: argparse.Namespace) -> None:
     if len(set(old)) < len(old):
         raise SettingsError(f"{_listed(old)}: a class is renamed twice. Give each pair once.")
     pairs = dict(zip(old, new, strict=True))
-    _save(args, _opened(args).rename_classes(pairs), f"renamed {_listed(pairs)}")
+    changes = _listed(pairs)
+    from mlis.incremental import rename_classes
+
+    recognizer, exemplars = _opened(args)
+    _save(args, rename_classes(recognizer, pairs), exemplars, f"renamed {changes}")
 
 
 def run_show(args: argparse.Namespace) -> None:
@@ -92,14 +103,16 @@ def run_show(args: argparse.Namespace) -> None:
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
 
-    recognizer = load_model(one_model(args.model), growth=False)
-    pairs = list(zip(recognizer.class_names, map(bool, recognizer.seen_mask), strict=True))
+    recognizer = load_model(one_model(args.model))
+    pairs = list(zip(recognizer.class_names, recognizer.seen_mask.tolist(), strict=True))
     print_table([["class", ""], *([name, "seen" if s else "unseen"] for name, s in pairs)])
-    for entry in recognizer.history:
+    for entry in recognizer.metadata.history:
         say(f"{entry['when']}: {entry['action']} {_listed(entry['classes'])}")
     if args.json:
         classes = [{"name": name, "seen": seen} for name, seen in pairs]
-        print_json({"classes": classes, "history": [dict(entry) for entry in recognizer.history]})
+        print_json(
+            {"classes": classes, "history": [dict(entry) for entry in recognizer.metadata.history]}
+        )
 
 
 def _listed(classes: dict[str, str] | Sequence[str]) -> str:
@@ -111,16 +124,19 @@ def _listed(classes: dict[str, str] | Sequence[str]) -> str:
     return shorten(list(classes))
 
 
-def _opened(args: argparse.Namespace, device: str = "cpu") -> "Recognizer":
-    """The model, if the output can be written."""
+def _opened(
+    args: argparse.Namespace, device: str = "cpu"
+) -> "tuple[Recognizer, ExemplarBuffer | None]":
+    """The model and its exemplar buffer, if the output can be written."""
     from mlis.compute.precision import Precision
-    from mlis.io.checkpoint import WEIGHTS, is_model, load_model
+    from mlis.io.checkpoint import WEIGHTS, is_model, load_exemplars, load_model
     from mlis.io.saved_models import one_model
 
     check_folder(args.output)
     there = is_model(args.output) or (args.output / WEIGHTS).exists()
     check_replaceable(args.output, "a model", there=there, force=args.force)
-    return load_model(one_model(args.model), Precision.of("float32", device).device)
+    model = one_model(args.model)
+    return load_model(model, Precision.of("float32", device).device), load_exemplars(model)
 
 
 def _described(
@@ -131,39 +147,44 @@ def _described(
 
     from mlis.data.io.classes_file import read_class_vectors
     from mlis.data.io.tables import COLUMNS
+    from mlis.features.descriptors.new_classes import describe_like
 
     if args.classes.is_dir():
         raise DataError(
             f"{args.classes}: expected a table, got a folder, whose attributes are scaled by its "
             "own classes. Give the table of sentences and attributes."
         )
-    made = recognizer.sources.get("descriptors") or {}
+    made = recognizer.metadata.sources.get("descriptors") or {}
     columns = made.get("columns", ()) if made.get("format") == COLUMNS else ()
     if args.vectors or args.classes.suffix.casefold() == ".npy" or not made or columns:
         refuse(args, ["text_model"], "with numeric descriptors")
         names, vectors = read_class_vectors(args.classes, names_file=args.names, columns=columns)
         gaps = vectors == made.get("missing")  # filled as in training, by the mean of its classes
-        return names, np.where(gaps, recognizer.descriptors.mean(axis=0), vectors)
+        return names, np.where(gaps, recognizer.descriptors.numpy(force=True).mean(axis=0), vectors)
     refuse(args, ["names"], "with a table, which contains the names")
     model = None
     if args.text_model is not None:
         from mlis.features.descriptors.text_model import TextModel
 
         model = TextModel(args.text_model, device=args.device)
-    return recognizer.describe_classes(args.classes, model=model)
+    return describe_like(made, args.classes, model=model)
 
 
 def _save(
-    args: argparse.Namespace, changed: "Recognizer", done: str, seconds: float | None = None
+    args: argparse.Namespace,
+    changed: "Recognizer",
+    exemplars: "ExemplarBuffer | None",
+    done: str,
+    seconds: float | None = None,
 ) -> None:
     """Write the new model, and print what it is."""
-    from mlis.io.checkpoint import GROWTH, save_model
+    from mlis.io.checkpoint import EXEMPLARS, save_model
 
-    save_model(changed, args.output)
+    save_model(changed, args.output, exemplars)
     seen, total = int(changed.seen_mask.sum()), len(changed.class_names)
     took = "" if seconds is None else f" in {seconds:.1f} s"
     say(f"{args.output}: {done}{took}; {total} classes, {seen} seen and {total - seen} unseen")
-    path = args.output / GROWTH
+    path = args.output / EXEMPLARS
     if size := path.stat().st_size if path.exists() else 0:
         say(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")
     if args.json:

@@ -107,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
         retrieved = unseen.retrieved(recognizer)
         say(f"{model.folder} on {data.name}: {result.images} test images")
         _print_evaluation(args, result, retrieved)
-        rows[str(recognizer.record.get("components", "model"))].append(result.to_dict() | retrieved)
+        components = str(recognizer.metadata.record.get("components", "model"))
+        rows[components].append(result.to_dict() | retrieved)
     metadata = {"dataset": data.name, "protocol": protocol, "model": str(args.model)}
     _print_summary(args, models, rows, metadata, time.perf_counter() - started)
     bad = [f"{one.path}: {one.reason}" for one in data.bad]
@@ -179,6 +180,7 @@ def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
     """Images or features with labels, none of them for training."""
     from mlis.cli.progress import ImageBar
     from mlis.features import labelled_rows as labelled
+    from mlis.image_classifier import ImageClassifier
     from mlis.io.saved_models import find_models
 
     options = given_options(args)
@@ -192,7 +194,7 @@ def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
         return labelled.read_labelled(place, table, column)
     images = labelled.find_labelled(place, table, column)
     recognizer = _loaded(find_models(args.model)[0].folder, args.device)
-    backbone = recognizer.load_backbone(args.backbone, device=args.device)
+    backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
     with ImageBar() as bar:
         bar.started(len(images), 0)
         return labelled.embed_labelled(
@@ -204,7 +206,7 @@ def _loaded(folder: Path, device: str) -> "Recognizer":
     from mlis.compute.precision import Precision
     from mlis.io.checkpoint import load_model
 
-    return load_model(folder, Precision.of("float32", device).device, growth=False)
+    return load_model(folder, Precision.of("float32", device).device)
 
 
 def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | None") -> str:
@@ -215,7 +217,7 @@ def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | No
     """
     if dataset is None:
         return "labelled rows"
-    trained = {recognizer.class_names[c] for c in recognizer.seen_mask.nonzero()[0]}
+    trained = {recognizer.class_names[c] for c in recognizer.seen_mask.nonzero().flatten()}
     unseen = [dataset.class_names[c] for c in dataset.unseen_classes]
     if wrong := [name for name in unseen if name in trained]:
         raise DataError(
@@ -223,7 +225,7 @@ def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | No
             "in the model, but unseen in the data, so training rows would be tested. Use the split "
             "of the training."
         )
-    origin = recognizer.record.get("provenance") or {}
+    origin = recognizer.metadata.record.get("provenance") or {}
     if origin.get("data_sha256") != dataset.sha256:
         logger.warning(
             "%s was trained on other data or another split: training images may be among the test "

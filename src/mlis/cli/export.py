@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from mlis.io.onnx import export_onnx
     from mlis.io.saved_models import one_model
 
-    recognizer = load_model(one_model(args.model), growth=False)
+    recognizer = load_model(one_model(args.model))
     done = export_onnx(recognizer, args.output, images=args.images, backbone=args.backbone)
     what = "images" if args.images else "features"
     say(

@@ -88,7 +88,7 @@ def add_to(commands: Commands) -> None:
     group.add_argument(
         "--no-growth",
         action="store_true",
-        help="do not keep growth.safetensors beside each model: no classes can be added later",
+        help="do not keep exemplars.safetensors beside each model: no classes can be added later",
     )
     add_common(group, "--device", default=None)
     add_setting_flags(parser)
@@ -188,7 +188,7 @@ def _execute(
                 listen=progress,
                 snapshot_every=args.snapshot_every,
                 reuse=not args.no_reuse,
-                growable=not args.no_growth,
+                exemplars=not args.no_growth,
             )
         except KeyboardInterrupt:
             resume = f"mlis fit --resume {shlex.quote(str(folder))}"
@@ -205,9 +205,9 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
         say("–: the dataset has no test image for it (U: unseen classes, S: seen classes)")
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
     say(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
-    if (growth := models / "growth.safetensors").exists():
-        size = f"{growth.stat().st_size / 2**20:.1f} MiB per model"
-        say(f"  growth.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
+    if (exemplars := models / "exemplars.safetensors").exists():
+        size = f"{exemplars.stat().st_size / 2**20:.1f} MiB per model"
+        say(f"  exemplars.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
     if args.json:
         metadata = {"dataset": name, "protocol": results["protocol"], "run": str(folder)}
         print_json(result_object(summaries, seeds, **metadata))

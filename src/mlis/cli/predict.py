@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from mlis.io.saved_models import one_model
 
     model = one_model(args.model)
-    recognizer = load_model(model, Precision.of("float32", args.device).device, growth=False)
+    recognizer = load_model(model, Precision.of("float32", args.device).device)
     args.top_k = min(args.top_k, len(recognizer.class_names))
     if len(args.inputs) != 1 or not is_features(args.inputs[0]):
         return _predict_images(args, recognizer)
@@ -95,22 +95,22 @@ def _predict_images(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     """Write a line for each image; list those that cannot be read; return the exit code."""
     from mlis.cli.progress import ImageBar
     from mlis.features.images.files import shown
-    from mlis.image_classifier import predictions
+    from mlis.image_classifier import ImageClassifier, recorded_backbone
 
-    if not recognizer.backbone and args.backbone is None:
+    if not recorded_backbone(recognizer) and args.backbone is None:
         raise DataError(
             f"{args.model}: the image model of its features is unknown, so it takes no images. "
             "Name that model with --backbone, or give features (expected a .npy, .npz, .csv, "
             ".parquet or .mat file, a folder of features or a dataset folder)."
         )
     paths = find_pictures(args.inputs)
-    backbone = recognizer.load_backbone(args.backbone, device=args.device)
+    classifier = ImageClassifier(recognizer, args.backbone, device=args.device)
     unread: list[str] = []
 
     def lines() -> Iterator[dict[str, Any]]:
         with ImageBar() as bar:
             bar.started(len(paths), 0)
-            for one in predictions(recognizer, paths, args.top_k, backbone, args.workers):
+            for one in classifier.stream(paths, args.top_k, workers=args.workers):
                 path = shown(one.path)
                 if one.reason:
                     unread.append(f"{path}: {one.reason}")

@@ -52,7 +52,7 @@ def row_of_baseline(
     found = measured.to_dict()
     test = found["test"]
     scorer = measured.scorer
-    if isinstance(scorer, Recognizer) and scorer.encoder_weight is not None:
+    if isinstance(scorer, Recognizer) and scorer.refiner.kind != "none":
         test = test | unseen.retrieved(scorer)
     settings, constant = found["settings"], measured.calibration
     if task.protocol == TEST_BEST:

@@ -104,7 +104,7 @@ def _run_method(
         seed=task.seed,
         device=task.device,
         reuse=how.reuse,
-        growable=False,
+        exemplars=False,
         **parts["training"],
         **validation,
     )
@@ -112,7 +112,7 @@ def _run_method(
     if how.record is not None:
         _keep_losses(work, how.record, parts)
         if how.keep_model:
-            save_model(trained.recognizer, how.record / "model", dataclasses.asdict(row))
+            save_model(trained.recognizer, how.record / "model", record=dataclasses.asdict(row))
     return row
 
 

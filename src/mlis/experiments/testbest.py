@@ -138,7 +138,7 @@ def measure_test_best(
     training, steps = dataset.for_training(), steps_of(config)
     key = training_key(training, config, seed, device)
     kept = EncoderCheckpoints(folder, key, steps, every=every)
-    common = {"seed": seed, "device": device, "reuse": reuse, "growable": False}
+    common = {"seed": seed, "device": device, "reuse": reuse, "exemplars": False}
     callbacks = [LossLog(folder), callback]
     last = fit(training, config, callbacks=callbacks, checkpoints=kept, **common)
     started = time.perf_counter()

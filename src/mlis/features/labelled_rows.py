@@ -68,7 +68,7 @@ class LabelledRows:
         return TestSplit(
             features=self.features,
             labels=self._numbers(recognizer.class_names),
-            seen_mask=np.array(recognizer.seen_mask),
+            seen_mask=recognizer.seen_mask.numpy(force=True),
             class_names=recognizer.class_names,
         )
 

@@ -1,1 +1,6 @@
-"""Add, remove and rename classes of a trained recognizer."""
+"""Class-incremental changes of a trained recognizer."""
+
+from mlis.incremental.class_changes import add_classes, remove_classes, rename_classes
+from mlis.incremental.exemplar_buffer import ExemplarBuffer
+
+__all__ = ["ExemplarBuffer", "add_classes", "remove_classes", "rename_classes"]

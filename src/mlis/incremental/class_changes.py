@@ -1,14 +1,14 @@
-"""Classes that are added to a trained recognizer, removed from it, or renamed."""
+"""Add classes to a trained recognizer, remove them, or rename them."""
 
+import copy
 import dataclasses
 import datetime
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import mlis
 from mlis.compute.memory import enough_memory
@@ -16,51 +16,101 @@ from mlis.compute.precision import own_modes
 from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
-from mlis.incremental.exemplar_buffer import Growth, refit
-from mlis.model.classification import LinearClassifier
+from mlis.incremental.exemplar_buffer import ExemplarBuffer, refit
+from mlis.model.heads import LinearHead
+from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.storage.atomic import check_unicode
-
-if TYPE_CHECKING:
-    from mlis.model.recognizer import Recognizer
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_ALIKE = 0.9999  # cosine from which two descriptors are as good as the same
+_ALIKE = 0.9999  # cosine above which two descriptors are treated as identical
 
 
 @own_modes()
 def add_classes(
-    recognizer: "Recognizer",
+    recognizer: Recognizer,
+    exemplars: ExemplarBuffer | None,
     names: Sequence[str],
     descriptors: Any,
     *,
     synthetic_per_class: int | None = None,
     note: str = "",
-) -> "Recognizer":
-    """What `Recognizer.add_classes` does."""
-    names, vectors = _checked(recognizer, names, descriptors)
-    growth = _growth_of(recognizer, synthetic_per_class)
-    all_vectors = np.concatenate([recognizer.descriptors, vectors])
-    seen = np.concatenate([recognizer.seen_mask, np.zeros(len(names), dtype=bool)])
-    with enough_memory("adding classes", "Lower synthetic_per_class"):
-        classifier = refit(
-            growth, _refine(recognizer), all_vectors, seen, recognizer.classifier, recognizer.device
+) -> tuple[Recognizer, ExemplarBuffer]:
+    """A recognizer that also knows classes of which there is no image, and its exemplar buffer.
+
+    Generator and encoder stay; stage 2 is solved again, on the exemplars and synthetic features.
+
+    Args:
+        recognizer: stays as it is.
+        exemplars: its exemplar buffer.
+        names: n new names.
+        descriptors: (n, Da), made as those of the training
+            (:func:`mlis.features.descriptors.new_classes.describe_like`).
+        synthetic_per_class: synthetic samples per unseen class; the training's number where absent.
+        note: kept in the history.
+
+    Raises:
+        DataError: a name is there already or given twice, a descriptor has another length, is zero
+            or not finite, there is no exemplar buffer, or the head is not linear.
+    """
+    if exemplars is None:
+        raise DataError(
+            "cannot add classes: the model has no exemplar buffer (exemplars.safetensors). It was "
+            "saved or trained without one, or trained when no class was unseen. Train it again, or "
+            "copy the file beside it."
         )
-    dtype = recognizer.classifier.weight.dtype
-    count = growth.config.classification.synthetic_per_unseen
-    return dataclasses.replace(
+    head = recognizer.head
+    if not isinstance(head, LinearHead):
+        raise DataError(
+            f"cannot add classes: expected a linear head, got {head.kind!r}. Train a model with a "
+            "linear head."
+        )
+    names, vectors = _checked(recognizer, names, descriptors)
+    if synthetic_per_class is not None:
+        settings = {"classification": {"synthetic_per_unseen": synthetic_per_class}}
+        config = exemplars.config.replace(settings)
+    else:
+        config = exemplars.config
+    known = recognizer.descriptors.numpy(force=True)
+    all_vectors = np.concatenate([known, vectors.astype(known.dtype)])
+    seen = np.append(recognizer.seen_mask.numpy(force=True), np.zeros(len(names), dtype=bool))
+    with enough_memory("adding classes", "Lower synthetic_per_class"):
+        refit_head = refit(
+            dataclasses.replace(exemplars, config=config),
+            copy.deepcopy(recognizer.refiner).float(),
+            all_vectors,
+            seen,
+            head,
+            recognizer.device,
+        )
+    count = config.classification.synthetic_per_unseen
+    grown = replace(
         recognizer,
-        classifier=LinearClassifier(classifier.weight.to(dtype), classifier.bias.to(dtype)),
+        head=refit_head.to(head.weight.dtype),
         class_names=(*recognizer.class_names, *names),
         seen_mask=seen,
         descriptors=all_vectors,
-        growth=_remembering(recognizer),
-        history=_noted(recognizer, "add", list(names), synthetic_per_unseen=count, note=note),
+        metadata=_noted(recognizer, "add", list(names), synthetic_per_unseen=count, note=note),
     )
+    # copies: parts of one tensor, as views of a larger one are, cannot be saved
+    previous = head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone()
+    return grown, dataclasses.replace(exemplars, previous_head=previous)
 
 
-def remove_classes(recognizer: "Recognizer", names: Sequence[str]) -> "Recognizer":
-    """What `Recognizer.remove_classes` does."""
+def remove_classes(
+    recognizer: Recognizer, exemplars: ExemplarBuffer | None, names: Sequence[str]
+) -> tuple[Recognizer, ExemplarBuffer | None]:
+    """A recognizer without these classes, and its exemplar buffer; other classes' scores stay.
+
+    Where the latest change added exactly these classes, the scores before it are restored.
+
+    Args:
+        recognizer, exemplars: stay as they are.
+        names: of the classes.
+
+    Raises:
+        DataError: a name that no class has, or fewer than two classes would be left.
+    """
     gone = _found(recognizer, names)
     kept = np.setdiff1d(np.arange(len(recognizer.class_names)), gone)
     if len(kept) < 2:
@@ -68,88 +118,55 @@ def remove_classes(recognizer: "Recognizer", names: Sequence[str]) -> "Recognize
             f"of {len(recognizer.class_names)} classes {len(kept)} would be left: keep at least 2"
         )
     rows = torch.from_numpy(kept).to(recognizer.device)
-    head, growth = recognizer.classifier, recognizer.growth
-    restored = _before_addition(recognizer, gone)
-    return dataclasses.replace(
+    restored = None if exemplars is None else _head_before(recognizer, exemplars, gone)
+    smaller = replace(
         recognizer,
-        classifier=restored or LinearClassifier(head.weight[rows], head.bias[rows]),
+        head=restored or recognizer.head.chosen(rows),
         class_names=tuple(recognizer.class_names[i] for i in kept),
-        seen_mask=recognizer.seen_mask[kept],
-        descriptors=recognizer.descriptors[kept],
-        growth=None if growth is None else growth.chosen(kept),
-        history=_noted(recognizer, "remove", [recognizer.class_names[i] for i in gone]),
+        seen_mask=recognizer.seen_mask[rows],
+        descriptors=recognizer.descriptors[rows],
+        metadata=_noted(recognizer, "remove", [recognizer.class_names[i] for i in gone]),
     )
+    return smaller, None if exemplars is None else exemplars.chosen(kept)
 
 
-def rename_classes(recognizer: "Recognizer", names: Mapping[str, str]) -> "Recognizer":
-    """What `Recognizer.rename_classes` does."""
+def rename_classes(recognizer: Recognizer, names: Mapping[str, str]) -> Recognizer:
+    """A recognizer whose classes have new names, {old: new}; its exemplar buffer stays valid.
+
+    Raises:
+        DataError: a name that no class has, or two classes would have the same name.
+    """
     _found(recognizer, list(names))
     new = _check_names(list(names.values()), ())
     names = dict(zip(map(normal, names), new, strict=True))
     renamed = tuple(names.get(normal(name), name) for name in recognizer.class_names)
     twice = sorted({name for name in renamed if renamed.count(name) > 1})
     if twice:
-        raise DataError(f"two classes would be named alike: {shorten(twice)}. Choose other names.")
-    return dataclasses.replace(
-        recognizer,
-        class_names=renamed,
-        history=_noted(recognizer, "rename", dict(names)),
-    )
+        raise DataError(
+            f"two classes would have the same name: {shorten(twice)}. Choose other names."
+        )
+    metadata = _noted(recognizer, "rename", dict(names))
+    return replace(recognizer, class_names=renamed, metadata=metadata)
 
 
-def _refine(recognizer: "Recognizer"):
-    """From scaled features to refined ones, in float32, as `refit` wants them."""
-    weight, bias = recognizer.encoder_weight, recognizer.encoder_bias
-    if weight is None or bias is None:
-        return lambda x: x
-    weight, bias = weight.float(), bias.float()
-
-    def refine(x: Tensor) -> Tensor:
-        return torch.addmm(bias, x, weight.T).relu_()
-
-    return refine
-
-
-def _remembering(recognizer: "Recognizer") -> Growth | None:
-    """The growth, with the present classifier to go back to."""
-    head, growth = recognizer.classifier, recognizer.growth
-    # a copy: parts of one tensor, as views of a larger one are, cannot be saved
-    before = head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone()
-    return None if growth is None else dataclasses.replace(growth, before=before)
-
-
-def _before_addition(recognizer: "Recognizer", gone: np.ndarray) -> LinearClassifier | None:
-    """The classifier before the latest change, if that added exactly the classes `gone`."""
-    growth, names = recognizer.growth, [recognizer.class_names[i] for i in gone]
-    latest = recognizer.history[-1] if recognizer.history else {}
-    if growth is None or growth.before is None or latest.get("action") != "add":
+def _head_before(
+    recognizer: Recognizer, exemplars: ExemplarBuffer, gone: np.ndarray
+) -> LinearHead | None:
+    """The head before the latest change, if that added exactly the classes `gone`."""
+    names = [recognizer.class_names[i] for i in gone]
+    history = recognizer.metadata.history
+    latest = history[-1] if history else {}
+    if exemplars.previous_head is None or latest.get("action") != "add":
         return None
     if sorted(latest.get("classes") or ()) != sorted(names):
         return None
-    weight, bias = (part.to(recognizer.device) for part in growth.before)
-    fits = weight.shape == (
-        len(recognizer.class_names) - len(gone),
-        recognizer.classifier.weight.shape[1],
-    )
-    return LinearClassifier(weight, bias) if fits else None
-
-
-def _growth_of(recognizer: "Recognizer", synthetic_per_class: int | None) -> Growth:
-    growth = recognizer.growth
-    if growth is None:
-        raise DataError(
-            "this model holds nothing to add classes with: it was trained with --no-growth, "
-            "loaded without it, trained when no class was unseen, or saved by an older mlis. "
-            "Train it again, or copy growth.safetensors beside it"
-        )
-    if synthetic_per_class is None:
-        return growth
-    settings = {"classification": {"synthetic_per_unseen": synthetic_per_class}}
-    return dataclasses.replace(growth, config=growth.config.replace(settings))
+    weight, bias = (part.to(recognizer.device) for part in exemplars.previous_head)
+    fits = len(weight) == len(recognizer.class_names) - len(gone)
+    return LinearHead(weight, bias) if fits else None
 
 
 def _checked(
-    recognizer: "Recognizer", names: Sequence[str], descriptors: Any
+    recognizer: Recognizer, names: Sequence[str], descriptors: Any
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Names and (n, Da) float32 descriptors that suit the model."""
     names = _check_names([names] if isinstance(names, str) else names, recognizer.class_names)
@@ -190,19 +207,26 @@ def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _warn_of_alike(recognizer: "Recognizer", names: Sequence[str], vectors: np.ndarray) -> None:
-    everything = np.concatenate([recognizer.descriptors, vectors])
+def _warn_of_alike(recognizer: Recognizer, names: Sequence[str], vectors: np.ndarray) -> None:
+    known = recognizer.descriptors.numpy(force=True)
+    everything = np.concatenate([known, vectors])
     lengths = np.linalg.norm(everything, axis=1, keepdims=True)
     unit = everything / np.where(lengths > 0, lengths, 1)
-    first = len(recognizer.descriptors)
+    first = len(known)
     for i, name in enumerate(names):
         near = unit[: first + i] @ unit[first + i]
         if near.max() > _ALIKE:
             other = (*recognizer.class_names, *names)[int(near.argmax())]
-            logger.warning("%r is described as %r is: nothing tells them apart", name, other)
+            logger.warning(
+                "descriptors of %r and %r are nearly identical (cosine > %g): the model cannot "
+                "separate them",
+                name,
+                other,
+                _ALIKE,
+            )
 
 
-def _found(recognizer: "Recognizer", names: Sequence[str]) -> np.ndarray:
+def _found(recognizer: Recognizer, names: Sequence[str]) -> np.ndarray:
     """Indices of classes. Raises `DataError` for a name that no class has."""
     names = _check_names([names] if isinstance(names, str) else list(names), ())
     place = {normal(name): i for i, name in enumerate(recognizer.class_names)}
@@ -213,10 +237,8 @@ def _found(recognizer: "Recognizer", names: Sequence[str]) -> np.ndarray:
     return np.array(sorted(place[name] for name in names))
 
 
-def _noted(
-    recognizer: "Recognizer", action: str, classes: Any, **settings: Any
-) -> tuple[Mapping[str, Any], ...]:
-    """The history with one more entry."""
+def _noted(recognizer: Recognizer, action: str, classes: Any, **settings: Any) -> Metadata:
+    """The metadata with one more entry in the history."""
     entry = {
         "action": action,
         "classes": classes,
@@ -224,4 +246,5 @@ def _noted(
         "mlis": mlis.__version__,
         **{name: value for name, value in settings.items() if value != ""},
     }
-    return (*recognizer.history, entry)
+    metadata = recognizer.metadata
+    return dataclasses.replace(metadata, history=(*metadata.history, entry))

@@ -1,8 +1,8 @@
-"""What a training leaves behind so that classes can be added later, without its data.
+"""State needed to add classes later: the generator and an 8-bit exemplar buffer.
 
-Kept are the generator, and some scaled features of every seen class in eight bits a number. New
-descriptors give synthetic features, the encoder refines both, and stage 2 alone is solved again,
-from the present weights on. Generator and encoder stay as they were trained.
+The buffer holds some scaled features of every seen class, quantised to eight bits. The generator
+makes features of a new class from its descriptor, the encoder refines both, and stage 2 alone is
+solved again, starting from the present weights. Generator and encoder stay as they were trained.
 """
 
 import dataclasses
@@ -24,34 +24,44 @@ from mlis.generators.base import FeatureGenerator, synthesise
 from mlis.generators.ridge import RidgeGenerator, RidgePredictor
 from mlis.generators.wgan_gp.networks import Generator
 from mlis.generators.wgan_gp.trainer import WGANGenerator
-from mlis.model.classification import LinearClassifier, fit_classifier
+from mlis.model.classification import fit_classifier
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors, normalise_descriptors
 from mlis.storage.atomic import strict_json
 
 PER_CLASS = 256
-"""Images of a class that are kept at most."""
+"""Most images kept per class."""
 IN_ALL = 65_536
-"""Images that are kept at most, where that leaves `LEAST` a class."""
+"""Most images kept in total, where that leaves `LEAST` per class."""
 LEAST = 8
+FEW = 5
+"""Additions at full cost: from then on fewer synthetic rows per class keep the cost as it is."""
 _NETWORK = ("from_noise", "from_descriptor", "hidden_bias", "to_features", "feature_bias")
-_BEFORE = ("before.weight", "before.bias")
+_OWN = ("rows", "low", "step", "labels", "sample_weight")
+_PREVIOUS = ("previous_head.weight", "previous_head.bias")
+_RENAMED = {  # since mlis 0.1.0
+    "weights": "sample_weight",
+    "before.weight": "previous_head.weight",
+    "before.bias": "previous_head.bias",
+}
 _RIDGE = ("descriptors", "mean", "weights")
 
 
 @dataclass(frozen=True, eq=False)
-class Growth:
+class ExemplarBuffer:
     """What adding classes needs besides the recognizer. All tensors are on the CPU.
 
     Attributes:
         rows: (m, Dx) uint8; a scaled feature is `low + step * row`, at most half a step off.
         low, step: (Dx,) float32.
         labels: (m,) int64, the recognizer's classes; seen ones only.
-        weights: (m,) float32, training images that a row stands for.
+        sample_weight: (m,) float32, number of training images that a row represents.
         generator: the trained generator's tensors by name, networks in float16.
         config: settings of the training.
         seed: of the training.
+        unseen: number of unseen classes in training.
         signed: whether scaled features may be negative.
-        before: weight (C, Dh) and bias (C,) of the classifier before the latest addition; removing
+        previous_head: weight (C, Dh) and bias (C,) of the head before the latest addition; removing
             the added classes again restores it. None where nothing was added.
     """
 
@@ -59,53 +69,61 @@ class Growth:
     low: Tensor
     step: Tensor
     labels: Tensor
-    weights: Tensor
+    sample_weight: Tensor
     generator: Mapping[str, Tensor]
     config: Config
     seed: int
+    unseen: int = 0
     signed: bool = False
-    before: tuple[Tensor, Tensor] | None = None
+    previous_head: tuple[Tensor, Tensor] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Size in memory, and but for some hundred bytes in its file."""
+        """Size in memory, and within some hundred bytes in its file."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that is numbers, by name."""
-        names = ("rows", "low", "step", "labels", "weights")
-        own = {name: getattr(self, name) for name in names}
-        if self.before is not None:
-            own |= dict(zip(_BEFORE, self.before, strict=True))
+        """All tensors by name."""
+        own = {name: getattr(self, name) for name in _OWN}
+        if self.previous_head is not None:
+            own |= dict(zip(_PREVIOUS, self.previous_head, strict=True))
         return own | {f"generator.{name}": value for name, value in self.generator.items()}
 
-    def words(self) -> str:
-        """Everything else, as JSON."""
-        facts = {"config": self.config.to_dict(), "seed": self.seed}
-        return json.dumps(facts | ({"signed": True} if self.signed else {}), sort_keys=True)
+    def metadata(self) -> str:
+        """Everything that is not a tensor, as JSON."""
+        values = {name: getattr(self, name) for name in ("seed", "unseen", "signed")}
+        return json.dumps({"config": self.config.to_dict(), **values}, sort_keys=True)
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], words: str) -> "Growth":
-        """Put together what `tensors` and `words` gave.
+    def of(cls, tensors: Mapping[str, Tensor], metadata: str, unseen: int = 0) -> "ExemplarBuffer":
+        """Build a buffer from what `tensors` and `metadata` gave.
+
+        Args:
+            tensors, metadata: of the buffer.
+            unseen: the number of unseen classes, for buffers of format 1, which do not record it.
 
         Raises:
             ModelFileError: something is missing.
         """
         try:
-            facts = strict_json(words)
+            values = strict_json(metadata)
             prefix = "generator."
             generator = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-            own = {name: tensors[name] for name in ("rows", "low", "step", "labels", "weights")}
-            config = Config.from_dict(facts["config"])
-            seed, signed = int(facts["seed"]), bool(facts.get("signed"))
-            before = (tensors[_BEFORE[0]], tensors[_BEFORE[1]]) if _BEFORE[0] in tensors else None
+            tensors = {_RENAMED.get(name, name): value for name, value in tensors.items()}
+            previous = tuple(tensors[name] for name in _PREVIOUS if name in tensors)
             return cls(
-                **own, generator=generator, config=config, seed=seed, signed=signed, before=before
+                **{name: tensors[name] for name in _OWN},
+                generator=generator,
+                config=Config.from_dict(values["config"]),
+                seed=int(values["seed"]),
+                unseen=int(values.get("unseen", unseen)),
+                signed=bool(values.get("signed")),
+                previous_head=(previous[0], previous[1]) if previous else None,
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelFileError(f"what adding classes needs is damaged: {error!r}") from None
+        except (ValueError, LookupError, TypeError) as error:
+            raise ModelFileError(f"the exemplar buffer is damaged: {error!r}") from None
 
-    def chosen(self, classes: np.ndarray) -> "Growth | None":
+    def chosen(self, classes: np.ndarray) -> "ExemplarBuffer | None":
         """Keep the rows of these classes (K,), which become 0 to K-1; None without any row.
 
         The generator is left as it was trained.
@@ -120,21 +138,21 @@ class Growth:
             self,
             rows=self.rows[kept],
             labels=labels[kept],
-            weights=self.weights[kept],
-            before=None,
+            sample_weight=self.sample_weight[kept],
+            previous_head=None,
         )
 
 
-def keep(
+def keep_exemplars(
     data: TrainingTensors, generator: FeatureGenerator | None, config: Config, seed: int
-) -> Growth | None:
-    """What to keep of a training; None where no generator was trained.
+) -> ExemplarBuffer | None:
+    """The exemplar buffer of a training; None where no generator was trained.
 
     Of each class all images are kept, or `PER_CLASS` drawn at random.
     """
     if generator is None:
         return None
-    chosen, weights = _choose(data.y.cpu(), data.num_classes, len(data.seen), seed)
+    chosen, sample_weight = _choose(data.y.cpu(), data.num_classes, len(data.seen), seed)
     low = torch.full((data.x.shape[1],), torch.inf, dtype=torch.float32, device="cpu")
     high = -low
     for part in chosen.split(CHUNK_ROWS):
@@ -146,30 +164,31 @@ def keep(
     for target, part in zip(rows.split(CHUNK_ROWS), chosen.split(CHUNK_ROWS), strict=True):
         x = data.x[part.to(data.y.device)].float().cpu()
         target.copy_(((x - low) / divisor).round_())
-    return Growth(
+    return ExemplarBuffer(
         rows=rows,
         low=low,
         step=step,
         labels=data.y.cpu()[chosen],
-        weights=weights,
+        sample_weight=sample_weight,
         generator=_packed(generator),
         config=config,
         seed=seed,
+        unseen=len(data.unseen),
         signed=data.signed,
     )
 
 
 def _choose(y: Tensor, num_classes: int, num_seen: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to keep, in their order, and how many training rows each stands for."""
+    """Rows to keep, in their order, and how many training rows each one represents."""
     most = min(PER_CLASS, max(LEAST, IN_ALL // max(num_seen, 1)))
-    mixed = torch.randperm(len(y), generator=stream(seed, "growth"), device="cpu")
+    mixed = torch.randperm(len(y), generator=stream(seed, "exemplars"), device="cpu")
     order = mixed[torch.argsort(y[mixed], stable=True)]
     counts = torch.bincount(y, minlength=num_classes)
     starts = counts.cumsum(0) - counts
     rank = torch.arange(len(y), device="cpu") - starts[y[order]]
     chosen = order[rank < most].sort().values
-    stands_for = counts.float() / counts.clamp(min=1, max=most)
-    return chosen, stands_for[y[chosen]].float()
+    sample_weight = counts.float() / counts.clamp(min=1, max=most)
+    return chosen, sample_weight[y[chosen]].float()
 
 
 def _packed(generator: FeatureGenerator) -> dict[str, Tensor]:
@@ -191,62 +210,83 @@ def _packed(generator: FeatureGenerator) -> dict[str, Tensor]:
 
 
 def refit(
-    growth: Growth,
+    exemplars: ExemplarBuffer,
     refine: Callable[[Tensor], Tensor],
     descriptors: np.ndarray,
     seen: np.ndarray,
-    start: LinearClassifier,
+    start: LinearHead,
     device: torch.device,
-) -> LinearClassifier:
+) -> LinearHead:
     """Solve stage 2 again for classes of which some are new.
 
     Args:
-        growth: what the training left.
+        exemplars: the training's.
         refine: scaled features (B, Dx) → (B, Dh), on `device`.
         descriptors: (C, Da) of all classes, the new ones last.
         seen: (C,) bool.
-        start: the present classifier, of the first classes.
+        start: the present head, of the first classes.
         device: where to compute.
 
     Raises:
         ModelFileError: the generator's tensors are not those of the settings.
     """
     precision = Precision.of("float32", device)
-    settings = growth.config.classification
-    # a copy: NumPy's memory is aligned by chance, and the last bits of a product depend on that
+    settings = exemplars.config.classification
+    # a copy: memory of another library is aligned by chance, and the last bits depend on that
     vectors = precision.tensor(descriptors).clone()
-    described = normalise_descriptors(vectors, growth.config.preprocessing)
+    described = normalise_descriptors(vectors, exemplars.config.preprocessing)
     known = torch.from_numpy(np.ascontiguousarray(seen)).to(device)
-    generator = _generator(growth, described[known], precision)
+    generator = _generator(exemplars, described[known], precision)
     sampler, rng = (
         generator.sampler(described),
-        stream(growth.seed, "classification", device=device),
+        stream(exemplars.seed, "classification", device=device),
     )
-    parts = zip(growth.rows.split(CHUNK_ROWS), growth.labels.split(CHUNK_ROWS), strict=True)
-    real = ((_scaled(growth, rows, device), labels.to(device)) for rows, labels in parts)
+    parts = zip(exemplars.rows.split(CHUNK_ROWS), exemplars.labels.split(CHUNK_ROWS), strict=True)
+    real = ((_scaled(exemplars, rows, device), labels.to(device)) for rows, labels in parts)
     unseen, of_seen = (torch.nonzero(mask).flatten() for mask in (~known, known))
+    count = _rows_per_unseen(exemplars, len(unseen), len(described))
     synthetic = chain(
-        synthesise(sampler, unseen, settings.synthetic_per_unseen, rng),
+        synthesise(sampler, unseen, count, rng),
         synthesise(sampler, of_seen, settings.synthetic_per_seen, rng),
     )
     pairs = [(refine(x), y) for x, y in chain(real, synthetic)]
     features, labels = torch.cat([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
     del pairs
-    stands_for = torch.ones(len(labels), dtype=torch.float32, device=device)
-    stands_for[: len(growth.weights)] = growth.weights.to(device)
+    sample_weight = torch.ones(len(labels), dtype=torch.float32, device=device)
+    kept = len(exemplars.sample_weight)
+    sample_weight[:kept] = exemplars.sample_weight.to(device)
+    sample_weight[kept : kept + count * len(unseen)] = settings.synthetic_per_unseen / count
     return fit_classifier(
-        features, labels, len(described), settings, stands_for=stands_for, start=start
+        features, labels, len(described), settings, sample_weight=sample_weight, start=start
     )
 
 
-def _scaled(growth: Growth, rows: Tensor, device: torch.device) -> Tensor:
+def _rows_per_unseen(exemplars: ExemplarBuffer, unseen: int, classes: int) -> int:
+    """Synthetic rows per unseen class: the setting while `FEW` or fewer classes were added.
+
+    A pass of stage 2 costs rows × classes. More classes share what the first `FEW` may cost, each
+    of their rows with a larger weight. It depends on the classes alone, not on their order.
+    """
+    wanted = exemplars.config.classification.synthetic_per_unseen
+    most, real = exemplars.unseen + FEW, len(exemplars.rows)
+    budget = (real + wanted * most) * (classes - unseen + most)
+    return min(wanted, max(LEAST, (budget // classes - real) // max(unseen, 1)))
+
+
+def _scaled(exemplars: ExemplarBuffer, rows: Tensor, device: torch.device) -> Tensor:
     """(B, Dx) float32 of (B, Dx) uint8."""
-    return rows.to(device, torch.float32).mul_(growth.step.to(device)).add_(growth.low.to(device))
+    return (
+        rows.to(device, torch.float32)
+        .mul_(exemplars.step.to(device))
+        .add_(exemplars.low.to(device))
+    )
 
 
-def _generator(growth: Growth, lenders: Tensor, precision: Precision) -> FeatureGenerator:
+def _generator(
+    exemplars: ExemplarBuffer, lenders: Tensor, precision: Precision
+) -> FeatureGenerator:
     """The trained generator; `lenders` are the descriptors of the classes that have rows."""
-    settings, held = growth.config.generation, growth.generator
+    settings, held = exemplars.config.generation, exemplars.generator
     try:
         predictor = None
         if "ridge.mean" in held:
@@ -254,7 +294,7 @@ def _generator(growth: Growth, lenders: Tensor, precision: Precision) -> Feature
             predictor = RidgePredictor(settings.ridge_kernel, **own)
         if settings.generator == "ridge":
             assert predictor is not None
-            return _ridge(growth, predictor, lenders, precision.device)
+            return _ridge(exemplars, predictor, lenders, precision.device)
         (features, hidden), noise = held["to_features"].shape, held["from_noise"].shape[1]
         network = Generator(
             noise,
@@ -264,7 +304,7 @@ def _generator(growth: Growth, lenders: Tensor, precision: Precision) -> Feature
             std=1.0,
             precision=precision,
             rng=stream(0, "replaced"),
-            signed=growth.signed,
+            signed=exemplars.signed,
         )
         network.load_state_dict({name: held[name] for name in _NETWORK})
         return WGANGenerator(network, predictor)
@@ -273,10 +313,10 @@ def _generator(growth: Growth, lenders: Tensor, precision: Precision) -> Feature
 
 
 def _ridge(
-    growth: Growth, predictor: RidgePredictor, lenders: Tensor, device: torch.device
+    exemplars: ExemplarBuffer, predictor: RidgePredictor, lenders: Tensor, device: torch.device
 ) -> RidgeGenerator:
-    x = _scaled(growth, growth.rows, device)
-    classes, y = growth.labels.to(device).unique(return_inverse=True)
+    x = _scaled(exemplars, exemplars.rows, device)
+    classes, y = exemplars.labels.to(device).unique(return_inverse=True)
     counts = torch.bincount(y, minlength=len(classes))
     means = x.new_zeros(len(classes), x.shape[1]).index_add_(0, y, x)
     return RidgeGenerator(
@@ -286,7 +326,7 @@ def _ridge(
         starts=counts.cumsum(0) - counts,
         counts=counts,
         means=means / counts[:, None],
-        neighbours=growth.config.generation.ridge_neighbours,
-        signed=growth.signed,
+        neighbours=exemplars.config.generation.ridge_neighbours,
+        signed=exemplars.signed,
         lenders=lenders,
     )

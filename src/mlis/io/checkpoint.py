@@ -1,9 +1,11 @@
-"""A saved model: weights, everything that is words, and what adding classes needs.
+"""A saved model: a folder of weights, a description, and what adding classes needs.
 
-- `model.safetensors`: the weights.
-- `config.json`: all else; models that an older mlis saved have `model.json` in its place.
-- `growth.safetensors`: what adding classes needs (:mod:`mlis.incremental.exemplar_buffer`), where
-the model has it.
+- `model.safetensors`: the recognizer's state.
+- `config.json`: its parts' kinds and sizes, class names, calibration, and the metadata.
+- `exemplars.safetensors`: the exemplar buffer (:mod:`mlis.incremental.exemplar_buffer`), where it
+  was saved.
+
+Models of format 1 (:mod:`mlis.io.format_1`) are read, too.
 """
 
 import json
@@ -11,195 +13,191 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import mlis
 from mlis.compute.memory import enough_memory
+from mlis.compute.precision import own_modes, resolve_device
 from mlis.data.io.folder import check_sources
 from mlis.errors import ModelFileError
-from mlis.incremental.exemplar_buffer import Growth
-from mlis.model.classification import LinearClassifier
+from mlis.incremental.exemplar_buffer import ExemplarBuffer
+from mlis.io import format_1
+from mlis.model import heads, refiners
 from mlis.model.preprocessing import FeatureScaler
-from mlis.model.recognizer import Recognizer
+from mlis.model.recognizer import Metadata, Recognizer
 from mlis.storage.atomic import strict_json, write_json
 from mlis.storage.folders import recover, replaced_together
 from mlis.storage.tensors import checksum, is_tensor_file, load_tensors, save_tensors
 
-FORMAT = 1
-WEIGHTS, RECORD, GROWTH = "model.safetensors", "config.json", "growth.safetensors"
-OLD_RECORD = "model.json"
-_RANGE = ("low", "high")
+FORMAT = 2
+WEIGHTS, RECORD, EXEMPLARS = "model.safetensors", "config.json", "exemplars.safetensors"
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def save_model(
-    recognizer: Recognizer, folder: str | Path, record: Mapping[str, Any] | None = None
+    recognizer: Recognizer,
+    folder: str | Path,
+    exemplars: ExemplarBuffer | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> None:
     """Save a recognizer to `folder` (made if absent).
 
     Args:
         recognizer: what to save.
-        folder: gets `model.safetensors`, `config.json` and, where the recognizer can grow,
-            `growth.safetensors`: all of them in place of those that are there, or none.
-        record: strict-JSON facts to keep with the model: settings, data, seed, results; those
-            that the recognizer was loaded with where absent.
+        folder: gets `model.safetensors`, `config.json` and, with an exemplar buffer,
+            `exemplars.safetensors`: all of them in place of those that are there, or none.
+        exemplars: its exemplar buffer, without which no class can be added to it later.
+        record: strict-JSON mapping to keep with the model: settings, data, seed, results; that of
+            the recognizer's metadata where absent.
 
     Raises:
         DataError: a name is not Unicode text.
         OSError: the folder cannot be written; it stays as it was.
     """
-    with replaced_together(Path(folder), without=replaced_files(folder, recognizer)) as new:
-        write_model(recognizer, new, record)
+    with replaced_together(Path(folder), without=replaced_files(folder, exemplars)) as new:
+        write_model(recognizer, new, exemplars, record)
 
 
-def replaced_files(folder: str | Path, recognizer: Recognizer) -> list[str]:
-    """Files of the model in `folder` that a new one has no namesake of; of others none."""
-    names = [OLD_RECORD] if _is_old_record(Path(folder) / OLD_RECORD) else []
-    gone = recognizer.growth is None and is_tensor_file(Path(folder) / GROWTH)
-    return [*names, GROWTH] if gone else names
-
-
-def _is_old_record(path: Path) -> bool:
-    try:
-        facts: Any = strict_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(facts, dict) and {"format", "record"} <= facts.keys()
+def replaced_files(folder: str | Path, exemplars: ExemplarBuffer | None) -> list[str]:
+    """Files of a model in `folder` that a new one has no namesake of; of others none."""
+    place = Path(folder)
+    names = [format_1.EXEMPLARS] if exemplars is not None else [format_1.EXEMPLARS, EXEMPLARS]
+    names = [name for name in names if is_tensor_file(place / name)]
+    old = format_1.is_record(place / format_1.RECORD)
+    return [*names, format_1.RECORD] if old else names
 
 
 def write_model(
-    recognizer: Recognizer, folder: Path, record: Mapping[str, Any] | None = None
+    recognizer: Recognizer,
+    folder: Path,
+    exemplars: ExemplarBuffer | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the files of `save_model` to a folder that holds none."""
-    facts = _facts(recognizer)
-    whole = {**facts, "record": dict(recognizer.record if record is None else record)}
-    # The facts that decide predictions also travel inside the weights file, under its checksum:
-    # a config.json of another model, or an edited one, is noticed on load.
-    words = json.dumps(facts, sort_keys=True)
-    tensors = _tensors(recognizer)
-    save_tensors(folder / WEIGHTS, tensors, {"facts": words})
-    write_json(folder / RECORD, whole)
-    if (growth := recognizer.growth) is not None:
-        metadata = {"growth": growth.words(), "model": _model(tensors, words)}
-        save_tensors(folder / GROWTH, growth.tensors(), metadata)
+    description = _description(recognizer)
+    record = dict(recognizer.metadata.record if record is None else record)
+    # What decides predictions also lies inside the weights file, under its checksum: a config.json
+    # of another model, or an edited one, is noticed on load.
+    text = json.dumps(description, sort_keys=True)
+    tensors = recognizer.state_dict()
+    save_tensors(folder / WEIGHTS, tensors, {"description": text})
+    write_json(folder / RECORD, {**description, "record": record})
+    if exemplars is not None:
+        metadata = {"exemplars": exemplars.metadata(), "model": _identity(tensors, text)}
+        save_tensors(folder / EXEMPLARS, exemplars.tensors(), metadata)
 
 
-def _facts(recognizer: Recognizer) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+def _description(recognizer: Recognizer) -> dict[str, Any]:
+    metadata = recognizer.metadata
+    return {
         "format": FORMAT,
         "mlis": mlis.__version__,
         "class_names": list(recognizer.class_names),
-        "feature_transform": recognizer.scaler.transform,
+        "descriptor_size": recognizer.descriptors.shape[1],
+        "preprocessing": recognizer.preprocessing.sizes(),
+        "refiner": refiners.describe(recognizer.refiner),
+        "head": heads.describe(recognizer.head),
         "calibration": recognizer.calibration,
+        "sources": dict(metadata.sources),
+        "history": [dict(entry) for entry in metadata.history],
     }
-    if recognizer.sources:
-        facts["sources"] = dict(recognizer.sources)
-    if recognizer.history:
-        facts["history"] = [dict(entry) for entry in recognizer.history]
-    return facts
 
 
-def _tensors(recognizer: Recognizer) -> dict[str, torch.Tensor]:
-    tensors = {
-        "scaler.shift": recognizer.scaler.shift,
-        "scaler.factor": recognizer.scaler.factor,
-        "classifier.weight": recognizer.classifier.weight,
-        "classifier.bias": recognizer.classifier.bias,
-        "descriptors": _tensor(recognizer.descriptors),
-        "seen": _tensor(recognizer.seen_mask),
-    }
-    for name in _RANGE:
-        if (bound := getattr(recognizer.scaler, name)) is not None:
-            tensors[f"scaler.{name}"] = bound
-    if recognizer.encoder_weight is not None and recognizer.encoder_bias is not None:
-        tensors["encoder.weight"] = recognizer.encoder_weight
-        tensors["encoder.bias"] = recognizer.encoder_bias
-    return tensors
+def _identity(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Identifies a model, so that the exemplar buffer of another one is noticed."""
+    ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return checksum(ready, {"": text})
 
 
-def _model(tensors: Mapping[str, torch.Tensor], words: str) -> str:
-    """Names a model, so that what another one's training left is not mixed in."""
-    return checksum({name: value.detach().cpu() for name, value in tensors.items()}, {"": words})
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    contiguous = np.ascontiguousarray(array)
-    return torch.from_numpy(contiguous)  # pyright: ignore[reportUnknownMemberType]  (PyTorch's gap)
-
-
-@enough_memory("loading the model", "Load it with device='cpu' or growth=False")
-def load_model(
-    folder: str | Path, device: str | torch.device = "cpu", *, growth: bool = True
-) -> Recognizer:
+@enough_memory("loading the model", "Load it with device='cpu'")
+@own_modes()
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Recognizer:
     """Load a recognizer that `save_model` wrote.
 
     Args:
         folder: of the model.
-        device: where its weights are to be.
-        growth: whether what adding classes needs is loaded too, where it is there; predicting
-            does not need it.
+        device: where its weights are to be: "auto", "cpu", "cuda:0", …
 
     Raises:
         ModelFileError: a file is missing, damaged, of another format version, or the files do
             not belong together.
+        SettingsError: this machine has no such device.
         OutOfMemoryError: memory does not suffice.
     """
     folder = Path(folder)
+    device = resolve_device(device) if isinstance(device, str) else device
     path = record_path(folder)
-    facts = read_record(folder)
-    record = facts.pop("record")
-    _check_facts(path, facts)
+    description = read_record(folder)
+    record = description.pop("record")
     tensors, metadata = load_tensors(folder / WEIGHTS)
-    if metadata.get("facts") != json.dumps(facts, sort_keys=True):
+    _check_description(path, description, metadata, folder / WEIGHTS)
+    if description["format"] == 1:
+        description, tensors = format_1.converted(path, description, tensors)
+    recognizer = _empty(path, description, record)
+    _check_tensors(folder / WEIGHTS, tensors, recognizer.state_dict())
+    recognizer.load_state_dict(tensors, assign=True)
+    return recognizer.to(device)
+
+
+@enough_memory("loading the exemplar buffer", "Predicting does not need it")
+def load_exemplars(folder: str | Path) -> ExemplarBuffer | None:
+    """Load the exemplar buffer that was saved with a model; None where there is none.
+
+    Raises:
+        ModelFileError: the file is damaged, or of another model than the one in the folder.
+        OutOfMemoryError: memory does not suffice.
+    """
+    folder = Path(folder)
+    recover(folder)
+    names = [EXEMPLARS, format_1.EXEMPLARS]
+    path = next((folder / name for name in names if (folder / name).exists()), None)
+    if path is None:
+        return None
+    kept, metadata = load_tensors(path)
+    for name, value in kept.items():
+        _check_finite(path, name, value)
+    tensors, own = load_tensors(folder / WEIGHTS)
+    text = own.get("description", own.get("facts", ""))
+    if metadata.get("model") != _identity(tensors, text):
         raise ModelFileError(
-            f"{path} and {folder / WEIGHTS} do not belong together: one of them was "
-            "edited or replaced; copy both files of the model again"
+            f"{path} is of another model than {folder / WEIGHTS}. Copy the files of one model, or "
+            "delete it (then no class can be added)."
         )
-    _check_tensors(folder / WEIGHTS, tensors, len(facts["class_names"]))
-    return Recognizer(
-        scaler=FeatureScaler(
-            facts["feature_transform"],
-            tensors["scaler.shift"],
-            tensors["scaler.factor"],
-            **{name: tensors.get(f"scaler.{name}") for name in _RANGE},
-        ),
-        encoder_weight=tensors.get("encoder.weight"),
-        encoder_bias=tensors.get("encoder.bias"),
-        classifier=LinearClassifier(tensors["classifier.weight"], tensors["classifier.bias"]),
-        class_names=tuple(facts["class_names"]),
-        seen_mask=tensors["seen"].numpy(),
-        descriptors=tensors["descriptors"].numpy(),
-        calibration=facts["calibration"],
-        sources=facts.get("sources", {}),
-        growth=_load_growth(folder, tensors, metadata["facts"]) if growth else None,
-        history=tuple(facts.get("history", ())),
-        record=record,
-    ).to(device)
+    if "exemplars" in metadata:
+        return ExemplarBuffer.of(kept, metadata["exemplars"])
+    unseen = int((~tensors["seen"]).sum())
+    return ExemplarBuffer.of(kept, metadata.get("growth", ""), unseen)
 
 
-def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
-    """Types of what `model.json` says, whoever wrote it."""
-    names, constant = facts.get("class_names"), facts.get("calibration")
+def _check_description(
+    path: Path, description: Mapping[str, Any], metadata: Mapping[str, str], weights: Path
+) -> None:
+    """That it is of these weights, and the types of what is not checked when it is used."""
+    inside = metadata.get("description", metadata.get("facts"))
+    names, constant = description.get("class_names"), description.get("calibration")
     texts = isinstance(names, list) and all(
         isinstance(name, str) for name in cast(list[Any], names)
     )
-    known = facts.get("feature_transform") in ("none", "sqrt")
     number = isinstance(constant, int | float) and not isinstance(constant, bool)
     number = number and abs(float(constant or 0.0)) < 1e30
-    sources, history = facts.get("sources", {}), facts.get("history", [])
-    told = isinstance(history, list) and all(map(_is_change, cast(list[Any], history)))
+    sources, history = description.get("sources", {}), description.get("history", [])
+    known = isinstance(history, list) and all(map(_is_change, cast(list[Any], history)))
     try:
         check_sources(sources)
     except (TypeError, AttributeError):
-        told = False
-    if not names or not texts or not known or not number or not told:
+        known = False
+    if not names or not texts or not number or not known:
         raise ModelFileError(
-            f"{path} is damaged: class_names, feature_transform, calibration, sources or history "
-            "is not what a model has; copy both files of the model again"
+            f"{path} is damaged: class_names, calibration, sources or history is not what a model "
+            "has; copy both files of the model again"
         )
     _check_names(path, cast(list[str], names))
+    if inside != json.dumps(description, sort_keys=True):
+        raise ModelFileError(
+            f"{path} and {weights} do not belong together: one of them was edited or replaced; "
+            "copy both files of the model again"
+        )
 
 
 def _check_names(path: Path, names: list[str]) -> None:
@@ -226,21 +224,52 @@ def _is_change(entry: Any) -> bool:
     return all(isinstance(text, str) for text in texts)
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
-    """Names, shapes and types of all tensors; they must fit each other."""
-    for name, shape in _shapes(tensors, classes).items():
-        value, boolean = tensors.get(name), name == "seen"
+def _empty(path: Path, description: Mapping[str, Any], record: Mapping[str, Any]) -> Recognizer:
+    """The described recognizer, its tensors on the meta device: any sizes cost no memory."""
+    try:
+        names = description["class_names"]
+        preprocessing = FeatureScaler.empty(**description["preprocessing"])
+        recognizer = Recognizer(
+            preprocessing,
+            refiners.empty_refiner(description["refiner"]),
+            heads.empty_head(description["head"]),
+            names,
+            torch.empty(len(names), dtype=torch.bool, device="meta"),
+            torch.empty(len(names), description["descriptor_size"], device="meta"),
+            description["calibration"],
+            Metadata(description.get("sources", {}), tuple(description.get("history", ())), record),
+        )
+        scores = recognizer(torch.empty(1, recognizer.num_features, device="meta"))
+        if scores.shape != (1, len(names)):
+            raise ValueError(f"{tuple(scores.shape)} scores of {len(names)} classes")
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ModelFileError(
+            f"{path} is damaged: preprocessing, refiner and head do not make a model ({error!r}). "
+            "Copy both files of the model again, or use the version of mlis that wrote it."
+        ) from None
+    return recognizer
+
+
+def _check_tensors(
+    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Names, shapes, types and numbers of all tensors."""
+    for name, wanted in expected.items():
+        value, boolean = tensors.get(name), wanted.dtype == torch.bool
         if value is None:
             raise ModelFileError(f"{path} holds no tensor {name!r}")
         good = value.dtype == torch.bool if boolean else value.dtype in _FLOATS
-        if tuple(value.shape) != shape or not good or not value.numel():
+        if value.shape != wanted.shape or not good or not value.numel():
             raise ModelFileError(
                 f"{path} is no model: {name} is {tuple(value.shape)} of {value.dtype}, where "
-                f"{shape} of {'bool' if boolean else 'floating point numbers'} is expected"
+                f"{tuple(wanted.shape)} of {'bool' if boolean else 'floating point numbers'} is "
+                "expected"
             )
         _check_finite(path, name, value)
-    weights = {"encoder.weight", "encoder.bias", "classifier.weight", "classifier.bias"}
-    if len({tensors[name].dtype for name in weights & tensors.keys()}) > 1:
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        raise ModelFileError(f"{path} is no model: it holds a tensor {unknown[0]!r}")
+    weights = [name for name in expected if name.startswith(("refiner.", "head."))]
+    if len({tensors[name].dtype for name in weights}) > 1:
         raise ModelFileError(f"{path} is no model: its weights are of several types")
 
 
@@ -255,52 +284,16 @@ def _check_finite(path: Path, name: str, value: Tensor) -> None:
         )
 
 
-def _load_growth(folder: Path, tensors: Mapping[str, torch.Tensor], words: str) -> Growth | None:
-    if not (folder / GROWTH).exists():
-        return None
-    kept, metadata = load_tensors(folder / GROWTH)
-    for name, value in kept.items():
-        _check_finite(folder / GROWTH, name, value)
-    if metadata.get("model") != _model(tensors, words):
-        raise ModelFileError(
-            f"{folder / GROWTH} is of another model than {folder / WEIGHTS}: copy the files of one "
-            "model, or delete it (then no class can be added)"
-        )
-    return Growth.of(kept, metadata.get("growth", ""))
-
-
 def record_path(folder: str | Path) -> Path:
-    """Where the words of a saved model are: `config.json`, or `model.json` of an older one."""
+    """Where the description of a saved model is: `config.json`, or an older one's `model.json`."""
     recover(Path(folder))
-    new, old = Path(folder) / RECORD, Path(folder) / OLD_RECORD
+    new, old = Path(folder) / RECORD, Path(folder) / format_1.RECORD
     return old if old.exists() and not new.exists() else new
 
 
 def is_model(folder: str | Path) -> bool:
     """Whether there is a saved model in `folder`."""
     return record_path(folder).exists()
-
-
-def _shapes(tensors: Mapping[str, Tensor], classes: int) -> dict[str, tuple[int, ...]]:
-    """What each tensor's shape must be, by the sizes of three of them."""
-    empty = torch.empty(0, 0)
-    inputs = tensors.get("scaler.shift", empty).numel()
-    hidden = inputs
-    shapes: dict[str, tuple[int, ...]] = {}
-    if "encoder.weight" in tensors or "encoder.bias" in tensors:
-        hidden = (*tensors.get("classifier.weight", empty).shape, 0, 0)[1]
-        shapes = {"encoder.weight": (hidden, inputs), "encoder.bias": (hidden,)}
-    width = (*tensors.get("descriptors", empty).shape, 0, 0)[1]
-    return {
-        "scaler.shift": (inputs,),
-        "scaler.factor": (inputs,),
-        **shapes,
-        "classifier.weight": (classes, hidden),
-        "classifier.bias": (classes,),
-        "descriptors": (classes, width),
-        "seen": (classes,),
-        **{f"scaler.{name}": (inputs,) for name in _RANGE if f"scaler.{name}" in tensors},
-    }
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -311,7 +304,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """
     path = record_path(folder)
     try:
-        facts: Any = strict_json(path.read_text(encoding="utf-8"))
+        content: Any = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFileError(f"{folder} is not a saved model: {path} does not exist") from None
     except OSError as error:
@@ -320,12 +313,12 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ModelFileError(f"{path} is not valid JSON: {error}") from None
-    known = cast(dict[str, Any], facts) if isinstance(facts, dict) else {}
-    if known.get("format") != FORMAT or "record" not in known:
-        found = known.get("format")
+    known = cast(dict[str, Any], content) if isinstance(content, dict) else {}
+    found: Any = known.get("format")
+    if isinstance(found, bool) or found not in (1, FORMAT) or "record" not in known:
         raise ModelFileError(
             f"{path} has model format {found!r}, but this version of mlis ({mlis.__version__}) "
-            f"reads format {FORMAT}"
+            f"reads formats 1 and {FORMAT}"
         )
     record: Any = known["record"]
     origin: Any = cast(dict[str, Any], record).get("provenance") if isinstance(record, dict) else 0

@@ -24,9 +24,10 @@ from mlis.config import Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.streaming import CHUNK_ROWS
 from mlis.methods.base import Baseline, Job
-from mlis.model.classification import LinearClassifier
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors
 from mlis.model.recognizer import Recognizer
+from mlis.model.refiners import Identity
 
 PENALTIES = tuple(10.0**b for b in range(-3, 4))
 
@@ -113,10 +114,9 @@ class ESZSL(Baseline[Recognizer]):
         weight = problem.weights(data.descriptors, self.gamma, self.lambda_)
         weight = weight.to(data.descriptors.dtype)
         return Recognizer(
-            scaler=scaler,
-            encoder_weight=None,
-            encoder_bias=None,
-            classifier=LinearClassifier(weight, weight.new_zeros(len(weight))),
+            preprocessing=scaler,
+            refiner=Identity(),
+            head=LinearHead(weight, weight.new_zeros(len(weight))),
             class_names=training.class_names,
             seen_mask=training.seen_mask,
             descriptors=training.descriptors,

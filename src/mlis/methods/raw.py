@@ -42,5 +42,5 @@ class RawSoftmax(Baseline[Recognizer]):
         how = {"device": job.device, "callbacks": job.callbacks, "reuse": job.reuse}
         for one in self.among(job):
             config = one.config.replace({"refinement": {"components": "none"}})
-            trained = fit(job.training, config, seed=job.seed, growable=False, **how)
+            trained = fit(job.training, config, seed=job.seed, exemplars=False, **how)
             yield one, trained.recognizer

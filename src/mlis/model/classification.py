@@ -10,39 +10,23 @@ from torch import Tensor
 from mlis.config import Classification
 from mlis.data.out_of_core.streaming import CHUNK_ROWS, Rows
 from mlis.errors import DivergenceError
+from mlis.model.heads import LinearHead
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _LEAST_DESCENT = 0.1  # the largest tolerance, as a share of the largest gradient entry at zero
 
 
-@dataclass(frozen=True, eq=False)
-class LinearClassifier:
-    """Scores `features @ weight.T + bias`.
-
-    Attributes:
-        weight: (C, Dh).
-        bias: (C,).
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Scores (logits) of (B, Dh) features: (B, C)."""
-        return torch.addmm(self.bias, features, self.weight.T)
-
-
 def class_weights(
-    labels: Tensor, num_classes: int, balance: str, stands_for: Tensor | None = None
+    labels: Tensor, num_classes: int, balance: str, sample_weight: Tensor | None = None
 ) -> Tensor:
     """Weight of each sample, float64, summing to 1: equal, or equal sums per class present.
 
-    With `stands_for` (n,) a sample counts as that many.
+    With `sample_weight` (n,) a sample counts as that many samples.
     """
-    counts = torch.bincount(labels, stands_for, minlength=num_classes).double()
+    counts = torch.bincount(labels, sample_weight, minlength=num_classes).double()
     weights = torch.ones_like(counts) if balance == "samples" else 1.0 / counts
-    weights = weights[labels] if stands_for is None else weights[labels] * stands_for
+    weights = weights[labels] if sample_weight is None else weights[labels] * sample_weight
     return weights / weights.sum()
 
 
@@ -52,9 +36,9 @@ def fit_classifier(
     num_classes: int,
     settings: Classification,
     *,
-    stands_for: Tensor | None = None,
-    start: LinearClassifier | None = None,
-) -> LinearClassifier:
+    sample_weight: Tensor | None = None,
+    start: LinearHead | None = None,
+) -> LinearHead:
     """Minimise cross-entropy + weight_decay/2 · ‖W‖² with L-BFGS, to convergence.
 
     The refined features' length differs by orders of magnitude between runs (0.3 to 20 measured),
@@ -68,9 +52,9 @@ def fit_classifier(
         labels: (n,) int64.
         num_classes: C; a class without samples gets the smallest bias and is never predicted.
         settings: penalty, balance, tolerance.
-        stands_for: (n,) how many samples each one counts as; one where absent.
-        start: a classifier of the first C' ≤ C classes whose weights L-BFGS begins from, which
-            saves passes; else it begins from zero.
+        sample_weight: (n,) number of samples that each one counts as; 1 where absent.
+        start: a head of the first C' ≤ C classes whose weights L-BFGS starts from, which saves
+            passes; zero where absent.
 
     Raises:
         DivergenceError: the features are not finite.
@@ -79,14 +63,14 @@ def fit_classifier(
         rows = _standardise(features)
     else:
         rows = _standardise_chunks(features, num_classes)
-    weights = class_weights(labels, num_classes, settings.balance, stands_for)
+    weights = class_weights(labels, num_classes, settings.balance, sample_weight)
     weights = weights.to(rows.centre)[:, None]
     objective = _Objective(rows, labels, weights, num_classes, settings.weight_decay)
     present = torch.bincount(labels, minlength=num_classes) > 0
     _minimise(objective, settings, None if start is None else _begun(start, rows, present))
     folded = objective.weight / rows.length
     bias = objective.bias - folded @ rows.centre
-    return LinearClassifier(folded, torch.where(present, bias, torch.finfo(bias.dtype).min / 4))
+    return LinearHead(folded, torch.where(present, bias, torch.finfo(bias.dtype).min / 4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +155,7 @@ class _Objective:
         return loss
 
 
-def _begun(start: LinearClassifier, rows: _Standardised, present: Tensor) -> tuple[Tensor, Tensor]:
+def _begun(start: LinearHead, rows: _Standardised, present: Tensor) -> tuple[Tensor, Tensor]:
     """Weights (C, Dh) and biases (C,) of the standardised features; zero for classes it lacks."""
     weight = rows.centre.new_zeros(len(present), len(rows.centre))
     bias = rows.centre.new_zeros(len(present))

@@ -1,14 +1,15 @@
-"""Scaler, encoder, classifier and calibration of a recognizer, folded into two affine maps."""
+"""The paper's composition (scaler, encoder, linear head, calibration) as two affine maps."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mlis.model.batches import Workspace
+from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler
+from mlis.model.refiners import Identity, LinearReLU
 
 if TYPE_CHECKING:
     from mlis.model.recognizer import Recognizer
@@ -18,11 +19,11 @@ FAR = 8.0  # a shift of more ranges than this is not folded into the weights
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """Scaler, encoder, classifier and calibration as two affine maps with a ReLU between them.
+    """Scaler, encoder, head and calibration as two affine maps with a ReLU between them.
 
     With `x̂ = (t(x) − s) ∘ f` scaled features, `W x̂ + b = W' t(x) + b'` where `W' = W diag(f)` and
-    `b' = b − W' s`. Without an encoder the same is done to the classifier's weight. The constant of
-    calibrated stacking is taken from the last bias.
+    `b' = b − W' s`. Without an encoder the same is done to the head's weight. The constant of
+    calibrated stacking is subtracted from the last bias.
 
     Attributes:
         transform: t, "none" or "sqrt"; stays elementwise.
@@ -39,18 +40,21 @@ class Fused:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, r: "Recognizer") -> "Fused":
-        """Fold what can be folded, in float64."""
-        weight, bias = r.classifier.weight, r.classifier.bias
-        seen = torch.from_numpy(np.array(r.seen_mask)).double().to(bias.device)
-        bias = (bias.double() - r.calibration * seen).to(bias.dtype)
-        first = (weight, bias)
-        if r.encoder_weight is not None and r.encoder_bias is not None:
-            first = (r.encoder_weight, r.encoder_bias)
-        folded, offset, shift = _fold(r.scaler, *first)
-        if r.encoder_weight is None:
-            return cls(r.scaler.transform, shift, None, folded, offset)
-        return cls(r.scaler.transform, shift, (folded, offset), weight, bias)
+    def of(cls, r: "Recognizer") -> "Fused | None":
+        """Fold what can be folded, in float64; None for another composition than the paper's."""
+        head, refiner = r.head, r.refiner
+        if type(head) is not LinearHead or type(refiner) not in (Identity, LinearReLU):
+            return None
+        weight, bias = head.weight.detach(), head.bias.detach()
+        bias = (bias.double() - r.calibration * r.seen_mask.double()).to(bias.dtype)
+        if not isinstance(refiner, LinearReLU):
+            folded, offset, shift = _fold(r.preprocessing, weight, bias)
+            return cls(r.preprocessing.transform, shift, None, folded, offset)
+        if refiner.slope:
+            return None
+        first = refiner.weight.detach(), refiner.bias.detach()
+        folded, offset, shift = _fold(r.preprocessing, *first)
+        return cls(r.preprocessing.transform, shift, (folded, offset), weight, bias)
 
     def hidden(self, x: Tensor, out: Tensor, work: Workspace) -> None:
         """`out = h`, (B, Dh), of (B, Dx) features as they come."""
@@ -79,7 +83,7 @@ class Fused:
 def _fold(
     scaler: FeatureScaler, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`W'`, `b'` and None; or `W'`, `b` and the shift that must be taken off first.
+    """`W'`, `b'` and None; or `W'`, `b` and the shift that must be subtracted first.
 
     Where the features lie many of their ranges away from zero, `W' x` and `W' s` are large and
     nearly equal, and their difference would be rounding; subtracting first is exact.

@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlis.compute.precision import Precision
 from mlis.config import Preprocessing
@@ -20,14 +21,13 @@ logger: logging.Logger = logging.getLogger(__name__)
 _LEAST_SPREAD = 1e-37  # of which one over it is a float32 number
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureScaler:
+class FeatureScaler(nn.Module):
     """`x -> (transform(x) - shift) * factor`, fitted on training rows.
 
     A feature that is constant in training has the factor 0, as nothing was learned from it: what it
     is elsewhere does not count. (Without scaling all factors are 1.)
 
-    Attributes:
+    Args:
         transform: "none" or "sqrt".
         shift: (Dx,) minimum or mean of the transformed training features, or zeros.
         factor: (Dx,) one over their range or standard deviation, or ones.
@@ -35,11 +35,24 @@ class FeatureScaler:
             that an older mlis saved.
     """
 
-    transform: str
     shift: Tensor
     factor: Tensor
-    low: Tensor | None = None
-    high: Tensor | None = None
+    low: Tensor | None
+    high: Tensor | None
+
+    def __init__(
+        self,
+        transform: str,
+        shift: Tensor,
+        factor: Tensor,
+        low: Tensor | None = None,
+        high: Tensor | None = None,
+    ):
+        super().__init__()
+        self.transform: str = transform
+        buffers = {"shift": shift, "factor": factor, "low": low, "high": high}
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
 
     @classmethod
     def fit(cls, features: np.ndarray | StoredRows, settings: Preprocessing) -> "FeatureScaler":
@@ -68,18 +81,33 @@ class FeatureScaler:
             logger.info("%d features are constant in training and ignored", (~varies).sum())
         return cls(transform, *map(torch.from_numpy, (shift, factor, *bounds)))
 
-    def __call__(self, x: Tensor) -> Tensor:
+    @classmethod
+    def identity(cls, size: int) -> "FeatureScaler":
+        """A scaler that leaves features of this length as they are."""
+        return cls("none", torch.zeros(size), torch.ones(size))
+
+    def sizes(self) -> dict[str, Any]:
+        """JSON-compatible arguments of `empty`."""
+        known = self.low is not None and self.high is not None
+        return {"transform": self.transform, "size": len(self.shift), "with_range": known}
+
+    @classmethod
+    def empty(cls, transform: str, size: int, with_range: bool) -> "FeatureScaler":
+        """A scaler whose tensors are on the meta device, to load a state into.
+
+        Raises:
+            ValueError: there is no such transform.
+        """
+        if transform not in ("none", "sqrt"):
+            raise ValueError(f"transform: expected 'none' or 'sqrt', got {transform!r}")
+        parts = [torch.empty(size, device="meta") for _ in range(4 if with_range else 2)]
+        return cls(transform, *parts)
+
+    def forward(self, x: Tensor) -> Tensor:
         """Scale (B, Dx) features; a new tensor of the same dtype and device."""
         if self.transform == "sqrt":
             x = x.clamp(min=0).sqrt()
         return (x - self.shift.to(x)) * self.factor.to(x)
-
-    def to(self, device: str | torch.device) -> "FeatureScaler":
-        """Return the same scaler on another device."""
-        low, high = (None if t is None else t.to(device) for t in (self.low, self.high))
-        return FeatureScaler(
-            self.transform, self.shift.to(device), self.factor.to(device), low, high
-        )
 
     @property
     def signed(self) -> bool:

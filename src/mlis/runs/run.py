@@ -69,7 +69,7 @@ def execute(
     listen: Callable[[str], Callback] | None = None,
     snapshot_every: float = 30.0,
     reuse: bool = True,
-    growable: bool = True,
+    exemplars: bool = True,
 ) -> dict[str, Any]:
     """Do what is left to do of a run, and return its results.
 
@@ -81,7 +81,7 @@ def execute(
         snapshot_every: seconds between snapshots.
         reuse: whether generators are taken from the user's cache folder or trained there; else
             they are trained in the run's own folder. Does not change the measures.
-        growable: whether each model keeps the state needed to add classes later
+        exemplars: whether each model is saved with the state needed to add classes later
             (:mod:`mlis.incremental.exemplar_buffer`).
 
     Returns:
@@ -100,7 +100,7 @@ def execute(
             f"{plan.data_sha256[:16]}…, but got {dataset.sha256[:16]}…; begin a new run"
         )
 
-    run = _Run(folder, plan, dataset, listen, snapshot_every, reuse, growable)
+    run = _Run(folder, plan, dataset, listen, snapshot_every, reuse, exemplars)
     with held(folder):
         for seed in plan.seeds:
             clear_all_leftovers(folder / f"seed-{seed}")
@@ -141,7 +141,7 @@ class _Run:
     listen: Callable[[str], Callback] | None
     snapshot_every: float
     reuse: bool
-    growable: bool
+    exemplars: bool
 
     def row(self, seed: int, components: str) -> dict[str, Any]:
         """Train, test and save, unless there is a `result.json`; return what that holds."""
@@ -171,7 +171,7 @@ class _Run:
             seed=seed,
             device=self.plan.device,
             reuse=self.reuse,
-            growable=self.growable,
+            exemplars=self.exemplars,
             **hooks,
         )
 
@@ -212,7 +212,8 @@ def _save(
         "generator_reused": trained.reused,
         "provenance": provenance(dataset, config, plan.device),
     }
-    save_model(trained.recognizer, place / "model", {**row, "config": config.to_dict()})
+    record = {**row, "config": config.to_dict()}
+    save_model(trained.recognizer, place / "model", trained.exemplars, record)
     write_sealed(place / "result.json", row)
 
 

@@ -61,18 +61,16 @@ class Describer:
     @classmethod
     def of(
         cls, recognizer: Recognizer, device: str = "auto", text_model: str | None = None
-    ) -> "Describer | None":
-        """The describer of a model, or None where it cannot be given classes.
+    ) -> "Describer":
+        """The describer of a model that has an exemplar buffer.
 
         The text model that the file names is not downloaded; `text_model`, the user's word, is.
 
         Raises:
             SettingsError: the text model of its sentences is not available.
         """
-        if recognizer.growth is None:
-            return None
         size = recognizer.descriptors.shape[1]
-        record = recognizer.sources.get("descriptors") or {}
+        record = recognizer.metadata.sources.get("descriptors") or {}
         if record.get("format") == COLUMNS:
             return cls(size, record, None, (ATTRIBUTES, VECTOR), tuple(record["columns"]))
         if record.get("format") != FORMAT:

@@ -19,7 +19,9 @@ from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
 from mlis.features.decode import ImageError, decode
 from mlis.features.descriptors.class_descriptions import read_descriptions
-from mlis.io.checkpoint import load_model
+from mlis.image_classifier import ImageClassifier, recorded_backbone
+from mlis.incremental import ExemplarBuffer, add_classes, remove_classes, rename_classes
+from mlis.io.checkpoint import load_exemplars, load_model
 from mlis.model.recognizer import Recognizer
 from mlis.serving.descriptions import Describer, Description
 
@@ -109,6 +111,7 @@ class Engine:
         backbone: its image model, or None: then only features are accepted.
         describer: makes descriptors of new classes, or None: then none can be added.
         descriptions: sentences of classes by name, to show.
+        exemplars: the recognizer's exemplar buffer, which `describer` needs beside it.
     """
 
     def __init__(
@@ -117,21 +120,22 @@ class Engine:
         backbone: "Backbone | None" = None,
         describer: Describer | None = None,
         descriptions: Mapping[str, str] | None = None,
+        exemplars: ExemplarBuffer | None = None,
     ):
         self.backbone: Backbone | None = backbone
         self.describer: Describer | None = describer
         self.num_features: int = recognizer.num_features
         known = Catalogue(
             recognizer.class_names,
-            np.array(recognizer.seen_mask),
+            recognizer.seen_mask.numpy(force=True),
             descriptions=dict(descriptions or {}),
         )
-        self._served = (recognizer, known)
+        self._served = (recognizer, exemplars, known)
 
     @property
     def catalogue(self) -> Catalogue:
         """The classes as they are now."""
-        return self._served[1]
+        return self._served[-1]
 
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
         """The backbone's input for the bytes of a file. Raises `ImageError`."""
@@ -157,7 +161,7 @@ class Engine:
                 features[rows] = self.backbone(values)
             else:
                 features[rows] = values
-        recognizer, catalogue = self._served
+        recognizer, _, catalogue = self._served
         finite = np.asarray(np.isfinite(features).all(axis=1))
         scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
@@ -187,7 +191,7 @@ class Engine:
         return outcomes
 
     def _add(self, changes: list[Change], max_classes: int) -> list[MlisError | None]:
-        recognizer, known = self._served
+        recognizer, exemplars, known = self._served
         outcomes: list[MlisError | None] = []
         vectors: dict[str, np.ndarray] = {}
         for change in changes:
@@ -202,9 +206,8 @@ class Engine:
         if not made:
             return outcomes
         try:
-            grown = recognizer.add_classes(
-                list(vectors), np.stack(list(vectors.values())), note="mlis serve"
-            )
+            new = list(vectors), np.stack(list(vectors.values()))
+            grown = add_classes(recognizer, exemplars, *new, note="mlis serve")
         except MlisError as error:
             if len(changes) == 1:
                 return [error]
@@ -212,11 +215,11 @@ class Engine:
         if abandoned := [change.name for change in made if change.abandoned.is_set()]:
             if len(abandoned) == len(made):
                 return outcomes
-            grown = grown.remove_classes(abandoned)
+            grown = remove_classes(*grown, abandoned)
         kept = [change for change in made if change.name not in abandoned]
         said = {c.name: " ".join(c.description.sentences) for c in kept if c.description.sentences}
         added = known.added | {change.name for change in kept}
-        self._publish(grown, added, {**known.descriptions, **said})
+        self._publish(*grown, added, {**known.descriptions, **said})
         return outcomes
 
     def _check_addition(self, name: str, names: set[str], max_classes: int) -> None:
@@ -228,7 +231,7 @@ class Engine:
             raise DataError(f"cannot add {name!r}: the model has {len(names)} classes, the maximum")
 
     def _remove_or_rename(self, change: Change) -> MlisError | None:
-        recognizer, known = self._served
+        recognizer, exemplars, known = self._served
         old, new = change.name, change.new_name
         said = {name: text for name, text in known.descriptions.items() if name != old}
         added = known.added - {old}
@@ -236,25 +239,30 @@ class Engine:
             if old not in known.names:
                 raise NoSuchClassError(f"no such class: {old[:200]!r}. GET /classes lists all")
             if change.action == "remove":
-                changed = recognizer.remove_classes([old])
+                changed = remove_classes(recognizer, exemplars, [old])
             elif new in known.names:
                 raise ConflictError(f"a class {new!r} exists already. Choose another name")
             else:
-                changed = recognizer.rename_classes({old: new})
+                changed = rename_classes(recognizer, {old: new}), exemplars
                 said |= {new: known.descriptions[old]} if old in known.descriptions else {}
                 added |= {new} if old in known.added else frozenset()
         except MlisError as error:
             return error
         if not change.abandoned.is_set():
-            self._publish(changed, added, said)
+            self._publish(*changed, added, said)
         return None
 
     def _publish(
-        self, recognizer: Recognizer, added: frozenset[str], descriptions: Mapping[str, str]
+        self,
+        recognizer: Recognizer,
+        exemplars: ExemplarBuffer | None,
+        added: frozenset[str],
+        descriptions: Mapping[str, str],
     ) -> None:
-        seen = np.array(recognizer.seen_mask)
+        seen = recognizer.seen_mask.numpy(force=True)
         self._served = (
             recognizer,
+            exemplars,
             Catalogue(recognizer.class_names, seen, added, dict(descriptions)),
         )
 
@@ -309,20 +317,21 @@ def load_engine(
     """
     place = Precision.of("float32", device).device
     sentences = _sentences(descriptions)
-    recognizer = load_model(model, place, growth=changes)
+    recognizer = load_model(model, place)
+    exemplars = load_exemplars(model) if changes else None
     images = None
-    if name := backbone or recognizer.backbone.get("name"):
+    if name := backbone or recorded_backbone(recognizer).get("name"):
         progress(f"image model {name}")
-        images = recognizer.load_backbone(backbone, device=str(place))
+        images = ImageClassifier(recognizer, backbone, device=str(place)).backbone
     describer = None
-    if changes:
-        if text := (recognizer.sources.get("descriptors") or {}).get("text"):
+    if exemplars is not None:
+        if text := (recognizer.metadata.sources.get("descriptors") or {}).get("text"):
             progress(f"text model {text['name']}")
         try:
             describer = Describer.of(recognizer, str(place), text_model)
         except SettingsError as error:
             logger.warning("classes cannot be added: %s", error)
-    return Engine(recognizer, images, describer, sentences)
+    return Engine(recognizer, images, describer, sentences, exemplars)
 
 
 def _sentences(table: Path | None) -> dict[str, str]:

@@ -222,7 +222,7 @@ def _measure(search: Search, config: Config, index: int) -> dict[str, float]:
     for seed in search.seeds:
         clock = _Clock()
         where = {"seed": seed, "device": search.device, "callbacks": [clock]}
-        fitted = fit(training, config, **where, reuse=True, growable=False)
+        fitted = fit(training, config, **where, reuse=True, exemplars=False)
         seconds.append(perf_counter() - clock.began)
         scores = fitted.recognizer.scores(held_out.features)
         found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)

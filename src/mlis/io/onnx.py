@@ -1,18 +1,27 @@
-"""From a recognizer, or an image model and a recognizer, to a checked ONNX file."""
+"""A recognizer as an ONNX file, for use without Python or PyTorch (extra `onnx`).
 
+PyTorch's exporter writes the graph, of any composition. It takes a batch of any size, and the file
+is compared with PyTorch before it is kept.
+"""
+
+import copy
+import importlib
 import json
+import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 import mlis
-from mlis.errors import DataError, ModelFileError
-from mlis.io.onnx.graph import Graph, runtime
-from mlis.model.fused import Fused
+from mlis.compute.precision import own_modes
+from mlis.errors import DataError, ModelFileError, SettingsError
+from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.model.recognizer import Recognizer
 from mlis.storage.atomic import atomic_write
 
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
     from mlis.features.backbones.base import Backbone
     from mlis.features.backbones.efficientnet import EfficientNetLite
 
+OPSET = 18
 TOLERANCE = 1e-4
 _ROWS = (1, 5)  # batches that are compared
 
@@ -39,6 +49,7 @@ class Exported:
     difference: float
 
 
+@own_modes()
 def export_onnx(
     recognizer: Recognizer,
     path: str | Path,
@@ -59,7 +70,7 @@ def export_onnx(
         recognizer: what to write.
         path: of the file.
         images: whether the image model is part of it: EfficientNet-Lite alone.
-        backbone: as `Recognizer.load_backbone` takes it.
+        backbone: as `ImageClassifier` takes it.
 
     Raises:
         DataError: the image model is not one that can be written, or not known.
@@ -67,48 +78,77 @@ def export_onnx(
         SettingsError: an extra is not installed.
     """
     path = Path(path)
-    plain = _float32(recognizer)
-    graph = Graph()
+    runtime = _extra("onnxruntime")
+    _extra("onnxscript")
+    plain = copy.deepcopy(recognizer).to("cpu").float()
     model = _image_model(recognizer, backbone) if images else None
-    if model is None:
-        given = ("features", np.float32, ("N", plain.num_features))
-        features = "features"
-    else:
-        from mlis.io.onnx.efficientnet import add_efficientnet
-
-        given = ("pixels", np.uint8, ("N", model.pixels, model.pixels, 3))
-        features = add_efficientnet(graph, "pixels", model)
-    _add_head(graph, features, Fused.of(plain))
-    count = len(plain.class_names)
-    outputs = {"scores": ("N", count), "probabilities": ("N", count)}
-    content = graph.model(given, outputs, _metadata(recognizer, model))
+    make, expected = _example(plain, model)
+    content = _graph(_Graph(plain, model), make(2), _metadata(recognizer, model))
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
-        difference = _compare(temporary, plain, model)
+        difference = _compare(runtime, temporary, make, expected)
     return Exported(path, len(content), difference)
 
 
-def _float32(recognizer: Recognizer) -> Recognizer:
-    """The same recognizer on the CPU in float32."""
-    from dataclasses import replace
+class _Graph(nn.Module):
+    """From features, or from pixels, to scores and probabilities.
 
-    from mlis.model.classification import LinearClassifier
+    A ReLU may turn NaN or -inf into a number. So the features are multiplied by zero, which leaves
+    NaN of them, and added to the scores.
+    """
 
-    recognizer = recognizer.to("cpu")
-    weight, bias, head = recognizer.encoder_weight, recognizer.encoder_bias, recognizer.classifier
-    return replace(
-        recognizer,
-        encoder_weight=None if weight is None else weight.float(),
-        encoder_bias=None if bias is None else bias.float(),
-        classifier=LinearClassifier(head.weight.float(), head.bias.float()),
-        growth=None,
-    )
+    def __init__(self, recognizer: Recognizer, model: "EfficientNetLite | None"):
+        super().__init__()
+        self.recognizer: Recognizer = recognizer
+        self.net: nn.Module | None = None if model is None else model.net
+        self._model: EfficientNetLite | None = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both (N, C)."""
+        if self._model is not None:
+            x = self._model.features(x)
+        scores = self.recognizer(x) + (x * 0).sum(1, keepdim=True)
+        return scores, torch.softmax(scores, dim=1)
+
+
+def _graph(module: nn.Module, example: np.ndarray, metadata: dict[str, str]) -> bytes:
+    """The file's content."""
+    onnx, log = _extra("onnx"), logging.getLogger("torch.onnx")
+    level, names = log.level, ["features" if example.ndim == 2 else "pixels"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own libraries
+        log.setLevel(logging.ERROR)
+        try:
+            program: Any = torch.onnx.export(
+                module.eval(),
+                (torch.from_numpy(example),),
+                input_names=names,
+                output_names=["scores", "probabilities"],
+                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        finally:
+            log.setLevel(level)
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, metadata)
+    return proto.SerializeToString()
+
+
+def _extra(name: str) -> Any:
+    """A package of the extra `onnx`. Raises `SettingsError` where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise SettingsError("export needs the extra `onnx`: pip install 'mlis[onnx]'") from error
 
 
 def _image_model(recognizer: Recognizer, backbone: "Backbone | str | None") -> "EfficientNetLite":
     from mlis.features.backbones.efficientnet import EfficientNetLite
 
-    model = recognizer.load_backbone(backbone, device="cpu", precision="float32")
+    classifier = ImageClassifier(recognizer, backbone, device="cpu", precision="float32")
+    model = classifier.backbone
     if not isinstance(model, EfficientNetLite):
         raise DataError(
             f"{model.identity.name} cannot be written together with the recognizer, which only "
@@ -118,37 +158,9 @@ def _image_model(recognizer: Recognizer, backbone: "Backbone | str | None") -> "
     return model
 
 
-def _add_head(graph: Graph, x: str, fused: Fused) -> None:
-    """From features to `scores` and `probabilities`.
-
-    A ReLU may turn NaN or -inf into a number. So what goes into one is multiplied by zero, which
-    leaves NaN of them, and added to the scores.
-    """
-    zeros = [_zero(graph, x)]
-    if fused.transform == "sqrt":
-        x = graph.add("Sqrt", graph.add("Relu", x))
-    if fused.shift is not None:
-        x = graph.add("Sub", x, graph.constant(fused.shift.numpy()))
-    if fused.encoder is not None:
-        weight, bias = (graph.constant(part.numpy()) for part in fused.encoder)
-        x = graph.add("Gemm", x, weight, bias, transB=1)
-        zeros.append(_zero(graph, x))
-        x = graph.add("Relu", x)
-    weight, bias = (graph.constant(part.numpy()) for part in (fused.weight, fused.bias))
-    scores = graph.add("Gemm", x, weight, bias, transB=1)
-    scores = graph.add("Add", scores, graph.add("Sum", *zeros), output="scores")
-    graph.add("Softmax", scores, output="probabilities", axis=1)
-
-
-def _zero(graph: Graph, x: str) -> str:
-    """(N, 1): 0 for a row of finite numbers, else NaN."""
-    products = graph.add("Mul", x, graph.constant(np.float32(0)))
-    return graph.add("ReduceSum", products, graph.constant(np.array([1])), keepdims=1)
-
-
 def _metadata(recognizer: Recognizer, model: "EfficientNetLite | None") -> dict[str, str]:
     """Texts that travel with the graph."""
-    backbone = dict(recognizer.backbone)
+    backbone = dict(recorded_backbone(recognizer))
     if model is not None:
         backbone = model.identity.to_dict()
         done = "normalisation by mean and standard deviation, in the graph"
@@ -162,7 +174,7 @@ def _metadata(recognizer: Recognizer, model: "EfficientNetLite | None") -> dict[
     return {
         "mlis": mlis.__version__,
         "class_names": json.dumps(list(recognizer.class_names), ensure_ascii=False),
-        "seen": json.dumps([bool(one) for one in recognizer.seen_mask]),
+        "seen": json.dumps(recognizer.seen_mask.tolist()),
         "calibration": repr(float(recognizer.calibration)),
         "backbone": json.dumps(backbone),
         "preprocessing_inside": done,
@@ -170,27 +182,30 @@ def _metadata(recognizer: Recognizer, model: "EfficientNetLite | None") -> dict[
     }
 
 
-def _compare(path: Path, recognizer: Recognizer, model: "EfficientNetLite | None") -> float:
+def _compare(
+    runtime: Any,
+    path: Path,
+    make: Callable[[int], np.ndarray],
+    expected: Callable[[np.ndarray], np.ndarray],
+) -> float:
     """The largest difference between the file's scores and PyTorch's.
 
     Raises:
         ModelFileError: it is more than `TOLERANCE`.
     """
-    ort = runtime()
-    options = ort.SessionOptions()
+    options = runtime.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    make, expected = _example(recognizer, model)
     worst = 0.0
     for rows in _ROWS:
         example = make(rows)
-        found, chances = session.run(["scores", "probabilities"], {name: example})
+        found, probabilities = session.run(["scores", "probabilities"], {name: example})
         right = expected(example)
         usual = right > -1e30  # a class without any sample has the smallest bias there is
         scale = max(1.0, float(np.abs(right[usual]).max()))
         worst = max(worst, float(np.abs(found - right)[usual].max()) / scale)
-        fit = found.shape == right.shape and np.allclose(chances.sum(axis=1), 1, atol=1e-5)
+        fit = found.shape == right.shape and np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
         if not (fit and np.isfinite(found).all() and worst <= TOLERANCE):
             raise ModelFileError(
                 f"the ONNX file's scores are {worst:.2g} off PyTorch's, more than {TOLERANCE:g}: "
@@ -217,18 +232,19 @@ def _example(
 
         return pictures, lambda x: recognizer.scores(model(list(x)))
     shift, factor = (
-        part.double().cpu() for part in (recognizer.scaler.shift, recognizer.scaler.factor)
+        part.double().cpu()
+        for part in (recognizer.preprocessing.shift, recognizer.preprocessing.factor)
     )
     spread = torch.where(factor > 0, 1 / factor, 0.0)
 
     def features(rows: int) -> np.ndarray:
         """Rows within the range of the training's."""
-        scaler = recognizer.scaler
+        scaler = recognizer.preprocessing
         if scaler.low is not None and scaler.high is not None:
             low, high = scaler.low.cpu().numpy(), scaler.high.cpu().numpy()
             return (low + rng.random((rows, len(low))) * (high - low)).astype(np.float32)
         x = shift + torch.from_numpy(rng.random((rows, len(shift)))) * spread
-        x = x.square() if recognizer.scaler.transform == "sqrt" else x
+        x = x.square() if recognizer.preprocessing.transform == "sqrt" else x
         return x.float().numpy()
 
     return features, recognizer.scores

@@ -1,0 +1,174 @@
+"""Refiners: from scaled features (B, Dx) to refined ones (B, Dh).
+
+A refiner is a module that knows its `kind` in `REFINERS` and the sizes that rebuild it, so that a
+model with it can be saved. A new one is a class here, its line in `REFINERS`, and a test.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+
+class Refiner(nn.Module, ABC):
+    """A module from scaled features (B, Dx) to refined features (B, Dh)."""
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def width(self, inputs: int) -> int:
+        """Dh, where Dx is `inputs`."""
+
+    @abstractmethod
+    def sizes(self) -> dict[str, Any]:
+        """JSON-compatible arguments of `empty`."""
+
+    @classmethod
+    @abstractmethod
+    def empty(cls, *args: Any, **sizes: Any) -> Self:
+        """A refiner of these sizes whose tensors are on the meta device, to load a state into."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine (B, Dx) features."""
+
+
+class Identity(Refiner):
+    """The scaled features themselves."""
+
+    kind = "none"
+
+    def width(self, inputs: int) -> int:
+        """Dx."""
+        return inputs
+
+    def sizes(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A refiner without tensors."""
+        return cls()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`."""
+        return x
+
+
+class LinearReLU(Refiner):
+    """`max(z, slope · z)` with `z = W x + b`: the paper's encoder where the slope is 0.
+
+    Args:
+        weight: (Dh, Dx).
+        bias: (Dh,).
+        slope: of negative values: 0 is ReLU, 1 leaves a linear layer.
+    """
+
+    kind = "linear"
+
+    def __init__(self, weight: Tensor, bias: Tensor, slope: float = 0.0):
+        super().__init__()
+        self.weight: nn.Parameter = nn.Parameter(weight, requires_grad=False)
+        self.bias: nn.Parameter = nn.Parameter(bias, requires_grad=False)
+        self.slope: float = float(slope)
+
+    def width(self, inputs: int) -> int:
+        """Dh."""
+        return len(self.bias)
+
+    def sizes(self) -> dict[str, Any]:
+        """Of the weight, and the slope."""
+        outputs, inputs = self.weight.shape
+        return {"inputs": inputs, "outputs": outputs, "slope": self.slope}
+
+    @classmethod
+    def empty(cls, inputs: int, outputs: int, slope: float = 0.0) -> Self:
+        """A layer from `inputs` to `outputs` numbers."""
+        return cls(
+            torch.empty(outputs, inputs, device="meta"), torch.empty(outputs, device="meta"), slope
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine (B, Dx) features."""
+        z = torch.addmm(self.bias, x, self.weight.T)
+        return leaky_relu(z, self.slope) if self.slope else torch.relu(z)
+
+
+class _Composite(Refiner):
+    """A refiner of other refiners.
+
+    Args:
+        parts: at least one.
+    """
+
+    def __init__(self, parts: Sequence[Refiner]):
+        super().__init__()
+        self.parts: nn.ModuleList = nn.ModuleList(parts)
+
+    def sizes(self) -> dict[str, Any]:
+        """The parts, each with its kind."""
+        return {"parts": [describe(part) for part in self._refiners()]}
+
+    @classmethod
+    def empty(cls, parts: Sequence[Mapping[str, Any]]) -> Self:
+        """A composite of empty parts."""
+        return cls([empty_refiner(part) for part in parts])
+
+    def _refiners(self) -> list[Refiner]:
+        return [cast(Refiner, part) for part in self.parts]
+
+
+class Layers(_Composite):
+    """One refiner after the other."""
+
+    kind = "layers"
+
+    def width(self, inputs: int) -> int:
+        """Of the last."""
+        for part in self._refiners():
+            inputs = part.width(inputs)
+        return inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine (B, Dx) features."""
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+class Concatenation(_Composite):
+    """The outputs of several refiners side by side, e.g. `[x ; E(x)]`."""
+
+    kind = "concatenation"
+
+    def width(self, inputs: int) -> int:
+        """The sum of the parts' widths."""
+        return sum(part.width(inputs) for part in self._refiners())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine (B, Dx) features."""
+        return torch.cat([part(x) for part in self.parts], dim=1)
+
+
+REFINERS: dict[str, type[Refiner]] = {
+    one.kind: one for one in (Identity, LinearReLU, Layers, Concatenation)
+}
+
+
+def describe(refiner: Refiner) -> dict[str, Any]:
+    """Kind and sizes, for JSON; `empty_refiner` reads them."""
+    return {"kind": refiner.kind, **refiner.sizes()}
+
+
+def empty_refiner(description: Mapping[str, Any]) -> Refiner:
+    """The refiner that `describe` described, without its weights.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: it is not such a description.
+    """
+    sizes = dict(description)
+    return REFINERS[sizes.pop("kind")].empty(**sizes)
