@@ -25,9 +25,9 @@ from report import Rows, markdown, spread, write
 
 from mlis.compute.precision import Precision
 from mlis.features.backbones.efficientnet import EfficientNetLite
-from mlis.features.images.batches import MOST_AT_ONCE, model_threads
+from mlis.features.images.embed import MOST_AT_ONCE, model_threads
 from mlis.features.images.extract import extract_folder
-from mlis.features.images.walk import Found, find_images
+from mlis.features.images.files import Found, find_images
 
 
 def draw(folder: Path, count: int) -> None:

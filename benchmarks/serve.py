@@ -61,7 +61,7 @@ def recognizer(num_features: int, backbone: str | None) -> Recognizer:
 
     sources = {}
     if backbone is not None:
-        from mlis.features.backbones.base import load_backbone
+        from mlis.features.backbones import load_backbone
 
         sources = {"backbone": load_backbone(backbone, device="cpu").identity.to_dict()}
     return Recognizer(

@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mlis import Config, fit
-from mlis.data.letters.render import Rendering, load_letters
+from mlis.data.letters.dataset import Rendering, load_letters
 from mlis.evaluation import evaluate
 
 

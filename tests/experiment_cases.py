@@ -7,6 +7,7 @@ from typing import Any
 
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.folder import save_dataset
 from mlis.experiments.budget import QUICK_OPTIONS, Budget
 from mlis.experiments.source import Source
 from mlis.experiments.store import Row
@@ -18,7 +19,7 @@ from simulated import small, tiny
 def saved(folder: Path, data: GZSLDataset | None = None, **provenance: Any) -> Path:
     """Save a dataset, by default the tiny one, to a folder."""
     data = data or tiny()
-    replace(data, provenance=replace(data.provenance, **provenance)).save(folder)
+    save_dataset(replace(data, provenance=replace(data.provenance, **provenance)), folder)
     return folder
 
 

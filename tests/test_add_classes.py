@@ -18,9 +18,9 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.estimator import MLISClassifier
 from mlis.evaluation import Evaluation, evaluate
-from mlis.features.descriptors.additions import describe_like
-from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
+from mlis.features.descriptors.new_classes import describe_like
 from mlis.incremental.exemplar_buffer import refit
 from mlis.io.checkpoint import GROWTH, RECORD, load_model, save_model
 from mlis.model.recognizer import Recognizer
@@ -331,7 +331,7 @@ bee,bead,6,yes,30%
 
 def words_record(tmp_path: Path) -> tuple[dict, np.ndarray]:
     (tmp_path / "train.csv").write_text(WORDS)
-    made = describe(read_words(tmp_path / "train.csv"), Letters(), weight=0.3)
+    made = describe(read_descriptions(tmp_path / "train.csv"), Letters(), weight=0.3)
     return json.loads(json.dumps(record_of(made))), made.vectors
 
 

@@ -11,7 +11,7 @@ import mlis.runs.run
 from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.cli.progress import ImageBar, Progress
-from mlis.storage.atomic import sealed, unsealed
+from mlis.storage.atomic import with_checksum, without_checksum
 from standins import write_tiny
 
 PERCENT = ("U", "S", "H", "T1", "AUSUC", "overall")
@@ -359,7 +359,7 @@ def test_relative_paths_are_kept_absolute(small_folder, tmp_path, capsys, monkey
 def test_a_record_with_foreign_options_is_refused(small_folder, tmp_path, capsys):
     fit(capsys, small_folder, "-o", tmp_path / "run", *QUICK)
     path = tmp_path / "run/run.json"
-    record = unsealed(json.loads(path.read_text()))
+    record = without_checksum(json.loads(path.read_text()))
     record["dataset"]["evil"] = 1
-    path.write_text(json.dumps(sealed(record)))
+    path.write_text(json.dumps(with_checksum(record)))
     assert "unknown dataset options evil" in failure(capsys, "--resume", tmp_path / "run")

@@ -16,7 +16,7 @@ from mlis.cli import main
 from mlis.errors import ModelFileError
 from mlis.io.checkpoint import load_model
 from mlis.model.recognizer import Recognizer
-from mlis.storage.atomic import sealed, unsealed
+from mlis.storage.atomic import with_checksum, without_checksum
 
 X = small_dataset().features[:40]
 
@@ -216,8 +216,8 @@ def test_python_takes_a_run_as_the_command_line_does(run, model):
 def test_a_run_with_several_models_asks_which(run, features, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    record = unsealed(json.loads((copy / "run.json").read_text()))
-    (copy / "run.json").write_text(json.dumps(sealed(record | {"seeds": [0, 1]})))
+    record = without_checksum(json.loads((copy / "run.json").read_text()))
+    (copy / "run.json").write_text(json.dumps(with_checksum(record | {"seeds": [0, 1]})))
     shutil.copytree(copy / "seed-0", copy / "seed-1")
     line = failure(capsys, copy, features)
     assert "has 2 models" in line

@@ -16,7 +16,7 @@ from mlis.compute.precision import (
     resolve_device,
 )
 from mlis.errors import SettingsError
-from mlis.features.backbones.base import load_backbone
+from mlis.features.backbones import load_backbone
 
 TINY = 1e-40  # below the smallest normal float32
 

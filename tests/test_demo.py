@@ -18,7 +18,7 @@ from sklearn.kernel_ridge import KernelRidge
 from mlis import presets
 from mlis.config import Config, resolve
 from mlis.data.letters.alphabet import Letter, common_letters, covered_letters
-from mlis.data.letters.render import LetterData, Rendering, load_letters
+from mlis.data.letters.dataset import LetterData, Rendering, load_letters
 from mlis.demo import run_demo
 from mlis.demo.page import difference, shot
 from mlis.demo.run import chance

@@ -18,8 +18,9 @@ from PIL import Image
 
 from cli_cases import QUICK
 from mlis.cli import main
-from mlis.data import GZSLDataset, load_pair
+from mlis.data import load_pair
 from mlis.data.io.benchmarks import TABLE_1, Counts
+from mlis.data.io.folder import load_folder
 from standins import write_tiny
 from test_docs import PAGES, ROOT, TUTORIAL, blocks
 
@@ -140,7 +141,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "mlis fit my-data -o runs/mine --generator ridge --calibration 1",
         ):
             run(line)
-    data = GZSLDataset.load(place / "my-data")
+    data = load_folder(place / "my-data")
     with (place / "features.csv").open("w", newline="") as handle:
         table = csv.writer(handle)
         table.writerow(["label", *range(3)])

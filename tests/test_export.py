@@ -16,7 +16,7 @@ from cli_cases import last_json, printed, refused
 from mlis import Recognizer
 from mlis.config import Config
 from mlis.errors import DataError, ModelFileError, SettingsError
-from mlis.features.backbones.base import load_backbone
+from mlis.features.backbones import load_backbone
 from mlis.io.checkpoint import save_model
 from mlis.io.onnx import export_onnx
 from mlis.model.classification import LinearClassifier

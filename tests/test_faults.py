@@ -24,6 +24,7 @@ import mlis.training.loop
 from cli_cases import QUICK, environment, one_line_error, save_small
 from mlis.cli import main
 from mlis.data import load_pair
+from mlis.data.io.folder import load_folder
 from mlis.errors import DataError, MlisError, ModelFileError, OutOfMemoryError, SettingsError
 from mlis.experiments.store import Store
 from mlis.pipeline import fit
@@ -340,12 +341,11 @@ def test_a_whole_line_that_is_no_row_is_not_thrown_away(tmp_path):
 
 @pytest.mark.parametrize("count", [25, pytest.param(600, marks=pytest.mark.slow)])
 def test_a_flipped_bit_in_a_finished_run_is_an_error_or_no_difference(data, tmp_path, count):
-    from mlis.data import GZSLDataset
     from mlis.runs.run import RunPlan, execute
 
     run = tmp_path / "run"
     assert main(["fit", str(data), "-o", str(run), *QUICK]) == 0
-    dataset = GZSLDataset.load(data)
+    dataset = load_folder(data)
     plan = RunPlan.read(run)
     expected = execute(run, plan, dataset)["components"]
     for name in ("run.json", "seed-0/ml+is+sfr/result.json"):

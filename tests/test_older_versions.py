@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlis.data import GZSLDataset
 from mlis.data.io.feature_folder import read_feature_folder
+from mlis.data.io.folder import load_folder
 from mlis.errors import DataError, MlisError, ModelFileError
 from mlis.evaluation import summarise
 from mlis.experiments.rerun import rerun
@@ -19,7 +19,7 @@ from mlis.io.checkpoint import load_model, read_record
 from mlis.io.saved_models import find_models
 from mlis.protocol import evaluate_on_test
 from mlis.runs.run import RunPlan, execute
-from mlis.storage.atomic import sealed, unsealed
+from mlis.storage.atomic import with_checksum, without_checksum
 
 KEPT = Path(__file__).parent / "data" / "v0.1.0"
 EXPECTED = json.loads((KEPT / "expected.json").read_text())
@@ -33,13 +33,13 @@ def kept(tmp_path) -> Path:
 
 
 def test_a_dataset_folder_is_the_same_data():
-    data = GZSLDataset.load(KEPT / "dataset")
+    data = load_folder(KEPT / "dataset")
     assert data.sha256 == EXPECTED["data_sha256"]
     assert (len(data.labels), data.num_classes, len(data.unseen_classes)) == (72, 9, 3)
 
 
 def test_a_model_gives_the_same_scores():
-    model, data = load_model(KEPT / "run" / MODEL), GZSLDataset.load(KEPT / "dataset")
+    model, data = load_model(KEPT / "run" / MODEL), load_folder(KEPT / "dataset")
     expected = np.array(EXPECTED["scores"], np.float32)
     np.testing.assert_allclose(model.scores(data.features[:6]), expected, rtol=1e-4, atol=1e-4)
     assert model.predict(data.features).tolist() == EXPECTED["predicted"]
@@ -58,7 +58,7 @@ def test_a_finished_run_is_read_and_not_done_again(kept, monkeypatch):
     plan = RunPlan.read(run)
     assert [model.folder for model in find_models(run)] == [run / MODEL]
     before = json.loads((run / "results.json").read_text())["components"]
-    after = execute(run, plan, GZSLDataset.load(kept / "dataset"))["components"]
+    after = execute(run, plan, load_folder(kept / "dataset"))["components"]
     for components, found in after.items():
         assert found == {name: before[components][name] for name in found}
 
@@ -77,7 +77,7 @@ def test_a_result_row_is_read_and_agrees_when_done_again():
 
 def test_a_folder_of_features_is_read():
     images = read_feature_folder(KEPT / "features")
-    np.testing.assert_array_equal(images.features, GZSLDataset.load(KEPT / "dataset").features[:12])
+    np.testing.assert_array_equal(images.features, load_folder(KEPT / "dataset").features[:12])
     assert images.root == "/photos"
 
 
@@ -85,12 +85,12 @@ def changed(path: Path, **values: object) -> None:
     """Write a JSON record again with other values, and check digits that are right."""
     record = json.loads(path.read_text())
     if "check" in record:
-        record = sealed({**unsealed(record), **values})
+        record = with_checksum({**without_checksum(record), **values})
     path.write_text(json.dumps({**record, **({} if "check" in record else values)}) + "\n")
 
 
 def read_all(kept: Path) -> None:
-    data = GZSLDataset.load(kept / "dataset")
+    data = load_folder(kept / "dataset")
     read_feature_folder(kept / "features")
     load_model(kept / "run" / MODEL)
     execute(kept / "run", RunPlan.read(kept / "run"), data)
@@ -100,7 +100,7 @@ def read_all(kept: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "values", "said"),
     [
-        ("dataset/dataset.json", {"version": 2}, "version 2, but this mlis reads 1"),
+        ("dataset/dataset.json", {"version": 2}, "expected version 1, got 2"),
         ("features/features.json", {"version": 7}, "version 7, but this mlis reads 1"),
         (f"run/{MODEL}/model.json", {"format": 2}, "has model format 2, but this version of mlis"),
         ("run/run.json", {"format": 2}, "has run format 2, but this version of mlis"),
@@ -129,11 +129,11 @@ def test_another_format_and_seeds_trained_together_are_refused(kept, file, value
 
 @pytest.mark.parametrize("file", ["run/run.json", "run/seed-1/ml+is+sfr/result.json"])
 def test_records_from_before_there_were_formats_are_read(kept, file):
-    record = unsealed(json.loads((kept / file).read_text()))
+    record = without_checksum(json.loads((kept / file).read_text()))
     del record["format"]
     (kept / file).write_text(json.dumps(record))
     run = kept / "run"
-    found = execute(run, RunPlan.read(run), GZSLDataset.load(kept / "dataset"))
+    found = execute(run, RunPlan.read(run), load_folder(kept / "dataset"))
     assert found["components"]["ml+is+sfr"]["H"]
 
 
@@ -145,7 +145,7 @@ def test_an_edited_number_is_noticed(kept):
     place.write_text(json.dumps(record))
     run = kept / "run"
     with pytest.raises(ModelFileError, match=r"result\.json is damaged .*check digits.*delete it"):
-        execute(run, RunPlan.read(run), GZSLDataset.load(kept / "dataset"))
+        execute(run, RunPlan.read(run), load_folder(kept / "dataset"))
     record = json.loads((run / "run.json").read_text())
     record["config"]["refinement"]["gamma"] = 81.0
     (run / "run.json").write_text(json.dumps(record))

@@ -29,12 +29,12 @@ from mlis.data.io.reading import reading
 from mlis.errors import DataError, OutOfMemoryError
 from mlis.evaluation import curve, evaluate, evaluate_retrieval
 from mlis.evaluation import retrieval as retrieval_module
+from mlis.features import decode as decode_module
 from mlis.features.backbones.base import choose_batch, run
-from mlis.features.images import decode as decode_module
-from mlis.features.images.decode import ImageError, ImageMemoryError, decode
+from mlis.features.decode import ImageError, ImageMemoryError, decode
 from mlis.features.images.embed import embed
 from mlis.features.images.extract import extract_folder
-from mlis.features.images.walk import find_images
+from mlis.features.images.files import find_images
 from mlis.io.checkpoint import load_model, save_model
 from mlis.methods.cegzsl import CEGZSL
 from mlis.methods.cosine import SharedSpaceCosine
@@ -59,7 +59,7 @@ def test_what_is_a_shortage_and_what_is_not():
         assert is_shortage(error)
         with pytest.raises(OutOfMemoryError, match=r"^thing: .*\. Lower it, or"):
             raise_in_thing(error)
-    with pytest.raises(OutOfMemoryError, match=r"the GPU's memory .*20\.00 GiB were asked for"):
+    with pytest.raises(OutOfMemoryError, match=r"out of GPU memory .*20\.00 GiB requested"):
         raise_in_thing(torch.OutOfMemoryError(CUDA))
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("x")):
         assert not is_shortage(error)
@@ -92,7 +92,7 @@ def test_recognition_takes_smaller_batches_where_memory_is_short(recognizer, mon
     monkeypatch.setattr(torch, "addmm", scarce)
     np.testing.assert_array_equal(recognizer.scores(x, batch_size=48), expected)
     assert set(sizes) == {12, 2}
-    assert "memory does not suffice for 48 rows at a time: taking half" in caplog.text
+    assert "out of memory for 48 rows at a time: trying half" in caplog.text
     monkeypatch.setattr(torch, "addmm", lambda *args, **kwargs: scarce(None, range(99)))
     with pytest.raises(OutOfMemoryError, match="even for one row"):
         recognizer.scores(x)
@@ -148,7 +148,7 @@ def test_a_process_that_may_not_grow_says_which_setting_to_lower(tmp_path):
     )
     assert done.returncode == 2, done.stderr
     said = one_line_error(done.stderr)
-    assert "generation: memory does not suffice" in said
+    assert "generation: out of memory" in said
     assert "Lower generation.batch_size or generation.hidden" in said
 
 
@@ -302,7 +302,7 @@ def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(tmp_p
     """It must not be left out as a bad file is: the result would depend on the machine's load."""
     images, output = tmp_path / "in", tmp_path / "out"
     write_images(images, names(12))
-    with pytest.raises(OutOfMemoryError, match=r"a/008\.png: .*lower --workers"):
+    with pytest.raises(OutOfMemoryError, match=r"a/008\.png: .*reduce --workers"):
         extract_folder(find_images(images), Hungry(99), output, shard_images=3, workers=2)
     again = extract_folder(find_images(images), Hungry(0), output, shard_images=3)
     assert again.computed == 9  # what was finished is kept
@@ -311,7 +311,7 @@ def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(tmp_p
 
 def test_images_in_memory_are_told_apart_from_a_shortage_too(tmp_path):
     picture = Image.new("RGB", (9, 7), (3, 0, 0))
-    with pytest.raises(OutOfMemoryError, match=r"image 0: .*lower --workers"):
+    with pytest.raises(OutOfMemoryError, match=r"image 0: .*reduce --workers"):
         list(embed([picture], Hungry(99)))
     (found,) = next(embed([picture], Hungry(1)))
     assert found.features is not None
@@ -370,7 +370,7 @@ def test_the_server_says_that_it_is_not_the_request(monkeypatch):
 # --- every stage, as the page says it -------------------------------------------------------------
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
-TABLE = PAGE.read_text(encoding="utf-8").partition("## When memory")[2]
+TABLE = PAGE.read_text(encoding="utf-8").partition("## Out of memory")[2]
 MESSAGES = dict(re.findall(r"^\| (?!while|---)(.+?) \| `(.+?)` \|$", TABLE, re.M))
 Place = str | tuple[object, str]
 

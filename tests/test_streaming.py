@@ -19,7 +19,7 @@ import torch
 from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.data import GZSLDataset
-from mlis.data.io.folder import TENSORS
+from mlis.data.io.folder import TENSORS, load_folder, save_dataset
 from mlis.data.out_of_core.spill import check_room, spill
 from mlis.data.out_of_core.stored import StoredArray, StoredRows, stored
 from mlis.data.out_of_core.streaming import Background, ConcatenatedRows, StreamedRows, prefetch
@@ -328,14 +328,14 @@ def test_room_is_looked_for_before_training(big, tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    tiny().save(tmp_path / "data")
+    save_dataset(tiny(), tmp_path / "data")
     return tmp_path / "data"
 
 
 @pytest.fixture
 def big(folder, monkeypatch) -> GZSLDataset:
     """A dataset whose rows count as too many for memory."""
-    data = GZSLDataset.load(folder)
+    data = load_folder(folder)
     monkeypatch.setenv("MLIS_RESIDENT_MIB", "0")
     return data
 
@@ -462,7 +462,7 @@ def test_a_file_cut_short_while_training_stops_it_with_file_and_row(big, folder)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RefinementTrainer, "step", cut)
-        with pytest.raises(DataError, match=rf"{TENSORS}: row \d+ is missing.*cut short"):
+        with pytest.raises(DataError, match=rf"{TENSORS}: row \d+ is missing.*truncated"):
             fit(training, config, device="cpu")
 
 

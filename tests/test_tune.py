@@ -17,6 +17,7 @@ from cli_cases import last_json, one_line_error, printed, refused, small_dataset
 from mlis.cli import main
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.folder import save_dataset
 from mlis.evaluation import evaluate
 from mlis.pipeline import fit
 from mlis.storage.locks import lock_folder
@@ -166,7 +167,7 @@ def test_test_rows_may_be_noise(small_folder, space, tmp_path, monkeypatch):
     monkeypatch.setattr("mlis.experiments.tuning.search.perf_counter", lambda: 0.0)
     noise = noise_for_test_rows(small_dataset())
     assert noise.sha256 != small_dataset().sha256
-    noise.save(tmp_path / "noise")
+    save_dataset(noise, tmp_path / "noise")
     outs = [tmp_path / "out-plain", tmp_path / "out-noise"]
     for data, out in zip((small_folder, tmp_path / "noise"), outs, strict=True):
         assert main(command(data, out, space, "--trials", 6)) == 0
@@ -320,6 +321,6 @@ def test_too_few_classes_are_refused(space, tmp_path, capsys):
         np.eye(3),
         unseen_classes=[2],
     )
-    data.save(tmp_path / "few")
+    save_dataset(data, tmp_path / "few")
     said = refused(capsys, *command(tmp_path / "few", tmp_path / "out", space))
-    assert "only 2 seen classes" in said
+    assert "3 seen classes, got 2" in said

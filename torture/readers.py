@@ -97,7 +97,7 @@ def npy(folder: Path) -> list[Target]:
     classes = _classes(folder)
     damaged = folder / "damaged.npy"
     from mlis.data import load_tables
-    from mlis.data.io.unlabelled import read_features
+    from mlis.data.io.feature_rows import read_features
 
     whole = folder / "features.npy"
     whole.write_bytes(features)
@@ -119,7 +119,7 @@ def npy(folder: Path) -> list[Target]:
 
 def npz(folder: Path) -> list[Target]:
     from mlis.data import load_tables
-    from mlis.data.io.unlabelled import read_features
+    from mlis.data.io.feature_rows import read_features
 
     classes, path = _classes(folder), folder / "f.npz"
 
@@ -140,10 +140,10 @@ def npz(folder: Path) -> list[Target]:
 
 def csv_tables(folder: Path) -> list[Target]:
     from mlis.data import load_tables
-    from mlis.data.io.tables import read_classes
-    from mlis.data.io.unlabelled import read_features
-    from mlis.features.descriptors.class_table import read_words
-    from mlis.features.descriptors.text_tables import read_table
+    from mlis.data.io.classes_file import read_classes
+    from mlis.data.io.feature_rows import read_features
+    from mlis.data.io.text_table import read_table
+    from mlis.features.descriptors.class_descriptions import read_descriptions
 
     classes = _classes(folder)
     text = io.StringIO()
@@ -170,7 +170,10 @@ def csv_tables(folder: Path) -> list[Target]:
         Target(damaged, good.read_bytes(), mutations.text_of, read_damaged),
         Target(other, classes.read_bytes(), mutations.text_of, read_other),
         Target(
-            words, said.encode(), mutations.text_of, lambda: (read_table(words), read_words(words))
+            words,
+            said.encode(),
+            mutations.text_of,
+            lambda: (read_table(words), read_descriptions(words)),
         ),
     ]
 
@@ -180,8 +183,8 @@ def parquet(folder: Path) -> list[Target]:
     import pyarrow.parquet as pq
 
     from mlis.data import load_tables
-    from mlis.data.io.unlabelled import read_features
-    from mlis.features.descriptors.text_tables import read_table
+    from mlis.data.io.feature_rows import read_features
+    from mlis.data.io.text_table import read_table
 
     classes, path = _classes(folder), folder / "f.parquet"
     columns = {f"f{i}": FEATURES[:, i] for i in range(FEATURES.shape[1])}
@@ -207,15 +210,15 @@ def parquet(folder: Path) -> list[Target]:
 
 def dataset_folder(folder: Path) -> list[Target]:
     """`dataset.json` and `features.safetensors`, the latter also with another header."""
-    from mlis.data.io.folder import TENSORS, WORDS, load_folder
+    from mlis.data.io.folder import METADATA, TENSORS, load_folder, save_dataset
     from simulated import tiny
 
-    tiny().save(folder)
+    save_dataset(tiny(), folder)
 
     def read() -> None:
         load_folder(folder)
 
-    tensors, words = folder / TENSORS, folder / WORDS
+    tensors, words = folder / TENSORS, folder / METADATA
     return [
         Target(words, words.read_bytes(), mutations.json_of, read),
         Target(tensors, tensors.read_bytes(), mutations.bytes_of, read),
@@ -410,7 +413,7 @@ def toml(folder: Path) -> list[Target]:
 
 
 def images(folder: Path) -> list[Target]:
-    from mlis.features.images.decode import decode, quiet_pillow, read_file
+    from mlis.features.decode import decode, quiet_pillow, read_file
     from odd_images import good
 
     path = folder / "image"

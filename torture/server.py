@@ -43,7 +43,7 @@ Answer = tuple[int, float]
 def make_model(folder: Path) -> None:
     """A model of simulated features that takes photographs and new classes."""
     from mlis import Config, GZSLDataset, fit, save_model
-    from mlis.features.backbones.base import load_backbone
+    from mlis.features.backbones import load_backbone
 
     rng = np.random.default_rng(0)
     descriptors = rng.random((CLASSES, ATTRIBUTES))

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mlis.config import Config
-    from mlis.data import GZSLDataset, load_dataset
+    from mlis.data import GZSLDataset, load_dataset, save_dataset
     from mlis.estimator import MLISClassifier
     from mlis.evaluation import evaluate
     from mlis.io.checkpoint import load_model, save_model
@@ -28,6 +28,7 @@ _HOMES = {
     "fit_and_calibrate": "mlis.protocol",
     "load_dataset": "mlis.data",
     "load_model": "mlis.io.checkpoint",
+    "save_dataset": "mlis.data",
     "save_model": "mlis.io.checkpoint",
 }
 
@@ -42,6 +43,7 @@ __all__ = [
     "fit_and_calibrate",
     "load_dataset",
     "load_model",
+    "save_dataset",
     "save_model",
 ]
 

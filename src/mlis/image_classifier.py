@@ -101,7 +101,7 @@ def load_backbone_of(
     precision: str,
 ) -> "Backbone":
     """The image model that a recognizer's features are of, loaded and checked."""
-    from mlis.features.backbones.base import load_backbone
+    from mlis.features.backbones import load_backbone
 
     if backbone is None and not recognizer.backbone:
         raise DataError(
@@ -132,7 +132,7 @@ def check_backbone(recognizer: "Recognizer", other: Mapping[str, Any], what: str
 
     Args:
         recognizer: whose features are known by `sources`.
-        other: `Identity.to_dict` of what the features are of; empty where it is not known.
+        other: `BackboneSpec.to_dict` of what the features are of; empty where it is not known.
         what: begins the message: a file, or "the images' features".
 
     Raises:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.data.io.feature_folder import ImageFeatures
     from mlis.features.descriptors.describe import Descriptors
-    from mlis.features.images.walk import Bad, Found
+    from mlis.features.images.files import Bad, Found
 
 _SPLITTING = ("seed", "test_fraction")  # of `mlis.features.build.build`, and their flags
 
@@ -79,14 +79,13 @@ def check_output(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run `mlis data build`."""
     check_output(args)
-    from mlis.data.io.folder import WORDS, write_folder
-    from mlis.features.build import build, check_seen, described_images, write_sources
-    from mlis.features.matching import unmatched
-    from mlis.features.report import write_bad
+    from mlis.data.io.folder import METADATA, write_folder
+    from mlis.features.build import build, check_seen, described_images, unmatched, write_sources
+    from mlis.features.images.files import write_bad
     from mlis.storage.folders import replaced_together
     from mlis.storage.locks import held
 
-    if args.features is not None and (args.features / WORDS).exists():
+    if args.features is not None and (args.features / METADATA).exists():
         return _redescribe(args)
     found = _found(args)
     descriptors = _descriptors(args)
@@ -112,10 +111,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _redescribe(args: argparse.Namespace) -> None:
     """A dataset folder's rows, labels and split with the new descriptors."""
-    from mlis.data.dataset import GZSLDataset
-    from mlis.data.io.folder import write_folder
-    from mlis.features.build import IMAGES, SOURCES, redescribe
-    from mlis.features.matching import unmatched
+    from mlis.data.io.feature_folder import IMAGES
+    from mlis.data.io.folder import SOURCES, load_folder, write_folder
+    from mlis.features.build import redescribe, unmatched
     from mlis.storage.atomic import strict_json, write_json
     from mlis.storage.folders import replaced_together
     from mlis.storage.locks import held
@@ -123,7 +121,7 @@ def _redescribe(args: argparse.Namespace) -> None:
     refuse(args, ("backbone", "labels", "skip_undescribed"), "with a dataset's features")
     if args.output.resolve() == args.features.resolve():
         raise SettingsError(f"-o {args.output}: is the dataset itself. Name another folder.")
-    old, descriptors = GZSLDataset.load(args.features), _descriptors(args)
+    old, descriptors = load_folder(args.features), _descriptors(args)
     data = redescribe(old, descriptors, name=args.output.absolute().name)
     with held(args.output), replaced_together(args.output) as new:
         write_folder(data, new)
@@ -139,7 +137,7 @@ def _redescribe(args: argparse.Namespace) -> None:
 def _found(args: argparse.Namespace) -> "Found":
     """The images of a folder, or the rows of a folder of features as if they were files."""
     from mlis.data.io.feature_folder import read_feature_folder
-    from mlis.features.images.walk import Found, ImageFile
+    from mlis.features.images.files import Found, ImageFile
 
     if args.images is not None:
         return features.find(args, args.images)
@@ -163,7 +161,7 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
     """Features of the images, computed where they are missing."""
     from mlis.cli.progress import ImageBar
     from mlis.data.io.feature_folder import read_feature_folder
-    from mlis.features.images.extract import extract, forget_unused
+    from mlis.features.images.extract import extract, remove_unused_shards
 
     if args.images is None:
         table = read_feature_folder(args.features)
@@ -178,11 +176,11 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
                 args.output,
                 shard_images=args.shard_images,
                 workers=args.workers,
-                monitor=bar,
+                progress=bar,
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(features.CONTINUE) from None
-    forget_unused(result, backbone, args.output)
+    remove_unused_shards(result, backbone, args.output)
     return result.images, result.bad
 
 
@@ -198,7 +196,7 @@ def _report(args: argparse.Namespace, data: "GZSLDataset", bad: int) -> None:
 
 def warn_of_duplicates(data: "GZSLDataset") -> None:
     """Warn if test images have the features of a training image."""
-    from mlis.data.summary import shared_rows, twins_told
+    from mlis.data.summary import shared_rows, shared_rows_warning
 
     if count := shared_rows(data):
-        logger.warning("%s", twins_told(count))
+        logger.warning("%s", shared_rows_warning(count))

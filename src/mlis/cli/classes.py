@@ -129,8 +129,8 @@ def _described(
     """Names and descriptors of the classes to add."""
     import numpy as np
 
+    from mlis.data.io.classes_file import read_class_vectors
     from mlis.data.io.tables import COLUMNS
-    from mlis.data.io.vectors import read_vectors
 
     if args.classes.is_dir():
         raise DataError(
@@ -141,7 +141,7 @@ def _described(
     columns = made.get("columns", ()) if made.get("format") == COLUMNS else ()
     if args.vectors or args.classes.suffix.casefold() == ".npy" or not made or columns:
         refuse(args, ["text_model"], "with numeric descriptors")
-        names, vectors = read_vectors(args.classes, names_file=args.names, columns=columns)
+        names, vectors = read_class_vectors(args.classes, names_file=args.names, columns=columns)
         gaps = vectors == made.get("missing")  # filled as in training, by the mean of its classes
         return names, np.where(gaps, recognizer.descriptors.mean(axis=0), vectors)
     refuse(args, ["names"], "with a table, which contains the names")

@@ -49,6 +49,8 @@ def run_convert(args: argparse.Namespace) -> None:
     arguments = dataset_arguments(args)
     build.check_output(args)
     data = load(arguments)
-    data.save(args.output)
+    from mlis.data import save_dataset
+
+    save_dataset(data, args.output)
     build.warn_of_duplicates(data)
     say(f"{args.output}: {len(data.labels)} images, {data.num_classes} classes, {data.sha256}")

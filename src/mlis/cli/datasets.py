@@ -221,7 +221,7 @@ def _standard_input() -> list[str]:
 
 
 def _in_folder(folder: Path) -> Iterable[str]:
-    from mlis.features.images.walk import find_images
+    from mlis.features.images.files import find_images
 
     found = find_images(folder)
     for each in found.bad:

@@ -33,7 +33,7 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.evaluation import Evaluation
-    from mlis.features.labelled import LabelledRows
+    from mlis.features.labelled_rows import LabelledRows
     from mlis.io.saved_models import SavedModel
     from mlis.model.recognizer import Recognizer
 
@@ -118,8 +118,8 @@ def _data(
     args: argparse.Namespace, model: "SavedModel"
 ) -> "tuple[LabelledRows, GZSLDataset | None]":
     """The rows to recognise, and their dataset if it has training rows."""
-    from mlis.data.io.folder import WORDS, read_test_only
-    from mlis.features.labelled import LabelledRows
+    from mlis.data.io.folder import METADATA, read_test_only
+    from mlis.features.labelled_rows import LabelledRows
 
     options = given_options(args)
     place = Path(args.dataset) if args.dataset is not None else None
@@ -128,7 +128,7 @@ def _data(
     named = args.dataset is not None and kind_of(args.dataset, options) in (BENCHMARK, LETTERS)
     if place is None or named or not place.exists():
         return _of_dataset(args, model)
-    if not (place / WORDS).exists():
+    if not (place / METADATA).exists():
         return _of_labelled(args, place), None
     if (found := read_test_only(place)) is None:
         return _of_dataset(args, model)
@@ -138,8 +138,9 @@ def _data(
 
 def _test_features(options: dict[str, Any]) -> Path | None:
     """The file or folder of `--features`, if none of its rows is for training."""
-    from mlis.data.io.tables import LABEL, read_rows
-    from mlis.features.labelled import for_testing
+    from mlis.data.io.csv_file import LABEL
+    from mlis.data.io.feature_rows import read_labelled_rows
+    from mlis.features.labelled_rows import for_testing
 
     if "features_file" not in options:
         return None
@@ -147,7 +148,7 @@ def _test_features(options: dict[str, Any]) -> Path | None:
     if "classes_file" not in options:
         return path
     labels = Path(options["labels_file"]) if "labels_file" in options else None
-    marks = read_rows(path, labels, options.get("label_column", LABEL))[2]
+    marks = read_labelled_rows(path, labels, options.get("label_column", LABEL)).marks
     only_test = marks is not None and for_testing(marks, path, len(marks)).all()
     return path if only_test else None
 
@@ -156,7 +157,7 @@ def _of_dataset(
     args: argparse.Namespace, model: "SavedModel"
 ) -> "tuple[LabelledRows, GZSLDataset]":
     """The test rows of a dataset: the one that is named, or the run's own."""
-    from mlis.features.labelled import LabelledRows
+    from mlis.features.labelled_rows import LabelledRows
     from mlis.io.run_plan import RunPlan
 
     if model.run is not None and args.dataset is None:
@@ -177,7 +178,7 @@ def _of_dataset(
 def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
     """Images or features with labels, none of them for training."""
     from mlis.cli.progress import ImageBar
-    from mlis.features import labelled
+    from mlis.features import labelled_rows as labelled
     from mlis.io.saved_models import find_models
 
     options = given_options(args)

@@ -20,10 +20,10 @@ from mlis.errors import SettingsError
 if TYPE_CHECKING:
     from mlis.compute.ray_cluster import Cluster
     from mlis.features.backbones.base import Backbone
+    from mlis.features.build import Unmatched
     from mlis.features.descriptors.describe import Descriptors
     from mlis.features.images.extract import Compute, Extraction
-    from mlis.features.images.walk import Bad, Found
-    from mlis.features.matching import Unmatched
+    from mlis.features.images.files import Bad, Found
 
 _IMAGES = """\
 Compute features of all images in DIR with a pretrained model.
@@ -164,7 +164,7 @@ def run_images(args: argparse.Namespace) -> None:
                 replace=args.force,
                 shard_images=args.shard_images,
                 workers=args.workers,
-                monitor=bar,
+                progress=bar,
                 compute=_ray_compute(args, cluster, backbone),
             )
         except KeyboardInterrupt:
@@ -205,7 +205,7 @@ def _ray_compute(
 
 def find(args: argparse.Namespace, folder: Path) -> "Found":
     """The images of a folder, as the flags of `add_image_flags` say."""
-    from mlis.features.images.walk import find_images
+    from mlis.features.images.files import find_images
 
     if args.output.resolve().is_relative_to(folder.resolve()):
         raise SettingsError(f"-o {args.output}: lies inside {folder}. Choose a folder outside it.")
@@ -216,7 +216,7 @@ def find(args: argparse.Namespace, folder: Path) -> "Found":
 
 def load_image_model(args: argparse.Namespace) -> "Backbone":
     """The image model that the flags name."""
-    from mlis.features.backbones.base import DEFAULT, load_backbone
+    from mlis.features.backbones import DEFAULT, load_backbone
 
     name = args.backbone or DEFAULT
     return load_backbone(name, device=args.device, precision=args.precision)
@@ -232,9 +232,9 @@ def run_text(args: argparse.Namespace) -> None:
     """`mlis features text`."""
     check_folder(args.output)
     descriptors = describe_table(args, args.table)
+    from mlis.features.build import unmatched
     from mlis.features.descriptors.describe import write_descriptors
-    from mlis.features.images.walk import find_images
-    from mlis.features.matching import unmatched
+    from mlis.features.images.files import find_images
 
     found: list[Unmatched] = []
     if args.images is not None:
@@ -252,10 +252,10 @@ def run_text(args: argparse.Namespace) -> None:
 
 def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
     """Descriptors of the classes of a table, as the flags of `add_text_flags` say."""
-    from mlis.features.descriptors.class_table import read_words
+    from mlis.features.descriptors.class_descriptions import read_descriptions
     from mlis.features.descriptors.describe import WEIGHT, describe
 
-    words = read_words(
+    words = read_descriptions(
         table,
         sentences=args.sentences,
         attributes=args.attributes,
@@ -278,17 +278,16 @@ def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
 
 def report_unmatched(found: "Sequence[Unmatched]", output: Path) -> None:
     """Names without a counterpart, on stdout and in unmatched.csv."""
-    from mlis.features.build import UNMATCHED, unmatched_rows
-    from mlis.features.report import write_rows
+    from mlis.features.build import write_unmatched
 
-    write_rows(output / UNMATCHED, ("name", "lacks", "near"), unmatched_rows(found))
-    for side, text in (
-        ("images", "classes have images and no description"),
-        ("words", "classes are described and have no images"),
+    write_unmatched(found, output)
+    for lacks, text in (
+        ("description", "classes have images and no description"),
+        ("images", "classes are described and have no images"),
     ):
         lines = [
             f"{each.name} (near: {each.near})" if each.near else each.name
             for each in found
-            if each.side == side
+            if each.lacks == lacks
         ]
         print_list(f"{len(lines)} {text}:", lines)

@@ -15,7 +15,7 @@ from mlis.errors import DataError
 from mlis.escape import csv_cell, json_line, terminal
 
 if TYPE_CHECKING:
-    from mlis.data.io.unlabelled import Rows
+    from mlis.data.io.feature_rows import Rows
     from mlis.model.recognizer import Recognizer
 
 ROWS_AT_A_TIME = 8192
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_file(args.output, *(() if args.format else (".csv", ".jsonl")))
     from mlis.compute.precision import Precision
-    from mlis.data.io.unlabelled import is_features
+    from mlis.data.io.feature_rows import is_features
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
 
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 def _predict_images(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     """Write a line for each image; list those that cannot be read; return the exit code."""
     from mlis.cli.progress import ImageBar
-    from mlis.features.images.walk import shown
+    from mlis.features.images.files import shown
     from mlis.image_classifier import predictions
 
     if not recognizer.backbone and args.backbone is None:
@@ -124,11 +124,11 @@ def _predict_images(args: argparse.Namespace, recognizer: "Recognizer") -> int:
 
 def _rows(args: argparse.Namespace, path: Path, model: Path, recognizer: "Recognizer") -> "Rows":
     """Features that suit the model."""
-    from mlis.data.io.unlabelled import backbone_of, read_known_rows
+    from mlis.data.io.feature_rows import backbone_of, read_rows
     from mlis.image_classifier import check_backbone
 
     check_backbone(recognizer, backbone_of(path), str(path))
-    rows = read_known_rows(path, args.label_column)
+    rows = read_rows(path, args.label_column)
     if rows.features.shape[1] != recognizer.num_features:
         raise DataError(
             f"{path}: {rows.features.shape[1]} features per row, expected "

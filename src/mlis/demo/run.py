@@ -1,4 +1,4 @@
-"""The demo itself: train on the letters, test once, compare, write the page."""
+"""The demo: train on the letters, test once, compare, write the page."""
 
 import dataclasses
 import logging
@@ -13,7 +13,7 @@ import torch
 from mlis import presets
 from mlis.config import Config, resolve
 from mlis.data.dataset import GZSLDataset
-from mlis.data.letters.render import LetterData, load_letters
+from mlis.data.letters.dataset import LetterData, load_letters
 from mlis.demo.page import Findings, render_page
 from mlis.evaluation import Evaluation
 from mlis.methods.protocol import choose_and_test
@@ -38,24 +38,24 @@ def run_demo(
     data: LetterData | None = None,
     progress: Callable[[str], Callback] | None = None,
 ) -> dict[str, Any]:
-    """Train on letters, recognise letters never seen, and write `index.html` and `result.json`.
+    """Train and test on the letters, and write `index.html` and `result.json`.
 
-    The letters and their split are always the same; `seed` is of the training.
+    The letters and their split do not depend on `seed`.
 
     Args:
-        folder: where to write; made if absent.
-        seed: of every random number in training.
+        folder: of the output; created if absent.
+        seed: of training.
         device: "auto", "cpu", "cuda", …
         config: settings; by default the preset `letters`, chosen on validation letters only.
         data: the letters; by default :func:`mlis.data.letters.render.load_letters`.
         progress: makes the callback of each training from its title.
 
     Returns:
-        JSON-serialisable: `U`, `S`, `H`, `T1` (per cent), `protocol`, `seconds` (everything but
-        the page), `baselines` (name → the same measures), `page` (path), `provenance`.
+        JSON values: `U`, `S`, `H`, `T1` (per cent), `protocol`, `seconds` (without the page),
+        `baselines` (name → the same metrics), `page` (path), `provenance`.
 
     Raises:
-        DivergenceError: the settings made training diverge.
+        DivergenceError: training diverged.
     """
     started = time.perf_counter()
     data = data or load_letters()
@@ -87,7 +87,7 @@ class _Trainer:
     progress: Callable[[str], Callback]
 
     def __call__(self, title: str, components: str) -> Recognizer:
-        """Calibrate on validation and train, with these components of stage 1b."""
+        """Calibrate on validation and train, with these components of the refinement."""
         trained = fit_and_calibrate(
             self.dataset,
             self.config.replace({"refinement": {"components": components}}),
@@ -101,13 +101,13 @@ class _Trainer:
 
 
 def _prototypes(dataset: GZSLDataset, config: Config, device: str | torch.device) -> Evaluation:
-    """Nearest ridge prototypes; a letter's features have one unit, so they are left unscaled."""
+    """Nearest ridge prototypes, on unscaled features, as all HOG values have the same unit."""
     unscaled = config.replace({"preprocessing": {"feature_scaling": "none"}})
     return choose_and_test(RidgePrototype(unscaled), dataset, device=device).test
 
 
 def chance(seen_mask: np.ndarray) -> dict[str, float]:
-    """Expected measures, per cent, of drawing a class at random from all (T1: from the unseen).
+    """Expected metrics in per cent of a random class among all (T1: among the unseen).
 
     >>> chance(np.array([True, True, True, False]))
     {'U': 25.0, 'S': 25.0, 'H': 25.0, 'T1': 100.0}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlis.features.backbones.base import Backbone
-    from mlis.features.descriptors.additions import Descriptions
+    from mlis.features.descriptors.new_classes import Descriptions
     from mlis.features.descriptors.text_model import TextModel
     from mlis.features.images.embed import Picture
 
@@ -96,7 +96,7 @@ class Recognizer(Pretrained):
 
     @property
     def backbone(self) -> Mapping[str, Any]:
-        """The image model of its features, as `Identity.to_dict` says; empty where not known."""
+        """`BackboneSpec.to_dict` of the image model of its features; empty if unknown."""
         return self.sources.get("backbone") or {}
 
     def with_calibration(self, constant: float) -> "Recognizer":
@@ -169,7 +169,7 @@ class Recognizer(Pretrained):
         Args:
             backbone: instead of the recorded one: a name, which is downloaded where it is not on
                 this machine, or a loaded image model.
-            device, precision: as :func:`mlis.features.backbones.base.load_backbone` takes them.
+            device, precision: as :func:`mlis.features.backbones.load_backbone` takes them.
 
         Raises:
             DataError: none is recorded and none given, or it is another one than the training's.
@@ -218,7 +218,7 @@ class Recognizer(Pretrained):
             DataError: it is not known how the training's were made, or what is wrong with the
                 table.
         """
-        from mlis.features.descriptors.additions import describe_like
+        from mlis.features.descriptors.new_classes import describe_like
 
         return describe_like(self.sources.get("descriptors") or {}, classes, model=model)
 

@@ -17,8 +17,8 @@ import scipy.special
 
 from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
-from mlis.features.descriptors.class_table import read_words
-from mlis.features.images.decode import ImageError, decode
+from mlis.features.decode import ImageError, decode
+from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.io.checkpoint import load_model
 from mlis.model.recognizer import Recognizer
 from mlis.serving.descriptions import Describer, Description
@@ -329,6 +329,6 @@ def _sentences(table: Path | None) -> dict[str, str]:
     """Class names → their sentences, joined."""
     if table is None:
         return {}
-    words = read_words(table)
+    words = read_descriptions(table)
     pairs = zip(words.names, words.sentences, strict=True)
     return {name: " ".join(sentences) for name, sentences in pairs if sentences}
