@@ -57,7 +57,6 @@ def without(dataset: GZSLDataset, held: np.ndarray):
         class_names=tuple(training.class_names[i] for i in kept),
         seen_mask=training.seen_mask[kept],
         class_ids=training.class_ids[kept],
-        key=f"{training.key}, some held back",
     )
 
 

@@ -265,7 +265,7 @@ def test_baselines_score_fewer_rows_at_a_time(monkeypatch):
 
 
 def test_a_baseline_names_its_own_settings(monkeypatch):
-    monkeypatch.setattr("mlis.methods.cegzsl.fit_generator", failing(RuntimeError(CPU)))
+    monkeypatch.setattr("mlis.methods.cegzsl.EmbeddingTrainer", failing(RuntimeError(CPU)))
     method = CEGZSL(config=small(), steps=2, batch_size=8, embedding=8, projection=4, hidden=8)
     said = "CE-GZSL: .*Lower batch_size, hidden or embedding of CEGZSL"
     with pytest.raises(OutOfMemoryError, match=said):
@@ -458,7 +458,7 @@ STAGES: dict[str, tuple[Place, Callable[[Path], Any], Callable[[Any], object]]] 
     "the scores of all rows are put together": ((torch, "empty"), recognised, scored),
     "measures are taken": ((np, "isfinite"), nothing, measured),
     "retrieval is measured": ((np, "argsort"), nothing, retrieved),
-    "a baseline is trained": ("mlis.methods.cegzsl.fit_generator", nothing, compared),
+    "a baseline is trained": ("mlis.methods.cegzsl.EmbeddingTrainer", nothing, compared),
     "photographs are decoded": ("PIL.ImageOps.exif_transpose", photographs, extracted),
     "an image model computes features": ((torch, "relu"), nothing, embedded),
     "a file is read": ((np, "load"), nothing, read),
