@@ -102,7 +102,7 @@ def image_case() -> Case:
 @contextlib.contextmanager
 def served(model: Path, flags: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Host and port of a server of a model."""
-    command = [sys.executable, "-m", "mlis.cli", "serve", str(model), "--port", "0", "--no-page"]
+    command = [sys.executable, "-m", "mlis", "serve", str(model), "--port", "0", "--no-page"]
     process = subprocess.Popen(
         [*command, "--rate", "0", *flags], stdout=subprocess.PIPE, text=True, env=os.environ
     )

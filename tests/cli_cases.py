@@ -82,5 +82,5 @@ def environment() -> dict[str, str]:
 
 def start(*arguments: str | Path, **options) -> subprocess.Popen:
     """Start `mlis` in a process of its own."""
-    command = [sys.executable, "-m", "mlis.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "mlis", *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), **options)

@@ -442,11 +442,11 @@ def test_wrong_use_writes_nothing(colours, model, tmp_path, capsys):
     place, new = tmp_path / "model", tmp_path / "new"
     cases = [
         (("add-classes", place, table, "-o", new), "names already: red, green"),
-        (("add-classes", place, table, "-o", tmp_path / "numbers"), "replace it with --force"),
-        (("add-classes", place, tmp_path, "-o", new), "is a folder, whose attributes"),
+        (("add-classes", place, table, "-o", tmp_path / "numbers"), "--force"),
+        (("add-classes", place, tmp_path, "-o", new), "got a folder, whose attributes"),
         (("add-classes", tmp_path / "numbers", tmp_path / "v.npy", "-o", new), "--names"),
         (("add-classes", place, tmp_path / "absent.csv", "-o", new), "absent.csv"),
-        (("rename-classes", place, "red", "-o", new), "name pairs OLD NEW"),
+        (("rename-classes", place, "red", "-o", new), "expected pairs OLD NEW"),
         (("remove-classes", place, "Red", "-o", new), "Did you mean 'red'"),
         (("classes", tmp_path), "no saved model"),
     ]
@@ -461,7 +461,7 @@ def test_fit_says_how_large_growth_is(small_folder, tmp_path, capsys):
     out = printed(capsys, "fit", small_folder, "-o", tmp_path / "run", *QUICK)
     model = tmp_path / "run/seed-0/ml+is+sfr/model"
     size = (model / GROWTH).stat().st_size / 2**20
-    assert f"growth.safetensors, for `mlis add-classes`: {size:.1f} MiB a model" in out
+    assert f"growth.safetensors, for `mlis add-classes`: {size:.1f} MiB per model" in out
     assert (
         main(["fit", str(small_folder), "-o", str(tmp_path / "bare"), *QUICK, "--no-growth"]) == 0
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
@@ -29,7 +29,7 @@ RIDGE = {"generation": {"generator": "ridge"}}
 
 
 def tensors(data: GZSLDataset):
-    return prepare(data.for_training(), DOUBLE.preprocessing, Arithmetic.of("float64", "cpu"))[1]
+    return prepare(data.for_training(), DOUBLE.preprocessing, Precision.of("float64", "cpu"))[1]
 
 
 def shared_space(seed: int = 0) -> GZSLDataset:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Config
 from mlis.errors import DivergenceError
 from mlis.methods import cegzsl
@@ -17,7 +18,7 @@ from mlis.model.preprocessing import prepare
 from mlis.training.loop import Monitor
 from simulated import linear_world, small, tiny
 
-DOUBLE = Arithmetic.of("float64", "cpu")
+DOUBLE = Precision.of("float64", "cpu")
 RIDGE = {"generation": {"generator": "ridge"}}
 SIZES = {"embedding": 11, "projection": 5, "hidden": 7, "batch_size": 14}
 

@@ -11,7 +11,7 @@ import torch
 
 from cli_cases import last_json, printed
 from experiment_cases import Heard, brief, config, numbers, saved, source, task
-from mlis.cli.settings import to_toml
+from mlis.cli.output import to_toml
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.experiments import figures, tables

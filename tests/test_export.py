@@ -171,9 +171,9 @@ def test_other_image_models_stay_outside(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-o", "m.pt"], "ends in .onnx"),
-        (["-o", "absent/m.onnx"], "a folder that exists"),
-        (["-o", "m.onnx", "--backbone", "x"], "--backbone has no meaning without --images"),
+        (["-o", "m.pt"], "expected a .onnx file"),
+        (["-o", "absent/m.onnx"], "no folder absent"),
+        (["-o", "m.onnx", "--backbone", "x"], "--backbone: not allowed without --images"),
         (["-o", "m.onnx", "--images"], "does not know which image model"),
     ],
 )

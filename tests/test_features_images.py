@@ -386,7 +386,7 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
 def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):
     images, output, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
     write_images(images, names(40))
-    command = [sys.executable, "-m", "mlis.cli", "features", "images", str(images)]
+    command = [sys.executable, "-m", "mlis", "features", "images", str(images)]
     command += ["--backbone", "efficientnet-lite0", "--shard-images", "4", "--workers", "1"]
     command += ["--precision", "float32"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

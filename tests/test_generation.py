@@ -7,7 +7,8 @@ import pytest
 import scipy.stats
 import torch
 
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Generation, Preprocessing
 from mlis.errors import DivergenceError, SettingsError
 from mlis.generators.base import synthesise
@@ -18,12 +19,12 @@ from mlis.training.loop import Monitor
 from reference import TextbookCritic, TextbookGenerator, wgan_gp_autograd
 from simulated import small, tiny
 
-EXACT = Arithmetic.of("float64", "cpu")
+EXACT = Precision.of("float64", "cpu")
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
-def tensors(seed: int = 0, arithmetic: Arithmetic = EXACT) -> TrainingTensors:
-    return prepare(tiny(seed).for_training(), Preprocessing(), arithmetic)[1]
+def tensors(seed: int = 0, precision: Precision = EXACT) -> TrainingTensors:
+    return prepare(tiny(seed).for_training(), Preprocessing(), precision)[1]
 
 
 def settings(**changes) -> Generation:
@@ -121,9 +122,9 @@ def test_initial_weights_are_normal_with_the_given_deviation_and_the_same_in_eve
     assert scipy.stats.kstest(weights / 0.02, "norm").pvalue > 1e-4
     assert not exact.hidden_bias.any()
     single = AdversarialTrainer(
-        tensors(arithmetic=Arithmetic.of("float32", "cpu")),
+        tensors(precision=Precision.of("float32", "cpu")),
         s,
-        Arithmetic.of("float32", "cpu"),
+        Precision.of("float32", "cpu"),
         seed=1,
     ).network
     assert torch.equal(single.from_noise.double(), exact.from_noise)
@@ -174,12 +175,12 @@ def test_the_generator_gradient_reaches_through_the_warm_start():
 
 @pytest.mark.parametrize("changes", [{"learning_rate": 1e18}, {"penalty": 1e38}])
 def test_divergence_names_stage_step_and_loss(changes):
-    data = tensors(arithmetic=Arithmetic.of("float32", "cpu"))
+    data = tensors(precision=Precision.of("float32", "cpu"))
     s = settings(steps=40, **changes)
     with pytest.raises(
         DivergenceError, match=r"generation diverged: .* at step \d+.*learning_rate"
     ):
-        fit_generator(data, s, Arithmetic.of("float32", "cpu"), 0, Monitor())
+        fit_generator(data, s, Precision.of("float32", "cpu"), 0, Monitor())
 
 
 # --- ridge --------------------------------------------------------------------------------------

@@ -583,7 +583,7 @@ def test_a_lock_of_a_deleted_folder_is_not_taken_for_one(tmp_path):
 
 def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
     import mlis.provenance
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
 
     def keys(config=CONFIG):
         return generation_key(TRAINING, config, 5), training_key(TRAINING, config, 5)
@@ -598,14 +598,14 @@ def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
         assert keys()[1] != before[1]
     auto = {}
     for product in (torch.bfloat16, torch.float32):
-        found = Arithmetic(torch.device("cpu"), torch.float32, product)
+        found = Precision(torch.device("cpu"), torch.float32, product)
         with monkeypatch.context() as patch:
-            patch.setattr(mlis.provenance.Arithmetic, "of", lambda *_, found=found: found)
+            patch.setattr(mlis.provenance.Precision, "of", lambda *_, found=found: found)
             auto[product] = keys(small("auto"))
     assert not set(auto[torch.bfloat16]) & set(auto[torch.float32])
     assert auto[torch.float32] == keys(small("float32"))
-    cuda = Arithmetic(torch.device("cuda"), torch.float32, torch.float32)
-    monkeypatch.setattr(mlis.provenance.Arithmetic, "of", lambda *_: cuda)
+    cuda = Precision(torch.device("cuda"), torch.float32, torch.float32)
+    monkeypatch.setattr(mlis.provenance.Precision, "of", lambda *_: cuda)
     assert not set(keys()) & set(before)
 
 

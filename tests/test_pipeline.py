@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.compute.precision import Arithmetic, _one_hot_product, stream, sum_by_class
+from mlis.compute.class_sums import _one_hot_product, sum_by_class
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Config, Preprocessing
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
@@ -131,7 +133,7 @@ def test_more_unseen_classes_than_seen_and_one_unseen_class():
 
 def test_training_sees_features_in_0_to_1_and_descriptors_of_length_1():
     training = tiny().for_training()
-    scaler, data = prepare(training, Preprocessing(), Arithmetic.of("float64", "cpu"))
+    scaler, data = prepare(training, Preprocessing(), Precision.of("float64", "cpu"))
     torch.testing.assert_close(data.x.amin(0), torch.zeros(9).double())
     torch.testing.assert_close(data.x.amax(0), torch.ones(9).double())
     low, high = training.features.min(0), training.features.max(0)
@@ -146,11 +148,11 @@ def test_training_sees_features_in_0_to_1_and_descriptors_of_length_1():
 def test_nothing_is_scaled_where_the_settings_say_so():
     training = tiny().for_training()
     raw = Preprocessing(feature_scaling="none", descriptor_norm="none")
-    scaler, data = prepare(training, raw, Arithmetic.of("float32", "cpu"))
+    scaler, data = prepare(training, raw, Precision.of("float32", "cpu"))
     np.testing.assert_array_equal(data.x, training.features)
     np.testing.assert_array_equal(data.descriptors, training.descriptors)
     rooted = Preprocessing(feature_transform="sqrt", feature_scaling="none")
-    scaler, data = prepare(training, rooted, Arithmetic.of("float32", "cpu"))
+    scaler, data = prepare(training, rooted, Precision.of("float32", "cpu"))
     np.testing.assert_allclose(data.x, np.sqrt(training.features), rtol=1e-6)
     # a test image may be below every training image, never below zero
     assert scaler(torch.tensor([[-1.0] * 9])).tolist() == [[0.0] * 9]
@@ -253,13 +255,13 @@ def test_precisions_agree():
     assert (predictions["bfloat16"] == predictions["float32"]).mean() > 0.93
 
 
-def test_arithmetic():
-    exact, half = Arithmetic.of("float64", "cpu"), Arithmetic.of("bfloat16", "cpu")
+def test_precision():
+    exact, half = Precision.of("float64", "cpu"), Precision.of("bfloat16", "cpu")
     assert (exact.master, exact.product) == (torch.float64, torch.float64)
     assert (half.master, half.product) == (torch.float32, torch.bfloat16)
     a = torch.rand(3, 4)
-    assert half.mm(a, a.T).dtype == torch.bfloat16
-    assert Arithmetic.of("auto", "cpu").master == torch.float32
+    assert torch.equal(half.mm(a, a.T), (a.bfloat16() @ a.T.bfloat16()).float())
+    assert Precision.of("auto", "cpu").master == torch.float32
 
 
 def test_sums_by_class_are_the_same_either_way():

@@ -261,7 +261,7 @@ def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
             (),
             "'cyan': expected unseen",
         ),
-        ("name,w,h\nred,1,2\nblue,2,1\n", ("--skip-undescribed",), "no meaning with a dataset"),
+        ("name,w,h\nred,1,2\nblue,2,1\n", ("--skip-undescribed",), "not allowed with a dataset"),
     ):
         (tmp_path / "bad.csv").write_text(text)
         assert said in refused(capsys, *command, tmp_path / "bad.csv", "--force", *flags)
@@ -272,9 +272,9 @@ def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
     [
         (["MODEL", "absent/*.png"], "matches no file"),
         (["MODEL", "empty"], "no files in it"),
-        (["MODEL", "x.npy", "--workers", "2"], "--workers has no meaning with features"),
+        (["MODEL", "x.npy", "--workers", "2"], "--workers: not allowed with features"),
         (["MODEL", "a.png", "--backbone", "others"], "of others"),
-        (["MODEL", "a.png", "--top-k", "0"], "--top-k must be at least 1"),
+        (["MODEL", "a.png", "--workers", "0"], "--workers: expected a whole number ≥ 1"),
     ],
 )
 def test_wrong_use(place, capsys, tmp_path, monkeypatch, arguments, said):
@@ -291,7 +291,7 @@ def test_a_model_of_features_says_what_it_takes(place, model, capsys, tmp_path):
 
     save_model(replace(model, sources={}), tmp_path / "bare")
     said = refused(capsys, "predict", tmp_path / "bare", place / "bad")
-    assert "name that model with --backbone" in said
+    assert "Name that model with --backbone" in said
     given = ["predict", tmp_path / "bare", place / "bad/fine.png", "--backbone", "colours"]
     assert main([*map(str, given)]) == 0
     assert ",red," in capsys.readouterr().out

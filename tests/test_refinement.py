@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import reference
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Preprocessing, Refinement
 from mlis.data.samplers import ClassBalancedSampler
 from mlis.encoder.joint import fit_joint
@@ -22,14 +23,14 @@ from mlis.model.preprocessing import TrainingTensors, prepare
 from mlis.training.loop import Monitor
 from simulated import small, tiny
 
-EXACT = Arithmetic.of("float64", "cpu")
-SINGLE = Arithmetic.of("float32", "cpu")
+EXACT = Precision.of("float64", "cpu")
+SINGLE = Precision.of("float32", "cpu")
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 ALL = ["ml+is+sfr", "ml+is", "ml+sfr", "ml", "sfr"]
 
 
-def tensors(arithmetic: Arithmetic = EXACT) -> TrainingTensors:
-    return prepare(tiny().for_training(), Preprocessing(), arithmetic)[1]
+def tensors(precision: Precision = EXACT) -> TrainingTensors:
+    return prepare(tiny().for_training(), Preprocessing(), precision)[1]
 
 
 def settings(**changes) -> Refinement:
@@ -39,8 +40,8 @@ def settings(**changes) -> Refinement:
 def encoder(data: TrainingTensors, s: Refinement, generator=None, seed: int = 0, loss=None):
     """Weights of an encoder trained with the closed-form generator, or the one given."""
     generator = generator or fit_ridge(data, small().generation)
-    arithmetic = Arithmetic.of(str(data.x.dtype).removeprefix("torch."), "cpu")
-    trained = fit_encoder(data, generator, s, arithmetic, seed, Monitor(), loss)
+    precision = Precision.of(str(data.x.dtype).removeprefix("torch."), "cpu")
+    trained = fit_encoder(data, generator, s, precision, seed, Monitor(), loss)
     return torch.cat((trained.weight, trained.bias[:, None]), 1).detach()
 
 

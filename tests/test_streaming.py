@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.data import GZSLDataset
 from mlis.data.io.folder import TENSORS
@@ -386,9 +386,9 @@ def test_a_streamed_fit_is_the_resident_one(name, precision, big, monkeypatch):
 
 def test_the_generator_of_streamed_rows_is_the_resident_one(big):
     """Whatever a step draws and synthesises: the same bits."""
-    config, arithmetic = small(), Arithmetic.of("float32", "cpu")
-    _, ours = prepare(big.for_training(), config.preprocessing, arithmetic)
-    _, resident = prepare(tiny().for_training(), config.preprocessing, arithmetic)
+    config, precision = small(), Precision.of("float32", "cpu")
+    _, ours = prepare(big.for_training(), config.preprocessing, precision)
+    _, resident = prepare(tiny().for_training(), config.preprocessing, precision)
     assert isinstance(ours.x, StreamedRows)
     assert isinstance(resident.x, torch.Tensor)
     assert torch.equal(ours.x[:], resident.x)
@@ -407,9 +407,7 @@ def test_the_generator_of_streamed_rows_is_the_resident_one(big):
 
 
 def test_chunks_do_not_change_class_means(monkeypatch):
-    data = prepare(tiny().for_training(), Config().preprocessing, Arithmetic.of("float32", "cpu"))[
-        1
-    ]
+    data = prepare(tiny().for_training(), Config().preprocessing, Precision.of("float32", "cpu"))[1]
     means = class_means(data.x, data.y, data.num_classes)
     monkeypatch.setattr("mlis.generators.ridge.CHUNK_ROWS", 5)
     assert torch.equal(class_means(data.x, data.y, data.num_classes), means)
@@ -471,21 +469,21 @@ def test_a_file_cut_short_while_training_stops_it_with_file_and_row(big, folder)
 
 def test_rows_are_put_whole_on_a_device_that_has_room(big, monkeypatch):
     monkeypatch.setattr("mlis.model.preprocessing.CHUNK_ROWS", 7)
-    config, arithmetic = small(), Arithmetic.of("float64", "cpu")
-    _, resident = prepare(tiny().for_training(), config.preprocessing, arithmetic)
+    config, precision = small(), Precision.of("float64", "cpu")
+    _, resident = prepare(tiny().for_training(), config.preprocessing, precision)
     monkeypatch.setattr("mlis.model.preprocessing.fits_device", lambda *_: True)
-    _, ours = prepare(big.for_training(), config.preprocessing, arithmetic)
+    _, ours = prepare(big.for_training(), config.preprocessing, precision)
     assert isinstance(ours.x, torch.Tensor)
     assert isinstance(resident.x, torch.Tensor)
     assert torch.equal(ours.x, resident.x)
 
 
 def test_room_on_a_device_is_four_times_the_features(monkeypatch):
-    cuda = Arithmetic(torch.device("cuda"), torch.float32, torch.bfloat16)
+    cuda = Precision(torch.device("cuda"), torch.float32, torch.bfloat16)
     for free, fits in ((4 * 4 * 1000, True), (4 * 4 * 1000 - 1, False)):
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda _, free=free: (free, 10**12))
         assert fits_device((100, 10), cuda) is fits
-        assert not fits_device((100, 10), Arithmetic.of("float32", "cpu"))
+        assert not fits_device((100, 10), Precision.of("float32", "cpu"))
 
 
 @pytest.mark.gpu

@@ -17,10 +17,11 @@ HEAD = """\
 <!-- Written by `python tools/settings_page.py`; edit src/mlis/settings.py instead. -->
 
 A setting is given in Python as `Config.from_dict({"generation": {"steps": 200}})`, in a TOML file
-as `steps = 200` below `[generation]` (`mlis fit --settings FILE.toml`), or as a flag of `mlis fit`
-(`--generation-steps 200`; `mlis fit --help` has the short forms). Defaults come first, then the
-benchmark's preset, then the file, then flags; the last one wins. An unknown name, another type or a
-number out of range is an error that says what was expected.
+as `steps = 200` below `[generation]` (`mlis fit --settings FILE.toml`), or as a flag of `mlis fit`:
+`--gamma 16`, with the section in front where several have a setting of that name
+(`--generation-steps 200`); `mlis fit --help` lists all. Flags override the file, which overrides
+the benchmark's preset, which overrides defaults. An unknown name, another type or a number out of
+range is an error that says what was expected.
 
 `precision` belongs to no section. `"auto"` (default) uses bfloat16 matrix products where the
 hardware does them faster than float32 (reported by the CPU, and measured once per process), and

@@ -397,7 +397,7 @@ def records(folder: Path) -> list[Target]:
 
 
 def toml(folder: Path) -> list[Target]:
-    from mlis.cli.settings import to_toml
+    from mlis.cli.output import to_toml
     from mlis.config import Config, read_toml, resolve
 
     path = folder / "settings.toml"

@@ -77,7 +77,7 @@ class Server:
 
     def __init__(self, model: Path, flags: Sequence[str], seconds: float):
         self.seconds = seconds
-        command = [sys.executable, "-m", "mlis.cli", "serve", str(model), "--port", "0", *flags]
+        command = [sys.executable, "-m", "mlis", "serve", str(model), "--port", "0", *flags]
         began = time.perf_counter()
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

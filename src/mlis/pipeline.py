@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mlis.compute.memory import enough_memory
-from mlis.compute.precision import Arithmetic, own_modes, stream
+from mlis.compute.precision import Precision, own_modes
+from mlis.compute.random import stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.spill import check_room, spill
@@ -76,12 +77,12 @@ def fit(
     own_loss = loss is None and similarity_loss(config.refinement) is None
     if own_loss and "ml" in config.refinement.switches:
         loss = load_loss(config.refinement.loss)  # before an hour of generation, not after it
-    arithmetic = Arithmetic.of(config.precision, device)
+    precision = Precision.of(config.precision, device)
     with enough_memory("training rows", _REMEDIES["rows"]):
-        scaler, data = prepare(training, config.preprocessing, arithmetic)
+        scaler, data = prepare(training, config.preprocessing, precision)
     if isinstance(data.x, StreamedRows) and config.refinement.switches:
         check_room(len(data.x), config.refinement.hidden, data.x.dtype)
-    generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
+    generator, encoder = _train_stage_one(data, config, precision, seed, monitor, loss)
 
     recognizer = recognizer_of(training, scaler, data, generator, encoder, config, seed)
     if not growable:
@@ -125,7 +126,7 @@ def recognizer_of(
 def _train_stage_one(
     data: TrainingTensors,
     config: Config,
-    arithmetic: Arithmetic,
+    precision: Precision,
     seed: int,
     monitor: Monitor,
     loss: EmbeddingLoss | None,
@@ -134,15 +135,15 @@ def _train_stage_one(
     switches = config.refinement.switches
     if config.refinement.schedule == "joint" and switches:
         with enough_memory("joint training", _REMEDIES["joint"]):
-            return fit_joint(data, config, arithmetic, seed, monitor, loss)
+            return fit_joint(data, config, precision, seed, monitor, loss)
     generator = None
     if len(data.unseen) or config.classification.synthetic_per_seen:
         with enough_memory("generation", _REMEDIES["generation"]):
-            generator = fit_generator(data, config.generation, arithmetic, seed, monitor)
+            generator = fit_generator(data, config.generation, precision, seed, monitor)
     if not switches:
         return generator, None
     with enough_memory("refinement", _REMEDIES["refinement"]):
-        encoder = fit_encoder(data, generator, config.refinement, arithmetic, seed, monitor, loss)
+        encoder = fit_encoder(data, generator, config.refinement, precision, seed, monitor, loss)
     return generator, encoder
 
 

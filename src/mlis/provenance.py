@@ -15,7 +15,7 @@ import scipy
 import torch
 
 import mlis
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config, hash_of
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.encoder.metric_losses import EmbeddingLoss, load_loss, similarity_loss
@@ -71,7 +71,7 @@ def _code(config: Config) -> list[Any]:
 
 def arithmetic_key(config: Config, device: str | torch.device) -> list[str]:
     """What "auto" comes to here: kind of device, dtypes of weights and of product factors."""
-    found = Arithmetic.of(config.precision, device)
+    found = Precision.of(config.precision, device)
     return [found.device.type, str(found.master), str(found.product)]
 
 
@@ -92,7 +92,7 @@ def loss_identity(config: Config, loss: EmbeddingLoss | None) -> list[str] | Non
 
 def provenance(dataset: GZSLDataset, config: Config, device: str) -> dict[str, Any]:
     """Everything needed to say where a number comes from, as strict JSON."""
-    arithmetic = Arithmetic.of(config.precision, device)
+    precision = Precision.of(config.precision, device)
     return {
         "protocol": PROTOCOL,
         "data": dataset.provenance.name,
@@ -101,8 +101,8 @@ def provenance(dataset: GZSLDataset, config: Config, device: str) -> dict[str, A
         "descriptors": dataset.provenance.descriptors,
         "notes": list(dataset.provenance.notes),
         "config_sha256": config.sha256,
-        "device": str(arithmetic.device),
-        "product_dtype": str(arithmetic.product).removeprefix("torch."),
+        "device": str(precision.device),
+        "product_dtype": str(precision.product).removeprefix("torch."),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {
             "mlis": mlis.__version__,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.encoder.network import Encoder
@@ -64,17 +64,17 @@ def _parted(both: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 def fit_joint(
     data: TrainingTensors,
     config: Config,
-    arithmetic: Arithmetic,
+    precision: Precision,
     seed: int,
     monitor: Monitor,
     loss: EmbeddingLoss | None = None,
 ) -> tuple[FeatureGenerator, Encoder]:
     """Train generator and encoder together, `generation.steps` steps (`schedule="joint"`)."""
-    adversarial = AdversarialTrainer(data, config.generation, arithmetic, seed)
+    adversarial = AdversarialTrainer(data, config.generation, precision, seed)
     refinement = RefinementTrainer(
         data,
         config.refinement,
-        arithmetic,
+        precision,
         seed,
         lambda: adversarial.generator.sampler(data.descriptors),
         loss,

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Config
 from mlis.data.out_of_core.streaming import CHUNK_ROWS
 from mlis.errors import ModelFileError
@@ -210,13 +211,13 @@ def refit(
     Raises:
         ModelFileError: the generator's tensors are not those of the settings.
     """
-    arithmetic = Arithmetic.of("float32", device)
+    precision = Precision.of("float32", device)
     settings = growth.config.classification
     # a copy: NumPy's memory is aligned by chance, and the last bits of a product depend on that
-    vectors = arithmetic.tensor(descriptors).clone()
+    vectors = precision.tensor(descriptors).clone()
     described = normalise_descriptors(vectors, growth.config.preprocessing)
     known = torch.from_numpy(np.ascontiguousarray(seen)).to(device)
-    generator = _generator(growth, described[known], arithmetic)
+    generator = _generator(growth, described[known], precision)
     sampler, rng = (
         generator.sampler(described),
         stream(growth.seed, "classification", device=device),
@@ -243,17 +244,17 @@ def _scaled(growth: Growth, rows: Tensor, device: torch.device) -> Tensor:
     return rows.to(device, torch.float32).mul_(growth.step.to(device)).add_(growth.low.to(device))
 
 
-def _generator(growth: Growth, lenders: Tensor, arithmetic: Arithmetic) -> FeatureGenerator:
+def _generator(growth: Growth, lenders: Tensor, precision: Precision) -> FeatureGenerator:
     """The trained generator; `lenders` are the descriptors of the classes that have rows."""
     settings, held = growth.config.generation, growth.generator
     try:
         predictor = None
         if "ridge.mean" in held:
-            own = {n: arithmetic.tensor(held[f"ridge.{n}"]) for n in _RIDGE}
+            own = {n: precision.tensor(held[f"ridge.{n}"]) for n in _RIDGE}
             predictor = RidgePredictor(settings.ridge_kernel, **own)
         if settings.generator == "ridge":
             assert predictor is not None
-            return _ridge(growth, predictor, lenders, arithmetic.device)
+            return _ridge(growth, predictor, lenders, precision.device)
         (features, hidden), noise = held["to_features"].shape, held["from_noise"].shape[1]
         network = Generator(
             noise,
@@ -261,7 +262,7 @@ def _generator(growth: Growth, lenders: Tensor, arithmetic: Arithmetic) -> Featu
             hidden,
             features,
             std=1.0,
-            arithmetic=arithmetic,
+            precision=precision,
             rng=stream(0, "replaced"),
             signed=growth.signed,
         )

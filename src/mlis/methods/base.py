@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mlis.compute.memory import enough_memory, in_parts
-from mlis.compute.precision import Arithmetic, own_modes
+from mlis.compute.precision import Precision, own_modes
 from mlis.config import Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.stored import StoredRows
@@ -50,8 +50,8 @@ class Job:
 
     def prepare(self, config: Config) -> tuple[FeatureScaler, TrainingTensors]:
         """Scaled features and descriptors on the device, in the settings' precision."""
-        arithmetic = Arithmetic.of(config.precision, self.device)
-        return prepare(self.training, config.preprocessing, arithmetic)
+        precision = Precision.of(config.precision, self.device)
+        return prepare(self.training, config.preprocessing, precision)
 
 
 Trained = TypeVar("Trained", bound=Scorer, covariant=True)

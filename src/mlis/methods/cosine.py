@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.errors import DataError
 from mlis.methods.base import Baseline, CosineScorer, Job
@@ -47,5 +47,5 @@ class SharedSpaceCosine(Baseline[CosineScorer]):
                 f"these features have {images} numbers and the descriptors {texts}"
             )
         for one in self.among(job):
-            arithmetic = Arithmetic.of(one.config.precision, job.device)
-            yield one, CosineScorer(None, arithmetic.tensor(job.training.descriptors))
+            precision = Precision.of(one.config.precision, job.device)
+            yield one, CosineScorer(None, precision.tensor(job.training.descriptors))

@@ -19,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mlis.compute.precision import sum_by_class
+from mlis.compute.class_sums import sum_by_class
 from mlis.config import Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.streaming import CHUNK_ROWS

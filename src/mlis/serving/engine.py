@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.special
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
 from mlis.features.descriptors.class_table import read_words
 from mlis.features.images.decode import ImageError, decode
@@ -307,7 +307,7 @@ def load_engine(
         DataError: the backbone is not that of the training, or the table is damaged.
         SettingsError: no such device, or a package that is needed is not installed.
     """
-    place = Arithmetic.of("float32", device).device
+    place = Precision.of("float32", device).device
     sentences = _sentences(descriptions)
     recognizer = load_model(model, place, growth=changes)
     images = None

@@ -152,7 +152,7 @@ def _find_features(folder: Path) -> Path:
     found = ", ".join(path.name for path in others) or "none"
     raise DataError(
         f"{default}: no such file, and other files with features: {found}. Name the one to use "
-        f"(features_file, --features-file)."
+        f"(features_file, --features)."
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mlis.compute.memory import is_shortage
-from mlis.compute.precision import Arithmetic, own_modes
+from mlis.compute.precision import Precision, own_modes
 from mlis.data.out_of_core.arrays import update_hash
 from mlis.errors import OutOfMemoryError, SettingsError
 
@@ -119,14 +119,14 @@ def load_backbone(
     """
     if precision not in ("auto", "float32", "bfloat16"):
         raise SettingsError(f"precision must be auto, float32 or bfloat16, but got {precision!r}")
-    arithmetic = Arithmetic.of(precision, device)
+    chosen = Precision.of(precision, device)
     if name.startswith("efficientnet-lite"):
         from mlis.features.backbones.efficientnet import EfficientNetLite
 
-        return EfficientNetLite(name, arithmetic)
+        return EfficientNetLite(name, chosen)
     from mlis.features.backbones.transformers_model import VisionModel
 
-    return VisionModel(name, arithmetic, download=download)
+    return VisionModel(name, chosen, download=download)
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -137,9 +137,9 @@ def weights_hash(module: nn.Module) -> str:
     return hasher.hexdigest()
 
 
-def precision_name(arithmetic: Arithmetic) -> str:
+def precision_name(precision: Precision) -> str:
     """`float32` or `bfloat16`."""
-    return str(arithmetic.product).removeprefix("torch.")
+    return str(precision.product).removeprefix("torch.")
 
 
 def run(model: "SupportsBatch", batch: Tensor) -> np.ndarray:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.errors import SettingsError
 from mlis.features.backbones.base import Identity, choose_batch, precision_name, run, weights_hash
 from mlis.features.images import decode
@@ -40,7 +40,7 @@ class EfficientNetLite:
     Raises `SettingsError` where the packages are not installed or hold other weights.
     """
 
-    def __init__(self, name: str, arithmetic: Arithmetic):
+    def __init__(self, name: str, precision: Precision):
         if name not in _SIZES:
             raise SettingsError(f"backbone {name!r}: expected one of {', '.join(_SIZES)}")
         self.pixels: int = _SIZES[name]
@@ -48,9 +48,9 @@ class EfficientNetLite:
         self.identity: Identity = Identity(
             name, weights_hash(net), self._preprocessing(), _POOLING, 1280
         )
-        self.precision: str = precision_name(arithmetic)
+        self.precision: str = precision_name(precision)
         self.enough: int = 2 * round(self.pixels / _CROP)
-        self._device, self._dtype = arithmetic.device, arithmetic.product
+        self._device, self._dtype = precision.device, precision.product
         self.on_cpu: bool = self._device.type == "cpu"
         _fuse(net)
         module: Any = net.to(self._device, self._dtype)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.errors import SettingsError
 from mlis.features.backbones.base import (
     DEFAULT,
@@ -44,21 +44,21 @@ class VisionModel:
 
     Args:
         name: on the hub, or a local folder.
-        arithmetic: device and precision; weights stay float32, products are autocast.
+        precision: device and dtypes; weights stay float32, products are autocast.
         download: whether it may be fetched from the hub.
 
     Raises:
         SettingsError: it cannot be had, is no vision model, or needs what is not installed.
     """
 
-    def __init__(self, name: str, arithmetic: Arithmetic, *, download: bool = True):
+    def __init__(self, name: str, precision: Precision, *, download: bool = True):
         with loading(name, "backbone", "images", DEFAULT):
             source = name if download else on_this_machine(name, "backbone")
             self._net, untrained = _load_model(source)
             self._processor = _load_processor(source)
-        self._device, self._dtype = arithmetic.device, arithmetic.product
+        self._device, self._dtype = precision.device, precision.product
         self.on_cpu: bool = self._device.type == "cpu"
-        self.precision: str = precision_name(arithmetic)
+        self.precision: str = precision_name(precision)
         self._settings = _settings(self._processor)
         self.enough: int | None = _enough(self._settings)
         # the hash is of what was loaded, before its layout changes

@@ -34,9 +34,9 @@ class TextModel:
     """
 
     def __init__(self, name: str = DEFAULT, *, device: str = "auto", download: bool = True):
-        from mlis.compute.precision import Arithmetic
+        from mlis.compute.precision import Precision
 
-        place = str(Arithmetic.of("float32", device).device)
+        place = str(Precision.of("float32", device).device)
         with loading(name, "text model", "text", DEFAULT):
             from sentence_transformers import SentenceTransformer
 
