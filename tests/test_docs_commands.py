@@ -170,7 +170,6 @@ def run(line: str) -> None:
 
 MADE = {  # by the earlier lines of a page, from what the world has
     "README.md": (),
-    "first-steps.md": ("features",),
     "own-data.md": (),
     "use-a-model.md": ("features", "runs"),
 }
@@ -184,7 +183,7 @@ NEVER_COPIED = ("features", "my-data", "runs")
 def test_the_lines_of_a_page_run_in_their_order(
     page: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Each block in the folder that the blocks before it left, but for what it makes anew."""
+    """Each block in the folder that the blocks before it left, except what it makes itself."""
     pair = load_pair(world / "F.mat", world / "S.mat", cache=False)
     for name in ("FLO", "CUB"):
         monkeypatch.setitem(TABLE_1, name, Counts.of(pair))
