@@ -4,16 +4,26 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SHARED := ../shared/data
 
-.PHONY: install demo test test-slow test-lowest test-lowest-extras torture fuzz lint format bench docs pages audit clean
+.PHONY: core install demo test test-slow test-lowest test-lowest-extras torture fuzz lint format bench docs pages audit clean
 
+# pip installs PyTorch, so that a local index or wheel of it is used; uv installs the rest, faster.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+UV  := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
+
+core: $(VENV)/.core
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) torch uv
+	$(UV) -e .
 	touch $@
 
-demo: install
+$(VENV)/.installed: $(VENV)/.core
+	$(UV) -e '.[dev]'
+	touch $@
+
+demo: core
 	$(BIN)/mlis demo -o demo-out
 
 lint: install

@@ -26,8 +26,9 @@ from mlis.evaluation import Evaluation, evaluate
 from mlis.incremental import ExemplarBuffer, add_classes
 from mlis.io.checkpoint import EXEMPLARS, load_exemplars, load_model, save_model
 from mlis.model.recognizer import Recognizer
+from mlis.pipeline import fit
 from mlis.presets import load, own_preset
-from mlis.protocol import fit_and_calibrate, fit_reusing
+from mlis.protocol import fit_and_calibrate
 from mlis.provenance import PROTOCOL
 
 MEASURES = ("U", "S", "H", "T1", "AUSUC")
@@ -35,11 +36,7 @@ LIMIT_POINTS, LIMIT_SECONDS = 1.0, 10.0
 
 
 def without(training: TrainingSplit, held: np.ndarray) -> TrainingSplit:
-    """A training split in which these unseen classes do not exist.
-
-    Its key stays, so that the generator of the whole split is found in the cache folder: it is
-    trained on images and descriptors of seen classes alone, and is the same one.
-    """
+    """A training split in which these unseen classes do not exist."""
     kept = np.setdiff1d(np.arange(len(training.class_names)), held)
     return dataclasses.replace(
         training,
@@ -74,7 +71,7 @@ def models(
     known = load_model(whole)
     if not (part / EXEMPLARS).exists():
         split = without(dataset.for_training(), held)
-        smaller = fit_reusing(split, config, seed=seed, exemplars=True)
+        smaller = fit(split, config, seed=seed, reuse=True, exemplars=True)
         smaller.recognizer.calibration = known.calibration
         save_model(smaller.recognizer, part, smaller.exemplars)
     return known, load_model(part), load_exemplars(part)

@@ -22,7 +22,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
 from mlis.methods.protocol import choose_and_test
 from mlis.methods.registry import METHODS, build_method
-from mlis.protocol import fit_and_calibrate, test_once
+from mlis.protocol import evaluate_on_test, fit_and_calibrate
 from mlis.provenance import provenance
 from mlis.storage.atomic import write_json
 
@@ -39,7 +39,7 @@ def measure(name: str, config: Config, dataset: GZSLDataset, seed: int) -> dict:
     return {
         "method": f"MLIS ({config.refinement.components})",
         "calibration": trained.recognizer.calibration,
-        "test": test_once(trained.recognizer, dataset).to_dict(),
+        "test": evaluate_on_test(trained.recognizer, dataset).to_dict(),
         "seconds": round(trained.seconds, 3),
         "reused": trained.reused,
     }

@@ -23,7 +23,7 @@ import scipy.io
 from report import Rows, markdown, write
 
 from mlis.cli import main as mlis
-from mlis.data.io.flowers import FLOWER_NAMES
+from mlis.data.io.benchmarks import FLOWER_NAMES
 from mlis.evaluation import summarise
 
 HERE = Path(__file__).resolve().parent

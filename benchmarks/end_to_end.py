@@ -38,7 +38,7 @@ def absent(dataset: str, root: Path | None) -> str | None:
 def measure(dataset: str, root: Path | None, seed: int, flags: Sequence[str]) -> dict[str, object]:
     """One row."""
     with tempfile.TemporaryDirectory(prefix="end-to-end-") as place:
-        command = [sys.executable, "-m", "mlis.cli", "fit", dataset, "-o", f"{place}/run"]
+        command = [sys.executable, "-m", "mlis", "fit", dataset, "-o", f"{place}/run"]
         command += ["--data-root", str(root)] if root else []
         command += ["--seeds", str(seed), "--components", "ml+is+sfr", "--json", *flags]
         environment = {**os.environ, "MLIS_CACHE": f"{place}/cache"}

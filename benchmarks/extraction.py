@@ -23,11 +23,11 @@ from paired import seconds
 from PIL import Image
 from report import Rows, markdown, spread, write
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.features.backbones.efficientnet import EfficientNetLite
-from mlis.features.images.batches import MOST_AT_ONCE, model_threads
+from mlis.features.images.embed import MOST_AT_ONCE, model_threads
 from mlis.features.images.extract import extract_folder
-from mlis.features.images.walk import Found, find_images
+from mlis.features.images.files import Found, find_images
 
 
 def draw(folder: Path, count: int) -> None:
@@ -82,7 +82,7 @@ class Turns:
 
 def measure(found: Found, name: str, precision: str, repeats: int) -> dict[str, Any]:
     """Median rates, and the ratio turn by turn."""
-    backbone = EfficientNetLite(name, Arithmetic.of(precision, "auto"))
+    backbone = EfficientNetLite(name, Precision.of(precision, "auto"))
     turns = Turns(found, backbone)
     ways = (turns.extraction, turns.one_by_one, turns.side_by_side)
     for way in ways:

@@ -20,7 +20,7 @@ from report import Rows, markdown, write
 from shapes import SHAPES, Shape, settings, tensors
 from steps import StageOne
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 
 AXES = ("batch", "classes", "descriptor")
@@ -44,8 +44,8 @@ def at(axis: str, value: int, base: str) -> tuple[Shape, Config]:
 
 def fastest_step(shape: Shape, config: Config, precision: str, repeats: int) -> float:
     """Milliseconds of the fastest of several whole steps, after one to warm up."""
-    arithmetic = Arithmetic.of(precision)
-    stage = StageOne(tensors(shape, arithmetic), config, arithmetic)
+    chosen = Precision.of(precision)
+    stage = StageOne(tensors(shape, chosen), config, chosen)
     stage.step()
     return 1e3 * min(seconds(stage.step) for _ in range(repeats))
 

@@ -28,11 +28,11 @@ import torch
 
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, Provenance
-from mlis.data.io.folder import TENSORS, write_words
-from mlis.data.out_of_core.mapped import map_arrays, write_arrays
+from mlis.data.io.folder import TENSORS, load_folder, write_metadata
+from mlis.data.out_of_core.safetensors_file import map_arrays, write_arrays
 from mlis.data.splits import Split
 from mlis.pipeline import fit
-from mlis.protocol import test_once
+from mlis.protocol import evaluate_on_test
 from mlis.storage.atomic import write_json
 
 BLOCK = 1024
@@ -97,7 +97,7 @@ def write_dataset(folder: Path, rows: int, columns: int, classes: int) -> None:
     names = tuple(f"class_{i:05d}" for i in range(classes))
     origin = Provenance("made up", notes=(f"{rows} rows",))
     data = GZSLDataset(mapped["features"], labels, descriptors, names, split, origin)
-    write_words(data, folder)
+    write_metadata(data, folder)
 
 
 def settings(generator: str, steps: int, iterations: int, hidden: int) -> Config:
@@ -122,9 +122,11 @@ def measure(folder: Path, config: Config) -> dict[str, float]:
         row[f"s_{name}"], row[f"MiB_{name}"] = time.perf_counter() - started, peak()
         return result
 
-    data = timed("load", lambda: GZSLDataset.load(folder))
-    recognizer = timed("fit", lambda: fit(data.for_training(), config, seed=0, device="cpu"))
-    row["H"] = timed("test", lambda: test_once(recognizer, data)).H
+    data = timed("load", lambda: load_folder(folder))
+    recognizer = timed(
+        "fit", lambda: fit(data.for_training(), config, seed=0, device="cpu").recognizer
+    )
+    row["H"] = timed("test", lambda: evaluate_on_test(recognizer, data)).H
     return row
 
 

@@ -3,11 +3,11 @@
 from paired import Product
 from shapes import Shape
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 
 
-def of_steps(shape: Shape, config: Config, arithmetic: Arithmetic) -> dict[str, list[Product]]:
+def of_steps(shape: Shape, config: Config, precision: Precision) -> dict[str, list[Product]]:
     """Products of a critic step, a generator step, an encoder step, and a whole step.
 
     All have factors in the product dtype, but for what the metric loss exponentiates: h·hᵀ and the
@@ -17,12 +17,12 @@ def of_steps(shape: Shape, config: Config, arithmetic: Arithmetic) -> dict[str, 
     B, H, D, Z, A = g.batch_size, g.hidden, shape.features, g.noise, shape.descriptor
 
     def p(m: int, k: int, n: int) -> Product:
-        return Product(m, k, n, arithmetic.product)
+        return Product(m, k, n, precision.product)
 
     def fakes(size: int, classes: int) -> list[Product]:
         return [p(classes, A, H), p(size, Z, H), p(size, H, D)]
 
-    K = min(shape.seen, B)  # rows of the descriptors' share
+    K = min(shape.seen, B)  # rows of the class term
     critic = [p(K, A, H), p(2 * B, D, H), p(B, H, D), p(H, 3 * B, D), p(H, K, A)]
     score = [p(K, A, H), p(B, D, H), p(B, H, D)]
     generator = [*fakes(B, K), *score, p(B, D, H), p(D, B, H), p(H, B, Z), p(H, K, A)]
@@ -33,7 +33,7 @@ def of_steps(shape: Shape, config: Config, arithmetic: Arithmetic) -> dict[str, 
     N, E = real + made, r.hidden
     encoder = [*fakes(made, C), p(N, D, E), p(E, N, D)]
     encoder += [p(N, E, C), p(C, N, E), p(N, C, E)]  # the head, forward and backward
-    exact = arithmetic.master
+    exact = precision.master
     encoder += [Product(P, A, P, exact), Product(real, E, real, exact), p(real, real, E)]
 
     rounds = g.critic_steps

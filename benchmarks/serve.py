@@ -62,7 +62,7 @@ def recognizer(num_features: int, backbone: str | None) -> Recognizer:
 
     sources = {}
     if backbone is not None:
-        from mlis.features.backbones.base import load_backbone
+        from mlis.features.backbones import load_backbone
 
         sources = {"backbone": load_backbone(backbone, device="cpu").identity.to_dict()}
     return Recognizer(
@@ -102,7 +102,7 @@ def image_case() -> Case:
 @contextlib.contextmanager
 def served(model: Path, flags: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Host and port of a server of a model."""
-    command = [sys.executable, "-m", "mlis.cli", "serve", str(model), "--port", "0", "--no-page"]
+    command = [sys.executable, "-m", "mlis", "serve", str(model), "--port", "0", "--no-page"]
     process = subprocess.Popen(
         [*command, "--rate", "0", *flags], stdout=subprocess.PIPE, text=True, env=os.environ
     )

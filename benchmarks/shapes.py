@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from mlis import presets
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config, resolve
 from mlis.model.preprocessing import TrainingTensors
 
@@ -45,7 +45,7 @@ def settings(name: str, **changes: object) -> Config:
     return resolve(presets.load(name), paper, changes)
 
 
-def tensors(shape: Shape, arithmetic: Arithmetic, seed: int = 0) -> TrainingTensors:
+def tensors(shape: Shape, precision: Precision, seed: int = 0) -> TrainingTensors:
     """Random non-negative features and unit descriptors of that shape."""
     rng = torch.Generator().manual_seed(seed)
     classes = shape.seen + shape.unseen
@@ -58,9 +58,9 @@ def tensors(shape: Shape, arithmetic: Arithmetic, seed: int = 0) -> TrainingTens
     x = torch.rand((shape.rows, shape.features), generator=rng)
     descriptors = torch.rand((classes, shape.descriptor), generator=rng)
     return TrainingTensors(
-        x=arithmetic.tensor(x),
-        y=y.to(arithmetic.device),
-        descriptors=arithmetic.tensor(torch.nn.functional.normalize(descriptors, dim=1)),
-        seen=torch.arange(shape.seen, device=arithmetic.device),
-        unseen=torch.arange(shape.seen, classes, device=arithmetic.device),
+        x=precision.tensor(x),
+        y=y.to(precision.device),
+        descriptors=precision.tensor(torch.nn.functional.normalize(descriptors, dim=1)),
+        seen=torch.arange(shape.seen, device=precision.device),
+        unseen=torch.arange(shape.seen, classes, device=precision.device),
     )

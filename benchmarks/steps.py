@@ -19,11 +19,10 @@ from report import Rows, markdown, spread, write
 from shapes import SHAPES, Shape, settings, tensors
 from textbook import TextbookStageOne
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.data.samplers import uniform_rows
 from mlis.encoder.trainer import RefinementTrainer
-from mlis.generators.wgan_gp.losses import critic_backward, generator_backward
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors
@@ -36,12 +35,18 @@ Step = Callable[[], object]
 class StageOne:
     """Our stage 1 with one step of each part by itself, as the trainers take it."""
 
-    def __init__(self, data: TrainingTensors, config: Config, arithmetic: Arithmetic):
-        self.adversarial = AdversarialTrainer(data, config.generation, arithmetic, seed=0)
+    def __init__(self, data: TrainingTensors, config: Config, precision: Precision):
+        self.adversarial = AdversarialTrainer(data, config.generation, precision, seed=0)
         self.refinement = RefinementTrainer(
-            *(data, config.refinement, arithmetic, 0),
+            *(data, config.refinement, precision, 0),
             lambda: self.adversarial.generator.sampler(data.descriptors),
         )
+
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Row numbers, labels and noise of one batch."""
+        t = self.adversarial
+        rows = uniform_rows(len(t.labels), t.settings.batch_size, t.rng)
+        return rows, t.labels[rows], self._noise(t.settings.noise, torch.randn)
 
     def _noise(self, width: int, draw: Callable[..., torch.Tensor]) -> torch.Tensor:
         trainer = self.adversarial
@@ -50,24 +55,14 @@ class StageOne:
 
     def critic_step(self) -> None:
         t = self.adversarial
-        rows = uniform_rows(len(t.labels), t.settings.batch_size, t.rng)
-        labels, descriptors, base = t.own_classes(t.labels[rows])
-        z = self._noise(t.settings.noise, torch.randn)
+        rows, labels, z = self._batch()
         with torch.no_grad():
-            share, factors = t.network.share(descriptors, t.scratch), t.network.factors(t.scratch)
-            fake = t.network(z, share, labels, base, factors)
-        alpha = self._noise(1, torch.rand)
-        penalty, real = t.settings.penalty, t.data.x[rows]
-        critic_backward(t.critic, real, fake, labels, descriptors, alpha, penalty, t.scratch)
-        t.adam_critic.step()
+            fake = t.generate(z, labels)
+        t.critic_step(t.data.x[rows], fake, labels, self._noise(1, torch.rand))
 
     def generator_step(self) -> None:
-        t = self.adversarial
-        rows = uniform_rows(len(t.labels), t.settings.batch_size, t.rng)
-        labels, descriptors, base = t.own_classes(t.labels[rows])
-        z = self._noise(t.settings.noise, torch.randn)
-        generator_backward(t.network, t.critic, z, labels, descriptors, base, t.scratch)
-        t.adam_generator.step()
+        _, labels, z = self._batch()
+        self.adversarial.generator_step(z, labels)
 
     def step(self) -> None:
         """Five critic updates, one of the generator, one of the encoder."""
@@ -78,8 +73,8 @@ class StageOne:
 def measure(name: str, precision: str, repeats: int, profiled: bool = False) -> Rows:
     """All rows of one shape of stage 1."""
     shape, config = SHAPES[name], settings(name)
-    fast = Arithmetic.of(precision)
-    textbook = Arithmetic.of("float32", fast.device)
+    fast = Precision.of(precision)
+    textbook = Precision.of("float32", fast.device)
     ours = StageOne(tensors(shape, fast), config, fast)
     theirs = TextbookStageOne(tensors(shape, textbook), config)
     rows = ours.refinement.sampler.draw(ours.refinement.batches)
@@ -116,7 +111,7 @@ def beside_products(
 def inference(name: str, repeats: int, rows: int = 8 * BATCH) -> dict[str, object]:
     """From features to classes: one fused pass, against scaler, encoder and classifier in turn."""
     shape, hidden = SHAPES[name], settings(name).refinement.hidden
-    device = Arithmetic.of("float32").device
+    device = Precision.of("float32").device
     recognizer = untrained(shape, hidden).to(device)
     x = torch.rand(rows, shape.features, device=device)
     times = paired(lambda: recognizer.predict(x), lambda: textbook_predict(recognizer, x), repeats)

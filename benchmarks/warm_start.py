@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mlis import presets
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config, resolve
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
@@ -49,8 +49,8 @@ def curve(
 ) -> Iterator[dict[str, float | int]]:
     """Measures after each number of steps; step 0 of a warm start is the ridge generator."""
     training, held_out = split
-    arithmetic = Arithmetic.of(config.precision)
-    scaler, data = prepare(training, config.preprocessing, arithmetic)
+    precision = Precision.of(config.precision)
+    scaler, data = prepare(training, config.preprocessing, precision)
 
     def measures(generator: FeatureGenerator, step: int, seconds: float):
         recognizer = recognizer_of(training, scaler, data, generator, None, config, seed)
@@ -61,7 +61,7 @@ def curve(
 
     if config.generation.generator_init == "ridge":
         yield measures(fit_ridge(data, config.generation), 0, 0.0)
-    trainer = AdversarialTrainer(data, config.generation, arithmetic, seed)
+    trainer = AdversarialTrainer(data, config.generation, precision, seed)
     seconds, done = 0.0, 0
     for target in steps:
         started = time.perf_counter()

@@ -1,9 +1,8 @@
-"""A class that nobody photographed: train on animals, recognise another by its description.
+"""Train on some animals and recognise an unseen one, the zebra, from its description.
 
-Yet another one is described after the training is over, and added without the photographs.
+A further class, the hippo, is added after training, from its description and without images.
 
-The "photographs" are drawn here from a known law, so that the answer is known: each animal's
-features are its attributes mixed by a fixed matrix, plus noise.
+Features are simulated: each animal's attributes mixed by a fixed matrix, plus noise.
 """
 
 import numpy as np
@@ -22,7 +21,7 @@ ATTRIBUTES = {  # stripes, hooves, long neck, lives in water, spots, mane
     "zebra": [1, 1, 0, 0, 0, 1],  # never seen
 }
 UNSEEN = {"zebra"}
-LATER = {"hippo": [0, 1, 0, 1, 0, 0]}  # nobody thinks of it before the training is over
+LATER = {"hippo": [0, 1, 0, 1, 0, 0]}  # described only after training
 MIX = np.random.default_rng(0).random((6, 64))
 
 

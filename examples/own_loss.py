@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mlis import Config, fit
-from mlis.data.letters.render import Rendering, load_letters
+from mlis.data.letters.dataset import Rendering, load_letters
 from mlis.evaluation import evaluate
 
 
@@ -27,7 +27,7 @@ def main() -> None:
         }
     )
     for name, loss in (("circle", None), ("push_apart", push_apart)):
-        recognizer = fit(training, settings, seed=0, loss=loss)
+        recognizer = fit(training, settings, seed=0, loss=loss).recognizer
         found = evaluate(
             recognizer.scores(held_out.features),
             held_out.labels,

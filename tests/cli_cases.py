@@ -11,6 +11,7 @@ import pytest
 
 from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.folder import save_dataset
 
 SEEN, UNSEEN, FEATURES = 9, 3, 16
 NAMES = tuple(f"kind {i}" for i in range(SEEN + UNSEEN))
@@ -43,7 +44,7 @@ def small_dataset(seed: int = 0, name: str = "small") -> GZSLDataset:
 
 def save_small(folder: Path, **changes) -> Path:
     """Save the small dataset to `folder`, and return it."""
-    small_dataset(**changes).save(folder)
+    save_dataset(small_dataset(**changes), folder)
     return folder
 
 
@@ -82,5 +83,5 @@ def environment() -> dict[str, str]:
 
 def start(*arguments: str | Path, **options) -> subprocess.Popen:
     """Start `mlis` in a process of its own."""
-    command = [sys.executable, "-m", "mlis.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "mlis", *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), **options)

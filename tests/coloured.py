@@ -8,12 +8,12 @@ from PIL import Image
 
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
-from mlis.features.backbones.base import Identity
+from mlis.features.backbones.base import BackboneSpec
 from mlis.features.build import build
-from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe
 from mlis.features.images.extract import extract
-from mlis.features.images.walk import find_images
+from mlis.features.images.files import find_images
 from mlis.incremental import ExemplarBuffer
 from mlis.model.recognizer import Recognizer
 from mlis.protocol import fit_and_calibrate
@@ -49,7 +49,7 @@ class Colours:
     batch, enough, precision, on_cpu = 3, None, "float32", True
 
     def __init__(self, weights: str = "one", name: str = "colours"):
-        self.identity = Identity(name, weights, "resize", "none", 12)
+        self.identity = BackboneSpec(name, weights, "resize", "none", 12)
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         return np.asarray(image.resize((2, 2), Image.Resampling.BOX))
@@ -87,7 +87,7 @@ def coloured_dataset(folder: Path) -> GZSLDataset:
     rows = [f"{row},{'unseen' if row.split(',')[0] in UNSEEN else 'seen'}" for row in rows]
     (folder / "classes.csv").write_text("\n".join([f"{head},split", *rows]) + "\n")
     found = extract(find_images(folder / "pictures"), Colours(), folder / "features").images
-    return build(found, describe(read_words(folder / "classes.csv"), None), name="coloured")
+    return build(found, describe(read_descriptions(folder / "classes.csv"), None), name="coloured")
 
 
 def coloured_model(folder: Path) -> tuple[Recognizer, ExemplarBuffer | None]:

@@ -7,18 +7,19 @@ from typing import Any
 
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.folder import save_dataset
 from mlis.experiments.budget import QUICK_OPTIONS, Budget
 from mlis.experiments.source import Source
 from mlis.experiments.store import Row
 from mlis.experiments.tasks import Task
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 from simulated import small, tiny
 
 
 def saved(folder: Path, data: GZSLDataset | None = None, **provenance: Any) -> Path:
     """Save a dataset, by default the tiny one, to a folder."""
     data = data or tiny()
-    replace(data, provenance=replace(data.provenance, **provenance)).save(folder)
+    save_dataset(replace(data, provenance=replace(data.provenance, **provenance)), folder)
     return folder
 
 
@@ -56,7 +57,7 @@ def numbers(row: Row | None) -> list[Any]:
     return [row.key, row.protocol, row.test, row.validation, row.calibration, row.chosen]
 
 
-class Heard(Monitor):
+class Heard(Callback):
     """Remembers which stages took how many steps, under which titles; stops one if told to."""
 
     def __init__(self, stop: tuple[str, str, int] | None = None):
@@ -64,14 +65,14 @@ class Heard(Monitor):
         self._stop = stop
         self._title = ""
 
-    def __call__(self, title: str) -> Monitor:
+    def __call__(self, title: str) -> Callback:
         heard = Heard(self._stop)
         heard._title, heard.steps = title, self.steps
         return heard
 
-    def started(self, stage: str, step: int, total: int) -> None:
+    def on_start(self, stage: str, step: int, total: int) -> None:
         self.steps.setdefault(self._title, {})[stage] = total - step
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
+    def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
         if self._stop and (self._title, stage) == self._stop[:2] and step >= self._stop[2]:
             raise KeyboardInterrupt

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from cli_cases import NAMES, small_dataset
 from mlis.data.io.feature_folder import ImageFeatures, read_feature_folder, write_feature_folder
-from mlis.data.io.folder import load_folder
+from mlis.data.io.folder import load_folder, save_dataset
 from mlis.features.descriptors.describe import Descriptors, read_descriptors, write_descriptors
 from mlis.io.checkpoint import load_exemplars, load_model
 from mlis.io.hub import save_pretrained
@@ -49,7 +50,7 @@ def load_pretrained(folder: Path) -> tuple[str, ...]:
 
 
 def dataset(version: int) -> Save:
-    return small_dataset(seed=version).save
+    return partial(save_dataset, small_dataset(seed=version))
 
 
 def features(version: int) -> Save:

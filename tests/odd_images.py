@@ -129,7 +129,7 @@ def bad() -> dict[str, tuple[bytes, str]]:
     noisy = encoded(Image.fromarray(noise), "JPEG")
     unknown = np.array([[-4.0, 1e6]], dtype=np.float32)
     return {
-        "empty.jpg": (b"", "zero bytes"),
+        "empty.jpg": (b"", "empty file"),
         "truncated.jpg": (noisy[: len(noisy) // 2], "truncated"),
         "truncated.png": (png[: len(png) // 2], "truncated"),
         "only-header.jpg": (jpeg[:20], "truncated"),
@@ -139,7 +139,7 @@ def bad() -> dict[str, tuple[bytes, str]]:
         "bomb.png": (bomb(30_000, 30_000), "bomb"),
         "wide-bomb.png": (bomb(2_000_000_000, 1), "bomb"),
         "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
-        "float-range.tif": (encoded(Image.fromarray(unknown), "TIFF"), "nothing says"),
+        "float-range.tif": (encoded(Image.fromarray(unknown), "TIFF"), "unknown white level"),
         "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     }
 

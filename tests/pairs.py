@@ -9,7 +9,7 @@ from mlis.data.dataset import TrainingSplit
 from mlis.incremental import ExemplarBuffer, add_classes, remove_classes, rename_classes
 from mlis.io.checkpoint import load_exemplars, load_model, save_model
 from mlis.model.recognizer import Recognizer
-from mlis.pipeline import fit_with_exemplars
+from mlis.pipeline import fit
 
 
 class Pair(NamedTuple):
@@ -32,8 +32,11 @@ class Pair(NamedTuple):
         return getattr(self.recognizer, name)
 
 
-def trained_pair(training: TrainingSplit, config: Config, **options: Any) -> Pair:
-    return Pair(*fit_with_exemplars(training, config, **options))
+def trained_pair(
+    training: TrainingSplit, config: Config, *, exemplars: bool = True, **options: Any
+) -> Pair:
+    trained = fit(training, config, exemplars=exemplars, **options)
+    return Pair(trained.recognizer, trained.exemplars)
 
 
 def loaded_pair(folder: Path) -> Pair:

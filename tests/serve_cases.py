@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from mlis.data.dataset import GZSLDataset
-from mlis.features.backbones.base import Identity
+from mlis.features.backbones.base import BackboneSpec
 from mlis.model.recognizer import Recognizer, replace
 from mlis.serving.app import create_app
 from mlis.serving.descriptions import Describer
@@ -34,7 +34,7 @@ UNSEEN = ("grey", "pink")
 class MeanColours:
     """An image model that is quick: mean and spread of red, green and blue in each quarter."""
 
-    identity = Identity("mean-colours", "0", "{}", "mean", 24)
+    identity = BackboneSpec("mean-colours", "0", "{}", "mean", 24)
     precision, batch, enough, on_cpu = "float32", 4, 16, True
 
     def prepare(self, image: Image.Image) -> np.ndarray:

@@ -18,9 +18,9 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.estimator import MLISClassifier
 from mlis.evaluation import Evaluation, evaluate
-from mlis.features.descriptors.additions import describe_like
-from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
+from mlis.features.descriptors.new_classes import describe_like
 from mlis.image_classifier import ImageClassifier
 from mlis.incremental.exemplar_buffer import refit
 from mlis.io.checkpoint import EXEMPLARS, RECORD, load_exemplars, load_model, save_model
@@ -57,7 +57,6 @@ def without(dataset: GZSLDataset, held: np.ndarray):
         class_names=tuple(training.class_names[i] for i in kept),
         seen_mask=training.seen_mask[kept],
         class_ids=training.class_ids[kept],
-        key=f"{training.key}, some held back",
     )
 
 
@@ -105,7 +104,7 @@ def test_added_classes_are_recognised_as_if_known_from_the_start(generator, tmp_
             "classification": {"synthetic_per_unseen": 60, "calibration": 0.5},
         }
     )
-    known = measured(fit(data.for_training(), config, device="cpu"), data)
+    known = measured(fit(data.for_training(), config, device="cpu").recognizer, data)
     trained_pair(without(data, held), config, device="cpu").save(tmp_path)
     names = [data.class_names[i] for i in held]
     grown = loaded_pair(tmp_path).add(names, data.descriptors[held])
@@ -361,7 +360,7 @@ bee,bead,6,yes,30%
 
 def words_record(tmp_path: Path) -> tuple[dict, np.ndarray]:
     (tmp_path / "train.csv").write_text(WORDS)
-    made = describe(read_words(tmp_path / "train.csv"), Letters(), weight=0.3)
+    made = describe(read_descriptions(tmp_path / "train.csv"), Letters(), weight=0.3)
     return json.loads(json.dumps(record_of(made))), made.vectors
 
 
@@ -471,11 +470,11 @@ def test_wrong_use_writes_nothing(colours, model, tmp_path, capsys):
     place, new = tmp_path / "model", tmp_path / "new"
     cases = [
         (("add-classes", place, table, "-o", new), "names already: red, green"),
-        (("add-classes", place, table, "-o", tmp_path / "numbers"), "replace it with --force"),
-        (("add-classes", place, tmp_path, "-o", new), "is a folder, whose attributes"),
+        (("add-classes", place, table, "-o", tmp_path / "numbers"), "--force"),
+        (("add-classes", place, tmp_path, "-o", new), "got a folder, whose attributes"),
         (("add-classes", tmp_path / "numbers", tmp_path / "v.npy", "-o", new), "--names"),
         (("add-classes", place, tmp_path / "absent.csv", "-o", new), "absent.csv"),
-        (("rename-classes", place, "red", "-o", new), "name pairs OLD NEW"),
+        (("rename-classes", place, "red", "-o", new), "expected pairs OLD NEW"),
         (("remove-classes", place, "Red", "-o", new), "Did you mean 'red'"),
         (("classes", tmp_path), "no saved model"),
     ]
@@ -490,7 +489,7 @@ def test_fit_says_how_large_the_exemplar_buffer_is(small_folder, tmp_path, capsy
     out = printed(capsys, "fit", small_folder, "-o", tmp_path / "run", *QUICK)
     model = tmp_path / "run/seed-0/ml+is+sfr/model"
     size = (model / EXEMPLARS).stat().st_size / 2**20
-    assert f"exemplars.safetensors, for `mlis add-classes`: {size:.1f} MiB a model" in out
+    assert f"exemplars.safetensors, for `mlis add-classes`: {size:.1f} MiB per model" in out
     assert (
         main(["fit", str(small_folder), "-o", str(tmp_path / "bare"), *QUICK, "--no-growth"]) == 0
     )

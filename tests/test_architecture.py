@@ -56,7 +56,7 @@ def test_public_names_exist():
 
 def test_a_training_split_has_no_place_for_test_rows():
     names = {field.name for field in dataclasses.fields(TrainingSplit)}
-    expected = {"features", "labels", "descriptors", "class_names", "seen_mask", "class_ids", "key"}
+    expected = {"features", "labels", "descriptors", "class_names", "seen_mask", "class_ids"}
     assert names == expected
     data = tiny()
     training = data.for_training()
@@ -85,8 +85,8 @@ def test_test_rows_may_be_noise(generator):
     pairs = [(data.for_training(), other.for_training())]
     pairs.append((data.for_validation()[0], other.for_validation()[0]))
     for ours, theirs in pairs:
-        one = fit(ours, config, seed=2, device="cpu")
-        two = fit(theirs, config, seed=2, device="cpu")
+        one = fit(ours, config, seed=2, device="cpu").recognizer
+        two = fit(theirs, config, seed=2, device="cpu").recognizer
         for a, b in (
             (one.preprocessing.shift, two.preprocessing.shift),
             (one.preprocessing.factor, two.preprocessing.factor),

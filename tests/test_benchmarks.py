@@ -26,7 +26,7 @@ import suite
 from products import of_steps
 from shapes import SHAPES, settings, tensors
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 
 CASES = ["critic step", "generator step", "encoder step", "stage-1 step"]
 FACTS = {"machine", "cpu_flags", "cores", "threads", "torch", "mlis", "date", "command", "rows"}
@@ -62,9 +62,9 @@ def test_steps_are_timed_beside_the_textbook_and_the_products(tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_the_products_listed_are_those_that_a_step_does(case, batch):
     """Six seen classes: more and fewer than samples in a batch."""
-    arithmetic = Arithmetic.of("float32", "cpu")
+    precision = Precision.of("float32", "cpu")
     config = settings("tiny").replace({"generation": {"batch_size": batch}})
-    stage = steps.StageOne(tensors(SHAPES["tiny"], arithmetic), config, arithmetic)
+    stage = steps.StageOne(tensors(SHAPES["tiny"], precision), config, precision)
     step = {
         "critic step": stage.critic_step,
         "generator step": stage.generator_step,
@@ -73,12 +73,12 @@ def test_the_products_listed_are_those_that_a_step_does(case, batch):
     }[case]
     with FlopCounterMode(display=False) as counter:
         step()
-    listed = of_steps(SHAPES["tiny"], config, arithmetic)[case]
+    listed = of_steps(SHAPES["tiny"], config, precision)[case]
     assert sum(product.operations for product in listed) == counter.get_total_flops()
 
 
 def test_only_what_a_loss_exponentiates_is_multiplied_in_the_master_dtype():
-    mixed = Arithmetic.of("bfloat16", "cpu")
+    mixed = Precision.of("bfloat16", "cpu")
     products = of_steps(SHAPES["tiny"], settings("tiny"), mixed)
     exact = {(p.m, p.k, p.n) for p in products["stage-1 step"] if p.dtype == mixed.master}
     assert exact == {(12, 10, 12), (4, 5, 4)}  # h·hᵀ of 4 classes × 3 samples, and a·aᵀ
@@ -86,7 +86,7 @@ def test_only_what_a_loss_exponentiates_is_multiplied_in_the_master_dtype():
 
 def test_both_ways_of_inference_predict_the_same():
     recognizer = steps.untrained(SHAPES["FLO"], 16)
-    x = tensors(SHAPES["FLO"], Arithmetic.of("float32", "cpu")).x[:64]
+    x = tensors(SHAPES["FLO"], Precision.of("float32", "cpu")).x[:64]
     assert recognizer.predict(x).tolist() == steps.textbook_predict(recognizer, x).tolist()
 
 

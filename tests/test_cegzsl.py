@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Config
 from mlis.errors import DivergenceError
 from mlis.methods import cegzsl
 from mlis.methods.cegzsl import CEGZSL, Comparator, EmbeddingTrainer, PairScores, instance_loss
 from mlis.model.preprocessing import prepare
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 from simulated import linear_world, small, tiny
 
-DOUBLE = Arithmetic.of("float64", "cpu")
+DOUBLE = Precision.of("float64", "cpu")
 RIDGE = {"generation": {"generator": "ridge"}}
 SIZES = {"embedding": 11, "projection": 5, "hidden": 7, "batch_size": 14}
 
@@ -186,15 +187,15 @@ def test_another_seed_is_another_embedding():
     assert not torch.equal(one.refiner.weight, two.refiner.weight)
 
 
-def test_the_monitor_hears_of_both_losses_and_divergence_is_named():
+def test_callbacks_are_told_both_losses_and_divergence_is_named():
     heard = []
 
-    class Ears(Monitor):
-        def report(self, stage, step, total, values):
-            heard.append((stage, step, total, sorted(values)))
+    class Ears(Callback):
+        def on_step(self, stage, step, total, losses):
+            heard.append((stage, step, total, sorted(losses)))
 
     training = tiny().for_training()
-    settings().fit(training, device="cpu", monitor=Ears())
+    settings().fit(training, device="cpu", callbacks=[Ears()])
     assert heard[-1] == ("cegzsl", 3, 3, ["class", "instance"])
     with pytest.raises(DivergenceError, match="cegzsl diverged"):
         settings(learning_rate=1e30, steps=20).fit(training, device="cpu")
@@ -205,16 +206,16 @@ def test_it_learns():
     data = linear_world(noise=0.15)
     heard = []
 
-    class Ears(Monitor):
-        def report(self, stage, step, total, values):
-            heard.append(dict(values))
+    class Ears(Callback):
+        def on_step(self, stage, step, total, losses):
+            heard.append(dict(losses))
 
     config = Config(precision="float32").replace(
         {"generation": {"generator": "ridge"}, "classification": {"synthetic_per_unseen": 40}}
     )
     sizes = {"embedding": 64, "projection": 16, "hidden": 32, "batch_size": 128}
     baseline = CEGZSL(config, steps=120, learning_rate=2e-3, **sizes)
-    recognizer = baseline.fit(data.for_training(), device="cpu", monitor=Ears())
+    recognizer = baseline.fit(data.for_training(), device="cpu", callbacks=[Ears()])
     assert heard[-1]["class"] < 0.5 * heard[0]["class"]
     assert heard[-1]["instance"] < 0.8 * heard[0]["instance"]
     test = data.for_testing()

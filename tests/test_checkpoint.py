@@ -75,7 +75,7 @@ def test_round_trip_is_exact(components, precision, tmp_path):
         preprocessing={"feature_transform": "sqrt"},
         classification={"calibration": -0.7},
     )
-    original = fit(DATA.for_training(), config, device="cpu")
+    original = fit(DATA.for_training(), config, device="cpu").recognizer
     save_model(original, tmp_path)
     loaded = load_model(tmp_path)
     assert_same(original, loaded)

@@ -236,7 +236,7 @@ def test_stage_two_is_never_handed_a_descriptor():
 
 def test_predictions_do_not_read_descriptors():
     data = tiny()
-    recognizer = fit(data.for_training(), small(), device="cpu")
+    recognizer = fit(data.for_training(), small(), device="cpu").recognizer
     noise = np.random.default_rng(0).random(recognizer.descriptors.shape)
     changed = replace(recognizer, descriptors=noise)
     np.testing.assert_array_equal(recognizer.scores(data.features), changed.scores(data.features))

@@ -13,6 +13,8 @@ from cli_cases import (
     QUICK,
     environment,
     one_line_error,
+    printed,
+    refused,
     save_small,
     start,
 )
@@ -27,6 +29,7 @@ from mlis.errors import DivergenceError, MlisError
         ["--version"],
         ["fit", "--help"],
         ["predict", "--help"],
+        ["report", "--help"],
         ["fit", "FLO", "--gamma", "16", "--dry-run"],
         ["fit", "--nonsense"],
     ],
@@ -48,12 +51,22 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"mlis {mlis.__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["fit", "evaluate", "predict", "data", "demo"])
-def test_every_command_has_help(command, capsys):
-    assert main(["--help"]) == 0
-    assert re.search(rf"^    {command} ", capsys.readouterr().out, re.MULTILINE)
-    assert main([command, "--help"]) == 0
-    assert f"usage: mlis {command}" in capsys.readouterr().out
+def test_every_command_has_help(capsys):
+    commands = re.findall(r"^    ([a-z-]+)(?: |$)", printed(capsys, "--help"), re.MULTILINE)
+    assert {"fit", "evaluate", "predict", "data", "demo", "rename-classes"} <= set(commands)
+    for command in commands:
+        assert f"usage: mlis {command}" in printed(capsys, command, "--help")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["fit letters", "demo", "data convert letters", "features text DATA", "reproduce table1"],
+)
+def test_output_must_be_a_folder_that_can_be_written(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for output, said in (("file", "is a file"), ("file/below", "cannot be written")):
+        assert said in refused(capsys, *command.split(), "-o", tmp_path / output)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +86,7 @@ def test_every_command_has_help(command, capsys):
         (["data", "info", "absent"], "absent: neither a dataset folder nor one of"),
         (["evaluate", "absent"], "no saved model: absent is not there"),
         (["predict", "absent", "x.npy"], "no saved model: absent is not there"),
-        (["demo", "--seed", "-1"], "--seed must be ≥ 0"),
+        (["demo", "--seed", "-1"], "--seed: expected a whole number ≥ 0"),
     ],
 )
 def test_wrong_use_is_one_line_and_code_2(arguments, said, capsys, tmp_path, monkeypatch):

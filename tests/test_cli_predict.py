@@ -16,7 +16,7 @@ from mlis.cli import main
 from mlis.errors import ModelFileError
 from mlis.io.checkpoint import load_model
 from mlis.io.hub import from_pretrained
-from mlis.storage.atomic import sealed, unsealed
+from mlis.storage.atomic import with_checksum, without_checksum
 
 X = small_dataset().features[:40]
 
@@ -174,11 +174,11 @@ def test_a_dataset_folder_in_pieces(model, small_folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "array", "said"),
     [
-        ("x.npy", X[:, :-1], "has 15 features a row, but"),
+        ("x.npy", X[:, :-1], "15 features per row, expected 16"),
         ("x.npy", X[0], "expected features of shape (images, numbers)"),
         ("x.npy", X[:0], "expected features of shape (images, numbers)"),
         ("x.npy", X.astype(complex), "but got complex"),
-        ("x.npy", np.where(np.arange(40)[:, None] == 7, np.nan, X), "row 7 holds NaN or infinity"),
+        ("x.npy", np.where(np.arange(40)[:, None] == 7, np.nan, X), "row 7 contains NaN"),
         ("x.npy", np.array([[object()]]), "x.npy"),
     ],
     ids=["size", "one row", "no rows", "complex", "NaN", "objects"],
@@ -196,10 +196,10 @@ def test_features_that_do_not_fit(model, name, array, said, tmp_path, capsys):
     [
         (["MODEL", "absent.npy"], "absent.npy"),
         (["MODEL", "x.txt"], "expected a .npy, .npz, .csv, .parquet or .mat file"),
-        (["MODEL", "x.npy", "--top-k", "0"], "--top-k must be at least 1"),
-        (["MODEL", "x.npy", "-o", "p.txt"], "name a .csv or .jsonl file"),
-        (["MODEL", "x.npy", "-o", "absent/p.csv"], "name a file in a folder that exists"),
-        (["MODEL", "x.npy", "-o", ".", "--format", "csv"], "name a file in a folder"),
+        (["MODEL", "x.npy", "--top-k", "0"], "--top-k: expected a whole number ≥ 1"),
+        (["MODEL", "x.npy", "-o", "p.txt"], "expected a .csv or .jsonl file"),
+        (["MODEL", "x.npy", "-o", "absent/p.csv"], "no folder absent"),
+        (["MODEL", "x.npy", "-o", ".", "--format", "csv"], "got a folder"),
         (["x.npy", "x.npy"], "no saved model"),
     ],
 )
@@ -216,8 +216,8 @@ def test_python_takes_a_run_as_the_command_line_does(run, model):
 def test_a_run_with_several_models_asks_which(run, features, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    record = unsealed(json.loads((copy / "run.json").read_text()))
-    (copy / "run.json").write_text(json.dumps(sealed(record | {"seeds": [0, 1]})))
+    record = without_checksum(json.loads((copy / "run.json").read_text()))
+    (copy / "run.json").write_text(json.dumps(with_checksum(record | {"seeds": [0, 1]})))
     shutil.copytree(copy / "seed-0", copy / "seed-1")
     line = failure(capsys, copy, features)
     assert "has 2 models" in line

@@ -22,10 +22,10 @@ from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
 from mlis.experiments.ray_engine import RayEngine
 from mlis.experiments.ray_worker import work
 from mlis.experiments.tasks import BASELINES
-from mlis.features.backbones.base import Identity
+from mlis.features.backbones.base import BackboneSpec
 from mlis.features.images import ray_shards
 from mlis.features.images.extract import extract_folder
-from mlis.features.images.walk import find_images
+from mlis.features.images.files import find_images
 from mlis.storage.locks import lock_folder
 from pretend_ray import PretendRay, echo
 from simulated import tiny
@@ -224,7 +224,7 @@ class Colours:
     """A backbone whose features are the mean colours of an image."""
 
     batch, enough, precision, on_cpu = 3, None, "float32", True
-    identity = Identity("colours", "one", "mean", "none", 3)
+    identity = BackboneSpec("colours", "one", "mean", "none", 3)
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         return np.asarray(image.resize((1, 1), Image.Resampling.BOX))
@@ -304,15 +304,15 @@ def test_wrong_use_is_one_line(tmp_path, capsys):
     experiment = ("reproduce", "table3", "--datasets", data, *out)
     images = ("features", "images", tmp_path, "-o", "out")
     for command in (experiment, images):
-        assert "--cores has no meaning without" in refused(capsys, *command, "--cores", "2")
+        assert "--cores: not allowed without" in refused(capsys, *command, "--cores", "2")
         for flags, problem in (
             (("--cores", "0"), "expected cores ≥ 1"),
             (("--device", "cuda:1"), "Ray chooses which GPU"),
         ):
             assert problem in refused(capsys, *command, "--engine", "ray", *flags)
     said = refused(capsys, *experiment, "--engine", "ray", "--jobs", "2")
-    assert "--jobs has no meaning" in said
-    assert "use --cores" in refused(capsys, *images, "--engine", "ray", "--workers", "2")
+    assert "--jobs: not allowed" in said
+    assert "--cores" in refused(capsys, *images, "--engine", "ray", "--workers", "2")
     assert main(["reproduce", "table3", "-o", "x", "--engine", "dask"]) == 2
     assert "invalid choice: 'dask'" in one_line_error(capsys.readouterr().err)
 

@@ -9,22 +9,22 @@ import torch
 
 import mlis.compute.precision
 from mlis.compute.precision import (
-    Arithmetic,
+    Precision,
     _product_rates,
     flushed_denormals,
     prefers_bfloat16,
     resolve_device,
 )
 from mlis.errors import SettingsError
-from mlis.features.backbones.base import load_backbone
+from mlis.features.backbones import load_backbone
 
 TINY = 1e-40  # below the smallest normal float32
 
 CODE = f"""
 import torch
 torch.set_num_threads(2)
-from mlis.compute.precision import Arithmetic, flushed_denormals
-Arithmetic.of("float32", "cpu")
+from mlis.compute.precision import Precision, flushed_denormals
+Precision.of("float32", "cpu")
 x = torch.full((1 << 20,), {TINY})
 with flushed_denormals():
     print(int((x * 1.0 != 0).sum()))
@@ -60,7 +60,7 @@ def test_auto_never_emulates_bfloat16(monkeypatch, rates, chosen):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     monkeypatch.setattr(mlis.compute.precision, "_product_rates", lambda: rates)
     assert prefers_bfloat16(*rates) is (chosen == "bfloat16")
-    product = Arithmetic.of("auto", "cpu").product
+    product = Precision.of("auto", "cpu").product
     assert product == getattr(torch, chosen)
     assert load_backbone("efficientnet-lite0", device="cpu").precision == chosen
 
@@ -69,7 +69,7 @@ def test_without_the_instructions_auto_is_float32_unmeasured(monkeypatch):
     for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, check, lambda: False)
     monkeypatch.setattr(mlis.compute.precision, "_product_rates", lambda: (7.0, 1.0))
-    assert Arithmetic.of("auto", "cpu").product == torch.float32
+    assert Precision.of("auto", "cpu").product == torch.float32
 
 
 def test_rates_are_measured_once_and_change_no_state():

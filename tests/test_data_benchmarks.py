@@ -132,7 +132,7 @@ def test_the_unnormalised_descriptors_can_be_chosen(tmp_path):
     data = load_pair(*files, descriptors="original_att")
     assert data.descriptors.max() > 2
     assert data.provenance.descriptors == "att_splits.mat:original_att"
-    with pytest.raises(DataError, match="no descriptors 'w2v'; it has att, original_att"):
+    with pytest.raises(DataError, match="expected descriptors 'w2v', got att, original_att"):
         load_pair(*files, descriptors="w2v")
 
 
@@ -153,7 +153,7 @@ def test_missing_train_and_val_rows_are_made_up_for_by_the_seed(tmp_path):
     files = write_fault(tmp_path, split={"train_loc": None, "val_loc": None})
     data = load_pair(*files, seed=4)
     assert data.split.has_validation
-    assert "made by seed 4, as train_loc/val_loc are absent" in data.provenance.notes[0]
+    assert "drawn with seed 4, as train_loc/val_loc are absent" in data.provenance.notes[0]
 
 
 def test_files_without_names_get_numbers_that_count_like_the_labels(tmp_path):
@@ -206,68 +206,80 @@ FAULTS = {
     "features transposed": (
         {"features": TINY_FEATURES["features"].T},
         {},
-        ["F.mat", "(120, 8)", "one column an image: (Dx, N)", "Transpose"],
+        ["F.mat", "(120, 8)", "one column per image, (Dx, N)", "Transpose"],
     ),
     "features of another length": (
         {"features": TINY_FEATURES["features"][:, :100]},
         {},
-        ["F.mat", "100 images", "120 labels"],
+        ["F.mat", "(8, 100)", "120 columns, one per label"],
     ),
     "features text": ({"features": ["a"] * 120}, {}, ["F.mat", "features"]),
-    "features missing": ({"features": None}, {}, ["F.mat: no field 'features'", "labels"]),
-    "labels missing": ({"labels": None}, {}, ["F.mat: no field 'labels'"]),
-    "labels empty": ({"labels": np.empty((0, 0))}, {}, ["F.mat: labels is empty"]),
-    "labels a matrix": ({"labels": np.ones((60, 2))}, {}, ["F.mat: labels must be (n, 1)"]),
+    "features missing": ({"features": None}, {}, ["F.mat: expected a field 'features'", "labels"]),
+    "labels missing": ({"labels": None}, {}, ["F.mat: expected a field 'labels'"]),
+    "labels empty": (
+        {"labels": np.empty((0, 0))},
+        {},
+        ["F.mat: labels: expected", "got none"],
+    ),
+    "labels a matrix": ({"labels": np.ones((60, 2))}, {}, ["F.mat: labels: expected shape (n, 1)"]),
     "labels count from 0": (
         {"labels": LABELS - 1},
         {},
-        ["F.mat: labels: entry 1 is 0", "count from 1", "add 1"],
+        ["F.mat: labels: entry 1: expected labels counted from 1, got 0", "Add 1"],
     ),
     "label not whole": (
         {"labels": labels_with(4, 1.5)},
         {},
-        ["F.mat: labels: entry 5 is 1.5, not a whole number"],
+        ["F.mat: labels: entry 5: expected an integer, got 1.5"],
     ),
-    "label nan": ({"labels": labels_with(4, np.nan)}, {}, ["entry 5 is nan"]),
+    "label nan": (
+        {"labels": labels_with(4, np.nan)},
+        {},
+        ["entry 5", "got nan"],
+    ),
     "label beyond the descriptors": (
         {"labels": labels_with(100, 11)},
         {},
-        ["F.mat: labels: entry 101 is class 11", "S.mat", "10 classes"],
+        ["F.mat: labels: entry 101: expected a class up to 10", "S.mat", "up to 10"],
     ),
     "nan": (
         {"features": np.where(np.arange(120) == 7, np.nan, TINY_FEATURES["features"])},
         {},
-        ["(F.mat): features: row 7, column 0 is nan"],
+        ["(F.mat): features: row 7, column 0: expected a finite number, got nan"],
     ),
     "features too large": (
         {"features": TINY_FEATURES["features"] * 1e300},
         {},
-        ["F.mat: features", "row 0, column 0", "beyond float32"],
+        ["F.mat: features", "row 0, column 0", "within float32"],
     ),
     "descriptors transposed": (
         {},
         {"att": TINY_SPLIT["att"].T},
-        ["S.mat: att is (10, 6)", "one row for each of the 10 classes", "Transpose"],
+        [
+            "S.mat: att: expected one column per class",
+            "one row for each of the 10 classes",
+            "Transpose",
+        ],
     ),
     "descriptors missing": (
         {},
         {"att": None},
-        ["S.mat: no descriptors 'att'; it has original_att"],
+        ["S.mat: expected descriptors 'att', got original_att"],
     ),
     "descriptors of another size": (
         {},
         {"att": TINY_SPLIT["att"][:, :9]},
-        ["S.mat", "descriptors of 9 classes"],
+        ["S.mat", "expected a class up to 9"],
     ),
     "descriptor zero": (
         {},
         {"att": TINY_SPLIT["att"] * (np.arange(10) != 3)},
-        ["(S.mat:att): descriptors: row 3 (class 'class+d') is 0"],
+        ["(S.mat:att): descriptors: row 3 (class 'class+d'): expected values that differ, got 0"],
     ),
     "names of another length": (
         {},
         {"allclasses_names": ["a", "b"]},
-        ["S.mat: allclasses_names is (2, 1)", "10 classes"],
+        ["S.mat: allclasses_names: expected 10 names", "(2, 1)"],
     ),
     "names repeated": (
         {},
@@ -277,28 +289,35 @@ FAULTS = {
     "names are numbers": (
         {},
         {"allclasses_names": np.arange(10.0)[:, None]},
-        ["S.mat: allclasses_names is no cell array of strings"],
+        ["S.mat: allclasses_names: expected a cell array of strings"],
     ),
-    "rows missing": ({}, {"test_seen_loc": None}, ["S.mat: no field 'test_seen_loc'"]),
+    "rows missing": ({}, {"test_seen_loc": None}, ["S.mat: expected a field 'test_seen_loc'"]),
     "rows count from 0": (
         {},
         {"trainval_loc": TINY_SPLIT["trainval_loc"] - 2},
-        ["S.mat: trainval_loc: entry 1 is 0", "count from 1", "add 1"],
+        [
+            "S.mat: trainval_loc: entry 1: expected row numbers counted from 1, got 0",
+            "Add 1",
+        ],
     ),
     "rows beyond the images": (
         {},
         {"test_unseen_loc": TINY_SPLIT["test_unseen_loc"] + 1},
-        ["S.mat: test_unseen_loc: entry 36 is row 121", "120 images", "belongs to this split"],
+        [
+            "S.mat: test_unseen_loc: entry 36: expected a row up to 120",
+            "number of images",
+            "belongs to this split",
+        ],
     ),
     "unseen class trained": (
         {},
         {"trainval_loc": np.r_[TINY_SPLIT["trainval_loc"], [[90.0]]]},
-        ["(S.mat)", "split.test_unseen", "1 rows are in split.trainval too, row 89"],
+        ["(S.mat)", "split.test_unseen", "1 rows are also in split.trainval, the first is row 89"],
     ),
     "label of an unseen class on a training row": (
         {"labels": labels_with(1, 8)},
         {},
-        ["(S.mat): split.test_unseen", "'class+h'", "unseen, but has training rows"],
+        ["(S.mat): split.test_unseen", "'class+h'", "unseen, but has rows"],
     ),
 }
 
@@ -334,7 +353,7 @@ def test_a_count_that_differs_from_table_1_is_named(tmp_path, xlsa17):
         load_benchmark("aPY", tmp_path)
     message = str(caught.value)
     assert "aPY" in message
-    assert "trainval images 5929 instead of 5932" in message
+    assert "trainval images expected 5932, got 5929" in message
     assert "test seen" not in message
     loaded = load_pair(folder / "res101.mat", folder / "att_splits.mat")
     assert len(loaded.split.trainval) == 5929
@@ -351,13 +370,13 @@ def test_which_files_are_taken(tmp_path, xlsa17):
     chosen = load_benchmark("aPY", tmp_path, features_file=elsewhere)
     assert chosen.provenance.features == "elsewhere.mat"
     (folder / "another.mat").write_bytes((folder / "other.mat").read_bytes())
-    with pytest.raises(DataError, match=r"with features: another\.mat, other\.mat\. Name the one"):
+    with pytest.raises(DataError, match=r"with features: another\.mat, other\.mat\. Choose one"):
         load_benchmark("aPY", tmp_path)
     named = load_benchmark("aPY", tmp_path, features_file="another.mat")
     assert named.provenance.features == "another.mat"
     for path in (folder / "another.mat", folder / "other.mat"):
         path.unlink()
-    with pytest.raises(DataError, match=r"res101\.mat: no such file, .* features: none"):
+    with pytest.raises(DataError, match=r"res101\.mat: no such file; .* features: none"):
         load_benchmark("aPY", tmp_path)
 
 
@@ -368,9 +387,9 @@ def test_relative_paths_work(tmp_path, xlsa17, monkeypatch):
 
 
 def test_a_root_without_the_benchmark_says_what_it_should_hold(tmp_path):
-    with pytest.raises(DataError, match=r"no folder SUN in it.*SUN/res101\.mat"):
+    with pytest.raises(DataError, match=r"SUN/res101\.mat.*no folder SUN"):
         load_benchmark("sun", tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         load_benchmark("sun", tmp_path / "none")
-    with pytest.raises(DataError, match="unknown benchmark 'SUM': expected one of CUB, AWA1"):
+    with pytest.raises(DataError, match=r"benchmark: expected one of CUB, AWA1.* got 'SUM'"):
         load_benchmark("SUM", tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlis.data import load_benchmark, load_pair
-from mlis.data.io.image_folders import folder_fault, pack
+from mlis.data.io.image_folders import folder_mismatch, pack
 from mlis.data.io.matlab import read_strings
 from standins import tiny_benchmark, write_mat
 
@@ -51,7 +51,9 @@ def test_features_numbered_by_folder_are_warned_of(tmp_path, caplog, how, cache)
         (record,) = caplog.records
         assert record.levelname == "WARNING"
         said = record.getMessage()
-        assert said.startswith(f"{files[0]}: 4 of 10 classes have images of another class's folder")
+        assert said.startswith(
+            f"{files[0]}: 4 of 10 classes have images from the folder of another class"
+        )
         assert (
             "label 6 is folder '019.Gray_Catbird' but class '011.Rusty_Blackbird'; label 7" in said
         )
@@ -119,6 +121,6 @@ def test_real_class_names_as_folders_contradict_nothing(xlsa17, name):
     names = read_strings(xlsa17 / name / file, "allclasses_names")
     for folders in (names, [f"a/{one.replace('_', '/', 1)}" for one in names]):
         pairs = [(label, folder) for label, folder in enumerate(folders, 1)]
-        assert folder_fault(pack(pairs), names) is None
+        assert folder_mismatch(pack(pairs), names) is None
     swapped = [names[1], names[0], *names[2:]]
-    assert "2 of " in folder_fault(pack(list(enumerate(swapped, 1))), names)
+    assert "2 of " in folder_mismatch(pack(list(enumerate(swapped, 1))), names)

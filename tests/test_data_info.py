@@ -8,6 +8,7 @@ import pytest
 
 from mlis.data import GZSLDataset, Split, describe, format_info, load_dataset
 from mlis.data.checks import CHECKS
+from mlis.data.io.folder import save_dataset
 from mlis.errors import DataError
 from standins import write_standin, write_tiny
 
@@ -56,7 +57,7 @@ def test_it_is_json_and_the_text_says_it_all(data):
     text = format_info(info)
     for part in ("zoo", "28", "4 / 6 / 7 (min/median/max)", "0.800", data.sha256, *CHECKS):
         assert part in text
-    assert "warning      1 test images have the very features of a training image" in text
+    assert "warning      1 test images have the same features as a training image" in text
 
 
 def test_datasets_with_little_in_them_can_be_described():
@@ -81,7 +82,7 @@ def test_huge_descriptors_do_not_overflow(data):
 def test_a_dataset_is_found_by_whatever_names_it(data, tmp_path, xlsa17):
     features, split = write_tiny(tmp_path / "tiny")
     assert load_dataset(features_file=features, split_file=split).num_classes == 10
-    data.save(tmp_path / "zoo")
+    save_dataset(data, tmp_path / "zoo")
     assert load_dataset(tmp_path / "zoo").sha256 == data.sha256
     assert load_dataset(str(tmp_path / "zoo")).sha256 == data.sha256
     write_standin(tmp_path / "root", "APY", xlsa17, image_files=False)
@@ -95,7 +96,7 @@ def test_a_dataset_is_found_by_whatever_names_it(data, tmp_path, xlsa17):
 def test_a_folder_named_like_a_benchmark_is_a_folder_where_no_root_is_given(
     data, tmp_path, monkeypatch
 ):
-    data.save(tmp_path / "CUB")
+    save_dataset(data, tmp_path / "CUB")
     monkeypatch.chdir(tmp_path)
     assert load_dataset("CUB").sha256 == data.sha256
 
@@ -103,15 +104,15 @@ def test_a_folder_named_like_a_benchmark_is_a_folder_where_no_root_is_given(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "no dataset named"),
-        ({"features_file": "f.mat"}, "with either a split file or a classes file"),
+        ({}, "expected the name of a benchmark"),
+        ({"features_file": "f.mat"}, "features file with a split file or a classes file"),
         (
             {"features_file": "f", "split_file": "s", "classes_file": "c"},
-            "with either a split file or a classes file",
+            "features file with a split file or a classes file",
         ),
-        ({"name_or_path": "cub"}, r"CUB is read from files.*--data-root"),
-        ({"name_or_path": "awa3"}, r"neither a dataset folder nor one of CUB.*mean 'AWA2'\?"),
-        ({"name_or_path": "/"}, "no dataset folder, as it has no dataset.json"),
+        ({"name_or_path": "cub"}, r"CUB: give the folder.*--data-root"),
+        ({"name_or_path": "awa3"}, r"expected a dataset folder or one of CUB.*mean 'AWA2'\?"),
+        ({"name_or_path": "/"}, "expected a dataset folder, got a folder without dataset.json"),
     ],
 )
 def test_what_names_no_dataset_is_told(arguments, message):

@@ -8,7 +8,7 @@ import pytest
 
 from mlis.data import GZSLDataset, load_tables
 from mlis.data.class_table import class_table
-from mlis.data.io.vectors import read_vectors
+from mlis.data.io.classes_file import read_class_vectors
 from mlis.data.labels import match_labels
 from mlis.errors import DataError
 
@@ -52,7 +52,7 @@ def test_numbers_that_are_names_mean_the_same_in_every_format(tmp_path, kind, na
     labels = [name for name in names[:-1] for _ in range(3)]
     data = load(tmp_path, kind, names, labels)
     assert named(data) == [str(label) for label in labels]
-    assert "read as names of classes" in caplog.text
+    assert "read as class names" in caplog.text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -64,19 +64,19 @@ def test_numbers_that_are_all_names_in_their_order_need_no_warning(tmp_path, kin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_number_written_otherwise_is_refused(tmp_path, kind):
-    with pytest.raises(DataError, match=r"row 0 is '?1'?, which is none .* mean '001'"):
+    with pytest.raises(DataError, match=r"row 0: .* got '?1'?.* mean '001'"):
         load(tmp_path, kind, ["000", "001", "002"], [1, 1, 2, 2])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_among_other_numbers_are_refused(tmp_path, kind):
-    with pytest.raises(DataError, match=r"row 2 is '?0'?, which is none of the 4"):
+    with pytest.raises(DataError, match=r"row 2: expected one of 4 class names, got '?0'?"):
         load(tmp_path, kind, [1, 2, 3, 4], [1, 1, 0, 0, 2, 2])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_that_may_count_from_0_or_from_1_are_refused(tmp_path, kind):
-    with pytest.raises(DataError, match=r"go from 1 to 3 .* 4 classes from 0 or from 1"):
+    with pytest.raises(DataError, match=r"from 1 to 3 .* 4 classes from 0 or from 1"):
         load(tmp_path, kind, "abcd", [1, 1, 2, 2, 3, 3])
 
 
@@ -124,7 +124,7 @@ def test_text_and_numbers_mean_the_same(labels):
 
 
 def test_labels_that_must_be_names_are_never_rows():
-    with pytest.raises(DataError, match="row 0 is '0', which is none"):
+    with pytest.raises(DataError, match="row 0: expected one of 2 class names, got '0'"):
         match_labels(["0"], ["a", "b"], "f", rows=False)
 
 
@@ -135,7 +135,7 @@ def test_lines_of_labels_may_end_in_blank_lines(tmp_path):
     files = (tmp_path / "f.npy", tmp_path / "classes.csv")
     assert named(load_tables(*files, labels_file=tmp_path / "labels.txt")) == list("abab")
     (tmp_path / "labels.txt").write_text("a\n\na\nb\n")
-    with pytest.raises(DataError, match=r"labels\.txt: row 1 is ''"):
+    with pytest.raises(DataError, match=r"labels\.txt: row 1: .* got ''"):
         load_tables(*files, labels_file=tmp_path / "labels.txt")
 
 
@@ -152,7 +152,7 @@ def test_further_classes_meet_in_any_unicode_form(tmp_path, part):
     decomposed = unicodedata.normalize("NFD", "größe")
     text = "name,größe\nthé,1\n" if part == "name" else f"name,{decomposed}\nthé,1\n"
     (tmp_path / "new.csv").write_text(unicodedata.normalize("NFD", text), encoding="utf-8")
-    names, vectors = read_vectors(tmp_path / "new.csv", columns=["größe"])
+    names, vectors = read_class_vectors(tmp_path / "new.csv", columns=["größe"])
     assert names == ("thé",)
     assert vectors.tolist() == [[1]]
 
@@ -160,4 +160,4 @@ def test_further_classes_meet_in_any_unicode_form(tmp_path, part):
 def test_names_that_differ_in_case_alone_are_warned_of(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     load(tmp_path, "csv", ["zebra", "Zebra", "okapi"], ["zebra", "Zebra"] * 2)
-    assert "'zebra' and 'Zebra' are two classes" in caplog.text
+    assert "'zebra' and 'Zebra' are different classes" in caplog.text

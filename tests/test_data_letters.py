@@ -14,8 +14,8 @@ from mlis.data.letters.alphabet import (
     text_faces,
     unseen_letters,
 )
+from mlis.data.letters.dataset import LetterData, Rendering, load_letters, render
 from mlis.data.letters.hog import hog
-from mlis.data.letters.render import LetterData, Rendering, load_letters, render
 from mlis.errors import DataError
 
 SMALL = Rendering(per_face=2, size=32, font_size=20, cells=4)
@@ -115,7 +115,7 @@ def test_hog_refuses_what_is_not_square_8_bit(images: np.ndarray):
 
 
 def test_hog_refuses_more_cells_than_pixels():
-    with pytest.raises(DataError, match="between 2 and 8"):
+    with pytest.raises(DataError, match="expected 2 to 8"):
         hog(np.zeros((1, 8, 8), np.uint8), cells=9)
 
 

@@ -42,7 +42,7 @@ def test_validation_classes_come_from_the_files_and_its_rows_from_trainval_alone
 )
 def test_useless_lists_are_replaced_by_a_seeded_choice_that_says_so(train_loc, val_loc, reason):
     split, note = add_validation(BASE, LABELS, train_loc=train_loc, val_loc=val_loc, seed=3)
-    assert "made by seed 3" in note
+    assert "drawn with seed 3" in note
     assert reason in note
     assert len(classes(split.val_unseen)) == 2  # a fifth of eight, rounded
     assert set(classes(split.train)) == set(range(8)) - set(classes(split.val_unseen))
@@ -63,7 +63,7 @@ def test_two_training_classes_give_no_validation_split():
     split, note = add_validation(base, LABELS)
     assert split is base
     assert not split.has_validation
-    assert "2 training classes, 3 are needed" in note
+    assert "3 training classes, got 2" in note
 
 
 @pytest.mark.parametrize(("size", "held"), [(1, 0), (2, 1), (3, 1), (5, 1), (8, 2), (10, 2)])
@@ -84,7 +84,7 @@ def test_rows_of_unseen_classes_are_for_testing_and_each_seen_class_is_in_both_p
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2])
 def test_the_test_fraction_has_bounds(fraction):
-    with pytest.raises(DataError, match=f"test_fraction must be .* {fraction}"):
+    with pytest.raises(DataError, match=f"test_fraction: expected .* {fraction}"):
         split_rows(LABELS, np.array([1]), test_fraction=fraction, seed=0)
 
 

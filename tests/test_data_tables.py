@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlis.data import load_tables
+from mlis.data.io.classes_file import read_classes
+from mlis.data.io.feature_rows import read_features
 from mlis.data.io.npy_file import load_npy, read_npz
-from mlis.data.io.tables import read_classes
-from mlis.data.io.unlabelled import read_features
 from mlis.data.labels import match_labels
 from mlis.errors import DataError
-from mlis.features.descriptors.class_table import read_words
+from mlis.features.descriptors.class_descriptions import read_descriptions
 
 NAMES = ["polar+bear", "brown+bear", "blue whale", "house_cat", "Zebra"]
 LABELS = np.repeat(np.arange(4), 5)  # no row is of the last class
@@ -192,17 +192,17 @@ def test_marks_that_leave_one_class_to_train_on_give_way_to_the_seed(tmp_path, c
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({7: "tset"}, "split: row 7 is 'tset', but expected train, val or test"),
-        ({7: ""}, "split: row 7 is '', but expected"),
-        ({7: "1", 2: "0"}, "split: row 2 is '0', but expected"),
-        ({16: "train"}, "split: row 16 is 'train', but its class 'house_cat' is unseen"),
-        ({16: "val"}, "split: row 16 is 'val', but its class 'house_cat' is unseen"),
+        ({7: "tset"}, "split: row 7: expected train, val or test, got 'tset'"),
+        ({7: ""}, "split: row 7: expected train, val or test, got ''"),
+        ({7: "1", 2: "0"}, "split: row 2: expected train, val or test, got '0'"),
+        ({16: "train"}, "split: row 16 is marked 'train', but its class 'house_cat' is unseen"),
+        ({16: "val"}, "split: row 16 is marked 'val', but its class 'house_cat' is unseen"),
         (
             {5: "test", 6: "test", 7: "test"},
-            "row 5 is 'test', but its class 'brown+bear' is seen, and no",
+            "row 5 is marked 'test', but its class 'brown+bear' is seen, but has no",
         ),
-        (dict.fromkeys(range(20), "test"), "split: no row is train"),
-        (dict.fromkeys(range(20), "val"), "split: no row is train"),
+        (dict.fromkeys(range(20), "test"), "split: expected rows marked train, got none"),
+        (dict.fromkeys(range(20), "val"), "split: expected rows marked train, got none"),
     ],
     ids=[
         "wrong word",
@@ -229,21 +229,19 @@ def test_wrong_marks_are_named_with_row_and_value(tmp_path, classes, kind, chang
 def test_marks_that_are_no_words_or_too_few(tmp_path, classes):
     path = tmp_path / "f.npz"
     np.savez(path, features=FEATURES, labels=LABELS, split=np.arange(20) % 2)
-    with pytest.raises(DataError, match=r"f\.npz: split: row 0 is 0, but expected train"):
+    with pytest.raises(DataError, match=r"f\.npz: split: row 0: .* got 0"):
         load_tables(path, classes)
     np.savez(path, features=FEATURES, labels=LABELS, split=np.array(TRAIN_AND_TEST[1:]))
-    with pytest.raises(DataError, match=r"f\.npz: 19 marks, but .*f\.npz has 20 rows"):
+    with pytest.raises(DataError, match=r"f\.npz: expected 20 marks.*f\.npz, got 19"):
         load_tables(path, classes)
     path = write_marked(tmp_path / "f.parquet", LABELS.tolist(), [*TRAIN_AND_TEST[:-1], None])
-    with pytest.raises(DataError, match=r"f\.parquet: split: row 19 is None, but expected"):
+    with pytest.raises(DataError, match=r"f\.parquet: split: row 19: .* got None"):
         load_tables(path, classes)
 
 
 def test_marked_rows_leave_nothing_to_a_fraction(tmp_path, classes):
     path = write_marked(tmp_path / "f.csv", LABELS.tolist(), TRAIN_AND_TEST)
-    with pytest.raises(
-        DataError, match=r"f\.csv: split says which rows .* leave out test_fraction"
-    ):
+    with pytest.raises(DataError, match=r"f\.csv: split marks the test rows. Omit test_fraction"):
         load_tables(path, classes, test_fraction=0.2)
 
 
@@ -252,7 +250,7 @@ def test_a_seen_class_without_rows_is_told(tmp_path, classes):
     parts = ["split", "seen", "seen", "seen", "unseen", "seen"]
     classes.write_text("\n".join(f"{line},{part}" for line, part in zip(lines, parts, strict=True)))
     with pytest.raises(
-        DataError, match=r"classes\.csv: class 'Zebra' is seen, but no row of .*f\.csv"
+        DataError, match=r"classes\.csv: class 'Zebra' is marked as seen, but no row of .*f\.csv"
     ):
         load_tables(write_csv(tmp_path / "f.csv", LABELS.tolist()), classes)
 
@@ -287,7 +285,7 @@ def test_numbers_that_are_class_names_are_names(tmp_path):
 def test_a_name_that_nearly_fits_is_suggested_and_not_guessed(written, meant):
     with pytest.raises(DataError) as caught:
         match_labels(["Zebra", written], NAMES, "f.csv")
-    assert f"row 1 is '{written}'" in str(caught.value)
+    assert f"got '{written}'" in str(caught.value)
     assert f"Did you mean '{meant}'?" in str(caught.value)
 
 
@@ -300,15 +298,15 @@ def test_a_name_that_fits_nothing_gets_no_suggestion():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1, 2, 5], r"row 2 is 5, but there are 5 classes .* seem to count from 1: subtract 1"),
-        ([0, 9], r"row 1 is 9, but there are 5 classes .* 0 to 4\.$"),
-        ([0, -1], "row 1 is -1"),
-        ([0.5], r"row 0 is 0\.5, not a whole number"),
-        ([np.nan], "row 0 is nan, not a whole number"),
-        ([np.inf], "row 0 is inf"),
-        ([[0, 1], [1, 0]], r"1-d, one label a row, but got shape \(2, 2\)"),
-        ([True, False], "class names or class indices, but got bool"),
-        (["Zebra", None], "row 1 is None"),
+        ([1, 2, 5], r"row 2: .* 5 classes .* got 5.*counted from 1: subtract 1"),
+        ([0, 9], r"row 1: expected a label from 0 to 4.* 5 classes .*, got 9\.$"),
+        ([0, -1], "row 1: .* got -1"),
+        ([0.5], r"row 0: expected an integer, got 0\.5"),
+        ([np.nan], "row 0: expected an integer, got nan"),
+        ([np.inf], "row 0: .* got inf"),
+        ([[0, 1], [1, 0]], r"1-d array, one label per row, got shape \(2, 2\)"),
+        ([True, False], "class names or class indices, got bool"),
+        (["Zebra", None], "row 1: .* got None"),
     ],
 )
 def test_each_bad_label_is_named(labels, message):
@@ -325,24 +323,33 @@ def text_fault(old: str, new: str):
 
 
 CLASS_FAULTS = {
-    "no name column": (text_fault("name", "nom"), ["no column 'name'", "nom, size, stripes"]),
-    "no attributes": (lambda _: "name\nant\n", ["no attributes beside name"]),
+    "no name column": (
+        text_fault("name", "nom"),
+        ["expected a column 'name'", "nom, size, stripes"],
+    ),
+    "no attributes": (lambda _: "name\nant\n", ["expected attributes, got name"]),
     "no classes": (lambda _: "name,size\n", ["no classes below the header"]),
-    "empty": (lambda _: "", ["empty; expected a header"]),
+    "empty": (lambda _: "", ["expected a header line, got an empty file"]),
     "no number": (
         text_fault("house_cat,3,10", "house_cat,,10"),
-        ["line 5, column 'size'", "expected a number, but got ''"],
+        ["line 5, column 'size'", "expected a number, got ''"],
     ),
     "nan": (text_fault("3,10", "3,nan"), ["line 5, column 'stripes'", "'nan'"]),
     "too large": (text_fault("3,10", "3,1e39"), ["line 5, column 'stripes'", "'1e39'"]),
-    "a cell too few": (text_fault(",1,2", ",1"), ["line 3 has 2 cells", "header has 3"]),
-    "a cell too many": (text_fault(",1,2", ",1,2,3"), ["line 3 has 4 cells"]),
+    "a cell too few": (
+        text_fault(",1,2", ",1"),
+        ["line 3: expected 3 cells", "got 2"],
+    ),
+    "a cell too many": (
+        text_fault(",1,2", ",1,2,3"),
+        ["line 3: expected 3 cells", "got 4"],
+    ),
     "split misspelt": (
         lambda _: "name,split,x\nant,sen,1\n",
         ["line 2, column 'split'", "seen or unseen", "'sen'"],
     ),
     "header twice": (text_fault("stripes", "size"), ["2 columns 'size'"]),
-    "quote left open": (text_fault("Zebra", '"Zebra'), ["not a CSV file in UTF-8"]),
+    "quote left open": (text_fault("Zebra", '"Zebra'), ["expected a CSV file in UTF-8"]),
     "name twice": (text_fault("Zebra", "house_cat"), ["class_names", "'house_cat'", "[3, 4]"]),
     "descriptor zero": (text_fault("0,1", "0,0"), ["'polar+bear'", "0 in all 2 columns"]),
 }
@@ -360,10 +367,10 @@ def test_each_fault_of_the_classes_table_is_named(tmp_path, classes, fault):
 
 FEATURE_FAULTS = {
     "label misspelt": (text_fault("house_cat", "house cat"), ["f.csv", "row 15", "'house_cat'?"]),
-    "no label column": (text_fault("label", "y"), ["no column 'label'", "a, y, b, c"]),
+    "no label column": (text_fault("label", "y"), ["expected a column 'label'", "a, y, b, c"]),
     "no rows": (lambda _: "a,label\n", ["no rows below the header"]),
-    "no number": (text_fault(f"{FEATURES[1, 2]}", "x"), ["line 3, column 'c'", "but got 'x'"]),
-    "not UTF-8": (lambda text: text.encode() + b"\xff", ["not a CSV file in UTF-8"]),
+    "no number": (text_fault(f"{FEATURES[1, 2]}", "x"), ["line 3, column 'c'", "got 'x'"]),
+    "not UTF-8": (lambda text: text.encode() + b"\xff", ["expected a CSV file in UTF-8"]),
     "null byte": (lambda text: text.replace("0.", "\0.", 1), ["f.csv"]),
 }
 
@@ -382,30 +389,30 @@ def test_each_fault_of_the_features_table_is_named(tmp_path, classes, fault):
 
 def test_lengths_must_agree(tmp_path, classes):
     files = write_features(tmp_path, "npy", LABELS.tolist()[:-1])
-    with pytest.raises(DataError, match=r"labels\.npy: 19 labels, but .*features\.npy has 20 rows"):
+    with pytest.raises(DataError, match=r"labels\.npy: expected 20 labels.*features\.npy, got 19"):
         load_tables(**files, classes_file=classes)
 
 
 def test_what_is_missing_is_told(tmp_path, classes):
     np.save(tmp_path / "f.npy", FEATURES)
-    with pytest.raises(DataError, match=r"a \.npy file has no labels.*--labels"):
+    with pytest.raises(DataError, match=r"a \.npy file contains no labels.*--labels"):
         load_tables(tmp_path / "f.npy", classes)
     with pytest.raises(DataError, match=r"none\.csv: no such file"):
         load_tables(tmp_path / "none.csv", classes)
     with pytest.raises(DataError, match=r"expected a \.npy, \.npz, \.csv or \.parquet file"):
         load_tables(tmp_path / "f.xls", classes)
     np.savez(tmp_path / "f.npz", features=FEATURES)
-    with pytest.raises(DataError, match=r"f\.npz: no array 'labels'; it has features"):
+    with pytest.raises(DataError, match=r"f\.npz: expected an array 'labels', got features"):
         load_tables(tmp_path / "f.npz", classes)
     csv = write_csv(tmp_path / "f.csv", LABELS.tolist())
-    with pytest.raises(DataError, match="holds the labels itself"):
+    with pytest.raises(DataError, match="contains the labels"):
         load_tables(csv, classes, labels_file=csv)
 
 
 @pytest.mark.parametrize("rows", [FEATURES[0], FEATURES[None], FEATURES.astype("U8")])
 def test_features_must_be_a_matrix_of_numbers(tmp_path, classes, rows):
     np.savez(tmp_path / "f.npz", features=rows, labels=np.zeros(len(rows), int))
-    with pytest.raises(DataError, match=r"f\.npz: features must be a 2-d array of real numbers"):
+    with pytest.raises(DataError, match=r"f\.npz: features: expected a 2-d array of real numbers"):
         load_tables(tmp_path / "f.npz", classes)
 
 
@@ -428,11 +435,11 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
 
 def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path):
     (tmp_path / "f.npy").write_bytes(npy_header((10**9, 10**6)) + bytes(100))
-    with pytest.raises(DataError, match=r"not a \.npy file .*greater than file size"):
+    with pytest.raises(DataError, match=r"not a \.npy file.*greater than file size"):
         load_npy(tmp_path / "f.npy")
     with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
         archive.writestr("features.npy", npy_header((10**9, 10**6)) + bytes(100))
-    with pytest.raises(DataError, match="features claims to be"):
+    with pytest.raises(DataError, match="features declares shape"):
         read_npz(tmp_path / "f.npz")
 
 
@@ -463,14 +470,14 @@ def test_parquet_faults_are_named(tmp_path, classes):
     path = tmp_path / "f.parquet"
     numbers = FEATURES[:, 0].tolist()
     tables = {
-        "no column 'label'": {"a": numbers},
-        "column 'b' must be numbers, but is string": {
+        "expected a column 'label'": {"a": numbers},
+        "column 'b': expected numbers, got string": {
             "label": LABELS, "a": numbers, "b": ["x"] * 20,
         },
-        "row 3, column 'a' is empty": {
+        "row 3, column 'a': expected a number": {
             "label": LABELS, "a": [*numbers[:3], None, *numbers[4:]], "b": numbers,
         },
-        "column 'f' must hold lists of one length": {
+        "column 'f': expected lists of equal length": {
             "label": LABELS, "f": [[1.0]] * 19 + [[1.0, 2.0]],
         },
         "row 19, column 'label' is empty": {"label": [*LABELS.tolist()[:19], None], "a": numbers},
@@ -514,7 +521,7 @@ def test_a_column_without_a_name_is_refused(tmp_path, classes, name, which):
         "features": lambda: load_tables(path, classes),
         "unlabelled": lambda: read_features(path),
         "classes": lambda: load_tables(path, classes),
-        "words": lambda: read_words(classes),
+        "words": lambda: read_descriptions(classes),
     }
     with pytest.raises(DataError, match=r"\.csv: column 1 of \d has no name.*index=False"):
         readers[which]()
@@ -531,7 +538,7 @@ def test_the_index_of_a_data_frame_in_parquet_is_refused(tmp_path, classes):
     indexed = pa.table({"id": FEATURES[:, 1], **table})
     metadata = {"pandas": json.dumps({"index_columns": ["id"]})}
     pq.write_table(indexed.replace_schema_metadata(metadata), path)
-    with pytest.raises(DataError, match="column 'id' is the row index"):
+    with pytest.raises(DataError, match="column 'id': expected a feature, got the index"):
         load_tables(path, classes)
 
 
@@ -546,13 +553,13 @@ def test_a_column_that_numbers_the_rows_is_refused(tmp_path, classes, kind):
         pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         columns = dict(zip(["a", "b", "index"], marked, strict=True))
         pq.write_table(pa.table({"label": LABELS, **columns}), path)
-    with pytest.raises(DataError, match="column 'index' numbers the rows, from 5 to 24"):
+    with pytest.raises(DataError, match=r"column 'index': .* row numbers from 5 to 24"):
         load_tables(path, classes)
 
 
 def test_a_table_without_a_header_is_refused(tmp_path):
     (tmp_path / "f.csv").write_text("0.5,1,2\n0.1,3,4\n")
-    with pytest.raises(DataError, match=r"names of columns in the first line.*0\.5, 1, 2"):
+    with pytest.raises(DataError, match=r"column names in the first line.*0\.5, 1, 2"):
         read_features(tmp_path / "f.csv")
     (tmp_path / "f.csv").write_text("0,1,2\n0.5,1,2\n0.1,3,4\n")  # as pandas numbers columns
     assert read_features(tmp_path / "f.csv").shape == (2, 3)
@@ -561,7 +568,7 @@ def test_a_table_without_a_header_is_refused(tmp_path):
 @pytest.mark.parametrize("cell", ["1_000", "\u0661\u0662", "1,234", "1 000", "1,234,567", "0x1F"])
 def test_numbers_that_can_be_read_in_two_ways_are_refused(tmp_path, cell):
     (tmp_path / "f.csv").write_text(f'a,b\n1,2\n3,"{cell}"\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"line 3, column 'b': expected a number.* Write it as in"):
+    with pytest.raises(DataError, match=r"line 3, column 'b': expected a number.* Write it like"):
         read_features(tmp_path / "f.csv")
 
 

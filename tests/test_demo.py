@@ -18,7 +18,7 @@ from sklearn.kernel_ridge import KernelRidge
 from mlis import presets
 from mlis.config import Config, resolve
 from mlis.data.letters.alphabet import Letter, common_letters, covered_letters
-from mlis.data.letters.render import LetterData, Rendering, load_letters
+from mlis.data.letters.dataset import LetterData, Rendering, load_letters
 from mlis.demo import run_demo
 from mlis.demo.page import difference, shot
 from mlis.demo.run import chance
@@ -124,10 +124,10 @@ def test_without_data_and_settings_it_takes_the_letters_and_their_preset(
     titles = []
 
     def progress(title: str):
-        from mlis.training.loop import Monitor
+        from mlis.training.callbacks import Callback
 
         titles.append(title)
-        return Monitor()
+        return Callback()
 
     run_demo(tmp_path, device="cpu", progress=progress)
     assert asked == ["letters"]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.io
 
+from mlis.data.io.benchmarks import FLOWER_NAMES
 from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
-from mlis.data.io.flowers import FLOWER_NAMES
-from mlis.features.backbones.base import Identity
-from mlis.features.descriptors.class_table import read_words
+from mlis.features.backbones.base import BackboneSpec
+from mlis.features.descriptors.class_descriptions import read_descriptions
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "examples" / "flowers102.csv"
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 
 def test_every_flower_is_described_in_words_and_attributes():
-    words = read_words(TABLE)
+    words = read_descriptions(TABLE)
     assert words.names == FLOWER_NAMES
     texts = [text for (text,) in words.sentences]
     assert len(set(texts)) == len(texts)
@@ -53,7 +53,7 @@ def write_flowers(folder: Path) -> Path:
         tuple(FLOWER_NAMES[i] for i in numbers),
         tuple(map(str, marks)),
         tuple(f"{i:064x}" for i in range(408)),
-        Identity("made up", "w", "p", "none", 12).to_dict(),
+        BackboneSpec("made up", "w", "p", "none", 12).to_dict(),
         str(folder),
     )
     (folder / "features").mkdir()

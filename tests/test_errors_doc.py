@@ -12,9 +12,10 @@ import scipy.sparse
 
 from cli_cases import save_small, small_dataset
 from mlis.cli import main
+from mlis.compute.memory import check_room
 from mlis.data import GZSLDataset, Split, load_pair, load_tables
+from mlis.data.io.folder import load_folder, save_dataset
 from mlis.data.io.npy_file import load_npy
-from mlis.data.out_of_core.memory import check_room
 from mlis.data.summary import describe, format_info
 from mlis.errors import DataError, FeatureRangeWarning, MlisError
 from mlis.experiments.store import Store
@@ -30,7 +31,7 @@ from standins import tiny_benchmark, write_mat
 KEPT = Path(__file__).parent / "data" / "v0.1.0"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
 MEANT, _, REST = PAGE.read_text(encoding="utf-8").partition("## Files that")
-HELD = REST.partition("## When memory")[0]
+HELD = REST.partition("## Out of memory")[0]
 
 
 def rows(section: str) -> dict[str, str]:
@@ -89,7 +90,7 @@ def twins() -> GZSLDataset:
 
 def build(folder: Path) -> None:
     from mlis.features.build import described_images
-    from mlis.features.images.walk import find_images
+    from mlis.features.images.files import find_images
 
     (folder / "photos/Black_Bear").mkdir(parents=True)
     (folder / "photos/Black_Bear/1.png").write_bytes(b"x")
@@ -103,13 +104,15 @@ def table(folder: Path, features: str, classes: str = "name,x,y\na,1,2\nb,2,1\nc
 
 
 def unknown_category(folder: Path) -> None:
-    from mlis.features.descriptors.additions import describe_like
-    from mlis.features.descriptors.class_table import read_words
+    from mlis.features.descriptors.class_descriptions import read_descriptions
     from mlis.features.descriptors.describe import describe, record_of
+    from mlis.features.descriptors.new_classes import describe_like
 
     (folder / "c.csv").write_text("name,bill\na,hooked\nb,cone\nc,cone\n")
     (folder / "new.csv").write_text("name,bill\nd,spoon\n")
-    describe_like(record_of(describe(read_words(folder / "c.csv"), None)), folder / "new.csv")
+    describe_like(
+        record_of(describe(read_descriptions(folder / "c.csv"), None)), folder / "new.csv"
+    )
 
 
 def objects(folder: Path) -> None:
@@ -118,7 +121,7 @@ def objects(folder: Path) -> None:
 
 
 def split_folders(folder: Path) -> None:
-    from mlis.features.images.walk import find_images
+    from mlis.features.images.files import find_images
 
     for name in ("train/a", "test/a", "more/a"):
         (folder / name).mkdir(parents=True)
@@ -165,7 +168,7 @@ def one_image(_: Path) -> object:
 
 
 def recognised(factor: float) -> np.ndarray:
-    model = fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0)
+    model = fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0).recognizer
     return model.predict(factor * tiny().features.astype(np.float64))
 
 
@@ -253,7 +256,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "few classes to choose the calibration constant on": few_classes,
     "features of another image model": lambda _: fit(
         tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
-    ).predict(np.ones((2, 3), np.float32)),
+    ).recognizer.predict(np.ones((2, 3), np.float32)),
 }
 
 
@@ -267,15 +270,15 @@ def larger_than_memory(folder: Path) -> object:
 
 
 def changed_dataset(folder: Path) -> object:
-    small_dataset(seed=1).save(folder / "other")
+    save_dataset(small_dataset(seed=1), folder / "other")
     words = save_small(folder / "data") / "dataset.json"
     words.write_bytes((folder / "other/dataset.json").read_bytes())
-    return GZSLDataset.load(folder / "data")
+    return load_folder(folder / "data")
 
 
 def saved_model(folder: Path) -> Path:
     settings = small(generation={"generator": "ridge"})
-    save_model(fit(tiny().for_training(), settings, seed=0), folder / "model")
+    save_model(fit(tiny().for_training(), settings, seed=0).recognizer, folder / "model")
     return folder / "model"
 
 
@@ -357,14 +360,14 @@ def test_the_message_is_the_one_on_the_page(wrong, tmp_path, capsys, caplog):
 
 
 def test_convert_tells_the_number_of_twins(tmp_path, capsys):
-    twins().save(tmp_path / "twins")
+    save_dataset(twins(), tmp_path / "twins")
     assert main(["data", "convert", str(tmp_path / "twins"), "-o", str(tmp_path / "out")]) == 0
-    assert "warning: 3 test images have the very features of a training image" in (
+    assert "warning: 3 test images have the same features as a training image" in (
         capsys.readouterr().err
     )
     save_small(tmp_path / "good")
     assert main(["data", "convert", str(tmp_path / "good"), "-o", str(tmp_path / "out2")]) == 0
-    assert "very features" not in capsys.readouterr().err
+    assert "same features" not in capsys.readouterr().err
 
 
 def test_zeros_of_either_sign_are_the_same_feature():

@@ -11,8 +11,9 @@ import pytest
 from mlis import escape
 from mlis.cli import main
 from mlis.data.dataset import Provenance
+from mlis.data.io.csv_file import write_csv
+from mlis.data.io.folder import save_dataset
 from mlis.experiments.table_files import Table, csv_text, latex, markdown
-from mlis.features.report import write_rows
 from mlis.incremental import rename_classes
 from mlis.io.checkpoint import save_model
 from mlis.io.model_card import model_card
@@ -36,9 +37,9 @@ DATA = dataclasses.replace(tiny(), class_names=NAMES, provenance=Provenance("\x1
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("named")
-    recognizer = fit(DATA.for_training(), small(), device="cpu")
+    recognizer = fit(DATA.for_training(), small(), device="cpu").recognizer
     save_model(recognizer, folder / "model")
-    DATA.save(folder / "data")
+    save_dataset(DATA, folder / "data")
     return folder
 
 
@@ -86,7 +87,7 @@ def test_numbers_stay_numbers():
 
 
 def test_lists_for_people_and_tables(tmp_path):
-    write_rows(tmp_path / "bad.csv", ("path", "reason"), [("=a.jpg", "\x1b[1m")])
+    write_csv(tmp_path / "bad.csv", ("path", "reason"), [("=a.jpg", "\x1b[1m")])
     assert (tmp_path / "bad.csv").read_text() == "path,reason\n'=a.jpg,\x1b[1m\n"
     line = {"dataset": "=a", "H": -1.5}
     table = Table("t", ("dataset", "H"), (("<b>|*x*", "1"),), (line,), ("a\nb <i>",))
@@ -97,7 +98,7 @@ def test_lists_for_people_and_tables(tmp_path):
 
 
 def test_a_model_card_shows_names_as_they_are(model):
-    recognizer = fit(DATA.for_training(), small(), device="cpu")
+    recognizer = fit(DATA.for_training(), small(), device="cpu").recognizer
     record = {"provenance": {"data": NAMES[7], "notes": [NAMES[0]], "versions": {"<b>": "<i>"}}}
     card = model_card(recognizer, record=record)
     card += model_card(rename_classes(recognizer, {NAMES[0]: "<img src=x>"}))

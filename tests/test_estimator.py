@@ -137,24 +137,39 @@ def test_all_ways_to_name_the_classes_give_the_same_model():
 @pytest.mark.parametrize(
     ("y", "descriptors", "classes", "message"),
     [
-        (["a", "b"], {"a": [1, 0], "c": [0, 1]}, None, "y: row 1 is 'b', which is none of the 2"),
+        (
+            ["a", "b"],
+            {"a": [1, 0], "c": [0, 1]},
+            None,
+            "y: row 1: expected one of 2 class names, got 'b'",
+        ),
         (["cat", "Dog"], {"cat": [1], "dog": [2]}, None, "Did you mean 'dog'"),
-        ([0, 1], {"0": [1, 0], "1": [0, 1]}, None, "y holds 0, but .* like '0': give both as text"),
-        (["a", "b"], [[1, 0], [0, 1]], None, "y holds 'a', not integers.*mapping"),
-        ([0.0, 1.0], [[1, 0], [0, 1]], None, "not integers"),
-        ([1, 2], [[1, 0], [0, 1]], None, "y: row 1 is 2.* 0 to 1. Labels seem to count from 1"),
-        ([-1, 1], [[1, 0], [0, 1]], None, "y: row 0 is -1"),
-        ([2, 1], np.eye(3), None, r"from 0 or from 1.*classes=range\(3\).*=range\(1, 4\) where"),
-        (["a", "b"], [[1, 0], [0, 1]], ["a"], "for each of the 2 descriptors, but got 1"),
-        (["a", "b"], [[1, 0], [0, 1]], ["a", "a"], "class 'a' has more than one descriptor"),
-        (["a", "b"], {"a": [1, 0], "b": [0]}, None, "'a' has 2 numbers and that of 'b' 1"),
-        (["a", "b"], {"a": 1, "b": 2}, None, r"descriptors\['a'\] must be a vector"),
-        (["a", "b"], {"a": [1], "b": [2]}, ["a", "b"], "leave classes= out"),
-        (["a", "b"], None, ["a", "b"], "classes= names the rows of descriptors, but there are"),
-        (["a", "b"], {"a": [1], 2: [2]}, None, "of one type, but are of number and str"),
-        (["a", "b"], {("a",): [1], ("b",): [2]}, None, "must be strings or numbers"),
+        (
+            [0, 1],
+            {"0": [1, 0], "1": [0, 1]},
+            None,
+            "y: expected labels like .0.*Give both",
+        ),
+        (["a", "b"], [[1, 0], [0, 1]], None, "y: expected row numbers .* got 'a'.*mapping"),
+        ([0.0, 1.0], [[1, 0], [0, 1]], None, "expected row numbers"),
+        (
+            [1, 2],
+            [[1, 0], [0, 1]],
+            None,
+            "y: row 1: .* 0 to 1.* got 2. Labels may be counted from 1",
+        ),
+        ([-1, 1], [[1, 0], [0, 1]], None, "y: row 0: .* got -1"),
+        ([2, 1], np.eye(3), None, r"from 0 or from 1.*classes=range\(3\).*=range\(1, 4\) if"),
+        (["a", "b"], [[1, 0], [0, 1]], ["a"], "for each of the 2 descriptors, got 1"),
+        (["a", "b"], [[1, 0], [0, 1]], ["a", "a"], "class 'a' has more than one"),
+        (["a", "b"], {"a": [1, 0], "b": [0]}, None, "got 2 for 'a' and 1 for 'b'"),
+        (["a", "b"], {"a": 1, "b": 2}, None, r"descriptors\['a'\]: expected a vector"),
+        (["a", "b"], {"a": [1], "b": [2]}, ["a", "b"], "Omit classes="),
+        (["a", "b"], None, ["a", "b"], "classes: expected descriptors"),
+        (["a", "b"], {"a": [1], 2: [2]}, None, "one type, got number and str"),
+        (["a", "b"], {("a",): [1], ("b",): [2]}, None, "expected strings or numbers"),
         (["a", "b"], {}, None, "empty"),
-        ([0, 1], [[1, 0], [0]], None, r"no \(C, Da\) array"),
+        ([0, 1], [[1, 0], [0]], None, r"expected a \(C, Da\) array"),
         ([0, 1], [["x", "y"], ["z", "w"]], None, "real numbers"),
         ([0, 1], [1, 2], None, "2-d array"),
     ],
@@ -167,8 +182,11 @@ def test_descriptors_that_do_not_fit(y, descriptors, classes, message):
 @pytest.mark.parametrize(
     ("descriptors", "message"),
     [
-        ({"a": [1, 0], "b": [0, np.nan]}, "row 1 .class 'b'., column 1 is nan"),
-        ({"a": [1, 0], "b": [0, 0]}, "class 'b'. is 0 in all 2 columns"),
+        (
+            {"a": [1, 0], "b": [0, np.nan]},
+            "row 1 .class 'b'., column 1: .* got nan",
+        ),
+        ({"a": [1, 0], "b": [0, 0]}, "class 'b'.*got 0 in all 2 columns"),
     ],
 )
 def test_descriptors_that_say_nothing(descriptors, message):
@@ -234,7 +252,7 @@ def test_calibration_chosen_on_held_out_classes():
 def test_calibration_needs_enough_classes_and_something_unseen():
     X, y = images(["blue disc", "red disc"], 5)
     model = quick(calibration="validation")
-    with pytest.raises(DataError, match="only 2 seen classes"):
+    with pytest.raises(DataError, match="3 seen classes, got 2"):
         model.fit(X, y, DESCRIBED)
     assert model.fit(X, y).validation_ is None  # nothing is unseen: nothing to calibrate
 

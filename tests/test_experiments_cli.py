@@ -11,8 +11,8 @@ import pytest
 
 from cli_cases import last_json, one_line_error, printed, refused, save_small, start
 from mlis.cli import main
+from mlis.cli.output import to_toml
 from mlis.cli.reproduce import NAMES
-from mlis.cli.settings import to_toml
 from mlis.experiments import plans
 from simulated import small
 from standins import write_standin
@@ -112,7 +112,7 @@ def test_wrong_use_is_one_line(data, settings, tmp_path, capsys):
     assert "no folder CUB" in refused(capsys, "reproduce", "table3", *out, "--data-root", tmp_path)
     assert "FLOW" in refused(capsys, "reproduce", "table3", *out, "--datasets", "FLOW")
     twice = ("--datasets", f"{data},{save_small(tmp_path / 'birds')}")
-    assert "two are called birds" in refused(capsys, "reproduce", "table3", *out, *twice)
+    assert "two called birds" in refused(capsys, "reproduce", "table3", *out, *twice)
     assert not (tmp_path / "results").exists()
 
 

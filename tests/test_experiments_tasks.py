@@ -16,7 +16,7 @@ from mlis.experiments.rerun import compare, rerun
 from mlis.experiments.running import How, run
 from mlis.experiments.tasks import BASELINES, Task
 from mlis.io.checkpoint import load_model
-from mlis.protocol import fit_and_calibrate, test_once
+from mlis.protocol import evaluate_on_test, fit_and_calibrate
 from mlis.storage.locks import lock_folder
 from simulated import tiny
 
@@ -59,7 +59,7 @@ def test_a_new_version_of_the_code_has_new_keys(folder, monkeypatch):
 
 
 def test_unknown_methods_and_protocols_are_refused(folder):
-    with pytest.raises(SettingsError, match="method: expected one of .*mlis, got 'svm'"):
+    with pytest.raises(SettingsError, match=r"method: expected one of .*mlis, got 'svm'"):
         task(folder, "svm")
     with pytest.raises(SettingsError, match=r"unknown protocol 'H@test'"):
         task(folder, protocol="H@test")
@@ -74,7 +74,7 @@ def test_a_row_is_what_the_protocol_gives(folder, tmp_path):
     row = run(task(folder), tmp_path, How())
     data = tiny()
     trained = fit_and_calibrate(data, config(), seed=1, device="cpu")
-    expected = test_once(trained.recognizer, data).to_dict()
+    expected = evaluate_on_test(trained.recognizer, data).to_dict()
     assert {name: row.test[name] for name in expected} == expected
     assert {"recall_at_1_raw", "map_at_r_refined"} <= row.test.keys()
     assert row.calibration == trained.recognizer.calibration
@@ -140,7 +140,7 @@ def test_losses_and_some_models_are_kept(folder, tmp_path):
     model = load_model(record_of(tmp_path, tasks[0].key) / "model")
     row = store_of(tmp_path).get(tasks[0].key)
     assert row is not None
-    assert row.test["H"] == test_once(model, tiny()).H
+    assert row.test["H"] == evaluate_on_test(model, tiny()).H
     assert not (record_of(tmp_path, tasks[1].key) / "model").exists()
 
 

@@ -11,7 +11,7 @@ import torch
 
 from cli_cases import last_json, printed
 from experiment_cases import Heard, brief, config, numbers, saved, source, task
-from mlis.cli.settings import to_toml
+from mlis.cli.output import to_toml
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.experiments import figures, tables
@@ -23,12 +23,12 @@ from mlis.experiments.source import Source
 from mlis.experiments.store import PROTOCOLS, TEST_BEST
 from mlis.experiments.table_files import csv_text, latex, markdown
 from mlis.experiments.tasks import BASELINES, Task
-from mlis.experiments.testbest import CheckpointMonitor, _recognizers, measure_test_best, steps_of
+from mlis.experiments.testbest import EncoderCheckpoints, _recognizers, measure_test_best, steps_of
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.protocol import fit_and_calibrate
 from mlis.provenance import training_key
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 from simulated import small, tiny
 
 LONGER = {"refinement": {"steps": 40}}
@@ -51,7 +51,7 @@ def measured(data: GZSLDataset, settings: Config, folder: Path):
         data,
         settings,
         **{"seed": 1, "device": "cpu", "folder": folder, "every": 30.0},
-        **{"listener": Monitor(), "reuse": False},
+        **{"callback": Callback(), "reuse": False},
     )
 
 
@@ -109,14 +109,14 @@ def test_each_step_is_the_training_that_ends_there(settings, tmp_path):
     assert len(steps) == 4
     key = training_key(training, settings, 1, "cpu")
     common = {"seed": 1, "device": "cpu", "reuse": False}
-    place, monitor = (tmp_path, key), CheckpointMonitor(tmp_path, key, steps)
+    place, kept = (tmp_path, key), EncoderCheckpoints(tmp_path, key, steps)
     last = found.last.recognizer
-    tried = dict(_recognizers(training, settings, steps, last, monitor, place, common))
+    tried = dict(_recognizers(training, settings, steps, last, kept, place, common))
     assert tuple(tried) == steps
     section = "generation" if settings.refinement.schedule == "joint" else "refinement"
     for step in (steps[0], steps[-1]):
         shorter = settings.replace({section: {"steps": step}})
-        assert same_weights(tried[step], fit(training, shorter, seed=1, device="cpu"))
+        assert same_weights(tried[step], fit(training, shorter, seed=1, device="cpu").recognizer)
     trained = fit_and_calibrate(data, settings, seed=1, device="cpu")
     assert same_weights(tried[steps[-1]], trained.recognizer)
 
@@ -281,6 +281,6 @@ def test_the_command_adds_rows_and_never_leaves_the_others_out(folder, tmp_path,
 
 
 def test_checkpoints_lie_beside_the_snapshots(tmp_path):
-    monitor = CheckpointMonitor(tmp_path, "key", (3, 6))
-    assert [monitor.wants_snapshot("refinement", step) for step in (2, 3)] == [False, True]
-    assert not monitor.wants_snapshot("generation", 3)
+    kept = EncoderCheckpoints(tmp_path, "key", (3, 6))
+    assert [kept.due("refinement", step) for step in (2, 3)] == [False, True]
+    assert not kept.due("generation", 3)

@@ -15,7 +15,7 @@ from cli_cases import last_json, printed, refused
 from mlis import ImageClassifier
 from mlis.config import Config
 from mlis.errors import DataError, ModelFileError, SettingsError
-from mlis.features.backbones.base import load_backbone
+from mlis.features.backbones import load_backbone
 from mlis.io.checkpoint import save_model
 from mlis.io.onnx import export_onnx
 from mlis.model.heads import CosineHead, LinearHead
@@ -33,7 +33,8 @@ LITE = "efficientnet-lite0"
 
 def trained(**sections) -> Recognizer:
     config: Config = small(generation={"generator": "ridge"}, **sections)
-    return replace(fit(DATA.for_training(), config, device="cpu"), calibration=0.7)
+    found = fit(DATA.for_training(), config, device="cpu").recognizer
+    return replace(found, calibration=0.7)
 
 
 def session(path: Path):
@@ -163,9 +164,9 @@ def test_other_image_models_stay_outside(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-o", "m.pt"], "ends in .onnx"),
-        (["-o", "absent/m.onnx"], "a folder that exists"),
-        (["-o", "m.onnx", "--backbone", "x"], "--backbone has no meaning without --images"),
+        (["-o", "m.pt"], "expected a .onnx file"),
+        (["-o", "absent/m.onnx"], "no folder absent"),
+        (["-o", "m.onnx", "--backbone", "x"], "--backbone: not allowed without --images"),
         (["-o", "m.onnx", "--images"], "does not know which image model"),
     ],
 )

@@ -36,7 +36,7 @@ def with_features(features: np.ndarray, world: GZSLDataset = WORLD) -> GZSLDatas
 
 
 def trained(data: GZSLDataset, **sections: object) -> Recognizer:
-    return fit(data.for_training(), small(**{**RIDGE, **sections}), device="cpu")
+    return fit(data.for_training(), small(**{**RIDGE, **sections}), device="cpu").recognizer
 
 
 def measured(data: GZSLDataset, **sections: object) -> float:
@@ -135,13 +135,14 @@ def test_signed_features_are_learned_as_well_as_scaled_ones(scaling, generator):
 def test_synthetic_features_are_negative_only_where_the_trainings_are():
     import torch
 
-    from mlis.compute.precision import Arithmetic, stream
+    from mlis.compute.precision import Precision
+    from mlis.compute.random import stream
     from mlis.model.preprocessing import prepare
 
-    arithmetic = Arithmetic.of("float32", "cpu")
+    precision = Precision.of("float32", "cpu")
     for scaling, expected in (("minmax", False), ("none", True), ("standard", True)):
         config = small(preprocessing={"feature_scaling": scaling})
-        _, data = prepare(signed().for_training(), config.preprocessing, arithmetic)
+        _, data = prepare(signed().for_training(), config.preprocessing, precision)
         sample = fit_ridge(data, config.generation).sampler(data.descriptors)
         x = sample(torch.arange(24).repeat(20), stream(0, "x"))
         assert data.signed is expected

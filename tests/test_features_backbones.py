@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from mlis.errors import SettingsError
-from mlis.features.backbones.base import Identity, load_backbone
-from mlis.features.images.decode import ImageError
+from mlis.features.backbones import FAMILIES, BackboneSpec, load_backbone
+from mlis.features.decode import ImageError
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -94,19 +94,19 @@ def test_features_of_the_flowers_agree_with_the_published_ones(shared_data: Path
 def test_other_weights_in_the_package_are_not_opened(monkeypatch):
     from mlis.features.backbones import efficientnet
 
-    monkeypatch.setitem(efficientnet._FILES, "efficientnet-lite0", "0" * 64)
+    monkeypatch.setitem(efficientnet._SHA256, "efficientnet-lite0", "0" * 64)
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("unpickled"))
     with pytest.raises(SettingsError, match=r"expected the file of efficientnet-lite0-pytorch"):
         load_backbone("efficientnet-lite0")
 
 
 def test_identity_tells_models_apart_but_not_their_places():
-    one = Identity("a", "w", "p", "average", 3)
-    assert one.fingerprint == Identity("elsewhere/a", "w", "p", "average", 3).fingerprint
-    others = [Identity("a", "x", "p", "average", 3), Identity("a", "w", "q", "average", 3)]
-    others += [Identity("a", "w", "p", "token", 3), Identity("a", "w", "p", "average", 4)]
+    one = BackboneSpec("a", "w", "p", "average", 3)
+    assert one.fingerprint == BackboneSpec("elsewhere/a", "w", "p", "average", 3).fingerprint
+    others = [BackboneSpec("a", "x", "p", "average", 3), BackboneSpec("a", "w", "q", "average", 3)]
+    others += [BackboneSpec("a", "w", "p", "token", 3), BackboneSpec("a", "w", "p", "average", 4)]
     assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 5
-    assert Identity.from_dict(one.to_dict()) == one
+    assert BackboneSpec.from_dict(one.to_dict()) == one
 
 
 # --- transformers --------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_what_a_file_names_is_taken_from_this_machine_alone(resnet, monkeypatch)
 
 
 def test_an_empty_folder_is_no_model(tmp_path):
-    with pytest.raises(SettingsError, match="this folder holds none that can be loaded"):
+    with pytest.raises(SettingsError, match="the folder contains no model that can be loaded"):
         load_backbone(str(tmp_path), device="cpu")
 
 
@@ -305,3 +305,20 @@ def test_the_gpu_gives_the_same(lite0):
     prepared = [lite0.prepare(noise(300, 240, seed)) for seed in range(5)]
     np.testing.assert_allclose(model(prepared), lite0(prepared), atol=5e-3)
     assert model.batch > 8
+
+
+# --- the registry --------------------------------------------------------------------------------
+
+
+def test_a_new_family_is_one_line(monkeypatch):
+    made = []
+
+    def family(name, arithmetic, *, download):
+        made.append((name, str(arithmetic.device), download))
+        return "a backbone"
+
+    monkeypatch.setattr("mlis.features.backbones.FAMILIES", {"mine-": family, **FAMILIES})
+    assert load_backbone("mine-small", device="cpu", download=False) == "a backbone"
+    assert made == [("mine-small", "cpu", False)]
+    with pytest.raises(SettingsError, match="expected one of efficientnet-lite0"):
+        load_backbone("efficientnet-lite9", device="cpu")

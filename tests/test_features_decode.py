@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import odd_images
-from mlis.features.images import decode
-from mlis.features.images.decode import ImageError, read_file
-from mlis.features.images.decode import decode as to_image
+from mlis.features import decode
+from mlis.features.decode import ImageError, read_file
+from mlis.features.decode import decode as to_image
 
 
 def halves(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:

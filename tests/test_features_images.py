@@ -18,15 +18,14 @@ from PIL import Image
 
 import odd_images
 from mlis.data.io.feature_folder import is_feature_folder, read_feature_folder
-from mlis.data.io.unlabelled import read_features
+from mlis.data.io.feature_rows import read_features
 from mlis.errors import DataError
-from mlis.features.backbones.base import Identity
-from mlis.features.images import decode
-from mlis.features.images.batches import NOT_FINITE, model_threads
+from mlis.features import decode
+from mlis.features.backbones.base import BackboneSpec
+from mlis.features.images.embed import NOT_FINITE, model_threads
 from mlis.features.images.extract import extract_folder
-from mlis.features.images.extract_shards import extract_shard, extract_shards
-from mlis.features.images.shards import FOLDER
-from mlis.features.images.walk import find_images, shown
+from mlis.features.images.files import find_images, shown
+from mlis.features.images.shards import FOLDER, compute_shard, compute_shards
 
 SIDE = 4
 
@@ -37,7 +36,7 @@ class Colours:
     batch, enough, precision, on_cpu = 3, None, "float32", True
 
     def __init__(self, weights: str = "one"):
-        self.identity = Identity("colours", weights, "resize", "none", SIDE * SIDE * 3)
+        self.identity = BackboneSpec("colours", weights, "resize", "none", SIDE * SIDE * 3)
         self.images = 0
 
     def prepare(self, image: Image.Image) -> np.ndarray:
@@ -155,7 +154,7 @@ def test_odd_files_give_their_own_rows_or_a_reason(tmp_path):
 def test_nothing_but_bad_files_is_an_error_that_gives_a_reason(tmp_path):
     (tmp_path / "in" / "a").mkdir(parents=True)
     (tmp_path / "in" / "a" / "x.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of 1 files.*a/x.jpg: empty file"):
+    with pytest.raises(DataError, match=r"got 1 unusable files.*a/x.jpg: empty file"):
         extract_folder(find_images(tmp_path / "in"), Colours(), tmp_path / "out")
 
 
@@ -169,7 +168,7 @@ def test_features_that_are_not_finite_are_no_rows(tmp_path):
     write_images(tmp_path / "in", names(6))
     result = extract_folder(find_images(tmp_path / "in"), Broken(), tmp_path / "out")
     assert [(bad.path, bad.reason) for bad in result.bad] == [
-        ("b/003.png", "the model's features of it are not finite")
+        ("b/003.png", "its features are not finite")
     ]
     assert len(result.images.features) == 5
 
@@ -179,7 +178,7 @@ def test_features_of_another_model_are_refused_then_replaced(tmp_path):
     write_images(images, names(4))
     found = find_images(images)
     extract_folder(found, Colours(), output)
-    with pytest.raises(DataError, match=r"holds features of colours.*--force"):
+    with pytest.raises(DataError, match=r"got those of colours.*--force"):
         extract_folder(found, Colours("two"), output)
     result = extract_folder(found, Colours("two"), output, replace=True)
     assert result.computed == 4
@@ -190,10 +189,10 @@ def test_features_of_another_model_are_refused_then_replaced(tmp_path):
 def test_a_shard_is_a_function_of_its_images(tmp_path):
     write_images(tmp_path, names(5))
     found = find_images(tmp_path).images
-    shard, bad = extract_shard(found, Colours())
+    shard, bad = compute_shard(found, Colours())
     assert not bad
     assert len(shard.rows) == 5
-    again, _ = extract_shard(found, Colours(), known=set(shard.rows[:3]), workers=1)
+    again, _ = compute_shard(found, Colours(), known=set(shard.rows[:3]), workers=1)
     assert again.rows == shard.rows[3:]
     assert [file.sha256 for file in again.files] == [file.sha256 for file in shard.files]
     np.testing.assert_array_equal(again.features, shard.features[3:])
@@ -222,10 +221,10 @@ def test_batches_side_by_side_give_what_they_give_in_turn(tmp_path, monkeypatch,
     write_images(tmp_path, ["a/again.png"], 29)  # what 029 holds
     (tmp_path / "a" / "bad.png").write_bytes(b"")
     found = find_images(tmp_path).images
-    expected, _ = extract_shard(found, Colours())
+    expected, _ = compute_shard(found, Colours())
     told = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    shard, bad = extract_shard(found, backbone, done=told.append)
+    shard, bad = compute_shard(found, backbone, done=told.append)
     assert backbone.most > 1 if on_cpu else backbone.most == 1
     assert shard.rows == expected.rows
     assert shard.files == expected.files
@@ -252,7 +251,7 @@ def test_shards_follow_one_another_without_a_pause(tmp_path, monkeypatch):
     parts = [found[:7], [], found[7:14], found[14:]]
     shards, known = [], set()
     backbone = Watched()
-    for shard, bad in extract_shards(parts, backbone, known):
+    for shard, bad in compute_shards(parts, backbone, known):
         assert not bad
         if not shards:
             assert ahead.wait(10)  # of the second shard, though the first is not written yet
@@ -262,7 +261,7 @@ def test_shards_follow_one_another_without_a_pause(tmp_path, monkeypatch):
     assert [len(shard.files) for shard in shards] == [7, 0, 7, 7]
     for part, shard in zip(parts, shards, strict=True):
         assert [file.path for file in shard.files] == [image.path for image in part]
-        alone, _ = extract_shard(
+        alone, _ = compute_shard(
             part, Colours(), {row for one in shards for row in one.rows} - set(shard.rows)
         )
         assert alone.rows == shard.rows
@@ -278,7 +277,7 @@ def test_features_that_are_not_finite_are_told_in_every_shard(tmp_path, again):
     write_images(tmp_path, ["a/0.png"])
     write_images(tmp_path, ["a/1.png"], 0 if again else 1)
     found = find_images(tmp_path).images
-    told = list(extract_shards([found[:1], found[1:]], Broken()))
+    told = list(compute_shards([found[:1], found[1:]], Broken()))
     assert [[(each.path, each.reason) for each in bad] for _, bad in told] == [
         [("a/0.png", NOT_FINITE)],
         [("a/1.png", NOT_FINITE)],
@@ -309,7 +308,7 @@ def test_a_single_batch_is_computed_by_all_threads(tmp_path, monkeypatch):
     threads = set()
     write_images(tmp_path, names(3))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    extract_shard(find_images(tmp_path).images, Watched())
+    compute_shard(find_images(tmp_path).images, Watched())
     assert threads == {threading.current_thread().name}
 
 
@@ -386,7 +385,7 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
 def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):
     images, output, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
     write_images(images, names(40))
-    command = [sys.executable, "-m", "mlis.cli", "features", "images", str(images)]
+    command = [sys.executable, "-m", "mlis", "features", "images", str(images)]
     command += ["--backbone", "efficientnet-lite0", "--shard-images", "4", "--workers", "1"]
     command += ["--precision", "float32"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

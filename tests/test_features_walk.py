@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mlis.errors import DataError
-from mlis.features.images.walk import find_images
+from mlis.features.images.files import find_images
 
 
 def touch(root, *names):
@@ -35,8 +35,8 @@ def test_links_are_followed_once_and_loops_are_listed(tmp_path):
     found = find_images(tmp_path / "root")
     assert [image.path for image in found.images] == ["outside/1.jpg", "real/2.jpg"]
     assert {bad.path: bad.reason for bad in found.bad} == {
-        "a-link": "link to what is read as real",
-        "real/loop": "link to what is read as the folder itself",
+        "a-link": "link to a folder already read as real",
+        "real/loop": "link to a folder already read as the folder itself",
     }
 
 
@@ -64,10 +64,10 @@ def test_a_table_says_the_classes(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,class\n1.jpg,a\n1.jpg,b\n", "row 1 names '1.jpg' again"),
-        ("path,klass\n1.jpg,a\n", "no column 'class'.*Did you mean 'klass'"),
-        ("path,class,split\n1.jpg,a,later\n", "row 0, column 'split' is 'later'"),
-        ("path,class\n,a\n", "row 0, column 'path' is empty"),
+        ("path,class\n1.jpg,a\n1.jpg,b\n", "row 1: '1.jpg' is listed twice"),
+        ("path,klass\n1.jpg,a\n", "expected a column 'class'.*Did you mean 'klass'"),
+        ("path,class,split\n1.jpg,a,later\n", "row 0, column 'split': .* got 'later'"),
+        ("path,class\n,a\n", "row 0, column 'path': expected a path"),
     ],
 )
 def test_faults_of_the_table_are_named(tmp_path, text, message):
@@ -104,7 +104,7 @@ def test_a_class_may_be_called_train(tmp_path):
 @pytest.mark.parametrize("other", ["extra/1.jpg", "train/1.jpg"])
 def test_folders_of_a_split_lie_alone(tmp_path, other):
     touch(tmp_path, "train/zebra/1.jpg", "test/zebra/2.jpg", other)
-    with pytest.raises(DataError, match=r"test, train seem to be the parts of a split.*--labels"):
+    with pytest.raises(DataError, match=r"test, train look like parts of a split.*--labels"):
         find_images(tmp_path)
 
 
@@ -118,12 +118,12 @@ def test_paths_of_windows_are_read(tmp_path):
     assert all(image.source.exists() for image in found.images)
     for path in ("..\\1.jpg", "C:\\a\\1.jpg"):
         table.write_text(f"path,class\n{path},x\n")
-        with pytest.raises(DataError, match="leads out of"):
+        with pytest.raises(DataError, match="expected a path inside"):
             find_images(tmp_path, table)
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         find_images(tmp_path / "x")
-    with pytest.raises(DataError, match="no files"):
+    with pytest.raises(DataError, match="expected files"):
         find_images(tmp_path)

@@ -15,7 +15,7 @@ import pytest
 from cli_cases import QUICK, environment, one_line_error, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures
-from mlis.data.out_of_core.mapped import write_arrays
+from mlis.data.out_of_core.safetensors_file import write_arrays
 from mlis.errors import DataError
 from mlis.experiments.store import Store
 from mlis.features.images.shards import Store as Shards
@@ -72,7 +72,7 @@ def test_shards_of_others_stay(tmp_path):
     (tmp_path / "fedcba9876543210.safetensors").write_bytes(b"mine")
     before = tree(tmp_path)
     nothing = ImageFeatures(np.zeros((0, 2), np.float32), (), (), None, ())
-    Shards.open(tmp_path, "kind").forget_others(nothing)
+    Shards.open(tmp_path, "kind").remove_unused(nothing)
     assert tree(tmp_path) == before
 
 

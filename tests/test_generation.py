@@ -7,23 +7,24 @@ import pytest
 import scipy.stats
 import torch
 
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Generation, Preprocessing
 from mlis.errors import DivergenceError, SettingsError
 from mlis.generators.base import synthesise
+from mlis.generators.registry import fit_generator
 from mlis.generators.ridge import RidgeGenerator, RidgePredictor, class_means, fit_ridge
-from mlis.generators.wgan_gp.trainer import AdversarialTrainer, WGANGenerator, fit_generator
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer, WGANGenerator
 from mlis.model.preprocessing import TrainingTensors, prepare
-from mlis.training.loop import Monitor
 from reference import TextbookCritic, TextbookGenerator, wgan_gp_autograd
 from simulated import small, tiny
 
-EXACT = Arithmetic.of("float64", "cpu")
+EXACT = Precision.of("float64", "cpu")
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
-def tensors(seed: int = 0, arithmetic: Arithmetic = EXACT) -> TrainingTensors:
-    return prepare(tiny(seed).for_training(), Preprocessing(), arithmetic)[1]
+def tensors(seed: int = 0, precision: Precision = EXACT) -> TrainingTensors:
+    return prepare(tiny(seed).for_training(), Preprocessing(), precision)[1]
 
 
 def settings(**changes) -> Generation:
@@ -121,9 +122,9 @@ def test_initial_weights_are_normal_with_the_given_deviation_and_the_same_in_eve
     assert scipy.stats.kstest(weights / 0.02, "norm").pvalue > 1e-4
     assert not exact.hidden_bias.any()
     single = AdversarialTrainer(
-        tensors(arithmetic=Arithmetic.of("float32", "cpu")),
+        tensors(precision=Precision.of("float32", "cpu")),
         s,
-        Arithmetic.of("float32", "cpu"),
+        Precision.of("float32", "cpu"),
         seed=1,
     ).network
     assert torch.equal(single.from_noise.double(), exact.from_noise)
@@ -131,7 +132,7 @@ def test_initial_weights_are_normal_with_the_given_deviation_and_the_same_in_eve
 
 def test_samples_depend_on_class_and_noise_and_are_not_negative():
     data = tensors()
-    generator = fit_generator(data, settings(init_std=0.5), EXACT, 0, Monitor())
+    generator = fit_generator(data, settings(init_std=0.5), EXACT, 0)
     sampler = generator.sampler(data.descriptors)
     labels = torch.tensor([0, 0, 1])
     one = sampler(labels, stream(0, "a"))
@@ -145,7 +146,7 @@ def test_samples_depend_on_class_and_noise_and_are_not_negative():
 
 def test_no_steps_leave_the_initial_generator():
     data = tensors()
-    generator = fit_generator(data, settings(steps=0), EXACT, 3, Monitor())
+    generator = fit_generator(data, settings(steps=0), EXACT, 3)
     assert isinstance(generator, WGANGenerator)
     start = AdversarialTrainer(data, settings(), EXACT, 3).network
     assert torch.equal(generator.network.to_features, start.to_features)
@@ -154,12 +155,12 @@ def test_no_steps_leave_the_initial_generator():
 def test_ridge_warm_start_begins_at_the_predicted_means():
     data = tensors()
     s = settings(generator_init="ridge", init_std=0.0, steps=0)
-    generator = fit_generator(data, s, EXACT, 0, Monitor())
+    generator = fit_generator(data, s, EXACT, 0)
     means = fit_ridge(data, s).predictor(data.descriptors).clamp(min=0)
     labels = torch.arange(data.num_classes)
     samples = generator.sampler(data.descriptors)(labels, stream(0, "z"))
     torch.testing.assert_close(samples, means, **CLOSE)
-    trained = fit_generator(data, settings(generator_init="ridge"), EXACT, 0, Monitor())
+    trained = fit_generator(data, settings(generator_init="ridge"), EXACT, 0)
     assert (trained.sampler(data.descriptors)(labels, stream(0, "z")) - means).abs().max() > 0
 
 
@@ -174,12 +175,12 @@ def test_the_generator_gradient_reaches_through_the_warm_start():
 
 @pytest.mark.parametrize("changes", [{"learning_rate": 1e18}, {"penalty": 1e38}])
 def test_divergence_names_stage_step_and_loss(changes):
-    data = tensors(arithmetic=Arithmetic.of("float32", "cpu"))
+    data = tensors(precision=Precision.of("float32", "cpu"))
     s = settings(steps=40, **changes)
     with pytest.raises(
         DivergenceError, match=r"generation diverged: .* at step \d+.*learning_rate"
     ):
-        fit_generator(data, s, Arithmetic.of("float32", "cpu"), 0, Monitor())
+        fit_generator(data, s, Precision.of("float32", "cpu"), 0)
 
 
 # --- ridge --------------------------------------------------------------------------------------

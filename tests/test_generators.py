@@ -1,4 +1,4 @@
-"""The store of trained generators: found, waited for, continued, and never trusted blindly."""
+"""The cache of trained generators: found, waited for, continued, and checked."""
 
 import dataclasses
 import errno
@@ -23,15 +23,15 @@ from mlis.cli import main
 from mlis.config import Config
 from mlis.errors import DivergenceError, ModelFileError
 from mlis.model.recognizer import Recognizer
-from mlis.pipeline import fit
-from mlis.protocol import Fitted, fit_and_calibrate, fit_reusing
+from mlis.pipeline import Trained, fit
+from mlis.protocol import fit_and_calibrate
 from mlis.provenance import generation_key, training_key
 from mlis.storage.atomic import cache_folder
 from mlis.storage.locks import lock_folder
 from mlis.storage.tensors import load_tensors, save_tensors
-from mlis.training.checkpoints import FolderMonitor
+from mlis.training.callbacks import Callback, LossLog
+from mlis.training.checkpoints import CheckpointFolder
 from mlis.training.generator_cache import generator_folder
-from mlis.training.loop import Monitor
 from simulated import small, tiny
 
 TRAINING = tiny().for_training()
@@ -44,14 +44,14 @@ def _log_every_step(monkeypatch):
     monkeypatch.setattr(mlis.training.loop, "LOG_EVERY", 1)
 
 
-class Steps(Monitor):
+class Steps(Callback):
     """Counts the steps that are taken, and may die at one of them."""
 
     def __init__(self, die_at: tuple[str, int] | None = None):
         self.taken: list[tuple[str, int]] = []
         self.die_at = die_at
 
-    def report(self, stage, step, total, values):
+    def on_step(self, stage, step, total, losses):
         if (stage, step) == self.die_at:
             raise Killed
         self.taken.append((stage, step))
@@ -64,26 +64,28 @@ class Killed(BaseException):
     """What a test raises where a process would be killed."""
 
 
-def train(folder: Path, config: Config = CONFIG, listener: Monitor | None = None, **options):
-    """Fit as a run does: snapshots in `folder`, the generator in the store or beside them."""
+def train(folder: Path, config: Config = CONFIG, listener: Callback | None = None, **options):
+    """Fit as a run does: snapshots in `folder`, the generator in the cache or beside them."""
     options = {"training": TRAINING, "seed": 5, **options}
     data, seed = options.pop("training"), options.pop("seed")
-    own = FolderMonitor(
+    own = CheckpointFolder(
         folder / "ml",
         training_key(data, config, seed),
         shared={"generation": (folder, generation_key(data, config, seed))},
         every=0,
-        listener=listener,
     )
-    return fit_reusing(data, config, seed=seed, monitor=own, **options)
+    log = LossLog(folder / "ml", {"generation": folder})
+    callbacks = [log] if listener is None else [listener, log]
+    options = {"reuse": True, "callbacks": callbacks, "checkpoints": own, **options}
+    return fit(data, config, seed=seed, **options)
 
 
 def undisturbed(config: Config = CONFIG) -> Recognizer:
-    return fit(TRAINING, config, seed=5)
+    return fit(TRAINING, config, seed=5).recognizer
 
 
-def assert_same_bits(fitted: Fitted | Recognizer, other: Recognizer) -> None:
-    one = fitted.recognizer if isinstance(fitted, Fitted) else fitted
+def assert_same_bits(trained: Trained | Recognizer, other: Recognizer) -> None:
+    one = trained.recognizer if isinstance(trained, Trained) else trained
     assert torch.equal(one.head.weight, other.head.weight)
     assert torch.equal(one.head.bias, other.head.bias)
     if one.refiner.kind != "none":
@@ -115,10 +117,8 @@ def test_another_run_with_the_same_key_trains_nothing(tmp_path):
     assert stored().stat().st_mtime_ns == before
     assert_same_bits(first, undisturbed())
     assert_same_bits(second, undisturbed())
-    log = (stored().parent / "generation.jsonl").read_bytes()
-    assert (tmp_path / "two/generation.jsonl").read_bytes() == log
-    for name in ("one", "two"):
-        assert logged(tmp_path / name / "generation.jsonl") == [1, 2, 3, 4, 5]
+    assert logged(tmp_path / "one/generation.jsonl") == [1, 2, 3, 4, 5]
+    assert not (tmp_path / "two/generation.jsonl").exists()
 
 
 def test_a_finished_generator_is_kept_without_critic_and_optimisers(tmp_path):
@@ -126,7 +126,6 @@ def test_a_finished_generator_is_kept_without_critic_and_optimisers(tmp_path):
     assert {name.split(".")[0] for name in load_tensors(stored())[0]} == {"generator"}
     assert {path.name for path in stored().parent.iterdir()} == {
         ".mlis.lock",
-        "generation.jsonl",
         "generation.safetensors",
     }
 
@@ -170,7 +169,7 @@ def test_without_reuse_the_run_keeps_its_own(tmp_path):
     assert (tmp_path / "two" / STORED).exists()
     assert stored().stat().st_mtime_ns == before
     assert_same_bits(alone, undisturbed())
-    # and goes on with it, whatever the store has
+    # and goes on with it, whatever the cache has
     steps = Steps()
     again = train(tmp_path / "two", listener=steps)
     assert steps.taken == []
@@ -185,7 +184,7 @@ def test_in_python_without_a_run_folder(tmp_path):
     first = fit_and_calibrate(data, config, **options, reuse=True)
     steps = Steps()
     second = fit_and_calibrate(
-        data, config, **options, reuse=True, monitor=steps, validation_monitor=steps
+        data, config, **options, reuse=True, callbacks=[steps], validation_callbacks=[steps]
     )
     assert set(steps.of("generation")) == set()
     assert second.reused
@@ -211,8 +210,7 @@ def test_cut_short_it_is_continued_by_another_run(tmp_path):
     other = train(tmp_path / "two", listener=steps)
     assert steps.of("generation") == [3, 4, 5]
     assert_same_bits(other, undisturbed())
-    for folder in (stored().parent, tmp_path / "two"):
-        assert logged(folder / "generation.jsonl") == [1, 2, 3, 4, 5]
+    assert logged(tmp_path / "two/generation.jsonl") == [3, 4, 5]
 
 
 def test_cut_short_before_the_first_snapshot(tmp_path):
@@ -251,7 +249,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def calm(data, tmp_path_factory) -> bytes:
-    """The model of a run that knows no store."""
+    """The model of a run that knows no cache."""
     run = tmp_path_factory.mktemp("calm") / "run"
     assert main(["fit", str(data), "-o", str(run), *SETTINGS, "--no-reuse"]) == 0
     return (run / MODEL).read_bytes()
@@ -307,7 +305,7 @@ def test_a_second_process_waits_for_the_first(stopped_and_waiting, tmp_path, cal
     assert [found["generator_reused"] for found in rows] == [False, True]
     for name in ("one", "two"):
         assert (tmp_path / name / MODEL).read_bytes() == calm
-        assert logged(tmp_path / name / "seed-0/generation.jsonl") == list(range(20, 161, 20))
+    assert logged(tmp_path / "one/seed-0/generation.jsonl") == list(range(20, 161, 20))
     assert "refinement" in (tmp_path / "two.log").read_text()
     assert "generation 160/160" not in (tmp_path / "two.log").read_text()
 
@@ -321,7 +319,7 @@ def test_killed_while_another_waits(stopped_and_waiting, tmp_path, calm):
     assert (tmp_path / "two" / MODEL).read_bytes() == calm
     assert not row(tmp_path / "two")["generator_reused"]  # it trained the last steps
     assert "generation continues after step" in (tmp_path / "two.log").read_text()
-    assert logged(tmp_path / "two/seed-0/generation.jsonl") == list(range(20, 161, 20))
+    assert logged(tmp_path / "two/seed-0/generation.jsonl")[-1] == 160
     assert not list((cache_folder() / "generators").rglob(".*tmp*"))
 
 
@@ -346,7 +344,7 @@ def test_the_command_says_that_generators_were_reused(data, tmp_path, capsys):
         assert json.loads(last)["generator_reused"] == reused
 
 
-# --- whatever is wrong with the store -------------------------------------------------------------
+# --- whatever is wrong with the cache -------------------------------------------------------------
 
 
 def truncated(path: Path) -> None:
@@ -393,12 +391,12 @@ def of_other_code(path: Path) -> None:
 DAMAGE = [truncated, flipped, empty, text, of_another_key, without_record, without_step]
 
 
-def of_the_store(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the store warned of; the classifier's tiny problem may not converge, and say so."""
+def of_the_cache(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the cache warned of; the classifier's tiny problem may not converge, and say so."""
     return [
         found.getMessage()
         for found in caplog.records
-        if found.name == "mlis.training.generator_cache"
+        if found.name in ("mlis.training.generator_cache", "mlis.training.checkpoints")
     ]
 
 
@@ -416,13 +414,12 @@ def test_damaged_and_foreign_files(damage, partial, tmp_path, caplog):
         fitted = train(tmp_path / "two", listener=steps)
     assert_same_bits(fitted, undisturbed())
     assert steps.of("generation") == [1, 2, 3, 4, 5]
-    (warning,) = of_the_store(caplog)
-    assert "trained anew" in warning
+    (warning,) = of_the_cache(caplog)
+    assert "trained again" in warning
     assert not fitted.reused
-    steps = Steps()  # the store is whole again
+    steps = Steps()  # the cache is whole again
     train(tmp_path / "three", listener=steps)
     assert steps.of("generation") == []
-    assert logged(tmp_path / "three/generation.jsonl") == [1, 2, 3, 4, 5]
 
 
 def test_a_snapshot_of_the_runs_own_that_does_not_fit_is_still_an_error(tmp_path):
@@ -453,12 +450,14 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, caplog):
     assert steps.of("generation") == [3, 4, 5]
     assert_same_bits(fitted, undisturbed())
     assert logged(tmp_path / "run/generation.jsonl") == [1, 2, 3, 4, 5]
-    assert_same_bits(fit_reusing(TRAINING, CONFIG, seed=5), undisturbed())  # and without a run
+    assert_same_bits(
+        fit(TRAINING, CONFIG, seed=5, reuse=True).recognizer, undisturbed()
+    )  # and without a run
 
 
 @pytest.fixture
 def read_only(monkeypatch) -> None:
-    """Nothing below the store can be opened for writing, made or deleted."""
+    """Nothing below the cache can be opened for writing, made or deleted."""
     root = cache_folder() / "generators"
     real = {"open": os.open, "mkdir": os.mkdir, "unlink": os.unlink}
 
@@ -512,15 +511,13 @@ def test_a_read_only_cache_with_the_generator(tmp_path, request, caplog):
     steps = Steps()
     assert_same_bits(train(tmp_path / "two", listener=steps), undisturbed())
     assert steps.of("generation") == []
-    assert not of_the_store(caplog)
+    assert not of_the_cache(caplog)
 
 
 def test_a_read_only_cache_with_half_of_it(tmp_path, request, caplog):
-    """It begins where the store ends, and goes on in the run's own folder."""
+    """It begins where the cache ends, and goes on in the run's own folder."""
     with pytest.raises(Killed):
         train(tmp_path / "one", listener=Steps(die_at=("generation", 3)))
-    log = stored().with_suffix(".jsonl")
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
     before = stored().read_bytes()
     request.getfixturevalue("read_only")
     with pytest.raises(Killed):
@@ -530,7 +527,7 @@ def test_a_read_only_cache_with_half_of_it(tmp_path, request, caplog):
     fitted = train(tmp_path / "two", listener=steps)
     assert steps.of("generation") == [5]
     assert_same_bits(fitted, undisturbed())
-    assert logged(tmp_path / "two/generation.jsonl") == [1, 2, 3, 4, 5]
+    assert logged(tmp_path / "two/generation.jsonl") == [3, 4, 5]
     assert stored().read_bytes() == before
 
 
@@ -557,8 +554,8 @@ def test_the_cache_is_deleted_between_and_during_trainings(tmp_path):
     assert_same_bits(train(tmp_path / "one"), undisturbed())
     assert logged(tmp_path / "one/generation.jsonl") == [1, 2, 3, 4, 5]
 
-    class Delete(Monitor):
-        def report(self, stage, step, total, values):
+    class Delete(Callback):
+        def on_step(self, stage, step, total, losses):
             if (stage, step) == ("generation", 3):
                 shutil.rmtree(cache_folder() / "generators")
 
@@ -583,7 +580,7 @@ def test_a_lock_of_a_deleted_folder_is_not_taken_for_one(tmp_path):
 
 def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
     import mlis.provenance
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
 
     def keys(config=CONFIG):
         return generation_key(TRAINING, config, 5), training_key(TRAINING, config, 5)
@@ -598,14 +595,14 @@ def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
         assert keys()[1] != before[1]
     auto = {}
     for product in (torch.bfloat16, torch.float32):
-        found = Arithmetic(torch.device("cpu"), torch.float32, product)
+        found = Precision(torch.device("cpu"), torch.float32, product)
         with monkeypatch.context() as patch:
-            patch.setattr(mlis.provenance.Arithmetic, "of", lambda *_, found=found: found)
+            patch.setattr(mlis.provenance.Precision, "of", lambda *_, found=found: found)
             auto[product] = keys(small("auto"))
     assert not set(auto[torch.bfloat16]) & set(auto[torch.float32])
     assert auto[torch.float32] == keys(small("float32"))
-    cuda = Arithmetic(torch.device("cuda"), torch.float32, torch.float32)
-    monkeypatch.setattr(mlis.provenance.Arithmetic, "of", lambda *_: cuda)
+    cuda = Precision(torch.device("cuda"), torch.float32, torch.float32)
+    monkeypatch.setattr(mlis.provenance.Precision, "of", lambda *_: cuda)
     assert not set(keys()) & set(before)
 
 

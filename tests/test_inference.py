@@ -20,12 +20,12 @@ DATA = tiny()
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
-    return fit(DATA.for_training(), small(), seed=1, device="cpu")
+    return fit(DATA.for_training(), small(), seed=1, device="cpu").recognizer
 
 
 @pytest.fixture(scope="module")
 def exact() -> Recognizer:
-    return fit(DATA.for_training(), small("float64"), seed=1, device="cpu")
+    return fit(DATA.for_training(), small("float64"), seed=1, device="cpu").recognizer
 
 
 def by_hand(recognizer: Recognizer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -302,7 +302,7 @@ def test_without_an_encoder_refined_features_are_the_scaled_ones():
         DATA.for_training(),
         small(refinement={"components": "none"}, preprocessing={"feature_transform": "sqrt"}),
         device="cpu",
-    )
+    ).recognizer
     assert raw.refiner.kind == "none"
     rows = DATA.for_training().features.astype(np.float64)
     low, high = np.sqrt(rows.min(0)), np.sqrt(rows.max(0))

@@ -2,7 +2,7 @@
 
 import torch
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Preprocessing
 from mlis.encoder import trainer as refinement_train
 from mlis.encoder.joint import JointTrainer
@@ -13,7 +13,7 @@ from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 from mlis.model.preprocessing import prepare
 from simulated import small, tiny
 
-EXACT = Arithmetic.of("float64", "cpu")
+EXACT = Precision.of("float64", "cpu")
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 SEED = 4
 
@@ -42,15 +42,13 @@ def trained() -> JointTrainer:
     return trainer
 
 
-def test_shares_of_the_batch_alone_train_the_same_generator(monkeypatch):
+def test_class_terms_of_the_batch_alone_train_the_same_generator(monkeypatch):
     data = tensors()
     own = trained()
-    labels, descriptors, _ = own.adversarial.own_classes(torch.tensor([5, 0, 5]))
+    labels, descriptors = own.adversarial._own_classes(torch.tensor([5, 0, 5]))
     assert torch.equal(descriptors[labels], data.descriptors[data.seen][torch.tensor([5, 0, 5])])
     assert len(descriptors) == 3
-    monkeypatch.setattr(
-        AdversarialTrainer, "own_classes", lambda self, y: (y, self.descriptors, self.base)
-    )
+    monkeypatch.setattr(AdversarialTrainer, "_own_classes", lambda self, y: (y, self.descriptors))
     of_all = trained()
     for one, other in (
         (own.adversarial.network, of_all.adversarial.network),
@@ -69,10 +67,10 @@ def test_products_of_the_batch_classes_are_those_of_the_whole_table():
     h = torch.rand(len(y), 5, dtype=torch.float64)
     scaled = settings.semantic_scale * data.descriptors
     expected = similarities(h, y, scaled @ scaled.T, settings)
-    found = similarities(h, trainer.places, trainer._class_gram(y), settings)
+    found = similarities(h, trainer.class_of_row, trainer._class_gram(y), settings)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
-    loss, _ = trainer._metric(h, y)
+    loss, _ = trainer.metric_loss(h, y)
     torch.testing.assert_close(loss, trainer.similarity_loss(expected[0], y), **CLOSE)
 
 

@@ -19,6 +19,7 @@ import mlis.runs.run
 from cli_cases import last_json, printed, refused
 from mlis.config import Config, Generation
 from mlis.data import load_dataset
+from mlis.data.io.folder import save_dataset
 from mlis.encoder.metric_losses import LOSSES
 from mlis.errors import ModelFileError, SettingsError
 from mlis.generators.registry import GENERATORS
@@ -32,7 +33,7 @@ from mlis.methods.protocol import Chosen, choose, choose_and_test
 from mlis.methods.registry import METHODS, build_method
 from mlis.model.heads import CosineHead
 from mlis.model.recognizer import Recognizer
-from mlis.pipeline import fit, fit_with_exemplars
+from mlis.pipeline import fit
 from mlis.protocol import fit_and_calibrate
 from mlis.serving.engine import Engine
 from serve_cases import client
@@ -124,7 +125,7 @@ def test_a_fixed_constant_is_replaced_by_the_chosen_one():
 def test_mlis_is_the_pipeline():
     training = tiny().for_training()
     found = build_method("mlis", small()).fit(training, seed=2, device="cpu")
-    wanted = fit(training, small(), seed=2, device="cpu")
+    wanted = fit(training, small(), seed=2, device="cpu").recognizer
     for one, two in zip(found.state_dict().values(), wanted.state_dict().values(), strict=True):
         assert torch.equal(one, two)
 
@@ -198,7 +199,7 @@ def test_a_method_is_one_class_and_one_line(monkeypatch, tmp_path):
     measured = choose_and_test(build_method("means", small()), DATA, device="cpu")
     assert measured.test.S is not None
     assert measured.test.S > 22  # twice as good as chance
-    DATA.save(tmp_path / "data")
+    save_dataset(DATA, tmp_path / "data")
     arguments = ["fit", str(tmp_path / "data"), "-o", str(tmp_path / "run"), "--method", "means"]
     assert mlis.cli.main([*arguments, "--precision", "float32", "--device", "cpu"]) == 0
     model = load_model(tmp_path / "run" / "seed-0" / "means" / "model")
@@ -227,9 +228,9 @@ def test_a_generator_is_one_class_one_line_and_its_name(monkeypatch, caplog):
     monkeypatch.setitem(GENERATORS, "toy", lambda data, *_: NoisyDescriptors(data.x.shape[1]))
     monkeypatch.setattr(choices, "type", Literal["wgan-gp", "ridge", "toy"])
     config = small(generation={"generator": "toy"})
-    recognizer, exemplars = fit_with_exemplars(DATA.for_training(), config, device="cpu")
-    assert np.isfinite(recognizer.scores(ROWS)).all()
-    assert exemplars is None  # nothing is known of how to keep it
+    trained = fit(DATA.for_training(), config, device="cpu")
+    assert np.isfinite(trained.recognizer.scores(ROWS)).all()
+    assert trained.exemplars is None  # nothing is known of how to keep it
     assert "no exemplar buffer: expected a generator of mlis, got NoisyDescriptors" in caplog.text
     assert choose(build_method("raw", config), DATA, device="cpu").method.name.endswith(
         "toy generator"
@@ -253,9 +254,9 @@ def test_a_loss_is_one_function_and_one_line(monkeypatch):
 
     monkeypatch.setitem(LOSSES, "spread", lambda settings: spread)
     config = small(generation={"generator": "ridge"}, refinement={"loss": "spread"})
-    found = fit(DATA.for_training(), config, device="cpu").scores(ROWS)
+    found = fit(DATA.for_training(), config, device="cpu").recognizer.scores(ROWS)
     usual = fit(DATA.for_training(), small(generation={"generator": "ridge"}), device="cpu")
-    assert np.abs(found - usual.scores(ROWS)).max() > 1e-6
+    assert np.abs(found - usual.recognizer.scores(ROWS)).max() > 1e-6
     monkeypatch.undo()
     with pytest.raises(SettingsError, match=r"refinement.loss='spread': expected circle, "):
         fit(DATA.for_training(), config, device="cpu")
@@ -266,7 +267,7 @@ def test_a_loss_is_one_function_and_one_line(monkeypatch):
 
 @pytest.mark.parametrize("name", ["cosine", "prototype", "eszsl", "ridge"])
 def test_fit_trains_and_saves_it(name, tmp_path, capsys):
-    DATA.save(tmp_path / "data")
+    save_dataset(DATA, tmp_path / "data")
     run = tmp_path / "run"
     flags = ["-o", str(run), "--method", name, "--precision", "float32", "--device", "cpu"]
     found = last_json(printed(capsys, "fit", str(tmp_path / "data"), *flags, "--json"))
@@ -282,7 +283,7 @@ def test_fit_trains_and_saves_it(name, tmp_path, capsys):
 
 
 def test_a_finished_run_is_resumed_without_training(tmp_path, capsys, monkeypatch):
-    DATA.save(tmp_path / "data")
+    save_dataset(DATA, tmp_path / "data")
     run, flags = tmp_path / "run", ["--precision", "float32", "--device", "cpu", "--seeds", "0,1"]
     flags = [*flags, "--method", "prototype", "--json"]
     first = last_json(printed(capsys, "fit", str(tmp_path / "data"), "-o", str(run), *flags))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
@@ -21,7 +21,6 @@ from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax
 from mlis.model.preprocessing import prepare
 from mlis.pipeline import fit
-from mlis.protocol import fit_reusing
 from simulated import linear_world, small, tiny
 
 DOUBLE = Config(precision="float64")
@@ -29,7 +28,7 @@ RIDGE = {"generation": {"generator": "ridge"}}
 
 
 def tensors(data: GZSLDataset):
-    return prepare(data.for_training(), DOUBLE.preprocessing, Arithmetic.of("float64", "cpu"))[1]
+    return prepare(data.for_training(), DOUBLE.preprocessing, Precision.of("float64", "cpu"))[1]
 
 
 def shared_space(seed: int = 0) -> GZSLDataset:
@@ -198,7 +197,7 @@ def test_raw_softmax_is_the_method_without_refinement(sections):
     training, config = tiny().for_training(), small(**sections)
     found = RawSoftmax(config).fit(training, seed=3, device="cpu")
     config = config.replace({"refinement": {"components": "none"}})
-    wanted = fit(training, config, seed=3, device="cpu")
+    wanted = fit(training, config, seed=3, device="cpu").recognizer
     assert found.refiner.kind == "none"
     assert torch.equal(found.head.weight, wanted.head.weight)
 
@@ -293,7 +292,7 @@ def test_a_result_is_strict_json():
 
 def test_generators_are_shared_with_the_method():
     data, config = tiny(), small()
-    method = fit_reusing(data.for_training(), config, seed=4, device="cpu")
+    method = fit(data.for_training(), config, seed=4, device="cpu", reuse=True)
     assert not method.reused
     first = choose_and_test(contrastive(config=config), data, seed=4, device="cpu", reuse=True)
     assert first.reused
@@ -308,7 +307,7 @@ def test_a_stored_generator_that_does_not_fit_is_trained_anew(monkeypatch):
     data, config = tiny(), small()
     alone = choose_and_test(RawSoftmax(config), data, device="cpu")
     other = small(generation={"hidden": 7})
-    monkeypatch.setattr("mlis.methods.protocol.generation_key", lambda *_: "one key for all")
+    monkeypatch.setattr("mlis.pipeline.generation_key", lambda *_: "one key for all")
     choose_and_test(RawSoftmax(other), data, device="cpu", reuse=True)
     found = choose_and_test(RawSoftmax(config), data, device="cpu", reuse=True)
     assert found.validation.to_dict() == alone.validation.to_dict()

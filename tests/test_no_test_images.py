@@ -11,6 +11,7 @@ import pytest
 from cli_cases import NAMES, QUICK, SEEN, last_json, printed, small_dataset
 from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.folder import save_dataset
 from mlis.evaluation import evaluate
 from mlis.io.checkpoint import load_model
 from mlis.protocol import fit_and_calibrate
@@ -51,7 +52,7 @@ def test_measures_of_no_image_are_none():
 @pytest.mark.parametrize("make", [untested, one_image_per_class])
 def test_the_model_is_saved(make, tmp_path, capsys):
     data, run = tmp_path / "data", tmp_path / "run"
-    make().save(data)
+    save_dataset(make(), data)
     text = printed(capsys, "fit", data, "-o", run, *QUICK, "--json")
     (row,) = [line.split() for line in text.splitlines() if line.startswith("ml+is+sfr")]
     assert row[1:7] == ["–"] * 6
@@ -68,7 +69,7 @@ def test_the_model_is_saved(make, tmp_path, capsys):
 
 def test_a_run_that_had_ended_with_an_error_is_resumed(tmp_path, capsys):
     data, run = tmp_path / "data", tmp_path / "run"
-    untested().save(data)
+    save_dataset(untested(), data)
     assert main(["fit", str(data), "-o", str(run), *QUICK]) == 0
     for name in ("results.json", MODEL.parent / "result.json"):  # as it was left then
         (run / name).unlink()
@@ -86,7 +87,7 @@ def test_the_constant_is_0_where_validation_has_no_image_of_a_seen_class(caplog)
 
 
 def test_tables_and_the_report_show_dashes(tmp_path, capsys):
-    untested().save(tmp_path / "data")
+    save_dataset(untested(), tmp_path / "data")
     results = tmp_path / "results"
     command = ("reproduce", "table3", "--datasets", tmp_path / "data", "--budget", "quick")
     text = printed(capsys, *command, "--device", "cpu", "-o", results)

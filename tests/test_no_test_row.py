@@ -21,8 +21,8 @@ from mlis.evaluation import Evaluation
 from mlis.experiments.budget import QUICK_OPTIONS
 from mlis.methods.protocol import choose_and_test
 from mlis.methods.registry import METHODS, build_method
-from mlis.protocol import fit_and_calibrate, test_once
-from mlis.training.loop import Monitor
+from mlis.protocol import evaluate_on_test, fit_and_calibrate
+from mlis.training.callbacks import Callback
 from simulated import linear_world, tiny
 
 
@@ -42,19 +42,27 @@ def with_noisy_tests(data: GZSLDataset) -> GZSLDataset:
     return other
 
 
-class Everything(Monitor):
+@pytest.fixture(autouse=True)
+def _log_every_step(monkeypatch):
+    monkeypatch.setattr("mlis.training.loop.LOG_EVERY", 1)
+
+
+class Everything(Callback):
     """Keeps every reported loss, and the whole state of every stage at every step."""
 
     def __init__(self) -> None:
         self.found: list[Any] = []
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        self.found.append((stage, step, dict(values)))
+    def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
+        self.found.append((stage, step, dict(losses)))
 
-    def wants_snapshot(self, stage: str, step: int) -> bool:
+    def load(self, stage: str) -> None:
+        return None
+
+    def due(self, stage: str, step: int) -> bool:
         return True
 
-    def snapshot(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
+    def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
         self.found.append((stage, step, {name: value.clone() for name, value in state.items()}))
 
 
@@ -84,10 +92,19 @@ def leaves(thing: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 def of_method(data: GZSLDataset, settings: Config) -> list[Any]:
     """All that is trained and chosen, and how it does on the test rows (the last)."""
-    monitors = {"monitor": Everything(), "validation_monitor": Everything()}
-    found = fit_and_calibrate(data, settings, seed=2, device="cpu", **monitors)
-    watched = [one.found for one in monitors.values()]
-    tested = test_once(found.recognizer, data).to_dict()
+    seen, validation = Everything(), Everything()
+    found = fit_and_calibrate(
+        data,
+        settings,
+        seed=2,
+        device="cpu",
+        callbacks=[seen],
+        checkpoints=seen,
+        validation_callbacks=[validation],
+        validation_checkpoints=validation,
+    )
+    watched = [seen.found, validation.found]
+    tested = evaluate_on_test(found.recognizer, data).to_dict()
     return [[found.recognizer, found.validation], watched, tested]
 
 
@@ -96,11 +113,11 @@ def of_any(data: GZSLDataset, method: str) -> list[Any]:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in QUICK_OPTIONS.get(method, {}).items()
     }
-    monitor = Everything()
+    seen = Everything()
     chosen = build_method(method, config(), **options)
-    found = choose_and_test(chosen, data, seed=2, device="cpu", monitor=monitor)
+    found = choose_and_test(chosen, data, seed=2, device="cpu", callbacks=[seen])
     chosen = [found.settings, found.recognizer.calibration, found.validation]
-    return [[*chosen, found.recognizer], monitor.found, found.test.to_dict()]
+    return [[*chosen, found.recognizer], seen.found, found.test.to_dict()]
 
 
 def agree(ours: Sequence[Any], theirs: Sequence[Any]) -> None:

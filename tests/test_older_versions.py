@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlis.data import GZSLDataset
 from mlis.data.io.feature_folder import read_feature_folder
+from mlis.data.io.folder import load_folder
 from mlis.errors import DataError, MlisError, ModelFileError
 from mlis.estimator import MLISClassifier
 from mlis.evaluation import summarise
@@ -20,9 +20,9 @@ from mlis.incremental import add_classes
 from mlis.io.checkpoint import load_exemplars, load_model, read_record, save_model
 from mlis.io.onnx import export_onnx
 from mlis.io.saved_models import find_models
-from mlis.protocol import test_once as tested_once
+from mlis.protocol import evaluate_on_test
 from mlis.runs.run import RunPlan, execute
-from mlis.storage.atomic import sealed, unsealed
+from mlis.storage.atomic import with_checksum, without_checksum
 
 KEPT = Path(__file__).parent / "data" / "v0.1.0"
 EXPECTED = json.loads((KEPT / "expected.json").read_text())
@@ -36,18 +36,18 @@ def kept(tmp_path) -> Path:
 
 
 def test_a_dataset_folder_is_the_same_data():
-    data = GZSLDataset.load(KEPT / "dataset")
+    data = load_folder(KEPT / "dataset")
     assert data.sha256 == EXPECTED["data_sha256"]
     assert (len(data.labels), data.num_classes, len(data.unseen_classes)) == (72, 9, 3)
 
 
 def test_a_model_gives_the_same_scores():
-    model, data = load_model(KEPT / "run" / MODEL), GZSLDataset.load(KEPT / "dataset")
+    model, data = load_model(KEPT / "run" / MODEL), load_folder(KEPT / "dataset")
     expected = np.array(EXPECTED["scores"], np.float32)
     np.testing.assert_allclose(model.scores(data.features[:6]), expected, rtol=1e-4, atol=1e-4)
     assert model.predict(data.features).tolist() == EXPECTED["predicted"]
     recorded = read_record(KEPT / "run" / MODEL)["record"]["test"]
-    found = tested_once(model, data).to_dict()
+    found = evaluate_on_test(model, data).to_dict()
     assert {name: found[name] for name in ("U", "S", "H")} == pytest.approx(
         {name: recorded[name] for name in ("U", "S", "H")}
     )
@@ -57,7 +57,7 @@ def test_a_model_with_a_growth_file_gives_the_same_scores_before_and_after_addit
     kept = Path(__file__).parent / "data" / "v0.1.0-config"
     expected, data = (
         json.loads((kept / "expected.json").read_text()),
-        GZSLDataset.load(kept / "dataset"),
+        load_folder(kept / "dataset"),
     )
     model, exemplars = load_model(kept / "run" / MODEL), load_exemplars(kept / "run" / MODEL)
     x = data.features[:6]
@@ -78,7 +78,7 @@ def test_the_estimators_decision_function_is_that_of_before():
     kept = Path(__file__).parent / "data" / "v0.1.0-config"
     expected, data = (
         json.loads((kept / "expected.json").read_text()),
-        GZSLDataset.load(kept / "dataset"),
+        load_folder(kept / "dataset"),
     )
     rows = data.split.trainval
     options = {"steps": 20, "random_state": 0, "precision": "float32"}
@@ -98,7 +98,7 @@ def test_an_exported_model_gives_the_same_scores(tmp_path):
     expected = json.loads((kept / "expected.json").read_text())["onnx"]
     export_onnx(load_model(kept / "run" / MODEL), tmp_path / "m.onnx")
     session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    x = GZSLDataset.load(kept / "dataset").features[:6]
+    x = load_folder(kept / "dataset").features[:6]
     for name, values in expected.items():
         (found,) = session.run([name], {"features": np.array(x, np.float32)})
         np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-4)
@@ -112,7 +112,7 @@ def test_a_finished_run_is_read_and_not_done_again(kept, monkeypatch):
     plan = RunPlan.read(run)
     assert [model.folder for model in find_models(run)] == [run / MODEL]
     before = json.loads((run / "results.json").read_text())["components"]
-    after = execute(run, plan, GZSLDataset.load(kept / "dataset"))["components"]
+    after = execute(run, plan, load_folder(kept / "dataset"))["components"]
     for components, found in after.items():
         assert found == {name: before[components][name] for name in found}
 
@@ -131,7 +131,7 @@ def test_a_result_row_is_read_and_agrees_when_done_again():
 
 def test_a_folder_of_features_is_read():
     images = read_feature_folder(KEPT / "features")
-    np.testing.assert_array_equal(images.features, GZSLDataset.load(KEPT / "dataset").features[:12])
+    np.testing.assert_array_equal(images.features, load_folder(KEPT / "dataset").features[:12])
     assert images.root == "/photos"
 
 
@@ -139,12 +139,12 @@ def changed(path: Path, **values: object) -> None:
     """Write a JSON record again with other values, and check digits that are right."""
     record = json.loads(path.read_text())
     if "check" in record:
-        record = sealed({**unsealed(record), **values})
+        record = with_checksum({**without_checksum(record), **values})
     path.write_text(json.dumps({**record, **({} if "check" in record else values)}) + "\n")
 
 
 def read_all(kept: Path) -> None:
-    data = GZSLDataset.load(kept / "dataset")
+    data = load_folder(kept / "dataset")
     read_feature_folder(kept / "features")
     load_model(kept / "run" / MODEL)
     execute(kept / "run", RunPlan.read(kept / "run"), data)
@@ -154,7 +154,7 @@ def read_all(kept: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "values", "said"),
     [
-        ("dataset/dataset.json", {"version": 2}, "version 2, but this mlis reads 1"),
+        ("dataset/dataset.json", {"version": 2}, "expected version 1, got 2"),
         ("features/features.json", {"version": 7}, "version 7, but this mlis reads 1"),
         (f"run/{MODEL}/model.json", {"format": 3}, "has model format 3, but this version of mlis"),
         ("run/run.json", {"format": 2}, "has run format 2, but this version of mlis"),
@@ -183,11 +183,11 @@ def test_another_format_and_seeds_trained_together_are_refused(kept, file, value
 
 @pytest.mark.parametrize("file", ["run/run.json", "run/seed-1/ml+is+sfr/result.json"])
 def test_records_from_before_there_were_formats_are_read(kept, file):
-    record = unsealed(json.loads((kept / file).read_text()))
+    record = without_checksum(json.loads((kept / file).read_text()))
     del record["format"]
     (kept / file).write_text(json.dumps(record))
     run = kept / "run"
-    found = execute(run, RunPlan.read(run), GZSLDataset.load(kept / "dataset"))
+    found = execute(run, RunPlan.read(run), load_folder(kept / "dataset"))
     assert found["components"]["ml+is+sfr"]["H"]
 
 
@@ -199,7 +199,7 @@ def test_an_edited_number_is_noticed(kept):
     place.write_text(json.dumps(record))
     run = kept / "run"
     with pytest.raises(ModelFileError, match=r"result\.json is damaged .*check digits.*delete it"):
-        execute(run, RunPlan.read(run), GZSLDataset.load(kept / "dataset"))
+        execute(run, RunPlan.read(run), load_folder(kept / "dataset"))
     record = json.loads((run / "run.json").read_text())
     record["config"]["refinement"]["gamma"] = 81.0
     (run / "run.json").write_text(json.dumps(record))

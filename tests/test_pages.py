@@ -11,7 +11,7 @@ from jinja2 import UndefinedError
 import mlis.pages
 from mlis.experiments.report import charts
 from mlis.pages import colours, render
-from mlis.pages.places import place, same_class_nearest
+from mlis.pages.projection import project, same_class_nearest
 
 DARK = re.compile(r"prefers-color-scheme: dark\) \{\n  :root \{(.*?)\n  \}", re.S)
 PRINT = re.compile(r"@media print \{\n  :root \{(.*?)\n  \}", re.S)
@@ -86,8 +86,8 @@ def test_maps_are_always_the_same_and_put_classes_together():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 12)
     features = np.eye(3)[labels] + 0.05 * rng.random((36, 3))
-    one = place(features)
-    np.testing.assert_array_equal(one, place(features))
+    one = project(features)
+    np.testing.assert_array_equal(one, project(features))
     assert one.shape == (36, 2)
     assert one.min() == 0
     assert one.max() == 1

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.compute.precision import Arithmetic, _one_hot_product, stream, sum_by_class
+from mlis.compute.class_sums import _one_hot_product, sum_by_class
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Config, Preprocessing
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
@@ -15,8 +17,8 @@ from mlis.io.checkpoint import load_model, save_model
 from mlis.model.preprocessing import FeatureScaler, prepare
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
-from mlis.training.checkpoints import FolderMonitor
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointFolder
 from simulated import dataset, hidden_direction_world, linear_world, small, tiny
 
 # --- learning -----------------------------------------------------------------------------------
@@ -48,7 +50,9 @@ LEARNING = Config(precision="float32").replace(
 
 
 def measured(data: GZSLDataset, seed: int = 0, **sections) -> Evaluation:
-    recognizer = fit(data.for_training(), LEARNING.replace(sections), seed=seed, device="cpu")
+    recognizer = fit(
+        data.for_training(), LEARNING.replace(sections), seed=seed, device="cpu"
+    ).recognizer
     test = data.for_testing()
     return evaluate(recognizer.scores(test.features), test.labels, test.seen_mask, test.class_names)
 
@@ -131,7 +135,7 @@ def test_more_unseen_classes_than_seen_and_one_unseen_class():
 
 def test_training_sees_features_in_0_to_1_and_descriptors_of_length_1():
     training = tiny().for_training()
-    scaler, data = prepare(training, Preprocessing(), Arithmetic.of("float64", "cpu"))
+    scaler, data = prepare(training, Preprocessing(), Precision.of("float64", "cpu"))
     torch.testing.assert_close(data.x.amin(0), torch.zeros(9).double())
     torch.testing.assert_close(data.x.amax(0), torch.ones(9).double())
     low, high = training.features.min(0), training.features.max(0)
@@ -146,11 +150,11 @@ def test_training_sees_features_in_0_to_1_and_descriptors_of_length_1():
 def test_nothing_is_scaled_where_the_settings_say_so():
     training = tiny().for_training()
     raw = Preprocessing(feature_scaling="none", descriptor_norm="none")
-    scaler, data = prepare(training, raw, Arithmetic.of("float32", "cpu"))
+    scaler, data = prepare(training, raw, Precision.of("float32", "cpu"))
     np.testing.assert_array_equal(data.x, training.features)
     np.testing.assert_array_equal(data.descriptors, training.descriptors)
     rooted = Preprocessing(feature_transform="sqrt", feature_scaling="none")
-    scaler, data = prepare(training, rooted, Arithmetic.of("float32", "cpu"))
+    scaler, data = prepare(training, rooted, Precision.of("float32", "cpu"))
     np.testing.assert_allclose(data.x, np.sqrt(training.features), rtol=1e-6)
     # a test image may be below every training image, never below zero
     assert scaler(torch.tensor([[-1.0] * 9])).tolist() == [[0.0] * 9]
@@ -195,11 +199,11 @@ VARIANTS = {
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(variant, precision):
     config = small(precision, **VARIANTS[variant])
     training = DATA.for_training()
-    one = fit(training, config, seed=3, device="cpu")
+    one = fit(training, config, seed=3, device="cpu").recognizer
     torch.manual_seed(99)
     torch.rand(7)
-    assert same_bits(one, fit(training, config, seed=3, device="cpu"))
-    other = fit(training, config, seed=4, device="cpu")
+    assert same_bits(one, fit(training, config, seed=3, device="cpu").recognizer)
+    other = fit(training, config, seed=4, device="cpu").recognizer
     assert not torch.equal(one.head.weight, other.head.weight)
     expected = torch.float64 if precision == "float64" else torch.float32
     assert {w.dtype for w in all_weights(one)[:2]} == {expected}
@@ -246,20 +250,20 @@ def test_precisions_agree():
     predictions = {
         precision: fit(
             data.for_training(), LEARNING.replace({"precision": precision}), device="cpu"
-        ).predict(features)
+        ).recognizer.predict(features)
         for precision in ("float64", "float32", "bfloat16")
     }
     assert (predictions["float64"] == predictions["float32"]).mean() > 0.97
     assert (predictions["bfloat16"] == predictions["float32"]).mean() > 0.93
 
 
-def test_arithmetic():
-    exact, half = Arithmetic.of("float64", "cpu"), Arithmetic.of("bfloat16", "cpu")
+def test_precision():
+    exact, half = Precision.of("float64", "cpu"), Precision.of("bfloat16", "cpu")
     assert (exact.master, exact.product) == (torch.float64, torch.float64)
     assert (half.master, half.product) == (torch.float32, torch.bfloat16)
     a = torch.rand(3, 4)
-    assert half.mm(a, a.T).dtype == torch.bfloat16
-    assert Arithmetic.of("auto", "cpu").master == torch.float32
+    assert torch.equal(half.mm(a, a.T), (a.bfloat16() @ a.T.bfloat16()).float())
+    assert Precision.of("auto", "cpu").master == torch.float32
 
 
 def test_sums_by_class_are_the_same_either_way():
@@ -277,21 +281,25 @@ def test_on_a_gpu(variant, tmp_path):
     """The same bits twice, also when it is cut short; a model that answers alike on the CPU."""
     config = small("float32", **VARIANTS[variant])
     training = DATA.for_training()
-    one = fit(training, config, seed=3, device="cuda")
+    one = fit(training, config, seed=3, device="cuda").recognizer
     assert one.device.type == "cuda"
-    assert same_bits(one, fit(training, config, seed=3, device="cuda"))
+    assert same_bits(one, fit(training, config, seed=3, device="cuda").recognizer)
 
-    class Cut(FolderMonitor):
-        def wants_snapshot(self, stage, step):
+    class Cut(CheckpointFolder):
+        def due(self, stage, step):
             if step == 4:
                 raise KeyboardInterrupt
             return True
 
     with pytest.raises(KeyboardInterrupt):
-        fit(training, config, seed=3, device="cuda", monitor=Cut(tmp_path / "run", "key"))
+        fit(training, config, seed=3, device="cuda", checkpoints=Cut(tmp_path / "run", "key"))
     again = fit(
-        training, config, seed=3, device="cuda", monitor=FolderMonitor(tmp_path / "run", "key")
-    )
+        training,
+        config,
+        seed=3,
+        device="cuda",
+        checkpoints=CheckpointFolder(tmp_path / "run", "key"),
+    ).recognizer
     assert same_bits(one, again)
     save_model(one, tmp_path / "model")
     loaded = load_model(tmp_path / "model", device="cpu")
@@ -305,7 +313,7 @@ def test_on_a_gpu(variant, tmp_path):
 def test_a_gpu_learns_the_same():
     data = linear_world()
     config = LEARNING.replace({"generation": {"generator": "wgan-gp"}, "precision": "auto"})
-    recognizer = fit(data.for_training(), config, device="cuda")
+    recognizer = fit(data.for_training(), config, device="cuda").recognizer
     test = data.for_testing()
     result = evaluate(
         recognizer.scores(test.features), test.labels, test.seen_mask, test.class_names
@@ -327,11 +335,11 @@ def test_cuda_where_there_is_none():
 # --- what is trained, and when ------------------------------------------------------------------
 
 
-class Stages(Monitor):
+class Stages(Callback):
     def __init__(self):
         self.started_stages: list[str] = []
 
-    def started(self, stage, step, total):
+    def on_start(self, stage, step, total):
         self.started_stages.append(stage)
 
 
@@ -346,9 +354,11 @@ class Stages(Monitor):
     ],
 )
 def test_stages(changes, stages):
-    monitor = Stages()
-    recognizer = fit(DATA.for_training(), small(**changes), device="cpu", monitor=monitor)
-    assert monitor.started_stages == stages
+    heard = Stages()
+    recognizer = fit(
+        DATA.for_training(), small(**changes), device="cpu", callbacks=[heard]
+    ).recognizer
+    assert heard.started_stages == stages
     no_encoder = changes.get("refinement", {}).get("components") == "none"
     assert (recognizer.refiner.kind == "none") == no_encoder
 
@@ -358,20 +368,20 @@ def test_without_unseen_classes_it_is_an_ordinary_classifier():
     labels = np.repeat(np.arange(4), 20)
     features = np.eye(4)[labels] + 0.1 * rng.random((80, 4))
     data = dataset(features, labels, np.eye(4), [], 0)
-    monitor = Stages()
-    recognizer = fit(data.for_training(), small(), device="cpu", monitor=monitor)
-    assert monitor.started_stages == ["refinement"]
+    heard = Stages()
+    recognizer = fit(data.for_training(), small(), device="cpu", callbacks=[heard]).recognizer
+    assert heard.started_stages == ["refinement"]
     test = data.for_testing()
     assert (recognizer.predict(test.features) == test.labels).all()
 
 
 def test_synthetic_samples_of_seen_classes_can_be_used():
-    one = fit(DATA.for_training(), small(), device="cpu")
+    one = fit(DATA.for_training(), small(), device="cpu").recognizer
     two = fit(
         DATA.for_training(),
         small(classification={"synthetic_per_unseen": 5, "synthetic_per_seen": 20}),
         device="cpu",
-    )
+    ).recognizer
     assert torch.equal(one.refiner.weight, two.refiner.weight)
     assert not torch.equal(one.head.weight, two.head.weight)
 
@@ -380,14 +390,14 @@ def test_a_users_loss_and_its_name():
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     by_hand = fit(
         DATA.for_training(), small(), device="cpu", loss=losses.TripletMarginLoss(margin=0.1)
-    )
+    ).recognizer
     by_name = fit(
         DATA.for_training(),
         small(refinement={"loss": "test_pipeline:TRIPLET"}),
         device="cpu",
-    )
+    ).recognizer
     assert same_bits(by_hand, by_name)
-    assert not same_bits(by_hand, fit(DATA.for_training(), small(), device="cpu"))
+    assert not same_bits(by_hand, fit(DATA.for_training(), small(), device="cpu").recognizer)
 
 
 def __getattr__(name: str):
@@ -400,11 +410,11 @@ def __getattr__(name: str):
 
 @pytest.mark.parametrize("schedule", ["sequential", "joint"])
 def test_a_loss_that_does_not_exist_is_found_before_anything_is_trained(schedule):
-    monitor = Stages()
+    heard = Stages()
     config = small(refinement={"loss": "circel", "schedule": schedule})
     with pytest.raises(SettingsError, match=r"refinement\.loss='circel'"):
-        fit(DATA.for_training(), config, device="cpu", monitor=monitor)
-    assert not monitor.started_stages
+        fit(DATA.for_training(), config, device="cpu", callbacks=[heard])
+    assert not heard.started_stages
 
 
 def test_square_root_of_negative_features_is_an_error():
@@ -420,7 +430,8 @@ def test_the_length_of_the_descriptors_does_not_matter():
     training = DATA.for_training()
     longer = replace(training, descriptors=training.descriptors * 16)  # exact in binary
     assert same_bits(
-        fit(training, small("float64"), device="cpu"), fit(longer, small("float64"), device="cpu")
+        fit(training, small("float64"), device="cpu").recognizer,
+        fit(longer, small("float64"), device="cpu").recognizer,
     )
 
 
@@ -428,12 +439,15 @@ def test_features_from_a_memory_map(tmp_path):
     training = DATA.for_training()
     np.save(tmp_path / "x.npy", training.features)
     mapped = replace(training, features=np.load(tmp_path / "x.npy", mmap_mode="r"))
-    assert same_bits(fit(training, small(), device="cpu"), fit(mapped, small(), device="cpu"))
+    assert same_bits(
+        fit(training, small(), device="cpu").recognizer,
+        fit(mapped, small(), device="cpu").recognizer,
+    )
 
 
 def test_calibration_of_the_settings_is_applied():
     config = small(classification={"calibration": 1.5})
-    assert fit(DATA.for_training(), config, device="cpu").calibration == 1.5
+    assert fit(DATA.for_training(), config, device="cpu").recognizer.calibration == 1.5
     # the caller resolves "validation"
     config = small(classification={"calibration": "validation"})
-    assert fit(DATA.for_training(), config, device="cpu").calibration == 0
+    assert fit(DATA.for_training(), config, device="cpu").recognizer.calibration == 0

@@ -13,8 +13,8 @@ import coloured
 from cli_cases import refused
 from coloured import COLOURS, UNSEEN, Colours, picture
 from mlis.cli import main
-from mlis.data.dataset import GZSLDataset
 from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
+from mlis.data.io.folder import load_folder, save_dataset
 from mlis.errors import DataError, SettingsError
 from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.io.checkpoint import load_model, save_model
@@ -28,7 +28,7 @@ def place(tmp_path_factory) -> Path:
     """A saved model and pictures, to be read only."""
     folder = tmp_path_factory.mktemp("coloured")
     data = coloured.coloured_dataset(folder)
-    data.save(folder / "data")
+    save_dataset(data, folder / "data")
     recognizer, exemplars = coloured.coloured_model(folder / "again")
     save_model(recognizer, folder / "model", exemplars)
     (folder / "bad").mkdir()
@@ -50,7 +50,7 @@ def _fake_backbone(monkeypatch):
         assert name in ("colours", "others"), name
         return Colours() if name == "colours" else Colours("two", "others")
 
-    monkeypatch.setattr("mlis.features.backbones.base.load_backbone", load)
+    monkeypatch.setattr("mlis.features.backbones.load_backbone", load)
     monkeypatch.setattr("mlis.image_classifier.load_backbone", load)
 
 
@@ -58,21 +58,21 @@ def _fake_backbone(monkeypatch):
 
 
 def test_the_model_remembers_its_image_model(place, model):
-    data = GZSLDataset.load(place / "data")
+    data = load_folder(place / "data")
     assert data.provenance.sources["backbone"]["fingerprint"] == Colours().identity.fingerprint
     assert recorded_backbone(model)["fingerprint"] == Colours().identity.fingerprint
     assert model.metadata.sources["descriptors"]["attributes"][0]["name"] == "red"
 
 
 def test_a_dataset_of_before_says_it_beside(place, tmp_path):
-    data = GZSLDataset.load(place / "data")
-    data.save(tmp_path)
+    data = load_folder(place / "data")
+    save_dataset(data, tmp_path)
     words = json.loads((tmp_path / "dataset.json").read_text())
     sources = words["provenance"].pop("sources")
     (tmp_path / "dataset.json").write_text(json.dumps(words))
-    assert GZSLDataset.load(tmp_path).provenance.sources == {}
+    assert load_folder(tmp_path).provenance.sources == {}
     (tmp_path / "sources.json").write_text(json.dumps({"root": "/pictures", **sources}))
-    assert GZSLDataset.load(tmp_path).provenance.sources == sources
+    assert load_folder(tmp_path).provenance.sources == sources
 
 
 def test_pictures_are_recognised_seen_or_not(model):
@@ -209,7 +209,7 @@ def test_features_of_the_same_image_model_alone(place, capsys, tmp_path):
             assert (found[0]["path"], found[0]["class_1"]) == ("a.png", "red")
             assert "label" not in found[0]
     found, _ = rows(capsys, place / "model", place / "data")
-    data = GZSLDataset.load(place / "data")
+    data = load_folder(place / "data")
     assert [row["label"] for row in found] == [data.class_names[i] for i in data.labels]
     assert found[0]["row"] == "0"  # no images.csv lies beside it
 
@@ -242,7 +242,7 @@ def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
     assert main([*map(str, [*command, tmp_path / "other.csv", "--json"])]) == 0
     captured = capsys.readouterr()
     assert "one more" in captured.out
-    old, new = GZSLDataset.load(folder), GZSLDataset.load(tmp_path / "new")
+    old, new = load_folder(folder), load_folder(tmp_path / "new")
     for name in ("features", "labels", "class_names"):
         np.testing.assert_array_equal(getattr(new, name), getattr(old, name))
     for name in old.split.__dataclass_fields__:
@@ -265,7 +265,7 @@ def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
             (),
             "'cyan': expected unseen",
         ),
-        ("name,w,h\nred,1,2\nblue,2,1\n", ("--skip-undescribed",), "no meaning with a dataset"),
+        ("name,w,h\nred,1,2\nblue,2,1\n", ("--skip-undescribed",), "not allowed with a dataset"),
     ):
         (tmp_path / "bad.csv").write_text(text)
         assert said in refused(capsys, *command, tmp_path / "bad.csv", "--force", *flags)
@@ -276,9 +276,9 @@ def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
     [
         (["MODEL", "absent/*.png"], "matches no file"),
         (["MODEL", "empty"], "no files in it"),
-        (["MODEL", "x.npy", "--workers", "2"], "--workers has no meaning with features"),
+        (["MODEL", "x.npy", "--workers", "2"], "--workers: not allowed with features"),
         (["MODEL", "a.png", "--backbone", "others"], "of others"),
-        (["MODEL", "a.png", "--top-k", "0"], "--top-k must be at least 1"),
+        (["MODEL", "a.png", "--workers", "0"], "--workers: expected a whole number ≥ 1"),
     ],
 )
 def test_wrong_use(place, capsys, tmp_path, monkeypatch, arguments, said):
@@ -293,7 +293,7 @@ def test_wrong_use(place, capsys, tmp_path, monkeypatch, arguments, said):
 def test_a_model_of_features_says_what_it_takes(place, model, capsys, tmp_path):
     save_model(replace(model, metadata=Metadata()), tmp_path / "bare")
     said = refused(capsys, "predict", tmp_path / "bare", place / "bad")
-    assert "name that model with --backbone" in said
+    assert "Name that model with --backbone" in said
     given = ["predict", tmp_path / "bare", place / "bad/fine.png", "--backbone", "colours"]
     assert main([*map(str, given)]) == 0
     assert ",red," in capsys.readouterr().out

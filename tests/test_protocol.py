@@ -14,9 +14,9 @@ from mlis.data.splits import Split, add_validation, validation_splits
 from mlis.errors import DataError, FeatureRangeWarning
 from mlis.evaluation import best_calibration, evaluate
 from mlis.pipeline import fit
-from mlis.protocol import fit_and_calibrate, test_once
+from mlis.protocol import evaluate_on_test, fit_and_calibrate
 from mlis.provenance import PROTOCOL, provenance
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 from simulated import linear_world, small, tiny
 
 CALIBRATED = {"classification": {"calibration": "validation"}}
@@ -44,7 +44,7 @@ def harmonic(scores: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> float:
 def validated(fold: GZSLDataset) -> Callable[[float], float]:
     """H on what a validation split holds out, by the constant."""
     training, held_out = fold.for_validation()
-    scores = fit(training, ridge(), seed=1, device="cpu").scores(held_out.features)
+    scores = fit(training, ridge(), seed=1, device="cpu").recognizer.scores(held_out.features)
     seen = held_out.seen_mask
     return lambda constant: harmonic(scores - constant * seen, held_out.labels, seen)
 
@@ -64,7 +64,7 @@ def test_the_constant_is_the_best_on_the_validation_classes():
     assert len(validation_splits(data.split, data.labels)) == 1
     trained = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
     training, held_out = data.for_validation()
-    scores = fit(training, ridge(), seed=1, device="cpu").scores(held_out.features)
+    scores = fit(training, ridge(), seed=1, device="cpu").recognizer.scores(held_out.features)
     chosen, H = trained.recognizer.calibration, validated(data)
     span = np.abs(scores).max() * 2
     assert chosen == best_calibration(scores, held_out.labels, held_out.seen_mask)
@@ -136,13 +136,14 @@ def test_validation_splits_hold_out_other_classes_each_time(classes, expected):
 
 def test_the_recognizer_is_the_one_trained_on_all_training_rows(data):
     trained = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
-    plain = fit(data.for_training(), ridge(), seed=1, device="cpu")
+    plain = fit(data.for_training(), ridge(), seed=1, device="cpu").recognizer
     assert torch.equal(trained.recognizer.head.weight, plain.head.weight)
     assert trained.recognizer.class_names == data.class_names
     assert trained.seconds > 0
+    plain.calibration = trained.recognizer.calibration
     np.testing.assert_array_equal(
         trained.recognizer.scores(data.features),
-        plain.with_calibration(trained.recognizer.calibration).scores(data.features),
+        plain.scores(data.features),
     )
 
 
@@ -156,7 +157,10 @@ def test_test_rows_have_no_say_in_the_constant(data):
     assert one.recognizer.calibration == two.recognizer.calibration
     assert torch.equal(one.recognizer.head.weight, two.recognizer.head.weight)
     with pytest.warns(FeatureRangeWarning):
-        assert test_once(one.recognizer, data).S > test_once(two.recognizer, noise).S + 20
+        assert (
+            evaluate_on_test(one.recognizer, data).S
+            > evaluate_on_test(two.recognizer, noise).S + 20
+        )
 
 
 def test_validation_classes_are_classes_of_the_training_rows(data):
@@ -174,33 +178,33 @@ def test_validation_classes_are_classes_of_the_training_rows(data):
 def test_a_given_constant_needs_no_second_training(data, constant):
     stages = []
 
-    class Stages(Monitor):
-        def started(self, stage, step, total):
+    class Stages(Callback):
+        def on_start(self, stage, step, total):
             stages.append(stage)
 
     config = ridge(classification={"calibration": constant})
-    trained = fit_and_calibrate(data, config, device="cpu", monitor=Stages())
+    trained = fit_and_calibrate(data, config, device="cpu", callbacks=[Stages()])
     assert trained.recognizer.calibration == constant
     assert trained.validation is None
     assert stages == ["refinement"]
 
 
-def test_each_training_has_its_own_monitor(data):
+def test_each_training_has_its_own_callbacks(data):
     stages: dict[str, list[str]] = {"validation": [], "training": []}
 
-    class Stages(Monitor):
+    class Stages(Callback):
         def __init__(self, name: str):
             self.name = name
 
-        def started(self, stage, step, total):
+        def on_start(self, stage, step, total):
             stages[self.name].append(stage)
 
     fit_and_calibrate(
         data,
         small(**CALIBRATED),
         device="cpu",
-        monitor=Stages("training"),
-        validation_monitor=Stages("validation"),
+        callbacks=[Stages("training")],
+        validation_callbacks=[Stages("validation")],
     )
     assert stages == {key: ["generation", "refinement"] for key in stages}
 
@@ -227,9 +231,9 @@ def test_no_validation_split_is_an_error():
         fit_and_calibrate(replace(whole, split=split), ridge(), device="cpu")
 
 
-def test_test_once_is_evaluate_on_the_test_rows(data):
+def test_evaluate_on_test_measures_the_test_rows(data):
     recognizer = fit_and_calibrate(data, ridge(), seed=1, device="cpu").recognizer
-    result = test_once(recognizer, data)
+    result = evaluate_on_test(recognizer, data)
     rows = np.concatenate([data.split.test_seen, data.split.test_unseen])
     scores = recognizer.scores(data.features[rows])
     expected = evaluate(scores, data.labels[rows], data.seen_mask, data.class_names)

@@ -9,27 +9,29 @@ import torch
 from torch import Tensor
 
 import reference
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Preprocessing, Refinement
 from mlis.data.samplers import ClassBalancedSampler
 from mlis.encoder.joint import fit_joint
 from mlis.encoder.metric_losses import load_loss
 from mlis.encoder.trainer import RefinementTrainer, fit_encoder
 from mlis.errors import DivergenceError, SettingsError
+from mlis.generators.registry import fit_generator
 from mlis.generators.ridge import fit_ridge
-from mlis.generators.wgan_gp.trainer import AdversarialTrainer, fit_generator
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 from mlis.model.preprocessing import TrainingTensors, prepare
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 from simulated import small, tiny
 
-EXACT = Arithmetic.of("float64", "cpu")
-SINGLE = Arithmetic.of("float32", "cpu")
+EXACT = Precision.of("float64", "cpu")
+SINGLE = Precision.of("float32", "cpu")
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 ALL = ["ml+is+sfr", "ml+is", "ml+sfr", "ml", "sfr"]
 
 
-def tensors(arithmetic: Arithmetic = EXACT) -> TrainingTensors:
-    return prepare(tiny().for_training(), Preprocessing(), arithmetic)[1]
+def tensors(precision: Precision = EXACT) -> TrainingTensors:
+    return prepare(tiny().for_training(), Preprocessing(), precision)[1]
 
 
 def settings(**changes) -> Refinement:
@@ -39,19 +41,19 @@ def settings(**changes) -> Refinement:
 def encoder(data: TrainingTensors, s: Refinement, generator=None, seed: int = 0, loss=None):
     """Weights of an encoder trained with the closed-form generator, or the one given."""
     generator = generator or fit_ridge(data, small().generation)
-    arithmetic = Arithmetic.of(str(data.x.dtype).removeprefix("torch."), "cpu")
-    trained = fit_encoder(data, generator, s, arithmetic, seed, Monitor(), loss)
+    precision = Precision.of(str(data.x.dtype).removeprefix("torch."), "cpu")
+    trained = fit_encoder(data, generator, s, precision, seed, loss=loss)
     return torch.cat((trained.weight, trained.bias[:, None]), 1).detach()
 
 
-class Recorder(Monitor):
+class Recorder(Callback):
     """Keeps what training reports."""
 
     def __init__(self):
         self.reports: list[dict[str, float]] = []
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        self.reports.append({"step": step, **values})
+    def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
+        self.reports.append({"step": step, **losses})
 
 
 # --- the step -----------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def test_reports_what_was_trained():
     }.items():
         recorder = Recorder()
         generator = fit_ridge(data, small().generation)
-        fit_encoder(data, generator, settings(components=components), EXACT, 0, recorder)
+        fit_encoder(data, generator, settings(components=components), EXACT, 0, [recorder])
         (last,) = recorder.reports
         assert last.keys() == names | {"step"}
         assert last["step"] == 6
@@ -268,13 +270,13 @@ def joint(**changes):
     generation = changes.pop("generation", {})
     config = small(generation=generation, refinement={"schedule": "joint", **changes})
     recorder = Recorder()
-    generator, trained = fit_joint(data, config, SINGLE, 0, recorder)
+    generator, trained = fit_joint(data, config, SINGLE, 0, [recorder])
     return data, config, generator, trained, recorder
 
 
 def test_joint_trains_the_same_generator_as_sequential():
     data, config, generator, _, _ = joint()
-    alone = fit_generator(data, config.generation, SINGLE, 0, Monitor())
+    alone = fit_generator(data, config.generation, SINGLE, 0)
     for one, two in zip(generator.network.parameters(), alone.network.parameters(), strict=True):
         assert torch.equal(one, two)
 
@@ -282,14 +284,14 @@ def test_joint_trains_the_same_generator_as_sequential():
 def test_joint_without_sfr_trains_the_same_encoder_as_sequential():
     data, config, _, trained, _ = joint(components="ml+is", steps=999)
     s = replace(config.refinement, schedule="sequential", steps=config.generation.steps)
-    alone = fit_encoder(data, None, s, SINGLE, 0, Monitor())
+    alone = fit_encoder(data, None, s, SINGLE, 0)
     assert torch.equal(trained.weight, alone.weight)
 
 
 def test_joint_sees_the_generator_as_it_grows():
     data, config, generator, trained, recorder = joint(steps=999)
     s = replace(config.refinement, schedule="sequential", steps=config.generation.steps)
-    after = fit_encoder(data, generator, s, SINGLE, 0, Monitor())
+    after = fit_encoder(data, generator, s, SINGLE, 0)
     assert not torch.equal(trained.weight, after.weight)
     (last,) = recorder.reports
     assert last["step"] == config.generation.steps
@@ -389,7 +391,7 @@ def test_dead_refined_features_under_a_users_loss_are_not_taken_for_divergence()
         return embeddings.sum()
 
     for seed in range(4):
-        fit_encoder(data, None, s, EXACT, seed, recorder, loss)
+        fit_encoder(data, None, s, EXACT, seed, [recorder], loss=loss)
     assert sum(zeros) > 0
     assert all(np.isfinite(list(r.values())).all() for r in recorder.reports)
 
@@ -397,7 +399,7 @@ def test_dead_refined_features_under_a_users_loss_are_not_taken_for_divergence()
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("circel", "No module named 'circel'"),
+        ("circel", "expected circle, circle_eq1, contrastive, multi_similarity or module:function"),
         ("test_refinement:push", "push"),
         ("no_such_module:loss", "no_such_module"),
         ("test_refinement:NOT_CALLABLE", "not callable"),
@@ -426,7 +428,9 @@ def test_a_loss_that_turns_nan_stops_the_run():
 
     recorder = Recorder()
     with pytest.raises(DivergenceError, match=r"refinement diverged: metric is nan at step 40"):
-        fit_encoder(data, None, settings(components="ml", steps=200), EXACT, 0, recorder, loss)
+        fit_encoder(
+            data, None, settings(components="ml", steps=200), EXACT, 0, [recorder], loss=loss
+        )
     assert [r["step"] for r in recorder.reports] == [20]
 
 

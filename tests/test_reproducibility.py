@@ -18,9 +18,9 @@ from PIL import Image
 
 import mlis.features.images.extract
 from mlis.config import Config
-from mlis.features.backbones.base import Identity
+from mlis.features.backbones.base import BackboneSpec
 from mlis.features.images.extract import extract_folder
-from mlis.features.images.walk import find_images
+from mlis.features.images.files import find_images
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from simulated import linear_world, small
@@ -31,7 +31,7 @@ TRAINING, TEST = DATA.for_training(), DATA.for_testing()
 
 
 def trained(precision: str, generator: str, device: str = "cpu", seed: int = 3) -> Recognizer:
-    return fit(TRAINING, settings(precision, generator), seed=seed, device=device)
+    return fit(TRAINING, settings(precision, generator), seed=seed, device=device).recognizer
 
 
 def settings(precision: str, generator: str) -> Config:
@@ -115,7 +115,7 @@ def test_a_gpu_repeats_its_bits_and_learns_as_a_cpu_does(precision, generator):
 class Slow:
     """Features are the pixels; every second image takes longer to prepare."""
 
-    identity = Identity("slow", "0" * 64, "4 px", "pixels", 48)
+    identity = BackboneSpec("slow", "0" * 64, "4 px", "pixels", 48)
     precision, batch, enough, on_cpu = "float32", 4, None, True
 
     def __init__(self, delay: float):

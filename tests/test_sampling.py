@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
-from mlis.compute.precision import stream
+from mlis.compute.random import stream
 from mlis.data.samplers import ClassBalancedSampler, uniform_rows
 
 

@@ -12,10 +12,10 @@ import scipy.special
 import mlis.serving.engine
 import odd_images
 from mlis.errors import DataError, SettingsError
-from mlis.features.backbones.base import Identity
-from mlis.features.descriptors.class_table import read_words
+from mlis.features.backbones.base import BackboneSpec
+from mlis.features.decode import claimed_pixels
+from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
-from mlis.features.images.decode import claimed_pixels
 from mlis.model.recognizer import Metadata, replace
 from mlis.serving.batching import BusyError
 from mlis.serving.descriptions import Describer, Description
@@ -543,7 +543,7 @@ def by_attributes(tmp_path):
     """A describer of attributes, and the words that it was made of."""
     table = tmp_path / "classes.csv"
     table.write_text(TABLE)
-    words = read_words(table, attributes=["stripes", "height cm"])
+    words = read_descriptions(table, attributes=["stripes", "height cm"])
     descriptors = describe(words, None)
     return Describer(
         2, record_of(descriptors), None, ("attributes", "vector"), ("stripes", "height cm")
@@ -610,7 +610,7 @@ def test_health_says_what_is_served(images):
     assert body["status"] == "ok"
     assert (body["classes"], body["features"]) == (6, MeanColours.identity.size)
     assert body["image_model"] == "mean-colours"
-    assert isinstance(MeanColours.identity, Identity)
+    assert isinstance(MeanColours.identity, BackboneSpec)
 
 
 def test_metrics_count_requests_batches_and_bad_files():

@@ -28,12 +28,12 @@ from mlis.data.io.reading import reading
 from mlis.errors import DataError, OutOfMemoryError
 from mlis.evaluation import curve, evaluate, evaluate_retrieval
 from mlis.evaluation import retrieval as retrieval_module
+from mlis.features import decode as decode_module
 from mlis.features.backbones.base import choose_batch, run
-from mlis.features.images import decode as decode_module
-from mlis.features.images.decode import ImageError, ImageMemoryError, decode
+from mlis.features.decode import ImageError, ImageMemoryError, decode
 from mlis.features.images.embed import embed
 from mlis.features.images.extract import extract_folder
-from mlis.features.images.walk import find_images
+from mlis.features.images.files import find_images
 from mlis.io.checkpoint import load_model, save_model
 from mlis.methods.cegzsl import CEGZSL
 from mlis.model.recognizer import Recognizer
@@ -58,7 +58,7 @@ def test_what_is_a_shortage_and_what_is_not():
         assert is_shortage(error)
         with pytest.raises(OutOfMemoryError, match=r"^thing: .*\. Lower it, or"):
             raise_in_thing(error)
-    with pytest.raises(OutOfMemoryError, match=r"the GPU's memory .*20\.00 GiB were asked for"):
+    with pytest.raises(OutOfMemoryError, match=r"out of GPU memory .*20\.00 GiB requested"):
         raise_in_thing(torch.OutOfMemoryError(CUDA))
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("x")):
         assert not is_shortage(error)
@@ -73,7 +73,7 @@ def raise_in_thing(error: Exception) -> None:
 
 @pytest.fixture(scope="module")
 def recognizer():
-    return fit(TRAINING, small(), seed=5)
+    return fit(TRAINING, small(), seed=5).recognizer
 
 
 def test_recognition_takes_smaller_batches_where_memory_is_short(recognizer, monkeypatch, caplog):
@@ -91,7 +91,7 @@ def test_recognition_takes_smaller_batches_where_memory_is_short(recognizer, mon
     monkeypatch.setattr(torch, "addmm", scarce)
     np.testing.assert_array_equal(recognizer.scores(x, batch_size=48), expected)
     assert set(sizes) == {12, 2}
-    assert "memory does not suffice for 48 rows at a time: taking half" in caplog.text
+    assert "out of memory for 48 rows at a time: trying half" in caplog.text
     monkeypatch.setattr(torch, "addmm", lambda *args, **kwargs: scarce(None, range(99)))
     with pytest.raises(OutOfMemoryError, match="even for one row"):
         recognizer.scores(x)
@@ -147,7 +147,7 @@ def test_a_process_that_may_not_grow_says_which_setting_to_lower(tmp_path):
     )
     assert done.returncode == 2, done.stderr
     said = one_line_error(done.stderr)
-    assert "generation: memory does not suffice" in said
+    assert "generation: out of memory" in said
     assert "Lower generation.batch_size or generation.hidden" in said
 
 
@@ -208,7 +208,7 @@ def test_the_exemplar_buffer_is_a_stage(monkeypatch):
     monkeypatch.setattr(mlis.pipeline, "keep_exemplars", failing(MemoryError()))
     with pytest.raises(OutOfMemoryError, match="--no-growth"):
         trained_pair(TRAINING, small(), seed=5)
-    fit(TRAINING, small(), seed=5)
+    fit(TRAINING, small(), seed=5, exemplars=False)
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_retrieval_takes_fewer_rows_at_a_time(scores, monkeypatch):
 
 
 def test_a_method_names_its_own_settings(monkeypatch):
-    monkeypatch.setattr("mlis.methods.cegzsl.fit_generator", failing(RuntimeError(CPU)))
+    monkeypatch.setattr("mlis.methods.cegzsl.EmbeddingTrainer", failing(RuntimeError(CPU)))
     method = CEGZSL(config=small(), steps=2, batch_size=8, embedding=8, projection=4, hidden=8)
     said = "CE-GZSL: .*Lower batch_size, hidden or embedding of CEGZSL"
     with pytest.raises(OutOfMemoryError, match=said):
@@ -290,7 +290,7 @@ def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(tmp_p
     """It must not be left out as a bad file is: the result would depend on the machine's load."""
     images, output = tmp_path / "in", tmp_path / "out"
     write_images(images, names(12))
-    with pytest.raises(OutOfMemoryError, match=r"a/008\.png: .*lower --workers"):
+    with pytest.raises(OutOfMemoryError, match=r"a/008\.png: .*reduce --workers"):
         extract_folder(find_images(images), Hungry(99), output, shard_images=3, workers=2)
     again = extract_folder(find_images(images), Hungry(0), output, shard_images=3)
     assert again.computed == 9  # what was finished is kept
@@ -299,7 +299,7 @@ def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(tmp_p
 
 def test_images_in_memory_are_told_apart_from_a_shortage_too(tmp_path):
     picture = Image.new("RGB", (9, 7), (3, 0, 0))
-    with pytest.raises(OutOfMemoryError, match=r"image 0: .*lower --workers"):
+    with pytest.raises(OutOfMemoryError, match=r"image 0: .*reduce --workers"):
         list(embed([picture], Hungry(99)))
     (found,) = next(embed([picture], Hungry(1)))
     assert found.features is not None
@@ -342,8 +342,7 @@ def test_where_no_stage_knows_better_the_command_line_still_does_not_blame_itsel
     monkeypatch.setattr("mlis.data.describe", failing(error))
     assert main(["data", "info", str(data)]) == 1
     said = one_line_error(capsys.readouterr().err)
-    assert "memory does not suffice" in said
-    assert "use less data at once" in said
+    assert "out of memory" in said
 
 
 def test_the_server_says_that_it_is_not_the_request(monkeypatch):
@@ -359,17 +358,17 @@ def test_the_server_says_that_it_is_not_the_request(monkeypatch):
 # --- every stage, as the page says it -------------------------------------------------------------
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
-TABLE = PAGE.read_text(encoding="utf-8").partition("## When memory")[2]
+TABLE = PAGE.read_text(encoding="utf-8").partition("## Out of memory")[2]
 MESSAGES = dict(re.findall(r"^\| (?!while|---)(.+?) \| `(.+?)` \|$", TABLE, re.M))
 Place = str | tuple[object, str]
 
 
 def trained(config: Config) -> Callable[[Path], object]:
-    return lambda _: fit(TRAINING, config, seed=5)
+    return lambda _: fit(TRAINING, config, seed=5).recognizer
 
 
 def recognised(folder: Path) -> Recognizer:
-    return fit(TRAINING, small(generation={"generator": "ridge"}), seed=5)
+    return fit(TRAINING, small(generation={"generator": "ridge"}), seed=5).recognizer
 
 
 def kept(folder: Path) -> Pair:
@@ -446,7 +445,7 @@ STAGES: dict[str, tuple[Place, Callable[[Path], Any], Callable[[Any], object]]] 
     "the scores of all rows are put together": ((torch, "empty"), recognised, scored),
     "measures are taken": ((np, "isfinite"), nothing, measured),
     "retrieval is measured": ((np, "argsort"), nothing, retrieved),
-    "another method is trained": ("mlis.methods.cegzsl.fit_generator", nothing, compared),
+    "another method is trained": ("mlis.methods.cegzsl.EmbeddingTrainer", nothing, compared),
     "photographs are decoded": ("PIL.ImageOps.exif_transpose", photographs, extracted),
     "an image model computes features": ((torch, "relu"), nothing, embedded),
     "a file is read": ((np, "load"), nothing, read),

@@ -16,8 +16,8 @@ from standins import write_standin
 SHORT = [
     "--generation-steps=2",
     "--generation-hidden=16",
-    "--generation-batch-size=16",
-    "--generation-noise=8",
+    "--batch-size=16",
+    "--noise=8",
     "--refinement-steps=2",
     "--refinement-hidden=16",
     "--classes-per-batch=16",

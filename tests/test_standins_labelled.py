@@ -16,7 +16,7 @@ from PIL import Image
 
 from cli_cases import last_json, printed
 from experiment_cases import saved
-from mlis.cli.settings import to_toml
+from mlis.cli.output import to_toml
 from mlis.io.checkpoint import RECORD
 from simulated import small, tiny
 from standins import write_standin

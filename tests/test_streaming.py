@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.data import GZSLDataset
-from mlis.data.io.folder import TENSORS
+from mlis.data.io.folder import TENSORS, load_folder, save_dataset
 from mlis.data.out_of_core.spill import check_room, spill
 from mlis.data.out_of_core.stored import StoredArray, StoredRows, stored
 from mlis.data.out_of_core.streaming import Background, ConcatenatedRows, StreamedRows, prefetch
@@ -28,7 +28,7 @@ from mlis.errors import DataError
 from mlis.generators.ridge import class_means, fit_ridge
 from mlis.model.preprocessing import fits_device, prepare
 from mlis.pipeline import fit
-from mlis.protocol import fit_and_calibrate, test_once
+from mlis.protocol import evaluate_on_test, fit_and_calibrate
 from simulated import small, tiny
 
 VALUES = np.random.default_rng(0).random((60, 5), dtype=np.float32)
@@ -317,7 +317,7 @@ def test_room_is_looked_for_before_training(big, tmp_path, monkeypatch):
         check_room(10**12, 10**4, torch.float64)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     began: list[object] = []
-    monkeypatch.setattr("mlis.pipeline._train_stage_one", lambda *args: began.append(args))
+    monkeypatch.setattr("mlis.pipeline.train_generator", lambda *args: began.append(args))
     with pytest.raises(DataError, match="no room for the refined features"):
         fit(big.for_training(), small(), device="cpu")
     assert not began
@@ -328,14 +328,14 @@ def test_room_is_looked_for_before_training(big, tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    tiny().save(tmp_path / "data")
+    save_dataset(tiny(), tmp_path / "data")
     return tmp_path / "data"
 
 
 @pytest.fixture
 def big(folder, monkeypatch) -> GZSLDataset:
     """A dataset whose rows count as too many for memory."""
-    data = GZSLDataset.load(folder)
+    data = load_folder(folder)
     monkeypatch.setenv("MLIS_RESIDENT_MIB", "0")
     return data
 
@@ -369,8 +369,8 @@ def test_a_streamed_fit_is_the_resident_one(name, precision, big, monkeypatch):
     config = small(precision, **settled).replace(FITS[name])
     split = big.for_training()
     assert isinstance(split.features, StoredRows)
-    ours = fit(split, config, seed=3, device="cpu")
-    resident = fit(tiny().for_training(), config, seed=3, device="cpu")
+    ours = fit(split, config, seed=3, device="cpu").recognizer
+    resident = fit(tiny().for_training(), config, seed=3, device="cpu").recognizer
     for a, b in (
         (ours.preprocessing.shift, resident.preprocessing.shift),
         (ours.preprocessing.factor, resident.preprocessing.factor),
@@ -386,9 +386,9 @@ def test_a_streamed_fit_is_the_resident_one(name, precision, big, monkeypatch):
 
 def test_the_generator_of_streamed_rows_is_the_resident_one(big):
     """Whatever a step draws and synthesises: the same bits."""
-    config, arithmetic = small(), Arithmetic.of("float32", "cpu")
-    _, ours = prepare(big.for_training(), config.preprocessing, arithmetic)
-    _, resident = prepare(tiny().for_training(), config.preprocessing, arithmetic)
+    config, precision = small(), Precision.of("float32", "cpu")
+    _, ours = prepare(big.for_training(), config.preprocessing, precision)
+    _, resident = prepare(tiny().for_training(), config.preprocessing, precision)
     assert isinstance(ours.x, StreamedRows)
     assert isinstance(resident.x, torch.Tensor)
     assert torch.equal(ours.x[:], resident.x)
@@ -407,9 +407,7 @@ def test_the_generator_of_streamed_rows_is_the_resident_one(big):
 
 
 def test_chunks_do_not_change_class_means(monkeypatch):
-    data = prepare(tiny().for_training(), Config().preprocessing, Arithmetic.of("float32", "cpu"))[
-        1
-    ]
+    data = prepare(tiny().for_training(), Config().preprocessing, Precision.of("float32", "cpu"))[1]
     means = class_means(data.x, data.y, data.num_classes)
     monkeypatch.setattr("mlis.generators.ridge.CHUNK_ROWS", 5)
     assert torch.equal(class_means(data.x, data.y, data.num_classes), means)
@@ -417,7 +415,7 @@ def test_chunks_do_not_change_class_means(monkeypatch):
 
 def test_a_slow_reader_trains_the_same_model(big, monkeypatch):
     config = small()
-    plain = fit(big.for_training(), config, device="cpu")
+    plain = fit(big.for_training(), config, device="cpu").recognizer
     gather, rng = StoredArray.gather, np.random.default_rng(0)
 
     def slow(self, rows, out):
@@ -426,7 +424,7 @@ def test_a_slow_reader_trains_the_same_model(big, monkeypatch):
         gather(self, rows, out)
 
     monkeypatch.setattr(StoredArray, "gather", slow)
-    again = fit(big.for_training(), config, device="cpu")
+    again = fit(big.for_training(), config, device="cpu").recognizer
     assert plain.refiner.kind != "none"
     assert again.refiner.kind != "none"
     assert torch.equal(plain.refiner.weight, again.refiner.weight)
@@ -441,7 +439,9 @@ def test_protocol_and_test_work_on_rows_of_a_file(big):
     ours = fit_and_calibrate(big, config, device="cpu").recognizer
     resident = fit_and_calibrate(tiny(), config, device="cpu").recognizer
     assert ours.calibration == pytest.approx(resident.calibration, abs=1e-2)
-    assert pytest.approx(test_once(resident, tiny()).H, abs=3) == test_once(ours, big).H
+    assert (
+        pytest.approx(evaluate_on_test(resident, tiny()).H, abs=3) == evaluate_on_test(ours, big).H
+    )
     test = big.for_testing()
     assert isinstance(test.features, StoredRows)
     scores = ours.scores(test.features, batch_size=7)
@@ -462,7 +462,7 @@ def test_a_file_cut_short_while_training_stops_it_with_file_and_row(big, folder)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RefinementTrainer, "step", cut)
-        with pytest.raises(DataError, match=rf"{TENSORS}: row \d+ is missing.*cut short"):
+        with pytest.raises(DataError, match=rf"{TENSORS}: row \d+ is missing.*truncated"):
             fit(training, config, device="cpu")
 
 
@@ -471,21 +471,21 @@ def test_a_file_cut_short_while_training_stops_it_with_file_and_row(big, folder)
 
 def test_rows_are_put_whole_on_a_device_that_has_room(big, monkeypatch):
     monkeypatch.setattr("mlis.model.preprocessing.CHUNK_ROWS", 7)
-    config, arithmetic = small(), Arithmetic.of("float64", "cpu")
-    _, resident = prepare(tiny().for_training(), config.preprocessing, arithmetic)
+    config, precision = small(), Precision.of("float64", "cpu")
+    _, resident = prepare(tiny().for_training(), config.preprocessing, precision)
     monkeypatch.setattr("mlis.model.preprocessing.fits_device", lambda *_: True)
-    _, ours = prepare(big.for_training(), config.preprocessing, arithmetic)
+    _, ours = prepare(big.for_training(), config.preprocessing, precision)
     assert isinstance(ours.x, torch.Tensor)
     assert isinstance(resident.x, torch.Tensor)
     assert torch.equal(ours.x, resident.x)
 
 
 def test_room_on_a_device_is_four_times_the_features(monkeypatch):
-    cuda = Arithmetic(torch.device("cuda"), torch.float32, torch.bfloat16)
+    cuda = Precision(torch.device("cuda"), torch.float32, torch.bfloat16)
     for free, fits in ((4 * 4 * 1000, True), (4 * 4 * 1000 - 1, False)):
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda _, free=free: (free, 10**12))
         assert fits_device((100, 10), cuda) is fits
-        assert not fits_device((100, 10), Arithmetic.of("float32", "cpu"))
+        assert not fits_device((100, 10), Precision.of("float32", "cpu"))
 
 
 @pytest.mark.gpu
@@ -493,9 +493,9 @@ def test_room_on_a_device_is_four_times_the_features(monkeypatch):
 @pytest.mark.parametrize("name", FITS)
 def test_a_gpu_streams_to_the_same_model(name, big, monkeypatch):
     config = small(classification={"weight_decay": 0.01}).replace(FITS[name])
-    kept = fit(big.for_training(), config, seed=3, device="cuda")
+    kept = fit(big.for_training(), config, seed=3, device="cuda").recognizer
     monkeypatch.setattr("mlis.model.preprocessing.fits_device", lambda *_: False)
-    ours = fit(big.for_training(), config, seed=3, device="cuda")
+    ours = fit(big.for_training(), config, seed=3, device="cuda").recognizer
     assert (ours.refiner.kind == "none") == (kept.refiner.kind == "none")
     if ours.refiner.kind != "none" and kept.refiner.kind != "none":
         assert torch.equal(ours.refiner.weight, kept.refiner.weight)

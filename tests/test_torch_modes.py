@@ -71,9 +71,9 @@ def test_a_training_in_any_mode_gives_the_same_bits(settings):
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_a_prediction_in_any_mode_gives_the_same_bits(mode):
-    model = fit(DATA.for_training(), small(), seed=1, device="cpu")
+    model = fit(DATA.for_training(), small(), seed=1, device="cpu").recognizer
     x = torch.from_numpy(DATA.features)
-    expected = fit(DATA.for_training(), small(), seed=1, device="cpu").scores(x)
+    expected = fit(DATA.for_training(), small(), seed=1, device="cpu").recognizer.scores(x)
     with mode():
         found = model.scores(x)
     assert found.dtype == torch.float32

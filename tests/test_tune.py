@@ -1,6 +1,7 @@
 """`mlis tune`: choose on validation classes, stop and go on, never look at a test row."""
 
 import csv
+import json
 import re
 import signal
 import sys
@@ -16,14 +17,17 @@ from cli_cases import last_json, one_line_error, printed, refused, small_dataset
 from mlis.cli import main
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.folder import save_dataset
 from mlis.evaluation import evaluate
-from mlis.experiments.tuning.measure import class_splits, training_sha256
-from mlis.experiments.tuning.report import winner
-from mlis.experiments.tuning.study import Measured, Trial
 from mlis.pipeline import fit
 from mlis.storage.locks import lock_folder
 
 pytest.importorskip("optuna")
+
+import optuna
+
+from mlis.experiments.tuning.report import winner
+from mlis.experiments.tuning.search import class_splits
 
 FIXED = (
     *("--generator", "ridge", "--precision", "float32", "--device", "cpu"),
@@ -50,6 +54,10 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(data: Path, out: Path, space: Path, *flags: object) -> list[str]:
     return ["tune", *map(str, (data, "-o", out, "--space", space, *FIXED, "--json", *flags))]
+
+
+def arguments(data: Path) -> str:
+    return json.dumps({"name_or_path": str(data)})
 
 
 def lines(out: Path) -> list[dict[str, str]]:
@@ -89,50 +97,53 @@ def test_trials_preset_and_table(calm, small_folder, space, tmp_path, capsys):
         splits = [float(row[f"H_validation_split_{i}"]) for i in (1, 2, 3)]
         assert float(row["H_validation"]) == pytest.approx(np.mean(splits))
     best = max(float(row["H_validation"]) for row in complete)
-    assert found["best"]["H_validation"] == pytest.approx(best)
-    assert found["preset"]["H_validation"] == pytest.approx(float(rows[0]["H_validation"]))
+    assert found["best"]["H"] == pytest.approx(best)
 
     text = (calm / "preset.toml").read_text(encoding="utf-8")
     settings = Config.from_dict(tomllib.loads(text))
     expected = Config.from_dict(found["best"]["settings"])
     calibrated = {"classification": {"calibration": "validation"}}
     assert settings == expected.replace(calibrated)
-    for said in (small_dataset().sha256, "8 trials", "3 class splits", "seeds 0", "H@val", "torch"):
+    for said in (small_dataset().sha256, "3 class splits", "seeds 0", "H@val", "torch"):
         assert said in text
-    assert re.search(r"preset none: H \d+\.\d\d ± ", text)
+    assert re.search(r"trial 0 \(preset\): complete, H \d+\.\d\d ± ", text)
     flags = ("--settings", calm / "preset.toml", "--dry-run")
     assert "gamma" in printed(capsys, "fit", small_folder, "-o", tmp_path / "run", *flags)
 
 
-def test_a_trial_is_worth_what_its_class_splits_say(calm):
+def test_a_trial_is_worth_what_its_class_splits_say(calm, small_folder):
     """Trained and measured again here, with nothing of the search's own."""
     text = (calm / "preset.toml").read_text(encoding="utf-8")
     config = Config.from_dict(tomllib.loads(text))
-    chosen = re.search(r"trial (\d+), these settings", text)
+    chosen = re.search(r"these settings: trial (\d+)", text)
     assert chosen is not None
     row = lines(calm)[int(chosen[1])]
-    data = small_dataset()
-    for index, split in enumerate(class_splits(data, 3)):
+    for index, split in enumerate(class_splits(arguments(small_folder), 3)[1:]):
         training, held_out = split.for_validation()
-        recognizer = fit(training, config, seed=0, device="cpu")
+        recognizer = fit(training, config, seed=0, device="cpu").recognizer
         scores = recognizer.scores(held_out.features)
         found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
         assert found.best_H == pytest.approx(float(row[f"H_validation_split_{index + 1}"]))
 
 
-def test_class_splits_are_of_training_rows_alone():
-    data = small_dataset()
-    splits = class_splits(data, 4)
+def test_class_splits_are_of_training_rows_alone(small_folder):
+    data, *splits = class_splits(arguments(small_folder), 4)
     assert len({tuple(split.split.val_unseen) for split in splits}) > 1
     for split in splits:
         used = np.concatenate([split.split.train, split.split.val_seen, split.split.val_unseen])
         assert np.isin(used, data.split.trainval).all()
-    assert class_splits(data, 0) == [data]
+    assert len(class_splits(arguments(small_folder), 0)) == 1
 
 
 def test_the_winner_is_the_fastest_that_is_close_enough():
-    def one(number: int, H: float, seconds: float, state: str = "complete") -> Trial:
-        return Trial(number, state, "", Config(), (Measured(H, 0, 0, seconds),))
+    def one(number: int, H: float, seconds: float, state: str = "complete"):
+        trial = optuna.create_trial(
+            value=H,
+            state=optuna.trial.TrialState[state.upper()],
+            user_attrs={"splits": [{"H": H, "seconds": seconds}]},
+        )
+        trial.number = number
+        return trial
 
     trials = [one(0, 60.0, 9.0), one(1, 60.4, 8.0), one(2, 60.2, 2.0), one(3, 70.0, 1.0, "pruned")]
     assert [winner(trials, within).number for within in (0.0, 0.3, 5.0)] == [1, 2, 2]  # pyright: ignore
@@ -152,22 +163,17 @@ def noise_for_test_rows(data: GZSLDataset) -> GZSLDataset:
 
 
 def test_test_rows_may_be_noise(small_folder, space, tmp_path, monkeypatch):
-    """The same trials and the same preset, bit for bit, but for the hash of the whole data."""
-    monkeypatch.setattr("mlis.experiments.tuning.measure.perf_counter", lambda: 0.0)
+    """The same trials and the same preset, bit for bit, except the hash of the whole data."""
+    monkeypatch.setattr("mlis.experiments.tuning.search.perf_counter", lambda: 0.0)
     noise = noise_for_test_rows(small_dataset())
     assert noise.sha256 != small_dataset().sha256
-    assert training_sha256(noise) == training_sha256(small_dataset())
-    noise.save(tmp_path / "noise")
+    save_dataset(noise, tmp_path / "noise")
     outs = [tmp_path / "out-plain", tmp_path / "out-noise"]
     for data, out in zip((small_folder, tmp_path / "noise"), outs, strict=True):
         assert main(command(data, out, space, "--trials", 6)) == 0
     assert (
         outs[0].joinpath("trials.csv").read_bytes() == outs[1].joinpath("trials.csv").read_bytes()
     )
-    ours, theirs = (
-        {path.name: path.read_bytes() for path in (out / "measured").iterdir()} for out in outs
-    )
-    assert ours == theirs
     presets = [(out / "preset.toml").read_text(encoding="utf-8").splitlines() for out in outs]
     differ = [pair for pair in zip(*presets, strict=True) if pair[0] != pair[1]]
     assert all(re.match(r"#   mlis tune |# data SHA-256 |# 20\d\d-", line) for line, _ in differ)
@@ -180,10 +186,10 @@ def test_test_rows_may_be_noise(small_folder, space, tmp_path, monkeypatch):
 def test_more_trials_continue_and_nothing_is_measured_twice(calm, small_folder, space, tmp_path):
     out = tmp_path / "out"
     assert main(command(small_folder, out, space, "--trials", 3)) == 0
-    files = {path: path.stat().st_mtime_ns for path in (out / "measured").iterdir()}
+    before = lines(out)
     assert main(command(small_folder, out, space, "--trials", 8)) == 0
     assert tried(out) == tried(calm)
-    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert lines(out)[:3] == before
 
 
 def test_a_killed_search_continues(calm, small_folder, space, tmp_path):
@@ -192,7 +198,11 @@ def test_a_killed_search_continues(calm, small_folder, space, tmp_path):
     process = start(*command(small_folder, out, space, "--trials", 8))
     deadline = time.monotonic() + 600
     try:
-        while len(list(out.glob("measured/*.json"))) < 5 and process.poll() is None:
+        while process.poll() is None:  # until trial 2 has measured a class split
+            journal = out / "study.jsonl"
+            text = journal.read_text() if journal.exists() else ""
+            if re.search(r'"trial_id":2,"user_attr":{"splits"', text):
+                break
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
@@ -200,7 +210,7 @@ def test_a_killed_search_continues(calm, small_folder, space, tmp_path):
         process.wait()
     (out / "study.jsonl.lock").touch()  # as a process that was killed while writing leaves it
     with (out / "study.jsonl").open("a") as handle:
-        handle.write('{"op_code": 6, "cut sh')
+        handle.write('{"op_code":6,"cut sh')
     assert main(command(small_folder, out, space, "--trials", 8)) == 0
     assert tried(out) == tried(calm)
 
@@ -208,10 +218,10 @@ def test_a_killed_search_continues(calm, small_folder, space, tmp_path):
 def test_an_interrupted_search_says_how_to_go_on(
     small_folder, space, tmp_path, monkeypatch, capsys
 ):
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlis.experiments.tuning.search.measure", interrupt)
+    monkeypatch.setattr("mlis.experiments.tuning.search.fit", interrupt)
     assert main(command(small_folder, tmp_path / "out", space, "--trials", 2)) == 130
     assert "continue with the same command" in capsys.readouterr().err
     monkeypatch.undo()
@@ -266,8 +276,24 @@ def test_wrong_use_is_one_line(calm, small_folder, space, tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("content", ["[]\n", "some text", '{"op_code": 99, "worker_id": "x"}\n'])
+def test_a_damaged_study_is_refused_and_left_alone(small_folder, space, tmp_path, capsys, content):
+    (tmp_path / "study.jsonl").write_text(content)
+    assert "study.jsonl is not" in refused(capsys, *command(small_folder, tmp_path, space))
+    assert (tmp_path / "study.jsonl").read_text() == content
+
+
+def test_a_search_of_an_earlier_format_is_refused(calm, small_folder, space, tmp_path, capsys):
+    text = (calm / "study.jsonl").read_text().replace('"format":2', '"format":1')
+    (tmp_path / "study.jsonl").write_text(text)
+    said = refused(capsys, *command(small_folder, tmp_path, space))
+    assert "study.jsonl holds a search with another format" in said
+
+
 def test_without_optuna_the_extra_is_named(small_folder, space, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in ("search", "space"):
+        monkeypatch.delitem(sys.modules, f"mlis.experiments.tuning.{name}")
     said = refused(capsys, *command(small_folder, tmp_path / "out", space))
     assert "pip install 'mlis[tune]'" in said
 
@@ -295,6 +321,6 @@ def test_too_few_classes_are_refused(space, tmp_path, capsys):
         np.eye(3),
         unseen_classes=[2],
     )
-    data.save(tmp_path / "few")
+    save_dataset(data, tmp_path / "few")
     said = refused(capsys, *command(tmp_path / "few", tmp_path / "out", space))
-    assert "only 2 seen classes" in said
+    assert "3 seen classes, got 2" in said

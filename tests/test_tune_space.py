@@ -1,4 +1,4 @@
-"""The space of a search: what may stand in it, and what is drawn from it."""
+"""The space of a search: what a space file may hold, and what is drawn from it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,10 @@ import pytest
 
 from mlis.config import Config
 from mlis.errors import SettingsError
-from mlis.experiments.tuning.space import Dimension, Space, is_used
+
+pytest.importorskip("optuna")
+
+from mlis.experiments.tuning.space import is_used, parameters, parse_space, read_space, suggest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -33,7 +36,8 @@ class Last:
 
 def drawn(values: dict[str, Any], **base: Any) -> tuple[Config, dict[str, Any]]:
     trial = Last()
-    return Space.of(values).draw(trial, Config().replace(base)), trial.asked
+    config = suggest(trial, parse_space(values), Config().replace(base))  # pyright: ignore
+    return config, trial.asked
 
 
 def test_values_and_ranges_are_drawn_in_the_setting_s_own_type():
@@ -59,7 +63,8 @@ def test_numbers_of_a_range_have_three_digits():
         def suggest_float(self, name, low, high, *, step=None, log=False):
             return 23.456789
 
-    assert Dimension("refinement", "gamma", (), 8.0, 80.0).draw(Long()) == 23.5
+    space = parse_space({"refinement": {"gamma": {"low": 8, "high": 80}}})
+    assert suggest(Long(), space, Config()).refinement.gamma == 23.5  # pyright: ignore
 
 
 def test_what_a_draw_does_not_use_is_not_drawn():
@@ -80,8 +85,8 @@ def test_what_a_draw_does_not_use_is_not_drawn():
     assert "generation.steps" in asked
     assert "generation.ridge_lambda" not in asked  # a cold start looks at no ridge
     nothing = Config().replace({"refinement": {"components": "none"}})
-    assert not is_used("refinement", "steps", nothing)
-    assert is_used("classification", "synthetic_per_unseen", nothing)
+    assert not is_used("refinement.steps", nothing)
+    assert is_used("classification.synthetic_per_unseen", nothing)
 
 
 def test_a_cold_start_has_values_of_its_own():
@@ -98,14 +103,14 @@ def test_a_cold_start_has_values_of_its_own():
     assert "cold.generation.steps" not in asked
 
 
-def test_a_preset_is_told_in_the_space_s_own_terms_as_far_as_it_can_be():
-    space = Space.of(
+def test_settings_as_parameters_without_what_the_space_cannot_give():
+    space = parse_space(
         {"refinement": {"gamma": {"low": 8, "high": 60}, "margin": [0.25, 0.5], "steps": [600]}}
     )
-    assert space.parameters(Config()) == {"refinement.margin": 0.25, "refinement.steps": 600}
-    stepped = Space.of({"refinement": {"margin": {"low": 0.1, "high": 0.4, "step": 0.1}}})
-    assert stepped.parameters(Config()) == {}
-    assert stepped.parameters(Config().replace({"refinement": {"margin": 0.3}})) != {}
+    assert parameters(space, Config()) == {"refinement.margin": 0.25, "refinement.steps": 600}
+    stepped = parse_space({"refinement": {"margin": {"low": 0.1, "high": 0.4, "step": 0.1}}})
+    assert parameters(stepped, Config()) == {}
+    assert parameters(stepped, Config().replace({"refinement": {"margin": 0.3}})) != {}
 
 
 @pytest.mark.parametrize(
@@ -114,51 +119,54 @@ def test_a_preset_is_told_in_the_space_s_own_terms_as_far_as_it_can_be():
         ({}, "the space is empty"),
         ({"refinement": {"gama": [1]}}, "unknown setting refinement.gama"),
         ({"refining": {"gamma": [1]}}, "unknown settings section 'refining'"),
-        ({"refinement": 3}, "refinement must be a section"),
-        ({"precision": ["float32"]}, "precision"),
-        ({"cold": [1]}, r"\[cold\] must hold sections"),
+        ({"refining": {}, "refinement": {"gamma": [1]}}, "unknown settings section 'refining'"),
+        ({"refinement": 3}, "refinement: expected a section"),
+        ({"precision": ["float32"]}, "precision: expected a section"),
+        ({"cold": [1]}, "cold: expected sections"),
         ({"cold": {"generation": {"stepz": [1]}}}, "unknown setting generation.stepz"),
-        ({"refinement": {"gamma": []}}, "refinement.gamma: expected values"),
-        ({"refinement": {"gamma": [8, 8.0]}}, "none of them twice"),
+        ({"refinement": {"gamma": []}}, "refinement.gamma: .* different values"),
+        ({"refinement": {"gamma": [8, 8.0]}}, "refinement.gamma: .* different values"),
         ({"refinement": {"gamma": [-1]}}, "refinement.gamma must be at least"),
-        ({"refinement": {"gamma": {"low": 8}}}, "low and high"),
-        ({"refinement": {"gamma": {"low": 8, "high": 9, "lgo": True}}}, "low and high"),
-        ({"refinement": {"gamma": {"low": 9, "high": 8}}}, "low < high"),
-        ({"refinement": {"steps": {"low": 0, "high": 8, "log": True}}}, "low > 0"),
-        ({"refinement": {"steps": {"low": 1, "high": 8, "step": 3}}}, "number of steps above low"),
-        ({"refinement": {"steps": {"low": 1, "high": 8, "step": 0.5}}}, "number of steps"),
+        ({"refinement": {"gamma": {"low": 8}}}, "refinement.gamma: .*'high'"),
+        ({"refinement": {"gamma": {"low": 8, "high": 9, "lgo": True}}}, "refinement.gamma: .*lgo"),
+        ({"refinement": {"gamma": {"low": 8, "high": 9, "log": "no"}}}, "refinement.gamma: .*log"),
+        ({"refinement": {"gamma": {"low": 9, "high": 8}}}, r"refinement.gamma: .*low"),
+        ({"refinement": {"gamma": {"low": 1, "high": 8, "step": "x"}}}, "refinement.gamma: .*step"),
+        ({"refinement": {"gamma": {"low": 1, "high": 8, "step": 0.5, "log": True}}}, "step.*log"),
+        ({"refinement": {"steps": {"low": 0, "high": 8, "log": True}}}, "refinement.steps: .*log"),
+        ({"refinement": {"steps": {"low": 1, "high": 8, "step": 3}}}, "refinement.steps: .*step"),
+        ({"refinement": {"steps": {"low": 1, "high": 8, "step": 0.5}}}, "refinement.steps: .*step"),
+        ({"refinement": {"steps": {"low": 1, "high": 8, "step": 1.5}}}, "refinement.steps: .*step"),
+        ({"refinement": {"steps": {"low": 1, "high": 8, "step": 0}}}, "refinement.steps: .*step"),
         ({"refinement": {"steps": {"low": 1.5, "high": 8}}}, "refinement.steps must be a whole"),
         ({"generation": {"generator": {"low": 1, "high": 2}}}, "generation.generator must be"),
+        (
+            {"generation": {"generator": {"low": "ridge", "high": "wgan-gp"}}},
+            "generation.generator",
+        ),
     ],
 )
 def test_wrong_spaces_are_refused(values, said):
     with pytest.raises(SettingsError, match=said):
-        Space.of(values)
+        parse_space(values)
 
 
 def test_errors_name_the_file(tmp_path):
     path = tmp_path / "space.toml"
     path.write_text("[refinement]\ngama = [1]\n")
     with pytest.raises(SettingsError, match=r"space .*space.toml: unknown setting"):
-        Space.read(path)
+        read_space(path)
     with pytest.raises(SettingsError, match="does not exist"):
-        Space.read(tmp_path / "none.toml")
-
-
-def test_given_settings_are_left_out():
-    space = Space.of({"refinement": {"gamma": [8], "margin": [0.1]}})
-    assert list(space.without(["refinement.gamma"]).to_dict()) == ["refinement.margin"]
-    with pytest.raises(SettingsError, match="nothing is left"):
-        space.without(["refinement.gamma", "refinement.margin"])
+        read_space(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("path", [None, *BENCHMARKS.glob("space-*.toml")], ids=str)
 def test_the_shipped_spaces_give_settings_that_suit_one_another(path):
-    space = Space.read(path)
+    space = read_space(path)
     for first in (True, False):
         trial = Last()
         if first:
             trial.suggest_categorical = lambda name, choices: choices[0]  # pyright: ignore
-        config = space.draw(trial, Config())
+        config = suggest(trial, space, Config())  # pyright: ignore
         assert config != Config()
-        assert len(space.parameters(config)) >= 5
+        assert len(parameters(space, config)) >= 5

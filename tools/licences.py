@@ -26,10 +26,10 @@ HEAD = """\
 
 <!-- Written by `python tools/licences.py` from the metadata of installed packages. -->
 
-mlis is under the Apache License 2.0. Below is everything that an installation brings along on
-Linux, direct and indirect, with the licence that its package declares; each package's own files
-are what counts. PyTorch's builds for GPUs bring NVIDIA's CUDA libraries, under NVIDIA's licence;
-the CPU build, with which this list was made, does not.
+mlis is licensed under the Apache License 2.0. The tables list all direct and indirect dependencies
+of an installation on Linux, with the licence that each package declares; the licence files of the
+packages are authoritative. PyTorch's GPU builds include NVIDIA's CUDA libraries, under NVIDIA's
+licence; the CPU build, for which this list was made, does not.
 """
 
 
@@ -75,7 +75,7 @@ def licences(names: Iterable[str]) -> dict[str, str]:
 
 
 def page() -> str:
-    """The whole page: what comes always, then what each extra adds."""
+    """The whole page: what is always installed, then what each extra adds."""
     base, extras = project()
     groups = {"mlis": closure(base)}
     for name in sorted(extras):
@@ -83,7 +83,7 @@ def page() -> str:
     declared = licences(set().union(*groups.values()))
     parts = [HEAD]
     for title, names in groups.items():
-        more = "" if title == "mlis" else ", besides the above"
+        more = "" if title == "mlis" else ", in addition"
         rows = [f"| {name} | {declared[name]} |" for name in sorted(names)]
         head = [f"## `pip install '{title}'`{more}", "", "| package | licence |", "|---|---|"]
         parts.append("\n".join([*head, *rows, ""]))

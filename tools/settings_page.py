@@ -6,33 +6,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlis import presets
-from mlis.config import Config
-from mlis.section import Section
+from mlis.config import Config, Section
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 
 HEAD = """\
 # Every setting
 
-<!-- Written by `python tools/settings_page.py`; edit src/mlis/settings.py instead. -->
+<!-- Written by `python tools/settings_page.py`; edit src/mlis/config.py instead. -->
 
 A setting is given in Python as `Config.from_dict({"generation": {"steps": 200}})`, in a TOML file
-as `steps = 200` below `[generation]` (`mlis fit --settings FILE.toml`), or as a flag of `mlis fit`
-(`--generation-steps 200`; `mlis fit --help` has the short forms). Defaults come first, then the
-benchmark's preset, then the file, then flags; the last one wins. An unknown name, another type or a
-number out of range is an error that says what was expected.
+as `steps = 200` below `[generation]` (`mlis fit --settings FILE.toml`), or as a flag of `mlis fit`:
+`--gamma 16`, with the section in front where several have a setting of that name
+(`--generation-steps 200`); `mlis fit --help` lists all. Flags override the file, which overrides
+the benchmark's preset, which overrides defaults. An unknown name, another type or a number out of
+range is an error that says what was expected.
 
-`precision` stands outside the sections: `"auto"` (default) multiplies in bfloat16 where the
-hardware does that faster than float32 (reported by the CPU, and measured once per process), and
-computes the rest in float32; elsewhere it is `"float32"`. `"float32"`, `"float64"` and
-`"bfloat16"` ask for one.
+`precision` belongs to no section. `"auto"` (default) uses bfloat16 matrix products where the
+hardware does them faster than float32 (reported by the CPU, and measured once per process), and
+float32 for everything else; on other hardware it is `"float32"`. `"float32"`, `"float64"` and
+`"bfloat16"` select one explicitly.
 """
 
 PRESETS = """\
 ## Presets
 
-What `mlis fit NAME` puts on top of the defaults for a benchmark; the files in `src/mlis/presets`
-say why.
+What `mlis fit NAME` changes in the defaults for a benchmark; the files in `src/mlis/presets` give
+the reasons.
 """
 
 
@@ -53,7 +53,7 @@ def kind(field: dataclasses.Field[Any]) -> str:
 
 
 def table(section: type[Section]) -> str:
-    """One row a setting."""
+    """One row per setting."""
     lines = ["| setting | default | values | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(section):
         meaning = field.metadata["help"].replace("|", "\\|")

@@ -64,7 +64,7 @@ def try_one(target: Target, content: bytes) -> tuple[str, str] | None:
 
 def _judged(error: Exception) -> tuple[str, str] | None:
     from mlis.errors import MlisError
-    from mlis.features.images.decode import ImageError
+    from mlis.features.decode import ImageError
 
     text = str(error)
     if isinstance(error, MlisError | ImageError):

@@ -19,7 +19,7 @@ import atheris
 import fuzz
 from readers import READERS
 
-WATCHED = ["mlis.data", "mlis.features", "mlis.storage.atomic", "mlis.config", "mlis.section"]
+WATCHED = ["mlis.data", "mlis.features", "mlis.storage.atomic", "mlis.config"]
 IN_PYTHON = ("mat-5", "npy", "npz", "csv", "dataset-folder", "feature-folder", "toml")
 
 

@@ -97,7 +97,7 @@ def npy(folder: Path) -> list[Target]:
     classes = _classes(folder)
     damaged = folder / "damaged.npy"
     from mlis.data import load_tables
-    from mlis.data.io.unlabelled import read_features
+    from mlis.data.io.feature_rows import read_features
 
     whole = folder / "features.npy"
     whole.write_bytes(features)
@@ -119,7 +119,7 @@ def npy(folder: Path) -> list[Target]:
 
 def npz(folder: Path) -> list[Target]:
     from mlis.data import load_tables
-    from mlis.data.io.unlabelled import read_features
+    from mlis.data.io.feature_rows import read_features
 
     classes, path = _classes(folder), folder / "f.npz"
 
@@ -140,10 +140,10 @@ def npz(folder: Path) -> list[Target]:
 
 def csv_tables(folder: Path) -> list[Target]:
     from mlis.data import load_tables
-    from mlis.data.io.tables import read_classes
-    from mlis.data.io.unlabelled import read_features
-    from mlis.features.descriptors.class_table import read_words
-    from mlis.features.descriptors.text_tables import read_table
+    from mlis.data.io.classes_file import read_classes
+    from mlis.data.io.feature_rows import read_features
+    from mlis.data.io.text_table import read_table
+    from mlis.features.descriptors.class_descriptions import read_descriptions
 
     classes = _classes(folder)
     text = io.StringIO()
@@ -170,7 +170,10 @@ def csv_tables(folder: Path) -> list[Target]:
         Target(damaged, good.read_bytes(), mutations.text_of, read_damaged),
         Target(other, classes.read_bytes(), mutations.text_of, read_other),
         Target(
-            words, said.encode(), mutations.text_of, lambda: (read_table(words), read_words(words))
+            words,
+            said.encode(),
+            mutations.text_of,
+            lambda: (read_table(words), read_descriptions(words)),
         ),
     ]
 
@@ -180,8 +183,8 @@ def parquet(folder: Path) -> list[Target]:
     import pyarrow.parquet as pq
 
     from mlis.data import load_tables
-    from mlis.data.io.unlabelled import read_features
-    from mlis.features.descriptors.text_tables import read_table
+    from mlis.data.io.feature_rows import read_features
+    from mlis.data.io.text_table import read_table
 
     classes, path = _classes(folder), folder / "f.parquet"
     columns = {f"f{i}": FEATURES[:, i] for i in range(FEATURES.shape[1])}
@@ -207,15 +210,15 @@ def parquet(folder: Path) -> list[Target]:
 
 def dataset_folder(folder: Path) -> list[Target]:
     """`dataset.json` and `features.safetensors`, the latter also with another header."""
-    from mlis.data.io.folder import TENSORS, WORDS, load_folder
+    from mlis.data.io.folder import METADATA, TENSORS, load_folder, save_dataset
     from simulated import tiny
 
-    tiny().save(folder)
+    save_dataset(tiny(), folder)
 
     def read() -> None:
         load_folder(folder)
 
-    tensors, words = folder / TENSORS, folder / WORDS
+    tensors, words = folder / TENSORS, folder / METADATA
     return [
         Target(words, words.read_bytes(), mutations.json_of, read),
         Target(tensors, tensors.read_bytes(), mutations.bytes_of, read),
@@ -265,7 +268,7 @@ def model(folder: Path) -> list[Target]:
     from simulated import small, tiny
 
     data = tiny()
-    save_model(fit(data.for_training(), small(), seed=0), folder, record={"seed": 0})
+    save_model(fit(data.for_training(), small(), seed=0).recognizer, folder, record={"seed": 0})
     rows = data.features[:3]
 
     def read() -> None:
@@ -297,37 +300,36 @@ def model(folder: Path) -> list[Target]:
 def snapshot(folder: Path) -> list[Target]:
     """Snapshots of both stages, taken half way, and a training that continues from them."""
     from mlis.pipeline import fit
-    from mlis.training.checkpoints import FolderMonitor
-    from mlis.training.loop import Monitor
+    from mlis.training.checkpoints import CheckpointFolder
     from simulated import small, tiny
 
     training = tiny().for_training()
 
-    class Half(FolderMonitor):
-        def wants_snapshot(self, stage: str, step: int) -> bool:
+    class Half(CheckpointFolder):
+        def due(self, stage: str, step: int) -> bool:
             return step == 2
 
-        def snapshot(self, stage: str, step: int, state: Any) -> None:
+        def save(self, stage: str, step: int, state: Any) -> None:
             if step == 2:
-                super().snapshot(stage, step, state)
+                super().save(stage, step, state)
 
     settings = small(
         generation={"steps": 3},
         refinement={"steps": 3},
         classification={"max_iterations": 1},
     )
-    fit(training, settings, seed=0, monitor=Half(folder, "key"))
+    fit(training, settings, seed=0, checkpoints=Half(folder, "key"))
     whole = {path: path.read_bytes() for path in folder.iterdir()}
 
-    class Keeper(FolderMonitor):
+    class Keeper(CheckpointFolder):
         """Continues from a snapshot and writes none."""
 
-        def snapshot(self, stage: str, step: int, state: Any) -> None:
-            Monitor.snapshot(self, stage, step, state)
+        def save(self, stage: str, step: int, state: Any) -> None:
+            pass
 
     def read() -> None:
         try:
-            fit(training, settings, seed=0, monitor=Keeper(folder, "key"))
+            fit(training, settings, seed=0, checkpoints=Keeper(folder, "key"))
         finally:
             for path, content in whole.items():
                 path.write_bytes(content)
@@ -335,7 +337,7 @@ def snapshot(folder: Path) -> list[Target]:
     targets = []
     for path, content in whole.items():
         if path.suffix == ".safetensors":
-            kinds = (mutations.bytes_of, _other_header, _resealed, _resealed)
+            kinds = (mutations.bytes_of, _other_header)
             targets += [Target(path, content, mutate, read) for mutate in kinds]
         else:
             targets.append(Target(path, content, mutations.text_of, read))
@@ -397,7 +399,7 @@ def records(folder: Path) -> list[Target]:
 
 
 def toml(folder: Path) -> list[Target]:
-    from mlis.cli.settings import to_toml
+    from mlis.cli.output import to_toml
     from mlis.config import Config, read_toml, resolve
 
     path = folder / "settings.toml"
@@ -411,7 +413,7 @@ def toml(folder: Path) -> list[Target]:
 
 
 def images(folder: Path) -> list[Target]:
-    from mlis.features.images.decode import decode, quiet_pillow, read_file
+    from mlis.features.decode import decode, quiet_pillow, read_file
     from odd_images import good
 
     path = folder / "image"

@@ -41,10 +41,9 @@ Answer = tuple[int, float]
 
 def make_model(folder: Path) -> None:
     """A model of simulated features that takes photographs and new classes."""
-    from mlis import Config, GZSLDataset, save_model
-    from mlis.features.backbones.base import load_backbone
+    from mlis import Config, GZSLDataset, fit, save_model
+    from mlis.features.backbones import load_backbone
     from mlis.model.recognizer import Metadata
-    from mlis.pipeline import fit_with_exemplars
 
     rng = np.random.default_rng(0)
     descriptors = rng.random((CLASSES, ATTRIBUTES))
@@ -60,7 +59,8 @@ def make_model(folder: Path) -> None:
         unseen_classes=names[-UNSEEN:],
     )
     config = Config().replace({"generation": {"generator": "ridge"}, "refinement": {"steps": 5}})
-    model, exemplars = fit_with_exemplars(data.for_training(), config, seed=0, device="cpu")
+    trained = fit(data.for_training(), config, seed=0, device="cpu", exemplars=True)
+    model, exemplars = trained.recognizer, trained.exemplars
     backbone = load_backbone("efficientnet-lite0", device="cpu")
     model.metadata = Metadata({"backbone": backbone.identity.to_dict()})
     save_model(model, folder, exemplars)
@@ -77,7 +77,7 @@ class Server:
 
     def __init__(self, model: Path, flags: Sequence[str], seconds: float):
         self.seconds = seconds
-        command = [sys.executable, "-m", "mlis.cli", "serve", str(model), "--port", "0", *flags]
+        command = [sys.executable, "-m", "mlis", "serve", str(model), "--port", "0", *flags]
         began = time.perf_counter()
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mlis.config import Config
-    from mlis.data import GZSLDataset, load_dataset
+    from mlis.data import GZSLDataset, load_dataset, save_dataset
     from mlis.estimator import MLISClassifier
     from mlis.evaluation import evaluate
     from mlis.image_classifier import ImageClassifier
@@ -37,6 +37,7 @@ _HOMES = {
     "load_model": "mlis.io.checkpoint",
     "remove_classes": "mlis.incremental",
     "rename_classes": "mlis.incremental",
+    "save_dataset": "mlis.data",
     "save_model": "mlis.io.checkpoint",
 }
 
@@ -57,6 +58,7 @@ __all__ = [
     "load_model",
     "remove_classes",
     "rename_classes",
+    "save_dataset",
     "save_model",
 ]
 

@@ -1,34 +1,179 @@
-"""All settings of a run, together.
+"""Every setting of a run: default, meaning and range; read from TOML, presets and flags.
 
-A :class:`Config` has one section per stage (:mod:`mlis.settings`). It is built from defaults, a
-preset, a TOML file and flags, in that order (:func:`resolve`), checked field by field, and saved as
-JSON with every run.
+The only home of defaults: one frozen dataclass per stage, together a :class:`Config`. It is built
+from defaults, a preset (:mod:`mlis.presets`), a TOML file and flags, in that order
+(:func:`resolve`), checked field by field, and saved as JSON with every run.
 """
 
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, Union, cast, get_args, get_origin
 
 from mlis.errors import SettingsError
-from mlis.section import Section
-from mlis.settings import Classification, Generation, Preprocessing, Refinement
 
-__all__ = [
-    "Classification",
-    "Config",
-    "Generation",
-    "Preprocessing",
-    "Refinement",
-    "hash_of",
-    "read_toml",
-    "resolve",
-]
+_MOST_BITS = 53  # of a whole number; JSON readers keep no more
+_NUMBERS: dict[Any, Any] = {int: Integral, float: Real}
+_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "a string"}
+
+
+def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """Declare one setting: its default, what it means, and the inclusive range of a number."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Section:
+    """Base of a settings dataclass; checks every field against its annotation and range.
+
+    Raises:
+        SettingsError: a value of another type or out of range.
+    """
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            where = f"{type(self).__name__.lower()}.{f.name}"
+            object.__setattr__(self, f.name, _checked(where, f, getattr(self, f.name)))
+
+    def replace(self, values: Mapping[str, Any]) -> Self:
+        """Return a copy with the given values changed.
+
+        Raises:
+            SettingsError: an unknown name, or a value of another type or out of range.
+        """
+        known = [f.name for f in fields(self)]
+        for key in values:
+            if key not in known:
+                raise SettingsError(
+                    f"unknown setting {type(self).__name__.lower()}.{key}: expected one of "
+                    f"{', '.join(known)}"
+                )
+        return dataclasses.replace(self, **values)
+
+
+@dataclass(frozen=True)
+class Preprocessing(Section):
+    """What is done to features and descriptors before anything is trained."""
+
+    feature_transform: Literal["none", "sqrt"] = setting(
+        "none", "elementwise transform of the (non-negative) features before scaling"
+    )
+    feature_scaling: Literal["minmax", "standard", "none"] = setting(
+        "minmax",
+        "by training rows, minmax: each feature to [0, 1]; standard: to mean 0 and standard "
+        "deviation 1, for features of both signs",
+    )
+    descriptor_norm: Literal["l2", "none"] = setting(
+        "l2", "normalise each descriptor to unit length (raw norms of 20 swamp the features)"
+    )
+
+
+@dataclass(frozen=True)
+class Generation(Section):
+    """Stage 1a: features of classes without images. Conditional WGAN-GP (eq. 2) or ridge."""
+
+    generator: Literal["wgan-gp", "ridge"] = setting(
+        "wgan-gp", "the paper's conditional WGAN-GP, or the closed-form ridge baseline"
+    )
+    generator_init: Literal["cold", "ridge"] = setting(
+        "ridge", "wgan-gp: add to the ridge-predicted class mean, or start cold as the paper does"
+    )
+    steps: int = setting(100, "generator steps (thousands from a cold start)", low=0)
+    batch_size: int = setting(256, "real and synthetic samples in a critic step", low=2)
+    hidden: int = setting(4096, "hidden units of generator and critic", low=1)
+    noise: int = setting(512, "length of the noise vector z", low=1)
+    learning_rate: float = setting(1e-4, "Adam's step size for generator and critic", low=0)
+    critic_steps: int = setting(5, "critic steps per generator step", low=1)
+    penalty: float = setting(10.0, "weight of the gradient penalty (lambda of eq. 2)", low=0)
+    beta1: float = setting(0.5, "Adam's first decay rate", low=0, high=0.9999)
+    beta2: float = setting(0.999, "Adam's second decay rate", low=0, high=0.99999)
+    init_std: float = setting(0.02, "standard deviation of initial weights", low=0)
+    ridge_lambda: float = setting(0.1, "ridge: penalty of the regression", low=1e-12)
+    ridge_kernel: Literal["linear", "rbf"] = setting("linear", "ridge: kernel on the descriptors")
+    ridge_neighbours: int = setting(
+        5, "ridge: most similar seen classes that lend their residuals", low=1
+    )
+
+
+@dataclass(frozen=True)
+class Refinement(Section):
+    """Stage 1b: the encoder, metric loss on [h ; a_y] (eq. 1) and cross-entropy (eq. 3)."""
+
+    components: Literal["ml+is+sfr", "ml+is", "ml+sfr", "ml", "sfr", "none"] = setting(
+        "ml+is+sfr",
+        "ml: metric loss; is: on [h ; a_y]; sfr: cross-entropy with synthetic features; "
+        "none: no encoder (raw features)",
+    )
+    loss: str = setting(
+        "circle",
+        "circle, circle_eq1, contrastive, multi_similarity, or module:function taking "
+        "(embeddings, labels)",
+    )
+    margin: float = setting(0.25, "m of the circle losses", low=-1, high=2)
+    gamma: float = setting(80.0, "scale of the circle losses", low=1e-6)
+    semantic_scale: float = setting(1.0, "length of a descriptor beside h in [h ; a_y]", low=0)
+    visual_norm: Literal["none", "l2"] = setting(
+        "none", "normalise h before it is concatenated with the descriptor"
+    )
+    schedule: Literal["sequential", "joint"] = setting(
+        "sequential", "train the generator first, or generator and encoder step by step together"
+    )
+    generator_feedback: float = setting(
+        0.0, "joint only: weight of the encoder's cross-entropy in the generator's loss", low=0
+    )
+    steps: int = setting(600, "encoder steps (joint: one per generator step)", low=0)
+    classes_per_batch: int = setting(64, "P of a P x K batch (at most the seen classes)", low=2)
+    samples_per_class: int = setting(8, "K of a P x K batch", low=2)
+    hidden: int = setting(2048, "size of the refined feature h", low=1)
+    learning_rate: float = setting(1e-4, "Adam's step size for the encoder", low=0)
+    beta1: float = setting(0.5, "Adam's first decay rate", low=0, high=0.9999)
+    beta2: float = setting(0.999, "Adam's second decay rate", low=0, high=0.99999)
+    init_std: float = setting(0.02, "standard deviation of initial weights", low=0)
+    cross_entropy_weight: float = setting(1.0, "weight of eq. 3 beside the metric loss", low=0)
+    synthetic_per_unseen: int = setting(5, "synthetic samples a step per unseen class", low=0)
+    synthetic_per_seen: int = setting(
+        1,
+        "synthetic samples a step per seen class, where a generator is trained: for unseen "
+        "classes, or with classification.synthetic_per_seen > 0",
+        low=0,
+    )
+
+    @property
+    def switches(self) -> frozenset[str]:
+        """The components that are on: a subset of {"ml", "is", "sfr"}."""
+        return frozenset(self.components.split("+")) - {"none"}
+
+
+@dataclass(frozen=True)
+class Classification(Section):
+    """Stage 2: softmax regression on refined features, real and synthetic."""
+
+    synthetic_per_unseen: int = setting(300, "synthetic samples per unseen class", low=1)
+    synthetic_per_seen: int = setting(0, "synthetic samples per seen class", low=0)
+    balance: Literal["samples", "classes"] = setting(
+        "classes", "every sample weighs the same, or every class"
+    )
+    weight_decay: float = setting(
+        1e-5, "L2 penalty on the weights, for features of mean length 1", low=0
+    )
+    tolerance: float = setting(
+        1e-5,
+        "stop when the largest gradient entry is below (at most a tenth of the first one)",
+        low=0,
+    )
+    max_iterations: int = setting(300, "L-BFGS iterations at most", low=1)
+    calibration: float | Literal["validation"] = setting(
+        0.0,
+        "calibration constant subtracted from seen-class scores, or `validation`: the best on "
+        "validation classes, found by one more training that holds them out (by up to five, that "
+        "hold out others, where each holds out fewer than 10)",
+    )
 
 
 @dataclass(frozen=True)
@@ -39,13 +184,16 @@ class Config:
     generation: Generation = field(default_factory=Generation)
     refinement: Refinement = field(default_factory=Refinement)
     classification: Classification = field(default_factory=Classification)
-    precision: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "float64", "bfloat16"] = setting(
+        "auto", "of matrix products; auto: bfloat16 where it is faster than float32"
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if f.name != "precision" and type(getattr(self, f.name)) is not f.type:
+            if f.name == "precision":
+                _checked("precision", f, self.precision)
+            elif type(getattr(self, f.name)) is not f.type:
                 raise SettingsError(f"Config.{f.name} must be a {f.name.title()} section")
-        _choice("precision", Config, self.precision)
         r = self.refinement
         if "is" in r.switches and "ml" not in r.switches:
             raise SettingsError("refinement.components: `is` needs `ml`")
@@ -72,13 +220,17 @@ class Config:
     def replace(self, values: Mapping[str, Any]) -> "Config":
         """Return a copy with the given nested values changed.
 
+        Raises:
+            SettingsError: an unknown name, a value of another type or out of range, or values that
+                exclude one another.
+
         >>> Config().replace({"generation": {"steps": 10}}).generation.steps
         10
         """
         return dataclasses.replace(self, **self._changes(values))
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Check names, types and ranges of nested values, not whether they suit one another.
+        """Check names, types and ranges of nested values, not whether they exclude one another.
 
         Raises:
             SettingsError: an unknown name, or a value of another type or out of range.
@@ -88,20 +240,19 @@ class Config:
     def _changes(self, values: Mapping[str, Any]) -> dict[str, Any]:
         # a file may hold anything
         if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingsError(f"settings: expected names and sections, but got {values!r:.60}")
+            raise SettingsError(f"settings: expected a table, got {values!r:.60}")
+        known = {f.name: f for f in fields(self)}
         changes: dict[str, Any] = {}
         for name, value in values.items():
+            section = getattr(self, name) if name in known else None
             if name == "precision":
-                _choice("precision", Config, value)
-                changes[name] = value
-                continue
-            section = getattr(self, name, None)
-            if not isinstance(section, Section) or not isinstance(value, Mapping):
+                changes[name] = _checked(name, known[name], value)
+            elif isinstance(section, Section) and isinstance(value, Mapping):
+                changes[name] = section.replace(cast(Mapping[str, Any], value))
+            else:
                 raise SettingsError(
-                    f"unknown settings section {name!r}: expected one of "
-                    f"{', '.join(f.name for f in fields(self))}"
+                    f"unknown settings section {name!r}: expected one of {', '.join(known)}"
                 )
-            changes[name] = section.replace(cast(Mapping[str, Any], value))
         return changes
 
     @property
@@ -110,19 +261,17 @@ class Config:
         return hash_of(self.to_dict())
 
 
-def _choice(name: str, owner: type, value: Any) -> None:
-    choices = typing.get_args(typing.get_type_hints(owner)[name])
-    if value not in choices:
-        raise SettingsError(f"{name} must be one of {', '.join(choices)}, but got {value!r}")
-
-
 def hash_of(value: Any) -> str:
     """SHA-256 of a JSON-serialisable value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a settings file; errors name the file and what is wrong with it."""
+    """Read a settings file.
+
+    Raises:
+        SettingsError: the file cannot be read or is not valid TOML; names the file.
+    """
     path = Path(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +288,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def resolve(*layers: Mapping[str, Any]) -> Config:
     """Apply nested dictionaries on top of the defaults, the last one winning.
 
-    Only what they come to together must be consistent: a flag may undo what a preset chose.
+    Only the result must be consistent: a flag may undo what a preset chose.
 
     >>> layers = {"refinement": {"schedule": "joint"}}, {"generation": {"generator": "ridge"}}
     >>> resolve(*layers, {"refinement": {"schedule": "sequential"}}).generation.generator
@@ -152,3 +301,47 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
             section = isinstance(value, Mapping)
             merged[name] = {**merged.get(name, {}), **value} if section else value
     return Config().replace(merged)
+
+
+def _kinds(f: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    """The alternatives of a field's type."""
+    return get_args(f.type) if get_origin(f.type) is Union else (f.type,)
+
+
+def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:
+    """Return `value` in the field's type, or raise a SettingsError that says what was expected."""
+    names: list[str] = []
+    for kind in _kinds(f):
+        if get_origin(kind) is Literal:
+            if isinstance(value, str) and value in get_args(kind):
+                return value
+            names += [repr(choice) for choice in get_args(kind)]
+            continue
+        if kind is str and isinstance(value, str):
+            return value
+        number = _NUMBERS.get(kind)
+        if number and not isinstance(value, bool) and isinstance(value, number):
+            return _in_range(where, f, _converted(kind, value))
+        names.append(_NAMES[kind])
+    raise SettingsError(f"{where} must be {' or '.join(names)}, but got {value!r}")
+
+
+def _converted(kind: type, value: Any) -> float:
+    try:
+        return kind(value)
+    except OverflowError:  # a whole number of 400 digits
+        return math.inf
+
+
+def _in_range(where: str, f: dataclasses.Field[Any], value: float) -> float:
+    low, high = f.metadata["low"], f.metadata["high"]
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise SettingsError(
+            f"{where} must be below 2**{_MOST_BITS}, but got a number of {value.bit_length()} bits"
+        )
+    outside = (low is not None and value < low) or (high is not None and value > high)
+    if outside or not math.isfinite(value):
+        bounds = "finite" if low is None else f"at least {low}"
+        bounds = bounds if high is None else f"between {low} and {high}"
+        raise SettingsError(f"{where} must be {bounds}, but got {value}")
+    return value

@@ -1,4 +1,4 @@
-"""The scikit-learn face: the whole method behind `fit`, `predict` and `transform`."""
+"""scikit-learn estimator: the whole method behind `fit`, `predict` and `transform`."""
 
 from collections.abc import Mapping
 from typing import Any, Self, cast
@@ -48,9 +48,9 @@ class MLISClassifier(
         steps: encoder steps.
         generator_steps: steps of the WGAN-GP.
         semantic_scale: length of a descriptor beside the refined feature in the metric loss.
-        calibration: constant subtracted from seen-class scores, which are too high, or
-            "validation": found by a second training that holds out a fifth of the seen classes;
-            by up to five, where that is fewer than 10 classes.
+        calibration: constant subtracted from seen-class scores (calibrated stacking), or
+            "validation": found by a second training that holds out a fifth of the seen classes,
+            or by up to five if that is fewer than 10 classes.
         precision: "auto", "float32", "float64" or "bfloat16", of training.
         random_state: seed; None draws one, so that two fits differ.
         device: "auto", "cpu" or "cuda".
@@ -66,7 +66,7 @@ class MLISClassifier(
         recognizer_: the fitted :class:`~mlis.model.recognizer.Recognizer`, in float64.
         exemplars_: its exemplar buffer, to add classes with
             (:func:`mlis.incremental.add_classes`); None where no class is unseen.
-        validation_: measures of the first such training on what it held out
+        validation_: measures of the first such training on the classes that it held out
             (:class:`~mlis.evaluation.Evaluation`), or None.
         config_: the settings that were used, resolved.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
@@ -163,7 +163,7 @@ class MLISClassifier(
             test_fraction=0,
             provenance=Provenance("fit"),
         )
-        if not table.unseen.size:  # subtracted from all scores alike it decides nothing
+        if not table.unseen.size:  # subtracted from all scores alike
             settings = settings.replace({"classification": {"calibration": 0.0}})
         loss = self.loss if callable(self.loss) else None
         trained = fit_and_calibrate(dataset, settings, seed=seed, device=self.device, loss=loss)
@@ -178,7 +178,7 @@ class MLISClassifier(
         return self
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
-        """Scores of the classes, calibration subtracted: (B, C), or (B,) of class 1 if C is 2."""
+        """Calibrated scores of the classes: (B, C), or (B,) of class 1 if C is 2."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
@@ -213,7 +213,7 @@ class MLISClassifier(
         return self.recognizer_.refiner.width(self.n_features_in_)
 
     def _settings(self) -> Config:
-        """`config` with the arguments that are not None put on top."""
+        """`config`, overridden by the arguments that are not None."""
         base = self.config
         config = base if isinstance(base, Config) else Config.from_dict(base or {})
         chosen = {
@@ -236,7 +236,7 @@ def _validated(estimator: BaseEstimator, X: Any, y: Any = "no_validation", **how
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested mapping without entries that are None; NumPy's scalars (of grids) as Python's."""
+    """Drop entries that are None; convert NumPy scalars (of grids) to Python's."""
     return {name: _plain(value) for name, value in values.items() if value is not None}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import scipy.special
 
 from mlis.errors import DataError, SettingsError
-from mlis.features.backbones.base import Backbone, load_backbone
+from mlis.features.backbones import load_backbone
+from mlis.features.backbones.base import Backbone
 from mlis.features.images.embed import Picture, embed
 from mlis.model.recognizer import Recognizer
 
@@ -79,7 +80,7 @@ class ImageClassifier:
         recognizer: the model.
         backbone: its image model. The recorded one where absent, which is used where it is on this
             machine: what a file names is not downloaded. A name given here is; or a loaded one.
-        device, precision: as :func:`mlis.features.backbones.base.load_backbone` takes them.
+        device, precision: as :func:`mlis.features.backbones.load_backbone` takes them.
 
     Raises:
         DataError: no backbone is recorded and none given, or it is not that of the training.
@@ -128,7 +129,7 @@ class ImageClassifier:
 
 
 def recorded_backbone(recognizer: Recognizer) -> Mapping[str, Any]:
-    """The image model of its features, as `Identity.to_dict` gives it; empty where not known."""
+    """The image model of its features, as `BackboneSpec.to_dict` gives it; empty if unknown."""
     return recognizer.metadata.sources.get("backbone") or {}
 
 
@@ -167,7 +168,7 @@ def check_backbone(recognizer: Recognizer, other: Mapping[str, Any], what: str) 
 
     Args:
         recognizer: whose metadata record its image model.
-        other: `Identity.to_dict` of the features' image model; empty where it is not known.
+        other: `BackboneSpec.to_dict` of the features' image model; empty where it is not known.
         what: begins the message: a file, or "the images' features".
 
     Raises:

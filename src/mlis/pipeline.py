@@ -1,15 +1,17 @@
 """The order of the stages: dataset → generation → refinement → classification → inference."""
 
-import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from mlis.compute.memory import enough_memory
-from mlis.compute.precision import Arithmetic, own_modes, stream
+from mlis.compute.precision import Precision, own_modes
+from mlis.compute.random import stream
 from mlis.config import Classification, Config
 from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.spill import check_room, spill
@@ -26,9 +28,13 @@ from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Identity, LinearReLU
-from mlis.training.loop import Monitor
+from mlis.provenance import generation_key
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
+from mlis.training.generator_cache import GeneratorCache
 
-logger: logging.Logger = logging.getLogger(__name__)
+if TYPE_CHECKING:  # only for the type of a field: training code never imports evaluation
+    from mlis.evaluation import Evaluation
 
 _GENERATION = "generation.batch_size or generation.hidden"
 _REFINEMENT = (
@@ -45,67 +51,122 @@ _REMEDIES = {  # when memory does not suffice
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training returns.
+
+    Attributes:
+        recognizer: of all classes, calibrated where that was asked for.
+        exemplars: the state needed to add classes later; None where it was not asked for, or no
+            generator was trained.
+        seconds: wall time in this process, of calibration trainings too.
+        reused: whether a generator, of the training or of a calibration training, came from the
+            cache.
+        validation: measures on the validation classes at the chosen constant; None where the
+            constant was given.
+    """
+
+    recognizer: Recognizer
+    exemplars: "ExemplarBuffer | None"
+    seconds: float
+    reused: bool = False
+    validation: "Evaluation | None" = None
+
+
+@own_modes()
 def fit(
     training: TrainingSplit,
     config: Config,
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
-    monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
-) -> Recognizer:
-    """Train a recognizer of all classes of `training`, seen and unseen.
-
-    Takes and raises what `fit_with_exemplars` does.
-    """
-    common: dict[str, Any] = {"seed": seed, "device": device, "monitor": monitor, "loss": loss}
-    return fit_with_exemplars(training, config, exemplars=False, **common)[0]
-
-
-@own_modes()
-def fit_with_exemplars(
-    training: TrainingSplit,
-    config: Config,
-    *,
-    seed: int = 0,
-    device: str | torch.device = "auto",
-    monitor: Monitor | None = None,
-    loss: EmbeddingLoss | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
+    reuse: bool = False,
     exemplars: bool = True,
-) -> tuple[Recognizer, ExemplarBuffer | None]:
-    """Train a recognizer and keep what adding classes to it needs.
+) -> Trained:
+    """Train a recognizer of all classes of `training`, seen and unseen.
 
     Args:
         training: rows of seen classes and descriptors of all; holds no test row.
-        config: all settings. A `calibration="validation"` is resolved by the caller, who has
-            the validation split (:func:`mlis.protocol.fit_and_calibrate`); here it counts as 0.
+        config: all settings. `calibration="validation"` counts as 0 here: it needs the validation
+            split (:func:`mlis.protocol.fit_and_calibrate`).
         seed: of every random number.
         device: "auto", "cpu", "cuda", "cuda:1", …
-        monitor: hears of losses and keeps snapshots.
         loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
-        exemplars: whether an exemplar buffer is made; None in its place where not, or where no
-            generator was trained.
+        callbacks: are told of the progress.
+        checkpoints: keeps snapshots, from which a killed training continues.
+        reuse: whether the generator is taken from the user's cache folder, or trained there for
+            later trainings (:mod:`mlis.training.generator_cache`); does not change the result.
+        exemplars: whether the state needed to add classes later is kept
+            (:mod:`mlis.incremental.exemplar_buffer`).
 
     Raises:
+        DataError: the features do not suit the preprocessing.
         DivergenceError: a loss became NaN or infinite.
+        OutOfMemoryError: memory does not suffice; names the settings to lower.
         SettingsError: `refinement.loss` names nothing, or the device is not there.
     """
-    monitor = monitor or Monitor()
-    own_loss = loss is None and similarity_loss(config.refinement) is None
-    if own_loss and "ml" in config.refinement.switches:
+    started = time.perf_counter()
+    switches = config.refinement.switches
+    if "ml" in switches and loss is None and similarity_loss(config.refinement) is None:
         loss = load_loss(config.refinement.loss)  # before an hour of generation, not after it
-    arithmetic = Arithmetic.of(config.precision, device)
+    precision = Precision.of(config.precision, device)
     with enough_memory("training rows", _REMEDIES["rows"]):
-        scaler, data = prepare(training, config.preprocessing, arithmetic)
-    if isinstance(data.x, StreamedRows) and config.refinement.switches:
+        scaler, data = prepare(training, config.preprocessing, precision)
+    if isinstance(data.x, StreamedRows) and switches:
         check_room(len(data.x), config.refinement.hidden, data.x.dtype)
-    generator, encoder = _train_stage_one(data, config, arithmetic, seed, monitor, loss)
-
+    how = (precision, seed, callbacks, checkpoints)
+    encoder, reused = None, False
+    if switches and config.refinement.schedule == "joint":
+        with enough_memory("joint training", _REMEDIES["joint"]):
+            generator, encoder = fit_joint(data, config, *how, loss)
+    else:
+        generator, reused = train_generator(training, data, config, *how, reuse)
+        if switches:
+            with enough_memory("refinement", _REMEDIES["refinement"]):
+                encoder = fit_encoder(data, generator, config.refinement, *how, loss)
     recognizer = recognizer_of(training, scaler, data, generator, encoder, config, seed)
-    if not exemplars:
-        return recognizer, None
-    with enough_memory("the exemplar buffer", "Train without it (fit, --no-growth)"):
-        return recognizer, keep_exemplars(data, generator, config, seed)
+    kept = None
+    if exemplars:
+        with enough_memory("the exemplar buffer", "Train with exemplars=False"):
+            kept = keep_exemplars(data, generator, config, seed)
+    return Trained(recognizer, kept, time.perf_counter() - started, reused)
+
+
+def train_generator(
+    training: TrainingSplit,
+    data: TrainingTensors,
+    config: Config,
+    precision: Precision,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
+    reuse: bool = False,
+) -> tuple[FeatureGenerator | None, bool]:
+    """Train stage 1a, or take it from the cache.
+
+    Args:
+        training, data: the training split, and what `prepare` made of it.
+        config, seed, callbacks, checkpoints, reuse: as of `fit`.
+        precision: device and precision.
+
+    Returns:
+        The generator, None where no stage would use it; and whether it came from the cache.
+    """
+    settings = config.generation
+    if not len(data.unseen) and not config.classification.synthetic_per_seen:
+        return None, False
+
+    def train(checkpoints: CheckpointStore | None) -> FeatureGenerator:
+        return fit_generator(data, settings, precision, seed, callbacks, checkpoints)
+
+    with enough_memory("generation", _REMEDIES["generation"]):
+        if not reuse or settings.generator == "ridge":  # closed form: nothing to keep
+            return train(checkpoints), False
+        key = generation_key(training, config, seed, precision.device)
+        return GeneratorCache(checkpoints).get_or_fit(key, train)
 
 
 def recognizer_of(
@@ -140,30 +201,6 @@ def recognizer_of(
         descriptors=training.descriptors,
         calibration=0.0 if isinstance(constant, str) else constant,
     )
-
-
-def _train_stage_one(
-    data: TrainingTensors,
-    config: Config,
-    arithmetic: Arithmetic,
-    seed: int,
-    monitor: Monitor,
-    loss: EmbeddingLoss | None,
-) -> tuple[FeatureGenerator | None, Encoder | None]:
-    """Generator (None when nothing would use it) and encoder (None when there are no losses)."""
-    switches = config.refinement.switches
-    if config.refinement.schedule == "joint" and switches:
-        with enough_memory("joint training", _REMEDIES["joint"]):
-            return fit_joint(data, config, arithmetic, seed, monitor, loss)
-    generator = None
-    if len(data.unseen) or config.classification.synthetic_per_seen:
-        with enough_memory("generation", _REMEDIES["generation"]):
-            generator = fit_generator(data, config.generation, arithmetic, seed, monitor)
-    if not switches:
-        return generator, None
-    with enough_memory("refinement", _REMEDIES["refinement"]):
-        encoder = fit_encoder(data, generator, config.refinement, arithmetic, seed, monitor, loss)
-    return generator, encoder
 
 
 @torch.no_grad()

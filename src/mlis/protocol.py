@@ -8,7 +8,7 @@ how well are classes without images recognised?
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,93 +16,16 @@ import numpy as np
 import torch
 
 from mlis.config import Config
-from mlis.data.dataset import GZSLDataset, TrainingSplit
+from mlis.data.dataset import GZSLDataset, TestSplit
 from mlis.data.splits import ENOUGH_CLASSES, validation_splits
 from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.evaluation import Evaluation, common_constant, evaluate, seen_unseen_curve
-from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.recognizer import Metadata, Recognizer
-from mlis.pipeline import fit_with_exemplars
-from mlis.provenance import generation_key
-from mlis.training.generator_cache import StoredGenerator, attempted
-from mlis.training.loop import Monitor
+from mlis.pipeline import Trained, fit
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """One training.
-
-    Attributes:
-        recognizer, exemplars: as :func:`mlis.pipeline.fit_with_exemplars` gives them.
-        seconds: wall time of this training in this process.
-        reused: whether the generator came from the cache.
-    """
-
-    recognizer: Recognizer
-    exemplars: ExemplarBuffer | None
-    seconds: float
-    reused: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """A calibrated recognizer and what its training cost.
-
-    Attributes:
-        recognizer: trained on all training rows, calibrated.
-        exemplars: its exemplar buffer, where that was asked for and a generator was trained.
-        seconds: wall time in this process, validation run included.
-        reused: whether a generator, of the training or of its validation run, came from the cache.
-        validation: measures of the validation run at the chosen constant; None without one.
-    """
-
-    recognizer: Recognizer
-    exemplars: ExemplarBuffer | None
-    seconds: float
-    reused: bool
-    validation: Evaluation | None
-
-
-def fit_reusing(
-    training: TrainingSplit,
-    config: Config,
-    *,
-    seed: int = 0,
-    device: str | torch.device = "auto",
-    monitor: Monitor | None = None,
-    loss: EmbeddingLoss | None = None,
-    reuse: bool = True,
-    exemplars: bool = False,
-) -> Fitted:
-    """Train with :func:`mlis.pipeline.fit`, the generator taken from the store if it is there.
-
-    Args:
-        training, config, seed, device, monitor, loss, exemplars: as of `fit_with_exemplars`.
-        reuse: whether a generator may come from the user's cache folder, and is left there
-            (:mod:`mlis.training.generator_cache`); it never changes the result.
-    """
-    monitor = monitor or Monitor()
-    started = time.perf_counter()
-
-    def train(monitor: Monitor) -> tuple[Recognizer, ExemplarBuffer | None]:
-        return fit_with_exemplars(
-            training,
-            config,
-            seed=seed,
-            device=device,
-            monitor=monitor,
-            loss=loss,
-            exemplars=exemplars,
-        )
-
-    if not reuse:
-        return Fitted(*train(monitor), time.perf_counter() - started, reused=False)
-    key = generation_key(training, config, seed, device)
-    with StoredGenerator(monitor, key) as store:
-        trained = attempted(lambda: train(store), store)
-    return Fitted(*trained, time.perf_counter() - started, store.reused)
 
 
 def fit_and_calibrate(
@@ -111,80 +34,94 @@ def fit_and_calibrate(
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
-    monitor: Monitor | None = None,
-    validation_monitor: Monitor | None = None,
     loss: EmbeddingLoss | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
+    validation_callbacks: Sequence[Callback] = (),
+    validation_checkpoints: CheckpointStore | None = None,
     reuse: bool = False,
     exemplars: bool = True,
 ) -> Trained:
     """Train on `dataset`'s training rows; with `calibration="validation"` find the constant first.
 
     The constant is the one with the best H on the validation classes, for a recognizer trained
-    with the same settings and seed while those classes were held out. Test rows are not touched.
-    Where the validation split holds out fewer than 10 classes, up to four more trainings hold out
+    with the same settings and seed while those classes were held out. Test rows are not used.
+    If the validation split holds out fewer than 10 classes, up to four more trainings hold out
     others, and the constant is one that all of them support
-    (:func:`mlis.evaluation.common_constant`); of a single class there is none.
-    With `reuse` trained generators are taken from the user's cache folder and left there
-    (:mod:`mlis.training.generator_cache`), which saves their training and changes no result. With
-    `exemplars` the result has an exemplar buffer (:mod:`mlis.incremental.exemplar_buffer`).
+    (:func:`mlis.evaluation.common_constant`); with a single held-out class it is 0.
+
+    Args:
+        dataset: the training rows are used, and no test row.
+        config, seed, device, loss, callbacks, checkpoints, reuse, exemplars: as for
+            :func:`mlis.pipeline.fit`.
+        validation_callbacks, validation_checkpoints: of the training that holds out the dataset's
+            own validation classes. The further ones are of few classes and keep no snapshots.
 
     Raises:
-        DataError: calibration on validation is asked for and the dataset has no validation split.
+        DataError: `calibration="validation"`, and the dataset has no validation split.
+        DivergenceError, OutOfMemoryError, SettingsError: as for :func:`mlis.pipeline.fit`.
     """
     started = time.perf_counter()
     config = _with_constant_of(dataset, config)
     common: dict[str, Any] = {"seed": seed, "device": device, "loss": loss, "reuse": reuse}
     constant, validation, reused = config.classification.calibration, None, False
     if constant == "validation":
-        constant, validation, reused = _calibrate(dataset, config, validation_monitor, common)
-    fitted = fit_reusing(
-        dataset.for_training(), config, monitor=monitor, exemplars=exemplars, **common
+        hooks: dict[str, Any] = {
+            "callbacks": validation_callbacks,
+            "checkpoints": validation_checkpoints,
+        }
+        held_out: list[_HeldOut] = []
+        for fold in _folds(dataset):
+            training, rows = fold.for_validation()
+            trained = fit(training, config, exemplars=False, **common, **hooks)
+            held_out.append(_HeldOut.of(trained.recognizer, rows))
+            reused, hooks = reused or trained.reused, {}
+            del training, rows, trained  # the next training needs the memory
+        constant, validation = _calibrate(held_out)
+    trained = fit(
+        dataset.for_training(),
+        config,
+        callbacks=callbacks,
+        checkpoints=checkpoints,
+        exemplars=exemplars,
+        **common,
     )
-    recognizer = fitted.recognizer
+    recognizer = trained.recognizer
     recognizer.calibration = float(constant)
     recognizer.metadata = Metadata(dataset.provenance.sources)
     seconds = time.perf_counter() - started
-    return Trained(recognizer, fitted.exemplars, seconds, reused or fitted.reused, validation)
+    return Trained(recognizer, trained.exemplars, seconds, reused or trained.reused, validation)
 
 
 @dataclass(frozen=True, eq=False)
-class _Rehearsal:
-    """Scores of what a validation split held out; the rows themselves are let go."""
+class _HeldOut:
+    """Scores of the rows that a validation split held out."""
 
     scores: np.ndarray
     labels: np.ndarray
     seen_mask: np.ndarray
     class_names: tuple[str, ...]
-    reused: bool
+
+    @classmethod
+    def of(cls, recognizer: Recognizer, rows: TestSplit) -> "_HeldOut":
+        scores = recognizer.scores(rows.features)
+        return cls(scores, rows.labels, rows.seen_mask, rows.class_names)
 
 
-def _rehearse(
-    fold: GZSLDataset, config: Config, monitor: Monitor | None, common: Mapping[str, Any]
-) -> _Rehearsal:
-    training, held_out = fold.for_validation()
-    fitted = fit_reusing(training, config, monitor=monitor, **common)
-    scores = fitted.recognizer.scores(held_out.features)
-    labels, names = held_out.labels, held_out.class_names
-    return _Rehearsal(scores, labels, held_out.seen_mask, names, fitted.reused)
-
-
-def _calibrate(
-    dataset: GZSLDataset, config: Config, monitor: Monitor | None, common: Mapping[str, Any]
-) -> tuple[float, Evaluation, bool]:
-    """The constant, the dataset's own validation split measured with it, and what was reused."""
-    dataset.for_validation()  # says so where there is none
+def _folds(dataset: GZSLDataset) -> list[GZSLDataset]:
+    """The dataset with each of its validation splits; its own is the first."""
+    dataset.for_validation()  # raises where there is none
     splits = validation_splits(dataset.split, dataset.labels)
-    folds = [dataset, *(dataclasses.replace(dataset, split=split) for split in splits[1:])]
-    # further splits are of few classes: they train without snapshots
-    found = [
-        _rehearse(fold, config, None if index else monitor, common)
-        for index, fold in enumerate(folds)
-    ]
-    curves = [seen_unseen_curve(one.scores, one.labels, one.seen_mask) for one in found]
-    classes = len({name for one in found for name in _held_out_names(one)})
+    return [dataset, *(dataclasses.replace(dataset, split=split) for split in splits[1:])]
+
+
+def _calibrate(held_out: Sequence[_HeldOut]) -> tuple[float, Evaluation]:
+    """Return the constant, and the measures of the dataset's own validation split with it."""
+    curves = [seen_unseen_curve(one.scores, one.labels, one.seen_mask) for one in held_out]
+    classes = len({name for one in held_out for name in np.array(one.class_names)[~one.seen_mask]})
     constant = common_constant(curves) if classes > 1 else 0.0
-    best = [float(curve.H[np.searchsorted(curve.knots, constant)]) for curve in curves]
     if classes < ENOUGH_CLASSES:
+        best = [float(curve.H[np.searchsorted(curve.knots, constant)]) for curve in curves]
         logger.warning(
             "calibration %.4g was chosen on %d held-out classes alone (H %s in %d validation "
             "splits): expected at least %d. Bring more classes, or set "
@@ -192,30 +129,23 @@ def _calibrate(
             constant,
             classes,
             ", ".join(f"{H:.1f}" for H in best),
-            len(folds),
+            len(held_out),
             ENOUGH_CLASSES,
         )
-    own = found[0]
+    own = held_out[0]
     np.subtract(own.scores, constant, out=own.scores, where=own.seen_mask)  # no copy
     validation = evaluate(own.scores, own.labels, own.seen_mask, own.class_names)
-    if len(folds) > 1:
-        note = f"calibration chosen on {len(folds)} splits that hold out {classes} classes"
+    if len(held_out) > 1:
+        note = f"calibration chosen on {len(held_out)} splits that hold out {classes} classes"
         validation = dataclasses.replace(validation, notes=(*validation.notes, note))
     logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-    return constant, validation, any(one.reused for one in found)
+    return constant, validation
 
 
-def _held_out_names(one: _Rehearsal) -> list[str]:
-    return [name for name, seen in zip(one.class_names, one.seen_mask, strict=True) if not seen]
-
-
-def test_once(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
-    """Measure a trained recognizer on the test rows."""
+def evaluate_on_test(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
+    """Measure a trained recognizer on the test rows of `dataset`."""
     test = dataset.for_testing()
     return evaluate(recognizer.scores(test.features), test.labels, test.seen_mask, test.class_names)
-
-
-test_once.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]  (not for pytest)
 
 
 def _with_constant_of(dataset: GZSLDataset, config: Config) -> Config:

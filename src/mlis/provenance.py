@@ -1,7 +1,7 @@
-"""What a number depends on: keys of trainings and generators, and the provenance of a result.
+"""What a result depends on: keys of trainings and generators, and the provenance of a result.
 
-A key is a hash of everything that decides the numbers: rows, settings, seed, arithmetic and the
-version of the code. It is not of where data lie, nor of anything that changes no number.
+A key is a hash of everything that decides the result: rows, settings, seed, precision and the
+version of the code; not of file locations, nor of anything else that does not change it.
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ import scipy
 import torch
 
 import mlis
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config, hash_of
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.encoder.metric_losses import EmbeddingLoss, load_loss, similarity_loss
 
 PROTOCOL = "H@val"
 
-# Raise one of these when the same settings, rows and seed give other numbers than before: the
+# Increase one of these when the same settings, rows and seed give other results than before: the
 # mathematics, the order of random draws, initial weights, or the names in a snapshot have changed.
-# Stored generators and snapshots of the old code are then left alone instead of being mixed in.
+# Generators and snapshots of the old code are then not used.
 GENERATION_VERSION = (
     1  # of preprocessing and of stage 1a (mlis.model.preprocessing, mlis.generators)
 )
@@ -38,10 +38,10 @@ def training_key(
     device: str | torch.device = "auto",
     loss: EmbeddingLoss | None = None,
 ) -> str:
-    """Hash of everything that a training depends on: rows, settings, seed, arithmetic, code.
+    """Hash of everything that a training depends on: rows, settings, seed, precision, code.
 
-    Of a metric loss of the user's own (`loss`, or the one that `refinement.loss` names) the key
-    holds the import name and the source of that function or class, not of what it calls.
+    For a user's metric loss (`loss`, or the one that `refinement.loss` names) the key includes the
+    import name and the source of that function or class, not of what it calls.
 
     Raises:
         SettingsError: `refinement.loss` names nothing, or the device is not there.
@@ -54,7 +54,7 @@ def training_key(
 def generation_key(
     training: TrainingSplit, config: Config, seed: int, device: str | torch.device = "auto"
 ) -> str:
-    """Hash of everything that the generator depends on; refinement and classifier do not enter.
+    """Hash of everything that the generator depends on; not of refinement and classifier.
 
     Raises:
         SettingsError: the device is not there.
@@ -70,8 +70,8 @@ def _code(config: Config) -> list[Any]:
 
 
 def arithmetic_key(config: Config, device: str | torch.device) -> list[str]:
-    """What "auto" comes to here: kind of device, dtypes of weights and of product factors."""
-    found = Arithmetic.of(config.precision, device)
+    """The resolved precision: kind of device, dtypes of weights and of product factors."""
+    found = Precision.of(config.precision, device)
     return [found.device.type, str(found.master), str(found.product)]
 
 
@@ -91,8 +91,8 @@ def loss_identity(config: Config, loss: EmbeddingLoss | None) -> list[str] | Non
 
 
 def provenance(dataset: GZSLDataset, config: Config, device: str) -> dict[str, Any]:
-    """Everything needed to say where a number comes from, as strict JSON."""
-    arithmetic = Arithmetic.of(config.precision, device)
+    """Where a result comes from, as strict JSON: data, settings, device, versions."""
+    precision = Precision.of(config.precision, device)
     return {
         "protocol": PROTOCOL,
         "data": dataset.provenance.name,
@@ -101,8 +101,8 @@ def provenance(dataset: GZSLDataset, config: Config, device: str) -> dict[str, A
         "descriptors": dataset.provenance.descriptors,
         "notes": list(dataset.provenance.notes),
         "config_sha256": config.sha256,
-        "device": str(arithmetic.device),
-        "product_dtype": str(arithmetic.product).removeprefix("torch."),
+        "device": str(precision.device),
+        "product_dtype": str(precision.product).removeprefix("torch."),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {
             "mlis": mlis.__version__,

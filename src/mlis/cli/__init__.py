@@ -1,7 +1,7 @@
-"""The command line of `mlis`: one module a command.
+"""The command line of `mlis`: one module per command, and four that they share.
 
-Exit codes: 0 done, 2 wrong input or use (one line on stderr says what), 1 anything else,
-130 interrupted. Heavy modules are imported by the commands, so that `--help` is quick.
+Exit codes: 0 done, 2 wrong input or usage (one line on stderr says what), 1 anything else,
+130 interrupted. Heavy modules are imported inside the commands, so that `--help` is quick.
 """
 
 import argparse
@@ -28,7 +28,8 @@ from mlis.cli import (
     serve,
     tune,
 )
-from mlis.cli.common import Parser, complain, logs
+from mlis.cli.arguments import Parser
+from mlis.cli.output import complain, logs
 from mlis.compute.memory import is_shortage
 from mlis.errors import MlisError
 
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="mlis",
         description="Generalized zero-shot recognition: train on images of some classes and a "
         "description\nof every class, recognise them all.",
-        epilog="`mlis COMMAND --help` says more. Exit codes: 0 done, 2 wrong input or use,\n"
+        epilog="`mlis COMMAND --help` says more. Exit codes: 0 done, 2 wrong input or usage,\n"
         "1 anything else, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"mlis {mlis.__version__}")
@@ -57,17 +58,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    # Threads that wait by spinning made training 5 to 10 times slower beside another busy process
+    # Threads that busy-wait made training 5 to 10 times slower beside another busy process
     # (2 cores, measured). OpenMP reads this when PyTorch is first imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for stream in (sys.stdout, sys.stderr):  # what cannot be shown, as in names of files, is "?"
+    for stream in (sys.stdout, sys.stderr):  # a character that cannot be encoded becomes "?"
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         code = _run(argv)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader, such as `head`, had enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         _silence_stdout()
         return FAILED
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         args = build_parser().parse_args(argv)
-    except SystemExit as stop:  # --help, --version, or wrong use
+    except SystemExit as stop:  # --help, --version, or wrong usage
         return stop.code if isinstance(stop.code, int) else DONE
     try:
         with logs(args.verbose):
@@ -94,16 +95,16 @@ def _run(argv: Sequence[str] | None) -> int:
         return FAILED
     except Exception as error:
         if is_shortage(error):  # where no stage says which setting to lower
-            complain(
-                f"memory does not suffice ({error}): use less data at once, or a larger machine"
-            )
+            complain(f"out of memory ({error}). Use less data at once, or a larger machine.")
             return FAILED
         traceback.print_exc()
-        complain(f"{type(error).__name__}, unexpected: the lines above say where; please report it")
+        complain(
+            f"{type(error).__name__}: this is a bug. Please report it with the traceback above."
+        )
         return FAILED
 
 
 def _silence_stdout() -> None:
-    """Keep Python from complaining on exit that it cannot flush what nobody reads."""
-    with contextlib.suppress(OSError, ValueError):  # stdout is no file
+    """Keep Python from complaining at exit that it cannot flush a closed pipe."""
+    with contextlib.suppress(OSError, ValueError):  # stdout is not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

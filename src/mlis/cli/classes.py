@@ -1,4 +1,4 @@
-"""`mlis add-classes`, `remove-classes`, `rename-classes`, `classes`: what a trained model knows."""
+"""`mlis classes`, `add-classes`, `remove-classes`, `rename-classes`: the classes of a model."""
 
 import argparse
 import time
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag, add_model_argument
-from mlis.cli.output import add_force_flag, add_output_flag, check_folder
-from mlis.cli.printing import print_json, print_table, say
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
+from mlis.cli.output import check_folder, check_replaceable, print_json, print_table, say
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -18,90 +17,48 @@ if TYPE_CHECKING:
     from mlis.model.recognizer import Recognizer
 
 _ADD = """\
-Add classes of which there is no image to a trained model, without its training data.
+Add classes without images to a trained model, without its training data.
 
-CLASSES is a .csv, .tsv or .parquet table as the training's was (`name`, then sentences or
-attributes): descriptors are computed in the same way, by the same text model and with the
-training's scaling of attributes. For a model trained on numbers, or with --vectors: a .csv table
-with `name` and the training's columns, or a .npy array (n, Da) with --names.
+CLASSES is a .csv, .tsv or .parquet table like the training's (`name`, then sentences or
+attributes): descriptors are computed as in training, with the same text model and scaling of
+attributes. For a model trained on numbers, or with --vectors: a .csv table with `name` and the
+training's columns, or a .npy array (n, Da) with --names.
 
-Synthetic features of the new classes come from the trained generator; the encoder stays, and the
-classifier alone is solved again. What that needs lies in exemplars.safetensors beside the model.
-Calibration stays as it was chosen. The results that are kept with the model are of before."""
-
-_REMOVE = """\
-Take classes out of a trained model; the scores of the others stay as they are."""
-
-_RENAME = """\
-Give classes of a trained model other names: OLD NEW, and perhaps further pairs."""
+The trained generator makes synthetic features of the new classes; the encoder is unchanged, and
+only the classifier is fitted again. The state that this needs is exemplars.safetensors beside the
+model. Calibration is unchanged. Results that are stored with the model describe the model before
+the change."""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the commands."""
-    _add_adding(commands)
-    _add_removing(commands)
-    _add_renaming(commands)
-    show = commands.add_parser(
-        "classes",
-        help="list the classes of a trained model",
-        description="List the classes of a trained model, and what was changed since training.",
-    )
-    add_model_argument(show)
-    add_common_flags(show, with_json=True)
-    show.set_defaults(run=run_show)
-
-
-def _add_adding(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    add = commands.add_parser(
-        "add-classes", help="add classes to a trained model, without its data", description=_ADD
-    )
-    add_model_argument(add)
+    add = add_command(commands, "add-classes", run_add, "add classes to a trained model", _ADD)
+    add_common(add, "model")
     add.add_argument("classes", metavar="CLASSES", type=Path, help="described classes")
-    add.add_argument("--vectors", action="store_true", help="CLASSES holds descriptors as numbers")
-    add.add_argument(
-        "--names", metavar="FILE", type=Path, help="names of a .npy's rows, one a line"
-    )
-    add.add_argument(
-        "--text-model",
-        metavar="NAME",
-        help="the training's text model, where it lies elsewhere now; one of the hub is downloaded "
-        "only where it is named here",
-    )
+    add.add_argument("--vectors", action="store_true", help="CLASSES contains numeric descriptors")
+    add.add_argument("--names", metavar="FILE", type=Path, help="names of .npy rows, one per line")
     add.add_argument(
         "--synthetic",
         metavar="N",
-        type=int,
-        help="synthetic samples an unseen class (default: as in training)",
+        type=at_least(1),
+        help="synthetic samples per unseen class (default: as in training)",
     )
-    add_output_flag(add)
-    add_force_flag(add, "the model that is")
-    add_device_flag(add)
-    add_common_flags(add, with_json=True)
-    add.set_defaults(run=run_add)
-
-
-def _add_removing(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    remove = commands.add_parser(
-        "remove-classes", help="take classes out of a trained model", description=_REMOVE
+    add_common(add, "--text-model", "--device")
+    remove = add_command(
+        *(commands, "remove-classes", run_remove, "remove classes from a trained model"),
+        "Remove classes from a trained model; the scores of the others do not change.",
     )
-    add_model_argument(remove)
+    add_common(remove, "model")
     remove.add_argument("names", metavar="NAME", nargs="+", help="of a class")
-    add_output_flag(remove)
-    add_force_flag(remove, "the model that is")
-    add_common_flags(remove, with_json=True)
-    remove.set_defaults(run=run_remove)
-
-
-def _add_renaming(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    rename = commands.add_parser(
-        "rename-classes", help="rename classes of a trained model", description=_RENAME
-    )
-    add_model_argument(rename)
+    text = "rename classes of a trained model"
+    rename = add_command(commands, "rename-classes", run_rename, text)
+    add_common(rename, "model")
     rename.add_argument("names", metavar="OLD NEW", nargs="+", help="present and new name")
-    add_output_flag(rename)
-    add_force_flag(rename, "the model that is")
-    add_common_flags(rename, with_json=True)
-    rename.set_defaults(run=run_rename)
+    for parser in (add, remove, rename):
+        add_common(parser, "--output")
+        add_common(parser, "--force", help="replace the model in FOLDER")
+    text = "list the classes of a trained model, and its changes since training"
+    add_common(add_command(commands, "classes", run_show, text), "model")
 
 
 def run_add(args: argparse.Namespace) -> None:
@@ -129,12 +86,12 @@ def run_remove(args: argparse.Namespace) -> None:
 def run_rename(args: argparse.Namespace) -> None:
     """`mlis rename-classes`."""
     if len(args.names) % 2:
-        raise SettingsError(f"name pairs OLD NEW, but got {len(args.names)} names")
+        raise SettingsError(f"expected pairs OLD NEW, got {len(args.names)} names")
     old, new = args.names[::2], args.names[1::2]
     if len(set(old)) < len(old):
-        raise SettingsError(f"{_listed(old)}: a class is renamed twice; give each pair once")
+        raise SettingsError(f"{_listed(old)}: a class is renamed twice. Give each pair once.")
     pairs = dict(zip(old, new, strict=True))
-    changes = ", ".join(f"{before} to {after}" for before, after in pairs.items())
+    changes = _listed(pairs)
     from mlis.incremental import rename_classes
 
     recognizer, exemplars = _opened(args)
@@ -147,52 +104,39 @@ def run_show(args: argparse.Namespace) -> None:
     from mlis.io.saved_models import one_model
 
     recognizer = load_model(one_model(args.model))
-    mask = recognizer.seen_mask.tolist()
-    kinds = ["seen" if seen else "unseen" for seen in mask]
-    print_table([["class", ""], *map(list, zip(recognizer.class_names, kinds, strict=True))])
-    history = recognizer.metadata.history
-    for entry in history:
-        say(f"{entry['when']}: {entry['action']} {_changed(entry['classes'])}")
+    pairs = list(zip(recognizer.class_names, recognizer.seen_mask.tolist(), strict=True))
+    print_table([["class", ""], *([name, "seen" if s else "unseen"] for name, s in pairs)])
+    for entry in recognizer.metadata.history:
+        say(f"{entry['when']}: {entry['action']} {_listed(entry['classes'])}")
     if args.json:
+        classes = [{"name": name, "seen": seen} for name, seen in pairs]
         print_json(
-            {
-                "classes": [
-                    {"name": name, "seen": seen}
-                    for name, seen in zip(recognizer.class_names, mask, strict=True)
-                ],
-                "history": [dict(entry) for entry in history],
-            }
+            {"classes": classes, "history": [dict(entry) for entry in recognizer.metadata.history]}
         )
 
 
-def _changed(classes: Any) -> str:
-    if isinstance(classes, dict):
-        return ", ".join(f"{old} to {new}" for old, new in classes.items())
-    return _listed(classes)
-
-
-def _listed(names: Sequence[str]) -> str:
+def _listed(classes: dict[str, str] | Sequence[str]) -> str:
+    """Names, shortened, or all pairs of old and new names."""
     from mlis.data.labels import shorten
 
-    return shorten(list(names))
+    if isinstance(classes, dict):
+        return ", ".join(f"{old} to {new}" for old, new in classes.items())
+    return shorten(list(classes))
 
 
 def _opened(
     args: argparse.Namespace, device: str = "cpu"
 ) -> "tuple[Recognizer, ExemplarBuffer | None]":
-    """The model and its exemplar buffer, where the output may be written."""
-    from mlis.compute.precision import Arithmetic
+    """The model and its exemplar buffer, if the output can be written."""
+    from mlis.compute.precision import Precision
     from mlis.io.checkpoint import WEIGHTS, is_model, load_exemplars, load_model
     from mlis.io.saved_models import one_model
 
     check_folder(args.output)
-    holds_one = is_model(args.output) or (args.output / WEIGHTS).exists()
-    if holds_one and not args.force:
-        raise SettingsError(
-            f"{args.output} holds a model: choose another folder, or replace it with --force"
-        )
+    there = is_model(args.output) or (args.output / WEIGHTS).exists()
+    check_replaceable(args.output, "a model", there=there, force=args.force)
     model = one_model(args.model)
-    return load_model(model, Arithmetic.of("float32", device).device), load_exemplars(model)
+    return load_model(model, Precision.of("float32", device).device), load_exemplars(model)
 
 
 def _described(
@@ -201,26 +145,23 @@ def _described(
     """Names and descriptors of the classes to add."""
     import numpy as np
 
+    from mlis.data.io.classes_file import read_class_vectors
     from mlis.data.io.tables import COLUMNS
-    from mlis.data.io.vectors import read_vectors
-    from mlis.features.descriptors.additions import describe_like
+    from mlis.features.descriptors.new_classes import describe_like
 
     if args.classes.is_dir():
         raise DataError(
-            f"{args.classes} is a folder, whose attributes are scaled by its own classes: give the "
-            "table of sentences and attributes itself"
+            f"{args.classes}: expected a table, got a folder, whose attributes are scaled by its "
+            "own classes. Give the table of sentences and attributes."
         )
     made = recognizer.metadata.sources.get("descriptors") or {}
     columns = made.get("columns", ()) if made.get("format") == COLUMNS else ()
-    as_numbers = args.vectors or args.classes.suffix.casefold() == ".npy"
-    if as_numbers or not made or columns:
-        if args.text_model is not None:
-            raise SettingsError("--text-model has no meaning with descriptors as numbers")
-        names, vectors = read_vectors(args.classes, names_file=args.names, columns=columns)
+    if args.vectors or args.classes.suffix.casefold() == ".npy" or not made or columns:
+        refuse(args, ["text_model"], "with numeric descriptors")
+        names, vectors = read_class_vectors(args.classes, names_file=args.names, columns=columns)
         gaps = vectors == made.get("missing")  # filled as in training, by the mean of its classes
         return names, np.where(gaps, recognizer.descriptors.numpy(force=True).mean(axis=0), vectors)
-    if args.names is not None:
-        raise SettingsError("--names has no meaning with a table, which holds the names")
+    refuse(args, ["names"], "with a table, which contains the names")
     model = None
     if args.text_model is not None:
         from mlis.features.descriptors.text_model import TextModel
@@ -236,17 +177,15 @@ def _save(
     done: str,
     seconds: float | None = None,
 ) -> None:
-    """Write the new model, and say what it is."""
+    """Write the new model, and print what it is."""
     from mlis.io.checkpoint import EXEMPLARS, save_model
 
     save_model(changed, args.output, exemplars)
-    seen = int(changed.seen_mask.sum())
-    total = len(changed.class_names)
+    seen, total = int(changed.seen_mask.sum()), len(changed.class_names)
     took = "" if seconds is None else f" in {seconds:.1f} s"
     say(f"{args.output}: {done}{took}; {total} classes, {seen} seen and {total - seen} unseen")
     path = args.output / EXEMPLARS
-    size = path.stat().st_size if path.exists() else 0
-    if size:
+    if size := path.stat().st_size if path.exists() else 0:
         say(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")
     if args.json:
         result: dict[str, Any] = {"classes": total, "seen": seen, "growth_bytes": size}

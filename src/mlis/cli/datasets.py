@@ -1,30 +1,69 @@
-"""DATASET and its options: from flags to keyword arguments of `load_dataset`."""
+"""What names data on the command line: DATASET and its options, images of `mlis predict`."""
 
 import argparse
-from collections.abc import Mapping
+import glob
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.flag_types import at_least
+from mlis.cli.arguments import at_least
 from mlis.errors import DataError, ModelFileError
 
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
 
-# argument of load_dataset → its flag
-FLAGS = {
-    "data_root": "--data-root",
-    "features_file": "--features",
-    "split_file": "--split",
-    "classes_file": "--classes",
-    "labels_file": "--labels",
-    "label_column": "--label-column",
-    "descriptors": "--descriptors",
-    "missing": "--missing",
-    "seed": "--split-seed",
-    "test_fraction": "--test-fraction",
-    "cache": "--no-cache",
+logger: logging.Logger = logging.getLogger(__name__)
+
+# argument of load_dataset → its flag, metavar (None: no value) and help
+_OPTIONS: dict[str, tuple[str, str | None, str]] = {
+    "data_root": ("--data-root", "DIR", "folder that contains FLO/, CUB/, …"),
+    "features_file": (
+        *("--features", "FILE"),
+        "features: .mat (a path, or a name in the benchmark's folder); a .csv, .parquet, .npz or "
+        ".npy table, whose column `split` may mark rows train, val or test; or a folder that `mlis "
+        "features images` wrote",
+    ),
+    "split_file": (
+        *("--split", "FILE"),
+        "split and descriptors: .mat (a path, or a name in the benchmark's folder)",
+    ),
+    "classes_file": (
+        *("--classes", "FILE.csv"),
+        "tables: name, split (seen or unseen; optional), then one column per attribute",
+    ),
+    "labels_file": (
+        *("--labels", "FILE"),
+        "tables: labels of .npy features: .npy, or text, one per line",
+    ),
+    "label_column": ("--label-column", "NAME", "tables: the column of labels (default: label)"),
+    "descriptors": (
+        *("--descriptors", "FIELD"),
+        "field of the split file: att (default) or original_att",
+    ),
+    "missing": (
+        *("--missing", "X"),
+        "number that marks a missing value in the descriptors, such as -1: replaced by the mean of "
+        "the other classes",
+    ),
+    "seed": (
+        *("--split-seed", "N"),
+        "seed of every split that is not part of the data (default: 0)",
+    ),
+    "test_fraction": (
+        *("--test-fraction", "X"),
+        "fraction of a seen class's rows held out for testing, if they are not marked "
+        "(default: 0.2)",
+    ),
+    "cache": (
+        *("--no-cache", None),
+        "do not keep a copy of the features in the user's cache folder",
+    ),
 }
+_TYPES = {"missing": float, "seed": at_least(0), "test_fraction": float}
+FLAGS = {name: flag for name, (flag, _, _) in _OPTIONS.items()}
 BENCHMARK, LETTERS, FOLDER = "a benchmark", "the letters", "a dataset folder"
 PAIR, TABLES = "a pair of files", "tables"
 _PAIR = ("features_file", "split_file", "descriptors", "missing", "seed", "cache")
@@ -41,99 +80,26 @@ _TAKES: dict[str, tuple[str, ...]] = {  # a flag that would be ignored is an err
 _PATHS = ("data_root", "features_file", "split_file", "classes_file", "labels_file")
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+def add_dataset_arguments(parser: argparse.ArgumentParser, text: str = "name or folder") -> None:
     """Add DATASET and the options that say where it is and how it is read."""
     group = parser.add_argument_group(
         "data",
         "DATASET is a benchmark (CUB, AWA1, AWA2, SUN, FLO, aPY) under --data-root, `letters`\n"
-        "(embedded), or a folder that `mlis data convert` wrote. Without DATASET: --features and\n"
-        "--split name a pair of the benchmarks' format, --features and --classes tables.",
+        "(built in), or a folder that `mlis data convert` wrote. Without DATASET: --features and\n"
+        "--split name a pair of files in the benchmarks' format, --features and --classes tables.",
     )
-    group.add_argument("dataset", metavar="DATASET", nargs="?", help="name or folder")
-    given_only: dict[str, Any] = {"default": argparse.SUPPRESS}
-    group.add_argument(
-        "--data-root", metavar="DIR", help="folder that holds FLO/, CUB/, …", **given_only
-    )
-    group.add_argument(
-        *("--features", "--features-file"),
-        dest="features_file",
-        metavar="FILE",
-        help="features: .mat (a name in the benchmark's folder, or a path), or a table: "
-        ".csv, .parquet, .npz, .npy; a column `split` may mark its rows train, val or test; or "
-        "what `mlis features images` wrote",
-        **given_only,
-    )
-    group.add_argument(
-        *("--split", "--split-file"),
-        dest="split_file",
-        metavar="FILE",
-        help="split and descriptors: .mat (a name in the benchmark's folder, or a path)",
-        **given_only,
-    )
-    _add_table_flags(group, given_only)
-    _add_reading_flags(group, given_only)
+    group.add_argument("dataset", metavar="DATASET", nargs="?", help=text)
+    add_dataset_options(group, *_OPTIONS)
 
 
-def _add_table_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any]) -> None:
-    group.add_argument(
-        "--classes",
-        dest="classes_file",
-        metavar="FILE.csv",
-        help="tables: name, split (seen or unseen; optional), then one column an attribute",
-        **given_only,
-    )
-    group.add_argument(
-        "--labels",
-        dest="labels_file",
-        metavar="FILE",
-        help="tables: labels of .npy features, .npy or text with one a line",
-        **given_only,
-    )
-
-
-def _add_reading_flags(group: argparse._ArgumentGroup, given_only: dict[str, Any]) -> None:
-    group.add_argument(
-        "--label-column",
-        metavar="NAME",
-        help="tables: the column of labels (default: label)",
-        **given_only,
-    )
-    group.add_argument(
-        "--descriptors",
-        metavar="FIELD",
-        help="field of the split file: att (default) or original_att",
-        **given_only,
-    )
-    group.add_argument(
-        "--missing",
-        type=float,
-        metavar="X",
-        help="number that stands for a missing value in the descriptors, such as -1: the mean of "
-        "the other classes takes its place",
-        **given_only,
-    )
-    group.add_argument(
-        "--split-seed",
-        dest="seed",
-        type=at_least(0),
-        metavar="N",
-        help="seed of every split that the data do not bring (default: 0)",
-        **given_only,
-    )
-    group.add_argument(
-        "--test-fraction",
-        type=float,
-        metavar="X",
-        help="tables: share of a seen class's rows held out for testing (default: 0.2)",
-        **given_only,
-    )
-    group.add_argument(
-        "--no-cache",
-        dest="cache",
-        action="store_false",
-        help="do not keep a copy of the features in the user's cache folder",
-        **given_only,
-    )
+def add_dataset_options(parser: argparse._ActionsContainer, *names: str) -> None:
+    """Add options by their argument of `load_dataset`; absent if not given."""
+    for name in names:
+        flag, metavar, text = _OPTIONS[name]
+        kind: dict[str, Any] = {"metavar": metavar, "type": _TYPES.get(name, str)}
+        if metavar is None:
+            kind = {"action": "store_false"}
+        parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=text, **kind)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -146,21 +112,22 @@ def dataset_arguments(args: argparse.Namespace) -> dict[str, Any]:
     from any folder.
 
     Raises:
-        DataError: no dataset is named, or an option has no meaning for it.
+        DataError: no dataset is named, or an option has no effect on it.
     """
     return _checked(args.dataset, given_options(args))
 
 
 def relocated(recorded: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of a run's own dataset, or where the flags say that it is now."""
-    if args.dataset is not None or not given_options(args):
-        return dataset_arguments(args) if args.dataset is not None else dict(recorded)
+    """Keyword arguments of a run's own dataset, or of where the flags say that it is now."""
+    if args.dataset is not None:
+        return dataset_arguments(args)
     options = {name: value for name, value in recorded.items() if name != "name_or_path"}
-    return _checked(recorded.get("name_or_path"), options | given_options(args))
+    given = given_options(args)
+    return _checked(recorded.get("name_or_path"), options | given) if given else dict(recorded)
 
 
 def load(arguments: Mapping[str, Any]) -> "GZSLDataset":
-    """Load a dataset of arguments that came from flags or from a run's record.
+    """Load a dataset by arguments from flags or from a run's record.
 
     Raises:
         ModelFileError: a record names arguments that no dataset takes.
@@ -175,20 +142,16 @@ def load(arguments: Mapping[str, Any]) -> "GZSLDataset":
 
 def _checked(name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     kind = kind_of(name, options)
-    for option in options:
-        if option not in _TAKES[kind]:
-            takes = ", ".join(FLAGS[known] for known in _TAKES[kind]) or "none of these options"
-            raise DataError(
-                f"{FLAGS[option]} has no meaning for {f'{name}, ' if name else ''}{kind}: that "
-                f"takes {takes}"
-            )
-    in_benchmark = kind == BENCHMARK
-    arguments = {
-        option: _absolute(value, or_bare=in_benchmark and option in ("features_file", "split_file"))
-        if option in _PATHS
-        else value
-        for option, value in options.items()
-    }
+    if wrong := [FLAGS[option] for option in options if option not in _TAKES[kind]]:
+        takes = ", ".join(FLAGS[known] for known in _TAKES[kind]) or "none of these options"
+        raise DataError(
+            f"{', '.join(wrong)}: not allowed with {f'{name}, ' if name else ''}{kind}, which "
+            f"takes {takes}."
+        )
+    arguments = dict(options)
+    for option in options.keys() & set(_PATHS):
+        in_benchmark = kind == BENCHMARK and option in ("features_file", "split_file")
+        arguments[option] = _absolute(options[option], or_bare=in_benchmark)
     if name is not None:
         is_folder = kind == FOLDER and Path(name).exists()
         arguments["name_or_path"] = _absolute(name, or_bare=not is_folder)
@@ -196,7 +159,7 @@ def _checked(name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(path: str, *, or_bare: bool) -> str:
-    """The absolute path; a bare name, where one is meant to be looked up, stays as it is."""
+    """The absolute path; a bare name that is looked up elsewhere stays as it is."""
     return path if or_bare and Path(path).name == path else str(Path(path).absolute())
 
 
@@ -209,10 +172,58 @@ def kind_of(name: str | None, options: Mapping[str, Any]) -> str:
         if "features_file" not in options or not {"split_file", "classes_file"} & options.keys():
             raise DataError(
                 "no dataset: name a benchmark or a dataset folder, or give --features with "
-                "--split or --classes"
+                "--split or --classes."
             )
         return TABLES if "classes_file" in options else PAIR
     if benchmark_name(name) and ("data_root" in options or not is_dataset_folder(Path(name))):
         return BENCHMARK
     is_letters = name.casefold() == "letters" and not is_dataset_folder(Path(name))
     return LETTERS if is_letters else FOLDER
+
+
+def find_pictures(inputs: Sequence[Path]) -> list[str]:
+    """Paths of all images that the arguments name, without duplicates, in their order.
+
+    A folder stands for its files, without hidden ones, sorted, and those of its subfolders; a
+    pattern (`*`, `?`, `[…]`, `**`) for the files that it matches; `-` for the lines of standard
+    input. A missing file is kept: it is reported with the others that cannot be read.
+
+    Raises:
+        DataError: a folder without files, a pattern that matches none, or an empty list.
+    """
+    found: dict[str, None] = {}
+    for path in inputs:
+        found |= dict.fromkeys(_named(path))
+    if not found:
+        raise DataError("no image is named: the list on standard input is empty.")
+    return list(found)
+
+
+def _named(path: Path) -> Iterable[str]:
+    if str(path) == "-":
+        return [line for line in _standard_input() if line.strip()]
+    if path.is_dir():
+        return _in_folder(path)
+    if not glob.has_magic(str(path)) or path.exists():
+        return [str(path)]
+    matching = sorted(p for p in glob.glob(str(path), recursive=True) if not Path(p).is_dir())  # noqa: PTH207
+    if not matching:
+        raise DataError(f"{path}: matches no file.")
+    return matching
+
+
+def _standard_input() -> list[str]:
+    """Lines of standard input; file names may be any bytes."""
+    buffer = getattr(sys.stdin, "buffer", None)
+    if buffer is None:
+        return sys.stdin.read().splitlines()
+    return [os.fsdecode(line) for line in buffer.read().splitlines()]
+
+
+def _in_folder(folder: Path) -> Iterable[str]:
+    from mlis.features.images.files import find_images
+
+    found = find_images(folder)
+    for each in found.bad:
+        logger.warning("%s/%s: %s", folder, each.path, each.reason)
+    return [str(image.source) for image in found.images]

@@ -1,4 +1,4 @@
-"""`mlis evaluate`: measure saved models on labelled photographs, features or a dataset."""
+"""`mlis evaluate`: measure saved models on labelled images, features or a dataset."""
 
 import argparse
 import logging
@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
 from mlis.cli.datasets import (
     BENCHMARK,
     FLAGS,
@@ -19,7 +19,7 @@ from mlis.cli.datasets import (
     load,
     relocated,
 )
-from mlis.cli.printing import (
+from mlis.cli.output import (
     number,
     print_json,
     print_summaries,
@@ -33,7 +33,7 @@ from mlis.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
     from mlis.evaluation import Evaluation
-    from mlis.features.labelled import LabelledRows
+    from mlis.features.labelled_rows import LabelledRows
     from mlis.io.saved_models import SavedModel
     from mlis.model.recognizer import Recognizer
 
@@ -43,62 +43,49 @@ _DESCRIPTION = """\
 Measure a saved model, or all finished models of a run, on labelled rows that it was not trained on.
 
   mlis evaluate runs/mine                          the test rows of the run's own dataset
-  mlis evaluate runs/mine test-photos/             photographs by folder: CLASS/*.jpg
-  mlis evaluate runs/mine test.csv                 photographs in a table: path, class
+  mlis evaluate runs/mine test-photos/             images by folder: CLASS/*.jpg
+  mlis evaluate runs/mine test.csv                 images in a table: path, class
   mlis evaluate runs/mine features/                what `mlis features images` wrote
-  mlis evaluate runs/mine test.npz                 features with labels; .csv, .parquet likewise
+  mlis evaluate runs/mine test.npz                 features with labels; also .csv, .parquet
   mlis evaluate runs/mine FLO --data-root DIR      the test rows of a dataset
 
-Labels are matched to the model's classes by name; which classes are seen is what the model says. A
-dataset needs no training rows here; where rows are marked, those marked test are used.
+Labels are matched to the model's classes by name; the model says which classes are seen. A dataset
+needs no training rows here; if rows are marked, those marked test are used.
 
-  U, S     mean over unseen (seen) classes of top-1 accuracy, all classes being candidates
+  U, S     mean over unseen (seen) classes of top-1 accuracy, with all classes as candidates
   H        2US / (U + S)
-  T1       images of unseen classes, only unseen classes being candidates
+  T1       images of unseen classes, with only unseen classes as candidates
   AUSUC    area under the seen-unseen curve
-  overall  share of all test images that are right
+  overall  fraction of all test images that are classified correctly
 
-and how well features alone tell unseen classes apart, as they come (raw) and refined: Recall@1, the
-share of their images whose nearest neighbour is of the same class, and MAP@R, the mean average
-precision among the R nearest, R being the number of other images of the class."""
+and how well features alone separate unseen classes, raw and refined: Recall@1, the fraction of
+images whose nearest neighbour is of the same class, and MAP@R, the mean average precision among the
+R nearest, where R is the number of other images of the class."""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure a saved model on labelled photographs or a dataset",
-        description=_DESCRIPTION,
+    parser = add_command(
+        *(commands, "evaluate", run, "measure a saved model on labelled images or a dataset"),
+        _DESCRIPTION,
         usage="mlis evaluate MODEL_OR_RUN [DATA] [options]",
     )
-    parser.add_argument("model", metavar="MODEL_OR_RUN", type=Path, help="folder of either")
-    add_dataset_arguments(parser)
+    add_common(parser, "model", metavar="MODEL_OR_RUN", help="folder of a saved model, or of a run")
+    add_dataset_arguments(parser, "name or folder; DATA may be labelled images or features, too")
     group = parser.add_argument_group("output")
-    group.add_argument("--per-class", action="store_true", help="print every class's accuracy")
+    group.add_argument("--per-class", action="store_true", help="print the accuracy of each class")
     group.add_argument(
         "--confusions",
-        type=int,
+        type=at_least(0),
         default=5,
         metavar="N",
         help="most confused pairs to print, at most 10 (default: 5)",
     )
-    group = parser.add_argument_group("photographs")
-    group.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="the image model, where the model does not know it or it lies elsewhere now; one of "
-        "the hub is downloaded only where it is named here",
-    )
-    group.add_argument(
-        "--workers", type=int, metavar="N", help="threads that decode (default: processors)"
-    )
-    add_device_flag(group)
-    add_common_flags(group, with_json=True)
-    parser.set_defaults(run=run)
+    add_common(parser.add_argument_group("images"), "--backbone", "--workers", "--device")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the arguments ask for."""
+    """Run `mlis evaluate`."""
     from mlis.evaluation import evaluate
     from mlis.experiments.retrieval import UnseenImages
     from mlis.image_classifier import check_backbone
@@ -122,16 +109,18 @@ def run(args: argparse.Namespace) -> None:
         _print_evaluation(args, result, retrieved)
         components = str(recognizer.metadata.record.get("components", "model"))
         rows[components].append(result.to_dict() | retrieved)
-    _print_summary(args, models, rows, protocol, data.name, time.perf_counter() - started)
-    report_unread([(one.path, one.reason) for one in data.bad], len(data.labels) + len(data.bad))
+    metadata = {"dataset": data.name, "protocol": protocol, "model": str(args.model)}
+    _print_summary(args, models, rows, metadata, time.perf_counter() - started)
+    bad = [f"{one.path}: {one.reason}" for one in data.bad]
+    report_unread(bad, len(data.labels) + len(bad))
 
 
 def _data(
     args: argparse.Namespace, model: "SavedModel"
 ) -> "tuple[LabelledRows, GZSLDataset | None]":
-    """The rows to recognise, and the dataset that they are of, if it has training rows."""
-    from mlis.data.io.folder import WORDS, read_test_only
-    from mlis.features.labelled import LabelledRows
+    """The rows to recognise, and their dataset if it has training rows."""
+    from mlis.data.io.folder import METADATA, read_test_only
+    from mlis.features.labelled_rows import LabelledRows
 
     options = given_options(args)
     place = Path(args.dataset) if args.dataset is not None else None
@@ -140,46 +129,47 @@ def _data(
     named = args.dataset is not None and kind_of(args.dataset, options) in (BENCHMARK, LETTERS)
     if place is None or named or not place.exists():
         return _of_dataset(args, model)
-    if (place / WORDS).exists():
-        found = read_test_only(place)
-        if found is None:
-            return _of_dataset(args, model)
-        features, names, sources = found
-        return LabelledRows(place.name, features, names, sources.get("backbone") or {}), None
-    return _of_labelled(args, place), None
+    if not (place / METADATA).exists():
+        return _of_labelled(args, place), None
+    if (found := read_test_only(place)) is None:
+        return _of_dataset(args, model)
+    features, names, sources = found
+    return LabelledRows(place.name, features, names, sources.get("backbone") or {}), None
 
 
 def _test_features(options: dict[str, Any]) -> Path | None:
-    """What `--features` names, where no row of it is for training."""
-    from mlis.data.io.tables import LABEL, read_rows
-    from mlis.features.labelled import for_testing
+    """The file or folder of `--features`, if none of its rows is for training."""
+    from mlis.data.io.csv_file import LABEL
+    from mlis.data.io.feature_rows import read_labelled_rows
+    from mlis.features.labelled_rows import for_testing
 
-    path = options.get("features_file")
-    if path is None or "classes_file" not in options:
-        return None if path is None else Path(path)
-    labels = options.get("labels_file")
-    column = options.get("label_column", LABEL)
-    marks = read_rows(Path(path), None if labels is None else Path(labels), column)[2]
-    if marks is None or not for_testing(marks, Path(path), len(marks)).all():
+    if "features_file" not in options:
         return None
-    return Path(path)
+    path = Path(options["features_file"])
+    if "classes_file" not in options:
+        return path
+    labels = Path(options["labels_file"]) if "labels_file" in options else None
+    marks = read_labelled_rows(path, labels, options.get("label_column", LABEL)).marks
+    only_test = marks is not None and for_testing(marks, path, len(marks)).all()
+    return path if only_test else None
 
 
 def _of_dataset(
     args: argparse.Namespace, model: "SavedModel"
 ) -> "tuple[LabelledRows, GZSLDataset]":
     """The test rows of a dataset: the one that is named, or the run's own."""
-    from mlis.features.labelled import LabelledRows
+    from mlis.features.labelled_rows import LabelledRows
     from mlis.io.run_plan import RunPlan
 
-    if model.run is None or args.dataset is not None:
-        if args.dataset is None and not given_options(args):
-            raise DataError(
-                f"{args.model} does not lie in a run, so it does not know its dataset: name DATA"
-            )
-        dataset = load(dataset_arguments(args))
-    else:
+    if model.run is not None and args.dataset is None:
         dataset = load(relocated(RunPlan.read(model.run).dataset, args))
+    elif args.dataset is None and not given_options(args):
+        raise DataError(
+            f"{args.model}: is not in a run folder, so its dataset is unknown. Name DATA: name "
+            "images, features or a dataset."
+        )
+    else:
+        dataset = load(dataset_arguments(args))
     test, origin = dataset.for_testing(), dataset.provenance
     names = [test.class_names[label] for label in test.labels]
     backbone = origin.sources.get("backbone") or {}
@@ -187,44 +177,40 @@ def _of_dataset(
 
 
 def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
-    """Photographs or features with labels, none of them for training."""
+    """Images or features with labels, none of them for training."""
     from mlis.cli.progress import ImageBar
-    from mlis.features import labelled
+    from mlis.features import labelled_rows as labelled
     from mlis.image_classifier import ImageClassifier
     from mlis.io.saved_models import find_models
 
     options = given_options(args)
     known = {"features_file", "classes_file", "labels_file", "label_column"}
     if wrong := [FLAGS[name] for name in options if name not in known]:
-        raise SettingsError(f"{', '.join(wrong)}: has no meaning with labelled rows of {place}")
-    labels = options.get("labels_file")
-    table, column = None if labels is None else Path(labels), options.get("label_column", "")
+        raise SettingsError(f"{', '.join(wrong)}: not allowed with labelled rows ({place}).")
+    table = Path(options["labels_file"]) if "labels_file" in options else None
+    column = options.get("label_column", "")
     if not labelled.is_photographs(place):
-        if args.backbone is not None or args.workers is not None:
-            raise SettingsError("--backbone and --workers have no meaning with features")
+        refuse(args, ("backbone", "workers"), "with features, which are already computed")
         return labelled.read_labelled(place, table, column)
     images = labelled.find_labelled(place, table, column)
     recognizer = _loaded(find_models(args.model)[0].folder, args.device)
     backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
-    bar = ImageBar("images")
-    bar.started(len(images), 0)
-    try:
+    with ImageBar() as bar:
+        bar.started(len(images), 0)
         return labelled.embed_labelled(
             str(place), images, backbone, workers=args.workers, done=bar.done
         )
-    finally:
-        bar.close()
 
 
 def _loaded(folder: Path, device: str) -> "Recognizer":
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.io.checkpoint import load_model
 
-    return load_model(folder, Arithmetic.of("float32", device).device)
+    return load_model(folder, Precision.of("float32", device).device)
 
 
 def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | None") -> str:
-    """The protocol that the model was trained under, where the rows are of a dataset.
+    """The protocol that the model was trained under, if the rows are of a dataset.
 
     Raises:
         DataError: the dataset tests a class as unseen that the model was trained on.
@@ -235,14 +221,15 @@ def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | No
     unseen = [dataset.class_names[c] for c in dataset.unseen_classes]
     if wrong := [name for name in unseen if name in trained]:
         raise DataError(
-            f"{folder} and {dataset.provenance.name} have different splits: {wrong[0]!r} is "
-            "seen in the model, but unseen in the data, so that training rows would be tested"
+            f"{folder} and {dataset.provenance.name} have different splits: {wrong[0]!r} is seen "
+            "in the model, but unseen in the data, so training rows would be tested. Use the split "
+            "of the training."
         )
     origin = recognizer.metadata.record.get("provenance") or {}
     if origin.get("data_sha256") != dataset.sha256:
         logger.warning(
-            "%s was trained on other data or another split than these: training images may be "
-            "among the test images",
+            "%s was trained on other data or another split: training images may be among the test "
+            "images",
             folder,
         )
     return str(origin.get("protocol", "unknown"))
@@ -271,32 +258,32 @@ def _print_evaluation(
             for row in ranked
         ]
         print_table([["class", "", "images", "accuracy"], *rows])
-    for pair in result.confusions[: max(args.confusions, 0)]:
-        say(f"{pair.count} images ({pair.share:.0f}%) of {pair.label} taken for {pair.predicted}")
+    for pair in result.confusions[: args.confusions]:
+        share = f"{pair.count} images ({pair.share:.0f}%)"
+        say(f"{share} of {pair.label} classified as {pair.predicted}")
 
 
 def _print_summary(
     args: argparse.Namespace,
     models: "list[SavedModel]",
     rows: dict[str, list[dict[str, Any]]],
-    protocol: str,
-    data: str,
+    metadata: dict[str, str],
     seconds: float,
 ) -> None:
     from mlis.evaluation import summarise
 
-    share = seconds / len(models)
+    each = round(seconds / len(models), 3)
     summaries = {
-        components: {**summarise(group), "seconds": [round(share, 3)] * len(group)}
+        components: {**summarise(group), "seconds": [each] * len(group)}
         for components, group in rows.items()
     }
     if len(models) > 1:
         print_summaries(summaries)
     if args.json:
-        seeds = [model.seed for model in models if model.components == next(iter(rows))]
-        facts = {"dataset": data, "protocol": protocol, "model": str(args.model)}
-        result = result_object(summaries, [s for s in seeds if s is not None], **facts)
+        first = next(iter(rows))
+        seeds = [m.seed for m in models if m.components == first and m.seed is not None]
+        result = result_object(summaries, seeds, **metadata)
         if len(models) == 1:
-            only = next(iter(rows.values()))[0]
+            only = rows[first][0]
             result |= {name: only[name] for name in ("images", "per_class", "confusions", "notes")}
         print_json(result)

@@ -1,175 +1,261 @@
-"""`mlis features images` and `mlis features text`: from photographs and words to vectors."""
+"""`mlis features images` and `mlis features text`: from images and descriptions to vectors."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.engine_flags import add_engine_flags, cluster_of
-from mlis.cli.feature_flags import add_image_flags, add_word_flags
-from mlis.cli.feature_output import report_images, report_unmatched, summary
-from mlis.cli.output import add_force_flag, add_output_flag, check_folder
-from mlis.cli.printing import print_json, say
+from mlis.cli.arguments import (
+    Commands,
+    add_command,
+    add_common,
+    add_engine_flags,
+    at_least,
+    cluster_of,
+    refuse,
+)
+from mlis.cli.output import check_folder, print_json, print_list, say
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
     from mlis.compute.ray_cluster import Cluster
     from mlis.features.backbones.base import Backbone
+    from mlis.features.build import Unmatched
     from mlis.features.descriptors.describe import Descriptors
-    from mlis.features.images.extract import Compute
-    from mlis.features.images.walk import Found
-    from mlis.features.matching import Unmatched
+    from mlis.features.images.extract import Compute, Extraction
+    from mlis.features.images.files import Bad, Found
 
 _IMAGES = """\
 Compute features of all images in DIR with a pretrained model.
 
-The class of DIR/a/b/c.jpg is `a`; with --labels, a table says it. Whatever is no image that can be
-read is listed at the end, and in bad.csv, with its reason; it never ends the run.
+The class of DIR/a/b/c.jpg is `a`, unless --labels gives a table. Files that cannot be read as
+images do not stop the command: they are listed at the end and in bad.csv, with the reason.
 
-The work is done in shards, which are kept in the output folder: after a kill, the same command
-goes on behind the last one, and after DIR has grown or changed, it computes what is new."""
+The work is done in shards, which are kept in the output folder: if the command is killed, run it
+again to continue after the last shard; if DIR has changed, it computes what is new."""
 
 _TEXT = """\
 Turn descriptions of classes into one vector each.
 
-FILE is a .csv, .tsv or .parquet table with a column `name`, perhaps `split` (seen or unseen), and
-columns of sentences or attributes; a class may have several rows. Columns of numbers, yes and no,
-or per cent are attributes, columns of a few words that classes share are categories, all others
-sentences, unless --sentences, --attributes or --categories name them. What each was read as is
-printed.
+FILE is a .csv, .tsv or .parquet table with a column `name`, optionally `split` (seen or unseen),
+and columns of sentences or attributes; a class may have several rows. Columns of numbers, yes and
+no, or percentages are attributes; columns of a few words that classes share are categories; all
+others are sentences, unless --sentences, --attributes or --categories name them. The command prints
+how each column was read.
 
-Sentences: embedded, brought to length one, averaged. Attributes: yes/no and 0/1 as they are, per
-cent / 100, other numbers from 0 (smallest class) to 1 (largest), categories one number a value;
-what is missing gets the mean of the classes that have it. Both: side by side, each of length one
-before weighting."""
+Sentences are embedded, normalised to unit length and averaged. Attributes: yes/no and 0/1 are kept,
+percentages are divided by 100, other numbers are scaled to 0 (smallest class) … 1 (largest);
+categories are one-hot; a missing value becomes the mean of the classes that have it. With both, the
+two vectors are normalised to unit length, weighted and concatenated."""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add both commands."""
-    parser = commands.add_parser(
-        "features",
-        help="features of images, descriptors of classes",
-        description="Features of images, descriptors of classes.",
-    )
+    text = "features of images, descriptors of classes"
+    parser = commands.add_parser("features", help=text, description=text)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    images = actions.add_parser(
-        "images", help="features of a folder of images", description=_IMAGES
-    )
+    images = add_command(actions, "images", run_images, "features of a folder of images", _IMAGES)
     images.add_argument("folder", metavar="DIR", type=Path, help="folder of images")
-    add_output_flag(images)
-    add_force_flag(images, "features of another model")
+    add_common(images, "--output")
+    add_common(images, "--force", help="replace features of another model in FOLDER")
     add_image_flags(images)
     add_engine_flags(images, "shard")
-    add_common_flags(images, with_json=True)
-    images.set_defaults(run=run_images)
-    text = actions.add_parser("text", help="descriptors of described classes", description=_TEXT)
-    text.add_argument("table", metavar="FILE", type=Path, help="described classes")
-    add_output_flag(text)
-    text.add_argument(
-        "--images", metavar="DIR", type=Path, help="say which names differ from DIR's folders"
+    words = add_command(actions, "text", run_text, "descriptors of described classes", _TEXT)
+    words.add_argument("table", metavar="FILE", type=Path, help="described classes")
+    add_common(words, "--output")
+    words.add_argument(
+        "--images", metavar="DIR", type=Path, help="report names that differ from DIR's folders"
     )
-    add_word_flags(text)
-    add_device_flag(text)
-    add_common_flags(text, with_json=True)
-    text.set_defaults(run=run_text)
+    add_text_flags(words)
+    add_common(words, "--device")
+
+
+def add_image_flags(parser: argparse._ActionsContainer) -> None:
+    """How images are found and their features computed."""
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="efficientnet-lite2 (default), -lite0 or -lite1: installed weights; or any vision "
+        "model of transformers by hub name or folder, such as microsoft/resnet-101",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        help=".csv, .tsv or .parquet with columns path (below DIR) and class, optionally split "
+        "(train, val, test); only the files that it names are read",
+    )
+    parser.add_argument(
+        "--path-column", metavar="NAME", default="", help="of --labels (default: path)"
+    )
+    parser.add_argument(
+        "--class-column", metavar="NAME", default="class", help="of --labels (default: class)"
+    )
+    add_common(parser, "--workers")
+    parser.add_argument(
+        "--shard-images",
+        type=at_least(1),
+        default=512,
+        metavar="N",
+        help="images per shard: the most that a kill can lose (default: 512)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the model (default: auto: bfloat16 where it is faster, else float32)",
+    )
+    add_common(parser, "--device")
+
+
+CONTINUE = "run the same command again to continue after the last shard"
+TEXT_FLAGS = ("sentences", "attributes", "categories", "missing", "attribute_weight", "text_model")
+
+
+def add_text_flags(parser: argparse._ActionsContainer) -> None:
+    """How descriptions become vectors."""
+    columns: dict[str, Any] = {"metavar": "COLUMN", "nargs": "+"}
+    parser.add_argument(
+        "--sentences", **columns, help="only these are sentences; may include `name`"
+    )
+    parser.add_argument("--attributes", **columns, help="only these are attributes")
+    parser.add_argument("--categories", **columns, help="only these are categories")
+    parser.add_argument(
+        "--missing",
+        metavar="VALUE",
+        nargs="+",
+        default=(),
+        help="attributes: values that mean missing, besides empty cells, such as -1",
+    )
+    parser.add_argument(
+        "--name-column", metavar="COLUMN", default="name", help="of class names (default: name)"
+    )
+    parser.add_argument(
+        "--attribute-weight",
+        type=float,
+        metavar="W",
+        help="with sentences and attributes: the attributes' share of the cosine (default: 0.5)",
+    )
+    parser.add_argument(
+        "--text-model",
+        metavar="NAME",
+        help="all-MiniLM-L6-v2 (default): installed weights; or any model of "
+        "sentence-transformers or transformers by hub name or folder",
+    )
 
 
 def run_images(args: argparse.Namespace) -> None:
     """`mlis features images`."""
     cluster = cluster_of(args)
-    if cluster is not None and args.workers is not None:
-        raise SettingsError("--workers has no meaning with --engine ray: use --cores")
+    if cluster is not None:
+        refuse(args, ["workers"], "with --engine ray, which has --cores")
     check_folder(args.output)
     found = find(args, args.folder)
     from mlis.cli.progress import ImageBar
     from mlis.features.images.extract import extract_folder
 
     backbone = load_image_model(args)
-    bar = ImageBar("images")
-    try:
-        result = extract_folder(
-            found,
-            backbone,
-            args.output,
-            replace=args.force,
-            shard_images=args.shard_images,
-            workers=args.workers,
-            monitor=bar,
-            compute=ray_compute(args, cluster, backbone),
-        )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on behind the last shard") from None
-    finally:
-        bar.close()
-    report_images(result, found, args.output)
+    with ImageBar() as bar:
+        try:
+            result = extract_folder(
+                found,
+                backbone,
+                args.output,
+                replace=args.force,
+                shard_images=args.shard_images,
+                workers=args.workers,
+                progress=bar,
+                compute=_ray_compute(args, cluster, backbone),
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(CONTINUE) from None
+    _report_images(args, result, found)
+
+
+def _report_images(args: argparse.Namespace, result: "Extraction", found: "Found") -> None:
+    rows, size = result.images.features.shape
+    model, rate = result.images.backbone, result.computed / result.seconds
+    shown = f", {rate:.1f} images/s" if result.computed else ""
+    say(
+        f"{args.output}: {rows:,} images × {size} features by {model['name']}; "
+        f"{result.computed:,} computed now{shown}"
+    )
+    if found.unlisted:
+        say(f"  {found.unlisted:,} files are not in the table of labels and were not read")
+    report_bad(result.bad, args.output)
     if args.json:
-        print_json(summary(result))
+        numbers = {"images": rows, "size": size, "computed": result.computed}
+        times = {"seconds": round(result.seconds, 3), "images_per_second": round(rate, 2)}
+        made_by = {"backbone": model["name"], "fingerprint": model["fingerprint"]}
+        print_json({**numbers, "bad": len(result.bad), **times, **made_by})
 
 
-def ray_compute(
+def _ray_compute(
     args: argparse.Namespace, cluster: "Cluster | None", backbone: "Backbone"
 ) -> "Compute | None":
-    """Who computes with `--engine ray`; None without."""
+    """What computes shards with `--engine ray`; None without it."""
     if cluster is None:
         return None
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.features.images.ray_shards import Model, RayShards
 
-    device = Arithmetic.of(backbone.precision, args.device).device.type
+    device = Precision.of(backbone.precision, args.device).device.type
     return RayShards(cluster, Model.of(backbone, device))
 
 
 def find(args: argparse.Namespace, folder: Path) -> "Found":
-    """The images of a folder that the arguments mean."""
-    from mlis.features.images.walk import find_images
+    """The images of a folder, as the flags of `add_image_flags` say."""
+    from mlis.features.images.files import find_images
 
-    for flag in ("shard_images", "workers"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise SettingsError(f"--{flag.replace('_', '-')} must be at least 1, but got {value}")
     if args.output.resolve().is_relative_to(folder.resolve()):
-        raise SettingsError(f"-o {args.output} lies inside {folder}: choose a folder outside of it")
+        raise SettingsError(f"-o {args.output}: lies inside {folder}. Choose a folder outside it.")
     return find_images(
         folder, args.labels, class_column=args.class_column, path_column=args.path_column
     )
 
 
 def load_image_model(args: argparse.Namespace) -> "Backbone":
-    """The image model that the arguments name."""
-    from mlis.features.backbones.base import DEFAULT, load_backbone
+    """The image model that the flags name."""
+    from mlis.features.backbones import DEFAULT, load_backbone
 
     name = args.backbone or DEFAULT
     return load_backbone(name, device=args.device, precision=args.precision)
+
+
+def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
+    """The first of the files without features; all are in bad.csv."""
+    title = f"{len(bad):,} files gave no features ({output / 'bad.csv'}):"
+    print_list(title, [f"{each.path}: {each.reason}" for each in bad])
 
 
 def run_text(args: argparse.Namespace) -> None:
     """`mlis features text`."""
     check_folder(args.output)
     descriptors = describe_table(args, args.table)
+    from mlis.features.build import unmatched
+    from mlis.features.descriptors.describe import write_descriptors
+    from mlis.features.images.files import find_images
+
     found: list[Unmatched] = []
     if args.images is not None:
-        from mlis.features.images.walk import find_images
-        from mlis.features.matching import unmatched
-
         found = unmatched(find_images(args.images).class_names, descriptors.names)
-    from mlis.features.descriptors.describe import write_descriptors
-
     write_descriptors(descriptors, args.output)
     classes, size = descriptors.vectors.shape
     say(f"{args.output}: {classes} classes × {size} numbers, {descriptors.kind}")
     for note in descriptors.notes:
         say(f"  {note}")
-    report_unmatched(found, args.output if args.images is not None else None)
+    if args.images is not None:
+        report_unmatched(found, args.output)
     if args.json:
         print_json({"classes": classes, "size": size, "unmatched": len(found)})
 
 
 def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
-    """Descriptors of the classes of a table, as the arguments say."""
-    from mlis.features.descriptors.class_table import read_words
+    """Descriptors of the classes of a table, as the flags of `add_text_flags` say."""
+    from mlis.features.descriptors.class_descriptions import read_descriptions
     from mlis.features.descriptors.describe import WEIGHT, describe
 
-    words = read_words(
+    words = read_descriptions(
         table,
         sentences=args.sentences,
         attributes=args.attributes,
@@ -177,15 +263,31 @@ def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
         missing=args.missing,
         name_column=args.name_column,
     )
-    both = words.has_sentences and words.attributes
-    if args.attribute_weight is not None and not both:
-        raise SettingsError("--attribute-weight has no meaning without sentences and attributes")
-    if args.text_model is not None and not words.has_sentences:
-        raise SettingsError("--text-model has no meaning without sentences")
+    if not (words.has_sentences and words.attributes):
+        refuse(args, ["attribute_weight"], f"with {table}, without sentences and attributes")
     model = None
     if words.has_sentences:
         from mlis.features.descriptors import text_model as text
 
         model = text.TextModel(args.text_model or text.DEFAULT, device=args.device)
+    else:
+        refuse(args, ["text_model"], f"with {table}, without sentences")
     weight = WEIGHT if args.attribute_weight is None else args.attribute_weight
     return describe(words, model, weight=weight)
+
+
+def report_unmatched(found: "Sequence[Unmatched]", output: Path) -> None:
+    """Names without a counterpart, on stdout and in unmatched.csv."""
+    from mlis.features.build import write_unmatched
+
+    write_unmatched(found, output)
+    for lacks, text in (
+        ("description", "classes have images and no description"),
+        ("images", "classes are described and have no images"),
+    ):
+        lines = [
+            f"{each.name} (near: {each.near})" if each.near else each.name
+            for each in found
+            if each.lacks == lacks
+        ]
+        print_list(f"{len(lines)} {text}:", lines)

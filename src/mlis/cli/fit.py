@@ -1,4 +1,4 @@
-"""`mlis fit`: train, test once, save; or continue a run that was stopped."""
+"""`mlis fit`: train, test once, save; or resume a run."""
 
 import argparse
 import logging
@@ -9,16 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlis
-from mlis.cli.common import add_common_flags, add_device_flag
+from mlis.cli.arguments import (
+    Commands,
+    add_command,
+    add_common,
+    add_setting_flags,
+    given_settings,
+    not_negative,
+    refuse,
+    resolve_settings,
+    seeds,
+)
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load, relocated
-from mlis.cli.flag_types import not_negative, whole_numbers
-from mlis.cli.output import check_folder
-from mlis.cli.printing import print_json, print_summaries, result_object, say
-from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings, to_toml
+from mlis.cli.output import check_folder, print_json, print_summaries, result_object, say, to_toml
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
-    from mlis.config import Refinement
+    from mlis.config import Config, Refinement
     from mlis.data.dataset import GZSLDataset
     from mlis.io.run_plan import RunPlan
 
@@ -28,47 +35,38 @@ _DESCRIPTION = """\
 Train a recognizer on DATASET and test it once.
 
   mlis fit FLO --data-root DIR -o runs/flo
-  mlis fit FLO --data-root DIR -o runs/ablation --seeds 0,1,2 --components ml,ml+is,ml+is+sfr
+  mlis fit FLO --data-root DIR -o runs/ablation --seeds 0-2 --components ml,ml+is,ml+is+sfr
   mlis fit --features F.mat --split S.mat -o runs/own --generator ridge
   mlis fit FLO --data-root DIR -o runs/eszsl --method eszsl
   mlis fit --resume runs/flo
 
-The run folder holds all settings (run.json), losses (*.jsonl), snapshots, the saved model of each
-seed and components (RUN/seed-0/ml+is+sfr/model) and results.json. Whatever is finished is never
-repeated; a run that was stopped at any moment continues with --resume and ends with the same
-weights. Generators are kept in the user's cache folder (MLIS_CACHE, or the system's usual place),
-where every later run with the same data, generator settings and seed finds them; they may be
-deleted at any time. Settings: defaults < preset < settings file < flags; --dry-run shows what they
-come to."""
+The run folder contains all settings (run.json), losses (*.jsonl), snapshots, the saved model of
+each seed and components (RUN/seed-0/ml+is+sfr/model) and results.json. Finished work is never
+repeated: a run that was stopped at any moment continues with --resume and ends with the same
+weights. Trained generators are kept in the user's cache folder (MLIS_CACHE, or the system's
+default), where later runs with the same data, generator settings and seed find them; they can be
+deleted at any time. Settings: defaults < preset < settings file < flags; --dry-run prints the
+result."""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "fit",
-        help="train on a dataset, test once, save",
-        description=_DESCRIPTION,
+    parser = add_command(
+        *(commands, "fit", run, "train on a dataset, test once, save"),
+        _DESCRIPTION,
         usage="mlis fit DATASET [--data-root DIR] -o RUN [options]\n"
         "       mlis fit --features FILE --split FILE -o RUN [options]\n"
         "       mlis fit --resume RUN [--data-root DIR]",
     )
     add_dataset_arguments(parser)
     group = parser.add_argument_group("run")
-    _add_run_flags(group)
-    add_device_flag(group, default=None)
-    add_common_flags(group, with_json=True)
-    add_setting_flags(parser)
-    parser.set_defaults(run=run)
-
-
-def _add_run_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("-o", "--output", metavar="RUN", type=Path, help="run folder to write")
+    add_common(group, "--output", metavar="RUN", required=False, help="run folder to write")
     group.add_argument(
         "--resume",
         metavar="RUN",
         type=Path,
         help="continue a run with the settings in its run.json; name DATASET or --data-root only "
-        "if the data have moved, --loss only where it is your own code",
+        "if the data have moved, --loss only if it is your own code",
     )
     group.add_argument(
         "--method",
@@ -77,7 +75,7 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         "on the same data, its settings and calibration chosen on validation classes; keeps no "
         "snapshots and no exemplar buffer",
     )
-    group.add_argument("--seeds", type=whole_numbers, metavar="N[,N…]", help="default: 0")
+    group.add_argument("--seeds", type=seeds, metavar="A-B|N,N…", help="default: 0")
     group.add_argument(
         "--snapshot-every",
         type=not_negative,
@@ -98,15 +96,16 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no-growth",
         action="store_true",
-        help="do not save exemplars.safetensors with each model: no class can be added later",
+        help="do not keep exemplars.safetensors beside each model: no classes can be added later",
     )
+    add_common(group, "--device", default=None)
+    add_setting_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the arguments ask for."""
+    """Run `mlis fit`."""
     if args.resume is not None:
-        _check_resume(args)
-        folder, plan, dataset = _continued(args)
+        folder, plan, dataset = _resumed(args)
     else:
         config, components, preset = resolve_settings(args)
         if args.dry_run:
@@ -118,54 +117,38 @@ def run(args: argparse.Namespace) -> None:
     _print(args, folder, dataset.provenance.name, results)
 
 
-def _check_resume(args: argparse.Namespace) -> None:
-    """A run continues as it began: no setting may be given again."""
-    settings = given_settings(args)
-    settings.get("refinement", {}).pop("loss", None)  # the user's word for it: see `check_loss`
-    given = {
-        "-o": args.output,
-        "--dry-run": args.dry_run,
-        "--seeds": args.seeds,
-        "--method": args.method,
-        "--device": args.device,
-        "--preset": args.preset,
-        "--settings": args.settings,
-        "the flags of settings": any(settings.values()),
-    }
-    if extra := [flag for flag, value in given.items() if value]:
-        raise SettingsError(
-            f"--resume takes everything from {args.resume / 'run.json'}: leave out "
-            f"{', '.join(extra)}"
-        )
-
-
-def _continued(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
+def _resumed(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
+    """A run continues with its own settings: none may be given again but the loss's name."""
     from mlis.io.run_plan import RunPlan
 
+    own = ("output", "dry_run", "seeds", "method", "device", "preset", "settings", "precision")
+    settings = [name for name in vars(args) if "." in name and name != "refinement.loss"]
+    where = args.resume / "run.json"
+    refuse(args, [*own, *settings], f"with --resume, as {where} has all settings")
     plan = RunPlan.read(args.resume)
     check_loss(plan.config.refinement, given_settings(args))
     return args.resume, plan, load(relocated(plan.dataset, args))
 
 
 def _begun(
-    args: argparse.Namespace, config: Any, components: tuple[str, ...]
+    args: argparse.Namespace, config: "Config", components: tuple[str, ...]
 ) -> "tuple[Path, RunPlan, GZSLDataset]":
     if args.output is None:
-        raise SettingsError("no run folder: name one with -o RUN")
+        raise SettingsError("no run folder: name one with -o RUN.")
     check_folder(args.output)
     check_loss(config.refinement, given_settings(args))
     arguments = dataset_arguments(args)
-    from mlis.compute.precision import Arithmetic
+    from mlis.compute.precision import Precision
     from mlis.methods.registry import check_name
     from mlis.runs.run import RunPlan, begin
 
-    method = args.method or "mlis"
+    method, device = args.method or "mlis", args.device or "auto"
     check_name(method)
     if method != "mlis" and given_settings(args).get("refinement", {}).get("components"):
         raise SettingsError(
             f"--components: only mlis has them, got --method {method}. Leave it out."
         )
-    Arithmetic.of(config.precision, args.device or "auto")  # a device that is not there: say so now
+    Precision.of(config.precision, device)  # refuses a missing device before data are read
     dataset = load(arguments)
     plan = RunPlan(
         dataset=arguments,
@@ -173,7 +156,7 @@ def _begun(
         config=config,
         seeds=args.seeds or (0,),
         components=components,
-        device=args.device or "auto",
+        device=device,
         method=method,
     )
     begin(args.output, plan)
@@ -183,19 +166,21 @@ def _begun(
 def check_loss(settings: "Refinement", flags: Mapping[str, Any]) -> None:
     """Import a loss of the user's own before hours of generator training, not after.
 
-    It may lie in the current folder, where `python -m` would find it too. What a file names (a
-    run's record, a settings file) is imported only where the flags name it too.
+    It may be in the current folder, where `python -m` would find it too. A loss that a file names
+    (a run's record, a settings file) is imported only if the flags name it too.
 
     Raises:
         SettingsError: `--loss` names another loss or none, or it cannot be imported.
     """
     from mlis.encoder.metric_losses import load_loss, similarity_loss
 
-    said = flags.get("refinement", {}).get("loss")
-    if said not in (None, settings.loss):
-        raise SettingsError(f"--loss {said}: the run was begun with {settings.loss!r}; name that")
+    named = flags.get("refinement", {}).get("loss")
+    if named not in (None, settings.loss):
+        raise SettingsError(
+            f"--loss: expected {settings.loss!r}, which the run was begun with, got {named!r}."
+        )
     if similarity_loss(settings) is None:
-        if said is None and ":" in settings.loss:
+        if named is None and ":" in settings.loss:
             raise SettingsError(
                 f"refinement.loss: a file names {settings.loss!r}, which runs Python code. If you "
                 f"trust that code, add --loss {shlex.quote(settings.loss)}"
@@ -211,25 +196,22 @@ def _execute(
     from mlis.cli.progress import Progress
     from mlis.runs.run import execute
 
-    progress = Progress()
-    try:
-        return execute(
-            *(folder, plan, dataset),
-            listen=progress,
-            snapshot_every=args.snapshot_every,
-            reuse=not args.no_reuse,
-            exemplars=not args.no_growth,
-        )
-    except KeyboardInterrupt:
-        resume = f"mlis fit --resume {shlex.quote(str(folder))}"
-        raise KeyboardInterrupt(f"continue with: {resume}") from None
-    finally:
-        progress.close()
+    with Progress() as progress:
+        try:
+            return execute(
+                *(folder, plan, dataset),
+                listen=progress,
+                snapshot_every=args.snapshot_every,
+                reuse=not args.no_reuse,
+                exemplars=not args.no_growth,
+            )
+        except KeyboardInterrupt:
+            resume = f"mlis fit --resume {shlex.quote(str(folder))}"
+            raise KeyboardInterrupt(f"continue with: {resume}") from None
 
 
 def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:
     seeds, summaries = results["seeds"], results["components"]
-    facts = {"dataset": name, "protocol": results["protocol"], "run": str(folder)}
     say(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
     print_summaries(summaries)
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
@@ -239,7 +221,8 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
     models = folder / f"seed-{seeds[-1]}" / list(summaries)[-1] / "model"
     say(f"saved: {models}" + (" and beside it" if len(seeds) * len(summaries) > 1 else ""))
     if (exemplars := models / "exemplars.safetensors").exists():
-        size = f"{exemplars.stat().st_size / 2**20:.1f} MiB a model"
+        size = f"{exemplars.stat().st_size / 2**20:.1f} MiB per model"
         say(f"  exemplars.safetensors, for `mlis add-classes`: {size} (--no-growth: none)")
     if args.json:
-        print_json(result_object(summaries, seeds, **facts))
+        metadata = {"dataset": name, "protocol": results["protocol"], "run": str(folder)}
+        print_json(result_object(summaries, seeds, **metadata))

@@ -1,175 +1,138 @@
-"""`mlis predict`: photographs or features in, classes and probabilities out."""
+"""`mlis predict`: images or features in, classes and probabilities out."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+import contextlib
+import csv
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from mlis.cli.common import add_common_flags, add_device_flag, add_model_argument
-from mlis.cli.pictures import find_pictures, is_image_input
-from mlis.cli.prediction_file import format_of, opened, write
-from mlis.cli.printing import report_unread
-from mlis.errors import DataError, SettingsError
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
+from mlis.cli.datasets import find_pictures
+from mlis.cli.output import check_file, report_unread
+from mlis.errors import DataError
+from mlis.escape import csv_cell, json_line, terminal
 
 if TYPE_CHECKING:
-    from mlis.data.io.unlabelled import Rows
+    from mlis.data.io.feature_rows import Rows
     from mlis.model.recognizer import Recognizer
 
 ROWS_AT_A_TIME = 8192
-FAILED = 1  # the exit code where no image at all could be read
-_IMAGE_FLAGS = ("backbone", "workers")
+FAILED = 1  # the exit code if no image at all could be read
 
 _DESCRIPTION = """\
-Recognise photographs, or rows of features.
+Recognise images, or rows of features.
 
-INPUT is any number of image files, folders (all files in them), patterns in quotes, or `-` for a
-list of files on standard input, one a line. Features are computed with the image model of the
-training, which the model remembers; a model from other features needs --backbone.
+INPUT is any number of image files, folders (all files in them), quoted patterns, or `-` for a list
+of files on standard input, one per line. Features are computed with the image model of the
+training, whose name is stored with the model; a model from other features needs --backbone.
 
-Or INPUT is features of the same kind as in training: a .npy file (N, Dx), a .npz file with
-`features`, a .csv or .parquet table with one column a feature, a .mat file with `features`
-(Dx, N), a folder of features or a dataset folder (all rows). Those of another image model than the
-training's are refused. A name that begins like a formula has a ' in front in CSV, not in JSON.
+Or INPUT is features like those of the training: a .npy file (N, Dx), a .npz file with `features`, a
+.csv or .parquet table with one column per feature, a .mat file with `features` (Dx, N), a folder of
+features or a dataset folder (all rows). Features of another image model than the training's are
+refused. In CSV, a name that a spreadsheet would read as a formula gets a leading '.
 
-CSV: path (or row, where paths are not known), then class_1, score_1, seen_1, class_2, … best first;
-last `reason`, why a photograph could not be read, or `label`, the true class where the features
-have one. JSON lines: {"path": …, "predictions": [{"class": …, "score": …, "seen": …}, …]}, with
-"reason" where it could not be read, "label" where it is known, or {"row": 0, …}. A score is
-the softmax probability among all classes, seen and unseen, after calibration; `seen` says whether
-the class had images in training. Rows count from 0.
+CSV: path (or row, if paths are unknown), then class_1, score_1, seen_1, class_2, … best first; last
+`reason`, why an image could not be read, or `label`, the true class if the features have one. JSON
+lines: {"path": …, "predictions": [{"class": …, "score": …, "seen": …}, …]}, with "reason" if it
+could not be read, "label" if it is known, or {"row": 0, …}. A score is the softmax probability
+among all classes, seen and unseen, after calibration; `seen` says whether the class had images in
+training. Rows count from 0.
 
 Images that cannot be read are listed at the end. Exit code: 0 if any image was recognised, 1 if
-none could be read, 2 for wrong input or use."""
+none could be read, 2 for wrong input or usage."""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "predict", help="recognise photographs, or rows of features", description=_DESCRIPTION
-    )
-    add_model_argument(parser)
+    text = "recognise images, or rows of features"
+    parser = add_command(commands, "predict", run, text, _DESCRIPTION, json=False)
+    add_common(parser, "model")
     parser.add_argument(
         "inputs", metavar="INPUT", type=Path, nargs="+", help="images, or one file of features"
     )
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help=".csv or .jsonl (default: stdout)"
-    )
+    text = ".csv or .jsonl (default: stdout)"
+    add_common(parser, "--output", metavar="FILE", required=False, help=text)
     parser.add_argument(
         "--format", choices=("csv", "jsonl"), help="default: by FILE's name, csv on stdout"
     )
     parser.add_argument(
-        "--top-k", type=int, default=5, metavar="K", help="classes a row (default: 5)"
+        "--top-k", type=at_least(1), default=5, metavar="K", help="classes per row (default: 5)"
     )
     parser.add_argument(
         "--label-column",
         default="label",
         metavar="NAME",
-        help="column of .csv and .parquet that is no feature, where present (default: label)",
+        help="column of .csv and .parquet that is not a feature, if present (default: label)",
     )
-    parser.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="images: the image model, where MODEL does not know it or it lies elsewhere now; one "
-        "of the hub is downloaded only where it is named here",
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="images: threads that decode (default: processors)"
-    )
-    add_device_flag(parser)
-    add_common_flags(parser, with_json=False)
-    parser.set_defaults(run=run)
+    add_common(parser, "--backbone", "--workers", "--device")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the arguments ask for; return the exit code."""
-    if args.top_k < 1:
-        raise SettingsError(f"--top-k must be at least 1, but got {args.top_k}")
-    kind = format_of(args.output, args.format)
-    from mlis.compute.precision import Arithmetic
+    """Run `mlis predict`; return the exit code."""
+    if args.output is not None:
+        check_file(args.output, *(() if args.format else (".csv", ".jsonl")))
+    from mlis.compute.precision import Precision
+    from mlis.data.io.feature_rows import is_features
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
 
     model = one_model(args.model)
-
-    device = Arithmetic.of("float32", args.device).device
-    recognizer = load_model(model, device)
-    k = min(args.top_k, len(recognizer.class_names))
-    if is_image_input(args.inputs):
-        lines, unread = _of_images(args, recognizer), _Unread()
-        with opened(args.output) as out:
-            write(out, unread.watch(lines), "path", ["reason"], k, kind)
-        return unread.report()
+    recognizer = load_model(model, Precision.of("float32", args.device).device)
+    args.top_k = min(args.top_k, len(recognizer.class_names))
+    if len(args.inputs) != 1 or not is_features(args.inputs[0]):
+        return _predict_images(args, recognizer)
+    refuse(args, ("backbone", "workers"), "with features, which are already computed")
     (path,) = args.inputs
-    for name in _IMAGE_FLAGS:
-        if getattr(args, name) is not None:
-            raise SettingsError(f"--{name} has no meaning with features, which are computed")
     rows = _rows(args, path, model, recognizer)
-    lines = _of_rows(recognizer, rows, path, k)
     first, last = "path" if rows.paths else "row", ["label"] if rows.labels else []
-    with opened(args.output) as out:
-        write(out, lines, first, last, k, kind)
+    _write(args, _of_rows(recognizer, rows, path, args.top_k), first, last)
     return 0
 
 
-def _of_images(args: argparse.Namespace, recognizer: "Recognizer") -> Iterator[dict[str, Any]]:
-    """A line for each image, as they come."""
+def _predict_images(args: argparse.Namespace, recognizer: "Recognizer") -> int:
+    """Write a line for each image; list those that cannot be read; return the exit code."""
     from mlis.cli.progress import ImageBar
-    from mlis.features.images.walk import shown
+    from mlis.features.images.files import shown
     from mlis.image_classifier import ImageClassifier, recorded_backbone
 
     if not recorded_backbone(recognizer) and args.backbone is None:
         raise DataError(
-            f"{args.model} does not know which image model made its features, so it takes no "
-            "images: name that model with --backbone, or give features (expected a .npy, .npz, "
-            ".csv, .parquet or .mat file, a folder of features or a dataset folder)"
+            f"{args.model}: the image model of its features is unknown, so it takes no images. "
+            "Name that model with --backbone, or give features (expected a .npy, .npz, .csv, "
+            ".parquet or .mat file, a folder of features or a dataset folder)."
         )
     paths = find_pictures(args.inputs)
     classifier = ImageClassifier(recognizer, args.backbone, device=args.device)
+    unread: list[str] = []
 
     def lines() -> Iterator[dict[str, Any]]:
-        bar = ImageBar("images")
-        bar.started(len(paths), 0)
-        try:
+        with ImageBar() as bar:
+            bar.started(len(paths), 0)
             for one in classifier.stream(paths, args.top_k, workers=args.workers):
-                yield one.to_dict() | {"path": shown(one.path)}
+                path = shown(one.path)
+                if one.reason:
+                    unread.append(f"{path}: {one.reason}")
+                yield one.to_dict() | {"path": path}
                 bar.done(1)
-        finally:
-            bar.close()
 
-    return lines()
-
-
-class _Unread:
-    """Counts images, and remembers those that could not be read."""
-
-    def __init__(self) -> None:
-        self._count, self._bad = 0, list[Mapping[str, Any]]()
-
-    def watch(self, lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Pass the lines on."""
-        for line in lines:
-            self._count += 1
-            if "reason" in line:
-                self._bad.append(line)
-            yield line
-
-    def report(self) -> int:
-        """List them on stderr; return the exit code."""
-        report_unread([(line["path"], line["reason"]) for line in self._bad], self._count)
-        return FAILED if len(self._bad) == self._count else 0
+    _write(args, lines(), "path", ["reason"])
+    report_unread(unread, len(paths))
+    return FAILED if len(unread) == len(paths) else 0
 
 
 def _rows(args: argparse.Namespace, path: Path, model: Path, recognizer: "Recognizer") -> "Rows":
     """Features that suit the model."""
-    from mlis.data.io.unlabelled import backbone_of, read_known_rows
+    from mlis.data.io.feature_rows import backbone_of, read_rows
     from mlis.image_classifier import check_backbone
 
     check_backbone(recognizer, backbone_of(path), str(path))
-    rows = read_known_rows(path, args.label_column)
+    rows = read_rows(path, args.label_column)
     if rows.features.shape[1] != recognizer.num_features:
         raise DataError(
-            f"{path} has {rows.features.shape[1]} features a row, but {model} takes "
-            f"{recognizer.num_features}: use features of the same kind as in training"
+            f"{path}: {rows.features.shape[1]} features per row, expected "
+            f"{recognizer.num_features}, as {model} takes. Use features of its image model."
         )
     return rows
 
@@ -177,7 +140,7 @@ def _rows(args: argparse.Namespace, path: Path, model: Path, recognizer: "Recogn
 def _of_rows(
     recognizer: "Recognizer", rows: "Rows", path: Path, k: int
 ) -> Iterator[dict[str, Any]]:
-    """A line for each row; features are read in pieces."""
+    """A line for each row; features are read in blocks."""
     import numpy as np
 
     from mlis.image_classifier import top_classes
@@ -186,8 +149,49 @@ def _of_rows(
         part = np.array(rows.features[start : start + ROWS_AT_A_TIME], dtype=np.float32)
         if not (finite := np.isfinite(part).all(axis=1)).all():
             row = start + int(finite.argmin())
-            raise DataError(f"{path}: row {row} holds NaN or infinity: leave that row out")
+            raise DataError(f"{path}: row {row} contains NaN or infinity. Leave that row out.")
         for row, classes in enumerate(top_classes(recognizer, part, k), start):
             line: dict[str, Any] = {"path": rows.paths[row]} if rows.paths else {"row": row}
             line["predictions"] = [one.to_dict() for one in classes]
             yield line | ({"label": rows.labels[row]} if rows.labels else {})
+
+
+def _write(
+    args: argparse.Namespace, lines: Iterator[dict[str, Any]], first: str, last: Sequence[str]
+) -> None:
+    """Write predictions as they come, to stdout or to a file that is complete or not there.
+
+    Args:
+        args: --output, --format and --top-k.
+        lines: each has `first`, `predictions` (at most --top-k), and perhaps what `last` names.
+        first: "path", or "row" if paths are unknown.
+        last: further columns: "reason" for images, "label" if it is known.
+    """
+    from mlis.storage.atomic import atomic_write
+
+    out, kind = sys.stdout, args.format or "csv"
+    with contextlib.ExitStack() as stack:
+        if args.output is not None:
+            kind = args.format or args.output.suffix.casefold().removeprefix(".")
+            temporary = stack.enter_context(atomic_write(args.output))
+            out = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        if kind == "jsonl":
+            out.writelines(json_line(line) + "\n" for line in lines)
+        else:
+            _write_csv(out, lines, first, last, args.top_k)
+
+
+def _write_csv(
+    out: TextIO, lines: Iterator[dict[str, Any]], first: str, last: Sequence[str], k: int
+) -> None:
+    writer = csv.writer(out, lineterminator="\n")
+    names = [f"{name}_{rank}" for rank in range(1, k + 1) for name in ("class", "score", "seen")]
+    writer.writerow([first, *names, *last])
+    for line in lines:
+        row = [line[first]]
+        for entry in line["predictions"]:
+            row += [entry["class"], entry["score"], str(entry["seen"]).lower()]
+        row += [""] * (1 + len(names) - len(row))
+        row += [line.get(name, "") for name in last]
+        cells = map(csv_cell, row)
+        writer.writerow((terminal(str(cell)) for cell in cells) if out.isatty() else cells)

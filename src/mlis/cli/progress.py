@@ -1,149 +1,109 @@
-"""Progress of long work on stderr: a bar on a terminal, else a line now and then."""
+"""Progress of long work on stderr: a bar on a terminal, else a line every minute."""
 
+import math
 import sys
-import time
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from mlis.escape import terminal
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 
 LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
 _LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
-class Progress:
-    """Gives a monitor to each training of a run; call it with the training's title."""
+class _Bar(tqdm):
+    """A tqdm bar that prints lines where there is no terminal."""
 
-    def __init__(self) -> None:
-        self._bar: tqdm[NoReturn] | None = None
+    monitor_interval = 0  # no thread that redraws bars
 
-    def __call__(self, title: str) -> Monitor:
-        """Who shows the training of this title."""
-        title = terminal(title)
-        return _Lines(title) if not sys.stderr.isatty() else _Bars(title, self)
+    def __init__(self, title: str, total: int, done: int, unit: str):
+        self.as_lines = not sys.stderr.isatty()
+        options: dict[str, Any] = {"dynamic_ncols": True}
+        if self.as_lines:
+            options = {"mininterval": LINE_EVERY, "delay": LINE_EVERY, "bar_format": _LINE}
+            options["miniters"] = 1
+        super().__init__(
+            desc=terminal(title), total=total, initial=done, unit=unit, file=sys.stderr, **options
+        )
 
-    def show(self, bar: "tqdm[NoReturn] | None") -> None:
-        """Close the bar that is shown, and keep this one to be closed."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = bar
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Redraw the bar, or print a line."""
+        if self.as_lines:
+            print(self, file=sys.stderr, flush=True)
+        else:
+            super().display(msg, pos)
 
     def close(self) -> None:
         """Leave the terminal ready for other lines."""
-        self.show(None)
+        if self.as_lines:
+            self.delay = math.inf  # tqdm would print the last line again
+        super().close()
 
 
-class _Bars(Monitor):
-    """One bar a stage: losses, rate, time left."""
+class _Owner:
+    """Shows one bar at a time, and closes it at the end of a `with` block."""
+
+    bar: _Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the present bar."""
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
+
+
+class Progress(_Owner):
+    """Gives each training of a run its callback: call it with the training's title."""
+
+    def __call__(self, title: str) -> Callback:
+        """The callback of the training of this title."""
+        return _Stages(title, self)
+
+
+class _Stages(Callback):
+    """One bar per stage, with losses, rate and time left."""
 
     def __init__(self, title: str, progress: Progress):
         self._title, self._progress = title, progress
-        self._bar: tqdm[NoReturn] | None = None
 
-    def started(self, stage: str, step: int, total: int) -> None:
-        if step < total:  # a stage that was finished before takes no time and needs no bar
-            self._bar = tqdm(
-                desc=f"{self._title}: {stage}",
-                total=total,
-                initial=step,
-                unit=" steps",
-                dynamic_ncols=True,
-                file=sys.stderr,
-            )
-            self._progress.show(self._bar)
+    def on_start(self, stage: str, step: int, total: int) -> None:
+        self._progress.close()
+        if step < total:  # a stage that was finished before takes no time
+            title = f"{self._title}: {stage}"
+            self._progress.bar = bar = _Bar(title, total, step, " steps")
+            if bar.as_lines and step:
+                print(f"{terminal(title)} continues after step {step}", file=sys.stderr)
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix_str(_losses(values), refresh=False)
-            self._bar.update(step - self._bar.n)
+    def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
+        if (bar := self._progress.bar) is not None:
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
+            bar.set_postfix_str(shown, refresh=False)
+            bar.update(step - bar.n)
+            if step == total and bar.last_print_n < step:
+                bar.refresh()
 
-    def finished(self, stage: str) -> None:
-        self._progress.show(None)
-        self._bar = None
+    def on_end(self, stage: str) -> None:
+        self._progress.close()
 
 
-class _Lines(Monitor):
-    """The same as lines: when a stage begins, every minute, and when it ends."""
-
-    def __init__(self, title: str):
-        self._title = title
-        self._initial, self._began, self._last = 0, 0.0, 0.0
-
-    def started(self, stage: str, step: int, total: int) -> None:
-        self._initial = step
-        self._began = self._last = time.monotonic()
-        if 0 < step < total:
-            print(f"{self._title}: {stage} continues after step {step}", file=sys.stderr)
-
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        if step < total and now - self._last < LINE_EVERY:
-            return
-        self._last = now
-        line = tqdm.format_meter(
-            step,
-            total,
-            now - self._began,
-            prefix=f"{self._title}: {stage}",
-            initial=self._initial,
-            unit=" steps",
-            postfix=_losses(values),
-            bar_format=_LINE,
-        )
-        print(line, file=sys.stderr, flush=True)
-
-
-def _losses(values: Mapping[str, float]) -> str:
-    """Show "metric 0.3, norm 5.2"."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-
-
-class ImageBar:
-    """Progress of image features."""
-
-    def __init__(self, title: str):
-        self._title = title
-        self._bar: tqdm[NoReturn] | None = None
-        self._count = self._total = self._known = 0
-        self._began = self._last = time.monotonic()
+class ImageBar(_Owner):
+    """Progress of image features; passed to `mlis.features.images.extract`."""
 
     def started(self, total: int, known: int) -> None:
-        """`known` of `total` images are done; show the bar where there is work left."""
-        self._count, self._total, self._known = known, total, known
-        self._began = self._last = time.monotonic()
-        if sys.stderr.isatty() and known < total:
-            self._bar = tqdm(
-                desc=self._title,
-                total=total,
-                initial=known,
-                unit=" images",
-                dynamic_ncols=True,
-                file=sys.stderr,
-            )
+        """`known` of `total` images are done; show the bar if there is work left."""
+        if known < total:
+            self.bar = _Bar("images", total, known, " images")
 
     def done(self, images: int) -> None:
-        """Move on."""
-        self._count += images
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(images)
-        elif now - self._last >= LINE_EVERY:
-            self._last = now
-            line = tqdm.format_meter(
-                self._count,
-                self._total,
-                now - self._began,
-                prefix=self._title,
-                initial=self._known,
-                unit=" images",
-                bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]",
-            )
-            print(line, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal ready for other lines."""
-        if self._bar is not None:
-            self._bar.close()
+        """Advance by so many images."""
+        if self.bar is not None:
+            self.bar.update(images)

@@ -6,82 +6,57 @@ import sys
 import time
 from pathlib import Path
 
-from mlis.cli.common import add_common_flags
-from mlis.cli.datasets import add_dataset_arguments, dataset_arguments
-from mlis.cli.printing import print_json, say
-from mlis.errors import DataError, SettingsError
+from mlis.cli.arguments import Commands, add_command, add_common
+from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
+from mlis.cli.output import check_file, print_json, say
+from mlis.errors import DataError
 
 _REPORT = """\
-Write one self-contained page of what RESULTS holds, the folder that `mlis reproduce -o` filled:
-tables beside published figures, curves, training curves, classes, confusions, what was trained and
-what refinement does, and where every number is from. RESULTS is only read.
+Write one self-contained page about RESULTS, the folder that `mlis reproduce -o` filled: tables
+beside published figures, curves, training curves, classes, confusions, what was trained, the effect
+of refinement, and the source of every number. RESULTS is only read.
 
   mlis report results -o report.html
   mlis report results -o report.html --images photographs --data-root DIR
 
-Where a dataset's files are still where its rows say, they give the map and the thumbnails; what is
-missing is said on the page. Tables and figures as files: `mlis reproduce` and `mlis map`."""
+Map and thumbnails come from a dataset's files if they are still where the rows say; the page says
+what is missing. For tables and figures as files, use `mlis reproduce` and `mlis map`."""
 
 _MAP = """\
 Place test images of seen and unseen classes in two dimensions, by their raw features and by the
-features that a saved model refines, side by side; Recall@1 and MAP@R stand beside them."""
+features that a saved model refines, side by side, with Recall@1 and MAP@R of both."""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add both commands."""
-    parser = commands.add_parser(
-        "report", help="one page of what `mlis reproduce` measured", description=_REPORT
-    )
+    text = "one page about the results of `mlis reproduce`"
+    parser = add_command(commands, "report", run, text, _REPORT)
     parser.add_argument("results", metavar="RESULTS", type=Path, help="folder with results.jsonl")
-    parser.add_argument(
-        *("-o", "--output"),
-        metavar="FILE.html",
-        type=Path,
-        default=Path("report.html"),
-        help="default: report.html",
-    )
+    page = Path("report.html")
+    text = f"default: {page}"
+    add_common(parser, "--output", metavar="FILE.html", default=page, required=False, help=text)
     group = parser.add_argument_group("data")
     group.add_argument(
-        "--data-root", metavar="DIR", type=Path, help="folder that holds FLO/, …, if it has moved"
+        "--data-root", metavar="DIR", type=Path, help="folder that contains FLO/, …, if it moved"
     )
+    group.add_argument("--images", metavar="DIR", type=Path, help="folder of the images")
     group.add_argument(
-        "--images", metavar="DIR", type=Path, help="folder that holds the photographs"
+        "--no-data", action="store_true", help="read only RESULTS: no map, no thumbnails"
     )
-    group.add_argument(
-        "--no-data", action="store_true", help="read nothing but RESULTS: no map, no thumbnails"
-    )
-    group.add_argument("--no-map", action="store_true", help="no map: it takes the longest")
-    add_common_flags(parser, with_json=True)
-    parser.set_defaults(run=run)
-    _add_map(commands)
-
-
-def _add_map(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "map", help="raw and refined features in two dimensions", description=_MAP
-    )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a model or a run")
+    group.add_argument("--no-map", action="store_true", help="leave out the map, the slowest part")
+    text = "raw and refined features in two dimensions"
+    parser = add_command(commands, "map", run_map, text, _MAP)
+    add_common(parser, "model")
     add_dataset_arguments(parser)
-    parser.add_argument(
-        *("-o", "--output"), metavar="FILE.svg", type=Path, required=True, help="what to write"
-    )
-    add_common_flags(parser, with_json=True)
-    parser.set_defaults(run=run_map)
-
-
-def _check_output(path: Path, suffix: str) -> None:
-    if path.suffix.lower() != suffix:
-        raise SettingsError(f"-o {path}: expected the name of a {suffix} file")
-    if path.is_dir():
-        raise SettingsError(f"-o {path}: is a folder; name a file")
+    add_common(parser, "--output", metavar="FILE.svg", help="file to write")
 
 
 def run(args: argparse.Namespace) -> None:
     """`mlis report`."""
-    _check_output(args.output, ".html")
+    check_file(args.output, ".html", new_folder=True)
     for flag, folder in (("--images", args.images), ("--data-root", args.data_root)):
         if folder is not None and not folder.is_dir():
-            raise DataError(f"{flag} {folder}: no such folder")
+            raise DataError(f"{flag} {folder}: no such folder.")
     from mlis.experiments.report.material import load_data, no_data
     from mlis.experiments.report.write import write_report
 
@@ -98,15 +73,9 @@ def run(args: argparse.Namespace) -> None:
         say(f"not on the page: {problem}")
     say(f"{written.runs} runs, {written.bytes / 1e6:.1f} MB: {written.page}")
     if args.json:
-        print_json(
-            {
-                "page": str(written.page),
-                "bytes": written.bytes,
-                "runs": written.runs,
-                "missing": list(written.missing),
-                "seconds": round(time.perf_counter() - started, 3),
-            }
-        )
+        facts = {"page": str(written.page), "bytes": written.bytes, "runs": written.runs}
+        seconds = round(time.perf_counter() - started, 3)
+        print_json({**facts, "missing": list(written.missing), "seconds": seconds})
 
 
 def _say(what: str) -> None:
@@ -115,8 +84,7 @@ def _say(what: str) -> None:
 
 def run_map(args: argparse.Namespace) -> None:
     """`mlis map`."""
-    _check_output(args.output, ".svg")
-    from mlis.cli.datasets import load
+    check_file(args.output, ".svg", new_folder=True)
     from mlis.experiments.report.charts import Map, map_sheet, retrieval, save
     from mlis.experiments.retrieval import UnseenImages
     from mlis.io.checkpoint import load_model
@@ -124,13 +92,13 @@ def run_map(args: argparse.Namespace) -> None:
 
     recognizer = load_model(one_model(args.model))
     dataset = load(dataset_arguments(args))
+    name = dataset.provenance.name
     if tuple(recognizer.class_names) != tuple(dataset.class_names):
-        raise DataError(f"{args.model} was trained on other classes than {dataset.provenance.name}")
+        raise DataError(f"{args.model}: was trained on other classes than {name}.")
     found = Map.of(dataset, recognizer)
     if found is None:
-        raise DataError(f"{dataset.provenance.name}: fewer than 5 test images, nothing to place")
+        raise DataError(f"{name}: expected at least 5 test images for a map, got fewer.")
     test = UnseenImages(dataset).retrieved(recognizer)
-    name = dataset.provenance.name
     title = f"{name}, test images"
     save(map_sheet(found, title, test), title, args.output)
     for which in ("raw", "refined"):

@@ -1,42 +1,33 @@
-"""`mlis rerun`: the run of one stored row again, and whether it agrees."""
+"""`mlis rerun`: repeat the run of one stored row, and compare."""
 
 import argparse
 
-from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.datasets import relocated
+from mlis.cli.arguments import Commands, add_command, add_common
+from mlis.cli.datasets import add_dataset_options, relocated
 from mlis.cli.fit import check_loss
-from mlis.cli.output import add_output_flag
-from mlis.cli.printing import number, print_json, print_table, say
+from mlis.cli.output import number, print_json, print_table, say
 
 _DESCRIPTION = """\
-Do the run of one row again, from what the row says alone, and compare all numbers: the same bits
-are expected on the same machine with the same versions, else U, S and H within 1 point. The store
-stays as it is. Exit code 1 if they do not agree."""
+Repeat the run of one row, from what the row says alone, and compare all numbers. Expected are the
+same bits on the same machine with the same versions, else U, S and H within 1 point. The store is
+not changed. Exit code 1 if the results do not agree."""
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "rerun", help="do a result's run again and compare", description=_DESCRIPTION
-    )
-    parser.add_argument("row", metavar="ROW", help="key of the row, or how it begins")
-    add_output_flag(parser, "RESULTS", "folder")
+    parser = add_command(commands, "rerun", run, "repeat a result's run and compare", _DESCRIPTION)
+    parser.add_argument("row", metavar="ROW", help="key of the row, or its first characters")
+    add_common(parser, "--output", metavar="RESULTS", help="folder of the results")
+    add_dataset_options(parser, "data_root")
     parser.add_argument(
-        "--data-root",
-        metavar="DIR",
-        default=argparse.SUPPRESS,
-        help="where the data are, if they have moved",
+        "--loss", metavar="MODULE:FUNCTION", help="name of your own loss, if the row used one"
     )
-    parser.add_argument(
-        "--loss", metavar="MODULE:FUNCTION", help="where the row names your own code: its name"
-    )
-    add_device_flag(parser, default=None)
-    add_common_flags(parser, with_json=True)
-    parser.set_defaults(run=run, dataset=None)
+    add_common(parser, "--device", default=None)
+    parser.set_defaults(dataset=None)  # for `relocated`
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the arguments ask for; return the exit code."""
+    """Run `mlis rerun`; return the exit code."""
     from mlis.cli.progress import Progress
     from mlis.experiments.engine import store_of
     from mlis.experiments.rerun import rerun
@@ -45,12 +36,9 @@ def run(args: argparse.Namespace) -> int:
     row = store_of(args.output).find(args.row)
     settings = Task.from_dict(row.task).config.refinement
     check_loss(settings, {"refinement": {"loss": args.loss}})
-    progress = Progress()
     dataset = relocated(row.task["dataset"], args)
-    try:
+    with Progress() as progress:
         found = rerun(row, dataset=dataset, device=args.device, listen=progress)
-    finally:
-        progress.close()
     rows = [["", "U", "S", "H"]]
     for label, one in (("row", row), ("again", found.row)):
         rows.append([label, *(number(one.test[name], 3) for name in ("U", "S", "H"))])

@@ -6,9 +6,9 @@ import logging
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mlis.cli.common import add_common_flags, add_device_flag, add_model_argument
+from mlis.cli.arguments import Commands, add_command, add_common
 from mlis.errors import SettingsError
 from mlis.serving.settings import Access, Limits, is_loopback, read_token
 
@@ -18,83 +18,34 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
-Answer requests for predictions of a saved model until Ctrl-C.
+Serve predictions of a saved model over HTTP until Ctrl-C.
 
 POST /predict/images takes image files, POST /predict/features rows of features, GET /classes
 lists the classes; POST /classes adds one by its description, PATCH and DELETE /classes/NAME rename
-and remove it; GET /health, /metrics (Prometheus) and /openapi.json. A page in the browser does the
-same. The server connects to no other one. It needs the extra `serve`: pip install 'mlis[serve]'.
+and remove it; GET /health, /metrics (Prometheus) and /openapi.json. A web page does the same. The
+server makes no outgoing connection. It needs the extra `serve`: pip install 'mlis[serve]'.
 
 Only this machine can connect, unless --host says otherwise. Predictions need no password; changes
 of the classes from other machines need --allow-changes, --hostname and --token-file.
-docs/serving.md says how to put the server behind a proxy."""
+docs/serving.md describes how to put the server behind a proxy."""
 
 _METAVARS = {"max_upload": "MIB", "rate": "N", "timeout": "SECONDS", "max_wait": "MS"}
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "serve",
-        help="answer HTTP requests for predictions, with a page to try it",
-        description=_DESCRIPTION,
-    )
-    add_model_argument(parser)
+    text = "serve predictions over HTTP, with a page to try it"
+    parser = add_command(commands, "serve", run, text, _DESCRIPTION, json=False)
+    add_common(parser, "model")
     _add_access_flags(parser)
     parser.add_argument(
         "--descriptions",
         metavar="TABLE",
         type=Path,
-        help="table of classes whose sentences are shown, as for `mlis data build`",
+        help="table of classes, as for `mlis data build`, whose sentences are shown",
     )
-    parser.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="the image model; one of the hub is downloaded only where it is named here",
-    )
-    parser.add_argument(
-        "--text-model", metavar="NAME", help="the text model for added classes, likewise"
-    )
-    add_device_flag(parser)
-    _add_limits(parser.add_argument_group("limits"))
-    add_common_flags(parser, with_json=False)
-    parser.set_defaults(run=run)
-
-
-def _add_access_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0: any free port (default: 8000)")
-    parser.add_argument("--no-page", action="store_true", help="only the API")
-    parser.add_argument(
-        "--allow-changes",
-        action=argparse.BooleanOptionalAction,
-        help="whether classes may be added, renamed and removed (default: only on a loopback "
-        "address)",
-    )
-    parser.add_argument(
-        "--hostname",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="name that requests may address the server by; may be repeated (default: localhost "
-        "and the address)",
-    )
-    parser.add_argument(
-        "--proxy",
-        metavar="ADDRESS",
-        help="address of a proxy in front, whose X-Forwarded-For and -Proto are trusted",
-    )
-    parser.add_argument(
-        "--token-file",
-        metavar="FILE",
-        type=Path,
-        help="file with the token that changes need: Authorization: Bearer TOKEN",
-    )
-
-
-def _add_limits(group: argparse._ArgumentGroup) -> None:
+    add_common(parser, "--backbone", "--text-model", "--device")
+    group = parser.add_argument_group("limits")
     for field in fields(Limits):
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
@@ -105,10 +56,40 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         )
 
 
+def _add_access_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port (default: 8000)")
+    parser.add_argument("--no-page", action="store_true", help="serve only the API")
+    parser.add_argument(
+        "--allow-changes",
+        action=argparse.BooleanOptionalAction,
+        help="allow adding, renaming and removing classes (default: only on a loopback address)",
+    )
+    parser.add_argument(
+        "--hostname",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="host name that requests may use; repeatable (default: localhost and the address)",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="ADDRESS",
+        help="address of a reverse proxy whose X-Forwarded-For and -Proto are trusted",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help="file with the token that changes need: Authorization: Bearer TOKEN",
+    )
+
+
 def run(args: argparse.Namespace) -> None:
-    """Do what the arguments ask for."""
-    values: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(Limits)}
-    limits = Limits(**values)
+    """Run `mlis serve`."""
+    limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     access = Access.of(
         args.host,
         allow_changes=args.allow_changes,
@@ -117,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
         proxy=args.proxy,
         token="" if args.token_file is None else read_token(args.token_file),
     )
-    _progress(f"loading {args.model}")
+    _progress(str(args.model))
     from mlis.io.saved_models import one_model
 
     model = one_model(args.model)
@@ -137,19 +118,19 @@ def run(args: argparse.Namespace) -> None:
         text_model=args.text_model,
         changes=access.allow_changes,
         descriptions=args.descriptions,
-        progress=lambda what: _progress(f"loading {what}"),
+        progress=_progress,
     )
     if not is_loopback(args.host):
         logger.warning(
             "other machines can connect to %s, and predictions need no password. Put a proxy with "
-            "one in front, or use 127.0.0.1",
+            "a password in front, or use 127.0.0.1",
             args.host,
         )
     serve(engine, limits, access, args.port, functools.partial(_say_ready, engine, access))
 
 
-def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _progress(what: str) -> None:
+    print(f"loading {what}", file=sys.stderr, flush=True)
 
 
 def _say_ready(engine: "Engine", access: Access, address: str) -> None:

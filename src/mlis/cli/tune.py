@@ -1,26 +1,32 @@
 """`mlis tune`: search settings on validation classes."""
 
 import argparse
-import contextlib
+import json
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.common import add_common_flags, add_device_flag
-from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
+from mlis.cli.arguments import (
+    add_common,
+    add_setting_flags,
+    at_least,
+    finite,
+    given_settings,
+    resolve_settings,
+    seeds,
+)
+from mlis.cli.datasets import add_dataset_arguments, dataset_arguments
 from mlis.cli.fit import check_loss
-from mlis.cli.flag_types import at_least, different, finite
-from mlis.cli.output import add_output_flag, check_folder
-from mlis.cli.settings import add_setting_flags, given_settings, resolve_settings
-from mlis.cli.tune_output import print_found, print_plan, said, write_found
+from mlis.cli.output import check_folder, print_json, print_table, say, to_toml
+from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
+    import optuna
+
     from mlis.config import Config
-    from mlis.experiments.tuning.measure import Bench
-    from mlis.experiments.tuning.report import About
+    from mlis.experiments.tuning.search import Search
     from mlis.experiments.tuning.space import Space
-    from mlis.experiments.tuning.study import Study
 
 _DESCRIPTION = """\
 Search settings on validation classes of DATASET; test rows are not touched.
@@ -30,9 +36,9 @@ Search settings on validation classes of DATASET; test rows are not touched.
 
 A trial is worth the mean, over class splits of the training classes, of H at the best calibration
 constant on the held-out classes. Trial 0 is the dataset's preset, trial 1 the defaults. Writes
-OUT/preset.toml, the settings of the fastest trial that is within --within points of the best, and
-OUT/trials.csv. A search that was stopped at any moment continues when the command is given again.
-Settings given as flags are not searched."""
+OUT/preset.toml, the settings of the fastest trial that is within --within points of the best,
+OUT/trials.csv, and OUT/study.jsonl, an Optuna study. An interrupted search continues when the
+command is repeated. Settings given as flags are not searched."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,159 +51,142 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     add_dataset_arguments(parser)
     group = parser.add_argument_group("search")
-    add_output_flag(group, "OUT")
-    group.add_argument(
-        "--space", metavar="FILE.toml", type=Path, help="what is searched (default: --dry-run says)"
-    )
-    _add_budget(group)
-    group.add_argument(
-        "--dry-run", action="store_true", help="say what would be searched; read no data"
-    )
-    add_device_flag(group)
-    add_common_flags(group, with_json=True)
+    add_common(group, "--output", metavar="OUT")
+    positive, natural = at_least(1), at_least(0)
+    flags: list[tuple[str, Any, str, Any, str]] = [
+        ("--space", Path, "FILE.toml", None, "what is searched (default: see --dry-run)"),
+        ("--trials", positive, "N", 50, "in total, with those of earlier commands (default: 50)"),
+        ("--timeout", finite, "SECONDS", None, "begin no trial later than this (default: none)"),
+        (
+            *("--class-splits", natural, "N", 5),
+            "splits of the training classes on which a trial is measured; 0: the dataset's own "
+            "validation split, which is noisy (default: 5)",
+        ),
+        ("--seeds", seeds, "N[,N…]", (0,), "of trainings (default: 0)"),
+        ("--search-seed", natural, "N", 0, "of the sampler (default: 0)"),
+        ("--within", finite, "POINTS", 0.0, "of H to give up for a faster training (default: 0)"),
+        ("--jobs", positive, "N", 1, "trials at a time, each in a process (default: 1)"),
+    ]
+    for flag, kind, metavar, default, text in flags:
+        group.add_argument(flag, type=kind, metavar=metavar, default=default, help=text)
+    group.add_argument("--dry-run", action="store_true", help="print the space; read no data")
+    add_common(group, "--device", "--json", "--verbose")
     add_setting_flags(parser)
     parser.set_defaults(run=run)
-
-
-def _add_budget(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--trials",
-        type=at_least(1),
-        default=50,
-        metavar="N",
-        help="all in all, those of earlier commands included (default: 50)",
-    )
-    group.add_argument(
-        "--timeout", type=finite, metavar="SECONDS", help="of this command (default: none)"
-    )
-    group.add_argument(
-        "--class-splits",
-        type=at_least(0),
-        default=5,
-        metavar="N",
-        help="splits of the training classes a trial is measured on; 0: the dataset's own "
-        "validation split, which is noisy (default: 5)",
-    )
-    group.add_argument(
-        "--seeds", type=different, default=(0,), metavar="N[,N…]", help="of trainings (default: 0)"
-    )
-    group.add_argument(
-        "--search-seed",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="of the search (default: 0)",
-    )
-    group.add_argument(
-        "--within",
-        type=finite,
-        default=0.0,
-        metavar="POINTS",
-        help="of H that may be given for a faster training (default: 0)",
-    )
-    group.add_argument(
-        "--jobs", type=at_least(1), default=1, metavar="N", help="trainings at a time (default: 1)"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments ask for."""
     from mlis.config import resolve
-    from mlis.experiments.tuning.space import Space
 
+    try:
+        from mlis.experiments.tuning.search import DEFAULTS, PRESET
+        from mlis.experiments.tuning.space import COLD, read_space
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"`mlis tune` needs {error.name}, which is not installed: pip install 'mlis[tune]'"
+        ) from None
     base, _, preset = resolve_settings(args)
     given = given_settings(args)
-    fixed = [f"{s}.{n}" for s, values in given.items() if s != "precision" for n in values]
-    space = Space.read(args.space).without(fixed)
+    fixed = {f"{s}.{n}" for s, values in given.items() if s != "precision" for n in values}
+    space = read_space(args.space)
+    space = {key: one for key, one in space.items() if key.removeprefix(COLD) not in fixed}
+    if not space:
+        raise SettingsError("nothing to search: every setting of the space is given as a flag")
     if "components" in given.get("refinement", {}):
         given["refinement"]["components"] = base.refinement.components
-    starts = {"preset": base}
-    if (defaults := resolve(given)) != base:
-        starts["defaults"] = defaults
+    starts = {PRESET: base, DEFAULTS: resolve(given)}
+    if starts[DEFAULTS] == base:
+        del starts[DEFAULTS]
     if args.dry_run:
-        return print_plan(args, space, starts, preset)
+        return _print_plan(args, space, starts, preset)
     check_folder(args.output)
     check_loss(base.refinement, given)
-    return _tune(args, space, starts, preset)
+    return _tune(args, space, starts)
 
 
-def _tune(
+def _print_plan(
     args: argparse.Namespace, space: "Space", starts: "dict[str, Config]", preset: str
 ) -> None:
-    from mlis.experiments.tuning.study import Study, load_optuna
-    from mlis.provenance import arithmetic_key
-    from mlis.storage.locks import held
+    from mlis.experiments.tuning.space import described
 
-    load_optuna()
-    base = starts["preset"]
-    arithmetic = arithmetic_key(base, args.device)  # a device that is not there: say so now
-    bench, about = _prepared(args, preset)
-    identity = {
-        **bench.identity(),
-        "space": space.to_dict(),
-        "settings": base.to_dict(),
-        "arithmetic": arithmetic,
-        "search_seed": args.search_seed,
-    }
-    with held(args.output):
-        study = Study(args.output, identity, space, base, args.search_seed)
-        for role, config in starts.items():
-            study.line_up(role, config)
-        _search(args, study, bench, space, about)
-        print_found(args, study, base, about)
+    rows = {key: described(one) for key, one in space.items()}
+    trainings = (args.class_splits or 1) * len(args.seeds)
+    print_table([["setting", "searched"], *([*row] for row in rows.items())])
+    say(f"base: preset {preset}{'' if args.settings is None else f', {args.settings}'}")
+    say(f"{args.trials} trials of at most {trainings} trainings, first: {', '.join(starts)}")
+    if args.json:
+        plan = {"space": rows, "trials": args.trials, "trainings_a_trial": trainings}
+        print_json({"dry_run": True, **plan, "first": list(starts)})
 
 
-def _prepared(args: argparse.Namespace, preset: str) -> "tuple[Bench, About]":
-    """Where trials are measured, and what is said of the search; loads the data."""
-    from mlis.experiments.tuning.measure import Bench, class_splits, training_sha256
-    from mlis.experiments.tuning.report import About
-
-    arguments = dataset_arguments(args)
-    dataset = load(arguments)
-    class_splits(dataset, args.class_splits)
-    bench = Bench(
-        dataset=arguments,
-        training=training_sha256(dataset),
-        splits=args.class_splits,
-        seeds=args.seeds,
-        device=args.device,
-        folder=args.output / "measured",
-    )
-    about = About(
-        command=f"mlis {shlex.join(sys.argv[1:])}",
-        dataset=dataset.provenance.name,
-        data_sha256=dataset.sha256,
-        training_sha256=bench.training,
-        class_splits=f"{bench.rounds} class split{'s' if bench.rounds > 1 else ''}",
-        seeds=args.seeds,
-        search_seed=args.search_seed,
-        within=args.within,
-        preset=preset,
-    )
-    return bench, about
-
-
-def _search(
-    args: argparse.Namespace, study: "Study", bench: "Bench", space: "Space", about: "About"
-) -> None:
-    """Run trials, and write what is known after each."""
+def _tune(args: argparse.Namespace, space: "Space", starts: "dict[str, Config]") -> None:
     from tqdm import tqdm
 
-    from mlis.experiments.tuning.search import Budget, search
+    from mlis.experiments.tuning import search as tuning
+    from mlis.experiments.tuning.report import in_words
 
-    write_found(args.output, study, space, about, bench.rounds)
-    shown: dict[str, Any] = {"file": sys.stderr, "disable": not sys.stderr.isatty()}
-    bar = tqdm(total=args.trials, initial=len(study.finished()), unit=" trials", **shown)
-    budget = Budget(args.trials, args.timeout, args.jobs)
-    try:
-        with contextlib.closing(search(study, bench, budget)) as trials:
-            for trial in trials:
-                bar.set_postfix_str(f"trial {trial.number}: {said(trial)}")
-                if trial.state != "running":
-                    bar.update()
-                    tqdm.write(f"trial {trial.number}: {said(trial)}", file=sys.stderr)
-                    write_found(args.output, study, space, about, bench.rounds)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("continue with the same command") from None
-    finally:
-        bar.close()
+    dataset = json.dumps(dataset_arguments(args), sort_keys=True)
+    data = tuning.class_splits(dataset, args.class_splits)[0]
+    measuring = (args.class_splits, args.seeds, args.device, args.search_seed)
+    search = tuning.Search(args.output, dataset, data.sha256, space, starts, *measuring)
+    budget = (args.trials, args.timeout, args.jobs)
+    with (
+        tuning.opened(search) as study,
+        tqdm(unit=" trials", total=args.trials, disable=not sys.stderr.isatty()) as bar,
+    ):
+        try:
+            _write(args, search, study)
+            for trial in tuning.run(search, study, *budget):
+                _write(args, search, study)
+                bar.update(len(tuning.finished(study)) - bar.n)
+                bar.write(in_words(trial), file=sys.stderr)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("continue with the same command") from None
+        _print_found(args, study, data.provenance.name)
+
+
+def _write(args: argparse.Namespace, search: "Search", study: "optuna.Study") -> None:
+    """Write trials.csv and, once a trial is complete, preset.toml."""
+    from mlis.config import Config
+    from mlis.experiments.tuning import report
+    from mlis.storage.atomic import atomic_write
+
+    trials = [one for one in study.trials if report.status(one) != "waiting"]
+    files = {"trials.csv": report.csv_text(search, trials)}
+    if best := report.winner(trials, args.within):
+        command = f"mlis {shlex.join(sys.argv[1:])}"
+        head = report.settings_head(search, trials, best, args.within, command)
+        config = Config.from_dict(best.user_attrs["settings"])
+        calibrated = config.replace({"classification": {"calibration": "validation"}})
+        files["preset.toml"] = f"{head}\n{to_toml(calibrated)}"
+    for name, text in files.items():
+        with atomic_write(args.output / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _print_found(args: argparse.Namespace, study: "optuna.Study", name: str) -> None:
+    """The ten best trials, and what is left to do."""
+    from mlis.experiments.tuning import report
+    from mlis.experiments.tuning.search import finished
+
+    trials = [one for one in study.trials if report.status(one) != "waiting"]
+    best = report.winner(trials, args.within)
+    say(f"{name}: {report.MEASURE}, per cent")
+    for one in report.ranked(trials)[:10]:
+        say(("* " if one == best else "  ") + report.in_words(one))
+    if best is not None:
+        say(f"written: {args.output / 'preset.toml'} (trial {best.number}, marked *)")
+    done = len(finished(study))
+    left = f", {args.trials - done} left: repeat the command" if args.trials > done else ""
+    say(f"{done} trials{left}")
+    if args.json:
+        states = [report.status(one) for one in trials]
+        chosen = {"trial": best.number, "settings": best.user_attrs["settings"]} if best else {}
+        print_json(
+            {
+                **{"dataset": name, "protocol": report.PROTOCOL, "measure": report.MEASURE},
+                "trials": {state: states.count(state) for state in sorted(set(states))},
+                "best": best and report.figures(best) | chosen,
+            }
+        )

@@ -1,8 +1,7 @@
-"""Where and how numbers are computed: device, precision, and named streams of random numbers."""
+"""Device and dtypes of a computation, PyTorch's modes, and denormal numbers."""
 
 import contextlib
 import functools
-import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from mlis.errors import SettingsError
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Precision:
     """Device and dtypes of a computation.
 
     Attributes:
@@ -30,12 +29,12 @@ class Arithmetic:
     product: torch.dtype
 
     @classmethod
-    def of(cls, precision: str = "auto", device: str | torch.device = "auto") -> "Arithmetic":
+    def of(cls, precision: str = "auto", device: str | torch.device = "auto") -> "Precision":
         """Resolve `precision` and `device` for this machine.
 
-        `precision="auto"` takes bfloat16 products with float32 masters where they are faster than
-        float32 (`has_fast_bfloat16`), else float32. PyTorch's worker threads, if this is the first
-        to need them, are started such that they flush denormals.
+        `precision="auto"` means bfloat16 products with float32 masters where they are faster than
+        float32 (`has_fast_bfloat16`), else float32. PyTorch's worker threads, if they do not run
+        yet, are started so that they flush denormals.
 
         Raises:
             SettingsError: there is no such device, or it is neither a CPU nor a CUDA device.
@@ -48,11 +47,8 @@ class Arithmetic:
         return cls(place, master, torch.bfloat16 if precision == "bfloat16" else master)
 
     def mm(self, a: Tensor, b: Tensor) -> Tensor:
-        """Matrix product `a @ b` with factors in the product dtype; the result stays in it.
-
-        Differentiable. Casts are no-ops for tensors that are in the product dtype already.
-        """
-        return a.to(self.product) @ b.to(self.product)
+        """Matrix product `a @ b`, differentiable: factors in `product`, the result in `master`."""
+        return (a.to(self.product) @ b.to(self.product)).to(self.master)
 
     def tensor(self, array: object) -> Tensor:
         """Bring a real-valued array to the device in the master dtype; it may share memory."""
@@ -125,11 +121,11 @@ def _product_rates() -> tuple[float, float]:
 
 @contextlib.contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Treat numbers below 1e-38 as zero while this lasts: x86 processors crawl through them.
+    """Treat numbers below 1e-38 as zero inside the block: x86 processors are slow at them.
 
-    Moments of Adam whose gradient stays zero halve at every step until they get there. This is of
-    the calling thread alone, and is set back: NumPy, which computes in it too, warns of it. For
-    PyTorch's workers see `Arithmetic.of`.
+    Adam's moments get there when a gradient stays zero, since they halve at every step. The mode
+    belongs to the calling thread and is restored: NumPy, which shares the thread, warns of it. For
+    PyTorch's worker threads see `Precision.of`.
     """
     already = not bool(torch.tensor(1e-40, dtype=torch.float32, device="cpu") * 1.0)
     torch.set_flush_denormal(True)
@@ -157,70 +153,7 @@ def own_modes() -> Iterator[None]:
 
 @functools.cache
 def _start_workers() -> None:
-    """Start PyTorch's workers, if nobody has: they take over from this thread that they flush."""
+    """Start PyTorch's worker threads, if they do not run yet; they inherit the flush mode."""
     with flushed_denormals():
         # large enough to be shared among all threads
         torch.ones(1 << 18, dtype=torch.float32, device="cpu").add_(1.0)
-
-
-class Scratch:
-    """Memory of a training step's large temporaries, taken once and used again every step.
-
-    On a CPU, fresh memory costs more than what is computed in it: the operating system hands out
-    and clears every page anew (measured: 32 ms for a 4096 × 2048 tensor that 2 ms fill).
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
-
-    def __call__(
-        self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype
-    ) -> Tensor:
-        """Return the tensor of this name, its values left over from the last use."""
-        held = self._held.get(name)
-        if held is None or held.shape != shape or held.dtype != dtype:
-            held = self._held[name] = torch.empty(shape, dtype=dtype, device=like.device)
-        return held
-
-    def cast(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return `tensor` in `dtype`: itself, or a copy in this memory."""
-        if tensor.dtype == dtype:
-            return tensor
-        return self(name, tuple(tensor.shape), tensor, dtype).copy_(tensor)
-
-
-def put_gradient(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """Copy `gradient` into the parameter's own, in its dtype, and return that."""
-    if parameter.grad is None:
-        parameter.grad = torch.empty_like(parameter)
-    return parameter.grad.copy_(gradient)
-
-
-def stream(seed: int, *names: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """Make the random number generator for one purpose.
-
-    Streams of different names are independent, so that what one stage draws never shifts what
-    another one draws: an ablation without synthetic features sees the same batches as one with.
-
-    >>> a, b = stream(0, "noise"), stream(0, "noise")
-    >>> bool((torch.rand(3, generator=a) == torch.rand(3, generator=b)).all())
-    True
-    """
-    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
-    generator = torch.Generator(device=device)
-    return generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def sum_by_class(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Sum the (n, D) rows of each class, (C, D): the same bits every time, on every device.
-
-    On a GPU `index_add_` adds in whatever order its threads come, so there it is a product.
-    """
-    if rows.device.type != "cpu":
-        return _one_hot_product(rows, labels, num_classes)
-    return rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, labels, rows)
-
-
-def _one_hot_product(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    member = rows.new_zeros(num_classes, len(rows))
-    return member.scatter_(0, labels[None], 1.0) @ rows

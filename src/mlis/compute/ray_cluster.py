@@ -1,9 +1,8 @@
-"""Work spread over machines by Ray (https://ray.io): connecting, resources, retries.
+"""Distributed work with Ray (https://ray.io): connection, resources, retries.
 
-What its users share, experiments (:mod:`mlis.experiments.ray_engine`) and extraction
-(:mod:`mlis.features.images.ray_shards`). The process that asks, the driver, hands out jobs as Ray
-tasks and takes in what they return; only the driver writes results. A task whose worker or node
-dies is begun anew by Ray, on any node, up to `retries` times. Nothing is reported to Ray's makers.
+Shared by experiments and feature extraction. The driver process submits jobs as Ray tasks and
+receives their results; only the driver writes files. Ray restarts a task whose worker or node died,
+on any node, up to `retries` times. Usage statistics of Ray are disabled.
 """
 
 import contextlib
@@ -22,21 +21,21 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Item = TypeVar("Item")
-POLL = 0.5  # seconds between looks at what cannot be begun yet
-PATIENCE = 30.0  # seconds without a node that is large enough before that is said
-FAREWELL = 5.0  # seconds that cancelled tasks have to tidy up
+POLL = 0.5  # seconds between attempts to begin waiting jobs
+PATIENCE = 30.0  # seconds without a sufficiently large node before a warning
+FAREWELL = 5.0  # seconds for cancelled tasks to clean up
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where tasks are run, and with what.
+    """Address of a cluster, and resources of a task.
 
     Attributes:
-        address: "HOST:PORT" of a cluster, or "auto" on one of its machines; None: one on this
-            machine alone, for as long as it is needed.
-        cores: of each task; PyTorch has as many threads.
-        gpus: of each task; may be a share of one.
-        retries: how often a task is begun anew when its worker or node dies.
+        address: "HOST:PORT" of a cluster, or "auto" on one of its machines; None starts a
+            temporary one on this machine.
+        cores: per task, and number of PyTorch threads.
+        gpus: per task; may be a fraction.
+        retries: maximum number of restarts of a task whose worker or node died.
     """
 
     address: str | None = None
@@ -47,18 +46,18 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.cores < 1 or self.gpus < 0 or self.retries < 0:
             raise SettingsError(
-                f"expected cores ≥ 1, gpus ≥ 0 and retries ≥ 0, but got {self.cores}, {self.gpus} "
-                f"and {self.retries}"
+                f"expected cores ≥ 1, gpus ≥ 0 and retries ≥ 0, got {self.cores}, {self.gpus} and "
+                f"{self.retries}"
             )
 
 
 @contextlib.contextmanager
 def connected(cluster: Cluster) -> Iterator["Pool"]:
-    """Connect to a cluster, or start one here; a connection that is there already is used.
+    """Connect to a cluster, or start one on this machine; reuses an existing connection.
 
     Raises:
-        SettingsError: Ray is not installed, there is no such cluster, or none of its nodes has the
-            cores and GPUs of one task.
+        SettingsError: Ray is not installed, there is no such cluster, or no node has the cores and
+            GPUs for one task.
     """
     ray = _ray()
     ours = not ray.is_initialized()
@@ -74,7 +73,7 @@ def connected(cluster: Cluster) -> Iterator["Pool"]:
 
 
 def _ray() -> Any:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when a cluster is started
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when a cluster starts
     try:
         return importlib.import_module("ray")
     except ImportError as error:
@@ -95,15 +94,15 @@ def _start(ray: Any, address: str | None) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SettingsError(
             f"no Ray cluster at {address or 'this machine'}: {reason}. Start one with `ray start`, "
-            "or leave out the address to use this machine alone"
+            "or omit the address to use this machine only"
         ) from error
 
 
 class Pool:
-    """A cluster that is connected.
+    """A connected cluster.
 
     Args:
-        ray: the module.
+        ray: the Ray module.
         cluster: resources of each task, and retries.
     """
 
@@ -115,16 +114,16 @@ class Pool:
         self._last_room = time.monotonic()
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Hand out `work(*arguments)`, a function of a module; return the reference of its result.
+        """Submit `work(*arguments)`, a module-level function; return a reference to its result.
 
-        References among the arguments arrive as such, for `fetch`.
+        References among the arguments are not resolved; use `fetch` on the worker.
         """
         return self._remote.remote(
             self._cluster.cores, work.__module__, work.__qualname__, arguments
         )
 
     def put(self, value: Any) -> Any:
-        """Copy a value into the object store, once for all tasks; return its reference."""
+        """Copy a value to the object store, once for all tasks; return a reference."""
         return self._ray.put(value)
 
     def spread(
@@ -133,16 +132,15 @@ class Pool:
         begin: Callable[[Job], Any | None],
         end: Callable[[Job, Any], Iterable[Item]],
     ) -> Iterator[Item]:
-        """Run jobs; give what `end` makes of each, in the order in which they finish.
+        """Run jobs; yield the items of `end` in the order in which jobs finish.
 
-        When it is left half way (Ctrl-C, or the consumer wants no more), `end` is called for those
-        that have finished by then, so that it should keep what it is given, and may be called
-        twice for one; the others are cancelled.
+        On interruption (Ctrl-C, or a closed generator), `end` is called for the jobs that have
+        finished, and may be called twice for one; the others are cancelled.
 
         Args:
-            jobs: `end` may add to them.
-            begin: submits a job and returns the reference; None: it cannot be begun yet.
-            end: is given a job and what it returned, or the `RayError` that says why Ray gave up.
+            jobs: `end` may add jobs.
+            begin: submits a job and returns a reference, or None if it cannot be started yet.
+            end: called with a job and its result, or the `RayError` of a failed job.
         """
         running: dict[Any, Job] = {}
         try:
@@ -162,7 +160,7 @@ class Pool:
     def _begin_some(
         self, jobs: "deque[Job]", running: dict[Any, Job], begin: Callable[[Job], Any | None]
     ) -> None:
-        """Keep a few more jobs handed out than can be run at a time."""
+        """Keep a few more jobs submitted than the cluster can run at a time."""
         free = 2 * self._slots() + 2 - len(running)
         for _ in range(min(free, len(jobs))):
             job = jobs.popleft()
@@ -186,7 +184,7 @@ class Pool:
         errors = self._ray.exceptions
         try:
             return self._ray.get(reference)
-        except errors.RayTaskError as error:  # a mistake in the task's own code
+        except errors.RayTaskError as error:  # raised by the task itself
             raise error.cause if isinstance(error.cause, Exception) else error from None
         except errors.RayError as error:
             return error
@@ -199,14 +197,14 @@ class Pool:
         self._ray.wait(references, num_returns=len(references), timeout=FAREWELL)
 
     def is_failure(self, result: Any) -> bool:
-        """Whether a result is not one, but why Ray gave the job up."""
+        """Whether a result is the error of a failed job."""
         return isinstance(result, self._ray.exceptions.RayError)
 
     def _nodes(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def _slots(self) -> int:
-        """Tasks that the cluster, as large as it is now, runs at a time."""
+        """Tasks that the cluster can run at a time at its current size."""
         cluster = self._cluster
         return sum(
             min(
@@ -217,7 +215,7 @@ class Pool:
         )
 
     def check_room(self) -> None:
-        """Raise `SettingsError` where no node is large enough for one task."""
+        """Raise `SettingsError` if no node is large enough for one task."""
         if not self._slots():
             raise SettingsError(self._too_small())
 
@@ -225,13 +223,13 @@ class Pool:
         cores = max((int(node.get("CPU", 0)) for node in self._nodes()), default=0)
         gpus = max((int(node.get("GPU", 0)) for node in self._nodes()), default=0)
         return (
-            f"no node of the Ray cluster has the {self._cluster.cores} cores and "
-            f"{self._cluster.gpus:g} GPUs that were asked for each task: the largest has "
-            f"{cores} cores and {gpus} GPUs"
+            f"Ray cluster: expected a node with {self._cluster.cores} cores and "
+            f"{self._cluster.gpus:g} GPUs, as requested for each task, got at most {cores} cores "
+            f"and {gpus} GPUs"
         )
 
     def _say_if_too_small(self) -> None:
-        """Once a while, when nodes were lost; more may join, so it is no error."""
+        """Log a warning from time to time: nodes were lost, but others may join."""
         now = time.monotonic()
         if self._slots():
             self._last_room = now
@@ -241,20 +239,18 @@ class Pool:
 
 
 def fetch(reference: Any) -> Any:
-    """On a worker: what `Pool.put` stored; its arrays are read where they lie, and cannot be
-    written.
-    """
+    """On a worker: the value stored by `Pool.put`; its arrays are shared and read-only."""
     return _ray().get(reference)
 
 
 def node_name() -> str:
-    """On a worker: a name of its node, another one for each."""
+    """On a worker: unique name of its node."""
     return _ray().get_runtime_context().get_node_id()
 
 
 def _on_worker(threads: int, module: str, name: str, arguments: tuple[Any, ...]) -> Any:
-    """Call a function by its name, so that PyTorch is imported after these settings, not before."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and why there
+    """Call a function by name, so that PyTorch is imported after these settings."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see `mlis.cli`
     import torch
 
     torch.set_num_threads(threads)

@@ -1,7 +1,8 @@
-"""Datasets: validated once, split as the protocol wants, read from benchmarks, folders, tables."""
+"""Datasets: validation, splits, and readers of benchmarks, folders and tables."""
 
 from mlis.data.dataset import GZSLDataset, Provenance, TestSplit, TrainingSplit
 from mlis.data.io.benchmarks import TABLE_1, Counts, benchmark_name, load_benchmark
+from mlis.data.io.folder import save_dataset
 from mlis.data.io.tables import load_tables
 from mlis.data.io.xlsa17 import load_pair
 from mlis.data.load import load_dataset
@@ -23,4 +24,5 @@ __all__ = [
     "load_dataset",
     "load_pair",
     "load_tables",
+    "save_dataset",
 ]

@@ -1,6 +1,6 @@
-"""What every dataset must be. Each check has a name, shown by `mlis data info`.
+"""Requirements on datasets. Each check has a name, printed by `mlis data info`.
 
-Rows and columns in messages count from 0. A file is named where the provenance knows it.
+Rows and columns in messages are counted from 0. Messages name the file if the provenance does.
 """
 
 from collections import Counter
@@ -19,57 +19,54 @@ if TYPE_CHECKING:
 
 
 def check_dataset(data: "GZSLDataset") -> None:
-    """Run all of `CHECKS` in order; the first that fails raises `DataError`."""
+    """Run all `CHECKS` in order; the first that fails raises `DataError`."""
     for check in CHECKS.values():
         check(data)
 
 
-def _fail(data: "GZSLDataset", field: str, problem: str, remedy: str) -> DataError:
+def _error(data: "GZSLDataset", field: str, problem: str) -> DataError:
     origin = data.provenance
     file = origin.features if field in ("features", "labels") else origin.descriptors
     if field != "descriptors":
-        file = file.partition(":")[0]  # "att_splits.mat:att" names a variable too
+        file = file.partition(":")[0]  # "att_splits.mat:att" also names a variable
     source = f"{origin.name} ({file})" if file else origin.name
-    return DataError(f"{source}: {field}: {problem} {remedy}")
+    return DataError(f"{source}: {field}: {problem}")
 
 
 def _check_arrays(data: "GZSLDataset") -> None:
-    for field, ndim, dtype in (
-        ("features", 2, np.float32),
-        ("labels", 1, np.int64),
-        ("descriptors", 2, np.float32),
-    ):
+    expected = {
+        "features": (2, np.float32),
+        "labels": (1, np.int64),
+        "descriptors": (2, np.float32),
+    }
+    for field, (ndim, dtype) in expected.items():
         array = getattr(data, field)
         if not isinstance(array, np.ndarray):
-            problem = f"expected a numpy array, but got {type(array).__name__}."
+            found = type(array).__name__
         elif array.ndim != ndim or array.dtype != dtype or not array.flags.c_contiguous:
-            problem = (
-                f"expected a {ndim}-d {np.dtype(dtype)} array in C order, but got shape "
-                f"{array.shape} of {array.dtype}."
-            )
+            found = f"shape {array.shape} of {array.dtype}"
         elif 0 in array.shape:
-            problem = f"is empty: shape {array.shape}."
+            found = f"an empty array of shape {array.shape}"
         else:
             continue
-        raise _fail(data, field, problem, "GZSLDataset.from_arrays converts what it can.")
+        problem = f"expected a {ndim}-d {np.dtype(dtype)} array in C order, got {found}."
+        raise _error(data, field, f"{problem} Use GZSLDataset.from_arrays to convert arrays.")
 
 
 def _check_lengths(data: "GZSLDataset") -> None:
-    if len(data.features) != len(data.labels):
-        swapped = data.features.shape[1] == len(data.labels)
-        raise _fail(
-            data,
-            "features",
-            f"{len(data.features)} rows, but there are {len(data.labels)} labels.",
-            "Rows and columns are swapped: transpose the features."
-            if swapped
-            else "Give one label for each row of the features.",
+    rows, labels = len(data.features), len(data.labels)
+    if rows != labels:
+        remedy = "Give one label for each row of the features."
+        if data.features.shape[1] == labels:
+            remedy = "Rows and columns are swapped: transpose the features."
+        raise _error(
+            data, "features", f"expected {labels} rows, one per label, got {rows}. {remedy}"
         )
     if len(data.class_names) != data.num_classes:
-        raise _fail(
+        raise _error(
             data,
             "class_names",
-            f"{len(data.class_names)} names, but {data.num_classes} descriptors.",
+            f"expected {data.num_classes} names, one per descriptor, got {len(data.class_names)}. "
             "Give each class one name and one descriptor, in the same order.",
         )
 
@@ -77,79 +74,82 @@ def _check_lengths(data: "GZSLDataset") -> None:
 def _check_labels(data: "GZSLDataset") -> None:
     bad = np.flatnonzero((data.labels < 0) | (data.labels >= data.num_classes))
     if bad.size:
-        raise _fail(
+        raise _error(
             data,
             "labels",
-            f"row {bad[0]} is {data.labels[bad[0]]}, a class without a descriptor: there are "
-            f"{data.num_classes}, numbered 0 to {data.num_classes - 1}.",
-            "Add the class's descriptor, or correct the label (do labels count from 1?).",
+            f"row {bad[0]}: expected a class with a descriptor, 0 to {data.num_classes - 1}, got "
+            f"{data.labels[bad[0]]}. Add its descriptor, or correct the label (are labels counted "
+            "from 1?).",
         )
 
 
 def _check_names(data: "GZSLDataset") -> None:
     for i, name in enumerate(data.class_names):
         if not isinstance(name, str) or not name.strip():
-            raise _fail(data, "class_names", f"name {i} is {name!r}.", "Give a non-empty string.")
+            raise _error(
+                data, "class_names", f"name {i}: expected a non-empty string, got {name!r}."
+            )
         check_unicode(name, f"{data.provenance.name}: class_names: name {i}")
     name, count = Counter(data.class_names).most_common(1)[0]
     if count > 1:
         rows = [i for i, other in enumerate(data.class_names) if other == name]
-        raise _fail(
-            data, "class_names", f"{name!r} names {count} classes: {rows}.", "Make names unique."
+        raise _error(
+            data, "class_names", f"{name!r} names {count} classes: {rows}. Make names unique."
         )
 
 
 def _check_features(data: "GZSLDataset") -> None:
     where = stored(data.features)
     if where is not None and where.file.finite:
-        return  # seen when this very file was opened before
+        return  # verified when this file was opened before
     first, all_equal = None, len(data.features) > 1
     for start, chunk in row_chunks(data.features):
         finite = np.isfinite(chunk)
         if not finite.all():
             row, column = np.argwhere(~finite)[0]
-            raise _fail(
+            raise _error(
                 data,
                 "features",
-                f"row {start + row}, column {column} is {chunk[row, column]}.",
-                "Remove the row or compute its features again (float16 overflows above 65504).",
+                f"row {start + row}, column {column}: expected a finite number, got "
+                f"{chunk[row, column]}. Remove the row or compute its features again (float16 "
+                "overflows above 65504).",
             )
         first = chunk[0].copy() if first is None else first
         all_equal = all_equal and all(np.array_equal(first, row) for row in chunk)
     if all_equal:
-        raise _fail(
+        raise _error(
             data,
             "features",
-            f"all {len(data.features)} rows are equal.",
-            "Compute the features again: these tell no image from another.",
+            f"all {len(data.features)} rows are equal. Compute the features again: these do not "
+            "distinguish images.",
         )
 
 
 def _check_descriptors(data: "GZSLDataset") -> None:
-    bad = find_not_finite(data.descriptors)
+    matrix = data.descriptors
+    bad = find_not_finite(matrix)
     if bad is not None:
-        raise _fail(
+        row, column = bad
+        raise _error(
             data,
             "descriptors",
-            f"row {bad[0]} (class {data.class_names[bad[0]]!r}), column {bad[1]} is "
-            f"{data.descriptors[bad]}.",
-            "Fill it in.",
+            f"row {row} (class {data.class_names[row]!r}), column {column}: expected a finite "
+            f"number, got {matrix[bad]}. Fill in the value.",
         )
-    columns = data.descriptors.shape[1]
-    for i, row in enumerate(data.descriptors):
+    columns = matrix.shape[1]
+    for i, row in enumerate(matrix):
         if not row.any() or (columns > 1 and (row == row[0]).all()):
-            raise _fail(
+            raise _error(
                 data,
                 "descriptors",
-                f"row {i} (class {data.class_names[i]!r}) is {row[0]:g} in all {columns} columns.",
-                "A descriptor must say something: fill in this class's values.",
+                f"row {i} (class {data.class_names[i]!r}): expected values that differ, got "
+                f"{row[0]:g} in all {columns} columns. Fill in the values of this class.",
             )
-    if data.num_classes > 1 and (data.descriptors == data.descriptors[0]).all():
-        raise _fail(
+    if data.num_classes > 1 and (matrix == matrix[0]).all():
+        raise _error(
             data,
             "descriptors",
-            f"all {data.num_classes} rows are equal.",
-            "Give values that tell the classes apart.",
+            f"all {data.num_classes} rows are equal. Give values that distinguish the classes.",
         )
 
 
@@ -162,69 +162,64 @@ def _check_rows(data: "GZSLDataset") -> None:
         taken = rows[owner[rows] != 0]
         if taken.size:
             other = names[owner[taken[0]] - 1]
-            raise _fail(
+            raise _error(
                 data,
                 f"split.{name}",
-                f"{taken.size} rows are in split.{other} too, row {taken[0]} first.",
-                "Keep each row in one part only.",
+                f"{taken.size} rows are also in split.{other}, the first is row {taken[0]}. Keep "
+                "each row in one part only.",
             )
         owner[rows] = number
 
 
 def _check_row_numbers(data: "GZSLDataset", name: str, rows: np.ndarray) -> None:
-    if rows.size and (rows[0] < 0 or rows[-1] >= len(data.labels)):
+    last = len(data.labels) - 1
+    if rows.size and (rows[0] < 0 or rows[-1] > last):
         worst = rows[0] if rows[0] < 0 else rows[-1]
-        raise _fail(
+        raise _error(
             data,
             f"split.{name}",
-            f"row {worst} does not exist: rows go from 0 to {len(data.labels) - 1}.",
-            "Correct the split (do its rows count from 1?).",
+            f"expected rows from 0 to {last}, got {worst}. Correct the split (are its rows counted "
+            "from 1?).",
         )
     repeated = rows[1:][rows[1:] == rows[:-1]]
     if repeated.size:
-        raise _fail(
-            data, f"split.{name}", f"row {repeated[0]} is listed twice.", "List each row once."
+        raise _error(
+            data, f"split.{name}", f"row {repeated[0]} is listed twice. List each row once."
         )
 
 
 def _check_classes(data: "GZSLDataset") -> None:
     split = data.split
     if not split.trainval.size:
-        raise _fail(data, "split.trainval", "no rows to train on.", "Give training rows.")
+        raise _error(data, "split.trainval", "expected rows to train on, got none.")
     both = np.intersect1d(data.labels[split.test_seen], data.labels[split.test_unseen])
     if both.size:
-        raise _class_fault(
-            data, "test_seen", both, "has test_unseen rows too: a class is seen or unseen, not both"
+        raise _class_error(
+            data, "test_seen", both, "also has test_unseen rows: a class is seen or unseen"
         )
     _check_training_rows(data, "trainval", "test_seen", "test_unseen")
 
 
 def _check_training_rows(data: "GZSLDataset", train: str, seen: str, unseen: str) -> None:
-    """No class of part `unseen` has rows in part `train`, and each class of part `seen` has."""
+    """Classes in part `seen` have rows in part `train`, classes in part `unseen` have none."""
     trained, known, new = (
         np.unique(data.labels[getattr(data.split, name)]) for name in (train, seen, unseen)
     )
-    leaked = np.intersect1d(trained, new)
-    if leaked.size:
-        raise _class_fault(
-            data, unseen, leaked, f"is unseen, but has training rows in split.{train}"
-        )
-    missing = np.setdiff1d(known, trained)
-    if missing.size:
-        raise _class_fault(
-            data, seen, missing, f"is seen, but has no training rows in split.{train}"
-        )
+    if (leaked := np.intersect1d(trained, new)).size:
+        raise _class_error(data, unseen, leaked, f"is unseen, but has rows in split.{train}")
+    if (missing := np.setdiff1d(known, trained)).size:
+        raise _class_error(data, seen, missing, f"is seen, but has no rows in split.{train}")
 
 
-def _class_fault(data: "GZSLDataset", part: str, classes: np.ndarray, problem: str) -> DataError:
+def _class_error(data: "GZSLDataset", part: str, classes: np.ndarray, problem: str) -> DataError:
     rows: np.ndarray = getattr(data.split, part)
     row = rows[data.labels[rows] == classes[0]][0]
     more = f" ({classes.size} such classes)" if classes.size > 1 else ""
-    return _fail(
+    return _error(
         data,
         f"split.{part}",
-        f"row {row} is of class {data.class_names[classes[0]]!r}, which {problem}{more}.",
-        "Move its rows to the right part, or correct the labels.",
+        f"row {row} is of class {data.class_names[classes[0]]!r}, which {problem}{more}. Move its "
+        "rows to the right part, or correct the labels.",
     )
 
 
@@ -236,28 +231,26 @@ def _check_validation(data: "GZSLDataset") -> None:
         _check_row_numbers(data, name, rows)
         outside = np.setdiff1d(rows, split.trainval)
         if outside.size:
-            raise _fail(
+            raise _error(
                 data,
                 f"split.{name}",
-                f"{outside.size} rows are outside split.trainval, row {outside[0]} first.",
-                "Validation uses training rows only.",
+                f"expected rows of split.trainval, got {outside.size} others, the first is row "
+                f"{outside[0]}. Validation uses training rows only.",
             )
     for name, other in (("val_seen", "train"), ("val_unseen", "train"), ("val_unseen", "val_seen")):
         common = np.intersect1d(getattr(split, name), getattr(split, other))
         if common.size:
-            raise _fail(
-                data, f"split.{name}", f"row {common[0]} is in split.{other} too.", "Keep one."
-            )
-    if not split.has_validation:
-        if any(getattr(split, name).size for name in parts):
-            raise _fail(
-                data,
-                "split.train",
-                "a validation split needs both train and val_unseen rows.",
-                "Give both, or none of train, val_seen and val_unseen.",
-            )
-        return
-    _check_training_rows(data, "train", "val_seen", "val_unseen")
+            problem = f"row {common[0]} is also in split.{other}. Keep each row in one part only."
+            raise _error(data, f"split.{name}", problem)
+    if split.has_validation:
+        _check_training_rows(data, "train", "val_seen", "val_unseen")
+    elif any(getattr(split, name).size for name in parts):
+        raise _error(
+            data,
+            "split.train",
+            "a validation split needs both train and val_unseen rows. Give both, or none of train, "
+            "val_seen and val_unseen.",
+        )
 
 
 CHECKS: dict[str, Callable[["GZSLDataset"], None]] = {

@@ -1,7 +1,7 @@
-"""Which classes there are, in what order, with which descriptors: the ways to tell an estimator.
+"""Classes and descriptors of an estimator, in the forms that `fit` accepts.
 
-A mapping or a data frame names its rows, an array needs its labels beside it, and an array alone
-is read by position. Labels are matched as everywhere (:mod:`mlis.data.labels`).
+A mapping or data frame names its rows; an array is given with its labels, or alone if `y` holds row
+numbers. Labels are matched by the rules of :mod:`mlis.data.labels`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from mlis.errors import DataError
 
 HOW = (
     "Give a mapping {class label: vector}, or an array of shape (C, Da) with its C labels as "
-    "classes=, or an array alone when y holds integers 0..C-1 that number its rows."
+    "classes=, or an array alone if y holds row numbers 0..C-1."
 )
 
 
@@ -27,9 +27,9 @@ class ClassTable:
     """All C classes and the class of each training row.
 
     Attributes:
-        classes: (C,) labels, sorted, seen and unseen.
-        descriptors: (C, Da) float32 in that order.
-        labels: (n,) int64, the rows' positions in `classes`.
+        classes: (C,) sorted labels, seen and unseen.
+        descriptors: (C, Da) float32 in this order.
+        labels: (n,) int64, indices into `classes`.
     """
 
     classes: np.ndarray
@@ -38,7 +38,7 @@ class ClassTable:
 
     @property
     def unseen(self) -> np.ndarray:
-        """Positions of the classes without rows."""
+        """Indices of the classes without rows."""
         return np.setdiff1d(np.arange(len(self.classes)), self.labels)
 
     @property
@@ -52,16 +52,16 @@ def class_table(
     descriptors: Mapping[Any, ArrayLike] | ArrayLike | None = None,
     classes: ArrayLike | None = None,
 ) -> ClassTable:
-    """Read the classes of labels `y` (n,) and their descriptors.
+    """Match labels `y` (n,) to descriptors.
 
     Args:
         y: label of each training row.
-        descriptors: None (the classes of `y`, one-hot), a mapping {label: vector}, a data frame
-            whose index holds the labels, or (C, Da) numbers.
-        classes: labels of the C rows of `descriptors` where it is an array.
+        descriptors: None (one-hot vectors of the classes in `y`), a mapping {label: vector}, a data
+            frame indexed by label, or an array (C, Da).
+        classes: C labels of an array of descriptors.
 
     Raises:
-        DataError: the two do not fit each other or `y`; the message names the class.
+        DataError: the arguments do not match each other or `y`; names the class.
 
     >>> table = class_table(np.array(["b", "a"]), {"c": [0, 1], "b": [1, 0], "a": [1, 1]})
     >>> table.names, table.labels, table.unseen
@@ -69,7 +69,7 @@ def class_table(
     """
     if descriptors is None:
         if classes is not None:
-            raise DataError(f"classes= names the rows of descriptors, but there are none. {HOW}")
+            raise DataError(f"classes: expected descriptors, whose rows it names, got none. {HOW}")
         found, labels = np.unique(y, return_inverse=True)
         return ClassTable(found, np.eye(len(found), dtype=np.float32), labels.astype(np.int64))
     names, rows = _labelled_rows(descriptors, classes)
@@ -82,12 +82,12 @@ def class_table(
     repeated = np.flatnonzero(names[1:] == names[:-1])
     if repeated.size:
         raise DataError(
-            f"class {_shown(names, repeated[0])} has more than one descriptor: keep one."
+            f"descriptors: class {_shown(names, repeated[0])} has more than one. Keep one."
         )
     if _kind(y[0].item()) != _kind(names[0].item()):
         raise DataError(
-            f"y holds {_shown(y, 0)}, but the descriptors' labels are like {_shown(names, 0)}: "
-            f"give both as text or both as numbers. {HOW}"
+            f"y: expected labels like {_shown(names, 0)}, as of the descriptors, got "
+            f"{_shown(y, 0)}. Give both as text or both as numbers. {HOW}"
         )
     found = ClassTable(names, rows, np.empty(0, dtype=np.int64))
     texts = [label_text(label) for label in y.tolist()]
@@ -95,7 +95,7 @@ def class_table(
 
 
 def _labelled_rows(descriptors: Any, classes: Any) -> tuple[np.ndarray | None, np.ndarray]:
-    """The labels of the descriptors, None where they go by position, and their (C, Da) rows."""
+    """Labels of the descriptors, or None if by position, and the (C, Da) rows."""
     if isinstance(descriptors, Mapping):
         own, rows = list(descriptors), _stack(descriptors)
     elif hasattr(descriptors, "index") and hasattr(descriptors, "to_numpy"):
@@ -103,17 +103,19 @@ def _labelled_rows(descriptors: Any, classes: Any) -> tuple[np.ndarray | None, n
     else:
         own, rows = None, _array(descriptors)
     if own is not None and classes is not None:
-        raise DataError("descriptors name their classes already: leave classes= out.")
+        raise DataError(
+            "classes: expected None, as the descriptors name their classes. Omit classes=."
+        )
     rows = as_float32(rows, "descriptors")
     if not rows.size:
-        raise DataError(f"descriptors are empty: shape {rows.shape}. {HOW}")
+        raise DataError(f"descriptors: expected a non-empty array, got shape {rows.shape}. {HOW}")
     given = own if own is not None else classes
     if given is None:
         return None, rows
     names = _label_array(given)
     if len(names) != len(rows):
         raise DataError(
-            f"expected one label in classes= for each of the {len(rows)} descriptors, but got "
+            f"classes: expected one label for each of the {len(rows)} descriptors, got "
             f"{len(names)}."
         )
     return names, rows
@@ -124,15 +126,13 @@ def _stack(descriptors: Mapping[Any, ArrayLike]) -> np.ndarray:
     shapes = {vector.shape for vector in vectors.values()}
     for label, vector in vectors.items():
         if vector.ndim != 1:
-            raise DataError(
-                f"descriptors[{label!r}] must be a vector, but has shape {vector.shape}."
-            )
+            raise DataError(f"descriptors[{label!r}]: expected a vector, got shape {vector.shape}.")
     if len(shapes) > 1:
         first = next(iter(vectors))
         other = next(k for k, v in vectors.items() if v.shape != vectors[first].shape)
         raise DataError(
-            f"descriptors must have one length, but that of {first!r} has {len(vectors[first])} "
-            f"numbers and that of {other!r} {len(vectors[other])}."
+            f"descriptors: expected equal lengths, got {len(vectors[first])} for {first!r} and "
+            f"{len(vectors[other])} for {other!r}."
         )
     return np.stack(list(vectors.values())) if vectors else np.empty((0, 0))
 
@@ -141,18 +141,18 @@ def _array(descriptors: Any) -> np.ndarray:
     try:
         return np.asarray(descriptors)
     except ValueError as error:
-        raise DataError(f"descriptors are no (C, Da) array: {error}. {HOW}") from None
+        raise DataError(f"descriptors: expected a (C, Da) array: {error}. {HOW}") from None
 
 
 def _label_array(labels: Any) -> np.ndarray:
-    """Labels as a 1-d array that can be sorted; a mixture of types is refused, not converted."""
+    """Labels as a sortable 1-d array; mixed types are rejected, not converted."""
     labels = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     kinds = sorted({_kind(label) for label in labels})
     if len(kinds) > 1:
-        raise DataError(f"class labels must be of one type, but are of {' and '.join(kinds)}.")
+        raise DataError(f"class labels: expected one type, got {' and '.join(kinds)}.")
     names = np.asarray(labels)
     if names.ndim != 1 or names.dtype.kind not in "iufbU":
-        raise DataError(f"class labels must be strings or numbers, but are of {' '.join(kinds)}.")
+        raise DataError(f"class labels: expected strings or numbers, got {' '.join(kinds)}.")
     return names
 
 
@@ -165,20 +165,18 @@ def _kind(label: Any) -> str:
 
 
 def _by_position(y: np.ndarray, rows: np.ndarray) -> ClassTable:
-    """Classes that are the rows of an array, numbered from 0."""
+    """Classes numbered from 0 by the rows of an array."""
     if y.dtype.kind not in "iu":
-        raise DataError(
-            f"y holds {_shown(y, 0)}, not integers that could number the descriptors. {HOW}"
-        )
+        raise DataError(f"y: expected row numbers of the descriptors, got {_shown(y, 0)}. {HOW}")
     count = len(rows)
     remedy = (
-        f"Give classes=range({count}) where label 0 is the first row of the descriptors, "
-        f"classes=range(1, {count + 1}) where label 1 is."
+        f"Give classes=range({count}) if label 0 is the first row of the descriptors, "
+        f"classes=range(1, {count + 1}) if label 1 is."
     )
     labels = match_labels(y, [f"row {i}" for i in range(count)], "y", remedy=remedy)
     return ClassTable(np.arange(count), rows, labels)
 
 
 def _shown(labels: np.ndarray, position: int) -> str:
-    """One label as its user wrote it: 'a', not np.str_('a')."""
+    """One label as a Python literal: 'a', not np.str_('a')."""
     return repr(labels.tolist()[position])

@@ -1,8 +1,7 @@
-"""A dataset, validated once, and the only views of it that training and testing get."""
+"""The dataset, validated on construction, and its views for training and testing."""
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,15 +21,15 @@ from mlis.errors import DataError
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a dataset came from; error messages name these files.
+    """Origin of a dataset; error messages name these files.
 
-    `sources` says how more of the same is made, as JSON values, each where it is known:
-    `backbone`, the image model of the features, and `descriptors`, how those of the classes came
-    about. A trained model keeps it, to recognise photographs and to take further classes.
+    `sources` holds JSON values, each if known: `backbone`, the image model of the features, and
+    `descriptors`, how class descriptors were computed. A trained model stores them in order to
+    recognise photographs and to add classes.
     """
 
     name: str  # "FLO", "letters", "my-data"
-    features: str = ""  # what the features are, or their file: "efficientnet_lite2.mat"
+    features: str = ""  # description or file of the features: "efficientnet_lite2.mat"
     descriptors: str = ""  # "att_splits.mat:att"
     files: Mapping[str, str] = field(default_factory=dict[str, str])  # file name -> SHA-256
     notes: tuple[str, ...] = ()  # "validation split made by seed 0, …", "stand-in"
@@ -39,36 +38,42 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSplit:
-    """All that training code is ever handed: rows of seen classes, descriptors of all classes."""
+    """Input of training code: rows of seen classes, descriptors of all classes."""
 
     features: np.ndarray | StoredRows  # (n, Dx) float32, rows of seen classes only
     labels: np.ndarray  # (n,) int64, numbering of `descriptors`
-    descriptors: np.ndarray  # (C, Da) float32 of all classes in play, seen and unseen
+    descriptors: np.ndarray  # (C, Da) float32 of all classes, seen and unseen
     class_names: tuple[str, ...]
     seen_mask: np.ndarray  # (C,) bool
     class_ids: np.ndarray  # (C,) int64, index of each class in the whole dataset
-    key: str  # SHA-256 that names this content
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the content, computed on first use: only cache and snapshots need it."""
+        arrays = {name: getattr(self, name) for name in ("features", "labels", "descriptors")}
+        return content_hash(self.class_names, arrays)
 
 
 @dataclass(frozen=True, eq=False)
 class TestSplit:
-    """Rows to recognise, in the class numbering of the training split they belong to."""
+    """Rows to classify, in the class numbering of the corresponding training split."""
 
-    __test__ = False  # not a test case, whatever its name says
+    __test__ = False  # not a test case for pytest
 
     features: np.ndarray | StoredRows  # (n, Dx) float32, rows of seen and unseen classes
     labels: np.ndarray  # (n,) int64
     seen_mask: np.ndarray  # (C,) bool
     class_names: tuple[str, ...]
-    key: str
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GZSLDataset:
-    """Features, labels, one descriptor a class, and a split; every check is done on construction.
+    """Features, labels, one descriptor per class, and a split, validated on construction.
 
-    Seen classes are those with `split.trainval` rows; all others are unseen. Raises `DataError`
-    for anything that is not as below (see :mod:`mlis.data.checks`).
+    Seen classes are those with `split.trainval` rows; all others are unseen.
+
+    Raises:
+        DataError: an attribute does not meet the requirements of :mod:`mlis.data.checks`.
 
     >>> rng = np.random.default_rng(0)
     >>> data = GZSLDataset.from_arrays(
@@ -119,7 +124,7 @@ class GZSLDataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over features, labels, descriptors, names and split; not over the provenance."""
+        """Hash of features, labels, descriptors, names and split, without the provenance."""
         arrays = {name: getattr(self, name) for name in ("features", "labels", "descriptors")}
         return content_hash(self.class_names, arrays, self.split)
 
@@ -138,25 +143,27 @@ class GZSLDataset:
         name: str = "arrays",
         provenance: Provenance | None = None,
     ) -> "GZSLDataset":
-        """A dataset of your own arrays, with whatever split is missing made by `seed`.
+        """Dataset from arrays; missing parts of the split are drawn with `seed`.
 
         Args:
-            features: (N, Dx) real numbers; float32 in C order is used as it is, memory maps too.
-            labels: N names out of `class_names`, or where none of them is one, class indices
-                0..C-1 (see :mod:`mlis.data.labels`).
-            descriptors: (C, Da) real numbers, one row a class.
-            class_names: C unique names; `class_000`, … where absent.
-            unseen_classes: indices or names of the classes never trained on. Where absent: the
-                classes without any row; if every class has rows, a fifth of them by `seed`.
-            split: the whole split, instead of `unseen_classes`; its validation part is added
-                where empty.
-            seed: of every choice made here.
-            test_fraction: share of each seen class's rows held out for testing; 0 trains on all.
-            name: shown in messages and reports.
-            provenance: instead of `name`, where more is known.
+            features: (N, Dx) real numbers; float32 arrays in C order (also memory maps) are not
+                copied.
+            labels: N names from `class_names`; if none of them is a name, class indices 0..C-1
+                (see :mod:`mlis.data.labels`).
+            descriptors: (C, Da) real numbers, one row per class.
+            class_names: C unique names; default `class_000`, ….
+            unseen_classes: indices or names of the classes without training rows. Default: the
+                classes without any row; if all classes have rows, a random fifth of them.
+            split: complete split, instead of `unseen_classes`; an empty validation part is
+                filled in.
+            seed: of all random choices made here.
+            test_fraction: fraction of each seen class's rows held out for testing; 0 to train on
+                all of them.
+            name: used in messages and reports.
+            provenance: instead of `name`.
 
         Raises:
-            DataError: what is wrong, with field and row.
+            DataError: names field and row.
         """
         provenance = provenance or Provenance(name)
         origin = provenance.features or provenance.name
@@ -195,7 +202,7 @@ class GZSLDataset:
         test_fraction: float = 0.2,
         provenance: Provenance,
     ) -> "GZSLDataset":
-        """As `from_arrays`, of labels that are matched to the classes already.
+        """As `from_arrays`, with labels that are class indices.
 
         Args:
             indices: (N,) int64, 0..C-1.
@@ -218,46 +225,33 @@ class GZSLDataset:
         provenance = replace(provenance, notes=(*provenance.notes, *notes))
         return cls(features, indices, descriptors, names, split, provenance)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the folder format: `features.safetensors` and `dataset.json`."""
-        from mlis.data.io.folder import save_folder
-
-        save_folder(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> "GZSLDataset":
-        """Open a folder that `save` wrote; features are memory-mapped, the hash is checked."""
-        from mlis.data.io.folder import load_folder
-
-        return load_folder(folder)
-
     def for_training(self) -> TrainingSplit:
         """Training rows, descriptors of all classes; no test row."""
-        return self._training(self.split.trainval, np.arange(self.num_classes), "training")
+        return self._training(self.split.trainval, np.arange(self.num_classes))
 
     def for_testing(self) -> TestSplit:
-        """The test rows, seen and unseen, in the numbering of `for_training`."""
+        """The test rows, seen and unseen, in the class numbering of `for_training`."""
         rows = np.concatenate([self.split.test_seen, self.split.test_unseen])
-        return self._test(rows, np.arange(self.num_classes), self.seen_mask, "testing")
+        return self._test(rows, np.arange(self.num_classes), self.seen_mask)
 
     def for_validation(self) -> tuple[TrainingSplit, TestSplit]:
-        """The same pair made of training rows alone; classes renumbered 0..C'-1.
+        """The corresponding pair of training rows only; classes are renumbered 0..C'-1.
 
-        Raises `DataError` where the dataset has too few classes for a validation split.
+        Raises:
+            DataError: the dataset has too few classes for a validation split.
         """
         split = self.split
         if not split.has_validation:
             raise DataError(
-                f"{self.provenance.name}: no validation split, as there are only "
-                f"{len(self.seen_classes)} seen classes. Bring 3 or more, or choose nothing on "
-                f"validation."
+                f"{self.provenance.name}: a validation split needs at least 3 seen classes, got "
+                f"{len(self.seen_classes)}. Add classes, or select no settings on validation."
             )
         classes = np.unique(self.labels[np.concatenate([split.train, split.val_unseen])])
-        training = self._training(split.train, classes, "validation-training")
+        training = self._training(split.train, classes)
         rows = np.concatenate([split.val_seen, split.val_unseen])
-        return training, self._test(rows, classes, training.seen_mask, "validation-testing")
+        return training, self._test(rows, classes, training.seen_mask)
 
-    def _training(self, rows: np.ndarray, classes: np.ndarray, part: str) -> TrainingSplit:
+    def _training(self, rows: np.ndarray, classes: np.ndarray) -> TrainingSplit:
         labels = np.searchsorted(classes, self.labels[rows])
         seen_mask = np.zeros(len(classes), dtype=bool)
         seen_mask[labels] = True
@@ -268,37 +262,34 @@ class GZSLDataset:
             class_names=tuple(self.class_names[int(i)] for i in classes),
             seen_mask=seen_mask,
             class_ids=classes,
-            key=self._key(part),
         )
 
-    def _test(
-        self, rows: np.ndarray, classes: np.ndarray, seen_mask: np.ndarray, part: str
-    ) -> TestSplit:
+    def _test(self, rows: np.ndarray, classes: np.ndarray, seen_mask: np.ndarray) -> TestSplit:
         return TestSplit(
             features=choose_rows(self.features, rows),
             labels=np.searchsorted(classes, self.labels[rows]),
             seen_mask=seen_mask.copy(),
             class_names=tuple(self.class_names[int(i)] for i in classes),
-            key=self._key(part),
         )
 
-    def _key(self, part: str) -> str:
-        return hashlib.sha256(f"{self.sha256}:{part}".encode()).hexdigest()
 
-
-def content_hash(class_names: Sequence[str], arrays: Mapping[str, np.ndarray], split: Split) -> str:
+def content_hash(
+    class_names: Sequence[str],
+    arrays: Mapping[str, np.ndarray | StoredRows],
+    split: Split | None = None,
+) -> str:
     """SHA-256 of a dataset; `arrays` are features, labels and descriptors, in this order."""
     hasher = hashlib.sha256(b"mlis dataset 1:")
     hasher.update(json.dumps(class_names).encode())
     for name, array in arrays.items():
         update_hash(hasher, name, array)
-    for name in split.__dataclass_fields__:
+    for name in () if split is None else split.__dataclass_fields__:
         update_hash(hasher, name, getattr(split, name))
     return hasher.hexdigest()
 
 
 def _default_unseen(labels: np.ndarray, num_classes: int, seed: int) -> tuple[np.ndarray, str]:
-    """Classes without rows; if there are none, a fifth of all by `seed`; and how it was done."""
+    """Classes without rows, or else a random fifth of all classes; and a note on the choice."""
     without_rows = np.setdiff1d(np.arange(num_classes), labels)
     if without_rows.size:
         return without_rows, "unseen classes: those without rows"

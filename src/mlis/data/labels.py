@@ -1,9 +1,8 @@
-"""Labels and names of classes: how they are matched, compared, suggested and shown.
+"""Matching, comparing, suggesting and formatting class names and labels.
 
-One rule for every format: labels are the names of classes. Only where none of them is a name, nor
-the same number written in another way ("001" and 1), whole numbers are rows of the classes,
-counting from 0. What could be read in two ways with different results is refused, or a warning
-says how it was read.
+The rule for all formats: labels are class names. Only if none of them is a name, nor a name that
+spells the same number differently ("001" and 1), integers are class indices counted from 0.
+Ambiguous labels raise an error, or a warning states how they were read.
 """
 
 import difflib
@@ -19,9 +18,9 @@ from mlis.errors import DataError
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_LONGEST = 60  # characters of a name that are looked at or shown
+_LONGEST = 60  # characters of a name that are compared or printed
 _WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
-_FIX_START = "Give names instead of numbers, or say that the class of row 0 is unseen."
+_FIX_START = "Give names instead of numbers, or declare the class of row 0 as unseen."
 
 
 def match_labels(
@@ -36,23 +35,23 @@ def match_labels(
     """(N,) int64 class indices of N labels.
 
     Args:
-        labels: names of classes or, where none of them is a name, rows of the classes from 0.
-            Text and numbers mean the same: 1, 1.0 and "1".
+        labels: class names; if none of them is a name, class indices. Text and numbers are
+            equivalent: 1, 1.0 and "1".
         class_names: C unique names.
-        what: beginning of every message, such as the file.
-        rows: whether labels may be row numbers.
+        what: first part of every message, such as the file.
+        rows: whether labels may be class indices.
         unseen: indices of classes that are known to be unseen.
-        remedy: end of the message where row numbers may count from 0 or from 1.
+        remedy: last part of the message if indices may be counted from 0 or from 1.
 
     Raises:
-        DataError: the first label that is no class, with its row; or no label is 0, so that rows
+        DataError: names the first unknown label and its row; or no label is 0, so that indices
             may be counted from 0 or from 1.
     """
     distinct, first, inverse = _distinct(_vector(labels, what))
     indices, by_row = _match(distinct, first, class_names, what, rows)
     if by_row and 0 not in indices and 0 not in unseen:
         raise DataError(
-            f"{what}: labels go from {indices.min()} to {indices.max()} and none is 0, so they may "
+            f"{what}: labels from {indices.min()} to {indices.max()} are ambiguous: they may "
             f"count the {len(class_names)} classes from 0 or from 1. {remedy}"
         )
     return indices[inverse]
@@ -61,13 +60,13 @@ def match_labels(
 def class_indices(
     classes: Iterable[int | str] | np.ndarray, class_names: Sequence[str], what: str
 ) -> np.ndarray:
-    """Sorted unique indices of classes, matched as labels are; none given is allowed."""
+    """Sorted unique indices of classes, matched like labels; may be empty."""
     distinct, first, _ = _distinct(_vector(list(classes), what))
     return np.unique(_match(distinct, first, class_names, what, True)[0])
 
 
 def label_text(label: Any) -> str:
-    """A label as text in Unicode's composed form; whole numbers without a decimal point."""
+    """A label as text in Unicode's composed form; integral floats without a decimal point."""
     if isinstance(label, float | np.floating) and float(label).is_integer():
         label = int(label)
     return normal(str(label))
@@ -78,22 +77,24 @@ def _vector(labels: Sequence[Any] | np.ndarray, what: str) -> np.ndarray:
     try:
         values = np.asarray(labels)
     except ValueError as error:
-        raise DataError(f"{what} must be 1-d, one label a row: {error}") from error
+        raise DataError(f"{what}: expected a 1-d array, one label per row: {error}") from error
     if values.ndim == 2 and 1 in values.shape:
         values = values.ravel()
     if values.ndim != 1:
-        raise DataError(f"{what} must be 1-d, one label a row, but got shape {values.shape}.")
+        raise DataError(
+            f"{what}: expected a 1-d array, one label per row, got shape {values.shape}."
+        )
     if values.dtype.kind not in "OUSTiuf":
-        raise DataError(f"{what} must be class names or class indices, but got {values.dtype}.")
+        raise DataError(f"{what}: expected class names or class indices, got {values.dtype}.")
     if values.dtype.kind == "f":
-        bad = np.flatnonzero(values != np.floor(values))  # NaN is
+        bad = np.flatnonzero(values != np.floor(values))  # true for NaN
         if bad.size:
-            raise DataError(f"{what}: row {bad[0]} is {values[bad[0]]}, not a whole number.")
+            raise DataError(f"{what}: row {bad[0]}: expected an integer, got {values[bad[0]]}.")
     return values
 
 
 def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray, np.ndarray]:
-    """The D distinct labels, the first row of each (D,), and the number of each row's (N,)."""
+    """The D distinct labels, the first row of each (D,), and the index of each row's (N,)."""
     if values.dtype.kind != "O":
         found, first, inverse = np.unique(values, return_index=True, return_inverse=True)
         return found.tolist(), first, inverse
@@ -107,7 +108,7 @@ def _distinct(values: np.ndarray) -> tuple[list[Any], np.ndarray, np.ndarray]:
 def _match(
     distinct: list[Any], first: np.ndarray, class_names: Sequence[str], what: str, rows: bool
 ) -> tuple[np.ndarray, bool]:
-    """The (D,) indices of distinct labels, and whether they are row numbers."""
+    """The (D,) class indices of distinct labels, and whether the labels are class indices."""
     texts = [_text(label) for label in distinct]
     class_names = [label_text(name) for name in class_names]
     place = {name: i for i, name in enumerate(class_names)}
@@ -145,10 +146,10 @@ def _checked_rows(
     bad = np.flatnonzero((values < 0) | (values >= count))
     if bad.size:
         at = int(bad[first[bad].argmin()])
-        hint = " Labels seem to count from 1: subtract 1." if values.max() == count else ""
+        hint = " Labels may be counted from 1: subtract 1." if values.max() == count else ""
         raise DataError(
-            f"{what}: row {first[at]} is {labels[at]}, but there are {count} classes "
-            f"(descriptors), so labels go from 0 to {count - 1}.{hint}"
+            f"{what}: row {first[at]}: expected a label from 0 to {count - 1}, as there are "
+            f"{count} classes (descriptors), got {labels[at]}.{hint}"
         )
     return values
 
@@ -156,55 +157,57 @@ def _checked_rows(
 def _unknown(
     what: str, row: int, label: Any, number: int | None, class_names: Sequence[str]
 ) -> DataError:
-    """One that is not among the names, with the name that it may be meant for."""
+    """For a label that is not a class name, with the closest name."""
     same = [name for name in class_names if number is not None and _whole(name) == number]
     hint = f" Did you mean {same[0]!r}?" if same else suggestion(_text(label), class_names)
     return DataError(
-        f"{what}: row {row} is {label!r}, which is none of the {len(class_names)} class "
-        f"names.{hint} Give each label the name of a class that has a descriptor."
+        f"{what}: row {row}: expected one of {len(class_names)} class names, got {label!r}.{hint} "
+        "Use the name of a class that has a descriptor."
     )
 
 
 def _warn_of_rows(
     what: str, numbers: Sequence[Any], indices: Sequence[int], class_names: Sequence[str]
 ) -> None:
-    """Say how numbers were read where they could be row numbers too, and of other classes."""
+    """Log how numeric labels were read if as class indices they would be other classes."""
     for number, index in zip(numbers, indices, strict=True):
         if number != index:
             logger.warning(
-                "%s: labels are read as names of classes: %s is class %r, not row %s of the "
-                "classes, %r",
+                "%s: labels are read as class names: %s is class %r, not the class with index "
+                "%s, %r",
                 *(what, number, class_names[index], number, class_names[number]),
             )
             return
 
 
 def normal(name: str) -> str:
-    """A name in Unicode's composed form: macOS spells é as e and an accent in file names."""
+    """A stripped name in Unicode's composed form; file names on macOS are decomposed."""
     return unicodedata.normalize("NFC", name.strip())
 
 
 def warn_of_similar(names: Sequence[str], what: str) -> None:
-    """Log a warning where names differ in upper case, spaces, hyphens or underscores alone."""
+    """Log a warning for names that differ only in case, spaces, hyphens or underscores."""
     first: dict[str, str] = {}
     for name in names:
         form = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
         other = first.setdefault(form, name)
-        if other != name and len(form) > 1:  # the classes may be letters
+        if other != name and len(form) > 1:  # classes may be letters
             logger.warning(
-                "%s: %r and %r are two classes: if one is meant, write it alike", what, other, name
+                "%s: %r and %r are different classes; if they are meant to be one, spell them "
+                "alike",
+                *(what, other, name),
             )
 
 
 def suggestion(name: str, class_names: Sequence[str]) -> str:
-    """` Did you mean …?` for a name that nearly fits (case, underscores, a typing error)."""
+    """` Did you mean …?` with the closest name (case, underscores, typing errors)."""
     by_form = {plain(known): known for known in class_names}
     close = difflib.get_close_matches(plain(name[:_LONGEST]), by_form, n=1, cutoff=0.7)
     return f" Did you mean {by_form[close[0]]!r}?" if close else ""
 
 
 def shorten(names: Sequence[str]) -> str:
-    """The first few of many names, for a message; whatever bytes they are, it stays one line."""
+    """The first few names, for a message of one line."""
     shown = [
         name if name.isprintable() and len(name) <= _LONGEST else ascii(name[:_LONGEST])
         for name in names[:12]

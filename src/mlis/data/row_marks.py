@@ -1,10 +1,10 @@
-"""A split that the rows bring along: each is marked `train`, `val` or `test`.
+"""Splits given by marking each row as `train`, `val` or `test`.
 
-Rows marked `train` or `val` are the training rows. Of the rows marked `test`, those of seen classes
-are `test_seen` and those of unseen classes `test_unseen`; a row of an unseen class can be nothing
-else. Classes whose training rows are all `val` are the unseen classes of the validation split, as
-those of `val_loc` in the benchmarks; where there is none, a fifth of the training classes by seed.
-The other `val` rows are its held-out rows; where there is none, a fifth of the rows by seed.
+Rows marked `train` or `val` are training rows. Rows marked `test` are `test_seen` or `test_unseen`
+according to their class; all rows of unseen classes must be marked `test`. Classes whose training
+rows are all `val` are the unseen classes of the validation split, like those of `val_loc` in the
+benchmarks; if there are none, a random fifth of the training classes. The other `val` rows are its
+held-out rows; if there are none, a random fifth of the rows.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,16 @@ MARKS = ("train", "val", "test")
 
 
 def read_marks(marks: Sequence[Any] | np.ndarray, what: str) -> np.ndarray:
-    """(N,) text, each one of `MARKS`; upper case and white space around it are allowed.
+    """(N,) text in `MARKS`; case and surrounding white space are ignored.
 
-    Raises `DataError`, beginning with `what`, that names the first bad row and its value.
+    Raises:
+        DataError: begins with `what`; names the first invalid row and its value.
     """
     values = marks.tolist() if isinstance(marks, np.ndarray) else list(marks)
     words = [value.strip().casefold() if isinstance(value, str) else value for value in values]
     for row, word in enumerate(words):
         if word not in MARKS:
-            raise DataError(
-                f"{what}: row {row} is {values[row]!r}, but expected train, val or test."
-            )
+            raise DataError(f"{what}: row {row}: expected train, val or test, got {values[row]!r}.")
     return np.array(words, dtype="<U5")
 
 
@@ -43,39 +42,43 @@ def split_by_marks(
     *,
     seed: int = 0,
 ) -> Split:
-    """The split that the marks ask for.
+    """The split defined by the marks.
 
-    Its validation part is empty where no row is `val`, or the marks leave fewer than two classes
-    to train on while others are held out.
+    Its validation part is empty if no row is `val`, or if fewer than two classes would remain to
+    train on.
 
     Args:
         marks: (N,) of `MARKS`.
         labels: (N,) class indices.
         class_names: C names, for messages.
-        unseen_classes: indices; where absent, the classes without training rows.
-        what: the beginning of every message.
-        seed: of what the marks leave open in the validation split.
+        unseen_classes: indices; default: the classes without training rows.
+        what: first part of every message.
+        seed: of the choices in the validation split that the marks leave open.
 
     Raises:
-        DataError: a training row of an unseen class, a seen class with test rows alone, or no
-            training row at all.
+        DataError: a training row of an unseen class, a seen class with test rows only, or no
+            training rows.
     """
     if "train" not in marks:
-        raise DataError(f"{what}: no row is train. Mark the rows to train on.")
+        raise DataError(f"{what}: expected rows marked train, got none. Mark the rows to train on.")
     trainval = np.flatnonzero(marks != "test")
     if unseen_classes is None:
         unseen_classes = np.setdiff1d(np.arange(len(class_names)), labels[trainval])
     unseen = np.isin(labels, unseen_classes)
     test = marks == "test"
     for bad, problem in (
-        (~test & unseen, "is unseen: its rows can only be test"),
-        (test & ~unseen & ~np.isin(labels, labels[trainval]), "is seen, and no row of it is train"),
+        (~test & unseen, "is unseen: its rows must be test"),
+        (
+            test & ~unseen & ~np.isin(labels, labels[trainval]),
+            "is seen, but has no row marked train",
+        ),
     ):
         if bad.any():
             row = int(bad.argmax())
             name = class_names[int(labels[row])]
             raise DataError(
-                f"{what}: row {row} is {str(marks[row])!r}, but its class {name!r} {problem}."
+                f"{what}: row {row} is marked {str(marks[row])!r}, but its class {name!r} "
+                f"{problem}."
             )
     split = Split(trainval, np.flatnonzero(test & ~unseen), np.flatnonzero(test & unseen))
     return _with_validation(split, marks, labels, seed) if (marks == "val").any() else split

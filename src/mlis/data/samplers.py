@@ -7,19 +7,19 @@ from torch import Tensor
 class ClassBalancedSampler:
     """Draws P×K batches: `classes` distinct classes, `samples` rows of each.
 
-    A metric loss needs positives in the batch: with uniform batches on a data set of many small
-    classes most anchors have none.
+    A metric loss needs positive pairs in the batch: in uniform batches of a dataset with many small
+    classes, most anchors have none.
 
-    Rows of one class are distinct in a batch as long as the class has K of them; smaller classes
-    repeat rows. A class's rows are kept in a fixed random order on a ring that is cut between rows
-    into K arcs as equal as can be, at a random offset, one row from each arc, so that a batch costs
-    one random draw and every row is equally likely.
+    Rows of one class are distinct in a batch if the class has at least K; smaller classes repeat
+    rows. The rows of a class form a ring in a fixed random order. It is divided, at a random
+    offset, into K arcs of nearly equal length, and one row is drawn from each arc: a batch costs
+    one random draw, and all rows are equally likely.
 
     Args:
         labels: (n,) int64 class of each row.
         classes: P; at most the number of classes is used.
         samples: K.
-        rng: shuffles the rows of each class once.
+        rng: used once, to shuffle the rows of each class.
     """
 
     def __init__(self, labels: Tensor, classes: int, samples: int, rng: torch.Generator):
@@ -46,7 +46,7 @@ class ClassBalancedSampler:
 
 
 def some_classes(classes: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """Draw a share of the `classes` (K,), at least one of them and none twice: (share · K,)."""
+    """Draw a fraction of `classes` (K,) without replacement, at least one: (share · K,)."""
     count = max(1, int(share * len(classes)))
     return classes[torch.randperm(len(classes), generator=rng, device=classes.device)[:count]]
 

@@ -1,10 +1,10 @@
-"""Which rows train, which rows test, and the validation split inside the training rows.
+"""Training and test rows, and the validation split of the training rows.
 
-The proposed splits of Xian et al. (https://arxiv.org/abs/1707.00600) come as row lists:
-`trainval_loc`, `test_seen_loc`, `test_unseen_loc`, and `train_loc`/`val_loc`, whose classes are
+The proposed splits of Xian et al. (https://arxiv.org/abs/1707.00600) are row lists:
+`trainval_loc`, `test_seen_loc`, `test_unseen_loc`, and `train_loc`/`val_loc`, whose classes define
 the validation split. In the published files of CUB, AWA1, AWA2, SUN and FLO,
-**train_loc ∪ val_loc contains all of test_seen_loc**, so both are cut to `trainval_loc` here:
-nothing that is chosen on validation has seen a test image.
+**train_loc ∪ val_loc contains all of test_seen_loc**; both are therefore intersected with
+`trainval_loc`, so that no test image is used for validation.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from mlis.errors import DataError
 UNSEEN_FRACTION = 0.2
 HELD_OUT_FRACTION = 0.2
 ENOUGH_CLASSES = 10
-"""Held-out classes from which one validation split is enough to choose a calibration constant."""
+"""Held-out classes that suffice to choose a calibration constant on one validation split."""
 MOST_SPLITS = 5
 
 
@@ -27,13 +27,13 @@ def _no_rows() -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row numbers into `features`, int64 and sorted; any sequence of integers is accepted.
+    """Row numbers into `features`, sorted int64; any sequence of integers is accepted.
 
     `trainval`, `test_seen` and `test_unseen` are disjoint. `train`, `val_seen` and `val_unseen`
-    are disjoint parts of `trainval`; all three are empty where there are too few classes.
+    are disjoint parts of `trainval`; all three are empty if there are too few classes.
     """
 
-    trainval: np.ndarray  # rows of seen classes that may be trained on
+    trainval: np.ndarray  # rows of seen classes for training
     test_seen: np.ndarray = field(default_factory=_no_rows)
     test_unseen: np.ndarray = field(default_factory=_no_rows)
     train: np.ndarray = field(default_factory=_no_rows)  # rows of validation-seen classes
@@ -47,8 +47,8 @@ class Split:
                 rows = _no_rows()
             if rows.ndim != 1 or rows.dtype.kind not in "iu":
                 raise DataError(
-                    f"split.{name} must be a 1-d array of row numbers, "
-                    f"but got shape {rows.shape} of {rows.dtype}."
+                    f"split.{name}: expected a 1-d array of row numbers, got shape {rows.shape} of "
+                    f"{rows.dtype}."
                 )
             object.__setattr__(self, name, np.sort(rows.astype(np.int64)))
 
@@ -61,10 +61,10 @@ class Split:
 def hold_out(
     rows: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split `rows` into kept and held-out rows, `fraction` of each class held out.
+    """Split `rows` into kept and held-out rows, holding out `fraction` of each class.
 
-    A class of two or more rows gives at least one and keeps at least one; a class of a single
-    row keeps it.
+    At least one row of each class is held out and at least one is kept; the only row of a class is
+    kept.
     """
     held: list[np.ndarray] = []
     for label in np.unique(labels[rows]):
@@ -76,7 +76,7 @@ def hold_out(
 
 
 def choose_unseen(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A fifth of `classes` by chance; at least one, where that leaves one."""
+    """A random fifth of `classes`, at least one if two or more are given."""
     return np.sort(rng.permutation(classes)[: _share(len(classes), UNSEEN_FRACTION)])
 
 
@@ -88,9 +88,9 @@ def _share(count: int, fraction: float) -> int:
 def split_rows(
     labels: np.ndarray, unseen_classes: np.ndarray, *, test_fraction: float, seed: int
 ) -> Split:
-    """Rows of unseen classes for testing, `test_fraction` of each seen class held out for it."""
+    """Test rows: all of the unseen classes, and `test_fraction` of each seen class."""
     if not 0 <= test_fraction < 1:
-        raise DataError(f"test_fraction must be at least 0 and below 1, but got {test_fraction}.")
+        raise DataError(f"test_fraction: expected a number in [0, 1), got {test_fraction}.")
     unseen = np.isin(labels, unseen_classes)
     rng = np.random.default_rng([seed, 1])
     trainval, test_seen = hold_out(np.flatnonzero(~unseen), labels, test_fraction, rng)
@@ -105,12 +105,12 @@ def add_validation(
     val_loc: Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
 ) -> tuple[Split, str]:
-    """Give `split` its validation part; also one sentence that says how it was made.
+    """Add the validation part to `split`; also return a note on how it was chosen.
 
     Classes of train_loc ∩ trainval are validation-seen, classes of val_loc ∩ trainval
-    validation-unseen. Where the two are missing, or their classes overlap or are too few, a
-    fifth of the training classes are made validation-unseen by `seed`. A fifth of the rows of
-    each validation-seen class is held out, by `seed`.
+    validation-unseen. If these are missing, overlap or are too few, a random fifth of the training
+    classes is validation-unseen. A random fifth of the rows of each validation-seen class is held
+    out. Both are drawn with `seed`.
     """
     trainval = split.trainval
     rng = np.random.default_rng([seed, 2])
@@ -127,28 +127,30 @@ def add_validation(
     if reason:
         classes = np.unique(labels[trainval])
         if len(classes) < 3:
-            return split, f"no validation split: {len(classes)} training classes, 3 are needed"
+            return split, f"no validation split: it needs 3 training classes, got {len(classes)}"
         unseen = choose_unseen(classes, rng)
         seen = np.setdiff1d(classes, unseen)
     candidates = trainval[np.isin(labels[trainval], seen)]
     train, val_seen = hold_out(candidates, labels, HELD_OUT_FRACTION, rng)
     val_unseen = trainval[np.isin(labels[trainval], unseen)]
-    source = f"made by seed {seed}, as {reason}" if reason else "from train_loc/val_loc ∩ trainval"
-    note = f"validation split {source}; held-out rows by seed {seed}"
+    source = (
+        f"drawn with seed {seed}, as {reason}" if reason else "from train_loc/val_loc ∩ trainval"
+    )
+    note = f"validation split {source}; held-out rows drawn with seed {seed}"
     return replace(split, train=train, val_seen=val_seen, val_unseen=val_unseen), note
 
 
 def validation_splits(split: Split, labels: np.ndarray) -> list[Split]:
-    """`split`, and more that hold other classes out, until `ENOUGH_CLASSES` were held out once.
+    """`split`, followed by splits with other held-out classes, up to `ENOUGH_CLASSES` in total.
 
-    They are at most `MOST_SPLITS`, each with as many classes as the first. Which classes is chance,
-    but always the same: it is of the data, not of a training's seed.
+    At most `MOST_SPLITS` are returned, each with as many held-out classes as the first. The classes
+    are drawn with a fixed seed, independent of the seed of training.
     """
     classes, held_out = (np.unique(labels[rows]) for rows in (split.trainval, split.val_unseen))
     rng = np.random.default_rng([0, 3])
     others = rng.permutation(np.setdiff1d(classes, held_out))
     splits, count, done = [split], len(held_out), len(held_out)
-    if len(classes) - count < 2:  # as many are to be left to train on
+    if len(classes) - count < 2:  # too few would remain to train on
         return splits
     while done < ENOUGH_CLASSES and len(splits) < MOST_SPLITS and len(others):
         unseen, others = others[:count], others[count:]

@@ -1,4 +1,4 @@
-"""What `mlis data info` says of a dataset."""
+"""Summary of a dataset, printed by `mlis data info`."""
 
 import hashlib
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from mlis.escape import terminal
 
 
 def describe(data: GZSLDataset) -> dict[str, Any]:
-    """Sizes, images per class, descriptor similarity, checks passed and hash, ready for JSON."""
+    """Sizes, images per class, descriptor similarity, passed checks and hash, as JSON values."""
     split = data.split
     return {
         "name": data.provenance.name,
@@ -33,7 +33,7 @@ def describe(data: GZSLDataset) -> dict[str, Any]:
         "validation": _validation(data),
         "classes_with_one_training_image": _single(data),
         "test_images_equal_to_a_training_image": shared_rows(data),
-        "checks_passed": list(CHECKS),  # an object that exists has passed them all
+        "checks_passed": list(CHECKS),  # otherwise the object would not exist
         "notes": list(data.provenance.notes),
         "files": dict(data.provenance.files),
         "sha256": data.sha256,
@@ -41,7 +41,7 @@ def describe(data: GZSLDataset) -> dict[str, Any]:
 
 
 def format_info(info: dict[str, Any]) -> str:
-    """The text of `mlis data info`, of what `describe` gave."""
+    """Format the result of `describe` as text."""
     counts = info["table_1"]
     lines = [
         f"{info['name']}",
@@ -58,11 +58,13 @@ def format_info(info: dict[str, Any]) -> str:
     ]
     if single := info["classes_with_one_training_image"]:
         lines.append(
-            f"warning      {len(single)} classes have a single image for training, such as "
-            f"{single[0]!r}: none of it is held out, and a metric loss compares it with itself"
+            f"warning      {len(single)} classes have a single training image, such as "
+            f"{single[0]!r}: it is not held out, and has no positive pair in a metric loss"
         )
     if info["test_images_equal_to_a_training_image"]:
-        lines.append(f"warning      {twins_told(info['test_images_equal_to_a_training_image'])}")
+        lines.append(
+            f"warning      {shared_rows_warning(info['test_images_equal_to_a_training_image'])}"
+        )
     lines += [f"note         {note}" for note in info["notes"]]
     lines += [f"passed       {check}" for check in info["checks_passed"]]
     lines += [f"file         {name}  SHA-256 {digest}" for name, digest in info["files"].items()]
@@ -76,7 +78,7 @@ def _range(features: np.ndarray) -> list[float]:
 
 
 def _per_class(data: GZSLDataset, rows: np.ndarray) -> dict[str, float] | None:
-    """Smallest, median and largest number of images of the classes that have any."""
+    """Minimum, median and maximum number of images of the classes with images."""
     if not rows.size:
         return None
     counts = np.unique(data.labels[rows], return_counts=True)[1]
@@ -89,10 +91,10 @@ def _per_class(data: GZSLDataset, rows: np.ndarray) -> dict[str, float] | None:
 
 
 def _similarity(data: GZSLDataset) -> dict[str, Any] | None:
-    """Cosine of each class's descriptor with the nearest other class's."""
+    """Cosine of each class's descriptor with that of the nearest other class."""
     if data.num_classes < 2:
         return None
-    scale = np.abs(data.descriptors).max(axis=1, keepdims=True)  # squares cannot overflow then
+    scale = np.abs(data.descriptors).max(axis=1, keepdims=True)  # avoids overflow of squares
     unit = data.descriptors / scale
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     nearest = np.empty(data.num_classes, dtype=np.int64)
@@ -138,9 +140,9 @@ def _single(data: GZSLDataset) -> list[str]:
 
 
 def shared_rows(data: GZSLDataset) -> int:
-    """Number of test rows whose features equal those of a training row.
+    """Number of test rows with the same features as a training row.
 
-    One pass over the file, 16 bytes a row.
+    One pass over the file, with 16 bytes of memory per row.
     """
     digests = np.empty(len(data.labels), dtype="V16")
     for start, chunk in row_chunks(data.features):
@@ -151,9 +153,9 @@ def shared_rows(data: GZSLDataset) -> int:
     return sum(digest in trained for digest in digests[tested].tolist())
 
 
-def twins_told(count: int) -> str:
-    """What is said of test rows that are training rows too."""
-    return f"{count} test images have the very features of a training image"
+def shared_rows_warning(count: int) -> str:
+    """Warning about test rows that are equal to training rows."""
+    return f"{count} test images have the same features as a training image"
 
 
 def _image_lines(info: dict[str, Any]) -> list[str]:
@@ -162,7 +164,7 @@ def _image_lines(info: dict[str, Any]) -> list[str]:
         text = "none"
         if counts:
             text = f"{counts['min']} / {counts['median']:g} / {counts['max']} (min/median/max)"
-        lines.append(f"images a class, {part}: {text}")
+        lines.append(f"images per class, {part}: {text}")
     if info["classes_without_images"]:
         lines.append(f"classes without images: {info['classes_without_images']}")
     return lines

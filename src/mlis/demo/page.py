@@ -1,4 +1,4 @@
-"""The demo's page: what the recognizer answered, prepared for `page.html`."""
+"""Content of the demo's page, for the template `page.html`."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,31 +10,31 @@ from PIL import Image
 
 from mlis.config import Config
 from mlis.data.letters.alphabet import Letter
-from mlis.data.letters.render import LetterData
+from mlis.data.letters.dataset import LetterData
 from mlis.evaluation import Evaluation
 from mlis.pages import data_uri, render
-from mlis.pages.places import place, same_class_nearest
+from mlis.pages.projection import project, same_class_nearest
 
 ANSWERS = 44  # test images of unseen letters, drawn at random
 CONFUSIONS = 9
-RELATIVES = 3  # seen letters that show a part, in the worked example
-COLOURED = 8  # unseen letters with a colour of their own on the map; the stylesheet has as many
+RELATIVES = 3  # seen letters per part in the worked example
+COLOURED = 8  # unseen letters with their own colour in the plot, as many as in the stylesheet
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """The tested recognizer's answers, beside the data and the other methods' measures.
+    """Test results of the recognizer, the data, and the metrics of the other methods.
 
     Attributes:
         data: letters, images, split.
-        rows: (n,) int64, row of each test image in `data`, as `for_testing` orders them.
+        rows: (n,) int64, row of each test image in `data`, in the order of `for_testing`.
         predicted: (n,) int64, class predicted for each.
         refined: (n, Dh) refined features of the test images.
         evaluation: of the recognizer on them.
-        methods: name → U, S, H, T1 in per cent; baselines first, the recognizer last.
+        methods: name → U, S, H, T1 in per cent; the recognizer is last.
         config: its settings.
         seconds: wall time of rendering, training and testing.
-        provenance: data, versions, machine.
+        provenance: of data, versions and machine.
     """
 
     data: LetterData
@@ -59,7 +59,7 @@ class Findings:
 
 
 def render_page(found: Findings) -> str:
-    """The whole page as one string of HTML."""
+    """The page as HTML."""
     split, dataset = found.data.dataset.split, found.data.dataset
     return render(
         "demo/page.html",
@@ -75,13 +75,13 @@ def render_page(found: Findings) -> str:
 
 
 def shot(image: np.ndarray) -> str:
-    """One rendered letter as a data URI: black ink, as transparent as the image is dark."""
+    """A rendered letter as a data URI: black, with the image as its alpha channel."""
     ink = np.stack([np.zeros_like(image), image], axis=-1)
     return data_uri(Image.fromarray(ink, "LA"), "png")
 
 
 def _answers(found: Findings) -> Iterator[dict[str, Any]]:
-    """Random test images of unseen letters, and the letter predicted for each."""
+    """Random test images of unseen letters, with predictions."""
     unseen = np.flatnonzero(~found.data.dataset.seen_mask[found.labels])
     for i in np.random.default_rng(1).permutation(unseen)[:ANSWERS]:
         yield _answer(found, i)
@@ -94,7 +94,7 @@ def _answer(found: Findings, i: int) -> dict[str, Any]:
 
 
 def _letters(found: Findings) -> Iterator[dict[str, Any]]:
-    """Accuracy of each letter, and the letter that it is most often mistaken for."""
+    """Accuracy of each letter, and its most frequent wrong prediction."""
     for c, row in enumerate(found.evaluation.per_class):
         wrong = Counter(found.predicted[found.labels == c].tolist())
         wrong.pop(c, None)
@@ -111,7 +111,7 @@ def _letters(found: Findings) -> Iterator[dict[str, Any]]:
 
 
 def _example(found: Findings) -> dict[str, Any]:
-    """Seen letters with the base + seen letters with the mark → a letter never seen."""
+    """Seen letters with the base letter or the mark of an unseen letter."""
     chosen = _best_example(found)
     rng = np.random.default_rng(0)
     train, letters = found.data.dataset.split.trainval, found.letters
@@ -135,7 +135,7 @@ def _example(found: Findings) -> dict[str, Any]:
 
 
 def _best_example(found: Findings) -> int:
-    """The best recognised unseen letter that seen ones show well: one mark, the most relatives."""
+    """The unseen letter with the best accuracy, then the most relatives; with one mark if any."""
     unseen = found.data.dataset.unseen_classes.tolist()
     single = [c for c in unseen if len(found.letters[c].marks) == 1]
 
@@ -159,7 +159,7 @@ def _relatives(found: Findings, c: int) -> tuple[list[int], list[int]]:
 
 
 def _confusions(found: Findings) -> dict[str, Any] | None:
-    """The most frequent mistakes on unseen letters, and which part was mistaken."""
+    """The most frequent errors on unseen letters, and the parts that differ."""
     unseen = ~found.data.dataset.seen_mask[found.labels]
     wrong = np.flatnonzero(unseen & (found.labels != found.predicted))
     if not len(wrong):
@@ -184,7 +184,7 @@ def _confusions(found: Findings) -> dict[str, Any] | None:
 
 
 def difference(true: Letter, said: Letter) -> str:
-    """What was mistaken, in words.
+    """The difference between two letters, in words.
 
     >>> a, b = Letter("ǔ", "small", "U", ("caron",)), Letter("ŭ", "small", "U", ("breve",))
     >>> difference(a, b)
@@ -200,16 +200,16 @@ def difference(true: Letter, said: Letter) -> str:
 
 
 def _parts_off(true: Letter, said: Letter) -> int:
-    """Parts to change: replacing one, adding one and dropping one count the same."""
+    """Number of parts to replace, add or remove."""
     missing, extra = set(true.parts) - set(said.parts), set(said.parts) - set(true.parts)
     return max(len(missing), len(extra))
 
 
-# --- raw beside refined features ------------------------------------------------------------------
+# --- raw and refined features ---------------------------------------------------------------------
 
 
 def _maps(found: Findings) -> dict[str, Any] | None:
-    """Test images of the letters of one base and case: those with the most unseen members."""
+    """Test images of the base letter and case with the most unseen letters, in 2-D."""
     dataset, labels = found.data.dataset, found.labels
     families: dict[str, list[int]] = {}
     for c, letter in enumerate(found.letters):
@@ -221,11 +221,13 @@ def _maps(found: Findings) -> dict[str, Any] | None:
     styles = dict.fromkeys(family, "seen")
     coloured = [c for c in family if not dataset.seen_mask[c]][:COLOURED]
     styles |= {c: f"c{i}" for i, c in enumerate(coloured)}
-    shown = shown[np.argsort(np.isin(labels[shown], coloured), kind="stable")]  # colours on top
+    shown = shown[
+        np.argsort(np.isin(labels[shown], coloured), kind="stable")
+    ]  # coloured points on top
     panels = []
     for kind, features in (("Raw", dataset.features[found.rows]), ("Refined", found.refined)):
         nearest = same_class_nearest(features, labels)[~dataset.seen_mask[labels]]
-        places = zip(place(features[shown]).tolist(), labels[shown].tolist(), strict=True)
+        places = zip(project(features[shown]).tolist(), labels[shown].tolist(), strict=True)
         points = [(x, y, found.letters[c].character, styles[c]) for (x, y), c in places]
         panels.append({"kind": kind, "points": points, "nearest": 100 * nearest.mean()})
     legend = [(styles[c], found.letters[c]) for c in coloured]

@@ -1,4 +1,4 @@
-"""The demo itself: train on the letters, test once, compare, write the page."""
+"""The demo: train on the letters, test once, compare, write the page."""
 
 import dataclasses
 import logging
@@ -13,16 +13,16 @@ import torch
 from mlis import presets
 from mlis.config import Config, resolve
 from mlis.data.dataset import GZSLDataset
-from mlis.data.letters.render import LetterData, load_letters
+from mlis.data.letters.dataset import LetterData, load_letters
 from mlis.demo.page import Findings, render_page
 from mlis.evaluation import Evaluation
 from mlis.methods.protocol import choose_and_test
 from mlis.methods.prototype import RidgePrototype
 from mlis.model.recognizer import Recognizer
-from mlis.protocol import fit_and_calibrate, test_once
+from mlis.protocol import evaluate_on_test, fit_and_calibrate
 from mlis.provenance import PROTOCOL, provenance
 from mlis.storage.atomic import atomic_write, write_json
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -36,40 +36,40 @@ def run_demo(
     device: str | torch.device = "auto",
     config: Config | None = None,
     data: LetterData | None = None,
-    progress: Callable[[str], Monitor] | None = None,
+    progress: Callable[[str], Callback] | None = None,
 ) -> dict[str, Any]:
-    """Train on letters, recognise letters never seen, and write `index.html` and `result.json`.
+    """Train and test on the letters, and write `index.html` and `result.json`.
 
-    The letters and their split are always the same; `seed` is of the training.
+    The letters and their split do not depend on `seed`.
 
     Args:
-        folder: where to write; made if absent.
-        seed: of every random number in training.
+        folder: of the output; created if absent.
+        seed: of training.
         device: "auto", "cpu", "cuda", …
         config: settings; by default the preset `letters`, chosen on validation letters only.
         data: the letters; by default :func:`mlis.data.letters.render.load_letters`.
-        progress: makes the monitor of each training from its title.
+        progress: makes the callback of each training from its title.
 
     Returns:
-        JSON-serialisable: `U`, `S`, `H`, `T1` (per cent), `protocol`, `seconds` (everything but
-        the page), `baselines` (name → the same measures), `page` (path), `provenance`.
+        JSON values: `U`, `S`, `H`, `T1` (per cent), `protocol`, `seconds` (without the page),
+        `baselines` (name → the same metrics), `page` (path), `provenance`.
 
     Raises:
-        DivergenceError: the settings made training diverge.
+        DivergenceError: training diverged.
     """
     started = time.perf_counter()
     data = data or load_letters()
     config = config or resolve(presets.load("letters"))
-    progress = progress or (lambda title: Monitor())
+    progress = progress or (lambda title: Callback())
     train = _Trainer(data.dataset, config, seed, device, progress)
     recognizer = train("mlis", config.refinement.components)
     baseline = train("softmax", "none")
 
-    mlis = test_once(recognizer, data.dataset)
+    mlis = evaluate_on_test(recognizer, data.dataset)
     methods = {
         "chance": chance(data.dataset.seen_mask),
         "ridge prototypes": _measures(_prototypes(data.dataset, config, device)),
-        "raw-feature softmax": _measures(test_once(baseline, data.dataset)),
+        "raw-feature softmax": _measures(evaluate_on_test(baseline, data.dataset)),
         "mlis": _measures(mlis),
     }
     seconds = round(time.perf_counter() - started, 1)
@@ -84,30 +84,30 @@ class _Trainer:
     config: Config
     seed: int
     device: str | torch.device
-    progress: Callable[[str], Monitor]
+    progress: Callable[[str], Callback]
 
     def __call__(self, title: str, components: str) -> Recognizer:
-        """Calibrate on validation and train, with these components of stage 1b."""
+        """Calibrate on validation and train, with these components of the refinement."""
         trained = fit_and_calibrate(
             self.dataset,
             self.config.replace({"refinement": {"components": components}}),
             seed=self.seed,
             device=self.device,
-            monitor=self.progress(title),
-            validation_monitor=self.progress(f"{title}, validation letters held out"),
+            callbacks=[self.progress(title)],
+            validation_callbacks=[self.progress(f"{title}, validation letters held out")],
         )
         logger.info("%s: trained in %.1f s", title, trained.seconds)
         return trained.recognizer
 
 
 def _prototypes(dataset: GZSLDataset, config: Config, device: str | torch.device) -> Evaluation:
-    """Nearest ridge prototypes; a letter's features have one unit, so they are left unscaled."""
+    """Nearest ridge prototypes, on unscaled features, as all HOG values have the same unit."""
     unscaled = config.replace({"preprocessing": {"feature_scaling": "none"}})
     return choose_and_test(RidgePrototype(unscaled), dataset, device=device).test
 
 
 def chance(seen_mask: np.ndarray) -> dict[str, float]:
-    """Expected measures, per cent, of drawing a class at random from all (T1: from the unseen).
+    """Expected metrics in per cent of a random class among all (T1: among the unseen).
 
     >>> chance(np.array([True, True, True, False]))
     {'U': 25.0, 'S': 25.0, 'H': 25.0, 'T1': 100.0}

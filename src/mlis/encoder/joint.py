@@ -1,10 +1,10 @@
 """Stages 1a and 1b in the paper's order: each step trains the generator, then the encoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.encoder.network import Encoder
@@ -12,7 +12,9 @@ from mlis.encoder.trainer import RefinementTrainer
 from mlis.generators.base import FeatureGenerator
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 from mlis.model.preprocessing import TrainingTensors
-from mlis.training.loop import Monitor, train
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
+from mlis.training.loop import train
 
 
 class JointTrainer:
@@ -64,21 +66,22 @@ def _parted(both: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 def fit_joint(
     data: TrainingTensors,
     config: Config,
-    arithmetic: Arithmetic,
+    precision: Precision,
     seed: int,
-    monitor: Monitor,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
     loss: EmbeddingLoss | None = None,
 ) -> tuple[FeatureGenerator, Encoder]:
     """Train generator and encoder together, `generation.steps` steps (`schedule="joint"`)."""
-    adversarial = AdversarialTrainer(data, config.generation, arithmetic, seed)
+    adversarial = AdversarialTrainer(data, config.generation, precision, seed)
     refinement = RefinementTrainer(
         data,
         config.refinement,
-        arithmetic,
+        precision,
         seed,
         lambda: adversarial.generator.sampler(data.descriptors),
         loss,
     )
     trainer = JointTrainer(adversarial, refinement)
-    train("joint", trainer, config.generation.steps, monitor)
+    train("joint", trainer, config.generation.steps, callbacks, checkpoints)
     return adversarial.generator, refinement.encoder

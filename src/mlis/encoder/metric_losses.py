@@ -35,8 +35,8 @@ def _log_sum_exp(values: Tensor, keep: Tensor) -> Tensor:
     """log Σ exp over the kept entries of each row; very negative for a row without any."""
     lowest = torch.finfo(values.dtype).min
     top = values.detach().masked_fill(~keep, lowest).amax(-1, keepdim=True)
-    # exp of what underflows is over ten times slower, and e^-80 beside e^0 is below every dtype's
-    # precision. Clamped values have no gradient; neither would they have had one to speak of.
+    # exp is over ten times slower where it underflows, and e^-80 is negligible beside e^0 in every
+    # dtype. Clamped values have no gradient; it would be negligible too.
     powers = (values - top).clamp(min=-80.0, max=0.0).exp() * keep
     return top[..., 0] + powers.sum(-1).clamp(min=torch.finfo(values.dtype).tiny).log()
 
@@ -47,7 +47,7 @@ def _mean_of_positive(losses: Tensor) -> Tensor:
 
 
 def circle(similarity: Tensor, labels: Tensor, margin: float, gamma: float) -> Tensor:
-    """Circle loss with self-paced weights, one term an anchor (Sun et al., 2020, eq. 6).
+    """Circle loss with self-paced weights, one term per anchor (Sun et al., 2020, eq. 6).
 
     `softplus(LSE_n[γ α_n (s_n − m)] + LSE_p[−γ α_p (s_p − (1 − m))])` with weights
     `α_n = [s_n + m]₊`, `α_p = [1 + m − s_p]₊` held constant; mean over anchors that have both
@@ -104,7 +104,7 @@ def concatenate(h: Tensor, descriptors: Tensor | None, settings: Refinement) -> 
 
     Args:
         h: (B, Dh) refined features.
-        descriptors: (B, Da), each sample's own class's descriptor; None without IS.
+        descriptors: (B, Da) of each sample's own class; None without IS.
     """
     if settings.visual_norm == "l2":
         h = normalize(h, dim=1)
@@ -143,22 +143,22 @@ def similarities(
     """Cosine similarities of `[h ; scale · a_y]` without building the concatenation.
 
     `[h_i ; a_i]·[h_j ; a_j] = h_i·h_j + a_i·a_j`, and the second term depends on the two classes
-    alone: it is read from the (C, C) `class_gram` of the scaled descriptors that `labels` count
-    (None without IS). `product` is the dtype of the products in the gradient.
+    alone: it is looked up by `labels` in the (C, C) `class_gram` of the scaled descriptors (None
+    without IS). `product` is the dtype of the factors in the gradient's products.
 
     Returns:
-        The (B, B) similarities, and the mean share of a squared length that is semantic (0-d).
+        The (B, B) similarities, and the semantic fraction of the squared length (mean, 0-d).
     """
     if settings.visual_norm == "l2":
         h = normalize(h, dim=1)
     dots = cast(Tensor, _Gram.apply(h, product or h.dtype))
-    share = dots.new_zeros(())
+    semantic_share = dots.new_zeros(())
     if class_gram is not None:
         own = class_gram.diagonal()[labels]
-        share = (own / (own + dots.diagonal()).clamp(min=1e-12)).mean().detach()
+        semantic_share = (own / (own + dots.diagonal()).clamp(min=1e-12)).mean().detach()
         dots = dots + class_gram.index_select(0, labels).index_select(1, labels)
     length = dots.diagonal().clamp(min=1e-12).sqrt()
-    return dots / (length[:, None] * length[None, :]), share
+    return dots / (length[:, None] * length[None, :]), semantic_share
 
 
 SimilarityLoss = Callable[[Tensor, Tensor], Tensor]

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Refinement
 from mlis.encoder.metric_losses import EmbeddingLoss, concatenate
 from mlis.errors import SettingsError
@@ -15,41 +15,41 @@ class OwnLoss:
     """Calls a user's loss.
 
     Attributes:
-        learned: a copy of a loss that has weights of its own (proxies, say) to train beside the
-            encoder, or None. A copy, so that the caller's stays as it is and a second training
-            begins where the first did.
+        learned: a copy of a loss that has weights of its own (such as proxies), to be trained with
+            the encoder, or None. A copy, so that the caller's loss is unchanged and a second
+            training starts from the same weights.
 
     Args:
         loss: the user's.
-        arithmetic: device and precision of those weights.
+        precision: device and dtype of those weights.
     """
 
-    def __init__(self, loss: EmbeddingLoss, arithmetic: Arithmetic):
+    def __init__(self, loss: EmbeddingLoss, precision: Precision):
         self._loss = loss
         self.learned: torch.nn.Module | None = None
         if isinstance(loss, torch.nn.Module) and any(True for _ in loss.parameters()):
-            self.learned = copy.deepcopy(loss).to(arithmetic.device, arithmetic.master)
+            self.learned = copy.deepcopy(loss).to(precision.device, precision.master)
             self._loss = self.learned
 
     def __call__(
         self, h: Tensor, y: Tensor, descriptors: Tensor | None, settings: Refinement
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss, and the mean share of the squared length that is semantic.
+        """Return the loss, and the semantic fraction of the squared length (mean).
 
         Args:
             h: (B, Dh) refined features.
             y: (B,) labels.
-            descriptors: (B, Da), each sample's own class's; None without IS.
+            descriptors: (B, Da) of each sample's own class; None without IS.
             settings: how the two are concatenated.
 
         Raises:
-            SettingsError: the loss returned something else than a scalar.
+            SettingsError: the loss did not return a scalar tensor.
         """
         embeddings = concatenate(h, descriptors, settings)
         squared = embeddings.detach().square()
-        share = squared[:, h.shape[1] :].sum(1) / squared.sum(1).clamp(min=1e-12)
+        semantic_share = squared[:, h.shape[1] :].sum(1) / squared.sum(1).clamp(min=1e-12)
         value: object = self._loss(embeddings, y)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise SettingsError(f"the metric loss must return a scalar tensor, but got {got}")
-        return value, share.mean()
+        return value, semantic_share.mean()

@@ -1,19 +1,19 @@
-"""Measures of generalized zero-shot recognition, in per cent, from scores and labels alone.
+"""Metrics of generalized zero-shot recognition in per cent, computed from scores and labels.
 
-U and S are means over classes of top-1 accuracy: of the test images of unseen (seen) classes
-with **all** classes as candidates. H = 2US / (U + S) (Xian et al., "Zero-Shot Learning – A
+U and S are per-class means of top-1 accuracy on test images of unseen (seen) classes, with **all**
+classes as candidates. H = 2US / (U + S) (Xian et al., "Zero-Shot Learning – A
 Comprehensive Evaluation of the Good, the Bad and the Ugly", 2018, eq. 16 and 17). T1 is the
-zero-shot accuracy: unseen classes' test images, only the unseen classes as candidates.
+zero-shot accuracy: test images of unseen classes, with only the unseen classes as candidates.
 
-Subtracting a constant c from all seen scores trades S for U. Over all c the points (U, S) trace
-the seen–unseen curve; the area under it is AUSUC (Chao et al., "An Empirical Study and Analysis
-of Generalized Zero-Shot Learning for Object Recognition in the Wild", 2016, sections 3 and 4).
-The curve changes only where c passes some image's margin (best seen minus best unseen score),
-so sorting the margins gives all of it: no grid of constants, no approximation.
+Subtracting a constant c from all seen-class scores trades S for U. Over all c the points (U, S)
+form the seen–unseen curve; the area under it is AUSUC (Chao et al., "An Empirical Study and
+Analysis of Generalized Zero-Shot Learning for Object Recognition in the Wild", 2016, sections 3 and
+4). The curve changes only where c passes the margin of an image (best seen minus best unseen
+score); it is computed exactly by sorting the margins.
 
-Recall@1 and MAP@R say how well the features retrieve, without any classifier.
+Recall@1 and MAP@R measure retrieval with the features, without a classifier.
 
-A measure without a single image to stand on is None, never 0 and never NaN, and `notes` says why.
+A metric without images is None, never 0 or NaN, and `notes` gives the reason.
 """
 
 from mlis.evaluation.curve import (

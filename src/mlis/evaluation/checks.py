@@ -1,4 +1,4 @@
-"""What every measure asks of its arrays, checked once, with errors that name row and class."""
+"""Validation of the arrays of all metrics; errors name row and class."""
 
 import numpy as np
 
@@ -9,9 +9,12 @@ from mlis.errors import DataError
 def checked(
     scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray, *, no_images: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three as arrays: (N, C) finite numbers, (N,) int64 in 0..C-1, (C,) bool; or DataError.
+    """Validated scores (N, C), labels (N,) int64 in 0..C-1, and seen_mask (C,) bool.
 
     N may be 0 with `no_images`.
+
+    Raises:
+        DataError: an array has a wrong shape, type or value.
     """
     scores, labels, seen_mask = np.asarray(scores), np.asarray(labels), np.asarray(seen_mask)
     empty = 0 in (scores.shape[1:] if no_images else scores.shape)

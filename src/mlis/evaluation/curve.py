@@ -1,7 +1,7 @@
-"""The seen–unseen curve (Chao et al. 2016): exact, its area, and the constant a validation picks.
+"""The exact seen–unseen curve (Chao et al. 2016), its area, and the choice of the constant.
 
-It changes only where the constant passes some image's margin (best seen minus best unseen
-score), so sorting the margins gives all of it: no grid of constants, no approximation.
+The curve changes only where the constant passes the margin of an image (best seen minus best unseen
+score), so it is computed by sorting the margins.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,16 @@ from mlis.compute.memory import in_parts
 from mlis.errors import DataError
 from mlis.evaluation.checks import checked
 
-_ROWS = 8192  # whose best class is looked for at a time
+_ROWS = 8192  # processed at a time
 
 
 @dataclass(frozen=True, eq=False)
 class SeenUnseenCurve:
     """U and S (per cent) for every constant c subtracted from the seen scores.
 
-    `U[k]`, `S[k]` (K+1,) hold for `knots[k-1] < c < knots[k]`, where `knots` (K,) ascend and stand
-    between −∞ and +∞. U rises from 0 to T1; S falls to 0 from the accuracy among seen classes.
+    `U[k]`, `S[k]` (K+1,) are the values for `knots[k-1] < c < knots[k]`, with ascending `knots`
+    (K,) and −∞ and +∞ at the ends. U rises from 0 to T1; S falls from the accuracy among seen
+    classes to 0.
     """
 
     U: np.ndarray
@@ -36,19 +37,19 @@ class SeenUnseenCurve:
 
     @property
     def area(self) -> float:
-        """AUSUC, per cent: trapezoids, so a tie between a seen and an unseen image counts half."""
+        """AUSUC, per cent; trapezoidal rule: a tie of a seen and an unseen image counts half."""
         area = np.sum(np.diff(self.U) * (self.S[1:] + self.S[:-1])) / 200
-        return min(float(area), 100.0)  # which rounding may exceed
+        return min(float(area), 100.0)  # rounding may exceed 100
 
     def best_constant(self) -> float:
-        """A constant with the highest H: the mid-point of the widest such interval of knots.
+        """The constant with the highest H: the midpoint of the widest interval of knots with it.
 
-        It is as far as can be from either change, and 0.0 when no constant gives H > 0.
+        0.0 if no constant gives H > 0.
         """
         H = self.H
         if H.max() <= 0:
             return 0.0
-        # H is 0 at both ends (U or S is), so the best intervals have two finite knots
+        # H is 0 at both ends, so the best intervals have two finite knots
         best = np.flatnonzero(np.isclose(H, H.max(), rtol=1e-12, atol=0))
         left, right = self.knots[best - 1], self.knots[best]
         widest = (right - left).argmax()
@@ -61,7 +62,7 @@ def seen_unseen_curve(
     """The exact seen–unseen curve; arguments and errors as for :func:`evaluate`.
 
     Raises:
-        DataError: also when images of seen or of unseen classes are missing: there is no curve.
+        DataError: also if there are no images of seen or of unseen classes.
     """
     scores, labels, seen_mask = checked(scores, labels, seen_mask)
     for kind, rows in (("seen", seen_mask[labels]), ("unseen", ~seen_mask[labels])):
@@ -78,24 +79,24 @@ def best_calibration(
 ) -> float:
     """The constant to subtract from seen scores that maximises H **on validation scores**.
 
-    Never call it with test scores: the constant is a setting, and settings are chosen on
-    validation classes. Arguments as for :func:`evaluate`, in the validation split's numbering.
-    H is constant between neighbouring margins; what comes back is the mid-point of the interval
-    where H is highest (the widest, where several are equally good), as far as can be from either
-    change. It is 0.0 when no constant gives H > 0.
+    Never call it with test scores: settings are chosen on validation classes. Arguments as for
+    :func:`evaluate`, in the class numbering of the validation split. H is constant between
+    neighbouring margins; the result is the midpoint of the interval with the highest H (the widest
+    if there are several), or 0.0 if no constant gives H > 0.
 
     Raises:
-        DataError: as :func:`evaluate`, and when images of seen or of unseen classes are missing.
+        DataError: as :func:`evaluate`, and if there are no images of seen or of unseen classes.
     """
     return seen_unseen_curve(validation_scores, validation_labels, seen_mask).best_constant()
 
 
 def common_constant(curves: Sequence[SeenUnseenCurve]) -> float:
-    """The constant that several validation splits support together.
+    """The constant chosen on several validation splits.
 
-    Of one curve it is `best_constant`. Of several it is the one nearest to zero whose mean H is at
-    most one standard error below the highest mean: few classes tell little, and what they do not
-    tell is not to cost the seen classes. 0.0 when no constant gives H > 0.
+    For one curve, its `best_constant`. For several, the constant nearest to zero whose mean H is at
+    most one standard error below the highest mean (one-standard-error rule): with few classes the
+    optimum is uncertain, and a smaller constant favours the seen classes. 0.0 if no constant gives
+    H > 0.
     """
     if len(curves) == 1:
         return curves[0].best_constant()
@@ -115,14 +116,14 @@ def exact_curve(scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray) -
     best_unseen, top_unseen = best_among(scores, ~seen_mask)
     margin = top_seen - top_unseen
     is_seen = seen_mask[labels]
-    # an image that is wrong among its own kind is wrong for every c, and so moves nothing
+    # an image that is wrong among seen (or unseen) classes alone is wrong for every c
     moves = np.where(is_seen, best_seen, best_unseen) == labels
     knots, where = np.unique(margin[moves], return_inverse=True)
     weight = _class_weights(labels, seen_mask)[moves]
     seen_moves = is_seen[moves]
     gained = np.bincount(where[~seen_moves], weight[~seen_moves], len(knots))
     lost = np.bincount(where[seen_moves], weight[seen_moves], len(knots))
-    # S is summed from its zero end, so that both ends are exact zeros
+    # S is summed from its zero end, so that both ends are exactly zero
     return SeenUnseenCurve(
         U=np.concatenate([[0.0], np.cumsum(gained)]),
         S=np.concatenate([np.cumsum(lost[::-1])[::-1], [0.0]]),
@@ -131,21 +132,21 @@ def exact_curve(scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray) -
 
 
 def best_among(scores: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) index and (N,) float64 score of each row's best class among those in `mask`."""
+    """(N,) index and (N,) float64 score of the best class in `mask` of each row."""
     classes = np.flatnonzero(mask)
     best, top = np.empty(len(scores), dtype=np.int64), np.empty(len(scores))
 
-    def look(part: slice) -> None:
+    def find_best(part: slice) -> None:
         among = scores[part][:, classes]
         column = among.argmax(1)
         best[part], top[part] = classes[column], among[np.arange(len(among)), column]
 
-    in_parts(len(scores), _ROWS, look, "evaluation", "use fewer images")
+    in_parts(len(scores), _ROWS, find_best, "evaluation", "use fewer images")
     return best, top
 
 
 def _class_weights(labels: np.ndarray, seen_mask: np.ndarray) -> np.ndarray:
-    """(N,) per cent of U or S that each image is worth: every class with images counts alike."""
+    """(N,) contribution of each image to U or S in per cent; classes have equal weights."""
     images = np.bincount(labels, minlength=len(seen_mask))
     numbers = (int((images[mask] > 0).sum()) for mask in (seen_mask, ~seen_mask))
     kinds = np.where(seen_mask, *numbers)

@@ -1,4 +1,4 @@
-"""U, S, H, T1 and the tables beside them, from scores and labels alone."""
+"""U, S, H, T1, per-class accuracy and confusions from scores and labels."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,7 @@ from mlis.evaluation.curve import SeenUnseenCurve, best_among, exact_curve
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """One line of the per-class table; `accuracy` (per cent) is None without test images."""
+    """Accuracy of one class in per cent; None without test images."""
 
     name: str
     seen: bool
@@ -23,7 +23,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Confusion:
-    """`count` images of class `label`, `share` per cent of them, were taken for `predicted`."""
+    """`count` images of class `label`, `share` per cent of them, were classified as `predicted`."""
 
     label: str
     predicted: str
@@ -33,13 +33,13 @@ class Confusion:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What :func:`evaluate` found; all measures in per cent, None where nothing defines them.
+    """Result of :func:`evaluate`; all metrics in per cent, None if undefined.
 
-    `overall` is the share of all images that are right, whatever their class. `best_H` is the
-    highest H over all calibration constants: **optimistic**, since it looks at the test labels;
-    :meth:`to_dict` calls it `best_H_optimistic`. `confusion_counts` is (C, C) int64, rows true
-    classes, columns predicted ones; `confusions` its largest entries off the diagonal. Classes in
-    `without_images` are in no mean, but are candidates like any other.
+    `overall` is the accuracy over all images, regardless of class. `best_H` is the highest H over
+    all calibration constants: **optimistic**, as it uses the test labels; in :meth:`to_dict` it is
+    `best_H_optimistic`. `confusion_counts` is (C, C) int64 with true classes in rows and predicted
+    ones in columns; `confusions` are its largest off-diagonal entries. Classes in `without_images`
+    do not contribute to means, but are candidates.
     """
 
     U: float | None
@@ -58,7 +58,7 @@ class Evaluation:
     curve: SeenUnseenCurve | None = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the confusion matrix and the curve, as strict JSON (no NaN, no NumPy type)."""
+        """Everything except the confusion matrix and the curve, as strict JSON values (no NaN)."""
         return {
             **{name: getattr(self, name) for name in ("U", "S", "H", "T1", "AUSUC", "overall")},
             "best_H_optimistic": self.best_H,
@@ -83,15 +83,21 @@ def evaluate(
     *,
     num_confusions: int = 10,
 ) -> Evaluation:
-    """Measure scores (N, C) of test images against their labels (N,) in 0..C-1; N may be 0.
+    """Evaluate scores of test images.
 
-    `seen_mask` (C,) bool is True for seen classes; `class_names` has C names. Predictions are
-    the arg max of `scores` as they are (ties go to the lower index), so pass calibrated scores
-    for calibrated U, S and H; T1 and AUSUC do not depend on the constant.
+    Predictions are the argmax of `scores` (the lower index for ties), so pass calibrated scores for
+    calibrated U, S and H; T1 and AUSUC do not depend on the constant.
+
+    Args:
+        scores: (N, C) real numbers; N may be 0.
+        labels: (N,) int in 0..C-1.
+        seen_mask: (C,) bool, True for seen classes.
+        class_names: C names.
+        num_confusions: maximum length of `Evaluation.confusions`.
 
     Raises:
-        DataError: shapes disagree, a label is out of range, or a score is
-            NaN or infinite (the message has the row and the class).
+        DataError: shapes disagree, a label is out of range, or a score is not finite (names row and
+            class).
 
     >>> scores = np.array([[9, 1, 2], [4, 6, 5], [3, 1, 8], [8, 0, 6]], dtype=np.float32)
     >>> result = evaluate(scores, np.array([0, 1, 2, 2]), np.array([1, 1, 0], bool), "abc")
@@ -120,7 +126,7 @@ def evaluate(
         H=H,
         T1=_zero_shot_accuracy(scores, labels, seen_mask),
         AUSUC=None if curve is None else curve.area,
-        # max: where margins are exactly 0, arg max may break ties as no constant could
+        # max: for margins of exactly 0, argmax may break ties like no constant does
         best_H=None if curve is None or H is None else max(H, float(curve.H.max())),
         overall=100 * float((predicted == labels).mean()) if len(labels) else None,
         images=len(labels),
@@ -134,18 +140,18 @@ def evaluate(
 
 
 def harmonic_mean(U: float, S: float) -> float:
-    """H = 2US / (U + S), and 0 where both are 0."""
+    """H = 2US / (U + S), or 0 if both are 0."""
     return 2 * U * S / (U + S) if U + S > 0 else 0.0
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """(C, C) int64: entry [i, j] counts images of class i that were taken for class j."""
+    """(C, C) int64: entry [i, j] counts images of class i classified as class j."""
     flat = np.asarray(labels) * num_classes + np.asarray(predicted)
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def per_class_accuracy(counts: np.ndarray) -> np.ndarray:
-    """(C,) float64 per cent right of each class, from (C, C) counts; NaN without images."""
+    """(C,) float64 accuracy of each class in per cent from (C, C) counts; NaN without images."""
     images = counts.sum(1)
     accuracy = np.full(len(counts), np.nan)
     np.divide(100 * np.diagonal(counts), images, out=accuracy, where=images > 0)
@@ -178,7 +184,7 @@ def _zero_shot_accuracy(
 
 
 def _most_confused(counts: np.ndarray, names: tuple[str, ...], n: int) -> tuple[Confusion, ...]:
-    """The `n` largest counts off the diagonal; ties in the order of the class numbers."""
+    """The `n` largest off-diagonal counts; ties in class order."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[: max(n, 0)]
@@ -192,12 +198,12 @@ def _most_confused(counts: np.ndarray, names: tuple[str, ...], n: int) -> tuple[
 
 
 def _notes(U: float | None, S: float | None, seen_mask: np.ndarray, images: int) -> tuple[str, ...]:
-    notes: list[str] = [] if images else ["nothing was measured: there are no test images"]
+    notes: list[str] = [] if images else ["nothing was evaluated: there are no test images"]
     for value, missing, kind, classes in (
         (U, "U, T1, H, AUSUC", "unseen", ~seen_mask),
         (S, "S, H, AUSUC", "seen", seen_mask),
     ):
         if value is None:
             why = "has test images" if classes.any() else "exists"
-            notes.append(f"{missing} are not defined: no {kind} class {why}")
+            notes.append(f"{missing} are undefined: no {kind} class {why}")
     return tuple(notes)

@@ -1,9 +1,9 @@
-"""Retrieval: is the nearest image of another one of the same class? From features alone.
+"""Retrieval metrics of features: Recall@1 and MAP@R by cosine similarity.
 
-Recall@1 is the share of images whose nearest neighbour by cosine is of their class. MAP@R looks at
-the R nearest, R being the number of other images of the class: the mean of the precision at every
-rank that holds an image of the class, counting zero for the ranks that do not (Musgrave, Belongie,
-Lim: "A Metric Learning Reality Check", ECCV 2020, section 3.2). Both as in their library.
+Recall@1 is the fraction of images whose nearest neighbour is of their class. MAP@R considers the R
+nearest neighbours, where R is the number of other images of the class: it is the mean over ranks of
+the precision at ranks with an image of the class, and zero at the others (Musgrave, Belongie, Lim:
+"A Metric Learning Reality Check", ECCV 2020, section 3.2). Both agree with pytorch-metric-learning.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from mlis.errors import DataError
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Means over images, per cent; None where no image has another one of its class.
+    """Means over images in per cent; None if no image has another one of its class.
 
     Attributes:
-        recall_at_1: of the nearest neighbour.
-        map_at_r: of the R nearest.
-        images: how many were asked for: those with another image of their class. All of them,
-            and the ones without, are what they are compared with.
+        recall_at_1: Recall@1.
+        map_at_r: MAP@R.
+        images: number of queries, which are the images with another image of their class; the
+            gallery contains all images.
     """
 
     recall_at_1: float | None
@@ -32,14 +32,14 @@ class Retrieval:
 
 
 def evaluate_retrieval(features: Any, labels: Any, *, chunk: int = 512) -> Retrieval:
-    """Measure features (N, D) with class labels (N,) int against each other by cosine.
+    """Evaluate retrieval with features (N, D) and class labels (N,) int.
 
-    An image does not find itself. Of equal cosines the lower row comes first. Memory: some
-    `chunk` × N numbers; where that is too much, fewer rows are taken at a time.
+    A query does not retrieve itself. Ties are ordered by row. Memory: about `chunk` × N numbers; on
+    a shortage, fewer rows are processed at a time.
 
     Raises:
-        DataError: shapes disagree, or a feature is NaN or infinite (the message has the row).
-        OutOfMemoryError: not even one row at a time fits.
+        DataError: shapes disagree, or a feature is not finite (names the row).
+        OutOfMemoryError: not even one row fits into memory.
 
     >>> result = evaluate_retrieval([[1, 0], [9, 1], [0, 1], [1, 8]], [0, 0, 1, 0])
     >>> round(result.recall_at_1, 1), round(result.map_at_r, 1), result.images
@@ -67,7 +67,7 @@ def evaluate_retrieval(features: Any, labels: Any, *, chunk: int = 512) -> Retri
 
 
 def _nearest(directions: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    """(B, count) the rows nearest to each of `rows`, nearest first, itself left out."""
+    """(B, count) nearest other rows of each of `rows`, nearest first."""
     cosines = directions[rows] @ directions.T
     cosines[np.arange(len(rows)), rows] = -np.inf
     return np.argsort(-cosines, axis=1, kind="stable")[:, :count]

@@ -1,4 +1,4 @@
-"""One result a seed in, lists with their mean and deviation out."""
+"""Mean and standard deviation of results over seeds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,21 +12,20 @@ METRICS = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic", *RETRIE
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Gather per-seed results (:meth:`Evaluation.to_dict`) into lists, means and deviations.
+    """Combine one result per seed (:meth:`Evaluation.to_dict`) to lists, means and deviations.
 
-    For each name in `METRICS` that the results hold: `name` the list of values in the order of
-    `results`, `name_mean`, and `name_std`, the sample standard deviation over seeds (ddof=1).
-    With one seed the deviation is unknown: `name_std` is None (JSON null), not 0. Mean and
-    deviation are None, too, where a value is None.
+    For each name in `METRICS` that the results contain: `name`, the list of values in the order of
+    `results`, `name_mean`, and `name_std`, the sample standard deviation over seeds (ddof=1), which
+    is None for a single seed. Mean and deviation are also None if any value is None.
 
     Raises:
-        DataError: there are no results, they do not hold the same measures, or one is no number.
+        DataError: there are no results, they contain different metrics, or a value is not a number.
 
     >>> summarise([{"H": 60.0}, {"H": 63.0}, {"H": 66.0}])
     {'H': [60.0, 63.0, 66.0], 'H_mean': 63.0, 'H_std': 3.0}
     """
     if not results:
-        raise DataError("expected the results of at least one seed to summarise, got none")
+        raise DataError("results: expected at least one seed, got none")
     summary: dict[str, Any] = {}
     for name in METRICS:
         have = [name in result for result in results]
@@ -34,8 +33,8 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         if not all(have):
             raise DataError(
-                f"expected every seed's result to have {name!r}, result {have.index(False)} "
-                f"has only {sorted(results[have.index(False)])}"
+                f"results: expected {name!r} for every seed, got only "
+                f"{sorted(results[have.index(False)])} in result {have.index(False)}"
             )
         values = [_measure(name, result[name]) for result in results]
         known = [value for value in values if value is not None]
@@ -47,9 +46,9 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _measure(name: str, value: Any) -> float | None:
-    """A number as it is; results are read from files."""
+    """Validate a value, as results are read from files."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        raise DataError(f"{name}: expected a number or nothing, but got {value!r}")
+        raise DataError(f"{name}: expected a number or nothing, got {value!r}")
     return float(value)

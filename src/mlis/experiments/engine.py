@@ -9,29 +9,20 @@ the store.
 import contextlib
 import functools
 import logging
-import os
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Protocol
 
-from mlis.errors import MlisError, SettingsError
+from mlis.compute.processes import call_many
+from mlis.errors import MlisError
 from mlis.experiments.running import How, Listen, run, silent
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tasks import Task
 from mlis.storage.locks import lock_folder
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-POLL = 0.5  # seconds between looks at a task that another process is at
 
 
 @dataclass(frozen=True)
@@ -93,72 +84,35 @@ class LocalEngine:
             del todo[outcome.task.key]
             _clear_unused(outcome, todo, results)
             yield outcome
-        left = list(todo.values())
-        work = self._in_turn(left, results) if self.jobs == 1 else self._beside(left, results)
-        with contextlib.closing(work):
-            for outcome in work:
-                del todo[outcome.task.key]
-                _clear_unused(outcome, todo, results)
-                yield outcome
-
-    def _in_turn(self, tasks: list[Task], results: Path) -> Generator[Outcome, None, None]:
-        while tasks:
-            put_off: list[Task] = []
-            for task in tasks:
-                outcome = attempt(task, results, self._how(task, results, self.listen))
-                if outcome is None:
-                    put_off.append(task)
-                else:
-                    yield outcome
-            if len(put_off) == len(tasks):  # others are at all of them
-                time.sleep(POLL)
-            tasks = put_off
-
-    def _beside(self, tasks: list[Task], results: Path) -> Generator[Outcome, None, None]:
-        context = get_context("spawn")
-        stop = context.Event()
-        pool = ProcessPoolExecutor(self.jobs, context, begin_worker, (self.jobs, stop))
-        try:
-            while tasks:
-                futures = {
-                    pool.submit(attempt, task, results, self._how(task, results, silent)): task
-                    for task in tasks
-                }
-                put_off: list[Task] = []
-                for task, outcome in _finished(futures):
-                    if outcome is None:
-                        put_off.append(task)
-                    else:
+        for wait in (False, True):  # those that another process is at come last
+            calls = [(task, results, self._how(task, results), wait) for task in todo.values()]
+            with contextlib.closing(call_many(attempt, calls, self.jobs)) as outcomes:
+                for outcome in outcomes:
+                    if outcome is not None:
+                        del todo[outcome.task.key]
+                        _clear_unused(outcome, todo, results)
                         yield outcome
-                if len(put_off) == len(tasks):
-                    time.sleep(POLL)
-                tasks = put_off
-        except BaseException:  # interrupted, or the consumer wants no more
-            stop.set()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
 
-    def _how(self, task: Task, results: Path, listen: Listen) -> How:
-        record, keep_model = record_of(results, task.key), task.seed in self.models_of
-        return How(listen, record, keep_model, self.snapshot_every)
+    def _how(self, task: Task, results: Path) -> How:
+        listen = self.listen if self.jobs == 1 else silent
+        keep_model = task.seed in self.models_of
+        return How(listen, record_of(results, task.key), keep_model, self.snapshot_every)
 
 
-def attempt(task: Task, results: Path, how: How) -> Outcome | None:
-    """Run a task, unless the store has it; None while another process is at it."""
+def attempt(task: Task, results: Path, how: How, wait: bool) -> Outcome | None:
+    """Run a task, unless the store has it; without `wait`, None while another process is at it."""
     store = store_of(results)
     if row := store.get(task.key):
         return Outcome(task, row)
-    work = work_of(results, task)
     try:
-        lock = lock_folder(work)
+        lock = lock_folder(work_of(results, task), (lambda holder: None) if wait else None)
     except BlockingIOError:
         return None
     with lock:
         if row := store.get(task.key):  # finished just before we had the lock
             return Outcome(task, row)
         try:
-            store.append(run(task, work, how))
+            store.append(run(task, work_of(results, task), how))
         except MlisError as error:
             logger.warning("%s: %s", task.title, error)
             return Outcome(task, None, str(error))
@@ -176,35 +130,6 @@ def _clear_unused(outcome: Outcome, todo: Mapping[str, Task], results: Path) -> 
     shared = outcome.task.stem in {task.stem for task in todo.values()}
     if outcome.row is not None and not shared:
         clear(work_of(results, outcome.task))
-
-
-def _finished(
-    futures: Mapping[Future[Outcome | None], Task],
-) -> Iterator[tuple[Task, Outcome | None]]:
-    try:
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool:
-        raise SettingsError(
-            "a worker process died, perhaps for want of memory: what is finished is kept; give the "
-            "same command with fewer --jobs"
-        ) from None
-
-
-def begin_worker(jobs: int, stop: Event) -> None:
-    """Take a share of the threads; end when told to, or with the process that started this one."""
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and it tells us
-
-    def watch() -> None:
-        parent = parent_process()
-        while not stop.wait(POLL) and parent is not None and parent.is_alive():
-            pass
-        os._exit(1)  # as if killed: locks go with the process, snapshots stay
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def clear(folder: Path) -> None:

@@ -14,7 +14,8 @@ from mlis.experiments.store import TEST_BEST, Row, parse
 from mlis.experiments.tasks import Task
 from mlis.experiments.testbest import TestBest, baseline_test_best
 from mlis.methods.protocol import Measured
-from mlis.protocol import Trained, test_once
+from mlis.pipeline import Trained
+from mlis.protocol import evaluate_on_test
 from mlis.provenance import provenance
 
 
@@ -27,7 +28,7 @@ def row_of_method(task: Task, dataset: GZSLDataset, trained: Trained, unseen: Un
         unseen: retrieval among the images of unseen classes.
     """
     recognizer = trained.recognizer
-    test = test_once(recognizer, dataset).to_dict() | unseen.retrieved(recognizer)
+    test = evaluate_on_test(recognizer, dataset).to_dict() | unseen.retrieved(recognizer)
     cost = _cost(trained.seconds, trained.reused)
     return _row(task, dataset, test, trained.validation, recognizer.calibration, {}, cost)
 

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.compute.ray_cluster import Cluster, Pool, connected
 from mlis.errors import DataError
 from mlis.experiments.engine import Outcome, clear, record_of, store_of, there, work_of
@@ -162,7 +162,7 @@ class _Driver:
 
 def _settled(task: Task) -> Task:
     """The same task, for the kind of device that "auto" comes to here; Ray says which of them."""
-    return replace(task, device=Arithmetic.of(task.config.precision, task.device).device.type)
+    return replace(task, device=Precision.of(task.config.precision, task.device).device.type)
 
 
 def _first_line(error: Exception) -> str:

@@ -24,15 +24,15 @@ from mlis.methods.protocol import choose_and_test
 from mlis.methods.registry import build_method
 from mlis.protocol import fit_and_calibrate
 from mlis.provenance import training_key
-from mlis.training.checkpoints import FolderMonitor
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback, LossLog
+from mlis.training.checkpoints import CheckpointFolder
 
-Listen = Callable[[str], Monitor]
+Listen = Callable[[str], Callback]
 
 
-def silent(title: str) -> Monitor:
-    """Nobody hears of a training."""
-    return Monitor()
+def silent(title: str) -> Callback:
+    """Show no progress."""
+    return Callback()
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class How:
     """How a task is run; none of it changes a number.
 
     Attributes:
-        listen: given a title, returns who hears of that training.
+        listen: given the title of a training, returns its callback.
         record: gets the losses, as `.jsonl`; None: they are dropped.
         keep_model: whether `record` gets `model/` too; baselines save none.
         snapshot_every: seconds between snapshots.
-        reuse: whether generators come from the user's cache folder and are left there.
+        reuse: whether generators are taken from the user's cache folder or trained there.
         load: gives the dataset of a task.
     """
 
@@ -59,12 +59,12 @@ class How:
 def run(task: Task, work: Path, how: How) -> Row:
     """Train and test, or continue where a killed process stopped.
 
-    A baseline begins anew, but for its generator.
+    A baseline starts again, except for its generator.
 
     Args:
         task: what to run.
         work: folder of snapshots, for tasks of the same `stem`; the caller holds it.
-        how: who listens, and what is kept.
+        how: progress, and what is kept.
 
     Raises:
         DataError: the data are not there, or are not those of the task.
@@ -80,7 +80,7 @@ def run(task: Task, work: Path, how: How) -> Row:
         dataset,
         seed=task.seed,
         device=task.device,
-        monitor=how.listen(task.title),
+        callbacks=[how.listen(task.title)],
         reuse=how.reuse,
     )
     return row_of_baseline(task, dataset, measured, unseen)
@@ -94,35 +94,37 @@ def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
 def _run_method(
     task: Task, dataset: GZSLDataset, unseen: UnseenImages, work: Path, how: How
 ) -> Row:
-    monitors = {"training": _monitor(task, "training", dataset.for_training(), work, how)}
+    parts = {"training": _hooks(task, "training", dataset.for_training(), work, how)}
     if task.config.classification.calibration == "validation":
         split = dataset.for_validation()[0]
-        monitors["validation"] = _monitor(task, "validation", split, work, how)
+        parts["validation"] = _hooks(task, "validation", split, work, how)
+    validation = {f"validation_{name}": v for name, v in parts.get("validation", {}).items()}
     trained = fit_and_calibrate(
         dataset,
         task.config,
         seed=task.seed,
         device=task.device,
-        monitor=monitors["training"],
-        validation_monitor=monitors.get("validation"),
         reuse=how.reuse,
         exemplars=False,
+        **parts["training"],
+        **validation,
     )
     row = row_of_method(task, dataset, trained, unseen)
     if how.record is not None:
-        _keep_losses(work, how.record, monitors)
+        _keep_losses(work, how.record, parts)
         if how.keep_model:
             save_model(trained.recognizer, how.record / "model", record=dataclasses.asdict(row))
     return row
 
 
-def _monitor(task: Task, part: str, split: TrainingSplit, work: Path, how: How) -> FolderMonitor:
-    return FolderMonitor(
-        work / part,
-        training_key(split, stage_one(task.config), task.seed, task.device),
-        every=how.snapshot_every,
-        listener=how.listen(task.title if part == "training" else f"{task.title}, {part}"),
-    )
+def _hooks(task: Task, part: str, split: TrainingSplit, work: Path, how: How) -> dict[str, Any]:
+    """Callbacks and snapshots of one training."""
+    title = task.title if part == "training" else f"{task.title}, {part}"
+    key = training_key(split, stage_one(task.config), task.seed, task.device)
+    return {
+        "callbacks": [LossLog(work / part), how.listen(title)],
+        "checkpoints": CheckpointFolder(work / part, key, every=how.snapshot_every),
+    }
 
 
 def _run_method_test_best(
@@ -136,7 +138,7 @@ def _run_method_test_best(
         device=task.device,
         folder=work / "training",
         every=how.snapshot_every,
-        listener=how.listen(task.title),
+        callback=how.listen(task.title),
         reuse=how.reuse,
     )
     row = row_of_test_best(task, dataset, found, unseen)

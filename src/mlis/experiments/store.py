@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from mlis.errors import DataError
 from mlis.evaluation import summarise
 from mlis.provenance import PROTOCOL
-from mlis.storage.atomic import CHECK, naming, sealed, strict_json, unsealed
+from mlis.storage.atomic import CHECK, naming, strict_json, with_checksum, without_checksum
 from mlis.storage.locks import lock_folder
 
 SCHEMA = 1
@@ -87,7 +87,7 @@ class Row:
 
     def to_line(self) -> bytes:
         """Strict JSON and a newline."""
-        values = sealed(dataclasses.asdict(self))
+        values = with_checksum(dataclasses.asdict(self))
         return json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
@@ -114,7 +114,7 @@ def parse(line: bytes) -> Row:
         raise ValueError(f"{', '.join(missing)} missing")
     if unknown := sorted(values.keys() - names - {CHECK}):
         raise ValueError(f"{', '.join(unknown)} unknown")
-    return Row(**(unsealed(values) if CHECK in values else values))
+    return Row(**(without_checksum(values) if CHECK in values else values))
 
 
 class Store:

@@ -2,7 +2,7 @@
 
 This is how nearly every published figure of the field is made, and it is measured here only to
 stand beside such figures, under its own label. Training is the one of H@val and sees no test row:
-it leaves its encoder at some steps, with a monitor, and what is done with test labels is done
+it keeps its encoder of some steps, and what is done with test labels is done
 afterwards, here. Nothing that is chosen here goes back into a training, a preset or a model.
 """
 
@@ -21,11 +21,11 @@ from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
 from mlis.methods.protocol import Measured
 from mlis.model.recognizer import Recognizer, replace
-from mlis.protocol import Fitted, fit_reusing
+from mlis.pipeline import Trained, fit
 from mlis.provenance import training_key
 from mlis.storage.tensors import load_tensors, save_tensors
-from mlis.training.checkpoints import FolderMonitor
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback, LossLog
+from mlis.training.checkpoints import CheckpointFolder
 
 POINTS = 10  # steps, evenly spaced, the last one included, among which the best is taken
 _KEPT = ("encoder.", "r.encoder.", "a.generator.")  # of a snapshot: what `outcome` would give
@@ -51,7 +51,7 @@ class TestBest:
     calibration: float
     chosen: Mapping[str, Any]
     recognizer: Recognizer | None = None
-    last: Fitted | None = None
+    last: Trained | None = None
     seconds: float = 0.0
 
 
@@ -69,11 +69,11 @@ def steps_of(config: Config) -> tuple[int, ...]:
     return tuple(sorted(found - {0})) or (0,)
 
 
-class CheckpointMonitor(FolderMonitor):
-    """Keeps the encoder of some steps beside the snapshots; training gives the same bits.
+class EncoderCheckpoints(CheckpointFolder):
+    """Keeps the encoder of some steps besides the snapshots; training gives the same bits.
 
     Args:
-        folder, key, options: as `FolderMonitor` takes them.
+        folder, key, options: as of :class:`~mlis.training.checkpoints.CheckpointFolder`.
         steps: after which.
     """
 
@@ -83,33 +83,32 @@ class CheckpointMonitor(FolderMonitor):
         self._steps = frozenset(steps)
 
     def path(self, step: int) -> Path:
-        """Where the encoder of a step is."""
+        """File of the encoder of a step."""
         return self.checkpoints / f"{step}.safetensors"
 
-    def wants_snapshot(self, stage: str, step: int) -> bool:
+    def due(self, stage: str, step: int) -> bool:
         """At every step that is kept, and when it is time."""
-        kept = stage in _STAGES and step in self._steps
-        return kept or super().wants_snapshot(stage, step)
+        return (stage in _STAGES and step in self._steps) or super().due(stage, step)
 
-    def snapshot(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
-        """Keep the encoder first: whoever continues from the snapshot has all before it."""
+    def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
+        """Keep the encoder first: a training resumed from the snapshot has all before it."""
         if stage in _STAGES and step in self._steps:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             kept = {name: value for name, value in state.items() if name.startswith(_KEPT)}
             save_tensors(self.path(step), kept, {"step": str(step)})
-        super().snapshot(stage, step, state)
+        super().save(stage, step, state)
 
 
-class _Replay(FolderMonitor):
-    """Says that stage 1 is finished, with the encoder of one step."""
+class _Replay(CheckpointFolder):
+    """Stage 1 as finished, with the encoder of one step."""
 
-    def __init__(self, kept: CheckpointMonitor, folder: Path, key: str, step: int):
+    def __init__(self, kept: EncoderCheckpoints, folder: Path, key: str, step: int):
         super().__init__(folder, key)
         self._path, self._step = kept.path(step), step
 
-    def restore(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
+    def load(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
         if stage not in _STAGES:
-            return super().restore(stage)
+            return super().load(stage)
         return self._step, load_tensors(self._path)[0]
 
 
@@ -121,7 +120,7 @@ def measure_test_best(
     device: str,
     folder: Path,
     every: float,
-    listener: Monitor,
+    callback: Callback,
     reuse: bool,
 ) -> TestBest:
     """Train once, and try the encoders of all steps, each with a classifier of its own, on test.
@@ -130,21 +129,23 @@ def measure_test_best(
         dataset: of which training is handed the training rows only.
         config, seed, device: of the training; its calibration constant is not used.
         folder: of snapshots and checkpoints.
-        every, listener: as `FolderMonitor` takes them.
-        reuse: whether the generator comes from the user's cache folder.
+        every: seconds between snapshots.
+        callback: is told of the progress.
+        reuse: as for :func:`mlis.pipeline.fit`.
 
     Raises:
         DivergenceError: the training diverged.
     """
     training, steps = dataset.for_training(), steps_of(config)
     key = training_key(training, config, seed, device)
-    monitor = CheckpointMonitor(folder, key, steps, every=every, listener=listener)
-    common: dict[str, Any] = {"seed": seed, "device": device, "reuse": reuse}
-    last = fit_reusing(training, config, monitor=monitor, **common)
+    kept = EncoderCheckpoints(folder, key, steps, every=every)
+    common = {"seed": seed, "device": device, "reuse": reuse, "exemplars": False}
+    callbacks = [LossLog(folder), callback]
+    last = fit(training, config, callbacks=callbacks, checkpoints=kept, **common)
     started = time.perf_counter()
     found = _best(
         dataset.for_testing(),
-        _recognizers(training, config, steps, last.recognizer, monitor, (folder, key), common),
+        _recognizers(training, config, steps, last.recognizer, kept, (folder, key), common),
     )
     return dataclasses.replace(found, last=last, seconds=time.perf_counter() - started)
 
@@ -154,7 +155,7 @@ def _recognizers(
     config: Config,
     steps: tuple[int, ...],
     last: Recognizer,
-    monitor: CheckpointMonitor,
+    kept: EncoderCheckpoints,
     place: tuple[Path, str],
     common: Mapping[str, Any],
 ) -> Iterator[tuple[int, Recognizer]]:
@@ -162,8 +163,8 @@ def _recognizers(
     section = "generation" if config.refinement.schedule == "joint" else "refinement"
     for step in steps[:-1]:
         shorter = config.replace({section: {"steps": step}})
-        replay = _Replay(monitor, *place, step)
-        yield step, fit_reusing(training, shorter, monitor=replay, **common).recognizer
+        replay = _Replay(kept, *place, step)
+        yield step, fit(training, shorter, checkpoints=replay, **common).recognizer
     yield steps[-1], last
 
 

@@ -1,1 +1,1 @@
-"""From photographs and words to features and descriptors, with pretrained models."""
+"""Features of images and descriptors of classes, computed by pretrained models."""

@@ -1,57 +1,110 @@
-"""From features of images and descriptors of classes to a dataset."""
+"""Datasets from image features and class descriptors."""
 
-import logging
+import difflib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlis.data.dataset import GZSLDataset, Provenance
-from mlis.data.io.feature_folder import ImageFeatures, images_table
+from mlis.data.io.csv_file import write_csv
+from mlis.data.io.feature_folder import IMAGES, ImageFeatures, images_table
 from mlis.data.io.folder import SOURCES
-from mlis.data.labels import match_labels, shorten
+from mlis.data.labels import match_labels, plain, shorten
 from mlis.data.row_marks import read_marks, split_by_marks
 from mlis.errors import DataError
-from mlis.features.backbones.base import Identity
+from mlis.features.backbones.base import BackboneSpec
 from mlis.features.descriptors.describe import Descriptors, record_of
-from mlis.features.images.walk import Bad, Found
-from mlis.features.matching import Unmatched, unmatched, without_description
+from mlis.features.images.files import Bad, Found
 from mlis.storage.atomic import write_json
 
-logger: logging.Logger = logging.getLogger(__name__)
+UNMATCHED = "unmatched.csv"
+_LONGEST = 60  # characters of a name that are compared
 
-IMAGES, UNMATCHED = "images.csv", "unmatched.csv"
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A class name that has images or a description, but not both.
+
+    Attributes:
+        name: of the class.
+        lacks: "description" or "images".
+        near: the closest unmatched name on the other side; empty if there is none.
+    """
+
+    name: str
+    lacks: str
+    near: str
+
+
+def unmatched(with_images: Sequence[str], described: Sequence[str]) -> list[Unmatched]:
+    """Names that are not equal to one on the other side; those with images first.
+
+    >>> unmatched(["daisy", "Rose"], ["rose", "daisy", "tulip"])[0]
+    Unmatched(name='Rose', lacks='description', near='rose')
+    """
+    images, words = set(with_images), set(described)
+    only_images, only_words = sorted(images - words), sorted(words - images)
+    return [
+        *(Unmatched(name, "description", _nearest(name, only_words)) for name in only_images),
+        *(Unmatched(name, "images", _nearest(name, only_images)) for name in only_words),
+    ]
+
+
+def _nearest(name: str, others: Sequence[str]) -> str:
+    forms = {plain(other[:_LONGEST]): other for other in others}
+    close = difflib.get_close_matches(plain(name[:_LONGEST]), forms, n=1, cutoff=0.7)
+    return forms[close[0]] if close else ""
+
+
+def write_unmatched(found: Sequence[Unmatched], folder: Path) -> None:
+    """Write `unmatched.csv`."""
+    rows = [(each.name, each.lacks, each.near) for each in found]
+    write_csv(folder / UNMATCHED, ("name", "lacks", "near"), rows)
+
+
+def _check_described(what: str, found: Sequence[Unmatched], remedy: str) -> None:
+    """Raise `DataError` if classes with images have no description."""
+    lost = [each for each in found if each.lacks == "description"]
+    if lost:
+        near = [f"{each.name!r} may be {each.near!r}" for each in lost if each.near]
+        hint = f" ({'; '.join(near[:6])}{'; …' if len(near) > 6 else ''})" if near else ""
+        names = shorten([each.name for each in lost])
+        raise DataError(
+            f"{what}: expected a description for each class with images, got none for {len(lost)} "
+            f"classes: {names}{hint}. {remedy}"
+        )
 
 
 def described_images(found: Found, names: Sequence[str], *, skip: bool) -> Found:
-    """The images whose class is described; the others are listed as bad.
+    """The images of described classes; the others are added to the bad files.
 
     Args:
         found: images of a folder.
         names: of the described classes.
-        skip: leave out classes without a description; else they are an error.
+        skip: omit classes without a description instead of raising an error.
 
     Raises:
-        DataError: names the classes without a description and those they may be meant for, or says
-            that no image has a class.
+        DataError: lists the classes without a description and the closest names; or no image is of
+            a described class.
     """
-    lost = without_description(unmatched(found.class_names, names))
-    if lost and not skip:
-        raise DataError(
-            f"{found.root}: {lost}. Names must agree letter for letter: correct them, describe "
-            "these classes, or leave their images out with --skip-undescribed."
+    if not skip:
+        _check_described(
+            str(found.root),
+            unmatched(found.class_names, names),
+            "Names must be equal: correct them, describe these classes, or omit their images with "
+            "--skip-undescribed.",
         )
     known = set(names)
     kept = tuple(image for image in found.images if image.class_name in known)
     if not kept:
-        raise DataError(f"{found.root}: no image is of a described class: {shorten(names)}.")
-    left = [
-        Bad(
-            image.path,
-            "its class is not described" if image.class_name else "no class: it is in no folder",
+        raise DataError(
+            f"{found.root}: expected images of the described classes {shorten(names)}, got none."
         )
+    left = [
+        Bad(image.path, "its class is not described" if image.class_name else "no class folder")
         for image in found.images
         if image.class_name not in known
     ]
@@ -59,15 +112,16 @@ def described_images(found: Found, names: Sequence[str], *, skip: bool) -> Found
 
 
 def check_seen(descriptors: Descriptors, with_images: Sequence[str]) -> None:
-    """Raise `DataError` where a class is said to be seen and has no image."""
+    """Raise `DataError` if a class marked as seen has no images."""
     if descriptors.split is None:
         return
+    present = set(with_images)
     pairs = zip(descriptors.names, descriptors.split, strict=True)
-    missing = [name for name, part in pairs if part == "seen" and name not in set(with_images)]
+    missing = [name for name, part in pairs if part == "seen" and name not in present]
     if missing:
         raise DataError(
-            f"{descriptors.source.get('name', 'classes')}: {len(missing)} classes are seen, but "
-            f"have no images: {shorten(missing)}. Give them images, or say unseen."
+            f"{descriptors.source.get('name', 'classes')}: {len(missing)} classes are marked as "
+            f"seen, but have no images: {shorten(missing)}. Add images, or mark them as unseen."
         )
 
 
@@ -79,20 +133,21 @@ def build(
     seed: int = 0,
     test_fraction: float = 0.2,
 ) -> GZSLDataset:
-    """A dataset of the images' features and the classes' descriptors.
+    """Dataset from image features and class descriptors.
 
-    Unseen are the classes that the descriptors' table says, else those without images (without
-    training images, where rows are marked), else a fifth by seed.
+    Unseen classes are those marked in the table of classes; without marks, those without images
+    (without training images, if rows are marked); if there are none, a random fifth.
 
     Args:
         images: each of a described class.
         descriptors: of all classes.
         name: of the dataset.
-        seed: of what is chosen here: held-out rows, unseen classes, validation split.
-        test_fraction: share of each seen class's images held out; not used where rows are marked.
+        seed: of all random choices: held-out rows, unseen classes, validation split.
+        test_fraction: fraction of each seen class's images held out for testing; ignored if rows
+            are marked.
 
     Raises:
-        DataError: a class is seen and has no image, or what marks and classes disagree on.
+        DataError: a seen class has no image, or marks of rows and classes disagree.
     """
     check_seen(descriptors, images.classes)
     labels = match_labels(images.classes, descriptors.names, f"{name}: images", rows=False)
@@ -104,7 +159,6 @@ def build(
         what = f"{name}: split of the images"
         marks = read_marks(images.marks, what)
         split = split_by_marks(marks, labels, descriptors.names, unseen, what, seed=seed)
-    source = descriptors.source
     return GZSLDataset.from_indices(
         images.features,
         labels,
@@ -116,11 +170,11 @@ def build(
         test_fraction=test_fraction,
         provenance=Provenance(
             name=name,
-            features=_model_text(images),
+            features=str(BackboneSpec.from_dict(images.backbone)) if images.backbone else "",
             descriptors=descriptors.kind,
-            files={source["name"]: source["sha256"]} if source else {},
+            files=_files(descriptors),
             notes=descriptors.notes,
-            sources=sources_of(images, descriptors),
+            sources=_sources(images, descriptors),
         ),
     )
 
@@ -129,29 +183,27 @@ def redescribe(data: GZSLDataset, descriptors: Descriptors, *, name: str) -> GZS
     """The same rows, labels and split with other descriptors.
 
     Args:
-        data: gives all but the descriptors.
-        descriptors: of all its classes, in any order; further ones are left out.
+        data: provides everything except the descriptors.
+        descriptors: of all its classes, in any order; others are ignored.
         name: of the new dataset.
 
     Raises:
-        DataError: a class is not described, or the table calls a class seen or unseen that the
-            dataset does not.
+        DataError: a class has no description, or is marked as seen or unseen unlike in the dataset.
     """
-    lost = without_description(unmatched(data.class_names, descriptors.names))
-    if lost:
-        raise DataError(f"{data.provenance.name}: {lost}. Describe these classes.")
+    lacking = unmatched(data.class_names, descriptors.names)
+    _check_described(data.provenance.name, lacking, "Describe these classes.")
     place = {class_name: i for i, class_name in enumerate(descriptors.names)}
     rows = np.array([place[class_name] for class_name in data.class_names])
     for class_name, row, seen in zip(data.class_names, rows, data.seen_mask, strict=True):
-        kind = "seen" if seen else "unseen"
-        said = kind if descriptors.split is None else descriptors.split[row]
-        if said != kind:
+        expected = "seen" if seen else "unseen"
+        got = expected if descriptors.split is None else descriptors.split[row]
+        if got != expected:
             raise DataError(
                 f"{descriptors.source.get('name', 'classes')}: class {class_name!r}: expected "
-                f"{kind}, as in {data.provenance.name}, got {said}. The split stays the dataset's: "
-                "correct the column, or leave it out."
+                f"{expected}, as in {data.provenance.name}, got {got}. The split of the dataset is "
+                "kept: correct the column, or omit it."
             )
-    old, source = data.provenance, descriptors.source
+    old = data.provenance
     return replace(
         data,
         descriptors=np.ascontiguousarray(descriptors.vectors[rows], dtype=np.float32),
@@ -159,33 +211,26 @@ def redescribe(data: GZSLDataset, descriptors: Descriptors, *, name: str) -> GZS
             name=name,
             features=old.features or old.name,
             descriptors=descriptors.kind,
-            files={source["name"]: source["sha256"]} if source else {},
+            files=_files(descriptors),
             notes=(*old.notes, *descriptors.notes),
             sources={**old.sources, "descriptors": record_of(descriptors)},
         ),
     )
 
 
-def _model_text(images: ImageFeatures) -> str:
-    return str(Identity.from_dict(images.backbone)) if images.backbone else ""
-
-
 def write_sources(images: ImageFeatures, descriptors: Descriptors, folder: Path) -> None:
-    """Beside a new dataset: `images.csv`, the picture of each row, and `sources.json`.
+    """Write `images.csv`, with the image of each row, and `sources.json` beside a new dataset.
 
-    `sources.json` holds the folder that the paths begin in, the image model and how descriptors
-    were made: what is needed to compute the same of other images and classes.
+    `sources.json` contains the root of the paths, the backbone, and how descriptors were computed.
     """
     (folder / IMAGES).write_text(images_table(images), encoding="utf-8")
-    write_json(folder / SOURCES, {"root": images.root, **sources_of(images, descriptors)})
+    write_json(folder / SOURCES, {"root": images.root, **_sources(images, descriptors)})
 
 
-def sources_of(images: ImageFeatures, descriptors: Descriptors) -> dict[str, Any]:
-    """How features and descriptors were made, for a dataset's provenance."""
+def _sources(images: ImageFeatures, descriptors: Descriptors) -> dict[str, Any]:
     return {"backbone": dict(images.backbone), "descriptors": record_of(descriptors)}
 
 
-def unmatched_rows(found: Sequence[Unmatched]) -> list[tuple[str, str, str]]:
-    """Lines of `unmatched.csv`: name, what it lacks, the name it may be meant for."""
-    lacks = {"images": "description", "words": "images"}
-    return [(each.name, lacks[each.side], each.near) for each in found]
+def _files(descriptors: Descriptors) -> dict[str, str]:
+    source = descriptors.source
+    return {source["name"]: source["sha256"]} if source else {}

@@ -3,18 +3,22 @@
 Its name also belongs into the choices of the setting `generation.generator`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Generation
 from mlis.generators.base import FeatureGenerator
 from mlis.generators.ridge import fit_ridge
 from mlis.generators.wgan_gp.trainer import fit_wgan_gp
 from mlis.model.preprocessing import TrainingTensors
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
 
-GeneratorFit = Callable[[TrainingTensors, Generation, Arithmetic, int, Monitor], FeatureGenerator]
-"""Fits a generator to a training split: data, settings, device and precision, seed, monitor."""
+GeneratorFit = Callable[
+    [TrainingTensors, Generation, Precision, int, Sequence[Callback], CheckpointStore | None],
+    FeatureGenerator,
+]
+"""Fits a generator: data, settings, device and precision, seed, callbacks, snapshots."""
 
 GENERATORS: dict[str, GeneratorFit] = {
     "wgan-gp": fit_wgan_gp,
@@ -25,9 +29,11 @@ GENERATORS: dict[str, GeneratorFit] = {
 def fit_generator(
     data: TrainingTensors,
     settings: Generation,
-    arithmetic: Arithmetic,
+    precision: Precision,
     seed: int,
-    monitor: Monitor,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
 ) -> FeatureGenerator:
     """Fit the generator that the settings name, by itself (`schedule="sequential"`)."""
-    return GENERATORS[settings.generator](data, settings, arithmetic, seed, monitor)
+    fit = GENERATORS[settings.generator]
+    return fit(data, settings, precision, seed, callbacks, checkpoints)

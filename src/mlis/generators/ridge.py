@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mlis.compute.precision import sum_by_class
+from mlis.compute.class_sums import sum_by_class
 from mlis.config import Generation
 from mlis.data.out_of_core.streaming import CHUNK_ROWS, StreamedRows
 from mlis.errors import SettingsError

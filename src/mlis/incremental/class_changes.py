@@ -45,7 +45,7 @@ def add_classes(
         exemplars: its exemplar buffer.
         names: n new names.
         descriptors: (n, Da), made as those of the training
-            (:func:`mlis.features.descriptors.additions.describe_like`).
+            (:func:`mlis.features.descriptors.new_classes.describe_like`).
         synthetic_per_class: synthetic samples per unseen class; the training's number where absent.
         note: kept in the history.
 

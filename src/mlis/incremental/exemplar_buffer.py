@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Config
 from mlis.data.out_of_core.streaming import CHUNK_ROWS
 from mlis.errors import ModelFileError
@@ -238,13 +239,13 @@ def refit(
     Raises:
         ModelFileError: the generator's tensors are not those of the settings.
     """
-    arithmetic = Arithmetic.of("float32", device)
+    precision = Precision.of("float32", device)
     settings = exemplars.config.classification
     # a copy: memory of another library is aligned by chance, and the last bits depend on that
-    vectors = arithmetic.tensor(descriptors).clone()
+    vectors = precision.tensor(descriptors).clone()
     described = normalise_descriptors(vectors, exemplars.config.preprocessing)
     known = torch.from_numpy(np.ascontiguousarray(seen)).to(device)
-    generator = _generator(exemplars, described[known], arithmetic)
+    generator = _generator(exemplars, described[known], precision)
     sampler, rng = (
         generator.sampler(described),
         stream(exemplars.seed, "classification", device=device),
@@ -291,18 +292,18 @@ def _scaled(exemplars: ExemplarBuffer, rows: Tensor, device: torch.device) -> Te
 
 
 def _generator(
-    exemplars: ExemplarBuffer, lenders: Tensor, arithmetic: Arithmetic
+    exemplars: ExemplarBuffer, lenders: Tensor, precision: Precision
 ) -> FeatureGenerator:
     """The trained generator; `lenders` are the descriptors of the classes that have rows."""
     settings, held = exemplars.config.generation, exemplars.generator
     try:
         predictor = None
         if "ridge.mean" in held:
-            own = {n: arithmetic.tensor(held[f"ridge.{n}"]) for n in _RIDGE}
+            own = {n: precision.tensor(held[f"ridge.{n}"]) for n in _RIDGE}
             predictor = RidgePredictor(settings.ridge_kernel, **own)
         if settings.generator == "ridge":
             assert predictor is not None
-            return _ridge(exemplars, predictor, lenders, arithmetic.device)
+            return _ridge(exemplars, predictor, lenders, precision.device)
         (features, hidden), noise = held["to_features"].shape, held["from_noise"].shape[1]
         network = Generator(
             noise,
@@ -310,7 +311,7 @@ def _generator(
             hidden,
             features,
             std=1.0,
-            arithmetic=arithmetic,
+            precision=precision,
             rng=stream(0, "replaced"),
             signed=exemplars.signed,
         )

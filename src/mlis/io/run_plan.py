@@ -9,7 +9,7 @@ from typing import Any
 import mlis
 from mlis.config import Config
 from mlis.errors import ModelFileError, SettingsError
-from mlis.storage.atomic import CHECK, sealed, strict_json, unsealed, write_json
+from mlis.storage.atomic import CHECK, strict_json, with_checksum, without_checksum, write_json
 
 FORMAT = 1
 """Of `run.json`, `result.json` and `results.json`."""
@@ -108,7 +108,7 @@ class RunPlan:
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     """Write a record with its format and check digits: a number that changes later is noticed."""
-    write_json(path, sealed({"format": FORMAT, **values}))
+    write_json(path, with_checksum({"format": FORMAT, **values}))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -128,6 +128,6 @@ def read_sealed(path: Path) -> dict[str, Any]:
             f"{path} has run format {values.get('format')!r}, but this version of mlis "
             f"({mlis.__version__}) reads format {FORMAT}"
         )
-    values = unsealed(values)
+    values = without_checksum(values)
     del values["format"]
     return values

@@ -8,14 +8,14 @@ from typing import ClassVar, Self
 import torch
 
 from mlis.compute.memory import enough_memory
-from mlis.compute.precision import Arithmetic, own_modes
+from mlis.compute.precision import Precision, own_modes
 from mlis.config import Config
 from mlis.data.dataset import TrainingSplit
 from mlis.model.heads import Head
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Identity, Refiner
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,20 +26,22 @@ class Job:
         training: rows of seen classes, descriptors of all classes; no test row.
         seed: of everything random.
         device: "auto", "cpu", "cuda", …
-        monitor: hears of losses; one that has the generator spares its training.
+        callbacks: are told of the progress.
+        reuse: whether the generator is taken from the user's cache folder or trained there.
         choosing: train every alternative, so that one can be chosen; else these settings alone.
     """
 
     training: TrainingSplit
     seed: int
     device: str | torch.device
-    monitor: Monitor
+    callbacks: Sequence[Callback] = ()
+    reuse: bool = False
     choosing: bool = False
 
     def prepare(self, config: Config) -> tuple[FeatureScaler, TrainingTensors]:
         """Scaled features and descriptors on the device, in the settings' precision."""
-        arithmetic = Arithmetic.of(config.precision, self.device)
-        return prepare(self.training, config.preprocessing, arithmetic)
+        precision = Precision.of(config.precision, self.device)
+        return prepare(self.training, config.preprocessing, precision)
 
     def recognizer(
         self, preprocessing: FeatureScaler, head: Head, refiner: Refiner | None = None
@@ -85,7 +87,7 @@ class Method(ABC):
 
     @abstractmethod
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train each of `among(job)` in their order; what they share once."""
+        """Train each of `among(job)`, uncalibrated, in their order; what they share once."""
 
     def among(self, job: Job) -> Sequence[Self]:
         """What a job trains: all alternatives, or these settings."""
@@ -97,9 +99,10 @@ class Method(ABC):
         *,
         seed: int = 0,
         device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
+        callbacks: Sequence[Callback] = (),
+        reuse: bool = False,
     ) -> Recognizer:
-        """Train with these settings.
+        """Train with these settings, uncalibrated.
 
         Raises:
             DataError: the data are not for this method.
@@ -107,7 +110,7 @@ class Method(ABC):
             DivergenceError: a loss became NaN or infinite.
             OutOfMemoryError: memory does not suffice.
         """
-        job = Job(training, seed, device, monitor or Monitor())
+        job = Job(training, seed, device, callbacks, reuse)
         with own_modes(), enough_memory(self.name, self.remedy):
             ((_, recognizer),) = self.train(job)
         return recognizer
@@ -118,8 +121,9 @@ class Method(ABC):
         *,
         seed: int = 0,
         device: str | torch.device = "auto",
-        monitor: Monitor | None = None,
+        callbacks: Sequence[Callback] = (),
+        reuse: bool = False,
     ) -> Iterator[tuple[Self, Recognizer]]:
         """Every setting that may be chosen, trained. Raises what `fit` does."""
         with enough_memory(self.name, self.remedy):
-            yield from self.train(Job(training, seed, device, monitor or Monitor(), choosing=True))
+            yield from self.train(Job(training, seed, device, callbacks, reuse, choosing=True))

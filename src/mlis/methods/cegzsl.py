@@ -30,15 +30,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, leaky_relu, normalize, softplus
 
-from mlis.compute.precision import Arithmetic, stream
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.encoder.metric_losses import pair_masks
 from mlis.encoder.network import Encoder, Linear
-from mlis.generators.registry import fit_generator
 from mlis.methods.base import Job, Method
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
-from mlis.pipeline import recognizer_of
-from mlis.training.loop import Monitor, adam, train
+from mlis.pipeline import recognizer_of, train_generator
+from mlis.training.loop import adam, train
 from mlis.training.state import pack, unpack
 
 SLOPE = 0.2  # of LeakyReLU
@@ -108,8 +108,8 @@ def _parts(p: Tensor, c: Tensor) -> tuple[Tensor, ...]:
 class Comparator(nn.Module):
     """F(h, a): how well an embedding fits a descriptor.
 
-    Its first layer acts on a concatenation, so the descriptor's share is computed once a class. Its
-    last bias is left out: it cancels in the softmax over classes.
+    Its first layer acts on a concatenation, so the class term is computed once per class. Its last
+    bias is left out: it cancels in the softmax over classes.
     """
 
     def __init__(
@@ -118,23 +118,23 @@ class Comparator(nn.Module):
         attributes: int,
         hidden: int,
         std: float,
-        arithmetic: Arithmetic,
+        precision: Precision,
         rng: torch.Generator,
     ):
         super().__init__()
-        self.visual: Linear = Linear(embedding, hidden, std, arithmetic, rng)
+        self.visual: Linear = Linear(embedding, hidden, std, precision, rng)
 
         def draw(*shape: int) -> nn.Parameter:
             values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
-            return nn.Parameter(arithmetic.tensor(values * std))
+            return nn.Parameter(precision.tensor(values * std))
 
         self.semantic: nn.Parameter = draw(attributes, hidden)
         self.output: nn.Parameter = draw(hidden)
 
     def forward(self, h: Tensor, descriptors: Tensor) -> Tensor:
         """Scores (B, S) of (B, Dh) embeddings with (S, Da) descriptors."""
-        shares = self.visual.arithmetic.mm(descriptors, self.semantic).to(self.output.dtype)
-        return cast(Tensor, PairScores.apply(self.visual(h), shares, self.output))
+        class_terms = self.visual.precision.mm(descriptors, self.semantic)
+        return cast(Tensor, PairScores.apply(self.visual(h), class_terms, self.output))
 
 
 @dataclass(frozen=True)
@@ -180,21 +180,19 @@ class CEGZSL(Method):
         return [replace(self, steps=steps) for steps in sorted(self.choices)]
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train the generator, unless the monitor has it, one embedding for all, and softmaxes.
+        """Train the generator, unless it is in the cache, one embedding for all, and softmaxes.
 
         Raises:
             DivergenceError: a loss became NaN or infinite.
         """
-        arithmetic = Arithmetic.of(self.config.precision, job.device)
+        precision = Precision.of(self.config.precision, job.device)
         scaler, data = job.prepare(self.config)
-        generator = None
-        if len(data.unseen) or self.config.classification.synthetic_per_seen:
-            settings = self.config.generation
-            generator = fit_generator(data, settings, arithmetic, job.seed, job.monitor)
+        how = (precision, job.seed, job.callbacks, None, job.reuse)
+        generator, _ = train_generator(job.training, data, self.config, *how)
         steps = tuple(one.steps for one in self.among(job))
-        kept = _Kept(job.monitor, steps)
-        trainer = EmbeddingTrainer(data, self, arithmetic, job.seed)
-        train("cegzsl", trainer, max(steps), kept)
+        kept = _Kept(steps)
+        trainer = EmbeddingTrainer(data, self, precision, job.seed)
+        train("cegzsl", trainer, max(steps), job.callbacks, kept)
         for one in self.among(job):
             encoder = copy.deepcopy(trainer.encoder)
             unpack(kept.states[one.steps], encoder=encoder)
@@ -202,48 +200,42 @@ class CEGZSL(Method):
             yield one, recognizer_of(*common, encoder, one.config, job.seed)
 
 
-class _Kept(Monitor):
-    """Keeps the embedding after some numbers of steps; `own` hears of the losses."""
+class _Kept:
+    """Keeps the embedding after some numbers of steps, in memory."""
 
-    def __init__(self, own: Monitor, steps: tuple[int, ...]):
+    def __init__(self, steps: tuple[int, ...]):
         self.states: dict[int, dict[str, Tensor]] = {}
-        self._own, self._steps = own, steps
+        self._steps = steps
 
-    def started(self, stage: str, step: int, total: int) -> None:
-        self._own.started(stage, step, total)
+    def load(self, stage: str) -> None:
+        return None
 
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        self._own.report(stage, step, total, values)
-
-    def finished(self, stage: str) -> None:
-        self._own.finished(stage)
-
-    def wants_snapshot(self, stage: str, step: int) -> bool:
+    def due(self, stage: str, step: int) -> bool:
         return step in self._steps
 
-    def snapshot(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
+    def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
         self.states[step] = {k: v.clone() for k, v in state.items() if k.startswith("encoder.")}
 
 
 class EmbeddingTrainer:
     """One step = one update of E, P and F on a batch of real seen samples."""
 
-    def __init__(self, data: TrainingTensors, settings: CEGZSL, arithmetic: Arithmetic, seed: int):
+    def __init__(self, data: TrainingTensors, settings: CEGZSL, precision: Precision, seed: int):
         self.data: TrainingTensors = data
         self.settings: CEGZSL = settings
         size, std = settings.embedding, settings.init_std
         rng = stream(seed, "cegzsl-weights")
-        self.encoder: Encoder = Encoder(data.x.shape[1], size, std, arithmetic, rng)
-        self.projection: Linear = Linear(size, settings.projection, std, arithmetic, rng)
+        self.encoder: Encoder = Encoder(data.x.shape[1], size, std, precision, rng)
+        self.projection: Linear = Linear(size, settings.projection, std, precision, rng)
         attributes = data.descriptors.shape[1]
         self.comparator: Comparator = Comparator(
-            size, attributes, settings.hidden, std, arithmetic, rng
+            size, attributes, settings.hidden, std, precision, rng
         )
         parameters = [p for part in self._networks().values() for p in part.parameters()]
         self.adam: torch.optim.Adam = adam(
             parameters, settings.learning_rate, settings.beta1, settings.beta2
         )
-        self.rng: torch.Generator = stream(seed, "cegzsl-batches", device=arithmetic.device)
+        self.rng: torch.Generator = stream(seed, "cegzsl-batches", device=precision.device)
         self.descriptors: Tensor = data.descriptors[data.seen]
         self.own: Tensor = torch.searchsorted(data.seen, data.y)  # labels among the seen classes
 

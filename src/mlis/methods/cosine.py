@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.errors import DataError
 from mlis.methods.base import Job, Method
 from mlis.model.heads import CosineHead
@@ -46,7 +46,6 @@ class SharedSpaceCosine(Method):
                 "or features and descriptors of one model."
             )
         for one in self.among(job):
-            prototypes = Arithmetic.of(one.config.precision, job.device).tensor(
-                job.training.descriptors
-            )
+            precision = Precision.of(one.config.precision, job.device)
+            prototypes = precision.tensor(job.training.descriptors)
             yield one, job.recognizer(FeatureScaler.identity(images), CosineHead(prototypes))

@@ -19,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mlis.compute.precision import sum_by_class
+from mlis.compute.class_sums import sum_by_class
 from mlis.data.out_of_core.streaming import CHUNK_ROWS
 from mlis.methods.base import Job, Method
 from mlis.model.heads import LinearHead

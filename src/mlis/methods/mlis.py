@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from mlis.methods.base import Job, Method
 from mlis.model.recognizer import Recognizer
@@ -22,7 +22,8 @@ class MLIS(Method):
         return "MLIS" if components == "ml+is+sfr" else f"MLIS ({components})"
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train the generator, unless the monitor has it, the encoder and the classifier."""
-        where: dict[str, Any] = {"device": job.device, "monitor": job.monitor}
+        """Train the generator, unless it is in the cache, the encoder and the classifier."""
+        how = {"device": job.device, "callbacks": job.callbacks, "reuse": job.reuse}
         for one in self.among(job):
-            yield one, fit(job.training, one.config, seed=job.seed, **where)
+            trained = fit(job.training, one.config, seed=job.seed, exemplars=False, **how)
+            yield one, trained.recognizer

@@ -6,23 +6,21 @@ the validation classes; the method is retrained on all training rows, and tested
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from mlis.compute.precision import own_modes
-from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
+from mlis.data.dataset import GZSLDataset, TestSplit
 from mlis.evaluation import Evaluation, best_calibration, evaluate
 from mlis.methods.base import Method
 from mlis.model.recognizer import Metadata, Recognizer
-from mlis.provenance import PROTOCOL, generation_key
-from mlis.training.generator_cache import StoredGenerator, attempted
-from mlis.training.loop import Monitor
-
-Result = TypeVar("Result")
+from mlis.provenance import PROTOCOL
+from mlis.training.callbacks import Callback
+from mlis.training.generator_cache import STAGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +83,11 @@ def choose_and_test(
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
-    monitor: Monitor | None = None,
+    callbacks: Sequence[Callback] = (),
     reuse: bool = False,
 ) -> Measured:
     """Measure a method under H@val. Takes and raises what `choose` does."""
-    how: dict[str, Any] = {"seed": seed, "device": device, "monitor": monitor, "reuse": reuse}
+    how: dict[str, Any] = {"seed": seed, "device": device, "callbacks": callbacks, "reuse": reuse}
     chosen = choose(method, dataset, **how)
     test = dataset.for_testing()
     found = _evaluated(chosen.recognizer.scores(test.features), test)
@@ -105,7 +103,7 @@ def choose(
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
-    monitor: Monitor | None = None,
+    callbacks: Sequence[Callback] = (),
     reuse: bool = False,
 ) -> Chosen:
     """Choose settings and constant on validation classes, and train with them on all rows.
@@ -116,36 +114,19 @@ def choose(
         dataset: needs a validation split; no test row is used.
         seed: of everything random.
         device: "auto", "cpu", "cuda", …
-        monitor: hears of losses.
-        reuse: whether generators come from the user's cache folder and are left there; methods
+        callbacks: are told of the progress.
+        reuse: whether generators are taken from the user's cache folder or trained there; methods
             with the same preprocessing, generation, rows and seed share them.
 
     Raises:
         DataError: there is no validation split, or the data are not for this method.
         DivergenceError: a loss became NaN or infinite.
     """
-    monitor = monitor or Monitor()
-    started = time.perf_counter()
+    started, generator = time.perf_counter(), _Generator()
+    how = {"seed": seed, "device": device, "callbacks": (*callbacks, generator), "reuse": reuse}
     training, held_out = dataset.for_validation()
-    common: dict[str, Any] = {"seed": seed, "device": device}
-
-    def choose(watched: Monitor) -> tuple[Method, float, Evaluation]:
-        return best(method.candidates(training, monitor=watched, **common), held_out)
-
-    def work(
-        task: Callable[[Monitor], Result], method: Method, training: TrainingSplit
-    ) -> tuple[Result, bool]:
-        if not reuse:
-            return task(monitor), False
-        key = generation_key(training, method.config, seed, device)
-        with StoredGenerator(monitor, key) as store:
-            return attempted(lambda: task(store), store), store.reused
-
-    (chosen, constant, validation), found = work(choose, method, training)
-    training = dataset.for_training()
-    recognizer, found_again = work(
-        lambda watched: chosen.fit(training, monitor=watched, **common), chosen, training
-    )
+    chosen, constant, validation = best(method.candidates(training, **how), held_out)
+    recognizer = chosen.fit(dataset.for_training(), **how)
     recognizer.calibration = constant
     recognizer.metadata = Metadata(dataset.provenance.sources)
     return Chosen(
@@ -153,8 +134,18 @@ def choose(
         recognizer=recognizer,
         validation=validation,
         seconds=time.perf_counter() - started,
-        reused=found or found_again,
+        reused=generator.reused,
     )
+
+
+class _Generator(Callback):
+    """Notes whether a generator came from the cache."""
+
+    def __init__(self) -> None:
+        self.reused = False
+
+    def on_start(self, stage: str, step: int, total: int) -> None:
+        self.reused |= stage == STAGE and step == total > 0
 
 
 def best(

@@ -8,7 +8,7 @@ two differ in refinement alone. With the ridge generator only the softmax is tra
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from mlis.methods.base import Job, Method
 from mlis.model.recognizer import Recognizer
@@ -29,11 +29,12 @@ class RawSoftmax(Method):
         return f"raw softmax, {self.config.generation.generator} generator"
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train the generator, unless the monitor has it, and the softmax."""
-        where: dict[str, Any] = {"device": job.device, "monitor": job.monitor}
+        """Train the generator, unless it is in the cache, and the softmax."""
+        how = {"device": job.device, "callbacks": job.callbacks, "reuse": job.reuse}
         for one in self.among(job):
             config = one.config.replace({"refinement": {"components": "none"}})
-            yield one, fit(job.training, config, seed=job.seed, **where)
+            trained = fit(job.training, config, seed=job.seed, exemplars=False, **how)
+            yield one, trained.recognizer
 
 
 @dataclass(frozen=True)

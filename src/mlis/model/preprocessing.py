@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.config import Preprocessing
 from mlis.data.dataset import TrainingSplit
 from mlis.data.out_of_core.stored import StoredRows
@@ -183,16 +183,16 @@ def normalise_descriptors(descriptors: Tensor, settings: Preprocessing) -> Tenso
 
 
 def prepare(
-    training: TrainingSplit, settings: Preprocessing, arithmetic: Arithmetic
+    training: TrainingSplit, settings: Preprocessing, precision: Precision
 ) -> tuple[FeatureScaler, TrainingTensors]:
     """Fit the scaler on the training rows and put the split on the device."""
     scaler = FeatureScaler.fit(training.features, settings)
     seen = torch.from_numpy(np.ascontiguousarray(training.seen_mask))
-    device = arithmetic.device
+    device = precision.device
     tensors = TrainingTensors(
-        x=_on_device(training.features, scaler, arithmetic),
+        x=_on_device(training.features, scaler, precision),
         y=torch.from_numpy(np.ascontiguousarray(training.labels)).to(device),
-        descriptors=normalise_descriptors(arithmetic.tensor(training.descriptors), settings),
+        descriptors=normalise_descriptors(precision.tensor(training.descriptors), settings),
         seen=torch.nonzero(seen).flatten().to(device),
         unseen=torch.nonzero(~seen).flatten().to(device),
         signed=scaler.signed,
@@ -201,26 +201,26 @@ def prepare(
 
 
 def _on_device(
-    features: np.ndarray | StoredRows, scaler: FeatureScaler, arithmetic: Arithmetic
+    features: np.ndarray | StoredRows, scaler: FeatureScaler, precision: Precision
 ) -> Tensor | StreamedRows:
     """Scaled features, whole where they fit; rows of a file stay there, or on a GPU with room."""
     if not isinstance(features, StoredRows):
-        return scaler(arithmetic.tensor(features))
-    streamed = StreamedRows(features, scaler, arithmetic.master, arithmetic.device)
-    if not fits_device(features.shape, arithmetic):
+        return scaler(precision.tensor(features))
+    streamed = StreamedRows(features, scaler, precision.master, precision.device)
+    if not fits_device(features.shape, precision):
         return streamed
-    x = torch.empty(features.shape, dtype=arithmetic.master, device=arithmetic.device)
+    x = torch.empty(features.shape, dtype=precision.master, device=precision.device)
     for start, part in enumerate(streamed.split(CHUNK_ROWS)):
         x[start * CHUNK_ROWS :][: len(part)] = part
     return x
 
 
-def fits_device(shape: tuple[int, int], arithmetic: Arithmetic) -> bool:
+def fits_device(shape: tuple[int, int], precision: Precision) -> bool:
     """Whether a GPU has four times the memory free that (n, Dx) features take; never on a CPU.
 
     Stage 2 holds the refined features beside them, and a second time while they are put together.
     """
-    if arithmetic.device.type != "cuda":
+    if precision.device.type != "cuda":
         return False
-    free, _ = torch.cuda.mem_get_info(arithmetic.device)
-    return 4 * shape[0] * shape[1] * arithmetic.master.itemsize <= free
+    free, _ = torch.cuda.mem_get_info(precision.device)
+    return 4 * shape[0] * shape[1] * precision.master.itemsize <= free

@@ -1,4 +1,4 @@
-"""The HTML pages that this package writes: templates with one stylesheet, self-contained."""
+"""Self-contained HTML pages from templates with a common stylesheet."""
 
 import base64
 import functools
@@ -12,11 +12,11 @@ from PIL import Image
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill a template; everything in `content` is escaped.
+    """Render a template; all of `content` is escaped.
 
     Args:
-        template: path inside the package, such as "demo/page.html".
-        content: what the template shows.
+        template: path in the package, such as "demo/page.html".
+        content: variables of the template.
     """
     return _environment().get_template(template).render(content)
 
@@ -33,7 +33,7 @@ def _environment() -> Environment:
 
 
 def colours() -> dict[str, str]:
-    """Names and values of the stylesheet's colours, those of the light scheme.
+    """Names and values of the stylesheet's colours in the light scheme.
 
     >>> colours()["card"]
     '#ffffff'
@@ -43,7 +43,7 @@ def colours() -> dict[str, str]:
 
 
 def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    """An image as a data URI, `kind` being "png" or "jpeg"; options are Pillow's.
+    """An image as a data URI; `kind` is "png" or "jpeg", and `options` are those of Pillow.
 
     >>> data_uri(Image.new("L", (1, 1)), "png")[:22]
     'data:image/png;base64,'

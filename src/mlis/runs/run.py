@@ -3,9 +3,10 @@
 The folder of a run holds
 
     run.json                        what was asked for, written before any training
-    seed-0/generation.jsonl         the generator's losses; itself it is in the user's cache folder,
-                                    where any run finds it (:mod:`mlis.training.generator_cache`),
-                                    or here, in generation.safetensors, with `reuse=False`
+    seed-0/generation.jsonl         the generator's losses, if it was trained in this run; the
+                                    generator is in the user's cache folder for any run
+                                    (:mod:`mlis.training.generator_cache`), or here, in
+                                    generation.safetensors, with `reuse=False`
     seed-0/ml+is+sfr/refinement.*   the encoder's
     seed-0/ml+is+sfr/validation/    the same for the run that holds validation classes out
     seed-0/ml+is+sfr/model/         the saved recognizer
@@ -13,14 +14,14 @@ The folder of a run holds
     results.json                    all of them, with means and deviations
 
 A run of another method than MLIS has `seed-0/METHOD/` in place of `seed-0/ml+is+sfr/`, and keeps no
-snapshots: a training that was cut short begins again.
+snapshots: an interrupted training begins again.
 
-Whatever is finished is kept and never repeated; whatever was cut short continues from its last
-snapshot. A run that was killed and resumed ends with the same bits as one that was not.
+What is finished is kept and not repeated; an interrupted training continues from its last snapshot.
+A run that was killed and resumed ends with the same bits as one that was not.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ from mlis.io.checkpoint import save_model
 from mlis.io.run_plan import MLIS, RunPlan, read_sealed, write_sealed
 from mlis.methods.protocol import choose
 from mlis.methods.registry import build_method
-from mlis.protocol import Trained, fit_and_calibrate, test_once
+from mlis.pipeline import Trained
+from mlis.protocol import evaluate_on_test, fit_and_calibrate
 from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
 from mlis.storage.atomic import clear_all_leftovers
 from mlis.storage.locks import held
-from mlis.training.checkpoints import FolderMonitor
-from mlis.training.loop import Monitor
+from mlis.training.callbacks import Callback, LossLog
+from mlis.training.checkpoints import CheckpointFolder
 
 __all__ = ["RunPlan", "begin", "execute"]
 
@@ -69,23 +71,23 @@ def execute(
     plan: RunPlan,
     dataset: GZSLDataset,
     *,
-    listen: Callable[[str], Monitor] | None = None,
+    listen: Callable[[str], Callback] | None = None,
     snapshot_every: float = 30.0,
     reuse: bool = True,
     exemplars: bool = True,
 ) -> dict[str, Any]:
-    """Do all that is left to do of a run, and return its results.
+    """Do what is left to do of a run, and return its results.
 
     Args:
         folder: of the run, which `begin` wrote.
         plan: what `begin` wrote there.
         dataset: the one of the plan.
-        listen: given the title of a training ("seed 0, ml+is"), returns who hears of it.
+        listen: given the title of a training ("seed 0, ml+is"), returns its callback.
         snapshot_every: seconds between snapshots.
-        reuse: whether generators are taken from the user's cache folder and left there; else they
-            are trained in the run's own folder. Does not change the measures.
-        exemplars: whether each model is saved with an exemplar buffer
-            (:mod:`mlis.incremental.exemplar_buffer`), which adding classes needs.
+        reuse: whether generators are taken from the user's cache folder or trained there; else
+            they are trained in the run's own folder. Does not change the measures.
+        exemplars: whether each model is saved with the state needed to add classes later
+            (:mod:`mlis.incremental.exemplar_buffer`).
 
     Returns:
         What `results.json` holds: for each components string, or for the name of another method,
@@ -104,26 +106,12 @@ def execute(
             f"{plan.data_sha256[:16]}…, but got {dataset.sha256[:16]}…; begin a new run"
         )
 
-    heard = listen or (lambda title: Monitor())
-
-    def folder_monitor(title: str, **places: Any) -> FolderMonitor:
-        return FolderMonitor(**places, every=snapshot_every, listener=heard(title))
-
-    train = functools.partial(
-        _train,
-        folder,
-        plan=plan,
-        dataset=dataset,
-        listen=heard,
-        folder_monitor=folder_monitor,
-        how={"reuse": reuse, "exemplars": exemplars},
-    )
+    run = _Run(folder, plan, dataset, listen, snapshot_every, reuse, exemplars)
     with held(folder):
         for seed in plan.seeds:
             clear_all_leftovers(folder / f"seed-{seed}")
         rows = {
-            variant: [train(seed=seed, variant=variant) for seed in plan.seeds]
-            for variant in plan.variants
+            variant: [run.row(seed, variant) for seed in plan.seeds] for variant in plan.variants
         }
         results = _results(plan, rows, provenance(dataset, plan.config, plan.device))
         write_sealed(folder / "results.json", results)
@@ -133,7 +121,7 @@ def execute(
 def _results(
     plan: RunPlan, rows: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `results.json` holds of the rows of each components string, one a seed."""
+    """The content of `results.json`, from the rows of each components string (one per seed)."""
     return {
         "protocol": PROTOCOL,
         "seeds": list(plan.seeds),
@@ -148,96 +136,111 @@ def _results(
     }
 
 
-def _train(
-    root: Path,
-    *,
-    plan: RunPlan,
-    dataset: GZSLDataset,
-    seed: int,
-    variant: str,
-    listen: Callable[[str], Monitor],
-    folder_monitor: Callable[..., FolderMonitor],
-    how: Mapping[str, bool],
-) -> dict[str, Any]:
-    """One training and its test, unless there is its `result.json`."""
-    place = root / f"seed-{seed}" / variant
-    if not (place / "result.json").exists():
-        if plan.method == MLIS:
-            config, options = plan.config_of(variant), {}
-            trained = _fit(place, plan, dataset, config, seed, folder_monitor, how)
-        else:
-            chosen = choose(
-                build_method(plan.method, plan.config),
-                dataset,
-                seed=seed,
-                device=plan.device,
-                monitor=listen(f"seed {seed}, {variant}"),
-                reuse=how["reuse"],
+@dataclass(frozen=True)
+class _Run:
+    """What every training of a run has in common; see `execute`."""
+
+    folder: Path
+    plan: RunPlan
+    dataset: GZSLDataset
+    listen: Callable[[str], Callback] | None
+    snapshot_every: float
+    reuse: bool
+    exemplars: bool
+
+    def row(self, seed: int, variant: str) -> dict[str, Any]:
+        """Train, test and save, unless there is a `result.json`; return what that holds."""
+        place = self.folder / f"seed-{seed}" / variant
+        if not (place / "result.json").exists():
+            about: dict[str, Any] = {"seed": seed, "method": self.plan.method}
+            about["components"] = variant
+            if self.plan.method == MLIS:
+                config = self.plan.config_of(variant)
+                trained = self.train(place, config, seed)
+            else:
+                trained, config, about["options"] = self.train_other(seed)
+            _save(trained, about, place, self.dataset, config, self.plan)
+        return _read_result(place / "result.json")
+
+    def train_other(self, seed: int) -> tuple[Trained, Config, dict[str, Any]]:
+        """Train another method than MLIS; its settings and its own options as chosen, too."""
+        method = build_method(self.plan.method, self.plan.config)
+        listener = self.listen and self.listen(f"seed {seed}, {self.plan.method}")
+        found = choose(
+            method,
+            self.dataset,
+            seed=seed,
+            device=self.plan.device,
+            callbacks=[listener] if listener else [],
+            reuse=self.reuse,
+        )
+        trained = Trained(found.recognizer, None, found.seconds, found.reused, found.validation)
+        return trained, found.method.config, found.options
+
+    def train(self, place: Path, config: Config, seed: int) -> Trained:
+        """Train with snapshots, losses and progress; the generator's in the seed's folder."""
+        title = f"seed {seed}, {config.refinement.components}"
+        hooks = self.hooks(title, self.dataset.for_training(), config, seed, place, place.parent)
+        if config.classification.calibration == "validation":
+            found = self.hooks(
+                f"{title}, validation",
+                self.dataset.for_validation()[0],
+                config,
+                seed,
+                place / "validation",
+                place.parent / "validation",
             )
-            config, options = chosen.method.config, {"options": chosen.options}
-            trained = Trained(
-                chosen.recognizer, None, chosen.seconds, chosen.reused, chosen.validation
-            )
-        about = {"seed": seed, "method": plan.method, "components": variant, **options}
-        _test(trained, about, place, dataset, config, plan.device)
-    return _read_result(place / "result.json")
-
-
-def _fit(
-    place: Path,
-    plan: RunPlan,
-    dataset: GZSLDataset,
-    config: Config,
-    seed: int,
-    folder_monitor: Callable[..., FolderMonitor],
-    how: Mapping[str, bool],
-) -> Trained:
-    """Train with snapshots, losses and progress; the generator's in the seed's folder."""
-
-    def monitor(title: str, training: TrainingSplit, own: Path, shared: Path) -> FolderMonitor:
-        return folder_monitor(
-            title,
-            folder=own,
-            key=training_key(training, config, seed, plan.device),
-            shared={"generation": (shared, generation_key(training, config, seed, plan.device))},
+            hooks |= {f"validation_{name}": value for name, value in found.items()}
+        return fit_and_calibrate(
+            self.dataset,
+            config,
+            seed=seed,
+            device=self.plan.device,
+            reuse=self.reuse,
+            exemplars=self.exemplars,
+            **hooks,
         )
 
-    title = f"seed {seed}, {config.refinement.components}"
-    validation_monitor = None
-    if config.classification.calibration == "validation":
-        held_out, _ = dataset.for_validation()
-        validation_monitor = monitor(
-            f"{title}, validation", held_out, place / "validation", place.parent / "validation"
+    def hooks(
+        self,
+        title: str,
+        training: TrainingSplit,
+        config: Config,
+        seed: int,
+        own: Path,
+        shared: Path,
+    ) -> dict[str, Any]:
+        """Callbacks and snapshots of one training; `shared` is the generator's folder."""
+        generator = generation_key(training, config, seed, self.plan.device)
+        checkpoints = CheckpointFolder(
+            own,
+            training_key(training, config, seed, self.plan.device),
+            shared={"generation": (shared, generator)},
+            every=self.snapshot_every,
         )
-    return fit_and_calibrate(
-        dataset,
-        config,
-        seed=seed,
-        device=plan.device,
-        monitor=monitor(title, dataset.for_training(), place, place.parent),
-        validation_monitor=validation_monitor,
-        reuse=how["reuse"],
-        exemplars=how["exemplars"],
-    )
+        callbacks: list[Callback] = [LossLog(own, {"generation": shared})]
+        if self.listen is not None:
+            callbacks.append(self.listen(title))
+        return {"callbacks": callbacks, "checkpoints": checkpoints}
 
 
-def _test(
+def _save(
     trained: Trained,
     about: Mapping[str, Any],
     place: Path,
     dataset: GZSLDataset,
     config: Config,
-    device: str,
+    plan: RunPlan,
 ) -> None:
     """Test a recognizer, save it, and write its `result.json`."""
     row = {
         **about,
         "calibration": trained.recognizer.calibration,
         "validation": None if trained.validation is None else trained.validation.to_dict(),
-        "test": test_once(trained.recognizer, dataset).to_dict(),
+        "test": evaluate_on_test(trained.recognizer, dataset).to_dict(),
         "seconds": round(trained.seconds, 3),
         "generator_reused": trained.reused,
-        "provenance": provenance(dataset, config, device),
+        "provenance": provenance(dataset, config, plan.device),
     }
     record = {**row, "config": config.to_dict()}
     save_model(trained.recognizer, place / "model", trained.exemplars, record)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from mlis.features.images.decode import claimed_pixels
+from mlis.features.decode import claimed_pixels
 
 JSON, FORM = "application/json", "multipart/form-data"
 MAX_HEADER = 4096

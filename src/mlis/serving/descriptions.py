@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlis.data.io.csv_file import parse_number
+from mlis.data.io.csv_file import NAME, parse_number
 from mlis.data.io.tables import COLUMNS
 from mlis.data.labels import suggestion
 from mlis.errors import DataError
-from mlis.features.descriptors.additions import describe_like
-from mlis.features.descriptors.class_table import NAME
 from mlis.features.descriptors.describe import FORMAT
+from mlis.features.descriptors.new_classes import describe_like
 from mlis.model.recognizer import Recognizer
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.special
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
-from mlis.features.descriptors.class_table import read_words
-from mlis.features.images.decode import ImageError, decode
+from mlis.features.decode import ImageError, decode
+from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.incremental import ExemplarBuffer, add_classes, remove_classes, rename_classes
 from mlis.io.checkpoint import load_exemplars, load_model
@@ -315,7 +315,7 @@ def load_engine(
         DataError: the backbone is not that of the training, or the table is damaged.
         SettingsError: no such device, or a package that is needed is not installed.
     """
-    place = Arithmetic.of("float32", device).device
+    place = Precision.of("float32", device).device
     sentences = _sentences(descriptions)
     recognizer = load_model(model, place)
     exemplars = load_exemplars(model) if changes else None
@@ -338,6 +338,6 @@ def _sentences(table: Path | None) -> dict[str, str]:
     """Class names → their sentences, joined."""
     if table is None:
         return {}
-    words = read_words(table)
+    words = read_descriptions(table)
     pairs = zip(words.names, words.sentences, strict=True)
     return {name: " ".join(sentences) for name, sentences in pairs if sentences}

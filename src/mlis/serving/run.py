@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlis.errors import SettingsError
-from mlis.features.images.decode import quiet_pillow
+from mlis.features.decode import quiet_pillow
 from mlis.serving.app import create_app
 from mlis.serving.engine import Engine
 from mlis.serving.settings import Access, Limits

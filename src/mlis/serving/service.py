@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from mlis.errors import DataError, MlisError
-from mlis.features.images.decode import ImageError
+from mlis.features.decode import ImageError
 from mlis.serving.batching import STOPPING, Batcher, BusyError
 from mlis.serving.bodies import Upload
 from mlis.serving.engine import Answer, Catalogue, Change, Engine, Query

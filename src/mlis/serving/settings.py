@@ -4,8 +4,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlis.config import Section, setting
 from mlis.errors import SettingsError
-from mlis.section import Section, setting
 
 MEGA = 1_000_000
 MIB = 1 << 20

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all: atomic writes, locks, tensors with a checksum."""
+"""Atomic writes, locks, and tensor files with a checksum."""

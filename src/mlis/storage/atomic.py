@@ -1,4 +1,4 @@
-"""Writing files so that no reader ever sees half of one."""
+"""Atomic writes, strict JSON, and records with a checksum."""
 
 import contextlib
 import glob
@@ -28,11 +28,10 @@ _TEMPORARY = re.compile(
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` when the block ends well.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
-    The data is flushed to disk before the rename, so that a power cut leaves either the old
-    file or the new one. When the block raises, the temporary file is removed and `path` stays
-    as it was.
+    The data is flushed to disk before the rename, so that a power failure leaves either the old or
+    the new file. If the block raises, the temporary file is removed and `path` is unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +56,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Name `path` in an `OSError` that names no file, as of a full disk, or its temporary one."""
+    """Name `path` in an `OSError` that names `temporary`, or no file (as for a full disk)."""
     try:
         yield
     except OSError as error:
@@ -67,12 +66,12 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def temporary_name(name: str) -> str:
-    """A name for what becomes `name` when it is complete; says which process writes it."""
+    """Temporary name of `name`, which contains host and process."""
     return f".{name}.mlis-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
 def clear_leftovers(path: Path) -> None:
-    """Delete what killed processes of this machine left half written of `path`."""
+    """Delete temporary files of `path` left by killed processes of this machine."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.mlis-{_host()}-*.tmp"):
         found = _TEMPORARY.fullmatch(leftover.name)
         if found and not _is_alive(int(found["process"])):
@@ -80,9 +79,9 @@ def clear_leftovers(path: Path) -> None:
 
 
 def clear_all_leftovers(folder: Path) -> None:
-    """Delete what killed processes of any machine left half written below `folder`.
+    """Delete temporary files below `folder` left by killed processes of any machine.
 
-    The caller holds the folder (:mod:`mlis.storage.locks`): nobody else writes there.
+    The caller must hold the lock of the folder (:mod:`mlis.storage.locks`).
     """
     for path in list(folder.rglob(".*.tmp")):
         if _TEMPORARY.fullmatch(path.name):
@@ -102,7 +101,7 @@ def _host() -> str:
 
 
 def _is_alive(process: int) -> bool:
-    if sys.platform == "win32":  # there, signal 0 would end it
+    if sys.platform == "win32":  # there, signal 0 terminates the process
         return True
     try:
         os.kill(process, 0)
@@ -114,10 +113,10 @@ def _is_alive(process: int) -> bool:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN is refused: it is not JSON.
+    """Write `value` as indented JSON, atomically. NaN raises `ValueError`.
 
     Raises:
-        DataError: a text in it is not Unicode, as names of files may be.
+        DataError: a string is not valid Unicode, as some file names.
         OSError: the file cannot be written.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -127,73 +126,73 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def check_unicode(text: str, what: str) -> None:
-    """Raise `DataError`, beginning with `what`, where UTF-8 cannot hold `text`."""
+    """Raise `DataError`, beginning with `what`, if `text` cannot be encoded in UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         start, end = text.rfind('"', 0, error.start) + 1, text.find('"', error.end)
         near = text[max(start, error.start - 60) : end if end >= 0 else None]
         raise DataError(
-            f"{what}: expected Unicode text, got {near[:80]!a}, which UTF-8 cannot hold. "
-            "Rename what is named so."
+            f"{what}: expected Unicode text, got {near[:80]!a}, which UTF-8 cannot encode. Rename "
+            "it."
         ) from None
 
 
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with check digits over all of them, for a record whose numbers must not change.
+def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with a checksum, for a record that must not be modified.
 
-    >>> unsealed(sealed({"H": 61.5}))
+    >>> without_checksum(with_checksum({"H": 61.5}))
     {'H': 61.5}
-    >>> unsealed({**sealed({"H": 61.5}), "H": 67.5})
+    >>> without_checksum({**with_checksum({"H": 61.5}), "H": 67.5})
     Traceback (most recent call last):
-    ValueError: its content does not match its check digits
+    ValueError: its content does not match its checksum
     """
-    return {**values, CHECK: _check_digits(values)}
+    return {**values, CHECK: _checksum(values)}
 
 
-def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `sealed`. Raises `ValueError` where a value has changed since."""
+def without_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Verify and remove the checksum. Raises `ValueError` if a value was changed."""
     rest = {name: value for name, value in values.items() if name != CHECK}
-    if values.get(CHECK) != _check_digits(rest):
-        raise ValueError("its content does not match its check digits")
+    if values.get(CHECK) != _checksum(rest):
+        raise ValueError("its content does not match its checksum")
     return rest
 
 
-def _check_digits(values: Mapping[str, Any]) -> str:
+def _checksum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def strict_json(text: str | bytes) -> Any:
-    """JSON as the standard has it, of numbers that fit a float64.
+    """Parse standard JSON.
 
     Raises:
-        ValueError: NaN, a number beyond 1e308, or it nests too deep.
+        ValueError: invalid JSON, NaN, a number beyond float64, or too many nested levels.
     """
     try:
         return json.loads(
-            text, parse_constant=_no_number, parse_int=_whole, parse_float=_fractional
+            text, parse_constant=_reject_constant, parse_int=_integer, parse_float=_finite
         )
     except RecursionError:
-        raise ValueError("it nests too deep") from None
+        raise ValueError("too many nested levels") from None
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not valid JSON")
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     number = int(text)
-    _fractional(text)
+    _finite(text)
     return number
 
 
-def _fractional(text: str) -> float:
+def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is too large a number")
+        raise ValueError(f"{text[:20]} exceeds float64")
     return number
 
 
 def cache_folder() -> Path:
-    """The user's cache folder: `$MLIS_CACHE` where it is set, else the system's usual place."""
+    """The user's cache folder: `$MLIS_CACHE` if set, else the default of the system."""
     return Path(os.environ.get("MLIS_CACHE") or platformdirs.user_cache_dir("mlis"))

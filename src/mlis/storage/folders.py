@@ -1,9 +1,9 @@
-"""Folders whose files belong together: a save replaces all of them, or none.
+"""Atomic replacement of several files in a folder.
 
-A save writes its files to a new folder inside, `.save.mlis-….tmp`. When they are complete, that
-folder is renamed to `.mlis-save`: from then on the save is done, and its files only have to be
-moved to their places. A process that is killed before the rename leaves the old files; one that is
-killed after it leaves the rest to :func:`recover`, which every reader and writer calls first.
+The files are written to a temporary folder inside it, `.save.mlis-….tmp`, which is renamed to
+`.mlis-save` when complete. This commits the save; the files are then moved to their places. If the
+process is killed before the rename, the old files remain; if it is killed afterwards,
+:func:`recover`, which is called before every read and write, moves the remaining files.
 """
 
 import errno
@@ -16,19 +16,19 @@ from pathlib import Path
 from mlis.storage.atomic import clear_leftovers, temporary_name
 
 PENDING = ".mlis-save"
-_REMOVED = ".removed"  # ending of an empty file that says: its namesake goes
+_REMOVED = ".removed"  # suffix of an empty file that marks a file to delete
 
 
 @contextmanager
 def replaced_together(folder: Path, *, without: Sequence[str] = ()) -> Iterator[Path]:
-    """Give a new folder to write files to, which replace those of `folder` when the block ends.
+    """Yield a temporary folder, whose files replace those of `folder` when the block ends.
 
     Args:
-        folder: made if absent; its other files stay.
-        without: names of files in it that go, as they belong to what is replaced.
+        folder: created if absent; its other files are kept.
+        without: names of files in `folder` to delete with this save.
 
     Raises:
-        OSError: the folder cannot be written; it stays as it was.
+        OSError: the folder cannot be written; it is unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     recover(folder)
@@ -50,10 +50,10 @@ def replaced_together(folder: Path, *, without: Sequence[str] = ()) -> Iterator[
 
 
 def _complete(path: Path, place: Path) -> None:
-    """Have the file `path` on disk; it must be able to replace `place`."""
+    """Flush the file `path` to disk, and check that it can replace `place`."""
     if place.is_dir() and not place.is_symlink():
-        told = "expected a file to replace, got a folder. Rename it, or save to another folder"
-        raise IsADirectoryError(errno.EISDIR, told, str(place))
+        message = "expected a file to replace, got a folder. Rename it, or save to another folder"
+        raise IsADirectoryError(errno.EISDIR, message, str(place))
     with path.open("rb+") as handle:
         os.fsync(handle.fileno())
 
@@ -63,18 +63,16 @@ def _rename(temporary: Path, pending: Path) -> None:
         try:
             temporary.rename(pending)
             return
-        except OSError:  # another process has just saved there, and is about to move its files
+        except OSError:  # another process has committed a save
             if not pending.is_dir():
                 raise
             recover(pending.parent)
-    told = "is saved to by another process. Wait for it, or save to another folder"
-    raise OSError(errno.EBUSY, told, str(pending.parent))
+    message = "another process is saving there. Wait for it, or save to another folder"
+    raise OSError(errno.EBUSY, message, str(pending.parent))
 
 
 def recover(folder: Path) -> None:
-    """Complete a save that was interrupted when its files were complete, if there is one.
-
-    Several processes may do so at the same time.
+    """Complete an interrupted save, if there is a committed one; safe for concurrent processes.
 
     Raises:
         OSError: the folder cannot be written.
@@ -82,22 +80,22 @@ def recover(folder: Path) -> None:
     pending = folder / PENDING
     try:
         names = [path.name for path in pending.iterdir()]
-    except (OSError, ValueError):  # as good as always, there is none
+    except (OSError, ValueError):  # usually there is none
         return
     try:
         for name in names:
-            with suppress(FileNotFoundError):  # moved by another process meanwhile
-                _put(pending / name, folder)
+            with suppress(FileNotFoundError):  # moved by another process
+                _move(pending / name, folder)
     except OSError as error:
-        told = f"an interrupted save cannot be completed ({error.strerror}). Make it writable"
-        raise OSError(error.errno, told, str(folder)) from error
-    with suppress(OSError):  # another process has removed it, or has saved again
+        message = f"an interrupted save cannot be completed ({error.strerror}). Make it writable"
+        raise OSError(error.errno, message, str(folder)) from error
+    with suppress(OSError):  # removed by another process, or saved again
         pending.rmdir()
 
 
-def _put(path: Path, folder: Path) -> None:
+def _move(path: Path, folder: Path) -> None:
     if path.name.endswith(_REMOVED):
-        path.stat()  # raises where another process was here
+        path.stat()  # raises if another process has done this
         (folder / path.name.removesuffix(_REMOVED)).unlink(missing_ok=True)
         path.unlink()
     else:

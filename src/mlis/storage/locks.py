@@ -1,4 +1,4 @@
-"""Exclusive use of a folder. The lock goes with the process, however it ends."""
+"""Exclusive locks of folders, released when the process ends in any way."""
 
 import contextlib
 import errno
@@ -14,16 +14,16 @@ from filelock import lock_descriptor
 from mlis.errors import SettingsError
 
 LOCK = ".mlis.lock"
-_MARK = b"process "  # what a lock file of ours begins with
+_MARK = b"process "  # start of a lock file written by mlis
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Generator[None, None, None]:
-    """Keep other processes out of `folder` while this lasts.
+    """Lock `folder` for the block.
 
     Raises:
         SettingsError: the folder is in use by another process.
-        OSError: the folder cannot be made or locked.
+        OSError: the folder cannot be created or locked.
     """
     try:
         handle = lock_folder(folder)
@@ -37,17 +37,16 @@ def held(folder: Path) -> Generator[None, None, None]:
 
 
 def lock_folder(folder: Path, waiting: Callable[[str], None] | None = None) -> BinaryIO:
-    """Hold `folder` (made if absent) until the returned handle is closed.
+    """Lock `folder` (created if absent) until the returned handle is closed.
 
     Args:
-        folder: gets a file `.mlis.lock`, which stays and says who held it last. A symbolic link
-            of that name is refused; a file that says something else is left as it is.
-        waiting: called with who holds the folder now, before waiting for that process; None: do
-            not wait.
+        folder: its file `.mlis.lock` is kept and names the last holder. A symbolic link of that
+            name raises an error; a file with other content is not modified.
+        waiting: called with the current holder before waiting for it; None: do not wait.
 
     Raises:
-        BlockingIOError: another process holds it, and `waiting` is None.
-        OSError: the folder cannot be made or locked.
+        BlockingIOError: another process holds the lock, and `waiting` is None.
+        OSError: the folder cannot be created or locked.
     """
     path = folder / LOCK
     while True:
@@ -55,25 +54,25 @@ def lock_folder(folder: Path, waiting: Callable[[str], None] | None = None) -> B
         handle = _opened(path)
         try:
             _lock(handle, path, waiting)
-            if _is_still(handle, path):
-                _sign(handle)
+            if _is_current(handle, path):
+                _write_holder(handle)
                 return handle
         except BaseException:
             handle.close()
             raise
-        handle.close()  # the folder was deleted while we waited: the next one locks a new file
+        handle.close()  # the folder was deleted meanwhile: lock a new file
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Open the lock file, for reading where it is not ours to write; no link is followed."""
+    """Open the lock file without following links, for reading only if it is not writable."""
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     there = os.path.lexists(path)
     if there and not stat.S_ISREG(path.lstat().st_mode):
-        told = "expected a plain file for the lock. Remove it"
-        raise FileExistsError(errno.EEXIST, told, str(path))
+        message = "expected a regular file for the lock. Remove it"
+        raise FileExistsError(errno.EEXIST, message, str(path))
     try:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644), "rb+")
-    except OSError:  # a read-only disk or another user's file: reading is enough for a lock
+    except OSError:  # read-only disk, or file of another user: reading is sufficient for a lock
         if not there:
             raise
         return os.fdopen(os.open(path, os.O_RDONLY | flags), "rb")
@@ -87,29 +86,29 @@ def _lock(handle: BinaryIO, path: Path, waiting: Callable[[str], None] | None) -
             waiting(_holder(handle))
             lock_descriptor(handle.fileno())
             return
-    except OSError as error:  # a network file system without locks, say
+    except OSError as error:  # such as a network file system without locks
         reason = f"the folder cannot be locked ({error.strerror}). Choose one on a local disk"
         raise OSError(error.errno, reason, str(path.parent)) from error
     raise BlockingIOError(errno.EWOULDBLOCK, _holder(handle), str(path))
 
 
 def _holder(handle: BinaryIO) -> str:
-    with contextlib.suppress(OSError):  # Windows lets nobody else read it
+    with contextlib.suppress(OSError):  # on Windows, a locked file cannot be read
         text = handle.read(200)
         if text.startswith(_MARK):
             return text.decode(errors="replace").strip()
     return "unknown process"
 
 
-def _is_still(handle: BinaryIO, path: Path) -> bool:
+def _is_current(handle: BinaryIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle.fileno()), path.lstat())
     except FileNotFoundError:
         return False
 
 
-def _sign(handle: BinaryIO) -> None:
-    """Say who holds the folder, in a file that is empty or said so before."""
+def _write_holder(handle: BinaryIO) -> None:
+    """Write the holder to the file, if it is empty or written by mlis."""
     if not handle.writable() or handle.read(len(_MARK)) not in (b"", _MARK):
         return
     handle.seek(0)

@@ -1,13 +1,12 @@
-"""The one training loop, and what a loop tells the outside: losses, snapshots, divergence.
+"""The training loop: steps, losses, snapshots, divergence.
 
-A stage is a :class:`Trainer`: it owns networks, optimisers and its stream of random numbers, and
-knows how to take one step and how to be written down. :func:`train` runs it. Because a snapshot
-holds everything that the next step depends on, a run continued from a snapshot ends with the same
-bits as one that was never stopped.
+A stage is a :class:`Trainer`: it owns networks, optimisers and its random generators. :func:`train`
+runs it. A snapshot holds everything that the next step depends on, so a run continued from a
+snapshot ends with the same bits as one that was never stopped.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -15,6 +14,8 @@ from torch import Tensor
 
 from mlis.compute.precision import flushed_denormals
 from mlis.errors import DivergenceError
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
 
 LOG_EVERY = 20  # steps between two host synchronisations
 
@@ -27,71 +28,57 @@ class Trainer(Protocol):
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the next step depends on, by name. Tensors may be live: copy or write."""
+        """Everything the next step depends on, by name. The next step may change the tensors."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state that `state` gave."""
+        """Restore what `state` returned."""
         ...
 
     def outcome(self) -> dict[str, Tensor]:
-        """What is left of the state when the last step is taken: the networks that are used."""
+        """The part of the state that is used after the last step: the trained networks."""
         ...
 
     def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
-        """Take over what `outcome` gave; no further step can be taken."""
+        """Restore what `outcome` returned; no further step can be taken."""
         ...
 
 
-class Monitor:
-    """Listens to training. This one does nothing; a run folder and progress bars derive from it."""
-
-    def restore(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
-        """Return the last snapshot of a stage as (steps taken, state), or None."""
-        return None
-
-    def started(self, stage: str, step: int, total: int) -> None:
-        """Note that a stage begins, `step` of its `total` steps having been taken before."""
-
-    def report(self, stage: str, step: int, total: int, values: Mapping[str, float]) -> None:
-        """Take the losses at `step` of `total`."""
-
-    def wants_snapshot(self, stage: str, step: int) -> bool:
-        """Whether to be handed the state after `step` steps."""
-        return False
-
-    def snapshot(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
-        """Keep the state after `step` steps."""
-
-    def finished(self, stage: str) -> None:
-        """Note that a stage has taken its last step."""
-
-
-def train(stage: str, trainer: Trainer, steps: int, monitor: Monitor) -> None:
+def train(
+    stage: str,
+    trainer: Trainer,
+    steps: int,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
+) -> None:
     """Run `trainer` until it has taken `steps` steps, continuing from a snapshot if there is one.
 
     Raises:
         DivergenceError: a loss is NaN or infinite. No snapshot of that state is kept.
+        ModelFileError: the snapshot does not fit the trainer.
     """
     done = 0
-    if (found := monitor.restore(stage)) is not None:
+    if checkpoints is not None and (found := checkpoints.load(stage)) is not None:
         done, state = found
         (trainer.load_state if done < steps else trainer.load_outcome)(state)
-    monitor.started(stage, done, steps)
+    for callback in callbacks:
+        callback.on_start(stage, done, steps)
     for step in range(done + 1, steps + 1):
         with flushed_denormals():
             losses = trainer.step()
-        snapshot = step == steps or monitor.wants_snapshot(stage, step)
+        due = checkpoints is not None and (step == steps or checkpoints.due(stage, step))
         if step % LOG_EVERY == 0 or step == steps:
             values = {name: float(value) for name, value in losses.items()}
             _check_finite(stage, step, values)
-            monitor.report(stage, step, steps, values)
-        if snapshot:
+            for callback in callbacks:
+                callback.on_step(stage, step, steps, values)
+        if checkpoints is not None and due:
             state = trainer.state()
             _check_state(stage, step, state)
-            # Critic and optimisers are four fifths of the bytes, and nobody needs them any more.
-            monitor.snapshot(stage, step, state if step < steps else trainer.outcome())
-    monitor.finished(stage)
+            # After the last step, critic and optimisers (four fifths of the bytes) are not needed.
+            checkpoints.save(stage, step, state if step < steps else trainer.outcome())
+    for callback in callbacks:
+        callback.on_end(stage)
 
 
 def _check_finite(stage: str, step: int, values: Mapping[str, float]) -> None:

@@ -1,6 +1,6 @@
 """The benchmarks by name, checked against Table 1 of the MLIS paper.
 
-`DATA_ROOT/CUB/res101.mat` and `DATA_ROOT/CUB/att_splits.mat`, and so on for each, in the format of
+The files are `DATA_ROOT/CUB/res101.mat`, `DATA_ROOT/CUB/att_splits.mat` etc., in the format of
 :mod:`mlis.data.io.xlsa17`.
 """
 
@@ -10,14 +10,35 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from mlis.data.dataset import GZSLDataset
-from mlis.data.io.flowers import FLOWER_NAMES
 from mlis.data.io.matlab import field_shapes
 from mlis.data.io.xlsa17 import load_pair
 from mlis.errors import DataError
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-STAND_IN = "stand-in.txt"  # beside made-up features, so that every output says what they are
+STAND_IN = "stand-in.txt"  # marks a folder of artificial features, for all outputs
+
+# The split file of FLO has no names; these are in the numbering of Oxford-102.
+_FLOWERS = """
+pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold,
+tiger lily, moon orchid, bird of paradise, monkshood, globe thistle, snapdragon, colt's foot,
+king protea, spear thistle, yellow iris, globe-flower, purple coneflower, peruvian lily,
+balloon flower, giant white arum lily, fire lily, pincushion flower, fritillary, red ginger,
+grape hyacinth, corn poppy, prince of wales feathers, stemless gentian, artichoke,
+sweet william, carnation, garden phlox, love in the mist, mexican aster, alpine sea holly,
+ruby-lipped cattleya, cape flower, great masterwort, siam tulip, lenten rose, barbeton daisy,
+daffodil, sword lily, poinsettia, bolero deep blue, wallflower, marigold, buttercup,
+oxeye daisy, common dandelion, petunia, wild pansy, primula, sunflower, pelargonium,
+bishop of llandaff, gaura, geranium, orange dahlia, pink-yellow dahlia, cautleya spicata,
+japanese anemone, black-eyed susan, silverbush, californian poppy, osteospermum, spring crocus,
+bearded iris, windflower, tree poppy, gazania, azalea, water lily, rose, thorn apple,
+morning glory, passion flower, lotus lotus, toad lily, anthurium, frangipani, clematis,
+hibiscus, columbine, desert-rose, tree mallow, magnolia, cyclamen, watercress, canna lily,
+hippeastrum, bee balm, ball moss, foxglove, bougainvillea, camellia, mallow, mexican petunia,
+bromelia, blanket flower, trumpet creeper, blackberry lily
+"""
+
+FLOWER_NAMES = tuple(_FLOWERS.replace("\n", " ").strip().split(", "))
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,7 @@ class Counts:
 
     @classmethod
     def of(cls, data: GZSLDataset) -> "Counts":
-        """The same numbers of any dataset."""
+        """The sizes of a dataset."""
         split = data.split
         return cls(
             data.num_classes,
@@ -56,7 +77,7 @@ TABLE_1 = {
 
 
 def benchmark_name(name: str) -> str | None:
-    """The benchmark's usual spelling ("apy" gives "aPY"), or None for anything else."""
+    """The usual spelling of a benchmark's name ("aPY" for "apy"), or None."""
     return {known.casefold(): known for known in TABLE_1}.get(name.casefold())
 
 
@@ -71,23 +92,23 @@ def load_benchmark(
     seed: int = 0,
     cache: bool = True,
 ) -> GZSLDataset:
-    """Read benchmark `name` (in any case) from `data_root/NAME/`, and check it against Table 1.
+    """Load a benchmark from `data_root/NAME/`, and check its sizes against Table 1.
 
     Args:
-        name: CUB, AWA1, AWA2, SUN, FLO or aPY.
-        data_root: the folder that holds `CUB/`, `APY/`, …
-        features_file: name in that folder, or path; `res101.mat`, else the only other file with
-            `features`.
-        split_file: name in that folder, or path; `att_splits.mat`, for CUB `sent_splits.mat`
-            where present.
-        descriptors, missing, seed, cache: as in `load_pair`.
+        name: CUB, AWA1, AWA2, SUN, FLO or aPY, in any case.
+        data_root: folder that contains `CUB/`, `APY/`, ….
+        features_file: name in that folder, or path; default `res101.mat`, or if absent, the only
+            other file with `features`.
+        split_file: name in that folder, or path; default `att_splits.mat`, for CUB
+            `sent_splits.mat` if present.
+        descriptors, missing, seed, cache: see `load_pair`.
 
     Raises:
-        DataError: a file is missing or damaged, or a count differs from Table 1.
+        DataError: a file is missing or damaged, or a size differs from Table 1.
     """
     known = benchmark_name(name)
     if known is None:
-        raise DataError(f"unknown benchmark {name!r}: expected one of {', '.join(TABLE_1)}.")
+        raise DataError(f"benchmark: expected one of {', '.join(TABLE_1)}, got {name!r}.")
     folder = _benchmark_folder(known, Path(data_root))
     if split_file is None:
         use_sentences = known == "CUB" and (folder / "sent_splits.mat").exists()
@@ -105,7 +126,7 @@ def load_benchmark(
     )
     _check_counts(known, data, features_path)
     if (folder / STAND_IN).exists():
-        notes = (*data.provenance.notes, "stand-in: features made up, figures mean nothing")
+        notes = (*data.provenance.notes, "stand-in: artificial features, results are meaningless")
         data = replace(data, provenance=replace(data.provenance, notes=notes))
     return data
 
@@ -113,7 +134,7 @@ def load_benchmark(
 def features_path_of(
     name: str, data_root: str | os.PathLike[str], features_file: str | os.PathLike[str] | None
 ) -> Path:
-    """The features file that `load_benchmark` reads, with the same arguments.
+    """The features file that `load_benchmark` reads for the same arguments.
 
     Raises:
         DataError: a folder or the file is missing.
@@ -124,18 +145,20 @@ def features_path_of(
 
 def _benchmark_folder(known: str, data_root: Path) -> Path:
     if not data_root.is_dir():
-        raise DataError(f"{data_root}: no such folder. Give the one that holds {known.upper()}/.")
+        raise DataError(
+            f"{data_root}: no such folder. Give the folder that contains {known.upper()}/."
+        )
     for folder in sorted(data_root.iterdir()):
         if folder.is_dir() and folder.name.casefold() == known.casefold():
             return folder
     raise DataError(
-        f"{data_root}: no folder {known.upper()} in it. Expected "
-        f"{data_root / known.upper() / 'res101.mat'} and att_splits.mat, as xlsa17.zip has them."
+        f"{data_root}: expected {known.upper()}/res101.mat and {known.upper()}/att_splits.mat, as "
+        f"in xlsa17.zip, got no folder {known.upper()}."
     )
 
 
 def _locate(folder: Path, file: str | os.PathLike[str]) -> Path:
-    """A file named in the benchmark's folder, or else by its own path."""
+    """A file in the benchmark's folder, or else at its own path."""
     inside = folder / file
     return Path(file) if Path(file).exists() and not inside.exists() else inside
 
@@ -147,24 +170,24 @@ def _find_features(folder: Path) -> Path:
         return default
     others = [path for path in sorted(folder.glob("*.mat")) if "features" in field_shapes(path)]
     if len(others) == 1:
-        logger.info("%s is absent; features are read from %s", default, others[0].name)
+        logger.info("%s is absent; reading features from %s", default, others[0].name)
         return others[0]
     found = ", ".join(path.name for path in others) or "none"
     raise DataError(
         f"{default}: no such file, and other files with features: {found}. Name the one to use "
-        f"(features_file, --features-file)."
+        f"(features_file, --features)."
     )
 
 
 def _check_counts(name: str, data: GZSLDataset, features_path: Path) -> None:
     expected, found = asdict(TABLE_1[name]), asdict(Counts.of(data))
     wrong = [
-        f"{field.name.replace('_', ' ')} {found[field.name]} instead of {expected[field.name]}"
+        f"{field.name.replace('_', ' ')} expected {expected[field.name]}, got {found[field.name]}"
         for field in fields(Counts)
         if found[field.name] != expected[field.name]
     ]
     if wrong:
         raise DataError(
-            f"{name}: {features_path} and its split differ from Table 1: {'; '.join(wrong)}. Fetch "
-            f"the official files, or load them as a pair of files (no Table 1 check)."
+            f"{name}: {features_path} and its split differ from Table 1: {'; '.join(wrong)}. "
+            "Download the official files, or load these as a pair of files (without this check)."
         )

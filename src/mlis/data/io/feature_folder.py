@@ -1,8 +1,8 @@
-"""A folder of image features: what `mlis features images` writes and datasets are built from.
+"""Folder of image features, written by `mlis features images`.
 
 - `features.safetensors`: `features` (N, Dx) float32.
-- `images.csv`: one line a row of them: `path`, `class`, `split` where rows are marked, `sha256`.
-- `features.json`: the model that made them, where the paths begin, and check digits of both files.
+- `images.csv`: one line per row: `path`, `class`, `split` if rows are marked, `sha256`.
+- `features.json`: the backbone, the root of the paths, and checksums of both files.
 """
 
 import csv
@@ -18,28 +18,28 @@ import numpy as np
 
 from mlis.data.io.csv_file import read_csv
 from mlis.data.labels import normal
-from mlis.data.out_of_core.mapped import checksum, map_arrays, write_arrays
+from mlis.data.out_of_core.safetensors_file import checksum, map_arrays, write_arrays
 from mlis.errors import DataError
 from mlis.storage.atomic import strict_json, write_json
 from mlis.storage.folders import recover
 
 FORMAT, VERSION = "mlis-features", 1
 TENSORS, IMAGES, RECORD = "features.safetensors", "images.csv", "features.json"
-_AGAIN = "Run `mlis features images` again: what is computed already is not computed twice."
+_AGAIN = "Run `mlis features images` again: finished images are not recomputed."
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """Features of N images, and what each row is.
+    """Features of N images, with path, class and hash of each.
 
     Attributes:
         features: (N, Dx) float32, possibly a memory map.
-        paths: N paths below `root`, unique.
-        classes: N class names; empty where an image has none.
-        marks: N of train, val or test; None where rows are not marked.
-        hashes: N, SHA-256 of the images' files.
-        backbone: the image model, as its `Identity.to_dict` says.
-        root: the folder that the paths begin in.
+        paths: N unique paths relative to `root`.
+        classes: N class names; empty for images without a class.
+        marks: N of train, val or test; None if rows are not marked.
+        hashes: SHA-256 of the N image files.
+        backbone: `BackboneSpec.to_dict` of the backbone.
+        root: folder that the paths are relative to.
     """
 
     features: np.ndarray
@@ -51,7 +51,7 @@ class ImageFeatures:
     root: str = ""
 
     def choose(self, kept: Sequence[bool]) -> "ImageFeatures":
-        """The rows that are True in `kept`, N."""
+        """The rows with True in `kept` (N)."""
         if all(kept):
             return self
         return replace(
@@ -65,13 +65,13 @@ class ImageFeatures:
 
 
 def is_feature_folder(path: Path) -> bool:
-    """Whether `path` is a folder that `write_feature_folder` finished."""
+    """Whether `path` is a complete feature folder."""
     recover(path)
     return (path / RECORD).is_file()
 
 
 def write_feature_folder(images: ImageFeatures, folder: Path) -> None:
-    """Write the three files to `folder`, which holds none of them."""
+    """Write the three files to `folder`, which contains none of them."""
     write_arrays(folder / TENSORS, {"features": images.features})
     table = images_table(images).encode()
     (folder / IMAGES).write_bytes(table)
@@ -99,31 +99,31 @@ def images_table(images: ImageFeatures) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """`features.json` of a finished folder. Raises `DataError`."""
+    """`features.json` of a complete feature folder. Raises `DataError`."""
     path = folder / RECORD
     try:
         recover(folder)
         record = strict_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file: not a finished folder of features.") from None
+        raise DataError(f"{path}: no such file. Give a complete feature folder.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read: {error}. {_AGAIN}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise DataError(f"{path}: not features of mlis: no format {FORMAT!r}.")
+        raise DataError(f"{path}: expected the format {FORMAT!r}.")
     if record.get("version") != VERSION:
         raise DataError(
-            f"{path}: version {record.get('version')!r}, but this mlis reads {VERSION}. {_AGAIN}"
+            f"{path}: expected version {VERSION}, got {record.get('version')!r}. {_AGAIN}"
         )
     if not isinstance(record.get("backbone"), dict) or not isinstance(record.get("root"), str):
-        raise DataError(f"{path}: damaged: no backbone or no root. {_AGAIN}")
+        raise DataError(f"{path}: damaged: backbone or root is missing. {_AGAIN}")
     return record
 
 
 def read_feature_folder(folder: Path) -> ImageFeatures:
-    """Read a folder back; the features are memory-mapped.
+    """Read a feature folder; the features are memory-mapped.
 
     Raises:
-        DataError: a file is missing, damaged, or not of the same run as the others.
+        DataError: a file is missing or damaged, or the files do not belong together.
     """
     record = read_record(folder)
     features = map_arrays(folder / TENSORS, ["features"])[0]["features"]
@@ -134,14 +134,15 @@ def read_feature_folder(folder: Path) -> ImageFeatures:
     same = record.get("images_sha256") == hashlib.sha256(table).hexdigest()
     if not same or record.get("features_crc32") != checksum({"features": features}):
         raise DataError(
-            f"{folder}: {TENSORS}, {IMAGES} and {RECORD} are damaged or not of one run. {_AGAIN}"
+            f"{folder}: {TENSORS}, {IMAGES} and {RECORD} are damaged or do not belong together. "
+            f"{_AGAIN}"
         )
     header, rows = read_csv(folder / IMAGES)
     cells = [row for _, row in rows]
     by_name = {name: tuple(row[i] for row in cells) for i, name in enumerate(header)}
     if len(cells) != len(features) or not {"path", "class", "sha256"} <= by_name.keys():
         raise DataError(
-            f"{folder / IMAGES}: not one line for each of {len(features)} rows. {_AGAIN}"
+            f"{folder / IMAGES}: expected one line for each of {len(features)} rows. {_AGAIN}"
         )
     return ImageFeatures(
         features,

@@ -1,9 +1,9 @@
-"""Whether the folders that images came from agree with the names of the classes they are labelled.
+"""Check that the folder names of images agree with the names of their classes.
 
-Labels of a features file index the columns of the split file's `att`. In CUB that order is not the
-order of the folders (`allclasses_names` begins with "002.Laysan_Albatross"), so whoever computes
-features from the images and numbers the folders gives every class another one's descriptor. Where
-folders are named as classes are, this can be seen.
+Labels of a features file index the columns of `att` in the split file. In CUB these are not in the
+order of the image folders (`allclasses_names` begins with "002.Laysan_Albatross"): features
+computed from images with labels numbered by folder would pair every class with the descriptor of
+another one. If folders are named like classes, this is detected here.
 """
 
 import json
@@ -18,19 +18,18 @@ from mlis.data.labels import plain
 from mlis.errors import DataError
 
 FIELD = "image_files"
-_DEPTH = 3  # folders that a class's name may be spread over: SUN has bakery/kitchen
+_DEPTH = 3  # nested folders that may form a class name: SUN has bakery/kitchen
 
 
 def read_folders(path: Path, labels: np.ndarray) -> np.ndarray:
-    """Folders of the first, a middle and the last image of each class, for `folder_fault`.
+    """Folders of the first, a middle and the last image of each class, for `folder_mismatch`.
 
     Args:
-        path: of the features file; one without `image_files`, or with another number of them, has
-            no folders.
-        labels: (N,) int64, counting from 1.
+        path: of the features file; without N `image_files`, the result contains no folders.
+        labels: (N,) int64, counted from 1.
 
     Returns:
-        (n,) int64, what `pack` makes of the pairs of label and folder.
+        (n,) int64: pairs of label and folder, encoded by `pack`.
     """
     pairs: set[tuple[int, str]] = set()
     if sorted(field_shapes(path).get(FIELD, ())) == [1, len(labels)]:
@@ -38,7 +37,7 @@ def read_folders(path: Path, labels: np.ndarray) -> np.ndarray:
         rows = np.unique([rows[at] for rows in groups for at in (0, len(rows) // 2, -1)])
         try:
             files = read_strings(path, FIELD, rows)
-        except DataError:  # nothing depends on this field
+        except DataError:  # this field is optional
             files = ()
         for row, file in zip(rows, files, strict=False):
             pairs.add((int(labels[row]), re.sub(r"[/\\]?[^/\\]*$", "", file)))
@@ -46,17 +45,17 @@ def read_folders(path: Path, labels: np.ndarray) -> np.ndarray:
 
 
 def pack(pairs: Iterable[tuple[int, str]]) -> np.ndarray:
-    """Pairs of label and folder as (n,) int64: JSON, in whole numbers as the cache keeps them."""
+    """Encode pairs of label and folder as (n,) int64, the type that the cache stores."""
     text = json.dumps(sorted(pairs)).encode()
     return np.frombuffer(text + b" " * (-len(text) % 8), dtype="<i8").astype(np.int64)
 
 
-def folder_fault(folders: np.ndarray, class_names: Sequence[str]) -> str | None:
-    """What disagrees, in words; None where nothing does or folders are not named as classes are.
+def folder_mismatch(folders: np.ndarray, class_names: Sequence[str]) -> str | None:
+    """Description of the mismatch; None if there is none, or folders are not named like classes.
 
-    A folder disagrees with a class when it bears the name of another class and not of this one;
-    upper case, punctuation and a number in front do not count. Nothing is said unless half of the
-    folders bear the name of some class.
+    A folder mismatches a class if it has the name of another class and not of this one, ignoring
+    case, punctuation and a leading number. At least half of the folders must have the name of some
+    class.
     """
     pairs: list[tuple[int, str]] = json.loads(folders.astype("<i8").tobytes())
     owners: dict[str, set[int]] = {}
@@ -80,11 +79,10 @@ def folder_fault(folders: np.ndarray, class_names: Sequence[str]) -> str | None:
         f"label {label} is folder {folder!r} but class {class_names[label - 1]!r}"
         for label, folder in list(wrong.items())[:3]
     )
-    return (
-        f"{len(wrong)} of {len(class_names)} classes have images of another class's folder: {shown}"
-    )
+    count = f"{len(wrong)} of {len(class_names)} classes"
+    return f"{count} have images from the folder of another class: {shown}"
 
 
 def _forms(name: str) -> set[str]:
-    """A name without case and punctuation, with and without the number in front of it."""
+    """A name without case and punctuation, with and without its leading number."""
     return {plain(name), plain(re.sub(r"^\W*\d+\W+", "", name))} - {""}

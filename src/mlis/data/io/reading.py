@@ -1,4 +1,4 @@
-"""One way to meet files that other libraries cannot read."""
+"""Errors of file readers, turned into one `DataError`."""
 
 import warnings
 from collections.abc import Iterator
@@ -7,13 +7,17 @@ from pathlib import Path
 
 from mlis.errors import DataError
 
+MAX_EXPANSION = 1100
+"""Upper limit of the compression ratio of deflate (1032): larger declared sizes are not genuine."""
+
 
 @contextmanager
 def reading(path: Path, kind: str, remedy: str) -> Iterator[None]:
-    """Turn whatever the block raises on a missing or damaged file into one `DataError`.
+    """Raise `DataError` for anything that the block raises on a missing or damaged file.
 
-    Damaged bytes make the readers of NumPy, SciPy, HDF5 and Arrow raise anything: TypeError,
-    zlib.error, TokenError, MemoryError. Their warnings are dropped: what was read is checked.
+    On damaged bytes the readers of NumPy, HDF5 and Arrow raise arbitrary exceptions (TypeError,
+    zlib.error, TokenError, MemoryError). Their warnings are suppressed: the content is validated
+    afterwards.
     """
     try:
         with warnings.catch_warnings():
@@ -24,16 +28,14 @@ def reading(path: Path, kind: str, remedy: str) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, not {kind}.") from None
-    except MemoryError as error:  # a damaged header may ask for any amount
+        raise DataError(f"{path}: expected {kind}, got a folder.") from None
+    except MemoryError as error:  # a damaged header may request any amount
         raise DataError(
-            f"{path}: memory does not suffice to read it ({_reason(error)}): it is larger than "
-            f"this machine can hold, or damaged. {remedy}"
+            f"{path}: out of memory ({_reason(error)}): the file is damaged, or too large for this "
+            f"machine. {remedy}"
         ) from error
     except Exception as error:
-        raise DataError(
-            f"{path}: not {kind} that can be read ({_reason(error)}). {remedy}"
-        ) from error
+        raise DataError(f"{path}: not {kind}, or damaged ({_reason(error)}). {remedy}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -1,13 +1,13 @@
-"""Files in the format of Xian et al. (xlsa17): a features file and a split file, of any size.
+"""The format of Xian et al. (xlsa17): a features file and a split file.
 
-A features file (`res101.mat` or another name) has `features` (Dx, N) and `labels` (N, 1), which
-count from 1. A split file (`att_splits.mat`, `sent_splits.mat`) has the descriptors `att`
-(Da, C), perhaps `original_att` and `allclasses_names`, and the rows of each part, which count
-from 1: `trainval_loc`, `test_seen_loc`, `test_unseen_loc`, perhaps `train_loc` and `val_loc`.
+A features file (such as `res101.mat`) has `features` (Dx, N) and `labels` (N, 1), counted from 1.
+A split file (`att_splits.mat`, `sent_splits.mat`) has the descriptors `att` (Da, C), optionally
+`original_att` and `allclasses_names`, and the rows of each part, counted from 1: `trainval_loc`,
+`test_seen_loc`, `test_unseen_loc`, and optionally `train_loc` and `val_loc`.
 
-**Labels index the columns of `att`.** Names are for people to read: in CUB's split file
-`allclasses_names` is not in CUB's own numbering ("002.Laysan_Albatross" is first), so whoever
-computes features from the images must match classes by name, never by the number in the name.
+**Labels index the columns of `att`.** In the split file of CUB, `allclasses_names` is not in the
+numbering of CUB ("002.Laysan_Albatross" is first): features computed from images must be matched
+by class name, never by the number in the name.
 """
 
 import logging
@@ -20,7 +20,7 @@ import numpy as np
 
 from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.io.cache import cached_arrays, file_sha256
-from mlis.data.io.image_folders import folder_fault, read_folders
+from mlis.data.io.image_folders import folder_mismatch, read_folders
 from mlis.data.io.matlab import field_shapes, read_array, read_columns, read_strings
 from mlis.data.labels import normal, shorten, warn_of_similar
 from mlis.data.missing import handle_missing
@@ -43,20 +43,21 @@ def load_pair(
     seed: int = 0,
     cache: bool = True,
 ) -> GZSLDataset:
-    """Read a features file and a split file.
+    """Load a features file and a split file.
+
+    Logs a warning, and adds a note to the provenance, if folder names of the images contradict
+    the class names.
 
     Args:
-        features_file: `res101.mat` or another name.
-        split_file: `att_splits.mat` or another name.
-        name: of the dataset; the features file's name where absent.
-        class_names: used where the split file has no `allclasses_names`; `class_001`, … if absent.
+        features_file: such as `res101.mat`.
+        split_file: such as `att_splits.mat`.
+        name: of the dataset; defaults to the name of the features file.
+        class_names: used if the split file has no `allclasses_names`; default `class_001`, ….
         descriptors: `att` (unit length in most files) or `original_att`.
-        missing: number that stands for a missing value, -1 in AWA's `original_att`; the mean of
-            the other classes takes its place.
+        missing: number that marks a missing value, such as -1 in `original_att` of AWA; replaced
+            by the mean of the other classes.
         seed: of the rows held out for validation.
-        cache: keep the features in the user's cache folder, memory-mapped the next time.
-
-    Warns, in the log and the provenance, where the images' folders contradict the class names.
+        cache: store the features in the user's cache folder, to be memory-mapped next time.
 
     Raises:
         DataError: a file is missing, damaged or not in the format.
@@ -79,9 +80,9 @@ def load_pair(
     matrix, filled = handle_missing(matrix, missing, what, names)
     notes = [note, *filled]
     named = class_names is not None or "allclasses_names" in shapes
-    if named and (fault := folder_fault(arrays["folders"], names)):
-        _warn_of_folders(fault, features_path, split_path, descriptors)
-        notes.append(fault)
+    if named and (mismatch := folder_mismatch(arrays["folders"], names)):
+        _warn_of_folders(mismatch, features_path, split_path, descriptors)
+        notes.append(mismatch)
     provenance = Provenance(
         name=name or features_path.stem,
         features=features_path.name,
@@ -92,34 +93,35 @@ def load_pair(
     return GZSLDataset(arrays["features"], labels, matrix, names, split, provenance)
 
 
-def _warn_of_folders(fault: str, features: Path, split: Path, descriptors: str) -> None:
-    advice = f"Labels number the columns of {descriptors} in {split}: match names, not numbers"
-    logger.warning("%s: %s. %s.", features, fault, advice)
+def _warn_of_folders(mismatch: str, features: Path, split: Path, descriptors: str) -> None:
+    advice = f"Labels index the columns of {descriptors} in {split}: match names, not numbers"
+    logger.warning("%s: %s. %s.", features, mismatch, advice)
 
 
 def _features_of(path: Path, cache: bool) -> tuple[dict[str, np.ndarray], str]:
-    """What `_read_features` gives, perhaps from the cache folder, and the file's SHA-256."""
+    """Result of `_read_features`, from the cache if enabled, and the file's SHA-256."""
     if cache:
         return cached_arrays(path, ("features", "labels", "folders"), _read_features)
     return _read_features(path), file_sha256(path)
 
 
 def _read_features(path: Path) -> dict[str, np.ndarray]:
-    """`features` (N, Dx) float32, `labels` (N,) int64, still counting from 1, and `folders`."""
+    """`features` (N, Dx) float32, `labels` (N,) int64 counted from 1, and `folders`."""
     shapes = field_shapes(path)
     labels = _whole_numbers(path, "labels", shapes)
     if not labels.size:
-        raise DataError(f"{path}: labels is empty. Fetch the file again.")
+        raise DataError(
+            f"{path}: labels: expected at least one label, got none. Download the file again."
+        )
     shape = shapes.get("features", ())
     if len(shape) == 2 and shape[1] != len(labels) == shape[0]:
         raise DataError(
-            f"{path}: features are {shape}, one row an image, but the format has one column an "
-            f"image: (Dx, N). Transpose them."
+            f"{path}: features: expected one column per image, (Dx, N), got one row per image: "
+            f"{shape}. Transpose them."
         )
     if len(shape) == 2 and shape[1] != len(labels):
         raise DataError(
-            f"{path}: features are {shape}, so {shape[1]} images (columns), but there are "
-            f"{len(labels)} labels."
+            f"{path}: features: expected {len(labels)} columns, one per label, got shape {shape}."
         )
     features = read_columns(path, "features")
     return {"features": features, "labels": labels, "folders": read_folders(path, labels)}
@@ -128,13 +130,13 @@ def _read_features(path: Path) -> dict[str, np.ndarray]:
 def _whole_numbers(path: Path, field: str, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
     """A (n, 1) or (1, n) field as (n,) int64."""
     values = read_array(path, field)
-    if values.size and 1 not in values.shape:  # MATLAB's [] is (0, 0)
-        raise DataError(f"{path}: {field} must be (n, 1), but is {shapes[field]}.")
+    if values.size and 1 not in values.shape:  # the shape of MATLAB's [] is (0, 0)
+        raise DataError(f"{path}: {field}: expected shape (n, 1), got {shapes[field]}.")
     values = values.ravel()
     bad = np.flatnonzero(~((np.abs(values) < 2**53) & (values == np.floor(values))))
     if bad.size:
         raise DataError(
-            f"{path}: {field}: entry {bad[0] + 1} is {values[bad[0]]}, not a whole number."
+            f"{path}: {field}: entry {bad[0] + 1}: expected an integer, got {values[bad[0]]}."
         )
     return values.astype(np.int64)
 
@@ -145,13 +147,13 @@ def _read_descriptors(path: Path, field: str, labels: np.ndarray) -> np.ndarray:
     if field not in shapes:
         choices = [known for known in ("att", "original_att") if known in shapes]
         known = shorten(choices or list(shapes))
-        raise DataError(f"{path}: no descriptors {field!r}; it has {known}.")
+        raise DataError(f"{path}: expected descriptors {field!r}, got {known}.")
     matrix = read_columns(path, field)
     used = np.unique(labels)
     if len(matrix) != len(used) == matrix.shape[1] == used[-1]:
         raise DataError(
-            f"{path}: {field} is {shapes[field]}, one row for each of the {len(used)} classes, "
-            f"but the format has one column a class: (Da, C). Transpose it."
+            f"{path}: {field}: expected one column per class, (Da, C), got one row for each of the "
+            f"{len(used)} classes: {shapes[field]}. Transpose it."
         )
     return matrix
 
@@ -159,10 +161,10 @@ def _read_descriptors(path: Path, field: str, labels: np.ndarray) -> np.ndarray:
 def _read_rows(
     path: Path, parts: list[str], arrays: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Row numbers of each part, counting from 0."""
+    """Row numbers of each part, counted from 0."""
     for part in _PARTS:
         if part not in parts:
-            raise DataError(f"{path}: no field {part!r}; it has {shorten(parts)}.")
+            raise DataError(f"{path}: expected a field {part!r}, got {shorten(parts)}.")
     count = len(arrays["labels"])
     wanted = [part for part in (*_PARTS, "train_loc", "val_loc") if part in parts]
     shapes = field_shapes(path)
@@ -171,14 +173,14 @@ def _read_rows(
         if numbers.size and numbers.min() < 1:
             at = int(numbers.argmin())
             raise DataError(
-                f"{path}: {part}: entry {at + 1} is {numbers[at]}, but rows count from 1. These "
-                f"seem to count from 0: add 1 to every *_loc field."
+                f"{path}: {part}: entry {at + 1}: expected row numbers counted from 1, got "
+                f"{numbers[at]}. Add 1 to every *_loc field."
             )
         if numbers.size and numbers.max() > count:
             at = int(numbers.argmax())
             raise DataError(
-                f"{path}: {part}: entry {at + 1} is row {numbers[at]}, but there are {count} "
-                f"images. Use the features file that belongs to this split."
+                f"{path}: {part}: entry {at + 1}: expected a row up to {count}, the number of "
+                f"images, got {numbers[at]}. Use the features file that belongs to this split."
             )
     return {part: numbers - 1 for part, numbers in rows.items()}
 
@@ -189,14 +191,15 @@ def _zero_based_labels(
     if labels.min() < 1:
         at = int(labels.argmin())
         raise DataError(
-            f"{features_path}: labels: entry {at + 1} is {labels[at]}, but labels count from 1. "
-            f"These seem to count from 0: add 1 to all."
+            f"{features_path}: labels: entry {at + 1}: expected labels counted from 1, got "
+            f"{labels[at]}. Add 1 to all labels."
         )
     if labels.max() > classes:
         at = int(labels.argmax())
         raise DataError(
-            f"{features_path}: labels: entry {at + 1} is class {labels[at]}, but {split_path} has "
-            f"descriptors of {classes} classes (columns). Use the files of one benchmark."
+            f"{features_path}: labels: entry {at + 1}: expected a class up to {classes}, the "
+            f"number of descriptors (columns) in {split_path}, got {labels[at]}. Use the files of "
+            "one benchmark."
         )
     return np.asarray(labels) - 1
 
@@ -206,18 +209,20 @@ def _class_names(
 ) -> tuple[str, ...]:
     shape = shapes.get("allclasses_names")
     if shape is not None:
-        if count not in (math.prod(shape), *shape[:1]):  # a cell each, or a row of characters
+        if count not in (
+            math.prod(shape),
+            *shape[:1],
+        ):  # one cell or one row of characters per class
             raise DataError(
-                f"{path}: allclasses_names is {shape}, but there are descriptors of {count} "
-                f"classes (columns)."
+                f"{path}: allclasses_names: expected {count} names, one per descriptor (column), "
+                f"got shape {shape}."
             )
         names = read_strings(path, "allclasses_names")
     elif names is None:
         names = tuple(f"class_{number:03d}" for number in range(1, count + 1))
     if len(names) != count:
         raise DataError(
-            f"{path}: {len(names)} class names, but there are descriptors of {count} classes "
-            f"(columns)."
+            f"{path}: expected {count} class names, one per descriptor (column), got {len(names)}."
         )
     warn_of_similar(names, str(path))
     return tuple(normal(name) for name in names)

@@ -1,6 +1,6 @@
-"""The accented Latin letters that matplotlib's fonts cover, and what they are made of.
+"""The accented Latin letters in matplotlib's fonts, and their parts.
 
-A letter's Unicode name is its description: LATIN SMALL LETTER U WITH CARON is (small, U, caron).
+The parts are given by the Unicode name: LATIN SMALL LETTER U WITH CARON is (small, U, caron).
 """
 
 import re
@@ -21,7 +21,7 @@ _NAME = re.compile(r"LATIN (SMALL|CAPITAL) LETTER ([A-Z]) WITH ([A-Z -]+)")
 
 @dataclass(frozen=True)
 class Letter:
-    """One class: a character and the parts that its Unicode name lists.
+    """One class: a character and the parts in its Unicode name.
 
     >>> Letter("ǔ", "small", "U", ("caron",)).name
     'LATIN SMALL LETTER U WITH CARON'
@@ -39,22 +39,22 @@ class Letter:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that a description is made of: case, base letter, diacritics."""
+        """Case, base letter and diacritics: the columns of the descriptor."""
         return (self.case, self.base, *self.marks)
 
     @property
     def ingredients(self) -> tuple[str, ...]:
-        """What seen letters must show: the base letter in this case, and each diacritic."""
+        """What seen letters must contain: the base letter in this case, and each diacritic."""
         return (f"{self.case} {self.base}", *self.marks)
 
     @property
     def described_base(self) -> str:
-        """The base letter in words, such as "small u"."""
+        """The base letter, such as "small u"."""
         return f"{self.case} {self.base if self.case == 'capital' else self.base.lower()}"
 
     @property
     def description(self) -> str:
-        """The letter in words, such as "small u with caron"."""
+        """The letter, such as "small u with caron"."""
         return f"{self.described_base} with {' and '.join(self.marks)}"
 
 
@@ -64,18 +64,18 @@ def text_faces() -> tuple[Path, ...]:
     faces = tuple(p for p in sorted(folder.glob("DejaVu*.ttf")) if "Display" not in p.name)
     if len(faces) != 12:
         raise DataError(
-            f"expected the 12 DejaVu text faces in {folder}, but found {len(faces)}: "
-            "reinstall matplotlib with its font files"
+            f"{folder}: expected the 12 DejaVu text faces, got {len(faces)}. Reinstall matplotlib "
+            "with its font files."
         )
     return faces
 
 
 def covered_letters() -> tuple[Letter, ...]:
-    """Every accented Latin letter that all text faces cover, in code point order.
+    """All accented Latin letters in all text faces, in code point order.
 
-    Accented: its Unicode name is LATIN (SMALL|CAPITAL) LETTER (A-Z) WITH diacritics. Of letters
-    whose names list the same parts in another order only the first is taken: their descriptors
-    would be equal.
+    Accented letters have a Unicode name LATIN (SMALL|CAPITAL) LETTER (A-Z) WITH diacritics. Of
+    letters with the same parts in another order, and thus equal descriptors, only the first is
+    included.
     """
     covered = set.intersection(*(set(FT2Font(str(face)).get_charmap()) for face in text_faces()))
     letters: dict[frozenset[str], Letter] = {}
@@ -89,7 +89,7 @@ def covered_letters() -> tuple[Letter, ...]:
 
 
 def common_letters(letters: Sequence[Letter], at_least: int = 5) -> tuple[Letter, ...]:
-    """Drop letters until every ingredient that is left occurs in `at_least` of them."""
+    """Drop letters until every remaining ingredient occurs in `at_least` of them."""
     left = tuple(letters)
     while True:
         counts = _counts(left)
@@ -100,7 +100,7 @@ def common_letters(letters: Sequence[Letter], at_least: int = 5) -> tuple[Letter
 
 
 def describe(letters: Sequence[Letter]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Descriptors (C, Da) float32, 1 where a letter has the part, and the parts' names."""
+    """Binary descriptors (C, Da) float32 of the parts, and the names of the parts."""
     cases = sorted({x.case for x in letters})
     bases = sorted({x.base for x in letters})
     marks = sorted({mark for x in letters for mark in x.marks})
@@ -112,13 +112,13 @@ def describe(letters: Sequence[Letter]) -> tuple[np.ndarray, tuple[str, ...]]:
 def unseen_letters(
     letters: Sequence[Letter], fraction: float, rng: np.random.Generator, *, kept: int
 ) -> np.ndarray:
-    """Draw `fraction` of the letters such that what is left shows all their ingredients.
+    """Draw `fraction` of the letters such that the others contain all their ingredients.
 
     Returns:
-        Sorted int64 indices. Each ingredient of a drawn letter is left in `kept` others.
+        Sorted int64 indices. Each ingredient of a drawn letter occurs in at least `kept` others.
 
     Raises:
-        DataError: there are not that many such letters.
+        DataError: there are not enough such letters.
     """
     wanted = round(fraction * len(letters))
     counts = _counts(letters)
@@ -130,9 +130,8 @@ def unseen_letters(
             drawn.append(int(index))
     if len(drawn) < wanted or not wanted:
         raise DataError(
-            f"unseen_fraction {fraction} of {len(letters)} letters is {wanted}, but "
-            f"{len(drawn)} can be composed of parts that {kept} seen letters show: "
-            "take another fraction or more letters"
+            f"unseen_fraction {fraction}: expected {wanted} of {len(letters)} letters with parts "
+            f"in {kept} seen letters, got {len(drawn)}. Use a smaller fraction or more letters."
         )
     return np.sort(np.array(drawn, dtype=np.int64))
 

@@ -1,20 +1,20 @@
-"""Histograms of oriented gradients: a fixed image descriptor that needs no training.
+"""Histograms of oriented gradients, an image descriptor without training.
 
 Dalal & Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005, section 6:
-centred differences without smoothing, unsigned orientations, votes weighted by the gradient's
-magnitude and shared linearly between neighbouring orientations and cells, overlapping blocks of
-2 x 2 cells, each L2-normalised and clipped. "L2-Hys" normalises once more after clipping; left
-out here, so that a block with little in it stays small. Every entry lies in [0, 1]: the
-generator's last ReLU and the encoder's want features that are not centred.
+centred differences without smoothing, unsigned orientations, votes weighted by the gradient
+magnitude and interpolated linearly between neighbouring orientations and cells, overlapping blocks
+of 2 x 2 cells, each L2-normalised and clipped. The second normalisation of "L2-Hys" is omitted, so
+that blocks with weak gradients remain small. All entries lie in [0, 1], as the final ReLUs of
+generator and encoder need non-negative features.
 """
 
 import numpy as np
 
 from mlis.errors import DataError
 
-_CLIP = 0.2  # of a unit block: no single direction dominates it
-_EPSILON = 16.0  # added to squared norms: a block of grey noise stays small, one stroke does not
-_CHUNK = 64  # images at a time: their gradients stay in the cache
+_CLIP = 0.2  # of a unit block: limits the influence of a single direction
+_EPSILON = 16.0  # added to squared norms: suppresses blocks of noise, but not of strokes
+_CHUNK = 64  # images at a time: their gradients fit into the CPU cache
 
 
 def hog(images: np.ndarray, *, cells: int = 6, orientations: int = 9) -> np.ndarray:
@@ -37,11 +37,11 @@ def hog(images: np.ndarray, *, cells: int = 6, orientations: int = 9) -> np.ndar
     """
     if images.ndim != 3 or images.shape[1] != images.shape[2] or images.dtype != np.uint8:
         raise DataError(
-            f"images must be (N, size, size) uint8, but got {images.shape} {images.dtype}: "
-            "convert them to square 8-bit grey images"
+            f"images: expected (N, size, size) uint8, got {images.shape} {images.dtype}. Convert "
+            "them to square 8-bit greyscale images."
         )
     if not 2 <= cells <= images.shape[1]:
-        raise DataError(f"cells must be between 2 and {images.shape[1]} pixels, but got {cells}")
+        raise DataError(f"cells: expected 2 to {images.shape[1]}, got {cells}.")
     chunks = range(0, len(images), _CHUNK)
     blocks = [_describe(images[i : i + _CHUNK], cells, orientations) for i in chunks]
     width = (cells - 1) ** 2 * 4 * orientations
@@ -54,7 +54,7 @@ def _describe(images: np.ndarray, cells: int, orientations: int) -> np.ndarray:
     histograms = np.empty((len(images), cells, cells, orientations), np.float32)
     for o in range(orientations):
         away = np.abs(position - o)
-        share = np.maximum(0, 1 - np.minimum(away, orientations - away))  # the circle closes
+        share = np.maximum(0, 1 - np.minimum(away, orientations - away))  # orientations are cyclic
         histograms[..., o] = pool @ (share * magnitude) @ pool.T
     corners = [histograms[:, i : cells - 1 + i, j : cells - 1 + j] for i in (0, 1) for j in (0, 1)]
     blocks = np.concatenate(corners, axis=-1)
@@ -63,7 +63,7 @@ def _describe(images: np.ndarray, cells: int, orientations: int) -> np.ndarray:
 
 
 def _gradients(images: np.ndarray, orientations: int) -> tuple[np.ndarray, np.ndarray]:
-    """Magnitude and orientation (in bins; bin o is centred on o + 0.5 widths), zero at the rim."""
+    """Magnitude and orientation (in bins, bin o is centred on o + 0.5), zero at the border."""
     grey = images.astype(np.float32) / 255
     gx, gy = np.zeros_like(grey), np.zeros_like(grey)
     gx[:, :, 1:-1] = grey[:, :, 2:] - grey[:, :, :-2]

@@ -1,1 +1,1 @@
-"""Rows that stay in their file: memory-mapped, streamed in batches, spilled."""
+"""Features larger than memory: memory-mapped, streamed in batches, written to temporary files."""

@@ -1,4 +1,4 @@
-"""Large arrays in pieces: checks, conversion and hashes that never load a memory map whole."""
+"""Checks, conversion and hashes of large arrays in chunks, without loading a memory map."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,21 +6,21 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlis.data.out_of_core.stored import stored
+from mlis.data.out_of_core.stored import StoredRows, stored
 from mlis.errors import DataError
 
 CHUNK_BYTES = 16 << 20
 
 
-def row_chunks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def row_chunks(array: np.ndarray | StoredRows) -> Iterator[tuple[int, np.ndarray]]:
     """Consecutive rows, about 16 MiB each, with the number of their first row.
 
-    Each is valid until the next one: rows of a memory map are read into one buffer, so that going
-    through a file does not make the process as large as the file.
+    A chunk is valid until the next one: rows of a memory map are read into one buffer, so that a
+    pass over a file does not increase the memory of the process by the size of the file.
     """
-    row_bytes = max(1, array.itemsize * int(np.prod(array.shape[1:])))
+    row_bytes = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:])))
     step = min(max(1, CHUNK_BYTES // row_bytes), max(1, len(array)))
-    where = stored(array)
+    where = stored(array) if isinstance(array, np.ndarray) else None
     buffer = np.empty((0, 0)) if where is None else np.empty((step, *array.shape[1:]), array.dtype)
     for start in range(0, len(array), step):
         if where is None:
@@ -42,21 +42,28 @@ def find_not_finite(array: np.ndarray) -> tuple[int, int] | None:
 
 
 def as_float32(values: ArrayLike, what: str, *, first_row: int = 0) -> np.ndarray:
-    """`values` (n, m) as float32 in C order; the same object where it already is that.
+    """`values` (n, m) as float32 in C order, without a copy if they already are.
 
-    Raises `DataError`, beginning with `what`, for anything but a 2-d array of real numbers and
-    for finite numbers too large for float32; `first_row` is the number of the first row in it.
+    Args:
+        values: 2-d array of real numbers.
+        what: first part of every message.
+        first_row: number of the first row, for messages.
+
+    Raises:
+        DataError: `values` are not a 2-d array of real numbers, or exceed float32.
     """
     try:
         array = values if isinstance(values, np.ndarray) else np.asarray(values)
     except ValueError as error:
-        raise DataError(f"{what}: rows must have one length: {error}") from error
+        raise DataError(f"{what}: expected rows of equal length: {error}") from error
     if isinstance(array, np.ma.MaskedArray):
-        raise DataError(f"{what} is a masked array. Fill in what is masked.")
+        raise DataError(
+            f"{what}: expected an array, got a masked array. Fill in the masked values."
+        )
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise DataError(
-            f"{what} must be a 2-d array of real numbers, one row each, "
-            f"but got shape {array.shape} of {array.dtype}."
+            f"{what}: expected a 2-d array of real numbers, got shape {array.shape} of "
+            f"{array.dtype}."
         )
     if array.dtype == np.float32 and array.flags.c_contiguous:
         return array
@@ -67,13 +74,13 @@ def as_float32(values: ArrayLike, what: str, *, first_row: int = 0) -> np.ndarra
     bad = find_not_finite(result)
     if bad is not None and np.isfinite(array[bad]):
         raise DataError(
-            f"{what}: row {first_row + bad[0]}, column {bad[1]} (counting from 0) is "
-            f"{array[bad]:g}, beyond float32. Rescale these values."
+            f"{what}: row {first_row + bad[0]}, column {bad[1]} (counted from 0): expected a "
+            f"number within float32, got {array[bad]:g}. Rescale these values."
         )
     return result
 
 
-def update_hash(hasher: "hashlib._Hash", name: str, array: np.ndarray) -> None:
+def update_hash(hasher: "hashlib._Hash", name: str, array: np.ndarray | StoredRows) -> None:
     """Feed an array's name, type, shape and bytes to `hasher`, in pieces."""
     hasher.update(f"{name}:{array.dtype.str}:{array.shape}:".encode())
     for _, chunk in row_chunks(array):

@@ -1,4 +1,4 @@
-"""Refined features too many for memory: written once to a temporary file, read back by chunks."""
+"""Refined features larger than memory, written to a temporary file and streamed from it."""
 
 import os
 import shutil
@@ -16,19 +16,18 @@ from mlis.errors import DataError
 
 
 def spill(parts: Iterable[tuple[Tensor, Tensor]], like: Rows, columns: int) -> tuple[Rows, Tensor]:
-    """Write rows once to a nameless temporary file, to be gone through many times.
+    """Write rows to an unnamed temporary file, from which they can be streamed many times.
 
-    The file has no name from the start (or goes with its handle, where a system has no such
-    files), so that nothing is left of it however the process ends. Rows are kept as they are: in
-    bfloat16 they would take half the room, but give another result than rows in memory.
+    The file disappears with the process, however it ends. Rows keep their dtype: bfloat16 would
+    halve the size, but change results compared with rows in memory.
 
     Args:
-        parts: (B, D) rows and their labels (B,), by chunks.
-        like: gives dtype and device.
+        parts: chunks of rows (B, D) and their labels (B,).
+        like: provides dtype and device.
         columns: D.
 
     Returns:
-        all rows (n, D), and all labels (n,).
+        All rows (n, D) and all labels (n,).
 
     Raises:
         DataError: the disk is full; names the folder.
@@ -57,15 +56,15 @@ def _write(handle: IO[bytes], block: np.ndarray, folder: str) -> None:
 
 
 def check_room(rows: int, columns: int, dtype: torch.dtype) -> None:
-    """Raise `DataError` where the temporary folder has no room to spill (rows, columns)."""
+    """Raise `DataError` if the temporary folder has no space for (rows, columns)."""
     needed, folder = rows * columns * dtype.itemsize, tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise _no_room(folder, f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free")
+        raise _no_room(folder, f"{needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free")
 
 
 def _no_room(folder: str, problem: str) -> DataError:
     return DataError(
-        f"{folder}: no room for the refined features of all rows: {problem}. Make room there, or "
-        "name a folder on a larger disk in the environment variable TMPDIR."
+        f"{folder}: not enough disk space for the refined features: {problem}. Free some space, or "
+        "set the environment variable TMPDIR to a folder on a larger disk."
     )

@@ -1,8 +1,8 @@
-"""Rows that stay in their file: read where they lie, into buffers of our own.
+"""Rows in a file, read at offsets into buffers.
 
-A page of a memory map counts as memory of the process once it was touched, so one pass over a
-mapped file makes the process as large as the file. Reading at an offset (`pread`) leaves the pages
-in the system's cache, which counts for nobody and gives way to whoever needs memory.
+A page of a memory map counts towards the memory of the process once it was accessed, so that one
+pass over a mapped file makes the process as large as the file. Reading at an offset (`pread`)
+leaves the pages in the page cache of the system, which is released when memory is needed.
 """
 
 import math
@@ -15,30 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.out_of_core.memory import resident_limit
+from mlis.compute.memory import resident_limit
 from mlis.errors import DataError
 
 _SEEK = threading.Lock()
 
 
 class OpenFile:
-    """A file held open for reading at offsets, from any thread; closed when nobody has it.
+    """A file open for reading at offsets from any thread; closed when garbage-collected.
 
-    What was opened stays readable when the name is deleted or given to another file.
+    It stays readable if its name is deleted or reused.
 
     Args:
-        descriptor: of the open file; owned from now on.
+        descriptor: of the open file; owned by this object.
         path: for messages.
     """
 
     def __init__(self, descriptor: int, path: str | os.PathLike[str]):
         self.descriptor = descriptor
         self.path: Path = Path(path)
-        self.finite = False  # whether its numbers were all seen to be finite
+        self.finite = False  # whether all its numbers are known to be finite
         weakref.finalize(self, os.close, descriptor)
 
     def read(self, out: memoryview, offset: int) -> int:
-        """Fill `out` from byte `offset`; return how many bytes there were."""
+        """Fill `out` from byte `offset`; return the number of bytes read."""
         done = 0
         while done < len(out):
             got = self._read(out[done:], offset + done)
@@ -57,7 +57,7 @@ class OpenFile:
         return len(data)
 
     def announce(self, offset: int, length: int) -> None:
-        """Ask the system to begin reading what will be wanted soon."""
+        """Advise the system to read ahead."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
@@ -66,9 +66,9 @@ class StoredArray:
     """An array in C order inside an open file.
 
     Attributes:
-        file: where it lies.
+        file: that contains it.
         offset: of its first byte.
-        shape, dtype: as of the array.
+        shape, dtype: of the array.
     """
 
     def __init__(self, file: OpenFile, offset: int, shape: tuple[int, ...], dtype: np.dtype):
@@ -81,7 +81,8 @@ class StoredArray:
     def read(self, start: int, out: np.ndarray) -> None:
         """Fill `out` (n, …), C order, with the rows from `start` on.
 
-        Raises `DataError` where the file cannot be read or has become shorter.
+        Raises:
+            DataError: the file cannot be read, or was truncated.
         """
         view = out.data.cast("B")
         begin = self.offset + start * self.row_bytes
@@ -94,17 +95,17 @@ class StoredArray:
         if got < len(view):
             raise DataError(
                 f"{self.file.path}: row {start + got // max(self.row_bytes, 1)} is missing: the "
-                f"file is only {begin + got} bytes long now, so it was cut short after it was "
-                "opened. Restore it, and start again."
+                f"file was truncated to {begin + got} bytes after it was opened. Restore it and "
+                "start again."
             )
 
     def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Fill `out` (n, …), C order, with these rows (n,), reading in the order of the file."""
+        """Fill `out` (n, …), C order, with the rows `rows` (n,), read in file order."""
         if not len(rows):
             return
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
-        # A run is read at once: rows that follow each other in the file and in `out`.
+        # runs of rows that are consecutive in the file and in `out` are read at once
         breaks = np.flatnonzero((np.diff(ordered) != 1) | (np.diff(order) != 1)) + 1
         begins = np.concatenate(([0], breaks))
         lengths = np.diff(np.concatenate((begins, [len(rows)]))).tolist()
@@ -116,14 +117,14 @@ class StoredArray:
 
 
 class StoredRows:
-    """Chosen rows of a stored (N, D) array, in memory only once they are asked for.
+    """Selected rows of a stored (N, D) array, read on access.
 
-    As much of a numpy array as those need who read rows: `shape`, `ndim`, `dtype`, `nbytes`,
-    `len`, and `[...]` with an integer, a slice, row numbers or a mask, each of which gives a new
-    array. `numpy.asarray` reads all of it.
+    Has the subset of the interface of a NumPy array needed to read rows: `shape`, `ndim`, `dtype`,
+    `nbytes`, `len`, and indexing with an integer, a slice, row numbers or a mask, which returns a
+    new array. `numpy.asarray` reads all rows.
 
     Args:
-        array: what to choose from.
+        array: to select from.
         rows: (n,) int64 row numbers.
     """
 
@@ -140,12 +141,12 @@ class StoredRows:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the numbers in the file."""
+        """Of the array in the file."""
         return self.array.dtype
 
     @property
     def nbytes(self) -> int:
-        """Size of all rows together."""
+        """Size of the selected rows in bytes."""
         return len(self.rows) * self.array.row_bytes
 
     def __len__(self) -> int:
@@ -164,9 +165,10 @@ class StoredRows:
 
 
 def stored(array: np.ndarray) -> StoredArray | None:
-    """Where `array` lies in a file; None for all but read-only memory maps in C order.
+    """The location of `array` in a file; None unless it is a read-only memory map in C order.
 
-    Raises `DataError` where the file is no longer there to be opened.
+    Raises:
+        DataError: the file no longer exists.
     """
     root = array
     while isinstance(root, np.ndarray) and not isinstance(root.base, mmap.mmap):
@@ -184,12 +186,12 @@ def stored(array: np.ndarray) -> StoredArray | None:
 
 
 def attach(mapped: np.memmap, file: OpenFile) -> None:
-    """Note which open file a memory map shows, whatever its name stands for later."""
+    """Record the open file of a memory map, in case its name is reused."""
     mapped.__dict__["mlis_file"] = file
 
 
 def choose_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray | StoredRows:
-    """The chosen rows of (N, D) features: in memory, or left in their file where too large."""
+    """Selected rows of (N, D) features: in memory, or in their file if too large."""
     where = stored(array)
     if where is None:
         return np.asarray(array[rows])
@@ -202,5 +204,5 @@ def _open(path: Path) -> OpenFile:
         return OpenFile(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), path)
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read any more: {error.strerror}. Restore it, and start again."
+            f"{path}: can no longer be read: {error.strerror}. Restore it and start again."
         ) from error

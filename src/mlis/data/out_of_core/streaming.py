@@ -1,8 +1,7 @@
-"""Features larger than memory: batches and chunks read from a file by a background thread.
+"""Batches and chunks of features, read from a file by a background thread.
 
-:class:`StreamedRows` stands where a tensor of all training rows would stand, and gives the same
-numbers, bit for bit, whatever the reader's timing: rows are read as they are and scaled after they
-were gathered, by the same element-wise operations.
+:class:`StreamedRows` replaces a tensor of all training rows and gives bit-identical numbers,
+independent of timing: raw rows are gathered and then scaled by the same element-wise operations.
 """
 
 import queue
@@ -18,12 +17,12 @@ from torch import Tensor
 
 from mlis.data.out_of_core.stored import StoredRows
 
-CHUNK_ROWS = 2048  # 16 MiB of 2048 float32 features: small enough for the allocator to use again
-_MOST_AHEAD = 8  # batches that may wait to be fetched
+CHUNK_ROWS = 2048  # 16 MiB of 2048 float32 features: small enough to be reused by the allocator
+_MAX_PREFETCHED = 8  # batches
 
 
 class Rows(Protocol):
-    """What all (n, D) features have, in memory or not, that are gone through in chunks."""
+    """Features (n, D), in memory or not, that can be iterated in chunks."""
 
     @property
     def shape(self) -> torch.Size:
@@ -41,14 +40,15 @@ class Rows(Protocol):
         ...
 
     def split(self, size: int, /) -> Iterator[Tensor] | Sequence[Tensor]:
-        """All rows in their order, in chunks of at most `size`; each a tensor of its own."""
+        """All rows in order, in chunks of at most `size`; each is a new tensor."""
         ...
 
 
 class Background:
-    """One daemon thread that does jobs in the order they come, from the first one on.
+    """A daemon thread that runs jobs in order, started with the first one.
 
-    It ends when this object does, and a hanging read never keeps the interpreter from ending.
+    It ends with this object. Unlike the threads of `ThreadPoolExecutor`, it is a daemon, so that a
+    hanging read does not block the exit of the interpreter.
     """
 
     def __init__(self):
@@ -56,8 +56,8 @@ class Background:
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Callable[[], None]) -> Future[None]:
-        """Do `job` soon; what it raises is raised by the future's `result()`."""
-        if self._thread is None or not self._thread.is_alive():  # a fork leaves the thread behind
+        """Queue `job`; exceptions are raised by the future's `result()`."""
+        if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
             self._jobs = queue.SimpleQueue()
             self._thread = threading.Thread(
                 target=_work, args=(self._jobs,), name="mlis-reader", daemon=True
@@ -74,27 +74,27 @@ def _work(jobs: "queue.SimpleQueue[tuple[Future[None], Callable[[], None]] | Non
         future, job = item
         try:
             job()
-        except BaseException as error:  # the thread that waits for it is the one to hear of it
+        except BaseException as error:  # raised in the thread that waits
             future.set_exception(error)
         else:
             future.set_result(None)
-        del item, future, job  # while waiting, keep nothing alive
+        del item, future, job  # keep no references while waiting
 
 
 class StreamedRows:
-    """Training features in a file, in the place of a tensor (n, Dx) of them.
+    """Training features in a file, used like a tensor (n, Dx).
 
-    `x[rows]` (int64 tensor, or a slice) gives the scaled rows as a new tensor; `x.split(n)` goes
-    through all of them, reading ahead; `x.prefetch(rows)` begins to read a batch that `x[rows]`
-    will ask for. Memory: a batch is held once more while it is prefetched, a chunk twice.
+    `x[rows]` (int64 tensor or slice) returns scaled rows as a new tensor; `x.split(n)` iterates
+    over all rows, reading ahead; `x.prefetch(rows)` starts reading a batch for a later `x[rows]`.
+    A prefetched batch needs its memory twice, a chunk three times.
 
     Args:
-        rows: the rows, in their file.
-        scale: from raw to scaled features, element by element.
-        dtype, device: of what is given out.
+        rows: in their file.
+        scale: element-wise function from raw to scaled features.
+        dtype, device: of the returned tensors.
 
     Raises:
-        DataError: on any read, where the file cannot be read or was cut short; names file and row.
+        DataError: on any read, if the file cannot be read or was truncated; names file and row.
     """
 
     def __init__(
@@ -116,10 +116,10 @@ class StreamedRows:
         return self.shape[0]
 
     def prefetch(self, rows: Tensor) -> None:
-        """Begin to read these rows (B,) for a following `x[rows]`; any other still works."""
+        """Start reading rows (B,) for a later `x[rows]`; other rows may still be read first."""
         wanted = rows.cpu().numpy().copy()
         self._ahead.append((wanted, *self._begin(self._rows.rows[wanted])))
-        if len(self._ahead) > _MOST_AHEAD:
+        if len(self._ahead) > _MAX_PREFETCHED:
             del self._ahead[0]
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
@@ -128,7 +128,7 @@ class StreamedRows:
         elif index.ndim == 1 and index.dtype == torch.int64:
             wanted = index.cpu().numpy()
         else:
-            raise TypeError(f"row numbers must be a slice or (B,) int64, but are {index.dtype}")
+            raise TypeError(f"rows: expected a slice or (B,) int64, got {index.dtype}")
         for i, (rows, buffer, future) in enumerate(self._ahead):
             if np.array_equal(rows, wanted):
                 del self._ahead[i]
@@ -138,7 +138,7 @@ class StreamedRows:
         return self._finish(buffer, len(wanted))
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """Go through all rows in chunks of `size`, reading one chunk ahead."""
+        """All rows in chunks of `size`, reading one chunk ahead."""
         starts = range(0, len(self), size)
         chosen = self._rows.rows
         following = self._begin(chosen[:size])
@@ -148,16 +148,16 @@ class StreamedRows:
             if start + size < len(self):
                 following = self._begin(chosen[start + size : start + 2 * size])
             yield self._finish(buffer, count, future)
-        self._spare.clear()  # chunks are large
+        self._spare.clear()  # chunks are large buffers
 
     def _begin(self, numbers: np.ndarray) -> tuple[Tensor, Future[None]]:
-        """Have the background read rows of the file into a buffer."""
+        """Start reading rows of the file into a buffer."""
         buffer, array = self._buffer(len(numbers)), self._rows.array
         out = buffer.numpy()[: len(numbers)]
         return buffer, self._reader.submit(lambda: array.gather(numbers, out))
 
     def _finish(self, buffer: Tensor, count: int, future: Future[None] | None = None) -> Tensor:
-        """Wait for a buffer to be filled, bring it to the device, scale it and set it free."""
+        """Wait for a buffer, move it to the device, scale it, and make the buffer reusable."""
         if future is not None:
             future.result()
         x = self._scale(buffer[:count].to(self.device, self.dtype))
@@ -167,7 +167,7 @@ class StreamedRows:
         return x
 
     def _buffer(self, count: int) -> Tensor:
-        """At least `count` rows to read into."""
+        """A buffer of at least `count` rows."""
         for i, buffer in enumerate(self._spare):
             if count <= len(buffer) <= 2 * count:
                 return self._spare.pop(i)
@@ -181,13 +181,13 @@ class StreamedRows:
 
 
 def prefetch(x: Tensor | StreamedRows, rows: Tensor) -> None:
-    """Begin to read rows that `x[rows]` will ask for; nothing to do where `x` is in memory."""
+    """Start reading rows for a later `x[rows]`; does nothing if `x` is in memory."""
     if isinstance(x, StreamedRows):
         x.prefetch(rows)
 
 
 class ConcatenatedRows:
-    """Several sets of rows, one after the other."""
+    """Concatenation of several sets of rows."""
 
     def __init__(self, *parts: Rows):
         self._parts = parts

@@ -24,7 +24,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.experiments.figures import Curve, describe, draw_curve
 from mlis.model.recognizer import Recognizer
 from mlis.pages import colours
-from mlis.pages.places import place
+from mlis.pages.projection import project
 from mlis.storage.atomic import atomic_write
 
 UNSEEN, OF_UNSEEN = 8, 30  # classes with a sign of their own, and images of each at most
@@ -123,7 +123,7 @@ class Map:
         if len(rows) < 5:
             return None
         features = np.ascontiguousarray(np.asarray(test.features[rows]), dtype=np.float32)
-        places = {"raw": place(features), "refined": place(recognizer.refine(features))}
+        places = {"raw": project(features), "refined": project(recognizer.refine(features))}
         names = tuple(shown(test.class_names[c]) for c in classes)
         return cls(places, test.labels[rows], classes, names)
 

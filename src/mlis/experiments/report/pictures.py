@@ -18,11 +18,12 @@ from PIL import Image
 
 from mlis.data.dataset import GZSLDataset
 from mlis.data.io.benchmarks import benchmark_name, features_path_of
+from mlis.data.io.feature_folder import IMAGES
+from mlis.data.io.folder import SOURCES
 from mlis.data.io.matlab import field_shapes, read_strings
-from mlis.data.letters.render import load_letters
+from mlis.data.letters.dataset import load_letters
 from mlis.errors import DataError
-from mlis.features.build import IMAGES, SOURCES
-from mlis.features.images.decode import ImageError, decode, quiet_pillow, read_file
+from mlis.features.decode import ImageError, decode, quiet_pillow, read_file
 from mlis.pages import data_uri
 from mlis.storage.atomic import strict_json
 

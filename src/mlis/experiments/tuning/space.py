@@ -1,210 +1,166 @@
-"""What is searched: for each setting a list of values, or a range of numbers.
+"""The search space: a TOML file that gives each searched setting an Optuna distribution.
 
-A setting that a draw does not use is not drawn: generator steps mean nothing where ridge was drawn,
-and a generator with other steps would be trained for nothing.
+A list holds the values to choose among, `{ low, high, step, log }` is a range. Settings that a
+draw does not use are not drawn: a generator with other steps would be trained for nothing where
+ridge was drawn.
 """
 
-import functools
+import contextlib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from optuna import Trial
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import create_trial
 
 from mlis.config import Config, read_toml
 from mlis.errors import SettingsError
-from mlis.section import Section
 
-COLD = "cold"  # of the sections that hold what is drawn instead for a GAN that starts cold
-DIGITS = 3  # significant ones of a number out of a range: more is noise in a preset
-_RANGE = {"low", "high", "log", "step"}
+COLD = "cold."  # prefix of what is drawn instead where the GAN starts cold
 _DRAWN_FIRST = (  # what the others depend on
     "generation.generator",
     "generation.generator_init",
     "refinement.components",
     "refinement.loss",
 )
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+Space = dict[str, Distribution]  # by `section.name` or `cold.section.name`, in order of drawing
 
 
-class Suggests(Protocol):
-    """The part of :class:`optuna.trial.Trial` that draws."""
+def read_space(path: Path | None) -> Space:
+    """The space of a file, or the default one.
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
-        ...
-
-    def suggest_int(
-        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
-    ) -> int:
-        """A whole number of a range."""
-        ...
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """A number of a range."""
-        ...
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One setting that is searched.
-
-    Attributes:
-        section, name: of the setting.
-        values: to choose among; empty for a range.
-        low, high: ends of the range, both included; whole numbers for a whole setting.
-        step: between numbers of the range; None: all of them.
-        log: draw evenly on a logarithmic axis.
-        cold: only for a GAN that starts cold, instead of the other dimension of this setting.
+    Raises:
+        SettingsError: an unknown setting, a value out of its range, or nothing to choose.
     """
-
-    section: str
-    name: str
-    values: tuple[Any, ...] = ()
-    low: float = 0
-    high: float = 0
-    step: float | None = None
-    log: bool = False
-    cold: bool = False
-
-    @property
-    def setting(self) -> str:
-        """`section.name`."""
-        return f"{self.section}.{self.name}"
-
-    @property
-    def key(self) -> str:
-        """What Optuna calls it."""
-        return f"{COLD}.{self.setting}" if self.cold else self.setting
-
-    def draw(self, trial: Suggests) -> Any:
-        """A value; a number of a range is rounded to `DIGITS` significant digits."""
-        if self.values:
-            return trial.suggest_categorical(self.key, self.values)
-        low, high = self.low, self.high
-        if isinstance(low, int) and isinstance(high, int):
-            step = 1 if self.step is None else int(self.step)
-            return trial.suggest_int(self.key, low, high, step=step, log=self.log)
-        found = trial.suggest_float(self.key, low, high, step=self.step, log=self.log)
-        return float(f"{found:.{DIGITS}g}")
-
-    def holds(self, value: Any) -> bool:
-        """Whether it could draw this value."""
-        if self.values:
-            return value in self.values
-        if not isinstance(value, int | float) or not self.low <= value <= self.high:
-            return False
-        steps = 0.0 if self.step is None else (value - self.low) / self.step
-        return abs(steps - round(steps)) < 1e-9
-
-    def __str__(self) -> str:
-        if self.values:
-            return ", ".join(map(str, self.values))
-        kind = ", logarithmic" if self.log else f" in steps of {self.step:g}" if self.step else ""
-        return f"{self.low:g} to {self.high:g}{kind}"
+    if path is None:
+        own = resources.files("mlis.experiments.tuning").joinpath("space.toml")
+        return parse_space(tomllib.loads(own.read_text(encoding="utf-8")))
+    values = read_toml(path)
+    try:
+        return parse_space(values)
+    except SettingsError as error:
+        raise SettingsError(f"space {path}: {error}") from None
 
 
-@dataclass(frozen=True)
-class Space:
-    """All settings that are searched, in the order in which they are drawn."""
-
-    dimensions: tuple[Dimension, ...]
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Space":
-        """Check a nested mapping as in `space.toml`.
-
-        Raises:
-            SettingsError: an unknown setting, a value out of its range, or nothing to choose.
-        """
-        values = dict(values)
-        cold = values.pop(COLD, {})
-        if not isinstance(cold, Mapping):
-            raise SettingsError(f"[{COLD}] must hold sections, as [{COLD}.generation] does")
-        found = [*_dimensions(values, cold=False), *_dimensions(cold, cold=True)]
-        if not found:
-            raise SettingsError("the space is empty: name a setting and its values")
-        order = {name: place for place, name in enumerate(_DRAWN_FIRST)}
-        return cls(tuple(sorted(found, key=lambda one: order.get(one.setting, len(order)))))
-
-    @classmethod
-    def read(cls, path: Path | None) -> "Space":
-        """The space of a file, or the package's own.
-
-        Raises:
-            SettingsError: as of `of`, with the file's name.
-        """
-        if path is None:
-            own = resources.files("mlis.experiments.tuning").joinpath("space.toml")
-            return cls.of(tomllib.loads(own.read_text(encoding="utf-8")))
-        values = read_toml(path)
-        try:
-            return cls.of(values)
-        except SettingsError as error:
-            raise SettingsError(f"space {path}: {error}") from None
-
-    def without(self, settings: Iterable[str]) -> "Space":
-        """The space less some settings, which stay as they are.
-
-        Raises:
-            SettingsError: nothing is left.
-        """
-        left = tuple(one for one in self.dimensions if one.setting not in set(settings))
-        if not left:
-            raise SettingsError("nothing is left to search: every setting of the space is given")
-        return Space(left)
-
-    def draw(self, trial: Suggests, base: Config) -> Config:
-        """Settings of a trial: `base`, with what is drawn in its place.
-
-        Raises:
-            SettingsError: values that do not suit one another.
-        """
-        config = base
-        for one in self.dimensions:
-            if self._counts(one, config):
-                config = config.replace({one.section: {one.name: one.draw(trial)}})
-        return config
-
-    def parameters(self, config: Config) -> dict[str, Any]:
-        """The draw that gives `config`, as far as this space can give it, by Optuna's names."""
-        counted = [one for one in self.dimensions if self._counts(one, config)]
-        values = {
-            one.key: (one, getattr(getattr(config, one.section), one.name)) for one in counted
-        }
-        return {key: value for key, (one, value) in values.items() if one.holds(value)}
-
-    def register(self, trial: Suggests, keys: Iterable[str]) -> None:
-        """Draw only these, for a trial whose values are fixed."""
-        known = {one.key: one for one in self.dimensions}
-        for key in keys:
-            known[key].draw(trial)
-
-    def to_dict(self) -> dict[str, str]:
-        """Optuna's names and what is drawn for them, in words."""
-        return {one.key: str(one) for one in self.dimensions}
-
-    @functools.cached_property
-    def _cold(self) -> frozenset[str]:
-        return frozenset(one.setting for one in self.dimensions if one.cold)
-
-    def _counts(self, one: Dimension, config: Config) -> bool:
-        generation = config.generation
-        is_cold = generation.generator == "wgan-gp" and generation.generator_init == "cold"
-        if one.cold != (is_cold and one.setting in self._cold):
-            return False
-        return is_used(one.section, one.name, config)
+def parse_space(values: Mapping[str, Any]) -> Space:
+    """Check a nested mapping such as that of `space.toml`; errors as of :func:`read_space`."""
+    values = dict(values)
+    cold = values.pop("cold", {})
+    if not isinstance(cold, Mapping):
+        raise SettingsError(f"cold: expected sections, such as [cold.generation], got {cold!r}")
+    space: Space = {}
+    for prefix, sections in (("", values), (COLD, cold)):
+        for section, settings in sections.items():
+            if not isinstance(settings, Mapping):
+                raise SettingsError(
+                    f"{prefix}{section}: expected a section, such as [refinement], got {settings!r}"
+                )
+            Config().check({section: {}})
+            for name, wanted in settings.items():
+                space[f"{prefix}{section}.{name}"] = _distribution(section, name, wanted)
+    if not space:
+        raise SettingsError("the space is empty: name a setting and its values")
+    first = [key for name in _DRAWN_FIRST for key in (name, COLD + name) if key in space]
+    return {key: space[key] for key in dict.fromkeys([*first, *space])}
 
 
-def is_used(section: str, name: str, config: Config) -> bool:
-    """Whether a run with these settings looks at this one.
+def _distribution(section: str, name: str, wanted: Any) -> Distribution:
+    def checked(value: Any) -> Any:
+        return getattr(getattr(Config(), section).replace({name: value}), name)
+
+    where = f"{section}.{name}"
+    if not isinstance(wanted, Mapping):
+        values = [checked(value) for value in (wanted if isinstance(wanted, list) else [wanted])]
+        if not values or len(set(values)) < len(values):
+            raise SettingsError(f"{where}: expected one or more different values, got {wanted!r}")
+        return CategoricalDistribution(values)
+    try:
+        ends = {end: checked(wanted[end]) for end in ("low", "high")}
+        if not isinstance(wanted.get("log", False), bool):
+            raise TypeError("log must be true or false")
+        kind = IntDistribution if isinstance(ends["low"], int) else FloatDistribution
+        if kind is IntDistribution and not isinstance(wanted.get("step", 1), int):
+            raise TypeError("step must be a whole number")
+        with warnings.catch_warnings(action="error"):  # Optuna lowers a `high` that no step meets
+            return kind(**{**wanted, **ends})
+    except (KeyError, TypeError, ArithmeticError, UserWarning, ValueError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError(
+            f"{where}: expected a list of values, or a range {{ low, high }} with step = N or "
+            f"log = true, got {dict(wanted)} ({error})"
+        ) from None
+
+
+def suggest(trial: Trial, space: Space, base: Config) -> Config:
+    """Settings of a trial: `base`, with what is drawn in its place.
+
+    Raises:
+        SettingsError: drawn values that cannot be combined.
+    """
+    config = base
+    for key, one in space.items():
+        if _is_drawn(key, space, config):
+            section, name = key.removeprefix(COLD).split(".")
+            config = config.replace({section: {name: suggest_one(trial, key, one)}})
+    return config
+
+
+def suggest_one(trial: Trial, key: str, one: Distribution) -> Any:
+    """A value; a fractional number has three digits, as more would be noise in a settings file."""
+    if isinstance(one, CategoricalDistribution):
+        return trial.suggest_categorical(key, one.choices)
+    if isinstance(one, IntDistribution):
+        return trial.suggest_int(key, one.low, one.high, step=one.step, log=one.log)
+    return float(f"{trial.suggest_float(key, one.low, one.high, step=one.step, log=one.log):.3g}")
+
+
+def parameters(space: Space, config: Config) -> dict[str, Any]:
+    """What would have to be drawn for `config`, without the values that `space` cannot give."""
+    found = {}
+    for key in [key for key in space if _is_drawn(key, space, config)]:
+        fixed = {key: value_of(key, config)}
+        with contextlib.suppress(ValueError, TypeError):  # a value that the distribution lacks
+            create_trial(value=0.0, params=fixed, distributions={key: space[key]})
+            found |= fixed
+    return found
+
+
+def value_of(key: str, config: Config) -> Any:
+    """The value that a setting has in `config`."""
+    section, name = key.removeprefix(COLD).split(".")
+    return getattr(getattr(config, section), name)
+
+
+def described(one: Distribution) -> str:
+    """A distribution in words."""
+    if isinstance(one, CategoricalDistribution):
+        return ", ".join(map(str, one.choices))
+    kind = ", logarithmic" if one.log else f" in steps of {one.step:g}" if one.step else ""
+    return f"{one.low:g} to {one.high:g}{kind}"
+
+
+def _is_drawn(key: str, space: Space, config: Config) -> bool:
+    generation = config.generation
+    is_cold = generation.generator == "wgan-gp" and generation.generator_init == "cold"
+    if key.startswith(COLD) != (is_cold and COLD + key.removeprefix(COLD) in space):
+        return False
+    return is_used(key.removeprefix(COLD), config)
+
+
+def is_used(setting: str, config: Config) -> bool:
+    """Whether a training with `config` depends on a setting, named by `section.name`.
 
     >>> ridge = Config().replace({"generation": {"generator": "ridge"}})
-    >>> is_used("generation", "steps", ridge), is_used("generation", "ridge_lambda", ridge)
+    >>> is_used("generation.steps", ridge), is_used("generation.ridge_lambda", ridge)
     (False, True)
     """
+    section, name = setting.split(".")
     gan = config.generation.generator == "wgan-gp"
     switches, loss = config.refinement.switches, config.refinement.loss
     if section == "generation" and name != "generator":
@@ -218,52 +174,3 @@ def is_used(section: str, name: str, config: Config) -> bool:
     needs = {"loss": "ml", "semantic_scale": "is", "visual_norm": "is"}
     needs |= dict.fromkeys(("cross_entropy_weight", "synthetic_per_unseen"), "sfr")
     return needs[name] in switches if name in needs else bool(switches)
-
-
-def _dimensions(values: Mapping[str, Any], cold: bool) -> Iterable[Dimension]:
-    for section, settings in values.items():
-        if not isinstance(settings, Mapping) or not isinstance(
-            getattr(Config(), section, None), Section
-        ):
-            Config().check({section: {}})  # says which sections there are
-            raise SettingsError(f"{section} must be a section, such as [refinement]")
-        for name, wanted in settings.items():
-            yield _dimension(section, name, wanted, cold)
-
-
-def _dimension(section: str, name: str, wanted: Any, cold: bool) -> Dimension:
-    def checked(value: Any) -> Any:
-        return getattr(getattr(Config().replace({section: {name: value}}), section), name)
-
-    where = f"{section}.{name}"
-    if isinstance(wanted, Mapping):
-        return _range(section, name, {**wanted}, cold, checked)
-    values = tuple(checked(value) for value in (wanted if isinstance(wanted, list) else [wanted]))
-    if not values or len(set(values)) < len(values):
-        raise SettingsError(f"{where}: expected values, none of them twice, but got {wanted!r}")
-    return Dimension(section, name, values, cold=cold)
-
-
-def _range(section: str, name: str, wanted: dict[str, Any], cold: bool, checked: Any) -> Dimension:
-    where = f"{section}.{name}"
-    if not {"low", "high"} <= wanted.keys() <= _RANGE:
-        raise SettingsError(
-            f"{where}: expected a list of values, or low and high with step or log = true, but got "
-            f"{', '.join(wanted) or 'nothing'}"
-        )
-    low, high, step = checked(wanted["low"]), checked(wanted["high"]), wanted.get("step")
-    log = wanted.get("log", False)
-    whole = isinstance(low, int)
-    if not isinstance(low, int | float):
-        raise SettingsError(f"{where} is no number: give a list of values")
-    if low >= high or not isinstance(log, bool) or (log and (step is not None or low <= 0)):
-        raise SettingsError(
-            f"{where}: expected low < high, and with log = true low > 0 and no step, but got "
-            f"{wanted}"
-        )
-    if step is not None:
-        right = isinstance(step, int if whole else int | float) and not isinstance(step, bool)
-        steps = (high - low) / step if right and step > 0 else 0.5
-        if abs(steps - round(steps)) > 1e-9:
-            raise SettingsError(f"{where}: expected high to be a number of steps above low")
-    return Dimension(section, name, (), low, high, step, log, cold)

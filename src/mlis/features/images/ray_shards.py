@@ -1,15 +1,14 @@
-"""Extraction on many machines, by Ray: `mlis features images --engine ray`.
+"""Extraction on many machines with Ray: `mlis features images --engine ray`.
 
-Each shard is a task. A worker reads the images at their own paths where it finds them there, of the
-size and modification time that the driver sees; otherwise the driver reads the files and sends
-their bytes. It loads the same model by name, and refuses where weights, precision or batch size are
-not those of the driver. Shards are written by the driver alone, as they arrive, into the same
-store as ever (:mod:`mlis.features.images.shards`), so that either engine goes on where the other
-stopped.
+Each shard is a task. A worker opens the images at their paths if size and modification time are as
+on the driver; otherwise the driver reads the files and sends their bytes. The worker loads the same
+backbone by name, and fails if weights, precision or batch size differ from the driver's. Shards are
+written by the driver only, to the usual store (:mod:`mlis.features.images.shards`), so that either
+engine can resume the work of the other.
 
-Rows are bit for bit those of one machine with as many threads (`cores`), the same CPU model and
-versions, but for images whose very content is in several shards: which of their equal-looking rows
-is kept depends on which shard came last, and a batch that holds one is composed otherwise.
+Rows are bit-identical to those of one machine with the same number of threads (`cores`), CPU model
+and versions, except for images whose content occurs in several shards: the kept row depends on the
+order in which the shards finish.
 """
 
 import functools
@@ -25,26 +24,25 @@ from typing import Any
 
 from mlis.compute.ray_cluster import Cluster, Pool, connected, fetch
 from mlis.errors import DataError, SettingsError
-from mlis.features.backbones.base import Backbone, load_backbone
-from mlis.features.images.decode import ImageError, read_file
-from mlis.features.images.extract_shards import Keep, extract_shard
-from mlis.features.images.shards import Shard, Stamp
-from mlis.features.images.walk import Bad, ImageFile
+from mlis.features.backbones import Backbone, load_backbone
+from mlis.features.decode import ImageError, read_file
+from mlis.features.images.files import Bad, ImageFile
+from mlis.features.images.shards import Keep, Shard, Stamp, compute_shard
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 Part = Sequence[ImageFile]
-_Sight = tuple[int, int] | None  # size and modification time of a file; None: not there
+_Stat = tuple[int, int] | None  # size and modification time; None if there is no such file
 
 
 @dataclass(frozen=True)
 class Model:
-    """An image model as every machine must have it.
+    """A backbone that must be the same on all machines.
 
     Attributes:
-        name, device, precision: for :func:`mlis.features.backbones.base.load_backbone`.
+        name, device, precision: for :func:`mlis.features.backbones.load_backbone`.
         fingerprint: of weights and preprocessing.
-        batch: images it is handed at once, on which the last bits may depend.
+        batch: images per batch, which may affect the last bits.
     """
 
     name: str
@@ -55,7 +53,7 @@ class Model:
 
     @classmethod
     def of(cls, backbone: Backbone, device: str) -> "Model":
-        """The one that is loaded here, on a kind of device."""
+        """The specification of a loaded backbone."""
         identity = backbone.identity
         return cls(identity.name, device, backbone.precision, identity.fingerprint, backbone.batch)
 
@@ -65,8 +63,8 @@ class RayShards:
     """Computes shards on a cluster: the `compute` of `mlis.features.images.extract.extract`.
 
     Attributes:
-        cluster: where, and with which resources.
-        model: the driver's.
+        cluster: address and resources.
+        model: of the driver.
     """
 
     cluster: Cluster
@@ -79,11 +77,12 @@ class RayShards:
         keep: Keep,
         done: Callable[[int], None],
     ) -> None:
-        """Compute parts; `keep` and `done` hear of each.
+        """Compute all parts.
 
         Raises:
-            SettingsError: see :func:`mlis.compute.ray_cluster.connected`; or a worker has another
-            model. DataError: Ray gave a shard up, after its retries; all others are kept first.
+            SettingsError: see :func:`mlis.compute.ray_cluster.connected`; or a worker loaded
+                another model.
+            DataError: shards failed after all retries; the others are kept.
         """
         if not parts:
             return
@@ -94,14 +93,14 @@ class RayShards:
                 done(images)
         if driver.lost:
             raise DataError(
-                f"{len(driver.lost)} shards were given up by Ray, all others are kept: "
-                f"{driver.lost[0]}. The same command goes on behind them"
+                f"{len(driver.lost)} shards failed, all others are kept: {driver.lost[0]}. Run "
+                "the same command again to resume."
             )
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A shard; `send`: whether the workers do not have its files."""
+    """A shard; `send` is True if its files are sent to the worker."""
 
     part: tuple[ImageFile, ...]
     send: bool = False
@@ -117,7 +116,7 @@ class _Driver:
         paths = [(image.path, os.fspath(image.source)) for image in job.part]
         rest = (self._engine.model, self._known, self._engine.cluster.cores)
         if not job.send:
-            seen = [_sight(image.source) for image in job.part]
+            seen = [_stat(image.source) for image in job.part]
             return self._pool.submit(work, paths, seen, None, *rest)
         contents, stamps, bad, now = {}, {}, [], time.time_ns()
         for image in job.part:
@@ -130,7 +129,7 @@ class _Driver:
         return self._pool.submit(work, paths, [], self._pool.put(contents), *rest)
 
     def end(self, jobs: deque[_Job], job: _Job, result: Any) -> Iterator[int]:
-        if result is None:  # the worker does not have the files
+        if result is None:  # the files are not on the worker
             jobs.appendleft(replace(job, send=True))
             return
         if self._pool.is_failure(result):
@@ -146,7 +145,7 @@ class _Driver:
         yield len(job.part)
 
 
-def _sight(path: Path) -> _Sight:
+def _stat(path: Path) -> _Stat:
     try:
         found = path.stat()
     except OSError:
@@ -159,37 +158,37 @@ def _sight(path: Path) -> _Sight:
 
 def work(
     paths: Sequence[tuple[str, str]],
-    seen: Sequence[_Sight],
+    seen: Sequence[_Stat],
     contents: Any | None,
     model: Model,
     known: Any,
     threads: int,
 ) -> tuple[Shard, list[Bad]] | None:
-    """One shard; None where the files are not here as the driver sees them.
+    """Compute one shard; returns None if the files differ from those on the driver.
 
     Args:
-        paths: of each image below its root, and to open.
-        seen: size and time of each file on the driver; not used with `contents`.
-        contents: reference of path → bytes, where they were sent.
-        model: what to load.
-        known: reference of the hashes whose rows exist.
+        paths: of each image, relative to the root, and to open.
+        seen: size and time of each file on the driver; ignored with `contents`.
+        contents: reference of path → bytes, if they were sent.
+        model: to load.
+        known: reference of the hashes with rows.
         threads: that decode.
 
     Raises:
-        SettingsError: the model that is loaded here by that name is another one.
+        SettingsError: the model loaded here by that name differs from the driver's.
     """
     images = [ImageFile(path, Path(source)) for path, source in paths]
     if contents is None:
-        if [_sight(image.source) for image in images] != list(seen):
+        if [_stat(image.source) for image in images] != list(seen):
             return None
-        return extract_shard(images, _loaded(model), _hashes(known), workers=threads)
+        return compute_shard(images, _loaded(model), _hashes(known), workers=threads)
     with TemporaryDirectory(prefix="mlis-") as folder:
         images = []
         for number, (path, content) in enumerate(fetch(contents).items()):
             place = Path(folder) / str(number)
             place.write_bytes(content)
             images.append(ImageFile(path, place))
-        return extract_shard(images, _loaded(model), _hashes(known), workers=threads)
+        return compute_shard(images, _loaded(model), _hashes(known), workers=threads)
 
 
 @functools.lru_cache(maxsize=1)
@@ -201,11 +200,13 @@ def _hashes(reference: Any) -> frozenset[str]:
 def _loaded(model: Model) -> Backbone:
     backbone = load_backbone(model.name, device=model.device, precision=model.precision)
     found = Model.of(backbone, model.device)
-    if model.device == "cuda":  # chosen by the free memory of each GPU; no bits are promised there
+    if (
+        model.device == "cuda"
+    ):  # depends on the free memory of each GPU; results are not bit-identical
         found = replace(found, batch=model.batch)
     if found != model:
         raise SettingsError(
-            f"a worker loads another model than the machine that asked: expected {model}, but got "
-            f"{found}: install the same weights and versions on all machines"
+            f"backbone on a worker: expected {model}, as on the driver, got {found}. Install the "
+            "same weights and versions on all machines"
         )
     return backbone

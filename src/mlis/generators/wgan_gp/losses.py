@@ -1,34 +1,32 @@
-"""Conditional WGAN-GP (Gulrajani et al., 2017; Xian et al., 2018), eq. (2), in closed form.
+"""The losses of the conditional WGAN-GP, eq. (2) (Gulrajani et al., 2017; Xian et al., 2018).
 
-D has one hidden layer, so everything that autograd would find by differentiating twice can be
-written down. With `W` the feature weights (H, Dx), `w` the output weights (H,), `c_y` the class's
-share, the pre-activation is `p(x) = W x + c_y`, the score is `D(x) = w · φ(p(x))`, and with
-`s(x) = φ'(p(x)) ∈ {0.2, 1}`
+D has one hidden layer, so the gradient penalty needs no differentiation of a gradient. With `W` the
+feature weights (H, Dx), `w` the output weights (H,) and `c_y` the class term, the pre-activation is
+`p(x) = W x + c_y`, the score is `D(x) = w · φ(p(x))`, and with `s(x) = φ'(p(x)) ∈ {0.2, 1}`
 
     D(x) = w · (s(x) ⊙ p(x))          (LeakyReLU is homogeneous)
     ∇x D(x) = Wᵀ (w ⊙ s(x))           (no double backward: s is piecewise constant)
     p(αx + (1−α)x̃) = α p(x) + (1−α) p(x̃)     (p is affine: no third forward pass)
 
-Every gradient of the loss follows from one product over the three kinds of rows,
-`N = Sᵀ R` with slopes `S = [s(x); s(x̃); s(x̂)]` and rows `R = [−x/B; x̃/B; r]`, where r is the
-gradient of the penalty with respect to ∇x̂ D; docs/method.md has the derivation. The generator's
-two layers are written down likewise. Large temporaries live in a `Scratch`: see there for why.
+All gradients of the loss follow from one product over three kinds of rows, `N = Sᵀ R` with slopes
+`S = [s(x); s(x̃); s(x̂)]` and rows `R = [−x/B; x̃/B; r]`, where r is the gradient of the penalty
+with respect to ∇x̂ D, and from `Q` (C, H), the sum of `(s(x̃) − s(x))/B` over each class's samples;
+docs/method.md has the derivation.
 """
 
-from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import leaky_relu
 
-from mlis.compute.precision import Scratch, put_gradient, sum_by_class
-from mlis.generators.wgan_gp.networks import Critic, Generator, put_slopes
-
-Feedback = Callable[[Tensor, Tensor], Tensor]
-"""Maps synthetic features (B, Dx) and labels (B,) to a loss of the generator (joint schedule)."""
+from mlis.compute.buffers import Buffers
+from mlis.compute.class_sums import sum_by_class
+from mlis.generators.wgan_gp.networks import SLOPE, Critic
 
 
-@torch.no_grad()
-def critic_backward(
+def critic_loss(
     critic: Critic,
     real: Tensor,
     fake: Tensor,
@@ -36,9 +34,12 @@ def critic_backward(
     descriptors: Tensor,
     alpha: Tensor,
     penalty_weight: float,
-    scratch: Scratch | None = None,
-) -> dict[str, Tensor]:
-    """Put the gradients of eq. (2) into the critic's parameters and return its two parts.
+    buffers: Buffers,
+) -> tuple[Tensor, Tensor]:
+    """Eq. (2): `E[D(x̃, a)] − E[D(x, a)]` and the gradient penalty `λ E[(‖∇x̂ D(x̂, a)‖₂ − 1)²]`.
+
+    Equal to autograd with `create_graph=True`, values and gradients, but differentiable with
+    respect to the critic's parameters only.
 
     Args:
         critic: D.
@@ -47,118 +48,130 @@ def critic_backward(
         descriptors: (C, Da).
         alpha: (B, 1) uniform numbers that place x̂ = αx + (1−α)x̃.
         penalty_weight: λ.
-        scratch: memory to use again.
+        buffers: memory to reuse; in use until the losses' backward pass.
 
     Returns:
-        0-d tensors (no host synchronisation): `wasserstein`, E[D(x̃, a)] − E[D(x, a)], and
-        `penalty`, λ E[(‖∇D(x̂, a)‖₂ − 1)²].
-
-    Equal to autograd with `create_graph=True`, losses and all gradients.
+        The two terms, 0-d, without host synchronisation.
     """
-    scratch = scratch or Scratch()
-    arithmetic, shape, B = critic.arithmetic, critic.from_features.shape, len(real)
-    master, product = arithmetic.master, arithmetic.product
-    hidden, width = shape
-    W = scratch.cast("W", critic.from_features, product)
-    w = critic.to_score
-    share = critic.share(descriptors, scratch)
-
-    rows = scratch("rows", (3, B, width), W, product)
-    rows[0], rows[1] = real, fake
-    pre = scratch("pre", (3, B, hidden), W, master)
-    both = pre[:2]
-    both.copy_((rows[:2].flatten(0, 1) @ W.T).unflatten(0, (2, B)))
-    both += share.index_select(0, labels)
-    torch.lerp(pre[1], pre[0], alpha, out=pre[2])
-    slopes = put_slopes(pre, scratch("slopes", (3, B, hidden), W, product))
-
-    through_w = slopes[2] * w.to(product)
-    gradient = (through_w @ W).to(master)  # ∇x̂ D, (B, Dx)
-    norm = gradient.norm(dim=-1, keepdim=True)
-    excess = norm - 1
-    toward = (2 * penalty_weight / B) * excess / norm.clamp(min=1e-12) * gradient
-
-    rows[0] *= -1 / B
-    rows[1] *= 1 / B
-    rows[2] = toward
-    N = slopes.flatten(0, 1).T @ rows.flatten(0, 1)
-    signed = (slopes[1] - slopes[0]).to(master) / B  # fake minus real
-    by_class = sum_by_class(signed, labels, len(share))
-
-    N = put_gradient(critic.from_features, N)
-    products = torch.mul(critic.from_features, N, out=scratch("W*N", tuple(shape), W, master))
-    score_gradient = products.sum(1) + (by_class * share).sum(0)
-    N *= w[:, None]
-    share_gradient = by_class * w
-    put_gradient(critic.to_score, score_gradient)
-    put_gradient(critic.from_descriptor, arithmetic.mm(share_gradient.T, descriptors))
-    put_gradient(critic.hidden_bias, share_gradient.sum(0))
-
-    # D is linear in w, and the penalty's share of w·∂/∂w is Σ_b toward_b · ∇D(x̂_b).
-    return {
-        "wasserstein": (w * score_gradient).sum() - (toward * gradient).sum(),
-        "penalty": penalty_weight * excess.square().mean(),
-    }
+    terms = _CriticLoss.apply(
+        *(critic.from_features, critic.from_descriptor, critic.hidden_bias, critic.to_score),
+        *(critic, (real, fake), labels, descriptors, alpha, penalty_weight, buffers),
+    )
+    return cast(tuple[Tensor, Tensor], terms)
 
 
-@torch.no_grad()
-def generator_backward(
-    generator: Generator,
-    critic: Critic,
-    z: Tensor,
-    labels: Tensor,
-    descriptors: Tensor,
-    base: Tensor | None,
-    scratch: Scratch | None = None,
-    feedback: Feedback | None = None,
+def generator_loss(
+    critic: Critic, fake: Tensor, labels: Tensor, descriptors: Tensor, buffers: Buffers
 ) -> Tensor:
-    """Put the gradients of −E[D(G(z, a), a)] into the generator's parameters and return it (0-d).
+    """Eq. (2), the generator's part: `−E[D(x̃, a)]`, 0-d, differentiable in x̃ = G(z, a) only.
 
-    Args:
-        generator, critic: G and D.
-        z: (B, Dz) noise.
-        labels: (B,) int64 rows of `descriptors`.
-        descriptors: (C, Da).
-        base: (C, Dx) class means of a warm start, or None.
-        scratch: memory to use again.
-        feedback: one more loss of the synthetic features; not in the returned value.
+    Args: see :func:`critic_loss`.
     """
-    scratch = scratch or Scratch()
-    mm, master = generator.arithmetic.mm, generator.arithmetic.master
-    from_noise, to_features = generator.factors(scratch)
-    share = generator.share(descriptors, scratch)
-    pre = mm(z, from_noise.T).to(master) + share.index_select(0, labels)
-    slopes = put_slopes(pre, torch.empty_like(pre))
-    hidden = pre * slopes
-    out = mm(hidden, to_features.T).to(master) + generator.feature_bias
-    if base is not None:
-        out += base[labels]
-    fake = out if generator.signed else torch.relu(out)
-
-    loss, wanted = _score_gradient(critic, fake, labels, descriptors, scratch)
-    if feedback is not None:
-        with torch.enable_grad():
-            leaf = fake.requires_grad_()
-            wanted += torch.autograd.grad(feedback(leaf, labels), leaf)[0]
-    to_out = wanted if generator.signed else wanted * (out > 0)
-    to_pre = mm(to_out, to_features).to(master) * slopes
-    put_gradient(generator.to_features, mm(to_out.T, hidden))
-    put_gradient(generator.feature_bias, to_out.sum(0))
-    put_gradient(generator.from_noise, mm(to_pre.T, z))
-    by_class = sum_by_class(to_pre, labels, len(share))
-    put_gradient(generator.from_descriptor, mm(by_class.T, descriptors))
-    put_gradient(generator.hidden_bias, to_pre.sum(0))
-    return loss
+    return cast(Tensor, _GeneratorLoss.apply(fake, critic, labels, descriptors, buffers))
 
 
-def _score_gradient(
-    critic: Critic, fake: Tensor, labels: Tensor, descriptors: Tensor, scratch: Scratch
+class _CriticLoss(torch.autograd.Function):
+    """Both terms of eq. (2) as a function of D's parameters W, W_a, b and w; see the module."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        W: Tensor,
+        W_a: Tensor,
+        b: Tensor,
+        w: Tensor,
+        critic: Critic,
+        pair: tuple[Tensor, Tensor],
+        labels: Tensor,
+        descriptors: Tensor,
+        alpha: Tensor,
+        penalty_weight: float,
+        buffers: Buffers,
+    ) -> tuple[Tensor, Tensor]:
+        precision, B = critic.precision, len(labels)
+        W_cast = buffers.cast("from_features", W, precision.product)
+        c = critic.class_term(descriptors)
+        rows, p = _pre_activations(critic, pair, c.index_select(0, labels), alpha, W_cast, buffers)
+        s = _slopes(p, buffers("slopes", tuple(p.shape), precision.product, p.device))
+
+        score = leaky_relu(p[:2], SLOPE, inplace=True) @ w  # D(x), D(x̃)
+        wasserstein = (score[1] - score[0]).mean()
+        gradient = precision.mm(s[2] * w.to(precision.product), W_cast)  # ∇x̂ D, (B, Dx)
+        norm = gradient.norm(dim=1, keepdim=True)
+        penalty = penalty_weight * (norm - 1).square().mean()
+
+        rows[0] *= -1 / B
+        rows[1] *= 1 / B
+        rows[2] = (2 * penalty_weight / B) * (norm - 1) / norm.clamp(min=1e-12) * gradient
+        ctx.save_for_backward(W, w, rows, s, c, labels, descriptors)
+        ctx.precision, ctx.buffers = precision, buffers
+        return wasserstein, penalty
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_wasserstein: Tensor, of_penalty: Tensor):  # pyright: ignore
+        W, w, rows, s, c, labels, descriptors = ctx.saved_tensors
+        precision, buffers = ctx.precision, ctx.buffers
+        rows[:2] *= of_wasserstein
+        rows[2] *= of_penalty
+        N = buffers("N", tuple(W.shape), precision.product, W.device)
+        torch.mm(s.flatten(0, 1).T, rows.flatten(0, 1), out=N)
+        signed = (s[1] - s[0]).to(precision.master) / len(labels)
+        Q = of_wasserstein * sum_by_class(signed, labels, len(c))  # (C, H)
+
+        of_W = buffers.gradient("critic.from_features", W).copy_(N)
+        W_N = torch.mul(W, of_W, out=buffers("W ⊙ N", tuple(W.shape), W.dtype, W.device))
+        of_w = W_N.sum(1) + (Q * c).sum(0)
+        of_W *= w[:, None]
+        of_c = Q * w
+        return of_W, precision.mm(of_c.T, descriptors), of_c.sum(0), of_w, *(None,) * 7
+
+
+def _pre_activations(
+    critic: Critic,
+    pair: tuple[Tensor, Tensor],
+    own_class_term: Tensor,
+    alpha: Tensor,
+    W_cast: Tensor,
+    buffers: Buffers,
 ) -> tuple[Tensor, Tensor]:
-    """−E[D(x̃, a)] (0-d) and its gradient with respect to x̃, (B, Dx)."""
-    mm, master = critic.arithmetic.mm, critic.arithmetic.master
-    W = scratch.cast("W", critic.from_features, critic.arithmetic.product)
-    share = critic.share(descriptors, scratch)
-    pre = mm(fake, W.T).to(master) + share.index_select(0, labels)
-    weighted = put_slopes(pre, torch.empty_like(pre)) * critic.to_score
-    gradient = mm(weighted, W).to(master) / -len(fake)
-    return -(weighted * pre).sum(1).mean(), gradient
+    """Rows (3, B, Dx) that hold x and x̃, and p(x), p(x̃) and p(x̂), (3, B, H)."""
+    (B, width), hidden = pair[0].shape, len(W_cast)
+    rows = buffers("rows", (3, B, width), W_cast.dtype, W_cast.device)
+    rows[0], rows[1] = pair
+    p = buffers("p", (3, B, hidden), critic.precision.master, W_cast.device)
+    p[:2] = (rows[:2].flatten(0, 1) @ W_cast.T).unflatten(0, (2, B))
+    p[:2] += own_class_term
+    torch.lerp(p[1], p[0], alpha, out=p[2])
+    return rows, p
+
+
+class _GeneratorLoss(torch.autograd.Function):
+    """`−E[D(x̃, a)]` and its gradient `−Wᵀ(w ⊙ s(x̃))/B`; D's parameters are constants here."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fake: Tensor,
+        critic: Critic,
+        labels: Tensor,
+        descriptors: Tensor,
+        buffers: Buffers,
+    ) -> Tensor:
+        mm, product = critic.precision.mm, critic.precision.product
+        W = buffers.cast("from_features", critic.from_features, product)
+        p = mm(fake, W.T).add_(critic.class_term(descriptors).index_select(0, labels))
+        through_w = _slopes(p, torch.empty_like(p)).mul_(critic.to_score)
+        ctx.save_for_backward(mm(through_w, W) / -len(fake))
+        return -(through_w * p).sum(1).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_loss: Tensor):  # pyright: ignore
+        return of_loss * ctx.saved_tensors[0], None, None, None, None
+
+
+def _slopes(p: Tensor, out: Tensor) -> Tensor:
+    """Derivative of LeakyReLU, 1 where p > 0 and 0.2 elsewhere, into `out` of the same shape."""
+    low = out.new_full((), SLOPE)
+    return torch.add(low, torch.gt(p, 0, out=out), alpha=1 - SLOPE, out=out)

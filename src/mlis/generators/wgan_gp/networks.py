@@ -1,41 +1,38 @@
-"""The conditional generator and critic, and the few operations that training them needs.
+"""The conditional generator G and critic D of stage 1a (the paper's section 3.2).
 
-The descriptor's share of a first layer depends on the class alone, so both networks compute it
-once per class, `descriptors @ W_aᵀ + b` (C, hidden), and gather it by label.
+The first layer of both acts on a concatenation, `W [x ; a_y] + b = W_x x + (W_a a_y + b)`. What is
+in brackets depends on the class alone: this `class_term` is computed once per class, (C, hidden),
+and gathered by label.
 """
+
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import leaky_relu
 
-from mlis.compute.precision import Arithmetic, Scratch
+from mlis.compute.buffers import Buffers
+from mlis.compute.class_sums import sum_by_class
+from mlis.compute.precision import Precision
 
 SLOPE = 0.2  # of LeakyReLU on the negative side
 
 
-def put_slopes(pre: Tensor, out: Tensor) -> Tensor:
-    """Derivative of LeakyReLU, 1 where `pre` > 0, else 0.2, into `out` of the same shape."""
-    return torch.gt(pre, 0, out=out).mul_(1 - SLOPE).add_(SLOPE)
+class _Conditional(nn.Module):
+    """The part of the first layer that G and D have in common."""
+
+    precision: Precision
+    from_descriptor: nn.Parameter
+    hidden_bias: nn.Parameter
+
+    def class_term(self, descriptors: Tensor) -> Tensor:
+        """Return what each class adds to the hidden pre-activation, (C, Da) → (C, hidden)."""
+        return self.precision.mm(descriptors, self.from_descriptor.T) + self.hidden_bias
 
 
-def _share(network: "Generator | Critic", descriptors: Tensor, scratch: Scratch | None) -> Tensor:
-    arithmetic, weight = network.arithmetic, network.from_descriptor
-    if scratch is not None:
-        weight = scratch.cast(type(network).__name__, weight, arithmetic.product)
-    return arithmetic.mm(descriptors, weight.T).to(arithmetic.master) + network.hidden_bias
-
-
-def _normal(shape: tuple[int, ...], std: float, like: Arithmetic, rng: torch.Generator):
-    # Drawn in float32 on the CPU: the same start on every device and in every precision.
-    values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32) * std
-    return nn.Parameter(values.to(like.device, like.master))
-
-
-def _bias(weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(weight.new_zeros(len(weight)))
-
-
-class Generator(nn.Module):
-    """G: `[z ; a] → linear → LeakyReLU(0.2) → linear → ReLU` (the paper's section 3.2).
+class Generator(_Conditional):
+    """G: `[z ; a] → linear → LeakyReLU(0.2) → linear → ReLU`.
 
     With `generator_init="ridge"` a class mean predicted by ridge regression is added before the
     ReLU, so that G only learns the residual.
@@ -43,7 +40,7 @@ class Generator(nn.Module):
     Args:
         noise, descriptor, hidden, features: sizes Dz, Da, hidden units, Dx.
         std: standard deviation of the initial weights.
-        arithmetic: device and precision.
+        precision: device and dtypes.
         rng: CPU generator that draws the initial weights.
         signed: whether features may be negative: then the last ReLU is left out.
     """
@@ -56,60 +53,65 @@ class Generator(nn.Module):
         features: int,
         *,
         std: float,
-        arithmetic: Arithmetic,
+        precision: Precision,
         rng: torch.Generator,
         signed: bool = False,
     ):
         super().__init__()
         self.noise = noise
         self.signed = signed
-        self.arithmetic = arithmetic
-        self.from_noise: nn.Parameter = _normal((hidden, noise), std, arithmetic, rng)
-        self.from_descriptor: nn.Parameter = _normal((hidden, descriptor), std, arithmetic, rng)
+        self.precision = precision
+        self.from_noise: nn.Parameter = _normal((hidden, noise), std, precision, rng)
+        self.from_descriptor: nn.Parameter = _normal((hidden, descriptor), std, precision, rng)
         self.hidden_bias: nn.Parameter = _bias(self.from_descriptor)
-        self.to_features: nn.Parameter = _normal((features, hidden), std, arithmetic, rng)
+        self.to_features: nn.Parameter = _normal((features, hidden), std, precision, rng)
         self.feature_bias: nn.Parameter = _bias(self.to_features)
 
-    def share(self, descriptors: Tensor, scratch: Scratch | None = None) -> Tensor:
-        """Return each class's part of the hidden pre-activation, (C, Da) → (C, hidden)."""
-        return _share(self, descriptors, scratch)
+    def own_class_term(self, descriptors: Tensor, labels: Tensor) -> Tensor:
+        """Return the class term of each sample, (B, hidden); labels (B,) are rows of (C, Da)."""
+        found = _ClassTerm.apply(
+            self.from_descriptor, self.hidden_bias, descriptors, labels, self.precision
+        )
+        return cast(Tensor, found)
 
-    def factors(self, scratch: Scratch) -> tuple[Tensor, Tensor]:
+    def weights(self, buffers: Buffers) -> tuple[Tensor, Tensor]:
         """Return the two large weight matrices in the product dtype."""
-        product = self.arithmetic.product
+        product = self.precision.product
         return (
-            scratch.cast("from_noise", self.from_noise, product),
-            scratch.cast("to_features", self.to_features, product),
+            buffers.cast("from_noise", self.from_noise, product),
+            buffers.cast("to_features", self.to_features, product),
         )
 
     def forward(
         self,
         z: Tensor,
-        share: Tensor,
-        labels: Tensor,
-        base: Tensor | None,
-        factors: tuple[Tensor, Tensor] | None = None,
+        class_term: Tensor,
+        base: Tensor | None = None,
+        weights: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Synthesise (B, Dx) features ≥ 0 from noise (B, Dz), `share` (C, hidden), labels (B,).
+        """Generate features x̃ = G(z, a), (B, Dx).
 
-        `base` (C, Dx) is the ridge-predicted class mean of a warm start, or None.
+        Args:
+            z: (B, Dz) noise.
+            class_term: (B, hidden), each sample's own class's.
+            base: (B, Dx) class means of a warm start, each sample's own class's, or None.
+            weights: what `weights` returned, to cast them once for many calls.
         """
-        from_noise, to_features = factors or (self.from_noise, self.to_features)
-        mm, master = self.arithmetic.mm, self.arithmetic.master
-        # On a CPU index_select is seven times as fast as share[labels].
-        pre = mm(z, from_noise.T).to(master).add_(share.index_select(0, labels))
-        hidden = nn.functional.leaky_relu_(pre, SLOPE)
-        out = mm(hidden, to_features.T).to(master).add_(self.feature_bias)
-        out = out if base is None else out.add_(base[labels])
+        from_noise, to_features = weights or (self.from_noise, self.to_features)
+        pre = self.precision.mm(z, from_noise.T).add_(class_term)
+        hidden = leaky_relu(pre, SLOPE, inplace=True)
+        out = self.precision.mm(hidden, to_features.T).add_(self.feature_bias)
+        out = out if base is None else out.add_(base)
         return out if self.signed else torch.relu_(out)
 
 
-class Critic(nn.Module):
-    """D: `[x ; a] → linear → LeakyReLU(0.2) → linear`, a score without bound.
+class Critic(_Conditional):
+    """D: `[x ; a] → linear → LeakyReLU(0.2) → linear`, an unbounded score.
 
-    The last bias is left out: it cancels in `D(x̃) − D(x)` and does not enter the penalty.
+    It is evaluated inside the losses only (:mod:`mlis.generators.wgan_gp.losses`). The last bias is
+    left out: it cancels in `D(x̃) − D(x)` and does not enter the penalty.
 
-    Args: as of :class:`Generator`.
+    Args: see :class:`Generator`.
     """
 
     def __init__(
@@ -119,21 +121,42 @@ class Critic(nn.Module):
         hidden: int,
         *,
         std: float,
-        arithmetic: Arithmetic,
+        precision: Precision,
         rng: torch.Generator,
     ):
         super().__init__()
-        self.arithmetic = arithmetic
-        self.from_features: nn.Parameter = _normal((hidden, features), std, arithmetic, rng)
-        self.from_descriptor: nn.Parameter = _normal((hidden, descriptor), std, arithmetic, rng)
+        self.precision = precision
+        self.from_features: nn.Parameter = _normal((hidden, features), std, precision, rng)
+        self.from_descriptor: nn.Parameter = _normal((hidden, descriptor), std, precision, rng)
         self.hidden_bias: nn.Parameter = _bias(self.from_descriptor)
-        self.to_score: nn.Parameter = _normal((hidden,), std, arithmetic, rng)
+        self.to_score: nn.Parameter = _normal((hidden,), std, precision, rng)
 
-    def share(self, descriptors: Tensor, scratch: Scratch | None = None) -> Tensor:
-        """Return each class's part of the hidden pre-activation, (C, Da) → (C, hidden)."""
-        return _share(self, descriptors, scratch)
 
-    def forward(self, x: Tensor, share: Tensor, labels: Tensor) -> Tensor:
-        """Score (B, Dx) features with `share` (C, hidden) of their labels (B,): (B,)."""
-        pre = self.arithmetic.mm(x, self.from_features.T).to(self.arithmetic.master)
-        return nn.functional.leaky_relu(pre + share[labels], SLOPE) @ self.to_score
+class _ClassTerm(torch.autograd.Function):
+    """`(W_a a + b)[y]`; its gradient is first summed by class, reproducibly on every device."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, W: Tensor, b: Tensor, descriptors: Tensor, labels: Tensor, precision: Precision
+    ) -> Tensor:
+        ctx.save_for_backward(descriptors, labels)
+        ctx.precision = precision
+        # On a CPU index_select is seven times as fast as indexing by labels.
+        return (precision.mm(descriptors, W.T) + b).index_select(0, labels)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor):  # pyright: ignore
+        descriptors, labels = ctx.saved_tensors
+        by_class = sum_by_class(gradient, labels, len(descriptors))
+        return ctx.precision.mm(by_class.T, descriptors), gradient.sum(0), None, None, None
+
+
+def _normal(shape: tuple[int, ...], std: float, like: Precision, rng: torch.Generator):
+    # Drawn in float32 on the CPU: the same start on every device and in every precision.
+    values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32) * std
+    return nn.Parameter(values.to(like.device, like.master))
+
+
+def _bias(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.new_zeros(len(weight)))

@@ -1,20 +1,24 @@
 """Stage 1a: training the conditional WGAN-GP."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mlis.compute.precision import Arithmetic, Scratch, stream
+from mlis.compute.buffers import Buffers
+from mlis.compute.precision import Precision
+from mlis.compute.random import stream
 from mlis.config import Generation
 from mlis.data.out_of_core.streaming import prefetch
 from mlis.data.samplers import uniform_rows
 from mlis.generators.base import Sampler
 from mlis.generators.ridge import RidgePredictor, fit_predictor
-from mlis.generators.wgan_gp.losses import Feedback, critic_backward, generator_backward
+from mlis.generators.wgan_gp.losses import critic_loss, generator_loss
 from mlis.generators.wgan_gp.networks import Critic, Generator
 from mlis.model.preprocessing import TrainingTensors
-from mlis.training.loop import Monitor, adam, train
+from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
+from mlis.training.loop import adam, train
 from mlis.training.state import PackedTrainer, Part
 
 
@@ -28,15 +32,16 @@ class WGANGenerator:
     @torch.no_grad()
     def sampler(self, descriptors: Tensor) -> Sampler:
         """Prepare to sample classes with these (C, Da) normalised descriptors."""
-        share = self.network.share(descriptors)
-        factors = self.network.factors(Scratch())
+        network = self.network
+        class_term, weights = network.class_term(descriptors), network.weights(Buffers())
         base = None if self.predictor is None else self.predictor(descriptors)
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            size = (len(labels), self.network.noise)
+            size = (len(labels), network.noise)
             z = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32)
-            return self.network(z.to(share.dtype), share, labels, base, factors)
+            own = class_term.index_select(0, labels)
+            return network(z.to(own.dtype), own, None if base is None else base[labels], weights)
 
         return sample
 
@@ -47,19 +52,23 @@ class AdversarialTrainer(PackedTrainer):
     Args:
         data: the training split on its device.
         settings: sizes, step sizes, penalty.
-        arithmetic: device and precision.
+        precision: device and dtypes.
         seed: of the initial weights and of every random number drawn.
+
+    Attributes:
+        feedback: one more loss of the generator (joint schedule): maps synthetic features (B, Dx)
+            and labels (B,) to a 0-d tensor; or None.
     """
 
     def __init__(
-        self, data: TrainingTensors, settings: Generation, arithmetic: Arithmetic, seed: int
+        self, data: TrainingTensors, settings: Generation, precision: Precision, seed: int
     ):
         self.data: TrainingTensors = data
         self.settings: Generation = settings
-        # Every batch is of seen classes, so the others need no share of a first layer here.
+        # Every batch is of seen classes, so no other class needs a class term here.
         self.descriptors: Tensor = data.descriptors[data.seen]
         self.labels: Tensor = torch.searchsorted(data.seen, data.y)
-        sizes = {"hidden": settings.hidden, "std": settings.init_std, "arithmetic": arithmetic}
+        sizes = {"hidden": settings.hidden, "std": settings.init_std, "precision": precision}
         features, descriptor = data.x.shape[1], data.descriptors.shape[1]
         self.network: Generator = Generator(
             settings.noise,
@@ -78,9 +87,9 @@ class AdversarialTrainer(PackedTrainer):
         rates = (settings.learning_rate, settings.beta1, settings.beta2)
         self.adam_generator: torch.optim.Adam = adam(self.network.parameters(), *rates)
         self.adam_critic: torch.optim.Adam = adam(self.critic.parameters(), *rates)
-        self.rng: torch.Generator = stream(seed, "adversarial", device=arithmetic.device)
-        self.feedback: Feedback | None = None
-        self.scratch: Scratch = Scratch()
+        self.rng: torch.Generator = stream(seed, "adversarial", device=precision.device)
+        self.feedback: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.buffers: Buffers = Buffers()
         self.rows: Tensor = self._draw_rows()
 
     @property
@@ -91,75 +100,76 @@ class AdversarialTrainer(PackedTrainer):
     def step(self) -> Mapping[str, Tensor]:
         """Update the critic `critic_steps` times on fresh batches, then the generator once."""
         size, rounds = self.settings.batch_size, self.settings.critic_steps
-        noise, alphas = self._draw_noise()
-        x, labels = self.data.x[self.rows[: rounds * size]], self.labels[self.rows]
+        z, alphas = self._draw_noise()
+        real, labels = self.data.x[self.rows[: rounds * size]], self.labels[self.rows]
         self.rows = self._draw_rows()
 
-        # G stands still during the critic's updates: all their fakes come from one pass.
-        of_critic = slice(0, rounds * size)
-        own, descriptors, base = self.own_classes(labels[of_critic])
+        # G does not change during the critic's updates: all their fakes come from one pass.
         with torch.no_grad():
-            share = self.network.share(descriptors, self.scratch)
-            factors = self.network.factors(self.scratch)
-            fakes = self.network(noise[of_critic], share, own, base, factors)
+            fake = self.generate(z[: rounds * size], labels[: rounds * size])
         losses: Mapping[str, Tensor] = {}
         for i in range(rounds):
             batch = slice(i * size, (i + 1) * size)
-            own, descriptors, _ = self.own_classes(labels[batch])
-            losses = critic_backward(
-                self.critic,
-                x[batch],
-                fakes[batch],
-                own,
-                descriptors,
-                alphas[i],
-                self.settings.penalty,
-                self.scratch,
-            )
-            self.adam_critic.step()
-        last = slice(rounds * size, None)
-        own, descriptors, base = self.own_classes(labels[last])
-        loss = generator_backward(
-            self.network,
+            losses = self.critic_step(real[batch], fake[batch], labels[batch], alphas[i])
+        return {**losses, **self.generator_step(z[rounds * size :], labels[rounds * size :])}
+
+    def critic_step(
+        self, real: Tensor, fake: Tensor, labels: Tensor, alpha: Tensor
+    ) -> Mapping[str, Tensor]:
+        """Update the critic on eq. (2)."""
+        wasserstein, penalty = critic_loss(
             self.critic,
-            noise[last],
-            own,
-            descriptors,
-            base,
-            self.scratch,
-            self._feedback_of(labels[last]),
+            real,
+            fake,
+            *self._own_classes(labels),
+            alpha,
+            self.settings.penalty,
+            self.buffers,
         )
+        loss = wasserstein + penalty
+        self.adam_critic.zero_grad()
+        loss.backward()
+        self.adam_critic.step()
+        return {"wasserstein": wasserstein.detach(), "penalty": penalty.detach()}
+
+    def generator_step(self, z: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        """Update the generator on eq. (2), and on the feedback if there is any."""
+        fake = self.generate(z, labels)
+        adversarial = generator_loss(self.critic, fake, *self._own_classes(labels), self.buffers)
+        loss = adversarial if self.feedback is None else adversarial + self.feedback(fake, labels)
+        self.adam_generator.zero_grad()
+        loss.backward(inputs=list(self.network.parameters()))  # not those of D and E
         self.adam_generator.step()
-        return {**losses, "generator": loss}
+        return {"generator": adversarial.detach()}
 
-    def own_classes(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The labels (B,) of a batch, the descriptors (K, Da) and the base (K, Dx) they count.
+    def generate(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Return G(z, a), (B, Dx), of noise (B, Dz) and labels (B,) among the seen classes."""
+        own, descriptors = self._own_classes(labels)
+        class_term = self.network.own_class_term(descriptors, own)
+        base = None if self.base is None else self.base[labels]
+        return self.network(z, class_term, base, self.network.weights(self.buffers))
 
-        Those of all seen classes while there are fewer of them than samples; else each sample's
-        own, so that thousands of classes make no step slower.
+    def _own_classes(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return labels (B,) of a batch and the descriptors (K, Da) whose rows they are.
+
+        The descriptors of all seen classes if there are no more of them than samples; else one per
+        sample, so that a step's time does not grow with thousands of classes.
         """
         if len(self.descriptors) <= len(labels):
-            return labels, self.descriptors, self.base
-        base = None if self.base is None else self.base[labels]
-        places = torch.arange(len(labels), device=labels.device)
-        return places, self.descriptors[labels], base
-
-    def _feedback_of(self, labels: Tensor) -> Feedback | None:
-        """The feedback on samples of these labels, whatever `own_classes` made of them."""
-        feedback = self.feedback
-        return None if feedback is None else lambda fake, _: feedback(fake, labels)
+            return labels, self.descriptors
+        return torch.arange(len(labels), device=labels.device), self.descriptors[labels]
 
     def _draw_noise(self) -> tuple[Tensor, Tensor]:
-        """Noise z of a step, ((critic_steps + 1) B, Dz), and α, (critic_steps, B, 1)."""
+        """Return a step's noise z, ((critic_steps + 1) B, Dz), and α, (critic_steps, B, 1)."""
         shape = (len(self.rows), self.settings.noise)
-        noise = self.scratch("noise", shape, self.descriptors, torch.float32)
+        noise = self.buffers("noise", shape, torch.float32, self.rng.device)
         noise.normal_(generator=self.rng)
         size = (self.settings.critic_steps, self.settings.batch_size, 1)
         alphas = torch.rand(size, generator=self.rng, device=self.rng.device, dtype=torch.float32)
         return noise.to(self.data.x.dtype), alphas.to(self.data.x.dtype)
 
     def _draw_rows(self) -> Tensor:
-        """Rows of the next step, drawn one step ahead: a reader may fetch them meanwhile."""
+        """Draw the rows of the next step one step ahead, so that they can be prefetched."""
         rounds = self.settings.critic_steps
         rows = uniform_rows(len(self.labels), (rounds + 1) * self.settings.batch_size, self.rng)
         prefetch(self.data.x, rows[: rounds * self.settings.batch_size])
@@ -175,11 +185,6 @@ class AdversarialTrainer(PackedTrainer):
             "rng": self.rng,
         }
 
-    @property
-    def row_count(self) -> int:
-        """Training rows."""
-        return len(self.data.y)
-
     def kept(self) -> Mapping[str, Part]:
         """The generator."""
         return {"generator": self.network}
@@ -188,11 +193,12 @@ class AdversarialTrainer(PackedTrainer):
 def fit_wgan_gp(
     data: TrainingTensors,
     settings: Generation,
-    arithmetic: Arithmetic,
+    precision: Precision,
     seed: int,
-    monitor: Monitor,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
 ) -> WGANGenerator:
     """Train the conditional WGAN-GP by itself (`schedule="sequential"`)."""
-    trainer = AdversarialTrainer(data, settings, arithmetic, seed)
-    train("generation", trainer, settings.steps, monitor)
+    trainer = AdversarialTrainer(data, settings, precision, seed)
+    train("generation", trainer, settings.steps, callbacks, checkpoints)
     return trainer.generator

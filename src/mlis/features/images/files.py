@@ -1,4 +1,4 @@
-"""Which images there are, and the class of each: by folder, or by a table of paths and classes."""
+"""Image files and their classes, from folders or from a table of paths and classes."""
 
 import logging
 import os
@@ -6,29 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 
+from mlis.data.io.csv_file import write_csv
+from mlis.data.io.text_table import find_column, read_table
 from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
-from mlis.features.descriptors.text_tables import find_column, read_table
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_NOT_MEANT = {"thumbs.db", "desktop.ini"}
+_IGNORED = {"thumbs.db", "desktop.ini"}
 _MARKS = {"train": "train", "trainval": "train", "val": "val", "test": "test"}
 _MARKS |= {"test_seen": "test", "test_unseen": "test"}
 _SPLIT_FOLDERS = _MARKS | {"training": "train", "valid": "val", "validation": "val"}
 _SPLIT_FOLDERS |= {"testing": "test"}
+BAD = "bad.csv"
 PATHS = ("path", "file", "filename", "image")
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One file to be read.
+    """An image file.
 
     Attributes:
-        path: below the root, with `/`; bytes that are no UTF-8 are written as `\\xff`.
-        source: what is opened.
-        class_name: empty where there is none.
-        mark: train, val or test; empty where rows are not marked.
+        path: relative to the root, with `/`; bytes that are not UTF-8 are written as `\\xff`.
+        source: path to open.
+        class_name: empty if there is none.
+        mark: train, val or test; empty if rows are not marked.
     """
 
     path: str
@@ -39,7 +41,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Bad:
-    """A file that gives no row, and why."""
+    """A file without features, and the reason."""
 
     path: str
     reason: str
@@ -47,16 +49,16 @@ class Bad:
 
 @dataclass(frozen=True)
 class Found:
-    """All images of a folder, sorted by path, and what was found beside them."""
+    """All images of a folder, sorted by path."""
 
     root: Path
     images: tuple[ImageFile, ...]
     bad: tuple[Bad, ...] = ()
-    unlisted: int = 0  # files that the table of classes does not name
+    unlisted: int = 0  # files that are not in the table of classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes that have files, sorted."""
+        """Sorted names of the classes with files."""
         return tuple(sorted({image.class_name for image in self.images} - {""}))
 
 
@@ -65,22 +67,22 @@ def find_images(
 ) -> Found:
     """Find the images of a folder.
 
-    Without a table, the class of `root/a/b/c.jpg` is `a`, however deep the file lies; a file right
-    in `root` has none. Where the folders in `root` are those of a split, and nothing else, the
-    class of `root/train/a/b/c.jpg` is `a`, and its mark train. Every file but hidden ones is meant:
-    what is no image is found out when it is read. Links are followed, each folder is read once.
+    Without a table, the class of `root/a/b/c.jpg` is `a`, at any depth; files directly in `root`
+    have no class. If all folders in `root` are parts of a split, the class of
+    `root/train/a/b/c.jpg` is `a` and its mark is train. All files except hidden ones are included,
+    whether or not they turn out to be images. Links are followed; each folder is read once.
 
     Args:
         root: the folder.
-        table: CSV, TSV or Parquet with a column of paths below `root` and one of classes, and
-            perhaps `split`: train (or trainval), val, test (or test_seen, test_unseen). Then the
-            files that it names are read, and no others.
+        table: CSV, TSV or Parquet with a column of paths relative to `root`, one of classes, and
+            optionally `split`: train (or trainval), val, test (or test_seen, test_unseen). Only
+            the files in the table are included.
         class_column: its column of classes.
-        path_column: its column of paths; the first of path, file, filename, image where absent.
+        path_column: its column of paths; default: the first of path, file, filename, image.
 
     Raises:
-        DataError: there is no such folder or no file in it, folders of a split lie beside others,
-            or what is wrong with the table.
+        DataError: the folder is missing or empty, parts of a split are mixed with other folders,
+            or the table is invalid.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder.")
@@ -92,12 +94,17 @@ def find_images(
         images = _by_split(root, [_by_folder(root, file) for file in files])
         found = Found(root, tuple(sorted(images, key=lambda image: image.path)), tuple(bad))
     if not found.images:
-        raise DataError(f"{root}: no files in it or in its folders.")
+        raise DataError(f"{root}: expected files, got none.")
     return found
 
 
+def write_bad(folder: Path, bad: Sequence[Bad]) -> None:
+    """Write path and reason of the files without features to `bad.csv`."""
+    write_csv(folder / BAD, ("path", "reason"), [(each.path, each.reason) for each in bad])
+
+
 def shown(path: os.PathLike[str] | str) -> str:
-    """A path or name as text in UTF-8, whatever its bytes."""
+    """A path or name as UTF-8 text; other bytes are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace").replace(os.sep, "/")
 
 
@@ -112,7 +119,7 @@ def _by_folder(root: Path, file: Path) -> ImageFile:
 
 
 def _by_split(root: Path, images: list[ImageFile]) -> list[ImageFile]:
-    """The images, with marks and classes of the second folder where the first ones are a split."""
+    """Images with marks, and the second folder as class, if the first ones are a split."""
     tops = sorted({image.class_name for image in images} - {""})
     parts = [name for name in tops if name.casefold() in _SPLIT_FOLDERS]
     nested = all(image.path.count("/") > 1 for image in images if image.class_name in parts)
@@ -120,16 +127,16 @@ def _by_split(root: Path, images: list[ImageFile]) -> list[ImageFile]:
         return images  # a class may be called "train"
     if parts != tops or not nested:
         raise DataError(
-            f"{root}: {shorten(parts)} seem to be the parts of a split: expected images in "
-            f"{parts[0]}/CLASS/ and nothing beside {shorten(parts)}. Move the others, or say the "
-            "classes in a table (--labels)."
+            f"{root}: {shorten(parts)} look like parts of a split: expected images in "
+            f"{parts[0]}/CLASS/ and no other folders. Move the others, or give the classes in a "
+            "table (--labels)."
         )
     marks = {name: _SPLIT_FOLDERS[name.casefold()] for name in parts}
     if len(parts) > 1 and "test" not in marks.values():
-        logger.warning("%s: %s: no folder of images to test on", root, shorten(parts))
+        logger.warning("%s: %s: no folder of test images", root, shorten(parts))
     result = []
     for image in images:
-        if image.class_name:  # else it lies beside the folders, as a README does
+        if image.class_name:  # else it is beside the folders, such as a README
             mark = marks[image.class_name] if len(parts) > 1 else ""
             image = replace(image, class_name=normal(image.path.split("/")[1]), mark=mark)
         result.append(image)
@@ -137,7 +144,7 @@ def _by_split(root: Path, images: list[ImageFile]) -> list[ImageFile]:
 
 
 def _walk(root: Path) -> tuple[list[Path], list[Bad]]:
-    """Files below `root`, and the folders that were not read. Links come after what is real."""
+    """Files below `root`, and folders that were not read. Links are visited last."""
     files: list[Path] = []
     bad: list[Bad] = []
     read = {_identity(root): root}
@@ -147,8 +154,12 @@ def _walk(root: Path) -> tuple[list[Path], list[Bad]]:
         if folder.is_symlink() and folder != root:
             first = read.setdefault(_identity(folder), folder)
             if first != folder:
-                told = "the folder itself" if first == root else shown(first.relative_to(root))
-                bad.append(Bad(shown(folder.relative_to(root)), f"link to what is read as {told}"))
+                other = "the folder itself" if first == root else shown(first.relative_to(root))
+                bad.append(
+                    Bad(
+                        shown(folder.relative_to(root)), f"link to a folder already read as {other}"
+                    )
+                )
                 continue
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -156,7 +167,7 @@ def _walk(root: Path) -> tuple[list[Path], list[Bad]]:
             bad.append(Bad(shown(folder.relative_to(root)), f"cannot be read: {error.strerror}"))
             continue
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.casefold() in _NOT_MEANT:
+            if entry.name.startswith(".") or entry.name.casefold() in _IGNORED:
                 continue
             path = folder / entry.name
             if not _is_folder(path):
@@ -172,7 +183,7 @@ def _walk(root: Path) -> tuple[list[Path], list[Bad]]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a link to itself: the reader says so
+    except OSError:  # a link to itself, reported on reading
         return False
 
 
@@ -184,7 +195,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 def _listed(
     root: Path, table: Path, class_column: str, path_column: str, files: Sequence[Path]
 ) -> Found:
-    """The files that a table names; one that is not there is found out when it is read."""
+    """The files in a table; missing ones are reported on reading."""
     columns = read_table(table)
     name = path_column or next((name for name in PATHS if name in columns), PATHS[0])
     paths = find_column(table, columns, name)
@@ -194,24 +205,25 @@ def _listed(
     there = {shown(file.relative_to(root)) for file in files}
     for row, (path, class_name) in enumerate(zip(paths, classes, strict=True)):
         if not path:
-            raise DataError(f"{table}: row {row}, column {name!r} is empty.")
+            raise DataError(
+                f"{table}: row {row}, column {name!r}: expected a path, got an empty cell."
+            )
         drive = ""
-        if "\\" in path and path not in there:  # as Windows separates folders
+        if "\\" in path and path not in there:  # Windows separators
             path, drive = path.replace("\\", "/"), PureWindowsPath(path).drive
         if drive or Path(path).is_absolute() or ".." in Path(path).parts:
             raise DataError(
-                f"{table}: row {row}, column {name!r}: {path!r} leads out of {root}. Paths begin "
-                "there."
+                f"{table}: row {row}, column {name!r}: expected a path inside {root}, got {path!r}."
             )
         mark = "" if marks is None else _MARKS.get(marks[row].casefold(), "")
         if marks is not None and not mark:
             raise DataError(
-                f"{table}: row {row}, column 'split' is {marks[row]!r}, but expected one of "
-                f"{shorten(list(_MARKS))}."
+                f"{table}: row {row}, column 'split': expected one of {shorten(list(_MARKS))}, got "
+                f"{marks[row]!r}."
             )
         key = shown(Path(path))
         if key in images:
-            raise DataError(f"{table}: row {row} names {path!r} again. List each image once.")
+            raise DataError(f"{table}: row {row}: {path!r} is listed twice. List each image once.")
         images[key] = ImageFile(key, root / path, normal(class_name), mark)
     unlisted = len(there - images.keys())
     return Found(root, tuple(images[key] for key in sorted(images)), (), unlisted)

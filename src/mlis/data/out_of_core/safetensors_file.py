@@ -1,8 +1,8 @@
-"""Arrays in one safetensors file, written in pieces and opened as memory maps.
+"""Arrays in a safetensors file, written in chunks and opened as memory maps.
 
 The layout (https://huggingface.co/docs/safetensors) is eight bytes of header length, a JSON
-header, then the arrays' bytes. It is read here, and not by the library, because the library's
-numpy interface copies each array into memory, on saving and on loading.
+header, and the bytes of the arrays. The NumPy interface of the safetensors library is not used, as
+it copies each array into memory on saving and loading.
 """
 
 import json
@@ -35,7 +35,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray])
         header[name] = {"dtype": code, "shape": array.shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of eight bytes
+    text += b" " * (-len(text) % 8)  # aligns the arrays to eight bytes
     with atomic_write(path) as temporary, temporary.open("wb") as handle:
         handle.write(struct.pack("<Q", len(text)) + text)
         for array in arrays.values():
@@ -46,10 +46,12 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray])
 def map_arrays(
     path: str | os.PathLike[str], names: Iterable[str]
 ) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays `names` as read-only memory maps, and the checksum that the file records.
+    """The arrays `names` as read-only memory maps, and the checksum recorded in the file.
 
-    Raises `DataError` where the file is missing, damaged, or holds other arrays. Every number
-    in the header is checked against the file's size before anything is allocated.
+    All numbers in the header are checked against the file size before allocating.
+
+    Raises:
+        DataError: the file is missing, damaged, or contains other arrays.
     """
     path = Path(path)
     try:
@@ -65,12 +67,12 @@ def map_arrays(
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{path}: damaged, or not a file that mlis wrote ({error}). Write it again."
+            f"{path}: damaged, or not written by mlis ({error}). Write it again."
         ) from error
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    """CRC-32 over names, types, shapes and bytes: finds damage, does not resist an attacker."""
+    """CRC-32 of names, types, shapes and bytes; detects damage, not manipulation."""
     value = 0
     for name, array in arrays.items():
         value = zlib.crc32(f"{name}:{array.dtype.str}:{array.shape}".encode(), value)
@@ -84,10 +86,10 @@ def _read_header(prefix: bytes, handle, size: int) -> tuple[dict, int]:
         raise ValueError(f"only {size} bytes long")
     (length,) = struct.unpack("<Q", prefix)
     if length > min(_MAX_HEADER, size - 8):
-        raise ValueError(f"its header claims {length} bytes")
+        raise ValueError(f"header declares {length} bytes")
     header = json.loads(handle.read(length))
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("header is not a JSON object")
     return header, 8 + length
 
 
@@ -102,7 +104,9 @@ def _map_all(
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError(f"{name}: shape {shape}, bytes {begin} to {end}")
         if end - begin != math.prod(shape) * dtype.itemsize or start + end > size:
-            raise ValueError(f"{name}: {start + end - size} bytes are missing or of another shape")
+            raise ValueError(
+                f"{name}: {start + end - size} bytes are missing, or the shape is wrong"
+            )
         if begin == end:
             arrays[name] = np.empty(shape, dtype)
         else:

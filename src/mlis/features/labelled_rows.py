@@ -1,11 +1,11 @@
-"""Labelled rows to measure a trained model on: photographs or features, with no training row.
+"""Labelled rows for evaluating a trained model: photographs or features.
 
-- A folder of photographs, `CLASS/*.jpg`, or one with a table of paths and classes.
-- A `.csv`, `.tsv` or `.parquet` table of photographs: a column `path`, one of classes.
-- A folder of features (:mod:`mlis.data.io.feature_folder`), or a file of features with labels.
-- A dataset folder whose rows are all for testing.
+- A folder of photographs, `CLASS/*.jpg`, or any folder with a table of paths and classes.
+- A `.csv`, `.tsv` or `.parquet` table of photographs with a column `path` and one of classes.
+- A feature folder (:mod:`mlis.data.io.feature_folder`), or a file of features with labels.
+- A dataset folder with test rows only.
 
-Where rows are marked (`split`), those marked `test` are used.
+If rows are marked (`split`), those marked `test` are used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlis.data.dataset import TestSplit
-from mlis.data.io.csv_file import read_csv
+from mlis.data.io.csv_file import LABEL, SPLIT, read_csv
 from mlis.data.io.feature_folder import is_feature_folder, read_feature_folder
-from mlis.data.io.folder import WORDS
-from mlis.data.io.tables import LABEL, SPLIT, read_rows
+from mlis.data.io.feature_rows import read_labelled_rows
+from mlis.data.io.folder import METADATA
+from mlis.data.io.text_table import find_column, read_table
 from mlis.data.labels import match_labels, normal, shorten, suggestion
 from mlis.data.out_of_core.stored import StoredRows, choose_rows
 from mlis.errors import DataError
-from mlis.features.descriptors.text_tables import find_column, read_table
 from mlis.features.images.embed import embed
-from mlis.features.images.walk import PATHS, Bad, ImageFile, find_images
+from mlis.features.images.files import PATHS, Bad, ImageFile, find_images
 
 if TYPE_CHECKING:
     from mlis.features.backbones.base import Backbone
@@ -38,13 +38,13 @@ _TABLES = (".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True, eq=False)
 class LabelledRows:
-    """Features of N rows and what they are of.
+    """Features and labels of N rows.
 
     Attributes:
         name: for messages.
         features: (N, Dx).
-        labels: N class names, or numbers that count a model's classes from 0.
-        backbone: the image model of the features, where it is known.
+        labels: N class names, or indices of a model's classes.
+        backbone: `BackboneSpec.to_dict` of the backbone, if known.
         bad: photographs without a row.
     """
 
@@ -55,22 +55,21 @@ class LabelledRows:
     bad: tuple[Bad, ...] = ()
 
     def for_model(self, recognizer: "Recognizer") -> TestSplit:
-        """The rows in the class numbering of a model; which classes are seen is the model's word.
+        """The rows in the class numbering of a model, which also defines the seen classes.
 
         Raises:
-            DataError: the model has no class of some name, or takes features of another length.
+            DataError: a label is not a class of the model, or the number of features differs.
         """
         if self.features.shape[1] != recognizer.num_features:
             raise DataError(
-                f"{self.name}: {self.features.shape[1]} features per row, expected "
-                f"{recognizer.num_features}, as the model takes. Use features of its image model."
+                f"{self.name}: expected {recognizer.num_features} features per row, as in "
+                f"training, got {self.features.shape[1]}. Use features of the model's backbone."
             )
         return TestSplit(
             features=self.features,
             labels=self._numbers(recognizer.class_names),
             seen_mask=recognizer.seen_mask.numpy(force=True),
             class_names=recognizer.class_names,
-            key="",
         )
 
     def _numbers(self, names: tuple[str, ...]) -> np.ndarray:
@@ -79,40 +78,40 @@ class LabelledRows:
         labels = self.labels
         if isinstance(labels, np.ndarray) and labels.dtype.kind not in "OUST":
             return match_labels(labels, names, f"{self.name}: labels")
-        words = [str(label) for label in labels]
-        words = [word if word in place else normal(word) for word in words]
-        unknown = sorted(set(words) - place.keys())
-        if len(unknown) == len(set(words)) and all(word.isdecimal() for word in words):
-            return match_labels([int(word) for word in words], names, f"{self.name}: labels")
+        texts = [str(label) for label in labels]
+        texts = [text if text in place else normal(text) for text in texts]
+        unknown = sorted(set(texts) - place.keys())
+        if len(unknown) == len(set(texts)) and all(text.isdecimal() for text in texts):
+            return match_labels([int(text) for text in texts], names, f"{self.name}: labels")
         if unknown:
-            count = sum(word in set(unknown) for word in words)
+            count = sum(text in set(unknown) for text in texts)
             raise DataError(
-                f"{self.name}: {count} rows are of classes that the model does not know: "
+                f"{self.name}: expected classes of the model, got {count} rows of other classes: "
                 f"{shorten(unknown)}.{suggestion(unknown[0], names)} Correct the names, add the "
-                "classes (mlis add-classes), or leave these rows out."
+                "classes (mlis add-classes), or omit these rows."
             )
-        return np.array([place[word] for word in words], dtype=np.int64)
+        return np.array([place[text] for text in texts], dtype=np.int64)
 
 
 def is_photographs(path: Path) -> bool:
-    """Whether `path` is a folder of photographs or a table that lists some."""
+    """Whether `path` is a folder or table of photographs."""
     if path.is_dir():
-        return not is_feature_folder(path) and not (path / WORDS).exists()
+        return not is_feature_folder(path) and not (path / METADATA).exists()
     if path.suffix.casefold() == ".csv":
         return bool(set(PATHS) & set(read_csv(path)[0]))
     return path.suffix.casefold() in _TABLES and bool(set(PATHS) & read_table(path).keys())
 
 
 def find_labelled(path: Path, table: Path | None = None, column: str = "") -> list[ImageFile]:
-    """The photographs of a folder or table, each with its class.
+    """The photographs of a folder or table, with their classes.
 
     Args:
         path: a folder, where the class of `a/b.jpg` is `a`; or a table.
-        table: of a folder: the classes, by path below it.
-        column: of classes; `class` or `label` where not given.
+        table: for a folder, the classes by relative path.
+        column: of classes; default `class` or `label`.
 
     Raises:
-        DataError: there is none, or what is wrong with the table.
+        DataError: there are no photographs, or the table is invalid.
     """
     if path.is_dir() and table is None:
         return list(find_images(path).images)
@@ -140,12 +139,12 @@ def embed_labelled(
     workers: int | None = None,
     done: Callable[[int], None] = lambda _: None,
 ) -> LabelledRows:
-    """Features of labelled photographs; what cannot be read or has no class is in `bad`.
+    """Features of labelled photographs; those that cannot be read or have no class are in `bad`.
 
     Raises:
-        DataError: no photograph is left.
+        DataError: no photograph can be used.
     """
-    bad = [Bad(one.path, "no class: it is in no folder") for one in images if not one.class_name]
+    bad = [Bad(one.path, "no class folder") for one in images if not one.class_name]
     images = [one for one in images if one.class_name]
     features: list[np.ndarray] = []
     labels: list[str] = []
@@ -166,15 +165,15 @@ def embed_labelled(
 
 
 def read_labelled(path: Path, labels: Path | None = None, column: str = "") -> LabelledRows:
-    """Features and labels from a folder or a file.
+    """Features and labels from a feature folder or a file.
 
     Args:
-        path: a folder of features, `.npz`, `.csv`, `.parquet`, or `.npy` with `labels`.
+        path: a feature folder, `.npz`, `.csv`, `.parquet`, or `.npy` with `labels`.
         labels: file of the labels of a `.npy` file.
         column: of labels, in `.csv` and `.parquet`.
 
     Raises:
-        DataError: with the file, and the row or column.
+        DataError: names the file, and the row or column.
     """
     name = str(path)
     if is_feature_folder(path) and labels is None:
@@ -187,21 +186,23 @@ def read_labelled(path: Path, labels: Path | None = None, column: str = "") -> L
             raise DataError(f"{path}: expected rows with a class, got none.")
         chosen = images.choose(kept.tolist())
         return LabelledRows(name, chosen.features, chosen.classes, images.backbone, tuple(bad))
-    features, found, marks = read_rows(path, labels, column or LABEL)
-    kept = np.flatnonzero(for_testing(marks, path, len(features)))
-    whole = found if isinstance(found, np.ndarray) else np.array(found, dtype=object)
-    if len(whole) != len(features):
+    rows = read_labelled_rows(path, labels, column or LABEL)
+    kept = np.flatnonzero(for_testing(rows.marks, path, len(rows.features)))
+    found = rows.labels
+    found = found if isinstance(found, np.ndarray) else np.array(found, dtype=object)
+    if len(found) != len(rows.features):
         raise DataError(
-            f"{labels or path}: {len(whole)} labels, expected one for each of {len(features)} rows."
+            f"{labels or path}: expected {len(rows.features)} labels, one per row, got "
+            f"{len(found)}."
         )
-    return LabelledRows(name, choose_rows(features, kept), whole[kept])
+    return LabelledRows(name, choose_rows(rows.features, kept), found[kept])
 
 
 def for_testing(marks: Sequence[Any] | np.ndarray | None, path: Path, count: int) -> np.ndarray:
-    """(N,) bool: rows marked test, or all where rows are not marked.
+    """(N,) bool: rows marked test, or all if rows are not marked.
 
     Raises:
-        DataError: rows are marked, and none of them test.
+        DataError: rows are marked, but none as test.
     """
     if marks is None:
         return np.ones(count, dtype=bool)
@@ -209,6 +210,6 @@ def for_testing(marks: Sequence[Any] | np.ndarray | None, path: Path, count: int
     if not kept.any():
         raise DataError(
             f"{path}: {SPLIT}: expected rows marked test, got none. Mark the rows to evaluate, or "
-            "leave the column out to evaluate all."
+            "omit the column to evaluate all."
         )
     return kept

@@ -1,10 +1,10 @@
-"""Embedded data: accented Latin letters, some of them never seen in training.
+"""The embedded dataset: rendered accented Latin letters, some of them unseen.
 
-The classes are the accented Latin letters that all twelve DejaVu text faces bundled with
-matplotlib cover. A letter's Unicode name is its description: LATIN SMALL LETTER U WITH CARON is
-(small, U, caron). Unseen letters are new combinations of seen parts: their base letter, in that
-case, and each of their diacritics occur in seen letters. Features are histograms of oriented
-gradients (:mod:`mlis.data.letters.hog`), so nothing is downloaded and nothing is pretrained.
+Classes are the accented Latin letters in all twelve DejaVu text faces bundled with matplotlib. A
+letter is described by its Unicode name: LATIN SMALL LETTER U WITH CARON is (small, U, caron).
+Unseen letters are new combinations of seen parts: their base letter in that case and each of their
+diacritics occur in seen letters. Features are histograms of oriented gradients
+(:mod:`mlis.data.letters.hog`); nothing is downloaded or pretrained.
 """
 
 import hashlib
@@ -27,32 +27,32 @@ from mlis.data.letters.alphabet import (
 from mlis.data.letters.hog import hog
 from mlis.data.splits import HELD_OUT_FRACTION, Split, hold_out
 
-_KEPT_FOR_TEST = 4  # seen letters that must still hold each part of an unseen letter
-_KEPT_FOR_VALIDATION = 2  # fewer are left once the validation classes are taken out as well
+_KEPT_FOR_TEST = 4  # seen letters that must contain each part of an unseen letter
+_KEPT_FOR_VALIDATION = 2  # the same, without the validation-unseen letters
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How letters become images; every number is of pixels of a `size` x `size` image."""
+    """Settings of the images, in pixels of a `size` x `size` image."""
 
     per_face: int = 2  # images of a letter in each face
     size: int = 48
     font_size: int = 30
     shift: float = 1.0  # standard deviation of the shift along each axis
     rotation: float = 4.0  # standard deviation of the rotation, degrees
-    noise: float = 10.0  # standard deviation of the grey levels' noise, of 255
+    noise: float = 10.0  # standard deviation of noise on the grey levels 0 to 255
     cells: int = 6  # HOG cells along each side
 
 
 @dataclass(frozen=True, eq=False)
 class LetterData:
-    """The letters as a dataset, with the images that its features were taken from.
+    """The letters as a dataset, with the images of its features.
 
     Attributes:
         dataset: features (N, Dx), descriptors (C, Da) 0/1, split and validation split.
-        images: (N, size, size) uint8, white on black; row i gave feature row i.
+        images: (N, size, size) uint8, white on black, one per feature row.
         letters: C letters, in class order.
-        parts: Da names of the descriptors' columns.
+        parts: Da column names of the descriptors.
     """
 
     dataset: GZSLDataset
@@ -68,17 +68,17 @@ def load_letters(
     rendering: Rendering | None = None,
     letters: Sequence[Letter] | None = None,
 ) -> LetterData:
-    """Render the letters and split them into seen and unseen; same seed, same data.
+    """Render the letters and split them into seen and unseen; deterministic for a given seed.
 
     Args:
         seed: of the choice of unseen letters, the distortions and the split of images.
-        unseen_fraction: of the letters; the same fraction of the seen ones is held out as
-            unseen in the validation split.
-        rendering: how images are made.
-        letters: those to use; by default :func:`common_letters` of :func:`covered_letters`.
+        unseen_fraction: of the letters; the same fraction of the seen letters is unseen in the
+            validation split.
+        rendering: settings of the images.
+        letters: classes; default: :func:`common_letters` of :func:`covered_letters`.
 
     Raises:
-        DataError: `unseen_fraction` asks for more letters than can be composed of seen parts.
+        DataError: `unseen_fraction` is more than the letters that consist of seen parts.
     """
     rendering = rendering or Rendering()
     chosen = tuple(common_letters(covered_letters()) if letters is None else letters)
@@ -98,7 +98,7 @@ def load_letters(
             features=f"HOG, {rendering.cells} x {rendering.cells} cells",
             descriptors="parts of the Unicode names",
             files={face.name: _sha256(face) for face in text_faces()},
-            notes=(f"rendered, unseen letters and images split by seed {seed}",),
+            notes=(f"rendered; unseen letters and split of images drawn with seed {seed}",),
         ),
     )
     return LetterData(dataset, images, chosen, parts)
@@ -145,7 +145,7 @@ def _split(
     fraction: float,
     rng: np.random.Generator,
 ) -> Split:
-    """Hold out images of each seen letter for testing; then the same again for validation."""
+    """Hold out images of each seen letter for testing, and again for validation."""
     is_unseen = np.isin(labels, unseen)
     trainval, test_seen = hold_out(np.flatnonzero(~is_unseen), labels, HELD_OUT_FRACTION, rng)
     seen = np.setdiff1d(np.arange(len(letters)), unseen)

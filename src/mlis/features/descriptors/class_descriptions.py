@@ -1,8 +1,8 @@
-"""A table of described classes: their names, sentences and attributes.
+"""Tables of class descriptions: names, sentences and attributes.
 
-One row a class, or several. Which columns are which, where they are not named: `name` is the
-class, `split` says seen or unseen, columns of numbers, yes and no, or per cent are attributes,
-columns of a few words that several classes share are categories, and all others are sentences.
+A class has one row or several. Unless columns are named explicitly, `name` is the class, `split` is
+seen or unseen, columns of numbers, yes/no or percentages are attributes, columns of a few words
+shared by several classes are categories, and all others are sentences.
 """
 
 import math
@@ -10,29 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlis.data.io.csv_file import parse_number
+from mlis.data.io.csv_file import NAME, SPLIT, parse_number
+from mlis.data.io.text_table import Columns, find_column, read_table
 from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
 from mlis.features.descriptors.attributes import looks_like_attribute, looks_like_categories
-from mlis.features.descriptors.text_tables import Columns, find_column, read_table
-
-NAME, SPLIT = "name", "split"
 
 
 @dataclass(frozen=True)
-class Words:
-    """What a table says of C classes, in the order in which it first names them.
+class ClassDescriptions:
+    """Descriptions of C classes, in the order of their first row in the table.
 
     Attributes:
         path: of the table.
         names: C.
-        split: C of seen or unseen; None where the table does not say.
-        sentences: C tuples of one sentence or more; C empty ones where none are asked for.
+        split: C of seen or unseen; None without such a column.
+        sentences: C tuples of sentences, all empty if there are no columns of sentences.
         owners: class of each row of the table.
-        attributes: name of a column → its cells, one a row of the table; categories too.
-        said_in: columns of the sentences.
-        categories: those of `attributes` that are categories.
-        missing: what was read as a missing attribute, besides empty cells and the like.
+        attributes: column name → cells, one per row of the table, including categories.
+        sentence_columns: columns of the sentences.
+        categories: columns of `attributes` that are categories.
+        missing: cells that were read as missing, besides the usual ones.
     """
 
     path: Path
@@ -41,7 +39,7 @@ class Words:
     sentences: tuple[tuple[str, ...], ...]
     owners: tuple[int, ...]
     attributes: dict[str, tuple[str, ...]]
-    said_in: tuple[str, ...] = ()
+    sentence_columns: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -51,7 +49,7 @@ class Words:
         return any(self.sentences)
 
 
-def read_words(
+def read_descriptions(
     path: Path,
     *,
     sentences: Sequence[str] | None = None,
@@ -59,27 +57,30 @@ def read_words(
     categories: Sequence[str] | None = None,
     name_column: str = NAME,
     missing: Sequence[str] = (),
-) -> Words:
+) -> ClassDescriptions:
     """Read a CSV, TSV or Parquet table of classes.
 
     Args:
         path: of the table.
-        sentences: columns of sentences; `name` may be one: then the class's name is embedded.
-        attributes: columns of numbers, yes and no, or per cent.
-        categories: columns of categories. Where any of the three is given, the columns named are
-            used and no others; where none is, all are, by what they hold.
+        sentences: columns of sentences; may include `name`, to embed the class name.
+        attributes: columns of numbers, yes/no, or percentages.
+        categories: columns of categories. If any of the three is given, only the named columns are
+            used; otherwise all are, by their content.
         name_column: column of the class names.
-        missing: cells of attributes that stand for nothing, such as "-1"; numbers by their value.
+        missing: cells of attributes that mark missing values, such as "-1"; numbers are compared
+            by value.
 
     Raises:
-        DataError: a column is not there, a class has no name, no sentence although others have, or
+        DataError: a column is missing, a class has no name or no sentence although others have, or
             rows of one class disagree on the split.
     """
     columns = read_table(path)
     names_of_rows = [normal(name) for name in find_column(path, columns, name_column)]
     for row, name in enumerate(names_of_rows):
         if not name:
-            raise DataError(f"{path}: row {row} has no name. Give each class one.")
+            raise DataError(
+                f"{path}: row {row}, column {name_column!r}: expected a name, got an empty cell."
+            )
     names = tuple(dict.fromkeys(names_of_rows))
     number = {name: i for i, name in enumerate(names)}
     owners = tuple(number[name] for name in names_of_rows)
@@ -88,13 +89,13 @@ def read_words(
     sentences, categories = list(sentences or ()), list(categories or ())
     attributes = [*(attributes or ()), *categories]
     if len(set(attributes)) < len(attributes):
-        raise DataError(f"{path}: a column is named twice: {shorten(attributes)}. Name it once.")
+        raise DataError(f"{path}: expected each column once, got {shorten(attributes)}.")
     if not sentences and not attributes:
         raise DataError(
-            f"{path}: nothing describes the classes: the columns are {shorten(list(columns))}. Add "
-            f"a column of sentences or attributes, or embed the names: --sentences {name_column}."
+            f"{path}: expected columns of sentences or attributes, got {shorten(list(columns))}. "
+            f"Add one, or embed the names: --sentences {name_column}."
         )
-    return Words(
+    return ClassDescriptions(
         path,
         names,
         _split(path, columns, names, owners),
@@ -108,7 +109,7 @@ def read_words(
 
 
 def _without(cells: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
-    """Cells of attributes, those that stand for nothing empty."""
+    """Cells with those in `missing` replaced by the empty string."""
     numbers = [number for number in map(parse_number, missing) if not math.isnan(number)]
     return tuple("" if c in missing or parse_number(c) in numbers else c for c in cells)
 
@@ -116,7 +117,7 @@ def _without(cells: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
 def _sort_columns(
     columns: Columns, owners: Sequence[int], name_column: str
 ) -> tuple[list[str], list[str], list[str]]:
-    """Columns of sentences, of attributes and of categories, by what they hold."""
+    """Columns of sentences, of attributes and of categories, by their content."""
     sentences, attributes, categories = [], [], []
     for name, cells in columns.items():
         if name in (name_column, SPLIT) or not any(cells):
@@ -140,11 +141,12 @@ def _split(
         word = cell.casefold()
         if word not in ("seen", "unseen"):
             raise DataError(
-                f"{path}: row {row}, column {SPLIT!r}: expected seen or unseen, but got {cell!r}."
+                f"{path}: row {row}, column {SPLIT!r}: expected seen or unseen, got {cell!r}."
             )
         if found.setdefault(owner, word) != word:
             raise DataError(
-                f"{path}: class {names[owner]!r} is seen in one row, unseen in another."
+                f"{path}: class {names[owner]!r}: expected one value of {SPLIT!r}, got seen and "
+                "unseen."
             )
     return tuple(found[i] for i in range(len(names)))
 
@@ -156,7 +158,7 @@ def _sentences(
     names: Sequence[str],
     owners: Sequence[int],
 ) -> tuple[tuple[str, ...], ...]:
-    said: list[dict[str, None]] = [{} for _ in names]  # a sentence that is repeated counts once
+    said: list[dict[str, None]] = [{} for _ in names]  # repeated sentences count once
     for column in chosen:
         for cell, owner in zip(find_column(path, columns, column), owners, strict=True):
             if cell:
@@ -164,7 +166,7 @@ def _sentences(
     silent = [name for name, texts in zip(names, said, strict=True) if chosen and not texts]
     if silent:
         raise DataError(
-            f"{path}: no sentence for {len(silent)} classes: {shorten(silent)}. Describe them, or "
-            "take them out."
+            f"{path}: expected a sentence for each class, got none for {len(silent)}: "
+            f"{shorten(silent)}. Describe them, or remove them."
         )
     return tuple(tuple(texts) for texts in said)

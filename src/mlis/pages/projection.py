@@ -1,4 +1,4 @@
-"""Positions of features in two dimensions, and whether those of a class lie together."""
+"""Two-dimensional projection of features, and their nearest neighbours."""
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -9,12 +9,12 @@ from sklearn.preprocessing import normalize
 PERPLEXITY, COMPONENTS = 20, 50
 
 
-def place(features: np.ndarray) -> np.ndarray:
-    """(n, 2) positions in the unit square of (n, D) features, n ≥ 5; always the same ones.
+def project(features: np.ndarray) -> np.ndarray:
+    """(n, 2) positions in the unit square of (n, D) features, n ≥ 5; deterministic.
 
-    Unit vectors, so that distances show cosines; principal components, so that t-SNE has less to
-    do; then exact t-SNE with a fixed seed (van der Maaten and Hinton: "Visualizing Data using
-    t-SNE", JMLR 2008). Time grows with n².
+    The features are normalised, so that distances depend on cosines, reduced to principal
+    components, and projected by exact t-SNE with a fixed seed (van der Maaten and Hinton:
+    "Visualizing Data using t-SNE", JMLR 2008). Time is quadratic in n.
     """
     size = min(COMPONENTS, *features.shape)
     reduced = PCA(size, svd_solver="full").fit_transform(normalize(features))
@@ -26,7 +26,7 @@ def place(features: np.ndarray) -> np.ndarray:
 
 
 def same_class_nearest(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether the row with the most similar features, by cosine, is of the same class.
+    """(n,) bool: whether the nearest other row by cosine is of the same class.
 
     >>> same_class_nearest(np.array([[1.0, 0], [9, 1], [0, 1]]), np.array([0, 0, 1])).tolist()
     [True, True, False]

@@ -1,15 +1,13 @@
-"""From the bytes of any image file to upright RGB pixels, or a reason why not.
+"""Decode the bytes of an image file to upright RGB pixels, or give the reason for failing.
 
-What is done with each kind, always in the same way:
-
-- EXIF orientation is applied. Animations give their first frame.
-- Grey, palette, CMYK and bilevel images become RGB; transparent pixels become white.
-- 16-bit grey is divided by 257; 32-bit integers are taken as 16-bit where they fit it; floating
-  point numbers are 0..1 or 0..255. Any other range is refused: nothing says what is white.
+- EXIF orientation is applied. Of animations, the first frame is used.
+- Greyscale, palette, CMYK and bilevel images are converted to RGB; transparent pixels become white.
+- 16-bit greyscale is divided by 257; 32-bit integers are read as 16-bit if they fit; floating-point
+  values are 0..1 or 0..255. Any other range is rejected, as its white level is unknown.
 - A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's scaling).
-- Colour profiles are not applied.
-- Truncated files are refused, and so is anything that would unpack to more pixels than
-  `MAX_PIXELS` (a decompression bomb).
+- Colour profiles are ignored.
+- Truncated files, and files that expand to more than `MAX_PIXELS` (decompression bombs), are
+  rejected.
 """
 
 import contextlib
@@ -28,24 +26,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 VERSION = 1
-"""Raise it when the same file gives other pixels; it is part of a backbone's preprocessing."""
+"""Increment when files decode to different pixels; part of a backbone's preprocessing."""
 MAX_PIXELS = 178_956_970
-"""Pixels an image may unpack to: Pillow's own limit for an error, about 0.5 GB as RGB."""
+"""Maximum number of decoded pixels, the limit of Pillow; about 0.5 GB as RGB."""
 MAX_JPEG_PIXELS = 1 << 28
-"""Pixels a JPEG may claim; it is scaled while it is decoded."""
+"""Maximum number of pixels in the header of a JPEG, which is scaled while decoding."""
 MAX_BYTES = 1 << 30
-"""Bytes a file may have."""
+"""Maximum file size."""
 FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "QOI")
-"""Read besides JPEG. Formats that run programs (EPS), have no signature (TGA), or are decoded as
-soon as they are opened, whatever their size (ICO), are left out."""
+"""Supported besides JPEG. Formats that run programs (EPS), have no signature (TGA), or are decoded
+on opening regardless of their size (ICO) are excluded."""
 
 
 class ImageError(Exception):
-    """An image that cannot become pixels; the message is the reason, for a list."""
+    """An image that cannot be decoded; the message is the reason."""
 
 
 class ImageMemoryError(ImageError, MemoryError):
-    """There was no memory for its pixels just now; the image may be a good one."""
+    """Not enough memory for the pixels at the moment; the image may be valid."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class FileBytes:
     Attributes:
         data: all bytes.
         sha256: of `data`.
-        stamp: size, times and inode; a file with the same stamp later has the same content. None
-            where the file changed so lately that its times may not show the next change.
+        stamp: size, times and inode, which identify the content. None for a recently modified
+            file, whose next change might leave them unchanged.
     """
 
     data: bytes
@@ -65,39 +63,39 @@ class FileBytes:
 
 
 def read_file(path: Path, now_ns: int) -> FileBytes:
-    """Read a file once; only regular files are opened. Raises `ImageError`."""
+    """Read a regular file. Raises `ImageError`."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
             raise ImageError("not a regular file")
         with path.open("rb") as handle:
             before = os.fstat(handle.fileno())
             if before.st_size > MAX_BYTES:
-                raise ImageError(f"{before.st_size:,} bytes: larger than {MAX_BYTES:,}")
+                raise ImageError(f"expected at most {MAX_BYTES:,} bytes, got {before.st_size:,}")
             data = handle.read()
             after = os.fstat(handle.fileno())
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from error
     if not data:
-        raise ImageError("empty file: zero bytes")
+        raise ImageError("empty file")
     steady = stamp_of(before) == stamp_of(after) and is_settled(after, now_ns)
     return FileBytes(data, hashlib.sha256(data).hexdigest(), stamp_of(after) if steady else None)
 
 
 def stamp_of(info: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file's content does."""
+    """Values that change with the content of a file."""
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
 
 
 def is_settled(info: os.stat_result, now_ns: int) -> bool:
-    """Whether the last change is long enough ago that another one would show in the times."""
+    """Whether the last change is old enough for another one to change the times."""
     return max(info.st_mtime_ns, info.st_ctime_ns) < now_ns - 2_000_000_000
 
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings while images are decoded: what matters becomes a reason.
+    """Suppress Pillow's warnings while images are decoded.
 
-    Warning filters are global: enter it around the threads, not inside them.
+    Warning filters are global: use it around the threads, not inside them.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -106,17 +104,16 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Upright RGB image of a file's bytes.
+    """Decode the bytes of a file to an upright RGB image.
 
     Args:
-        data: the file.
-        enough: pixels of the shorter side beyond which a JPEG need not be decoded; its full size
-            where absent.
-        max_pixels: that it may unpack to; `MAX_PIXELS` or fewer.
+        data: content of the file.
+        enough: sufficient size of the shorter side of a JPEG in pixels; default: its full size.
+        max_pixels: maximum number of decoded pixels, at most `MAX_PIXELS`.
 
     Raises:
-        ImageError: why there is no image.
-        ImageMemoryError: there is no memory for it.
+        ImageError: the image cannot be decoded.
+        ImageMemoryError: there is not enough memory.
     """
     try:
         with _open(data) as image:
@@ -126,7 +123,7 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
                 raise _bomb(image.size)
             if image.width * image.height > max_pixels:
                 raise ImageError(
-                    f"{image.width} × {image.height} pixels: at most {max_pixels:,} are taken"
+                    f"expected at most {max_pixels:,} pixels, got {image.width} × {image.height}"
                 )
             image.seek(0)
             image.load()
@@ -136,30 +133,28 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
     except UnidentifiedImageError:
         raise ImageError(_unknown(data)) from None
     except Image.DecompressionBombError:
-        raise ImageError(
-            f"decompression bomb refused: it claims more than {MAX_PIXELS:,} pixels"
-        ) from None
+        raise ImageError(f"decompression bomb: declares more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
         raise ImageMemoryError("not enough memory to decode it") from None
-    except Exception as error:  # damaged files make decoders raise anything
+    except Exception as error:  # decoders raise arbitrary exceptions on damaged files
         raise _damaged(error) from error
 
 
 def claimed_pixels(data: bytes) -> int:
-    """Pixels that the header of an image file claims, undecoded; 0 where it cannot be read."""
+    """Number of pixels declared in the header of an image file; 0 if it cannot be read."""
     try:
         with _open(data) as image:
             return image.width * image.height
-    except Exception:  # damaged files make readers raise anything; decoding says why
+    except Exception:  # decoding reports the reason
         return 0
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Upright RGB image of one that is open already; the file's rules apply.
+    """Convert an open image to an upright RGB image, like `decode`.
 
     Raises:
-        ImageError: why there is no image.
-        ImageMemoryError: there is no memory for it.
+        ImageError: the image cannot be decoded.
+        ImageMemoryError: there is not enough memory.
     """
     try:
         image.load()
@@ -178,7 +173,7 @@ def _damaged(error: Exception) -> ImageError:
 
 
 def _open(data: bytes) -> Image.Image:
-    if data[:3] == b"\xff\xd8\xff":  # opened directly: it is scaled before any limit counts
+    if data[:3] == b"\xff\xd8\xff":  # Image.open would apply its limit before scaling
         image = JpegImageFile(io.BytesIO(data))
         if image.width * image.height > MAX_JPEG_PIXELS:
             raise _bomb(image.size)
@@ -188,25 +183,25 @@ def _open(data: bytes) -> Image.Image:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """The `FORMATS` supported by the installed Pillow."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _bomb(size: tuple[int, int]) -> ImageError:
-    return ImageError(f"decompression bomb refused: it claims {size[0]} × {size[1]} pixels")
+    return ImageError(f"decompression bomb: declares {size[0]} × {size[1]} pixels")
 
 
 def _at_least(size: tuple[int, int], enough: int) -> tuple[int, int]:
-    """The size to ask libjpeg for: the shorter side `enough`, the longer in proportion."""
+    """The size to request from libjpeg: the shorter side is `enough`."""
     scale = enough / min(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _unknown(data: bytes) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "HEIC, which Pillow does not read: convert it to JPEG or PNG"
-    return "not an image, or of a kind that is not read"
+        return "HEIC is not supported: convert it to JPEG or PNG"
+    return "not an image, or not of a supported format"
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -214,7 +209,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except MemoryError:
         raise
-    except Exception:  # damaged EXIF data says nothing of the pixels
+    except Exception:  # damaged EXIF data does not affect the pixels
         return image
 
 
@@ -223,7 +218,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _grey(np.asarray(image).astype(np.float64) / 257)
     if image.mode in ("I", "F"):
         return _grey(_known_range(np.asarray(image).astype(np.float64)))
-    if image.mode in ("La", "RGBa"):  # colours multiplied by their alpha
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -233,7 +228,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _known_range(values: np.ndarray) -> np.ndarray:
-    """0..255 of 32-bit integers or floating point numbers whose range tells what is white."""
+    """Scale 32-bit integers or floating-point values to 0..255, according to their range."""
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 1:
         return values * 255
@@ -241,7 +236,7 @@ def _known_range(values: np.ndarray) -> np.ndarray:
         return values
     if low >= 0 and high <= 65535 and np.array_equal(values, np.floor(values)):
         return values / 257
-    raise ImageError(f"32-bit values from {low:g} to {high:g}: nothing says which is white")
+    raise ImageError(f"32-bit values from {low:g} to {high:g}: unknown white level")
 
 
 def _grey(values: np.ndarray) -> Image.Image:
