@@ -194,7 +194,7 @@ def test_resume_takes_a_moved_dataset_but_no_other(ablation, tmp_path, capsys, s
     shutil.copytree(small_folder, place)
     first = fit(capsys, place, "-o", run, *QUICK)
     place.rename(tmp_path / "moved")
-    assert "neither a dataset folder nor one of" in failure(capsys, "--resume", run)
+    assert "expected a dataset folder or one of" in failure(capsys, "--resume", run)
     again = fit(capsys, tmp_path / "moved", "--resume", run)
     assert again == first
     other = save_small(tmp_path / "other", seed=1)

@@ -130,7 +130,7 @@ def fit(
     recognizer = recognizer_of(training, scaler, data, generator, encoder, config, seed)
     kept = None
     if exemplars:
-        with enough_memory("the exemplar buffer", "Train with exemplars=False"):
+        with enough_memory("the exemplar buffer", "Train with exemplars=False (--no-growth)"):
             kept = keep_exemplars(data, generator, config, seed)
     return Trained(recognizer, kept, time.perf_counter() - started, reused)
 
