@@ -104,9 +104,9 @@ def demo(monkeypatch):
 
     def run_demo(folder, *, seed, device, progress):
         calls.append((folder, seed, device))
-        monitor = progress("mlis")
-        monitor.started("refinement", 0, 20)
-        monitor.report("refinement", 20, 20, {"metric": 1.5})
+        callback = progress("mlis")
+        callback.on_start("refinement", 0, 20)
+        callback.on_step("refinement", 20, 20, {"metric": 1.5})
         measures = {"U": 55.5, "S": 60.0, "H": 57.7, "T1": 70.0}
         baselines = {"chance": {"U": 0.5, "S": 0.4, "H": 0.4, "T1": None}}
         facts = {"protocol": "H@val", "seconds": 1.5, "page": folder / "index.html"}

@@ -177,7 +177,7 @@ def test_a_dataset_folder_in_pieces(model, small_folder, capsys, monkeypatch):
         ("x.npy", X[:, :-1], "15 features per row, expected 16"),
         ("x.npy", X[0], "expected features of shape (images, numbers)"),
         ("x.npy", X[:0], "expected features of shape (images, numbers)"),
-        ("x.npy", X.astype(complex), "but got complex"),
+        ("x.npy", X.astype(complex), "got complex"),
         ("x.npy", np.where(np.arange(40)[:, None] == 7, np.nan, X), "row 7 contains NaN"),
         ("x.npy", np.array([[object()]]), "x.npy"),
     ],

@@ -243,8 +243,8 @@ class GZSLDataset:
         split = self.split
         if not split.has_validation:
             raise DataError(
-                f"{self.provenance.name}: a validation split needs at least 3 seen classes, got "
-                f"{len(self.seen_classes)}. Add classes, or select no settings on validation."
+                f"{self.provenance.name}: no validation split (made by itself from 3 seen classes on; "
+                f"there are {len(self.seen_classes)}). Mark rows as val, or add classes."
             )
         classes = np.unique(self.labels[np.concatenate([split.train, split.val_unseen])])
         training = self._training(split.train, classes)
