@@ -259,7 +259,7 @@ def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
     assert new.provenance.sources["descriptors"]["attributes"][0]["name"] == "weight"
     assert (tmp_path / "new/images.csv").read_bytes() == (folder / "images.csv").read_bytes()
     for text, flags, said in (
-        ("name,w,h\nred,1,2\nblue,2,1\n", (), "classes have images and no description"),
+        ("name,w,h\nred,1,2\nblue,2,1\n", (), "expected a description for each class with images"),
         (
             "\n".join(["name,w,h,split", *(f"{n},{i},{9 - i},seen" for i, n in enumerate(EVERY))]),
             (),
@@ -275,7 +275,7 @@ def test_other_descriptions_of_a_datasets_rows(place, capsys, tmp_path):
     ("arguments", "said"),
     [
         (["MODEL", "absent/*.png"], "matches no file"),
-        (["MODEL", "empty"], "no files in it"),
+        (["MODEL", "empty"], "empty: expected files, got none"),
         (["MODEL", "x.npy", "--workers", "2"], "--workers: not allowed with features"),
         (["MODEL", "a.png", "--backbone", "others"], "of others"),
         (["MODEL", "a.png", "--workers", "0"], "--workers: expected a whole number ≥ 1"),
@@ -357,7 +357,7 @@ def test_a_table_and_features_of_photographs_say_the_same(place, photographs, tm
 def test_photographs_of_a_class_that_the_model_does_not_know(place, photographs, capsys):
     (photographs / "red").rename(photographs / "Red")
     said = refused(capsys, "evaluate", place / "model", photographs)
-    assert "4 rows are of classes that the model does not know: Red. Did you mean 'red'?" in said
+    assert "other classes: Red. Did you mean 'red'?" in said
     for path in photographs.rglob("*.png"):
         path.write_bytes(b"no image")
     said = refused(capsys, "evaluate", place / "model", photographs)

@@ -235,7 +235,8 @@ def test_limits_are_the_servers_own():
         sizes = upload(png("red", size=(40, 40)), png("red", size=(60, 40)))
         small, large = asker.post("/predict/images", files=sizes).json()["results"]
         assert small["error"] is None
-        assert large["error"] == "60 × 40 pixels: at most 2,000 are taken"
+        assert "2,000" in large["error"]
+        assert "60 × 40" in large["error"]
 
 
 class Stuck(MeanColours):
@@ -588,9 +589,12 @@ def test_a_table_of_numbers_needs_them_all():
             Description(attributes={"stripe": "yes"}),
             "attribute of this model. Did you mean 'stripes'",
         ),
-        (Description(attributes={"stripes": "perhaps"}), "'perhaps': expected a number, yes or no"),
-        (Description(attributes={"stripes": "7"}), "the training had yes or no"),
-        (Description(attributes={"stripes": "?"}), "no attribute is given"),
+        (Description(attributes={"stripes": "perhaps"}), "'stripes', row 0"),
+        (
+            Description(attributes={"stripes": "7"}),
+            "expected yes or no (1 or 0), as in training, got 7",
+        ),
+        (Description(attributes={"stripes": "?"}), "expected attributes, got none"),
         (Description(attributes={"stripes": "yes"}, vector=(1.0, 0.0)), "vector: expected alone"),
         (Description(vector=(1.0,)), "expected 2 numbers, got 1"),
     ],

@@ -88,7 +88,7 @@ def test_a_chunk_is_the_callers_own_even_where_nothing_is_scaled(path):
 def test_what_is_no_row_number_is_refused(path):
     x = streamed(path)
     for wrong in (torch.tensor([0.0]), torch.tensor([[0]]), torch.ones(47, dtype=torch.bool)):
-        with pytest.raises(TypeError, match="row numbers"):
+        with pytest.raises(TypeError, match="rows: expected a slice"):
             x[wrong]
     with pytest.raises(IndexError):
         x[torch.tensor([47])]
@@ -160,7 +160,9 @@ def test_an_error_of_the_reader_is_raised_where_the_rows_are_asked_for(path):
     there = torch.from_numpy(np.flatnonzero(ROWS < 30))
     x.prefetch(gone)
     x.prefetch(there)
-    message = rf"x\.npy: row {ROWS[ROWS >= 30].min()} is missing: the file is only 728 bytes"
+    message = (
+        rf"x\.npy: row {ROWS[ROWS >= 30].min()} is missing: the file was truncated to 728 bytes"
+    )
     with pytest.raises(DataError, match=message):
         x[gone]
     assert torch.equal(x[there], whole()[there])
@@ -313,7 +315,7 @@ def test_a_full_disk_is_told_with_the_folder_and_what_to_do(tmp_path, monkeypatc
 def test_room_is_looked_for_before_training(big, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     check_room(10, 10, torch.float32)
-    with pytest.raises(DataError, match=r"PiB|GiB are needed.*TMPDIR"):
+    with pytest.raises(DataError, match=r"GiB needed.*TMPDIR"):
         check_room(10**12, 10**4, torch.float64)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     began: list[object] = []
@@ -371,14 +373,10 @@ def test_a_streamed_fit_is_the_resident_one(name, precision, big, monkeypatch):
     assert isinstance(split.features, StoredRows)
     ours = fit(split, config, seed=3, device="cpu").recognizer
     resident = fit(tiny().for_training(), config, seed=3, device="cpu").recognizer
-    for a, b in (
-        (ours.preprocessing.shift, resident.preprocessing.shift),
-        (ours.preprocessing.factor, resident.preprocessing.factor),
-        (ours.refiner.weight, resident.refiner.weight),
-        (ours.refiner.bias, resident.refiner.bias),
-    ):
-        assert (a is None) == (b is None)
-        assert a is None or torch.equal(a, b)
+    theirs = resident.state_dict()
+    for name, value in ours.state_dict().items():
+        if name.startswith(("preprocessing.", "refiner.")):
+            assert torch.equal(value, theirs[name]), name
     x = torch.from_numpy(np.array(big.features))
     probabilities = [torch.softmax(model.scores(x), 1) for model in (ours, resident)]
     torch.testing.assert_close(*probabilities, rtol=0, atol=1e-3)

@@ -243,7 +243,7 @@ class GZSLDataset:
         split = self.split
         if not split.has_validation:
             raise DataError(
-                f"{self.provenance.name}: no validation split (made by itself from 3 seen classes on; "
+                f"{self.provenance.name}: no validation split (at least 3 seen classes are needed; "
                 f"there are {len(self.seen_classes)}). Mark rows as val, or add classes."
             )
         classes = np.unique(self.labels[np.concatenate([split.train, split.val_unseen])])
