@@ -592,7 +592,7 @@ def test_a_table_of_numbers_needs_them_all():
         (Description(attributes={"stripes": "perhaps"}), "'stripes', row 0"),
         (
             Description(attributes={"stripes": "7"}),
-            "expected yes or no (1 or 0), as in training, got 7",
+            "(1 or 0), as in training, got 7",
         ),
         (Description(attributes={"stripes": "?"}), "expected attributes, got none"),
         (Description(attributes={"stripes": "yes"}, vector=(1.0, 0.0)), "vector: expected alone"),
