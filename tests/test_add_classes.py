@@ -390,7 +390,7 @@ def test_columns_of_the_training_alone_count(tmp_path):
 def test_descriptions_that_do_not_fit(tmp_path):
     record, _ = words_record(tmp_path)
     cases = [
-        ("name,legs\nant,6\n", "no column of sentences.*trained with text"),
+        ("name,legs\nant,6\n", "expected sentences, as in training"),
         ("name,text,flies\nant,bad,7\n", "column 'flies'.*'ant' has 7.*yes or no"),
         ("name,text,split\nant,bad,seen\n", "class 'ant' is seen"),
         ("name,text,legs\nant,bad,many\n", "row 0.*is 'many'"),
@@ -458,7 +458,7 @@ def test_numbers_from_a_table_or_an_array(model, tmp_path, capsys):
     said = refused(
         capsys, "add-classes", tmp_path / "known", tmp_path / "v.csv", "-o", tmp_path / "n"
     )
-    assert "no columns z" in said
+    assert "missing columns z" in said
 
 
 def test_wrong_use_writes_nothing(colours, model, tmp_path, capsys):

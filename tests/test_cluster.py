@@ -89,7 +89,7 @@ def test_a_job_that_ray_gives_up_is_a_result_and_a_mistake_is_an_error():
 def test_tasks_that_fit_no_node_are_refused():
     Pool(PretendRay(cores=4), Cluster(cores=4)).check_room()
     for wanted in (Cluster(cores=5), Cluster(cores=1, gpus=0.5)):
-        with pytest.raises(SettingsError, match="no node of the Ray cluster has the"):
+        with pytest.raises(SettingsError, match="expected a node with 5 cores"):
             Pool(PretendRay(cores=4), wanted).check_room()
 
 
@@ -166,7 +166,7 @@ def test_data_that_nobody_has_are_a_problem_of_those_runs(tmp_path, monkeypatch)
     fine = task(tmp_path / "data", "eszsl")
     found = {one.task.key: one for one in RayEngine().run([gone, fine], tmp_path / "results")}
     assert found[fine.key].row is not None
-    assert "neither a dataset folder" in found[gone.key].problem
+    assert "expected a dataset folder" in found[gone.key].problem
 
 
 def test_runs_that_ray_gives_up_do_not_stop_the_others_and_are_done_next_time(
@@ -260,12 +260,12 @@ def extract(pictures: Path, folder: Path, compute: Any = None) -> Any:
 def test_shards_of_workers_are_those_of_this_machine(pictures, tmp_path, monkeypatch):
     """Half of the files are where the workers look, the others are sent."""
     ray = pretend_ray.use(monkeypatch)
-    sight = ray_shards._sight
+    stat = ray_shards._stat
 
     def elsewhere(path: Path) -> Any:
-        return None if ray.working and path.parent.name == "b" else sight(path)
+        return None if ray.working and path.parent.name == "b" else stat(path)
 
-    monkeypatch.setattr(ray_shards, "_sight", elsewhere)
+    monkeypatch.setattr(ray_shards, "_stat", elsewhere)
     here = extract(pictures, tmp_path / "here")
     there = extract(pictures, tmp_path / "there", ray_shards.RayShards(Cluster(), MODEL))
     assert len(ray.sent) > 1
@@ -282,7 +282,7 @@ def test_shards_of_workers_are_those_of_this_machine(pictures, tmp_path, monkeyp
 def test_shards_that_are_given_up_are_done_by_the_next_command(pictures, tmp_path, monkeypatch):
     ray = pretend_ray.use(monkeypatch, deaths=1)
     compute = ray_shards.RayShards(Cluster(), MODEL)
-    with pytest.raises(DataError, match="1 shards were given up by Ray, all others are kept"):
+    with pytest.raises(DataError, match="1 shards failed, all others are kept"):
         extract(pictures, tmp_path / "out", compute)
     assert ray.calls == 5
     # of three images of that shard, one has a copy in another one
@@ -292,7 +292,7 @@ def test_shards_that_are_given_up_are_done_by_the_next_command(pictures, tmp_pat
 def test_a_worker_with_another_model_refuses(pictures, tmp_path, monkeypatch):
     pretend_ray.use(monkeypatch)
     other = replace(MODEL, fingerprint="of other weights")
-    with pytest.raises(SettingsError, match="a worker loads another model"):
+    with pytest.raises(SettingsError, match="backbone on a worker: expected"):
         extract(pictures, tmp_path / "out", ray_shards.RayShards(Cluster(), other))
 
 

@@ -370,7 +370,7 @@ def test_which_files_are_taken(tmp_path, xlsa17):
     chosen = load_benchmark("aPY", tmp_path, features_file=elsewhere)
     assert chosen.provenance.features == "elsewhere.mat"
     (folder / "another.mat").write_bytes((folder / "other.mat").read_bytes())
-    with pytest.raises(DataError, match=r"with features: another\.mat, other\.mat\. Choose one"):
+    with pytest.raises(DataError, match=r"with features: another\.mat, other\.mat\. Name the one"):
         load_benchmark("aPY", tmp_path)
     named = load_benchmark("aPY", tmp_path, features_file="another.mat")
     assert named.provenance.features == "another.mat"

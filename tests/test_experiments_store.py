@@ -115,7 +115,7 @@ def test_rows_of_another_schema_are_refused(path):
 
 
 def test_nan_is_no_number(path):
-    with pytest.raises(DataError, match="H: expected a number or nothing, but got nan"):
+    with pytest.raises(DataError, match="H: expected a number or nothing, got nan"):
         Store(path).append(row(H=float("nan")))
     with pytest.raises(ValueError, match="JSON"):
         Store(path).append(row(calibration=float("nan")))

@@ -270,7 +270,7 @@ def test_lists_are_arrays(recognizer):
     for wrong, said in (
         (x[0].tolist(), "2-d array of real numbers"),
         ([["a"]], "2-d array of real numbers"),
-        ([[1.0], [1.0, 2.0]], "rows must have one length"),
+        ([[1.0], [1.0, 2.0]], "expected rows of equal length"),
         ([[1.0]], "features of shape"),
         (None, "2-d array of real numbers"),
     ):

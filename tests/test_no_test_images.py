@@ -14,6 +14,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.data.io.folder import save_dataset
 from mlis.evaluation import evaluate
 from mlis.io.checkpoint import load_model
+from mlis.io.hub import save_pretrained
 from mlis.protocol import fit_and_calibrate
 from simulated import small
 
@@ -62,7 +63,7 @@ def test_the_model_is_saved(make, tmp_path, capsys):
     assert all(results[name] == [None] and results[f"{name}_mean"] is None for name in MEASURES)
     recognizer = load_model(run / MODEL)
     assert len(recognizer.predict(small_dataset().features)) == len(small_dataset().labels)
-    recognizer.save_pretrained(tmp_path / "card")
+    save_pretrained(recognizer, tmp_path / "card")
     assert re.search(r"\| H@val \| 0 \| –( \| –)+ \|", (tmp_path / "card/README.md").read_text())
     assert "0 test images" in printed(capsys, "evaluate", run / MODEL, data)
 

@@ -155,7 +155,7 @@ def read_all(kept: Path) -> None:
     ("file", "values", "said"),
     [
         ("dataset/dataset.json", {"version": 2}, "expected version 1, got 2"),
-        ("features/features.json", {"version": 7}, "version 7, but this mlis reads 1"),
+        ("features/features.json", {"version": 7}, "expected version 1, got 7"),
         (f"run/{MODEL}/model.json", {"format": 3}, "has model format 3, but this version of mlis"),
         ("run/run.json", {"format": 2}, "has run format 2, but this version of mlis"),
         (
@@ -198,7 +198,7 @@ def test_an_edited_number_is_noticed(kept):
     record["test"]["H"] += 1
     place.write_text(json.dumps(record))
     run = kept / "run"
-    with pytest.raises(ModelFileError, match=r"result\.json is damaged .*check digits.*delete it"):
+    with pytest.raises(ModelFileError, match=r"result\.json is damaged .*checksum.*delete it"):
         execute(run, RunPlan.read(run), load_folder(kept / "dataset"))
     record = json.loads((run / "run.json").read_text())
     record["config"]["refinement"]["gamma"] = 81.0

@@ -46,7 +46,7 @@ def settings(precision: str, generator: str) -> Config:
 def weights(recognizer: Recognizer) -> list[torch.Tensor]:
     assert recognizer.refiner.kind != "none"
 
-    classifier = recognizer.classifier
+    classifier = recognizer.head
     parts = recognizer.refiner.weight, recognizer.refiner.bias, classifier.weight, classifier.bias
     return [part.cpu() for part in parts]
 

@@ -243,8 +243,8 @@ class GZSLDataset:
         split = self.split
         if not split.has_validation:
             raise DataError(
-                f"{self.provenance.name}: no validation split (at least 3 seen classes are needed; "
-                f"there are {len(self.seen_classes)}). Mark rows as val, or add classes."
+                f"{self.provenance.name}: no validation split: expected at least "
+                f"3 seen classes, got {len(self.seen_classes)}. Mark rows as val, or add classes."
             )
         classes = np.unique(self.labels[np.concatenate([split.train, split.val_unseen])])
         training = self._training(split.train, classes)
