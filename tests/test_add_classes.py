@@ -391,9 +391,9 @@ def test_descriptions_that_do_not_fit(tmp_path):
     record, _ = words_record(tmp_path)
     cases = [
         ("name,legs\nant,6\n", "expected sentences, as in training"),
-        ("name,text,flies\nant,bad,7\n", "column 'flies'.*'ant' has 7.*yes or no"),
-        ("name,text,split\nant,bad,seen\n", "class 'ant' is seen"),
-        ("name,text,legs\nant,bad,many\n", "row 0.*is 'many'"),
+        ("name,text,flies\nant,bad,7\n", "column 'flies'.*'ant': expected yes or no"),
+        ("name,text,split\nant,bad,seen\n", "class 'ant': expected unseen"),
+        ("name,text,legs\nant,bad,many\n", "row 0.*got 'many'"),
     ]
     for text, said in cases:
         (tmp_path / "x.csv").write_text(text)
@@ -401,9 +401,9 @@ def test_descriptions_that_do_not_fit(tmp_path):
             describe_like(record, tmp_path / "x.csv", model=Letters())
     other = Letters()
     other.identity = dataclasses.replace(other.identity, weights="other")
-    with pytest.raises(DataError, match="trained with sentences by letters"):
+    with pytest.raises(DataError, match="text model: expected letters"):
         describe_like(record, {"ant": "bad"}, model=other)
-    with pytest.raises(DataError, match="does not know how its descriptors were made"):
+    with pytest.raises(DataError, match="no record of how its descriptors were computed"):
         describe_like({}, {"ant": "bad"})
 
 

@@ -89,7 +89,7 @@ def test_a_job_that_ray_gives_up_is_a_result_and_a_mistake_is_an_error():
 def test_tasks_that_fit_no_node_are_refused():
     Pool(PretendRay(cores=4), Cluster(cores=4)).check_room()
     for wanted in (Cluster(cores=5), Cluster(cores=1, gpus=0.5)):
-        with pytest.raises(SettingsError, match="expected a node with 5 cores"):
+        with pytest.raises(SettingsError, match="expected a node with"):
             Pool(PretendRay(cores=4), wanted).check_room()
 
 

@@ -376,7 +376,7 @@ def test_which_files_are_taken(tmp_path, xlsa17):
     assert named.provenance.features == "another.mat"
     for path in (folder / "another.mat", folder / "other.mat"):
         path.unlink()
-    with pytest.raises(DataError, match=r"res101\.mat: no such file; .* features: none"):
+    with pytest.raises(DataError, match=r"res101\.mat: no such file, .* features: none"):
         load_benchmark("aPY", tmp_path)
 
 

@@ -480,7 +480,7 @@ def test_parquet_faults_are_named(tmp_path, classes):
         "column 'f': expected lists of equal length": {
             "label": LABELS, "f": [[1.0]] * 19 + [[1.0, 2.0]],
         },
-        "row 19, column 'label': expected a label": {"label": [*LABELS.tolist()[:19], None], "a": numbers},
+        "row 19, column 'label': expected": {"label": [*LABELS.tolist()[:19], None], "a": numbers},
     }  # fmt: skip
     for message, columns in tables.items():
         pq.write_table(pa.table(columns), path)

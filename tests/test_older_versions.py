@@ -203,10 +203,10 @@ def test_an_edited_number_is_noticed(kept):
     record = json.loads((run / "run.json").read_text())
     record["config"]["refinement"]["gamma"] = 81.0
     (run / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ModelFileError, match=r"run\.json is not a run's record: .*check digits"):
+    with pytest.raises(ModelFileError, match=r"run\.json is not a run's record: .*checksum"):
         RunPlan.read(run)
     row = json.loads((kept / "results.jsonl").read_text())
     row["test"]["H"] += 1
     (kept / "results.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=r"results\.jsonl, line 1: no result row .*check digits"):
+    with pytest.raises(DataError, match=r"results\.jsonl, line 1: no result row .*checksum"):
         list(Store(kept / "results.jsonl"))
