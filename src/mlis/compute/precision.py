@@ -112,7 +112,7 @@ def _product_rates() -> tuple[float, float]:
         for _ in range(4):  # the first also compiles the kernel; the precisions take turns
             for i, factor in enumerate(factors):
                 start = time.perf_counter()
-                factor @ factor
+                _ = factor @ factor
                 best[i] = min(best[i], time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
