@@ -42,7 +42,7 @@ test-slow: install
 torture: install
 	$(BIN)/python torture/kills.py -o torture-out $(TORTURE)
 	$(BIN)/python torture/server.py
-	$(BIN)/pytest tests/test_faults.py tests/test_shortage.py
+	$(BIN)/pytest tests/faults/test_faults.py tests/faults/test_shortage.py
 
 # 100,000 damaged files for every reader; stop it at any time, it goes on where it stopped. For ten
 # minutes: make fuzz FUZZ='--seconds 600'.
@@ -60,11 +60,11 @@ test-lowest:
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
 	  'torch==2.13.0' -e '.[parquet,metric]' pytest pytest-xdist hypothesis psutil
 	$(LOWEST)/bin/pytest -m 'not slow' -o filterwarnings=default -n auto --dist loadfile tests \
-	  --ignore tests/test_docs.py --ignore tests/test_docs_site.py --ignore tests/test_packaging.py \
-	  --ignore tests/serve_cases.py --ignore-glob 'tests/test_serve_*' --ignore tests/test_share.py \
-	  --ignore tests/test_cli_features.py --ignore-glob 'tests/test_features_[bw]*' \
-	  --deselect tests/test_benchmarks.py::test_extraction_is_timed_beside_the_bare_model \
-	  --deselect tests/test_features_images.py::test_killed_in_the_middle_it_goes_on_behind_the_last_shard
+	  --ignore tests/project/test_docs.py --ignore tests/project/test_docs_site.py --ignore tests/project/test_packaging.py \
+	  --ignore tests/serve_cases.py --ignore-glob 'tests/serving/*' --ignore tests/io/test_share.py \
+	  --ignore tests/cli/test_cli_features.py --ignore-glob 'tests/features/test_features_[bw]*' \
+	  --deselect tests/project/test_benchmarks.py::test_extraction_is_timed_beside_the_bare_model \
+	  --deselect tests/features/test_features_images.py::test_killed_in_the_middle_it_goes_on_behind_the_last_shard
 
 # The extras with the lowest declared versions of what they need.
 test-lowest-extras:
@@ -72,8 +72,8 @@ test-lowest-extras:
 	$(LOWEST)-extras/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest-extras.txt \
 	  -e '.[images,text,serve,tune,onnx,parquet,metric]' pytest pytest-xdist hypothesis psutil httpx
 	$(LOWEST)-extras/bin/pytest -m 'not slow' -o filterwarnings=default -n auto --dist loadfile \
-	  tests/test_serve_*.py tests/test_features_*.py tests/test_cli_features.py tests/test_tune*.py \
-	  tests/test_export.py tests/test_predict_images.py tests/test_add_classes.py
+	  tests/serving tests/features tests/cli/test_cli_features.py tests/experiments/test_tune*.py \
+	  tests/io/test_export.py tests/cli/test_predict_images.py tests/incremental/test_add_classes.py
 
 # The site, in site/. Read it with: .venv/bin/mkdocs serve
 docs: install

@@ -2,7 +2,7 @@
 
 Concatenated inputs, a double backward for the gradient penalty, one noise draw a batch, float32,
 PyTorch's default Adam, pytorch-metric-learning's circle loss on `[h ; a_y]`. Same mathematics as
-`mlis`; `tests/test_textbook.py` shows that the losses agree.
+`mlis`; `tests/project/test_textbook.py` shows that the losses agree.
 """
 
 import torch

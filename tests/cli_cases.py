@@ -85,3 +85,10 @@ def start(*arguments: str | Path, **options) -> subprocess.Popen:
     """Start `mlis` in a process of its own."""
     command = [sys.executable, "-m", "mlis", *map(str, arguments)]
     return subprocess.Popen(command, env=environment(), **options)
+
+
+GAN = (
+    *(*QUICK, "--generator", "wgan-gp", "--generation-hidden", "8", "--noise", "4"),
+    *("--batch-size", "8", "--critic-steps", "1", "--generation-steps", "20"),
+    *("--snapshot-every", "0", "--no-reuse"),
+)

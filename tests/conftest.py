@@ -1,5 +1,6 @@
 """Fixtures that every test file may use."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,4 +58,4 @@ def _one_thread():
     """Tiny matrices are slower on several threads, and tests may run beside each other."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("MLIS_TEST_THREADS", "1")))

@@ -76,3 +76,19 @@ class Heard(Callback):
     def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
         if self._stop and (self._title, stage) == self._stop[:2] and step >= self._stop[2]:
             raise KeyboardInterrupt
+
+
+def row(key: str = "a1", H: float = 50.0, **changes) -> Row:
+    values = {
+        "key": key,
+        "protocol": "H@val",
+        "task": {"name": "x", "seed": 0},
+        "test": {"U": 40.0, "S": 60.0, "H": H},
+        "validation": None,
+        "calibration": 0.5,
+        "chosen": {},
+        "cost": {"seconds": 1.5},
+        "provenance": {"notes": []},
+        "finished": "2020-01-01T00:00:00+00:00",
+    }
+    return Row(**{**values, **changes})

@@ -24,7 +24,7 @@ from mlis.protocol import evaluate_on_test
 from mlis.runs.run import RunPlan, execute
 from mlis.storage.atomic import with_checksum, without_checksum
 
-KEPT = Path(__file__).parent / "data" / "v0.1.0"
+KEPT = Path(__file__).parents[1] / "data" / "v0.1.0"
 EXPECTED = json.loads((KEPT / "expected.json").read_text())
 MODEL = "seed-1/ml+is+sfr/model"
 
@@ -54,7 +54,7 @@ def test_a_model_gives_the_same_scores():
 
 
 def test_a_model_with_a_growth_file_gives_the_same_scores_before_and_after_additions(tmp_path):
-    kept = Path(__file__).parent / "data" / "v0.1.0-config"
+    kept = Path(__file__).parents[1] / "data" / "v0.1.0-config"
     expected, data = (
         json.loads((kept / "expected.json").read_text()),
         load_folder(kept / "dataset"),
@@ -75,7 +75,7 @@ def test_a_model_with_a_growth_file_gives_the_same_scores_before_and_after_addit
 
 
 def test_the_estimators_decision_function_is_that_of_before():
-    kept = Path(__file__).parent / "data" / "v0.1.0-config"
+    kept = Path(__file__).parents[1] / "data" / "v0.1.0-config"
     expected, data = (
         json.loads((kept / "expected.json").read_text()),
         load_folder(kept / "dataset"),
@@ -94,7 +94,7 @@ def test_the_estimators_decision_function_is_that_of_before():
 def test_an_exported_model_gives_the_same_scores(tmp_path):
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    kept = Path(__file__).parent / "data" / "v0.1.0-config"
+    kept = Path(__file__).parents[1] / "data" / "v0.1.0-config"
     expected = json.loads((kept / "expected.json").read_text())["onnx"]
     export_onnx(load_model(kept / "run" / MODEL), tmp_path / "m.onnx")
     session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])

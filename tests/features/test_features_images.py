@@ -7,69 +7,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import odd_images
+from fake_backbones import SIDE, Colours, check, names, write_images
 from mlis.data.io.feature_folder import is_feature_folder, read_feature_folder
 from mlis.data.io.feature_rows import read_features
 from mlis.errors import DataError
 from mlis.features import decode
-from mlis.features.backbones.base import BackboneSpec
 from mlis.features.images.embed import NOT_FINITE, model_threads
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images, shown
 from mlis.features.images.shards import FOLDER, compute_shard, compute_shards
-
-SIDE = 4
-
-
-class Colours:
-    """A backbone whose features are the colours of an image made 4 × 4; it counts its images."""
-
-    batch, enough, precision, on_cpu = 3, None, "float32", True
-
-    def __init__(self, weights: str = "one"):
-        self.identity = BackboneSpec("colours", weights, "resize", "none", SIDE * SIDE * 3)
-        self.images = 0
-
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
-
-    def __call__(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
-        self.images += len(inputs)
-        return np.stack(inputs).reshape(len(inputs), -1).astype(np.float32)
-
-
-def write_images(folder: Path, names: Sequence[str], first: int = 0) -> None:
-    """Plain images, each of another colour."""
-    for i, name in enumerate(names, first):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (9, 7), (i % 256, i // 256, 90)).save(folder / name)
-
-
-def names(count: int) -> list[str]:
-    return [f"{'ab'[i % 2]}/{i:03d}.png" for i in range(count)]
-
-
-def colours(folder: Path, path: str) -> np.ndarray:
-    """The features that the fake backbone must give."""
-    return Colours()([Colours().prepare(Image.open(folder / path).convert("RGB"))])[0]
-
-
-def check(images: Path, output: Path, expected: Sequence[str]) -> None:
-    """The folder of features holds these images, each in its own row."""
-    table = read_feature_folder(output)
-    assert table.paths == tuple(sorted(expected))
-    assert table.classes == tuple(path.split("/")[0] for path in table.paths)
-    for path, row in zip(table.paths, table.features, strict=True):
-        np.testing.assert_array_equal(row, colours(images, path))
 
 
 def test_rows_are_those_of_the_images(tmp_path):

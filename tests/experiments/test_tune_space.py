@@ -12,7 +12,7 @@ pytest.importorskip("optuna")
 
 from mlis.experiments.tuning.space import is_used, parameters, parse_space, read_space, suggest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 class Last:

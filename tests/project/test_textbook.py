@@ -7,7 +7,7 @@ import pytest
 import torch
 
 pytest.importorskip("pytorch_metric_learning")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from shapes import Shape, tensors
 from textbook import TextbookStageOne

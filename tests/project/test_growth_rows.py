@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "growth_rows.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "growth_rows.py"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 

@@ -25,7 +25,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "torture"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "torture"))
 
 import fuzz
 import mlis.compute.memory
@@ -528,7 +528,7 @@ def test_tensors_that_fit_no_model_are_named(model, name, value):
     ],
 )
 def test_tensors_that_fit_no_model_of_format_1_are_named(tmp_path, name, value):
-    kept = Path(__file__).parent / "data" / "v0.1.0-config" / "run/seed-1/ml+is+sfr/model"
+    kept = Path(__file__).parents[1] / "data" / "v0.1.0-config" / "run/seed-1/ml+is+sfr/model"
     model = shutil.copytree(kept, tmp_path / "model")
     resaved(model, **{name: value})
     with pytest.raises(ModelFileError, match=re.escape(str(model))):

@@ -91,7 +91,7 @@ def test_a_saved_model_knows_its_range_and_an_old_one_is_silent(tmp_path):
     with pytest.warns(FeatureRangeWarning):
         load_model(tmp_path).predict(far)
     old = load_model(
-        Path(__file__).parent / "data" / "v0.1.0" / "run" / "seed-1" / "ml+is+sfr" / "model"
+        Path(__file__).parents[1] / "data" / "v0.1.0" / "run" / "seed-1" / "ml+is+sfr" / "model"
     )
     old.predict(np.full((2, old.num_features), 1e3, dtype=np.float32))
 

@@ -21,7 +21,8 @@ import torch
 
 import mlis.pipeline
 import mlis.training.loop
-from cli_cases import QUICK, environment, one_line_error, save_small
+from cli_cases import GAN, QUICK, environment, one_line_error, save_small
+from experiment_cases import row
 from mlis.cli import main
 from mlis.data import load_pair
 from mlis.data.io.folder import load_folder
@@ -35,16 +36,10 @@ from mlis.training.callbacks import Callback, LossLog
 from mlis.training.checkpoints import CheckpointFolder
 from simulated import small, tiny
 from standins import write_tiny
-from test_experiments_store import row
 
-TORTURE = Path(__file__).resolve().parents[1] / "torture"
+TORTURE = Path(__file__).resolve().parents[2] / "torture"
 TRAINING = tiny().for_training()
 MODEL = Path("seed-0/ml+is+sfr/model/model.safetensors")
-GAN = (
-    *(*QUICK, "--generator", "wgan-gp", "--generation-hidden", "8", "--noise", "4"),
-    *("--batch-size", "8", "--critic-steps", "1", "--generation-steps", "20"),
-    *("--snapshot-every", "0", "--no-reuse"),
-)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults are made by Linux's means")
 
 

@@ -21,6 +21,7 @@ import mlis.incremental.class_changes
 import mlis.io.checkpoint
 import mlis.pipeline
 from cli_cases import QUICK, environment, one_line_error, save_small
+from fake_backbones import Colours, check, names, write_images
 from mlis.cli import main
 from mlis.compute.memory import enough_memory, in_parts, is_shortage
 from mlis.config import Config
@@ -40,7 +41,6 @@ from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from pairs import Pair, trained_pair
 from simulated import small, tiny
-from test_features_images import Colours, check, names, write_images
 
 TRAINING = tiny().for_training()
 GAN = (*QUICK, "--generator", "wgan-gp", "--generation-steps", "20", "--no-reuse")
@@ -357,7 +357,7 @@ def test_the_server_says_that_it_is_not_the_request(monkeypatch):
 
 # --- every stage, as the page says it -------------------------------------------------------------
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 TABLE = PAGE.read_text(encoding="utf-8").partition("## Out of memory")[2]
 MESSAGES = dict(re.findall(r"^\| (?!while|---)(.+?) \| `(.+?)` \|$", TABLE, re.M))
 Place = str | tuple[object, str]

@@ -25,7 +25,7 @@ from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from simulated import linear_world, small
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproducibility.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reproducibility.md"
 DATA = linear_world()
 TRAINING, TEST = DATA.for_training(), DATA.for_testing()
 

@@ -7,24 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from experiment_cases import row
 from mlis.errors import DataError
-from mlis.experiments.store import PROTOCOLS, Row, Store, parse
-
-
-def row(key: str = "a1", H: float = 50.0, **changes) -> Row:
-    values = {
-        "key": key,
-        "protocol": "H@val",
-        "task": {"name": "x", "seed": 0},
-        "test": {"U": 40.0, "S": 60.0, "H": H},
-        "validation": None,
-        "calibration": 0.5,
-        "chosen": {},
-        "cost": {"seconds": 1.5},
-        "provenance": {"notes": []},
-        "finished": "2020-01-01T00:00:00+00:00",
-    }
-    return Row(**{**values, **changes})
+from mlis.experiments.store import PROTOCOLS, Store, parse
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cli_cases import QUICK
 
 pytest.importorskip("pytorch_metric_learning")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import end_to_end
 import extraction

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fake_backbones import Letters
 from mlis.data.io.classes_file import read_classes
 from mlis.errors import DataError, SettingsError
 from mlis.features.build import described_images, unmatched
@@ -26,28 +27,6 @@ def table(folder, text, suffix=".csv"):
     path = folder / f"classes{suffix}"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-class Letters:
-    """A text model whose vectors count letters; the longest sentence it reads has 20."""
-
-    longest = 20
-
-    def encode(self, sentences):
-        counts = [[text.count(letter) for letter in "abcdefgh"] for text in sentences]
-        rows = np.array(counts, dtype=np.float32) + 0.1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    cut = TextModel.cut
-    describe = TextModel.describe
-
-    def __init__(self):
-        from types import SimpleNamespace
-
-        from mlis.features.backbones.base import BackboneSpec
-
-        self.identity = BackboneSpec("letters", "w", "p", "count", 8)
-        self._model = SimpleNamespace(tokenizer=lambda texts: {"input_ids": texts})
 
 
 # --- tables --------------------------------------------------------------------------------------

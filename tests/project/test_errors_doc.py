@@ -28,8 +28,8 @@ from mlis.storage.tensors import load_tensors, save_tensors
 from simulated import small, tiny
 from standins import tiny_benchmark, write_mat
 
-KEPT = Path(__file__).parent / "data" / "v0.1.0"
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
+KEPT = Path(__file__).parents[1] / "data" / "v0.1.0"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 MEANT, _, REST = PAGE.read_text(encoding="utf-8").partition("## Files that")
 HELD = REST.partition("## Out of memory")[0]
 

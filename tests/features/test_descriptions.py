@@ -15,7 +15,7 @@ from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
 from mlis.features.backbones.base import BackboneSpec
 from mlis.features.descriptors.class_descriptions import read_descriptions
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "examples" / "flowers102.csv"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

@@ -12,6 +12,7 @@ import coloured
 import mlis.incremental.exemplar_buffer
 from cli_cases import last_json, printed, refused
 from coloured import COLOURS, LATER, UNSEEN, Colours, picture, write_table
+from fake_backbones import Letters
 from mlis.cli import main
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
@@ -28,7 +29,6 @@ from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.pipeline import fit
 from pairs import Pair, loaded_pair, trained_pair
 from simulated import linear_world, small, tiny
-from test_features_words import Letters
 
 DATA = tiny()
 NEW = np.array([[0.5, -0.5, 0.5, 0.5], [-0.5, -0.5, -0.5, 0.5]], dtype=np.float32)

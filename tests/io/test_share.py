@@ -80,7 +80,7 @@ def test_the_exemplar_buffer_may_be_left_out(model, pair, tmp_path):
 
 @pytest.mark.parametrize("version", ["v0.1.0", "v0.1.0-config"])
 def test_models_of_before_are_read_and_become_new_ones(version, tmp_path):
-    kept = Path(__file__).parent / "data" / version / "run/seed-1/ml+is+sfr/model"
+    kept = Path(__file__).parents[1] / "data" / version / "run/seed-1/ml+is+sfr/model"
     shutil.copytree(kept, tmp_path / "m")
     loaded = load_model(tmp_path / "m")
     assert (load_exemplars(tmp_path / "m") is not None) == (version == "v0.1.0-config")

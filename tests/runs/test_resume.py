@@ -228,7 +228,7 @@ def test_killed_for_good_in_a_process_of_its_own(tmp_path):
         f"fit(tiny().for_training(), small(generation={{'steps': {steps}}}), seed=5,"
         " device='cpu', checkpoints=CheckpointFolder(Path(sys.argv[1]), 'key', every=0))"
     )
-    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parents[1])]
     process = subprocess.Popen(command)
     snapshot = tmp_path / "generation.safetensors"
     while not snapshot.exists() and process.poll() is None:

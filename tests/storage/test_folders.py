@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli_cases import QUICK, environment, one_line_error, refused, save_small, small_dataset
+from cli_cases import GAN, QUICK, environment, one_line_error, refused, save_small, small_dataset
+from experiment_cases import row
 from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures
 from mlis.data.out_of_core.safetensors_file import write_arrays
@@ -23,8 +24,6 @@ from mlis.io.checkpoint import load_exemplars, load_model, save_model
 from mlis.io.hub import save_pretrained
 from mlis.storage.atomic import cache_folder
 from mlis.storage.locks import LOCK, lock_folder
-from test_experiments_store import row
-from test_faults import GAN
 
 OTHERS = (".env.tmp", "sub/.my-tmp-file", "seed-0/.notes.tmp", "seed-0/.a.b-1.deadbeef.tmp")
 
@@ -172,7 +171,7 @@ for name, (make, load) in CASES.items():
 
 def test_a_save_that_is_killed_at_any_moment_leaves_the_old_files_or_the_new(tmp_path):
     command = [sys.executable, "-c", KILLED_SAVES, str(tmp_path)]
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment() | {"PYTHONPATH": here}
     )
