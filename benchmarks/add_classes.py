@@ -25,10 +25,10 @@ from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
 from mlis.incremental import ExemplarBuffer, add_classes
 from mlis.io.checkpoint import EXEMPLARS, load_exemplars, load_model, save_model
+from mlis.methods.mlis import MLIS
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.presets import load, own_preset
-from mlis.protocol import fit_and_calibrate
 from mlis.provenance import PROTOCOL
 
 MEASURES = ("U", "S", "H", "T1", "AUSUC")
@@ -66,7 +66,7 @@ def models(
     """The model that knew all classes from the start, the one that did not, and its buffer."""
     whole, part = work / "from-the-start", work / "held-back"
     if not (whole / EXEMPLARS).exists():
-        trained = fit_and_calibrate(dataset, config, seed=seed, reuse=True)
+        trained = MLIS(config).choose(dataset, seed=seed, reuse=True)
         save_model(trained.recognizer, whole, trained.exemplars)
     known = load_model(whole)
     if not (part / EXEMPLARS).exists():

@@ -20,28 +20,26 @@ from mlis.config import Config
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
-from mlis.methods.protocol import choose_and_test
 from mlis.methods.registry import METHODS, build_method
-from mlis.protocol import evaluate_on_test, fit_and_calibrate
+from mlis.protocol import evaluate_on_test
 from mlis.provenance import provenance
 from mlis.storage.atomic import write_json
 
-METHOD = "mlis"
 MEASURES = ("U", "S", "H", "T1", "AUSUC")
 
 
 def measure(name: str, config: Config, dataset: GZSLDataset, seed: int) -> dict:
     """One row: measures on the test rows, what was chosen, seconds."""
-    if name != METHOD:
-        return choose_and_test(build_method(name, config), dataset, seed=seed, reuse=True).to_dict()
     calibrated = config.replace({"classification": {"calibration": "validation"}})
-    trained = fit_and_calibrate(dataset, calibrated, seed=seed, reuse=True)
+    chosen = build_method(name, calibrated).choose(dataset, seed=seed, reuse=True)
     return {
-        "method": f"MLIS ({config.refinement.components})",
-        "calibration": trained.recognizer.calibration,
-        "test": evaluate_on_test(trained.recognizer, dataset).to_dict(),
-        "seconds": round(trained.seconds, 3),
-        "reused": trained.reused,
+        "method": chosen.method.name,
+        "settings": chosen.method.settings,
+        "calibration": chosen.recognizer.calibration,
+        "validation": chosen.validation and chosen.validation.to_dict(),
+        "test": evaluate_on_test(chosen.recognizer, dataset).to_dict(),
+        "seconds": round(chosen.seconds, 3),
+        "reused": chosen.reused,
     }
 
 

@@ -15,8 +15,8 @@ from mlis.features.descriptors.describe import describe
 from mlis.features.images.extract import extract
 from mlis.features.images.files import find_images
 from mlis.incremental import ExemplarBuffer
+from mlis.methods.mlis import MLIS
 from mlis.model.recognizer import Recognizer
-from mlis.protocol import fit_and_calibrate
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -92,5 +92,5 @@ def coloured_dataset(folder: Path) -> GZSLDataset:
 
 def coloured_model(folder: Path) -> tuple[Recognizer, ExemplarBuffer | None]:
     """Recognises the seen colours and cyan."""
-    trained = fit_and_calibrate(coloured_dataset(folder), CONFIG, seed=0, device="cpu")
+    trained = MLIS(CONFIG).choose(coloured_dataset(folder), seed=0, device="cpu")
     return trained.recognizer, trained.exemplars

@@ -15,7 +15,7 @@ from mlis.data.io.folder import save_dataset
 from mlis.evaluation import evaluate
 from mlis.io.checkpoint import load_model
 from mlis.io.hub import save_pretrained
-from mlis.protocol import fit_and_calibrate
+from mlis.methods.mlis import MLIS
 from simulated import small
 
 MODEL = Path("seed-0/ml+is+sfr/model")
@@ -81,7 +81,7 @@ def test_a_run_that_had_ended_with_an_error_is_resumed(tmp_path, capsys):
 
 def test_the_constant_is_0_where_validation_has_no_image_of_a_seen_class(caplog):
     config = small(classification={"calibration": "validation"})
-    trained = fit_and_calibrate(one_image_per_class(), config, device="cpu")
+    trained = MLIS(config).choose(one_image_per_class(), device="cpu")
     assert trained.recognizer.calibration == 0.0
     assert trained.validation is None
     assert "validation images of seen classes" in caplog.text

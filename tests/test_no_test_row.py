@@ -19,9 +19,10 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import Evaluation
 from mlis.experiments.budget import QUICK_OPTIONS
-from mlis.methods.protocol import choose_and_test
+from mlis.methods.base import Method
+from mlis.methods.mlis import MLIS
 from mlis.methods.registry import METHODS, build_method
-from mlis.protocol import evaluate_on_test, fit_and_calibrate
+from mlis.protocol import evaluate_on_test
 from mlis.training.callbacks import Callback
 from simulated import linear_world, tiny
 
@@ -90,12 +91,11 @@ def leaves(thing: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield where, thing
 
 
-def of_method(data: GZSLDataset, settings: Config) -> list[Any]:
+def of(method: Method, data: GZSLDataset) -> list[Any]:
     """All that is trained and chosen, and how it does on the test rows (the last)."""
     seen, validation = Everything(), Everything()
-    found = fit_and_calibrate(
+    found = method.choose(
         data,
-        settings,
         seed=2,
         device="cpu",
         callbacks=[seen],
@@ -105,7 +105,11 @@ def of_method(data: GZSLDataset, settings: Config) -> list[Any]:
     )
     watched = [seen.found, validation.found]
     tested = evaluate_on_test(found.recognizer, data).to_dict()
-    return [[found.recognizer, found.validation], watched, tested]
+    return [[found.method.settings, found.recognizer, found.validation], watched, tested]
+
+
+def of_method(data: GZSLDataset, settings: Config) -> list[Any]:
+    return of(MLIS(settings), data)
 
 
 def of_any(data: GZSLDataset, method: str) -> list[Any]:
@@ -113,11 +117,7 @@ def of_any(data: GZSLDataset, method: str) -> list[Any]:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in QUICK_OPTIONS.get(method, {}).items()
     }
-    seen = Everything()
-    chosen = build_method(method, config(), **options)
-    found = choose_and_test(chosen, data, seed=2, device="cpu", callbacks=[seen])
-    chosen = [found.settings, found.recognizer.calibration, found.validation]
-    return [[*chosen, found.recognizer], seen.found, found.test.to_dict()]
+    return of(build_method(method, config(), **options), data)
 
 
 def agree(ours: Sequence[Any], theirs: Sequence[Any]) -> None:

@@ -13,8 +13,9 @@ from mlis.data.dataset import GZSLDataset
 from mlis.data.splits import Split, add_validation, validation_splits
 from mlis.errors import DataError, FeatureRangeWarning
 from mlis.evaluation import best_calibration, evaluate
+from mlis.methods.mlis import MLIS
 from mlis.pipeline import fit
-from mlis.protocol import evaluate_on_test, fit_and_calibrate
+from mlis.protocol import evaluate_on_test
 from mlis.provenance import PROTOCOL, provenance
 from mlis.training.callbacks import Callback
 from simulated import linear_world, small, tiny
@@ -62,7 +63,7 @@ def test_the_constant_is_the_best_on_the_validation_classes():
     """Ten of them are enough: one more training, and its best constant itself."""
     data = with_ten_held_out(linear_world(classes=24, unseen=4, per_class=10, noise=0.15))
     assert len(validation_splits(data.split, data.labels)) == 1
-    trained = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
+    trained = MLIS(ridge()).choose(data, seed=1, device="cpu")
     training, held_out = data.for_validation()
     scores = fit(training, ridge(), seed=1, device="cpu").recognizer.scores(held_out.features)
     chosen, H = trained.recognizer.calibration, validated(data)
@@ -78,7 +79,7 @@ def test_the_constant_is_the_best_on_the_validation_classes():
 
 def test_few_held_out_classes_choose_together(data, caplog):
     """Each of two classes alone would choose what the other cannot support."""
-    trained = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
+    trained = MLIS(ridge()).choose(data, seed=1, device="cpu")
     splits = validation_splits(data.split, data.labels)
     curves = [validated(replace(data, split=split)) for split in splits]
     chosen = trained.recognizer.calibration
@@ -99,7 +100,7 @@ def test_a_choice_of_very_few_classes_is_told(caplog):
     data = linear_world(classes=7, unseen=2, per_class=10)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FeatureRangeWarning)  # so few classes tell of little
-        fit_and_calibrate(data, ridge(), seed=1, device="cpu")
+        MLIS(ridge()).choose(data, seed=1, device="cpu")
     assert "chosen on 5 held-out classes alone (H" in caplog.text
 
 
@@ -112,7 +113,7 @@ def test_a_single_held_out_class_chooses_nothing():
     few = replace(data, split=replace(data.split, **parts))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FeatureRangeWarning)
-        trained = fit_and_calibrate(few, ridge(), seed=1, device="cpu")
+        trained = MLIS(ridge()).choose(few, seed=1, device="cpu")
     assert len(validation_splits(few.split, labels)) == 1
     assert trained.recognizer.calibration == 0
 
@@ -135,7 +136,7 @@ def test_validation_splits_hold_out_other_classes_each_time(classes, expected):
 
 
 def test_the_recognizer_is_the_one_trained_on_all_training_rows(data):
-    trained = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
+    trained = MLIS(ridge()).choose(data, seed=1, device="cpu")
     plain = fit(data.for_training(), ridge(), seed=1, device="cpu").recognizer
     assert torch.equal(trained.recognizer.head.weight, plain.head.weight)
     assert trained.recognizer.class_names == data.class_names
@@ -152,8 +153,8 @@ def test_test_rows_have_no_say_in_the_constant(data):
     test = np.concatenate([data.split.test_seen, data.split.test_unseen])
     features[test] = np.random.default_rng(0).random((len(test), features.shape[1])) * 50
     noise = replace(data, features=features)
-    one = fit_and_calibrate(data, ridge(), seed=1, device="cpu")
-    two = fit_and_calibrate(noise, ridge(), seed=1, device="cpu")
+    one = MLIS(ridge()).choose(data, seed=1, device="cpu")
+    two = MLIS(ridge()).choose(noise, seed=1, device="cpu")
     assert one.recognizer.calibration == two.recognizer.calibration
     assert torch.equal(one.recognizer.head.weight, two.recognizer.head.weight)
     with pytest.warns(FeatureRangeWarning):
@@ -183,7 +184,7 @@ def test_a_given_constant_needs_no_second_training(data, constant):
             stages.append(stage)
 
     config = ridge(classification={"calibration": constant})
-    trained = fit_and_calibrate(data, config, device="cpu", callbacks=[Stages()])
+    trained = MLIS(config).choose(data, device="cpu", callbacks=[Stages()])
     assert trained.recognizer.calibration == constant
     assert trained.validation is None
     assert stages == ["refinement"]
@@ -199,9 +200,8 @@ def test_each_training_has_its_own_callbacks(data):
         def on_start(self, stage, step, total):
             stages[self.name].append(stage)
 
-    fit_and_calibrate(
+    MLIS(small(**CALIBRATED)).choose(
         data,
-        small(**CALIBRATED),
         device="cpu",
         callbacks=[Stages("training")],
         validation_callbacks=[Stages("validation")],
@@ -216,7 +216,7 @@ def test_a_users_loss_is_used_in_all_trainings(data):
         sizes.append(len(embeddings))
         return embeddings.square().mean()
 
-    fit_and_calibrate(data, ridge(), device="cpu", loss=loss)
+    MLIS(ridge(), loss=loss).choose(data, device="cpu")
     trainings = 1 + len(validation_splits(data.split, data.labels))
     assert len(sizes) == trainings * ridge().refinement.steps
 
@@ -228,11 +228,11 @@ def test_no_validation_split_is_an_error():
         whole.split.trainval, whole.split.test_seen, whole.split.test_unseen, none, none, none
     )
     with pytest.raises(DataError, match="no validation split"):
-        fit_and_calibrate(replace(whole, split=split), ridge(), device="cpu")
+        MLIS(ridge()).choose(replace(whole, split=split), device="cpu")
 
 
 def test_evaluate_on_test_measures_the_test_rows(data):
-    recognizer = fit_and_calibrate(data, ridge(), seed=1, device="cpu").recognizer
+    recognizer = MLIS(ridge()).choose(data, seed=1, device="cpu").recognizer
     result = evaluate_on_test(recognizer, data)
     rows = np.concatenate([data.split.test_seen, data.split.test_unseen])
     scores = recognizer.scores(data.features[rows])

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from mlis.incremental import add_classes, remove_classes, rename_classes
     from mlis.io.checkpoint import load_exemplars, load_model, save_model
     from mlis.io.hub import from_pretrained
+    from mlis.methods.mlis import MLIS
     from mlis.model.recognizer import Recognizer
     from mlis.pipeline import fit
-    from mlis.protocol import fit_and_calibrate
 
 _HOMES = {
     "Config": "mlis.config",
     "GZSLDataset": "mlis.data",
     "ImageClassifier": "mlis.image_classifier",
+    "MLIS": "mlis.methods.mlis",
     "MLISClassifier": "mlis.estimator",
     "Recognizer": "mlis.model.recognizer",
     "add_classes": "mlis.incremental",
     "evaluate": "mlis.evaluation",
     "fit": "mlis.pipeline",
-    "fit_and_calibrate": "mlis.protocol",
     "from_pretrained": "mlis.io.hub",
     "load_dataset": "mlis.data",
     "load_exemplars": "mlis.io.checkpoint",
@@ -42,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "MLIS",
     "Config",
     "GZSLDataset",
     "ImageClassifier",
@@ -51,7 +52,6 @@ __all__ = [
     "add_classes",
     "evaluate",
     "fit",
-    "fit_and_calibrate",
     "from_pretrained",
     "load_dataset",
     "load_exemplars",

@@ -23,8 +23,8 @@ from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.errors import DataError
 from mlis.evaluation import Evaluation
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
+from mlis.methods.mlis import MLIS
 from mlis.model.recognizer import Recognizer
-from mlis.protocol import fit_and_calibrate
 
 # scikit-learn and SciPy ship no types
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -166,7 +166,7 @@ class MLISClassifier(
         if not table.unseen.size:  # subtracted from all scores alike
             settings = settings.replace({"classification": {"calibration": 0.0}})
         loss = self.loss if callable(self.loss) else None
-        trained = fit_and_calibrate(dataset, settings, seed=seed, device=self.device, loss=loss)
+        trained = MLIS(settings, loss).choose(dataset, seed=seed, device=self.device)
         self.config_ = settings
         self.validation_: Evaluation | None = trained.validation
         # In float32 a row's scores depend, in the last digits, on the rows beside it in a batch.

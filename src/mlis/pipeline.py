@@ -21,7 +21,7 @@ from mlis.encoder.metric_losses import EmbeddingLoss, load_loss, similarity_loss
 from mlis.encoder.network import Encoder
 from mlis.encoder.trainer import fit_encoder
 from mlis.generators.base import FeatureGenerator, synthesise
-from mlis.generators.registry import fit_generator
+from mlis.generators.registry import CLOSED_FORM, fit_generator
 from mlis.incremental.exemplar_buffer import ExemplarBuffer, keep_exemplars
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
@@ -67,10 +67,15 @@ class Trained:
     """
 
     recognizer: Recognizer
-    exemplars: "ExemplarBuffer | None"
-    seconds: float
+    exemplars: "ExemplarBuffer | None" = None
+    seconds: float = 0.0
     reused: bool = False
     validation: "Evaluation | None" = None
+
+    @classmethod
+    def of(cls, found: "Recognizer | Trained") -> "Trained":
+        """What a method's training yields, which may be a recognizer alone."""
+        return found if isinstance(found, Trained) else Trained(found)
 
 
 @own_modes()
@@ -91,7 +96,7 @@ def fit(
     Args:
         training: rows of seen classes and descriptors of all; holds no test row.
         config: all settings. `calibration="validation"` counts as 0 here: it needs the validation
-            split (:func:`mlis.protocol.fit_and_calibrate`).
+            split (:func:`mlis.protocol.choose`).
         seed: of every random number.
         device: "auto", "cpu", "cuda", "cuda:1", …
         loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
@@ -163,7 +168,7 @@ def train_generator(
         return fit_generator(data, settings, precision, seed, callbacks, checkpoints)
 
     with enough_memory("generation", _REMEDIES["generation"]):
-        if not reuse or settings.generator == "ridge":  # closed form: nothing to keep
+        if not reuse or settings.generator in CLOSED_FORM:  # nothing worth keeping
             return train(checkpoints), False
         key = generation_key(training, config, seed, precision.device)
         return GeneratorCache(checkpoints).get_or_fit(key, train)

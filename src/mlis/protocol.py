@@ -2,144 +2,264 @@
 
 `H@val`: nothing that was measured on a test image influences training or a choice. The validation
 split holds classes out of the *training* classes, so that it asks the same question as the test:
-how well are classes without images recognised?
+how well are classes without images recognised? One protocol serves every
+:class:`~mlis.methods.base.Method`; what a method leaves open are its alternatives.
 """
 
 import dataclasses
+import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
 
-from mlis.config import Config
-from mlis.data.dataset import GZSLDataset, TestSplit
+from mlis.compute.memory import enough_memory
+from mlis.compute.precision import own_modes
+from mlis.data.dataset import GZSLDataset
 from mlis.data.splits import ENOUGH_CLASSES, validation_splits
-from mlis.encoder.metric_losses import EmbeddingLoss
-from mlis.evaluation import Evaluation, common_constant, evaluate, seen_unseen_curve
+from mlis.evaluation import (
+    Evaluation,
+    SeenUnseenCurve,
+    common_constant,
+    evaluate,
+    seen_unseen_curve,
+)
 from mlis.model.recognizer import Metadata, Recognizer
-from mlis.pipeline import Trained, fit
+from mlis.pipeline import Trained
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
+
+if TYPE_CHECKING:  # methods import this module: `choose` is one of their methods
+    from mlis.methods.base import JobOptions, Method
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 
-def fit_and_calibrate(
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Chosen(Trained):
+    """A training whose settings and constant were chosen on validation classes; not tested.
+
+    Attributes:
+        method: with the settings that were chosen.
+    """
+
+    method: "Method"
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Scores of the rows that a validation split held out.
+
+    Attributes:
+        scores: (N, C'), uncalibrated.
+        labels: (N,) among the C' classes of the training rows.
+        seen_mask: (C',) False for the classes that were held out.
+        class_names: C' names.
+        reused: whether the generator of that training came from the cache.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    seen_mask: np.ndarray
+    class_names: tuple[str, ...]
+    reused: bool = False
+
+    def curve(self) -> SeenUnseenCurve:
+        """U and S by the constant."""
+        return seen_unseen_curve(self.scores, self.labels, self.seen_mask)
+
+
+def folds(dataset: GZSLDataset, count: int | None = None) -> list[GZSLDataset]:
+    """The dataset with each of its validation splits; its own is the first.
+
+    Args:
+        dataset: needs a validation split.
+        count: how many; by default its own alone where that holds out enough classes
+            (:func:`mlis.data.splits.validation_splits`).
+
+    Raises:
+        DataError: it has none.
+    """
+    dataset.for_validation()
+    splits = validation_splits(dataset.split, dataset.labels, count)
+    return [dataset, *(dataclasses.replace(dataset, split=split) for split in splits[1:])]
+
+
+def validate(
+    method: "Method", fold: GZSLDataset, **how: Unpack["JobOptions"]
+) -> Iterator[tuple["Method", HeldOut]]:
+    """Train every alternative of a method while a fold's validation classes are held out.
+
+    One recognizer at a time is in memory. To be called under
+    :func:`mlis.compute.precision.own_modes`, as `choose` does.
+
+    Args:
+        method: trains its `alternatives()`, in their order.
+        fold: one of `folds`.
+        how: seed, device, callbacks, checkpoints, reuse, as of `choose`.
+
+    Yields:
+        Each alternative and its scores of the rows that were held out.
+
+    Raises:
+        What `choose` raises.
+    """
+    training, rows = fold.for_validation()
+    with enough_memory(method.name, method.remedy):
+        for one, found in method.candidates(training, **how):
+            trained = Trained.of(found)
+            trained.recognizer.calibration = 0.0
+            scores = trained.recognizer.scores(rows.features)
+            about = (rows.labels, rows.seen_mask, rows.class_names, trained.reused)
+            del found, trained  # the next training needs the memory
+            yield one, HeldOut(scores, *about)
+
+
+@own_modes()
+def choose(
+    method: "Method",
     dataset: GZSLDataset,
-    config: Config,
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
-    loss: EmbeddingLoss | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoints: CheckpointStore | None = None,
     validation_callbacks: Sequence[Callback] = (),
     validation_checkpoints: CheckpointStore | None = None,
     reuse: bool = False,
     exemplars: bool = True,
-) -> Trained:
-    """Train on `dataset`'s training rows; with `calibration="validation"` find the constant first.
+) -> Chosen:
+    """Choose settings and constant on validation classes, and train with them on all rows.
 
-    The constant is the one with the best H on the validation classes, for a recognizer trained
-    with the same settings and seed while those classes were held out. Test rows are not used.
-    If the validation split holds out fewer than 10 classes, up to four more trainings hold out
-    others, and the constant is one that all of them support
-    (:func:`mlis.evaluation.common_constant`); with a single held-out class it is 0.
+    The alternative with the best mean H on the validation classes is chosen, at the constant that
+    all folds support (:func:`mlis.evaluation.common_constant`). If the validation split holds out
+    fewer than 10 classes, up to four more trainings hold out others; with a single held-out class
+    the constant is 0. A method without alternatives whose constant is given
+    (`classification.calibration`, a number) leaves nothing to choose: it is trained once. Test
+    rows are not used.
 
     Args:
+        method: and its fixed settings.
         dataset: the training rows are used, and no test row.
-        config, seed, device, loss, callbacks, checkpoints, reuse, exemplars: as for
-            :func:`mlis.pipeline.fit`.
+        seed: of everything random.
+        device: "auto", "cpu", "cuda", …
+        callbacks, checkpoints: are told of the training on all rows, and keep its snapshots.
         validation_callbacks, validation_checkpoints: of the training that holds out the dataset's
             own validation classes. The further ones are of few classes and keep no snapshots.
+        reuse: whether generators are taken from the user's cache folder or trained there; methods
+            with the same preprocessing, generation, rows and seed share them.
+        exemplars: whether the state needed to add classes later is kept, where there is a
+            generator (:mod:`mlis.incremental.exemplar_buffer`).
 
     Raises:
-        DataError: `calibration="validation"`, and the dataset has no validation split.
-        DivergenceError, OutOfMemoryError, SettingsError: as for :func:`mlis.pipeline.fit`.
+        DataError: there is something to choose and no validation split, or the data are not for
+            this method.
+        DivergenceError: a loss became NaN or infinite.
+        OutOfMemoryError: memory does not suffice; names the settings to lower.
+        SettingsError: a setting does not suit these data, or the device is not there.
     """
     started = time.perf_counter()
-    config = _with_constant_of(dataset, config)
-    common: dict[str, Any] = {"seed": seed, "device": device, "loss": loss, "reuse": reuse}
-    constant, validation, reused = config.classification.calibration, None, False
-    if constant == "validation":
-        hooks: dict[str, Any] = {
-            "callbacks": validation_callbacks,
-            "checkpoints": validation_checkpoints,
-        }
-        held_out: list[_HeldOut] = []
-        for fold in _folds(dataset):
-            training, rows = fold.for_validation()
-            trained = fit(training, config, exemplars=False, **common, **hooks)
-            held_out.append(_HeldOut.of(trained.recognizer, rows))
-            reused, hooks = reused or trained.reused, {}
-            del training, rows, trained  # the next training needs the memory
-        constant, validation = _calibrate(held_out)
-    trained = fit(
+    how: dict[str, Any] = {"seed": seed, "device": device, "reuse": reuse}
+    method = _with_constant_of(dataset, method)
+    constant, validation, reused = method.config.classification.calibration, None, False
+    if method.chooses:
+        choice = _Choice(folds(dataset))
+        hooks = {"callbacks": validation_callbacks, "checkpoints": validation_checkpoints}
+        for fold in choice.folds:
+            for index, (one, held_out) in enumerate(validate(method, fold, **hooks, **how)):
+                choice.add(index, one, held_out)
+            hooks = {}
+        method, constant, validation = choice.made()
+        reused = choice.reused
+    trained = method.fit(
         dataset.for_training(),
-        config,
         callbacks=callbacks,
         checkpoints=checkpoints,
         exemplars=exemplars,
-        **common,
+        **how,
     )
     recognizer = trained.recognizer
     recognizer.calibration = float(constant)
     recognizer.metadata = Metadata(dataset.provenance.sources)
     seconds = time.perf_counter() - started
-    return Trained(recognizer, trained.exemplars, seconds, reused or trained.reused, validation)
+    about = (trained.exemplars, seconds, reused or trained.reused, validation)
+    return Chosen(recognizer, *about, method=method)
 
 
-@dataclass(frozen=True, eq=False)
-class _HeldOut:
-    """Scores of the rows that a validation split held out."""
+class _Tried:
+    """An alternative, its scores on the first fold, and its curve on every one."""
 
-    scores: np.ndarray
-    labels: np.ndarray
-    seen_mask: np.ndarray
-    class_names: tuple[str, ...]
+    def __init__(self, method: "Method", own: HeldOut):
+        self.method, self.curves = method, list[SeenUnseenCurve]()
+        self.own: HeldOut | None = own
 
-    @classmethod
-    def of(cls, recognizer: Recognizer, rows: TestSplit) -> "_HeldOut":
-        scores = recognizer.scores(rows.features)
-        return cls(scores, rows.labels, rows.seen_mask, rows.class_names)
+    @functools.cached_property
+    def constant(self) -> float:
+        return common_constant(self.curves)
+
+    def H(self, constant: float) -> list[float]:
+        """Of each fold."""
+        return [float(curve.H[np.searchsorted(curve.knots, constant)]) for curve in self.curves]
+
+    @functools.cached_property
+    def worth(self) -> float:
+        """Mean H, rounded: the first of equals is chosen, whatever the order of sums."""
+        return round(float(np.mean(self.H(self.constant))), 9)
 
 
-def _folds(dataset: GZSLDataset) -> list[GZSLDataset]:
-    """The dataset with each of its validation splits; its own is the first."""
-    dataset.for_validation()  # raises where there is none
-    splits = validation_splits(dataset.split, dataset.labels)
-    return [dataset, *(dataclasses.replace(dataset, split=split) for split in splits[1:])]
+class _Choice:
+    """Collects what the alternatives do on the folds, and chooses one of them."""
 
+    def __init__(self, folds: Sequence[GZSLDataset]):
+        self.folds, self.reused = folds, False
+        self._tried: list[_Tried] = []
 
-def _calibrate(held_out: Sequence[_HeldOut]) -> tuple[float, Evaluation]:
-    """Return the constant, and the measures of the dataset's own validation split with it."""
-    curves = [seen_unseen_curve(one.scores, one.labels, one.seen_mask) for one in held_out]
-    classes = len({name for one in held_out for name in np.array(one.class_names)[~one.seen_mask]})
-    constant = common_constant(curves) if classes > 1 else 0.0
-    if classes < ENOUGH_CLASSES:
-        best = [float(curve.H[np.searchsorted(curve.knots, constant)]) for curve in curves]
-        logger.warning(
-            "calibration %.4g was chosen on %d held-out classes alone (H %s in %d validation "
-            "splits): expected at least %d. Bring more classes, or set "
-            "classification.calibration to a number.",
-            constant,
-            classes,
-            ", ".join(f"{H:.1f}" for H in best),
-            len(held_out),
-            ENOUGH_CLASSES,
-        )
-    own = held_out[0]
-    np.subtract(own.scores, constant, out=own.scores, where=own.seen_mask)  # no copy
-    validation = evaluate(own.scores, own.labels, own.seen_mask, own.class_names)
-    if len(held_out) > 1:
-        note = f"calibration chosen on {len(held_out)} splits that hold out {classes} classes"
-        validation = dataclasses.replace(validation, notes=(*validation.notes, note))
-    logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-    return constant, validation
+    def add(self, index: int, method: "Method", held_out: HeldOut) -> None:
+        """One alternative on one fold; each fold has all of them in the same order."""
+        self.reused |= held_out.reused
+        if index == len(self._tried):
+            self._tried.append(_Tried(method, held_out))
+        self._tried[index].curves.append(held_out.curve())
+        if len(self.folds) == 1:  # there may be many rows and alternatives: keep the best's scores
+            best = self._best()
+            for other in self._tried:
+                other.own = other.own if other is best else None
+
+    def _best(self) -> _Tried:
+        return max(self._tried, key=lambda one: one.worth)
+
+    def made(self) -> tuple["Method", float, Evaluation]:
+        """The choice: the alternative, its constant, its measures on the first fold with it."""
+        best, classes = self._best(), self._classes()
+        constant = best.constant if classes > 1 else 0.0
+        if classes < ENOUGH_CLASSES:
+            logger.warning(
+                "calibration %.4g was chosen on %d held-out classes alone (H %s in %d validation "
+                "splits): expected at least %d. Bring more classes, or set "
+                "classification.calibration to a number.",
+                constant,
+                classes,
+                ", ".join(f"{H:.1f}" for H in best.H(constant)),
+                len(self.folds),
+                ENOUGH_CLASSES,
+            )
+        own = best.own
+        assert own is not None
+        np.subtract(own.scores, constant, out=own.scores, where=own.seen_mask)  # no copy
+        validation = evaluate(own.scores, own.labels, own.seen_mask, own.class_names)
+        if len(self.folds) > 1:
+            note = f"calibration chosen on {len(self.folds)} splits that hold out {classes} classes"
+            validation = dataclasses.replace(validation, notes=(*validation.notes, note))
+        logger.info("calibration %.4f chosen on validation: %s", constant, validation)
+        return best.method, constant, validation
+
+    def _classes(self) -> int:
+        """How many classes the folds hold out."""
+        return len(np.unique(np.concatenate([d.labels[d.split.val_unseen] for d in self.folds])))
 
 
 def evaluate_on_test(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation:
@@ -148,17 +268,17 @@ def evaluate_on_test(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation
     return evaluate(recognizer.scores(test.features), test.labels, test.seen_mask, test.class_names)
 
 
-def _with_constant_of(dataset: GZSLDataset, config: Config) -> Config:
-    """The settings, with constant 0 where validation has no image to choose one by.
+def _with_constant_of(dataset: GZSLDataset, method: "Method") -> "Method":
+    """The method, with constant 0 where validation has no image to choose one by.
 
     Of classes with a single image none is held out.
     """
-    if config.classification.calibration != "validation" or not dataset.split.has_validation:
-        return config
-    if dataset.split.val_seen.size:
-        return config
+    calibrated = method.config.classification.calibration == "validation"
+    if not calibrated or not dataset.split.has_validation or dataset.split.val_seen.size:
+        return method
     logger.warning(
         "calibration constant: expected validation images of seen classes, got none. It is 0; "
         "bring more images of a class, or set classification.calibration to a number."
     )
-    return config.replace({"classification": {"calibration": 0.0}})
+    config = method.config.replace({"classification": {"calibration": 0.0}})
+    return dataclasses.replace(method, config=config)

@@ -6,11 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-import mlis.encoder.trainer
-import mlis.runs.run
 from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.cli.progress import ImageBar, Progress
+from mlis.methods.mlis import MLIS
 from mlis.storage.atomic import with_checksum, without_checksum
 from standins import write_tiny
 
@@ -157,7 +156,7 @@ def test_settings_are_saved_before_training(small_folder, tmp_path, monkeypatch)
     def stop(*args, **kwargs):
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(mlis.runs.run, "fit_and_calibrate", stop)
+    monkeypatch.setattr(MLIS, "choose", stop)
     arguments = ["-o", str(tmp_path / "run"), *QUICK, "--gamma", "16", "--seeds", "3"]
     assert main(["fit", str(small_folder), *arguments]) == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -180,7 +179,7 @@ def test_interruption_says_how_to_continue(small_folder, tmp_path, capsys, monke
         raise KeyboardInterrupt
 
     run = tmp_path / "my run"
-    monkeypatch.setattr(mlis.runs.run, "fit_and_calibrate", interrupt)
+    monkeypatch.setattr(MLIS, "choose", interrupt)
     assert main(["fit", str(small_folder), "-o", str(run), *QUICK]) == 130
     err = capsys.readouterr().err
     assert err == f"\nmlis: interrupted; continue with: mlis fit --resume '{run}'\n"

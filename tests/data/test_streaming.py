@@ -26,9 +26,10 @@ from mlis.data.out_of_core.streaming import Background, ConcatenatedRows, Stream
 from mlis.encoder.trainer import RefinementTrainer
 from mlis.errors import DataError
 from mlis.generators.ridge import class_means, fit_ridge
+from mlis.methods.mlis import MLIS
 from mlis.model.preprocessing import fits_device, prepare
 from mlis.pipeline import fit
-from mlis.protocol import evaluate_on_test, fit_and_calibrate
+from mlis.protocol import evaluate_on_test
 from simulated import small, tiny
 
 VALUES = np.random.default_rng(0).random((60, 5), dtype=np.float32)
@@ -434,8 +435,8 @@ def test_protocol_and_test_work_on_rows_of_a_file(big):
         generation={"generator": "ridge"},
         classification={"calibration": "validation", "weight_decay": 0.01},
     )
-    ours = fit_and_calibrate(big, config, device="cpu").recognizer
-    resident = fit_and_calibrate(tiny(), config, device="cpu").recognizer
+    ours = MLIS(config).choose(big, device="cpu").recognizer
+    resident = MLIS(config).choose(tiny(), device="cpu").recognizer
     assert ours.calibration == pytest.approx(resident.calibration, abs=1e-2)
     assert (
         pytest.approx(evaluate_on_test(resident, tiny()).H, abs=3) == evaluate_on_test(ours, big).H

@@ -16,7 +16,8 @@ from mlis.experiments.rerun import compare, rerun
 from mlis.experiments.running import How, run
 from mlis.experiments.tasks import BASELINES, Task
 from mlis.io.checkpoint import load_model
-from mlis.protocol import evaluate_on_test, fit_and_calibrate
+from mlis.methods.mlis import MLIS
+from mlis.protocol import evaluate_on_test
 from mlis.storage.locks import lock_folder
 from simulated import tiny
 
@@ -73,7 +74,7 @@ def test_unknown_methods_and_protocols_are_refused(folder):
 def test_a_row_is_what_the_protocol_gives(folder, tmp_path):
     row = run(task(folder), tmp_path, How())
     data = tiny()
-    trained = fit_and_calibrate(data, config(), seed=1, device="cpu")
+    trained = MLIS(config()).choose(data, seed=1, device="cpu")
     expected = evaluate_on_test(trained.recognizer, data).to_dict()
     assert {name: row.test[name] for name in expected} == expected
     assert {"recall_at_1_raw", "map_at_r_refined"} <= row.test.keys()

@@ -24,9 +24,9 @@ from mlis.experiments.store import PROTOCOLS, TEST_BEST
 from mlis.experiments.table_files import csv_text, latex, markdown
 from mlis.experiments.tasks import BASELINES, Task
 from mlis.experiments.testbest import EncoderCheckpoints, _recognizers, measure_test_best, steps_of
+from mlis.methods.mlis import MLIS
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
-from mlis.protocol import fit_and_calibrate
 from mlis.provenance import training_key
 from mlis.training.callbacks import Callback
 from simulated import small, tiny
@@ -117,7 +117,7 @@ def test_each_step_is_the_training_that_ends_there(settings, tmp_path):
     for step in (steps[0], steps[-1]):
         shorter = settings.replace({section: {"steps": step}})
         assert same_weights(tried[step], fit(training, shorter, seed=1, device="cpu").recognizer)
-    trained = fit_and_calibrate(data, settings, seed=1, device="cpu")
+    trained = MLIS(settings).choose(data, seed=1, device="cpu")
     assert same_weights(tried[steps[-1]], trained.recognizer)
 
 

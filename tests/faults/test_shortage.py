@@ -258,7 +258,7 @@ def test_a_method_names_its_own_settings(monkeypatch):
     with pytest.raises(OutOfMemoryError, match=said):
         method.fit(TRAINING, device="cpu")
     with pytest.raises(OutOfMemoryError, match=said):
-        list(method.candidates(TRAINING, device="cpu"))
+        method.choose(tiny(), device="cpu")
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def retrieved(_: object) -> object:
 def compared(_: object) -> object:
     method = CEGZSL(config=small(), steps=2, batch_size=8, embedding=8, projection=4, hidden=8)
     with pytest.raises(OutOfMemoryError, match="CE-GZSL"):
-        list(method.candidates(TRAINING, device="cpu"))
+        method.choose(tiny(), device="cpu")
     return method.fit(TRAINING, device="cpu")
 
 

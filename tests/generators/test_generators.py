@@ -22,9 +22,9 @@ from cli_cases import QUICK, save_small, start
 from mlis.cli import main
 from mlis.config import Config
 from mlis.errors import DivergenceError, ModelFileError
+from mlis.methods.mlis import MLIS
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import Trained, fit
-from mlis.protocol import fit_and_calibrate
 from mlis.provenance import generation_key, training_key
 from mlis.storage.atomic import cache_folder
 from mlis.storage.locks import lock_folder
@@ -179,12 +179,12 @@ def test_without_reuse_the_run_keeps_its_own(tmp_path):
 def test_in_python_without_a_run_folder(tmp_path):
     data, config = tiny(), small(classification={"calibration": "validation"})
     options = {"seed": 3, "device": "cpu"}
-    plain = fit_and_calibrate(data, config, **options)
+    plain = MLIS(config).choose(data, **options)
     assert not (cache_folder() / "generators").exists()
-    first = fit_and_calibrate(data, config, **options, reuse=True)
+    first = MLIS(config).choose(data, **options, reuse=True)
     steps = Steps()
-    second = fit_and_calibrate(
-        data, config, **options, reuse=True, callbacks=[steps], validation_callbacks=[steps]
+    second = MLIS(config).choose(
+        data, **options, reuse=True, callbacks=[steps], validation_callbacks=[steps]
     )
     assert set(steps.of("generation")) == set()
     assert second.reused

@@ -20,6 +20,7 @@ from mlis.incremental import add_classes
 from mlis.io.checkpoint import load_exemplars, load_model, read_record, save_model
 from mlis.io.onnx import export_onnx
 from mlis.io.saved_models import find_models
+from mlis.methods.mlis import MLIS
 from mlis.protocol import evaluate_on_test
 from mlis.runs.run import RunPlan, execute
 from mlis.storage.atomic import with_checksum, without_checksum
@@ -105,9 +106,7 @@ def test_an_exported_model_gives_the_same_scores(tmp_path):
 
 
 def test_a_finished_run_is_read_and_not_done_again(kept, monkeypatch):
-    import mlis.runs.run
-
-    monkeypatch.setattr(mlis.runs.run, "fit_and_calibrate", None)
+    monkeypatch.setattr(MLIS, "choose", None)
     run = kept / "run"
     plan = RunPlan.read(run)
     assert [model.folder for model in find_models(run)] == [run / MODEL]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from method_cases import candidates
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Config
@@ -171,10 +172,10 @@ def test_untrained_the_comparator_knows_nothing():
 
 def test_choices_are_what_a_training_of_so_many_steps_gives():
     training = tiny().for_training()
-    found = dict(settings(choices=(2, 4), steps=4).candidates(training, seed=1, device="cpu"))
+    found = candidates(settings(choices=(2, 4), steps=4), training, seed=1)
     assert [one.steps for one in found] == [2, 4]
     for one, recognizer in found.items():
-        alone = one.fit(training, seed=1, device="cpu")
+        alone = one.fit(training, seed=1, device="cpu").recognizer
         assert torch.equal(recognizer.refiner.weight, alone.refiner.weight)
         assert torch.equal(recognizer.head.weight, alone.head.weight)
     first, last = (recognizer.refiner.weight for recognizer in found.values())
@@ -183,7 +184,7 @@ def test_choices_are_what_a_training_of_so_many_steps_gives():
 
 def test_another_seed_is_another_embedding():
     training = tiny().for_training()
-    one, two = (settings().fit(training, seed=seed, device="cpu") for seed in (0, 1))
+    one, two = (settings().fit(training, seed=seed, device="cpu").recognizer for seed in (0, 1))
     assert not torch.equal(one.refiner.weight, two.refiner.weight)
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import mlis.cli
-import mlis.runs.run
 from cli_cases import last_json, printed, refused
+from method_cases import choose_and_test
 from mlis.config import Config, Generation
 from mlis.data import load_dataset
 from mlis.data.io.folder import save_dataset
@@ -24,23 +24,24 @@ from mlis.encoder.metric_losses import LOSSES
 from mlis.errors import ModelFileError, SettingsError
 from mlis.generators.registry import GENERATORS
 from mlis.generators.ridge import class_means
-from mlis.io.checkpoint import load_model, save_model
+from mlis.incremental import add_classes
+from mlis.io.checkpoint import load_exemplars, load_model, save_model
 from mlis.io.model_card import model_card
 from mlis.io.onnx import export_onnx
 from mlis.io.run_plan import RunPlan, write_sealed
 from mlis.methods.base import Job, Method
-from mlis.methods.protocol import Chosen, choose, choose_and_test
 from mlis.methods.registry import METHODS, build_method
 from mlis.model.heads import CosineHead
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
-from mlis.protocol import fit_and_calibrate
+from mlis.protocol import Chosen, choose
 from mlis.serving.engine import Engine
 from serve_cases import client
 from simulated import linear_world, small, tiny
 
 DATA = linear_world(classes=9, unseen=3, signal=6, nuisance=2)  # features as long as descriptors
 ROWS = DATA.for_testing().features
+CALIBRATED = {"classification": {"calibration": "validation"}}
 OPTIONS = {
     "cegzsl": {
         **{"steps": 6, "choices": (3, 6), "batch_size": 16},
@@ -51,8 +52,8 @@ OPTIONS = {
 
 @cache
 def chosen(name: str) -> Chosen:
-    method = build_method(name, small(), **OPTIONS.get(name, {}))
-    return choose(method, DATA, seed=1, device="cpu")
+    method = build_method(name, small(**CALIBRATED), **OPTIONS.get(name, {}))
+    return method.choose(DATA, seed=1, device="cpu")
 
 
 # --- every method ---------------------------------------------------------------------------------
@@ -105,18 +106,32 @@ def test_it_is_exported(name, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_seed_gives_the_same_recognizer_again(name):
     found = [chosen(name).method.fit(DATA.for_training(), seed=1, device="cpu") for _ in range(2)]
-    first, second = (list(one.state_dict().values()) for one in found)
+    first, second = (list(one.recognizer.state_dict().values()) for one in found)
     for one, two in zip(first, second, strict=True):
         assert torch.equal(one, two)
 
 
-def test_a_fixed_constant_is_replaced_by_the_chosen_one():
-    config = small(generation={"generator": "ridge"})
-    fixed = config.replace({"classification": {"calibration": 3.0}})
-    found, wanted = (
-        choose(build_method("raw", one), DATA, device="cpu") for one in (fixed, config)
+@pytest.mark.parametrize("name", METHODS)
+def test_classes_are_added_where_there_is_a_generator(name, tmp_path):
+    """The exemplar buffer is kept, saved with the model, and suffices."""
+    found = chosen(name)
+    assert (found.exemplars is not None) == (name in ("ridge", "raw", "cegzsl", "mlis"))
+    save_model(found.recognizer, tmp_path, found.exemplars)
+    exemplars = load_exemplars(tmp_path)
+    assert (exemplars is None) == (found.exemplars is None)
+    if exemplars is None:
+        return
+    grown, _ = add_classes(
+        load_model(tmp_path), exemplars, ["new"], DATA.descriptors[:2].mean(0, keepdims=True)
     )
-    assert found.recognizer.calibration == wanted.recognizer.calibration != 3.0
+    assert grown.class_names == (*DATA.class_names, "new")
+    assert np.isfinite(grown.scores(ROWS)).all()
+
+
+def test_no_exemplars_where_none_are_asked_for():
+    method = build_method("ridge", small())
+    assert method.choose(DATA, device="cpu", exemplars=False).exemplars is None
+    assert method.fit(DATA.for_training(), device="cpu", exemplars=False).exemplars is None
 
 
 # --- equal to what they were ----------------------------------------------------------------------
@@ -124,21 +139,10 @@ def test_a_fixed_constant_is_replaced_by_the_chosen_one():
 
 def test_mlis_is_the_pipeline():
     training = tiny().for_training()
-    found = build_method("mlis", small()).fit(training, seed=2, device="cpu")
+    found = build_method("mlis", small()).fit(training, seed=2, device="cpu").recognizer
     wanted = fit(training, small(), seed=2, device="cpu").recognizer
     for one, two in zip(found.state_dict().values(), wanted.state_dict().values(), strict=True):
         assert torch.equal(one, two)
-
-
-def test_the_common_protocol_chooses_the_constant_that_mlis_own_does():
-    """Where one validation split holds out enough classes."""
-    data = linear_world(classes=60, unseen=10, per_class=8)
-    config = small(generation={"generator": "ridge"}, classification={"calibration": "validation"})
-    common = choose(build_method("mlis", config), data, seed=1, device="cpu")
-    own = fit_and_calibrate(data, config, seed=1, device="cpu")
-    assert common.recognizer.calibration == pytest.approx(own.recognizer.calibration, abs=1e-6)
-    assert own.validation is not None
-    assert pytest.approx(own.validation.H) == common.validation.H
 
 
 @pytest.mark.slow
@@ -155,7 +159,7 @@ def test_closed_forms_on_real_features(xlsa17):
     seen = np.flatnonzero(training.seen_mask)
     config = Config(precision="float64").replace({"generation": {"ridge_lambda": 0.001}})
 
-    found = build_method("prototype", config).fit(training, device="cpu").scores(rows)
+    found = build_method("prototype", config).fit(training, device="cpu").recognizer.scores(rows)
     means = np.stack([x[y == c].mean(0) for c in seen])
     dual = np.linalg.solve(a[seen] @ a[seen].T + 0.001 * np.eye(len(seen)), means - means.mean(0))
     prototypes = means.mean(0) + a @ a[seen].T @ dual
@@ -166,7 +170,7 @@ def test_closed_forms_on_real_features(xlsa17):
     signs = np.where(y[:, None] == seen, 1.0, -1.0)
     left = np.linalg.solve(x.T @ x + 100 * np.eye(x.shape[1]), x.T @ signs @ a[seen])
     V = np.linalg.solve(a[seen].T @ a[seen] + np.eye(a.shape[1]), left.T).T
-    np.testing.assert_allclose(found.scores(rows), test @ V @ a.T, atol=1e-5)
+    np.testing.assert_allclose(found.recognizer.scores(rows), test @ V @ a.T, atol=1e-5)
 
 
 # --- adding one -----------------------------------------------------------------------------------
@@ -196,9 +200,9 @@ class SeenMeans(Method):
 
 def test_a_method_is_one_class_and_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(METHODS, "means", SeenMeans)
-    measured = choose_and_test(build_method("means", small()), DATA, device="cpu")
-    assert measured.test.S is not None
-    assert measured.test.S > 22  # twice as good as chance
+    _, tested = choose_and_test(build_method("means", small()), DATA)
+    assert tested.S is not None
+    assert tested.S > 22  # twice as good as chance
     save_dataset(DATA, tmp_path / "data")
     arguments = ["fit", str(tmp_path / "data"), "-o", str(tmp_path / "run"), "--method", "means"]
     assert mlis.cli.main([*arguments, "--precision", "float32", "--device", "cpu"]) == 0
@@ -232,9 +236,8 @@ def test_a_generator_is_one_class_one_line_and_its_name(monkeypatch, caplog):
     assert np.isfinite(trained.recognizer.scores(ROWS)).all()
     assert trained.exemplars is None  # nothing is known of how to keep it
     assert "no exemplar buffer: expected a generator of mlis, got NoisyDescriptors" in caplog.text
-    assert choose(build_method("raw", config), DATA, device="cpu").method.name.endswith(
-        "toy generator"
-    )
+    chosen = build_method("raw", config).choose(DATA, device="cpu")
+    assert chosen.method.name.endswith("toy generator")
     with pytest.raises(SettingsError, match="schedule='joint' alternates"):
         small(generation={"generator": "toy"}, refinement={"schedule": "joint"})
     monkeypatch.undo()
@@ -272,13 +275,13 @@ def test_fit_trains_and_saves_it(name, tmp_path, capsys):
     flags = ["-o", str(run), "--method", name, "--precision", "float32", "--device", "cpu"]
     found = last_json(printed(capsys, "fit", str(tmp_path / "data"), *flags, "--json"))
     config = Config(precision="float32")
-    measured = choose_and_test(build_method(name, config), DATA, device="cpu")
-    assert found["H"] == pytest.approx(measured.test.H)
+    measured, tested = choose_and_test(build_method(name, config), DATA)
+    assert found["H"] == pytest.approx(tested.H)
     model = load_model(run / "seed-0" / name / "model")
     np.testing.assert_allclose(model.scores(ROWS), measured.recognizer.scores(ROWS), atol=1e-5)
     row = json.loads((run / "seed-0" / name / "result.json").read_text())
     assert row["method"] == name
-    assert row["options"] == measured.options
+    assert row["options"] == measured.method.options
     assert f"recognition, method {name}." in model_card(model)
 
 
@@ -294,7 +297,7 @@ def test_a_finished_run_is_resumed_without_training(tmp_path, capsys, monkeypatc
         seeds.append(options["seed"])
         return choose(*arguments, **options)
 
-    monkeypatch.setattr(mlis.runs.run, "choose", counted)
+    monkeypatch.setattr(Method, "choose", counted)
     again = last_json(printed(capsys, "fit", "--resume", str(run), "--json"))
     assert seeds == [1]
     assert again["H"] == first["H"]

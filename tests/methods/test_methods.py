@@ -2,21 +2,23 @@
 
 import itertools
 import json
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
+from method_cases import candidates, choose_and_test
 from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
+from mlis.data.splits import Split
 from mlis.errors import DataError
 from mlis.evaluation import best_calibration, evaluate
 from mlis.methods import eszsl
 from mlis.methods.cegzsl import CEGZSL
 from mlis.methods.cosine import SharedSpaceCosine
 from mlis.methods.eszsl import ESZSL, Problem
-from mlis.methods.protocol import best, choose_and_test
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax
 from mlis.model.preprocessing import prepare
@@ -25,6 +27,7 @@ from simulated import linear_world, small, tiny
 
 DOUBLE = Config(precision="float64")
 RIDGE = {"generation": {"generator": "ridge"}}
+CALIBRATED = {"classification": {"calibration": "validation"}}
 
 
 def tensors(data: GZSLDataset):
@@ -83,7 +86,7 @@ def test_eszsl_is_where_its_objective_is_flat(gamma, lambda_):
 
 def test_eszsl_scores_are_bilinear():
     data, method = tiny(), ESZSL(DOUBLE, 0.1, 1.0)
-    recognizer = method.fit(data.for_training(), device="cpu")
+    recognizer = method.fit(data.for_training(), device="cpu").recognizer
     V = Problem.of(tensors(data)).weights(torch.eye(4), 0.1, 1.0).T.numpy()
     rows = data.for_testing().features[:7].astype(np.float64)
     training = data.for_training().features.astype(np.float64)
@@ -99,13 +102,13 @@ def test_eszsl_goes_through_its_grid_and_rows_in_chunks(monkeypatch):
     probe = np.asarray(training.features[:5])
     whole = {
         (one.gamma, one.lambda_): recognizer.scores(probe)
-        for one, recognizer in ESZSL(DOUBLE).candidates(training, device="cpu")
+        for one, recognizer in candidates(ESZSL(DOUBLE), training).items()
     }
     powers = [10.0**b for b in (-3, -2, -1, 0, 1, 2, 3)]
     assert set(whole) == set(itertools.product(powers, powers))
     monkeypatch.setattr(eszsl, "CHUNK_ROWS", 7)
     for gamma, lambda_ in [(0.001, 0.001), (1.0, 100.0)]:
-        again = ESZSL(DOUBLE, gamma, lambda_).fit(training, device="cpu").scores(probe)
+        again = ESZSL(DOUBLE, gamma, lambda_).fit(training, device="cpu").recognizer.scores(probe)
         np.testing.assert_allclose(again, whole[gamma, lambda_], rtol=1e-6)
 
 
@@ -137,7 +140,7 @@ def ridge_by_hand(data: GZSLDataset, kernel, penalty: float) -> np.ndarray:
 def test_prototypes_are_ridge_predictions_compared_by_cosine(kernel):
     data = tiny()
     config = DOUBLE.replace({"generation": {"ridge_kernel": kernel, "ridge_lambda": 0.1}})
-    recognizer = RidgePrototype(config).fit(data.for_training(), device="cpu")
+    recognizer = RidgePrototype(config).fit(data.for_training(), device="cpu").recognizer
     wanted = ridge_by_hand(data, kernel, 0.1)
     training = data.for_training().features.astype(np.float64)
     low, span = training.min(0), training.max(0) - training.min(0)
@@ -153,11 +156,11 @@ def test_prototypes_of_every_kernel_and_penalty():
         (one.config.generation.ridge_kernel, one.config.generation.ridge_lambda): recognizer.scores(
             np.asarray(training.features)
         )
-        for one, recognizer in RidgePrototype(DOUBLE).candidates(training, device="cpu")
+        for one, recognizer in candidates(RidgePrototype(DOUBLE), training).items()
     }
     assert len(found) == 12
     config = DOUBLE.replace({"generation": {"ridge_kernel": "rbf", "ridge_lambda": 0.01}})
-    alone = RidgePrototype(config).fit(training, device="cpu")
+    alone = RidgePrototype(config).fit(training, device="cpu").recognizer
     np.testing.assert_array_equal(alone.scores(training.features), found["rbf", 0.01])
 
 
@@ -166,7 +169,7 @@ def test_prototypes_of_every_kernel_and_penalty():
 
 def test_cosine_of_feature_and_descriptor():
     data = shared_space()
-    recognizer = SharedSpaceCosine(DOUBLE).fit(data.for_training(), device="cpu")
+    recognizer = SharedSpaceCosine(DOUBLE).fit(data.for_training(), device="cpu").recognizer
     rows = data.for_testing().features
     found = recognizer.scores(rows)
     for row, scores in zip(rows.astype(np.float64), found, strict=True):
@@ -179,7 +182,7 @@ def test_cosine_of_feature_and_descriptor():
 
 def test_cosine_of_rows_by_chunks():
     data = shared_space()
-    recognizer = SharedSpaceCosine(DOUBLE).fit(data.for_training(), device="cpu")
+    recognizer = SharedSpaceCosine(DOUBLE).fit(data.for_training(), device="cpu").recognizer
     whole = recognizer.scores(data.features)
     np.testing.assert_allclose(recognizer.scores(data.features, batch_size=7), whole, atol=1e-7)
 
@@ -195,7 +198,7 @@ def test_cosine_needs_one_space():
 @pytest.mark.parametrize("sections", [{}, RIDGE], ids=["wgan-gp", "ridge"])
 def test_raw_softmax_is_the_method_without_refinement(sections):
     training, config = tiny().for_training(), small(**sections)
-    found = RawSoftmax(config).fit(training, seed=3, device="cpu")
+    found = RawSoftmax(config).fit(training, seed=3, device="cpu").recognizer
     config = config.replace({"refinement": {"components": "none"}})
     wanted = fit(training, config, seed=3, device="cpu").recognizer
     assert found.refiner.kind == "none"
@@ -223,21 +226,27 @@ def test_test_rows_may_be_noise(method):
     noise = GZSLDataset(
         features, labels, data.descriptors, data.class_names, data.split, data.provenance
     )
-    ours, theirs = (choose_and_test(method, one, seed=1, device="cpu") for one in (data, noise))
+    (ours, tested), (theirs, other) = (
+        choose_and_test(method, one, seed=1) for one in (data, noise)
+    )
     assert ours.method == theirs.method
     assert ours.recognizer.calibration == theirs.recognizer.calibration
     probe = data.for_testing().features
     np.testing.assert_array_equal(ours.recognizer.scores(probe), theirs.recognizer.scores(probe))
-    assert ours.test.to_dict() != theirs.test.to_dict()
+    assert tested.to_dict() != other.to_dict()
 
 
 def test_the_best_on_validation_classes_is_chosen():
-    data = linear_world(noise=0.3, per_class=10)
-    measured = choose_and_test(ESZSL(DOUBLE), data, device="cpu")
+    data = linear_world(classes=60, unseen=10, noise=0.3, per_class=10)  # ten held out: one fold
+    measured, tested = choose_and_test(ESZSL(DOUBLE), data)
     training, held_out = data.for_validation()
     table = {}
     for gamma, lambda_ in itertools.product(eszsl.PENALTIES, eszsl.PENALTIES):
-        scores = ESZSL(DOUBLE, gamma, lambda_).fit(training, device="cpu").scores(held_out.features)
+        scores = (
+            ESZSL(DOUBLE, gamma, lambda_)
+            .fit(training, device="cpu")
+            .recognizer.scores(held_out.features)
+        )
         constant = best_calibration(scores, held_out.labels, held_out.seen_mask)
         scores = scores - constant * held_out.seen_mask
         found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
@@ -247,20 +256,37 @@ def test_the_best_on_validation_classes_is_chosen():
     assert table[chosen.gamma, chosen.lambda_] == pytest.approx(measured.validation.H, abs=1e-9)
     assert max(table.values()) > min(table.values()) + 5  # there was something to choose
     test = data.for_testing()
-    scores = chosen.fit(data.for_training(), device="cpu").scores(test.features)
+    scores = chosen.fit(data.for_training(), device="cpu").recognizer.scores(test.features)
     scores = scores - measured.recognizer.calibration * test.seen_mask
     wanted = evaluate(scores, test.labels, test.seen_mask, test.class_names)
-    assert measured.test.to_dict() == wanted.to_dict()
+    assert tested.to_dict() == wanted.to_dict()
+
+
+@dataclass(frozen=True)
+class Equals(SharedSpaceCosine):
+    """Alternatives that do not differ."""
+
+    number: int = 0
+
+    def alternatives(self) -> list["Equals"]:
+        return [replace(self, number=number) for number in (2, 1, 3)]
 
 
 def test_the_first_of_equals_is_chosen():
-    data = shared_space()
-    training, held_out = data.for_validation()
-    one = SharedSpaceCosine(DOUBLE)
-    recognizer = one.fit(training, device="cpu")
-    other = SharedSpaceCosine(Config(precision="float32"))
-    assert best(iter([(one, recognizer), (other, recognizer)]), held_out)[0] is one
-    assert best(iter([(other, recognizer), (one, recognizer)]), held_out)[0] is other
+    assert Equals().choose(shared_space(), device="cpu").method == Equals(number=2)
+
+
+def test_a_method_without_alternatives_keeps_the_constant_it_is_given():
+    """And validates nothing: data without a validation split will do."""
+    data = replace(shared_space(), split=Split(shared_space().split.trainval))
+    config = Config().replace({"classification": {"calibration": 0.25}})
+    chosen = SharedSpaceCosine(config).choose(data, device="cpu")
+    assert chosen.recognizer.calibration == 0.25
+    assert chosen.validation is None
+    with pytest.raises(DataError, match="no validation split"):
+        Equals(config).choose(data, device="cpu")
+    with pytest.raises(DataError, match="no validation split"):
+        SharedSpaceCosine(DOUBLE.replace(CALIBRATED)).choose(data, device="cpu")
 
 
 LEARNERS = [one for one in METHODS if one.name != "raw softmax (f-CLSWGAN)"]  # 5 steps are few
@@ -269,45 +295,44 @@ LEARNERS = [one for one in METHODS if one.name != "raw softmax (f-CLSWGAN)"]  # 
 @pytest.mark.parametrize("method", LEARNERS, ids=names)
 def test_methods_recognise_unseen_classes(method):
     """Of 24 classes, 6 unseen; H by chance is 4. ESZSL has no offset, which these features need."""
-    found = choose_and_test(method, linear_world(noise=0.1), device="cpu").test.H
+    found = choose_and_test(
+        replace(method, config=method.config.replace(CALIBRATED)), linear_world(noise=0.1)
+    )[1].H
     assert found is not None
     assert found > (25 if method.name == "ESZSL" else 60)
 
 
 def test_cosine_recognises_unseen_classes():
-    found = choose_and_test(SharedSpaceCosine(), shared_space(), device="cpu").test.H
+    found = choose_and_test(SharedSpaceCosine(), shared_space())[1].H
     assert found == 100
 
 
-def test_a_result_is_strict_json():
-    measured = choose_and_test(contrastive(), tiny(), device="cpu")
-    row = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
-    assert row["method"] == "CE-GZSL"
-    assert row["protocol"] == "H@val"
-    assert row["settings"]["steps"] in (5, 40)
-    assert row["settings"]["config"]["generation"]["generator"] == "ridge"
-    assert row["test"]["H"] == measured.test.H
-    assert row["seconds"] > 0
+def test_settings_are_strict_json():
+    settings = contrastive().choose(tiny(), device="cpu").method.settings
+    again = json.loads(json.dumps(settings, allow_nan=False))
+    assert again["steps"] in (5, 40)
+    assert again["config"]["generation"]["generator"] == "ridge"
 
 
 def test_generators_are_shared_with_the_method():
     data, config = tiny(), small()
     method = fit(data.for_training(), config, seed=4, device="cpu", reuse=True)
     assert not method.reused
-    first = choose_and_test(contrastive(config=config), data, seed=4, device="cpu", reuse=True)
+    first = contrastive(config=config).choose(data, seed=4, device="cpu", reuse=True)
     assert first.reused
-    again = choose_and_test(RawSoftmax(config), data, seed=4, device="cpu", reuse=True)
-    alone = choose_and_test(RawSoftmax(config), data, seed=4, device="cpu")
+    again, tested = choose_and_test(RawSoftmax(config), data, seed=4, reuse=True)
+    alone, expected = choose_and_test(RawSoftmax(config), data, seed=4)
     assert again.reused
     assert not alone.reused
-    assert again.test.to_dict() == alone.test.to_dict()
+    assert tested.to_dict() == expected.to_dict()
 
 
 def test_a_stored_generator_that_does_not_fit_is_trained_anew(monkeypatch):
-    data, config = tiny(), small()
-    alone = choose_and_test(RawSoftmax(config), data, device="cpu")
+    data, config = tiny(), small(**CALIBRATED)
+    alone = RawSoftmax(config).choose(data, device="cpu")
     other = small(generation={"hidden": 7})
     monkeypatch.setattr("mlis.pipeline.generation_key", lambda *_: "one key for all")
-    choose_and_test(RawSoftmax(other), data, device="cpu", reuse=True)
-    found = choose_and_test(RawSoftmax(config), data, device="cpu", reuse=True)
+    RawSoftmax(other).choose(data, device="cpu", reuse=True)
+    found = RawSoftmax(config).choose(data, device="cpu", reuse=True)
+    assert found.validation is not None
     assert found.validation.to_dict() == alone.validation.to_dict()

@@ -20,9 +20,9 @@ from mlis.data.summary import describe, format_info
 from mlis.errors import DataError, FeatureRangeWarning, MlisError
 from mlis.experiments.store import Store
 from mlis.io.checkpoint import load_model, record_path, save_model
+from mlis.methods.mlis import MLIS
 from mlis.model.recognizer import replace as other
 from mlis.pipeline import fit
-from mlis.protocol import fit_and_calibrate
 from mlis.storage.locks import held
 from mlis.storage.tensors import load_tensors, save_tensors
 from simulated import small, tiny
@@ -183,7 +183,7 @@ def few_classes(_: Path) -> None:
         "generation": {"generator": "ridge"},
         "classification": {"calibration": "validation"},
     }
-    fit_and_calibrate(tiny(), small(**calibrated), device="cpu")
+    MLIS(small(**calibrated)).choose(tiny(), device="cpu")
 
 
 FAULTS: dict[str, Callable[[Path], object]] = {

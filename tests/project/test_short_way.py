@@ -1,5 +1,6 @@
 """From the call to the loss: few frames, one result type, and no hash that nobody needs."""
 
+import dataclasses
 import inspect
 import traceback
 from pathlib import Path
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import mlis
-from mlis import MLISClassifier, fit, fit_and_calibrate
+from mlis import MLIS, MLISClassifier, fit
+from mlis.methods.base import Job
 from mlis.pipeline import Trained
 from simulated import small, tiny
 
@@ -43,8 +45,9 @@ def frames(calibration: float | str, schedule: str) -> list[list[str]]:
 def test_at_most_eight_frames_from_fit_to_the_metric_loss(calibration):
     found = frames(calibration, "sequential")
     assert found
-    assert {tuple(names[:6]) for names in found} == {
-        ("fit", "fit_and_calibrate", "fit", "fit_encoder", "train", "step")
+    trainings = {"fit"} if calibration == 0.0 else {"fit", "validate"}
+    assert {tuple(names[:7]) for names in found} == {
+        ("fit", "choose", training, "fit", "fit_encoder", "train", "step") for training in trainings
     }
     assert max(map(len, found)) <= 8
 
@@ -60,19 +63,20 @@ def test_what_stays_in_memory_is_not_hashed(calibration, monkeypatch):
 
     monkeypatch.setattr("mlis.data.dataset.update_hash", hashed)
     config = small(classification={"calibration": calibration})
-    assert fit_and_calibrate(tiny(), config, device="cpu").recognizer
+    assert MLIS(config).choose(tiny(), device="cpu").recognizer
     frames(calibration, "sequential")
     with pytest.raises(AssertionError, match="hashed"):
-        fit_and_calibrate(tiny(), small(), device="cpu", reuse=True)
+        MLIS(small()).choose(tiny(), device="cpu", reuse=True)
 
 
 def test_one_result_type_and_one_set_of_defaults():
-    for function in (fit, fit_and_calibrate):
-        assert inspect.signature(function).return_annotation is Trained
-    one, two = (inspect.signature(f).parameters for f in (fit, fit_and_calibrate))
+    for function in (fit, MLIS.fit, MLIS.choose):
+        assert issubclass(inspect.signature(function).return_annotation, Trained)
+    one, two = (inspect.signature(f).parameters for f in (fit, MLIS.choose))
     shared = [name for name in one if name in two]
-    assert shared == list(one)[1:]
-    assert all(one[name].default is two[name].default for name in shared)
+    assert shared == [name for name in one if name not in ("training", "config", "loss")]
+    job = {f.name: f.default for f in dataclasses.fields(Job)}
+    assert all(one[name].default == two[name].default == job[name] for name in shared)
 
 
 def test_the_key_of_a_split_is_that_of_its_content():

@@ -72,8 +72,8 @@ def add_to(commands: Commands) -> None:
         "--method",
         metavar="NAME",
         help="mlis (default), raw, ridge, cegzsl, eszsl, prototype or cosine: train another method "
-        "on the same data, its settings and calibration chosen on validation classes; keeps no "
-        "snapshots and no exemplar buffer",
+        "on the same data; settings that it leaves open are chosen on validation classes, together "
+        "with the calibration constant",
     )
     group.add_argument("--seeds", type=seeds, metavar="A-B|N,N…", help="default: 0")
     group.add_argument(
@@ -139,14 +139,16 @@ def _begun(
     check_loss(config.refinement, given_settings(args))
     arguments = dataset_arguments(args)
     from mlis.compute.precision import Precision
-    from mlis.methods.registry import check_name
+    from mlis.methods.registry import DEFAULT, METHODS, check_name
     from mlis.runs.run import RunPlan, begin
 
-    method, device = args.method or "mlis", args.device or "auto"
+    method, device = args.method or DEFAULT, args.device or "auto"
     check_name(method)
-    if method != "mlis" and given_settings(args).get("refinement", {}).get("components"):
+    chosen = given_settings(args).get("refinement", {}).get("components")
+    if chosen and not METHODS[method].has_components:
+        known = ", ".join(name for name, one in METHODS.items() if one.has_components)
         raise SettingsError(
-            f"--components: only mlis has them, got --method {method}. Leave it out."
+            f"--components: only {known} has them, got --method {method}. Leave it out."
         )
     Precision.of(config.precision, device)  # refuses a missing device before data are read
     dataset = load(arguments)

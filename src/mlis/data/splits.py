@@ -140,20 +140,33 @@ def add_validation(
     return replace(split, train=train, val_seen=val_seen, val_unseen=val_unseen), note
 
 
-def validation_splits(split: Split, labels: np.ndarray) -> list[Split]:
-    """`split`, followed by splits with other held-out classes, up to `ENOUGH_CLASSES` in total.
+def validation_splits(split: Split, labels: np.ndarray, count: int | None = None) -> list[Split]:
+    """`split`, followed by splits with other held-out classes.
 
-    At most `MOST_SPLITS` are returned, each with as many held-out classes as the first. The classes
-    are drawn with a fixed seed, independent of the seed of training.
+    Args:
+        split: has a validation part.
+        labels: (n,) of all rows.
+        count: how many splits. Once every class was held out, classes are held out again, with
+            others. By default as many as hold out `ENOUGH_CLASSES` in total, at most `MOST_SPLITS`,
+            which hold out no class twice.
+
+    Returns:
+        Splits with as many held-out classes as the first (the last of the default may have fewer),
+        drawn with a fixed seed, independent of the seed of training; `split` alone where too few
+        classes or rows would remain to train on.
     """
     classes, held_out = (np.unique(labels[rows]) for rows in (split.trainval, split.val_unseen))
     rng = np.random.default_rng([0, 3])
     others = rng.permutation(np.setdiff1d(classes, held_out))
-    splits, count, done = [split], len(held_out), len(held_out)
-    if len(classes) - count < 2:  # too few would remain to train on
+    splits, size, done = [split], len(held_out), len(held_out)
+    if len(classes) - size < 2:  # too few would remain to train on
         return splits
-    while done < ENOUGH_CLASSES and len(splits) < MOST_SPLITS and len(others):
-        unseen, others = others[:count], others[count:]
+    while len(splits) < (count or MOST_SPLITS) and (count or done < ENOUGH_CLASSES):
+        if count and len(others) < size:
+            others = rng.permutation(classes)
+        unseen, others = others[:size], others[size:]
+        if not len(unseen):
+            break
         done += len(unseen)
         of_unseen = np.isin(labels[split.trainval], unseen)
         train, val_seen = hold_out(split.trainval[~of_unseen], labels, HELD_OUT_FRACTION, rng)
@@ -161,4 +174,6 @@ def validation_splits(split: Split, labels: np.ndarray) -> list[Split]:
             val_unseen = split.trainval[of_unseen]
             parts = {"train": train, "val_seen": val_seen, "val_unseen": val_unseen}
             splits.append(replace(split, **parts))
+        elif count:  # of classes with a single row none can be held out
+            break
     return splits

@@ -16,10 +16,10 @@ from mlis.data.dataset import GZSLDataset
 from mlis.data.letters.dataset import LetterData, load_letters
 from mlis.demo.page import Findings, render_page
 from mlis.evaluation import Evaluation
-from mlis.methods.protocol import choose_and_test
+from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.model.recognizer import Recognizer
-from mlis.protocol import evaluate_on_test, fit_and_calibrate
+from mlis.protocol import evaluate_on_test
 from mlis.provenance import PROTOCOL, provenance
 from mlis.storage.atomic import atomic_write, write_json
 from mlis.training.callbacks import Callback
@@ -88,9 +88,9 @@ class _Trainer:
 
     def __call__(self, title: str, components: str) -> Recognizer:
         """Calibrate on validation and train, with these components of the refinement."""
-        trained = fit_and_calibrate(
+        method = MLIS(self.config.replace({"refinement": {"components": components}}))
+        trained = method.choose(
             self.dataset,
-            self.config.replace({"refinement": {"components": components}}),
             seed=self.seed,
             device=self.device,
             callbacks=[self.progress(title)],
@@ -103,7 +103,8 @@ class _Trainer:
 def _prototypes(dataset: GZSLDataset, config: Config, device: str | torch.device) -> Evaluation:
     """Nearest ridge prototypes, on unscaled features, as all HOG values have the same unit."""
     unscaled = config.replace({"preprocessing": {"feature_scaling": "none"}})
-    return choose_and_test(RidgePrototype(unscaled), dataset, device=device).test
+    chosen = RidgePrototype(unscaled).choose(dataset, device=device)
+    return evaluate_on_test(chosen.recognizer, dataset)
 
 
 def chance(seen_mask: np.ndarray) -> dict[str, float]:

@@ -22,30 +22,35 @@ class OwnLoss:
     Args:
         loss: the user's.
         precision: device and dtype of those weights.
+        settings: how features and descriptors are concatenated.
+        descriptors: (C, Da) of the classes; None without IS.
     """
 
-    def __init__(self, loss: EmbeddingLoss, precision: Precision):
-        self._loss = loss
+    def __init__(
+        self,
+        loss: EmbeddingLoss,
+        precision: Precision,
+        settings: Refinement,
+        descriptors: Tensor | None,
+    ):
+        self._loss, self._settings, self._descriptors = loss, settings, descriptors
         self.learned: torch.nn.Module | None = None
         if isinstance(loss, torch.nn.Module) and any(True for _ in loss.parameters()):
             self.learned = copy.deepcopy(loss).to(precision.device, precision.master)
             self._loss = self.learned
 
-    def __call__(
-        self, h: Tensor, y: Tensor, descriptors: Tensor | None, settings: Refinement
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss, and the semantic fraction of the squared length (mean).
 
         Args:
             h: (B, Dh) refined features.
             y: (B,) labels.
-            descriptors: (B, Da) of each sample's own class; None without IS.
-            settings: how the two are concatenated.
 
         Raises:
             SettingsError: the loss did not return a scalar tensor.
         """
-        embeddings = concatenate(h, descriptors, settings)
+        own = None if self._descriptors is None else self._descriptors[y]
+        embeddings = concatenate(h, own, self._settings)
         squared = embeddings.detach().square()
         semantic_share = squared[:, h.shape[1] :].sum(1) / squared.sum(1).clamp(min=1e-12)
         value: object = self._loss(embeddings, y)

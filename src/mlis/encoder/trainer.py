@@ -71,7 +71,8 @@ class RefinementTrainer(PackedTrainer):
             self.similarity_loss = similarity_loss(settings)
         if self.similarity_loss is None:
             loss = load_loss(settings.loss) if loss is None else loss
-            self.own_loss = OwnLoss(loss, precision)
+            own = data.descriptors if "is" in settings.switches else None
+            self.own_loss = OwnLoss(loss, precision, settings, own)
         trained = [p for part in self._networks().values() for p in part.parameters()]
         rates = (settings.learning_rate, settings.beta1, settings.beta2)
         self.adam: torch.optim.Adam = adam(trained, *rates)
@@ -151,11 +152,13 @@ class RefinementTrainer(PackedTrainer):
         own = self.settings.semantic_scale * own
         return own @ own.T
 
-    def metric_loss(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def metric_loss(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Metric loss (eq. 1) of `[h ; a_y]`, and the semantic fraction of its squared length."""
-        if self.own_loss is not None:
-            own = self.data.descriptors[y] if self.with_semantics else None
-            return self.own_loss(h, y, own, self.settings)
+        return self.own_loss or self._loss_of_similarities
+
+    def _loss_of_similarities(self, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """One of the losses of pairs' cosines."""
         assert self.similarity_loss is not None
         similarity, semantic_share = similarities(
             h, self.class_of_row, self._class_gram(y), self.settings, self.product

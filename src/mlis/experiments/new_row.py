@@ -12,51 +12,41 @@ from mlis.evaluation import Evaluation
 from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.store import TEST_BEST, Row, parse
 from mlis.experiments.tasks import Task
-from mlis.experiments.testbest import TestBest, baseline_test_best
-from mlis.methods.protocol import Measured
-from mlis.pipeline import Trained
-from mlis.protocol import evaluate_on_test
+from mlis.experiments.testbest import TestBest, constant_test_best
+from mlis.protocol import Chosen, evaluate_on_test
 from mlis.provenance import provenance
 
 
-def row_of_method(task: Task, dataset: GZSLDataset, trained: Trained, unseen: UnseenImages) -> Row:
-    """Of the method under H@val.
+def row_of(task: Task, dataset: GZSLDataset, chosen: Chosen, unseen: UnseenImages) -> Row:
+    """Of a method that was trained and chosen under H@val; tested here under the task's protocol.
 
     Args:
         task, dataset: what was run.
-        trained: what came of it; tested here.
+        chosen: what came of it.
         unseen: retrieval among the images of unseen classes.
     """
-    recognizer = trained.recognizer
-    test = evaluate_on_test(recognizer, dataset).to_dict() | unseen.retrieved(recognizer)
-    cost = _cost(trained.seconds, trained.reused)
-    return _row(task, dataset, test, trained.validation, recognizer.calibration, {}, cost)
+    recognizer, constant = chosen.recognizer, chosen.recognizer.calibration
+    test = evaluate_on_test(recognizer, dataset).to_dict()
+    if recognizer.refiner.kind != "none":
+        test |= unseen.retrieved(recognizer)
+    if task.protocol == TEST_BEST:
+        best = constant_test_best(recognizer, dataset)
+        test, constant = {**test, **best.test.to_dict()}, best.calibration
+    cost = _cost(chosen.seconds, chosen.reused)
+    # the task has all settings of a method with components
+    settings = {} if chosen.method.has_components else chosen.method.settings
+    return _row(task, dataset, test, chosen.validation, constant, settings, cost)
 
 
 def row_of_test_best(
     task: Task, dataset: GZSLDataset, found: TestBest, unseen: UnseenImages
 ) -> Row:
-    """Of the method under H@test-best."""
+    """Of a method whose encoder's best step was taken, under H@test-best."""
     assert found.last is not None
     assert found.recognizer is not None
     test = found.test.to_dict() | unseen.retrieved(found.recognizer)
     cost = _cost(found.last.seconds + found.seconds, found.last.reused)
     return _row(task, dataset, test, None, found.calibration, found.chosen, cost)
-
-
-def row_of_baseline(
-    task: Task, dataset: GZSLDataset, measured: Measured, unseen: UnseenImages
-) -> Row:
-    """Of a baseline, under the task's protocol."""
-    test, recognizer = measured.test.to_dict(), measured.recognizer
-    if recognizer.refiner.kind != "none":
-        test = test | unseen.retrieved(recognizer)
-    settings, constant = measured.settings, recognizer.calibration
-    if task.protocol == TEST_BEST:
-        best = baseline_test_best(measured, dataset)
-        test, constant = {**test, **best.test.to_dict()}, best.calibration
-    cost = _cost(measured.seconds, measured.reused)
-    return _row(task, dataset, test, measured.validation, constant, settings, cost)
 
 
 def _cost(seconds: float, reused: bool) -> dict[str, Any]:

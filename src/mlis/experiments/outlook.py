@@ -12,6 +12,7 @@ from mlis.experiments.plans import Entry
 from mlis.experiments.source import Source
 from mlis.experiments.store import Row, Store
 from mlis.experiments.tasks import Task
+from mlis.generators.registry import CLOSED_FORM
 from mlis.methods.registry import METHODS
 from mlis.provenance import generation_key
 from mlis.training.generator_cache import STAGE, generator_folder
@@ -82,8 +83,9 @@ def _reuses(task: Task, source: Source, shared: _Shared) -> str:
         said.append("encoder of a run before it")
     shared.stems.add(task.stem)
     config = task.config
-    stored = config.generation.generator != "ridge" and config.refinement.schedule == "sequential"
-    if stored and METHODS[task.method].uses_generator:
+    stored = config.generation.generator not in CLOSED_FORM
+    sequential = config.refinement.schedule == "sequential"
+    if stored and sequential and METHODS[task.method].uses_generator:
         key = generation_key(shared.split(source), config, task.seed, task.device)
         if (generator_folder(key) / f"{STAGE}.safetensors").exists():
             said.append("generator in the cache")

@@ -14,16 +14,14 @@ from typing import Any
 
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.experiments.loading import Loaded, loaded
-from mlis.experiments.new_row import row_of_baseline, row_of_method, row_of_test_best
+from mlis.experiments.new_row import row_of, row_of_test_best
 from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.store import TEST_BEST, Row
-from mlis.experiments.tasks import METHOD, Task, stage_one
+from mlis.experiments.tasks import Task, stage_one
 from mlis.experiments.testbest import measure_test_best
 from mlis.io.checkpoint import save_model
-from mlis.methods.protocol import choose_and_test
-from mlis.methods.registry import build_method
-from mlis.protocol import fit_and_calibrate
-from mlis.provenance import training_key
+from mlis.methods.base import Method
+from mlis.methods.registry import METHODS, build_method
 from mlis.training.callbacks import Callback, LossLog
 from mlis.training.checkpoints import CheckpointFolder
 
@@ -42,7 +40,7 @@ class How:
     Attributes:
         listen: given the title of a training, returns its callback.
         record: gets the losses, as `.jsonl`; None: they are dropped.
-        keep_model: whether `record` gets `model/` too; baselines save none.
+        keep_model: whether `record` gets `model/` too; none under H@test-best.
         snapshot_every: seconds between snapshots.
         reuse: whether generators are taken from the user's cache folder or trained there.
         load: gives the dataset of a task.
@@ -59,7 +57,7 @@ class How:
 def run(task: Task, work: Path, how: How) -> Row:
     """Train and test, or continue where a killed process stopped.
 
-    A baseline starts again, except for its generator.
+    A method without snapshots of its own starts again, except for its generator.
 
     Args:
         task: what to run.
@@ -71,37 +69,16 @@ def run(task: Task, work: Path, how: How) -> Row:
         DivergenceError: a training diverged.
     """
     dataset, unseen = how.load(task)
-    if task.method == METHOD and task.protocol == TEST_BEST:
-        return _run_method_test_best(task, dataset, unseen, work, how)
-    if task.method == METHOD:
-        return _run_method(task, dataset, unseen, work, how)
-    measured = choose_and_test(
-        build_method(task.method, task.config, **_tuples(task.options)),
-        dataset,
-        seed=task.seed,
-        device=task.device,
-        callbacks=[how.listen(task.title)],
-        reuse=how.reuse,
-    )
-    return row_of_baseline(task, dataset, measured, unseen)
-
-
-def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists where settings have tuples."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
-
-
-def _run_method(
-    task: Task, dataset: GZSLDataset, unseen: UnseenImages, work: Path, how: How
-) -> Row:
-    parts = {"training": _hooks(task, "training", dataset.for_training(), work, how)}
-    if task.config.classification.calibration == "validation":
+    if task.protocol == TEST_BEST and METHODS[task.method].has_components:
+        return _run_steps_test_best(task, dataset, unseen, work, how)
+    method = build_method(task.method, task.config, **_tuples(task.options))
+    parts = {"training": _hooks(task, method, "training", dataset.for_training(), work, how)}
+    if method.chooses:
         split = dataset.for_validation()[0]
-        parts["validation"] = _hooks(task, "validation", split, work, how)
+        parts["validation"] = _hooks(task, method, "validation", split, work, how)
     validation = {f"validation_{name}": v for name, v in parts.get("validation", {}).items()}
-    trained = fit_and_calibrate(
+    chosen = method.choose(
         dataset,
-        task.config,
         seed=task.seed,
         device=task.device,
         reuse=how.reuse,
@@ -109,28 +86,36 @@ def _run_method(
         **parts["training"],
         **validation,
     )
-    row = row_of_method(task, dataset, trained, unseen)
+    row = row_of(task, dataset, chosen, unseen)
     if how.record is not None:
         _keep_losses(work, how.record, parts)
-        if how.keep_model:
-            save_model(trained.recognizer, how.record / "model", record=dataclasses.asdict(row))
+        if how.keep_model and task.protocol != TEST_BEST:
+            save_model(chosen.recognizer, how.record / "model", record=dataclasses.asdict(row))
     return row
 
 
-def _hooks(task: Task, part: str, split: TrainingSplit, work: Path, how: How) -> dict[str, Any]:
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where settings have tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+
+
+def _hooks(
+    task: Task, method: Method, part: str, split: TrainingSplit, work: Path, how: How
+) -> dict[str, Any]:
     """Callbacks and snapshots of one training."""
     title = task.title if part == "training" else f"{task.title}, {part}"
-    key = training_key(split, stage_one(task.config), task.seed, task.device)
+    first = dataclasses.replace(method, config=stage_one(task.config))
+    key = first.key(split, task.seed, task.device)
     return {
         "callbacks": [LossLog(work / part), how.listen(title)],
         "checkpoints": CheckpointFolder(work / part, key, every=how.snapshot_every),
     }
 
 
-def _run_method_test_best(
+def _run_steps_test_best(
     task: Task, dataset: GZSLDataset, unseen: UnseenImages, work: Path, how: How
 ) -> Row:
-    """Keep no model: one that was chosen on test data is nobody's to use."""
+    """Of a method whose encoder's best step is taken; keep no model chosen on test data."""
     found = measure_test_best(
         dataset,
         task.config,

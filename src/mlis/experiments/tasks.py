@@ -10,7 +10,7 @@ from mlis.config import Classification, Config, hash_of
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.store import PROTOCOLS
 from mlis.experiments.testbest import POINTS
-from mlis.methods.registry import METHODS, check_name
+from mlis.methods.registry import DEFAULT, METHODS, check_name
 from mlis.provenance import (
     GENERATION_VERSION,
     PROTOCOL,
@@ -19,7 +19,7 @@ from mlis.provenance import (
     loss_identity,
 )
 
-METHOD = "mlis"
+METHOD = DEFAULT
 BASELINES = tuple(name for name in METHODS if name != METHOD)
 
 
@@ -67,16 +67,21 @@ class Task:
 
         One that leaves encoders of many steps behind shares it with no other.
         """
-        if self.method != METHOD or self.protocol != PROTOCOL:
+        if not self.has_components or self.protocol != PROTOCOL:
             return self.key
         return hash_of(["stage 1", *self._parts(stage_one(self.config))])
 
     def _parts(self, config: Config) -> list[Any]:
         settings = {**config.to_dict(), "precision": arithmetic_key(config, self.device)}
-        own = loss_identity(config, None) if self.method == METHOD else None
+        own = loss_identity(config, None) if self.has_components else None
         code = [GENERATION_VERSION, REFINEMENT_VERSION]
         options = dict(self.options)
         return [self.data_sha256, self.method, settings, options, own, self.seed, code]
+
+    @property
+    def has_components(self) -> bool:
+        """Whether the method has components; then its stages share snapshots, and name the run."""
+        return METHODS[self.method].has_components
 
     @property
     def title(self) -> str:
@@ -87,7 +92,7 @@ class Task:
     @property
     def kind(self) -> str:
         """What is run, but for settings that are numbers: runs of one kind take alike long."""
-        if self.method != METHOD:
+        if not self.has_components:
             return self.method
         refinement = self.config.refinement
         loss = "" if refinement.loss == "circle" else f", {refinement.loss}"

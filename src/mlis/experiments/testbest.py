@@ -19,7 +19,6 @@ from torch import Tensor
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TestSplit, TrainingSplit
 from mlis.evaluation import Evaluation, evaluate
-from mlis.methods.protocol import Measured
 from mlis.model.recognizer import Recognizer, replace
 from mlis.pipeline import Trained, fit
 from mlis.provenance import training_key
@@ -184,10 +183,10 @@ def _best(test: TestSplit, found: Iterator[tuple[int, Recognizer]]) -> TestBest:
     return TestBest(at_best, constant, {"step": step, "tried": tried}, recognizer)
 
 
-def baseline_test_best(measured: Measured, dataset: GZSLDataset) -> TestBest:
-    """A baseline that was trained and chosen under H@val, at the best constant on test data."""
+def constant_test_best(recognizer: Recognizer, dataset: GZSLDataset) -> TestBest:
+    """A recognizer that was trained and chosen under H@val, at the best constant on test data."""
     test = dataset.for_testing()
-    recognizer = replace(measured.recognizer, calibration=0.0)
+    recognizer = replace(recognizer, calibration=0.0)
     found, constant = _at_best_constant(recognizer.scores(test.features), test)
     return TestBest(found, constant, {})
 

@@ -22,8 +22,11 @@ GeneratorFit = Callable[
 
 GENERATORS: dict[str, GeneratorFit] = {
     "wgan-gp": fit_wgan_gp,
-    "ridge": lambda data, settings, *_: fit_ridge(data, settings),  # closed form
+    "ridge": lambda data, settings, *_: fit_ridge(data, settings),
 }
+
+CLOSED_FORM = frozenset({"ridge"})
+"""Generators that are solved in a moment: neither snapshots nor the cache keep them."""
 
 
 def fit_generator(

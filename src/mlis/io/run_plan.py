@@ -9,11 +9,12 @@ from typing import Any
 import mlis
 from mlis.config import Config
 from mlis.errors import ModelFileError, SettingsError
+from mlis.methods.base import Method
+from mlis.methods.registry import DEFAULT, METHODS, build_method, check_name
 from mlis.storage.atomic import CHECK, strict_json, with_checksum, without_checksum, write_json
 
 FORMAT = 1
 """Of `run.json`, `result.json` and `results.json`."""
-MLIS = "mlis"
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class RunPlan:
         seeds: one training each.
         components: e.g. ("ml", "ml+is", "ml+is+sfr").
         device: "auto", "cpu", "cuda", …
-        method: one of :data:`mlis.methods.registry.METHODS`; another than MLIS is trained once per
-            seed, whatever `components`.
+        method: one of :data:`mlis.methods.registry.METHODS`; one without components is trained
+            once per seed, whatever `components`.
     """
 
     dataset: Mapping[str, Any]
@@ -37,7 +38,7 @@ class RunPlan:
     seeds: tuple[int, ...] = (0,)
     components: tuple[str, ...] = ("ml+is+sfr",)
     device: str = "auto"
-    method: str = MLIS
+    method: str = DEFAULT
 
     def __post_init__(self) -> None:
         if not str.isidentifier(self.method):  # it names folders
@@ -47,16 +48,24 @@ class RunPlan:
         if not self.components or len(set(self.components)) < len(self.components):
             raise SettingsError(f"components must be distinct, but got {list(self.components)}")
         for components in self.components:
-            self.config_of(components)
+            self.config.replace({"refinement": {"components": components}})
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """What is trained with each seed: components of MLIS, or another method alone."""
-        return self.components if self.method == MLIS else (self.method,)
+        """What is trained with each seed: the components, or a method that has none.
 
-    def config_of(self, components: str) -> Config:
-        """Settings with these components."""
-        return self.config.replace({"refinement": {"components": components}})
+        Raises:
+            SettingsError: there is no such method.
+        """
+        check_name(self.method)
+        return self.components if METHODS[self.method].has_components else (self.method,)
+
+    def method_of(self, variant: str) -> Method:
+        """The method of a variant, with its settings."""
+        config = self.config
+        if METHODS[self.method].has_components:
+            config = config.replace({"refinement": {"components": variant}})
+        return build_method(self.method, config)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for `run.json`."""

@@ -2,7 +2,8 @@
 
 A method is a frozen dataclass of its settings, a :class:`~mlis.methods.base.Method`. Its `fit`
 takes a :class:`~mlis.data.dataset.TrainingSplit`, which holds no test row, and returns a
-:class:`~mlis.model.recognizer.Recognizer`, which can be saved, served and exported whatever the
-method. :mod:`mlis.methods.registry` names all methods; :mod:`mlis.methods.protocol` chooses a
-method's open settings on validation classes, retrains, and tests once.
+:class:`~mlis.pipeline.Trained`, whose recognizer can be saved, served and exported whatever the
+method. Its `choose` (:mod:`mlis.protocol`) chooses open settings and the calibration constant on
+validation classes, and trains with them on all training rows. :mod:`mlis.methods.registry` names
+all methods.
 """

@@ -1,21 +1,37 @@
-"""The interface of every method: settings that can be fitted to a training split."""
+"""The interface of every method: settings that can be trained, and chosen on validation classes."""
 
+import dataclasses
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict, Unpack
 
 import torch
 
 from mlis.compute.memory import enough_memory
 from mlis.compute.precision import Precision, own_modes
-from mlis.config import Config
+from mlis.config import Config, hash_of
 from mlis.data.dataset import TrainingSplit
 from mlis.model.heads import Head
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Identity, Refiner
+from mlis.pipeline import Trained
+from mlis.protocol import choose as choose_on_validation
+from mlis.provenance import training_key
 from mlis.training.callbacks import Callback
+from mlis.training.checkpoints import CheckpointStore
+
+
+class JobOptions(TypedDict, total=False):
+    """How a method is trained; meaning and defaults are those of :class:`Job`."""
+
+    seed: int
+    device: str | torch.device
+    callbacks: Sequence[Callback]
+    checkpoints: CheckpointStore | None
+    reuse: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +43,27 @@ class Job:
         seed: of everything random.
         device: "auto", "cpu", "cuda", …
         callbacks: are told of the progress.
+        checkpoints: keeps snapshots, from which a killed training continues.
         reuse: whether the generator is taken from the user's cache folder or trained there.
+        exemplars: whether the state needed to add classes later is kept, where there is a
+            generator.
         choosing: train every alternative, so that one can be chosen; else these settings alone.
     """
 
     training: TrainingSplit
-    seed: int
-    device: str | torch.device
+    seed: int = 0
+    device: str | torch.device = "auto"
     callbacks: Sequence[Callback] = ()
+    checkpoints: CheckpointStore | None = None
     reuse: bool = False
+    exemplars: bool = True
     choosing: bool = False
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Keyword arguments of :func:`mlis.pipeline.fit`: all but the training split."""
+        names = [f.name for f in dataclasses.fields(self) if f.name not in ("training", "choosing")]
+        return {name: getattr(self, name) for name in names}
 
     def prepare(self, config: Config) -> tuple[FeatureScaler, TrainingTensors]:
         """Scaled features and descriptors on the device, in the settings' precision."""
@@ -65,6 +92,8 @@ class Method(ABC):
         config: the settings that methods share: preprocessing, generation, classification, …
         remedy: what to lower if memory does not suffice.
         uses_generator: whether the generator of `config` is trained, which methods can share.
+        has_components: whether `config.refinement.components` selects what is trained, so that a
+            run can compare several.
         needs_shared_space: whether features and descriptors must come from one model.
     """
 
@@ -74,35 +103,59 @@ class Method(ABC):
         "Leave the features in their file (a dataset folder, MLIS_RESIDENT_MIB=0)"
     )
     uses_generator: ClassVar[bool] = False
+    has_components: ClassVar[bool] = False
     needs_shared_space: ClassVar[bool] = False
+
+    choose = choose_on_validation  # the function is the method: no frame that only forwards
 
     @property
     @abstractmethod
     def name(self) -> str:
         """As it stands in a table."""
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own settings, for JSON; not `config`."""
+        names = [f.name for f in dataclasses.fields(self) if f.name != "config"]
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, for JSON."""
+        return {**self.options, "config": self.config.to_dict()}
+
+    @property
+    def chooses(self) -> bool:
+        """Whether validation has something to choose: an alternative, or the constant."""
+        return len(self.alternatives()) > 1 or (
+            self.config.classification.calibration == "validation"
+        )
+
     def alternatives(self) -> Sequence[Self]:
         """Every setting that validation may choose; by default these settings alone."""
         return (self,)
 
     @abstractmethod
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train each of `among(job)`, uncalibrated, in their order; what they share once."""
+    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer | Trained]]:
+        """Train each of `among(job)`, uncalibrated, in their order; what they share once.
+
+        Yields each with its recognizer, or with a :class:`~mlis.pipeline.Trained` where there is
+        more to tell: an exemplar buffer, a generator from the cache.
+        """
 
     def among(self, job: Job) -> Sequence[Self]:
         """What a job trains: all alternatives, or these settings."""
         return self.alternatives() if job.choosing else (self,)
 
+    @own_modes()
     def fit(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        callbacks: Sequence[Callback] = (),
-        reuse: bool = False,
-    ) -> Recognizer:
+        self, training: TrainingSplit, *, exemplars: bool = True, **how: Unpack[JobOptions]
+    ) -> Trained:
         """Train with these settings, uncalibrated.
+
+        Args:
+            training: rows of seen classes, descriptors of all classes; no test row.
+            exemplars, how: as of :class:`Job`.
 
         Raises:
             DataError: the data are not for this method.
@@ -110,20 +163,19 @@ class Method(ABC):
             DivergenceError: a loss became NaN or infinite.
             OutOfMemoryError: memory does not suffice.
         """
-        job = Job(training, seed, device, callbacks, reuse)
-        with own_modes(), enough_memory(self.name, self.remedy):
-            ((_, recognizer),) = self.train(job)
-        return recognizer
+        started = time.perf_counter()
+        with enough_memory(self.name, self.remedy):
+            ((_, found),) = self.train(Job(training, exemplars=exemplars, **how))
+        return dataclasses.replace(Trained.of(found), seconds=time.perf_counter() - started)
 
     def candidates(
-        self,
-        training: TrainingSplit,
-        *,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        callbacks: Sequence[Callback] = (),
-        reuse: bool = False,
-    ) -> Iterator[tuple[Self, Recognizer]]:
-        """Every setting that may be chosen, trained. Raises what `fit` does."""
-        with enough_memory(self.name, self.remedy):
-            yield from self.train(Job(training, seed, device, callbacks, reuse, choosing=True))
+        self, training: TrainingSplit, **how: Unpack[JobOptions]
+    ) -> Iterator[tuple[Self, Recognizer | Trained]]:
+        """Every setting that may be chosen, trained without exemplars. Raises what `fit` does."""
+        return self.train(Job(training, exemplars=False, choosing=True, **how))
+
+    def key(self, training: TrainingSplit, seed: int, device: str | torch.device = "auto") -> str:
+        """Hash of everything that a training with these settings depends on, for its snapshots."""
+        config = self.config.replace({"refinement": {"components": "none"}})
+        known = training_key(training, config, seed, device)
+        return hash_of([type(self).__qualname__, self.options, known])

@@ -34,10 +34,10 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.encoder.metric_losses import pair_masks
 from mlis.encoder.network import Encoder, Linear
+from mlis.incremental.exemplar_buffer import keep_exemplars
 from mlis.methods.base import Job, Method
 from mlis.model.preprocessing import TrainingTensors
-from mlis.model.recognizer import Recognizer
-from mlis.pipeline import recognizer_of, train_generator
+from mlis.pipeline import Trained, recognizer_of, train_generator
 from mlis.training.loop import adam, train
 from mlis.training.state import pack, unpack
 
@@ -179,7 +179,7 @@ class CEGZSL(Method):
         """Each number of steps among the choices."""
         return [replace(self, steps=steps) for steps in sorted(self.choices)]
 
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+    def train(self, job: Job) -> Iterator[tuple[Self, Trained]]:
         """Train the generator, unless it is in the cache, one embedding for all, and softmaxes.
 
         Raises:
@@ -187,8 +187,8 @@ class CEGZSL(Method):
         """
         precision = Precision.of(self.config.precision, job.device)
         scaler, data = job.prepare(self.config)
-        how = (precision, job.seed, job.callbacks, None, job.reuse)
-        generator, _ = train_generator(job.training, data, self.config, *how)
+        how = (precision, job.seed, job.callbacks, job.checkpoints, job.reuse)
+        generator, reused = train_generator(job.training, data, self.config, *how)
         steps = tuple(one.steps for one in self.among(job))
         kept = _Kept(steps)
         trainer = EmbeddingTrainer(data, self, precision, job.seed)
@@ -197,7 +197,11 @@ class CEGZSL(Method):
             encoder = copy.deepcopy(trainer.encoder)
             unpack(kept.states[one.steps], encoder=encoder)
             common = (job.training, scaler, data, generator)
-            yield one, recognizer_of(*common, encoder, one.config, job.seed)
+            recognizer = recognizer_of(*common, encoder, one.config, job.seed)
+            exemplars = None
+            if job.exemplars:
+                exemplars = keep_exemplars(data, generator, one.config, job.seed)
+            yield one, Trained(recognizer, exemplars, reused=reused)
 
 
 class _Kept:

@@ -2,18 +2,31 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from functools import partial
+from typing import Any, ClassVar, Self
 
+import torch
+
+from mlis.data.dataset import TrainingSplit
+from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.methods.base import Job, Method
-from mlis.model.recognizer import Recognizer
-from mlis.pipeline import fit
+from mlis.pipeline import Trained, fit
+from mlis.provenance import training_key
 
 
 @dataclass(frozen=True)
 class MLIS(Method):
-    """All stages of :func:`mlis.pipeline.fit`; every setting is in `config`."""
+    """All stages of :func:`mlis.pipeline.fit`.
+
+    Attributes:
+        config: every setting but a loss that is code.
+        loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.
+    """
 
     uses_generator: ClassVar[bool] = True
+    has_components: ClassVar[bool] = True
+
+    loss: EmbeddingLoss | None = None
 
     @property
     def name(self) -> str:
@@ -21,9 +34,18 @@ class MLIS(Method):
         components = self.config.refinement.components
         return "MLIS" if components == "ml+is+sfr" else f"MLIS ({components})"
 
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+    @property
+    def options(self) -> dict[str, Any]:
+        """None: all that JSON can hold is in `config`."""
+        return {}
+
+    def train(self, job: Job) -> Iterator[tuple[Self, Trained]]:
         """Train the generator, unless it is in the cache, the encoder and the classifier."""
-        how = {"device": job.device, "callbacks": job.callbacks, "reuse": job.reuse}
-        for one in self.among(job):
-            trained = fit(job.training, one.config, seed=job.seed, exemplars=False, **how)
-            yield one, trained.recognizer
+        # `map` and not a generator function: one frame less from `choose` to the loss
+        stages = partial(fit, job.training, loss=self.loss, **job.how)
+        among = self.among(job)
+        return zip(among, map(stages, [one.config for one in among]), strict=True)
+
+    def key(self, training: TrainingSplit, seed: int, device: str | torch.device = "auto") -> str:
+        """Hash of everything that a training with these settings depends on, for its snapshots."""
+        return training_key(training, self.config, seed, device, self.loss)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from mlis.methods.base import Job, Method
-from mlis.model.recognizer import Recognizer
-from mlis.pipeline import fit
+from mlis.pipeline import Trained, fit
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,11 @@ class RawSoftmax(Method):
             return "raw softmax (f-CLSWGAN)"
         return f"raw softmax, {self.config.generation.generator} generator"
 
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+    def train(self, job: Job) -> Iterator[tuple[Self, Trained]]:
         """Train the generator, unless it is in the cache, and the softmax."""
-        how = {"device": job.device, "callbacks": job.callbacks, "reuse": job.reuse}
         for one in self.among(job):
             config = one.config.replace({"refinement": {"components": "none"}})
-            trained = fit(job.training, config, seed=job.seed, exemplars=False, **how)
-            yield one, trained.recognizer
+            yield one, fit(job.training, config, **job.how)
 
 
 @dataclass(frozen=True)

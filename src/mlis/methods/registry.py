@@ -20,6 +20,8 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "mlis": MLIS,
 }
 
+DEFAULT = "mlis"
+
 
 def build_method(name: str, config: Config | None = None, **options: object) -> Method:
     """The method of that name.

@@ -13,10 +13,10 @@ The folder of a run holds
     seed-0/ml+is+sfr/result.json    its test, written once
     results.json                    all of them, with means and deviations
 
-A run of another method than MLIS has `seed-0/METHOD/` in place of `seed-0/ml+is+sfr/`, and keeps no
-snapshots: an interrupted training begins again.
+A run of a method without components has `seed-0/METHOD/` in place of `seed-0/ml+is+sfr/`.
 
-What is finished is kept and not repeated; an interrupted training continues from its last snapshot.
+What is finished is kept and not repeated; an interrupted training continues from its last snapshot,
+which all stages of MLIS and every method's generator have; what has none begins again.
 A run that was killed and resumed ends with the same bits as one that was not.
 """
 
@@ -25,17 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlis.config import Config
 from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import summarise
 from mlis.io.checkpoint import save_model
-from mlis.io.run_plan import MLIS, RunPlan, read_sealed, write_sealed
-from mlis.methods.protocol import choose
-from mlis.methods.registry import build_method
-from mlis.pipeline import Trained
-from mlis.protocol import evaluate_on_test, fit_and_calibrate
-from mlis.provenance import PROTOCOL, generation_key, provenance, training_key
+from mlis.io.run_plan import RunPlan, read_sealed, write_sealed
+from mlis.methods.base import Method
+from mlis.protocol import Chosen, evaluate_on_test
+from mlis.provenance import PROTOCOL, generation_key, provenance
 from mlis.storage.atomic import clear_all_leftovers
 from mlis.storage.locks import held
 from mlis.training.callbacks import Callback, LossLog
@@ -90,10 +87,10 @@ def execute(
             (:mod:`mlis.incremental.exemplar_buffer`).
 
     Returns:
-        What `results.json` holds: for each components string, or for the name of another method,
-        the measures as lists over seeds
-        with mean and deviation, seconds (wall time of the training in the process that finished
-        it), whether a generator came from the cache, and the provenance.
+        What `results.json` holds: for each components string, or for the name of a method without
+        components, the measures as lists over seeds with mean and deviation, seconds (wall time of
+        the training in the process that finished it), whether a generator came from the cache, and
+        the provenance.
 
     Raises:
         DataError: the dataset is not the one that the run began with.
@@ -152,69 +149,39 @@ class _Run:
         """Train, test and save, unless there is a `result.json`; return what that holds."""
         place = self.folder / f"seed-{seed}" / variant
         if not (place / "result.json").exists():
-            about: dict[str, Any] = {"seed": seed, "method": self.plan.method}
-            about["components"] = variant
-            if self.plan.method == MLIS:
-                config = self.plan.config_of(variant)
-                trained = self.train(place, config, seed)
-            else:
-                trained, config, about["options"] = self.train_other(seed)
-            _save(trained, about, place, self.dataset, config, self.plan)
+            found = self.train(place, self.plan.method_of(variant), seed)
+            about = {"seed": seed, "method": self.plan.method, "components": variant}
+            self.save(found, {**about, "options": found.method.options}, place)
         return _read_result(place / "result.json")
 
-    def train_other(self, seed: int) -> tuple[Trained, Config, dict[str, Any]]:
-        """Train another method than MLIS; its settings and its own options as chosen, too."""
-        method = build_method(self.plan.method, self.plan.config)
-        listener = self.listen and self.listen(f"seed {seed}, {self.plan.method}")
-        found = choose(
-            method,
-            self.dataset,
-            seed=seed,
-            device=self.plan.device,
-            callbacks=[listener] if listener else [],
-            reuse=self.reuse,
-        )
-        trained = Trained(found.recognizer, None, found.seconds, found.reused, found.validation)
-        return trained, found.method.config, found.options
-
-    def train(self, place: Path, config: Config, seed: int) -> Trained:
+    def train(self, place: Path, method: Method, seed: int) -> Chosen:
         """Train with snapshots, losses and progress; the generator's in the seed's folder."""
-        title = f"seed {seed}, {config.refinement.components}"
-        hooks = self.hooks(title, self.dataset.for_training(), config, seed, place, place.parent)
-        if config.classification.calibration == "validation":
-            found = self.hooks(
-                f"{title}, validation",
-                self.dataset.for_validation()[0],
-                config,
-                seed,
-                place / "validation",
-                place.parent / "validation",
-            )
+        title = f"seed {seed}, {place.name}"
+        hooks = self.hooks(title, self.dataset.for_training(), method, seed, place, place.parent)
+        if method.chooses:
+            split = self.dataset.for_validation()[0]
+            places = place / "validation", place.parent / "validation"
+            found = self.hooks(f"{title}, validation", split, method, seed, *places)
             hooks |= {f"validation_{name}": value for name, value in found.items()}
-        return fit_and_calibrate(
-            self.dataset,
-            config,
-            seed=seed,
-            device=self.plan.device,
-            reuse=self.reuse,
-            exemplars=self.exemplars,
-            **hooks,
+        how = {"seed": seed, "device": self.plan.device}
+        return method.choose(
+            self.dataset, **how, reuse=self.reuse, exemplars=self.exemplars, **hooks
         )
 
     def hooks(
         self,
         title: str,
         training: TrainingSplit,
-        config: Config,
+        method: Method,
         seed: int,
         own: Path,
         shared: Path,
     ) -> dict[str, Any]:
         """Callbacks and snapshots of one training; `shared` is the generator's folder."""
-        generator = generation_key(training, config, seed, self.plan.device)
+        generator = generation_key(training, method.config, seed, self.plan.device)
         checkpoints = CheckpointFolder(
             own,
-            training_key(training, config, seed, self.plan.device),
+            method.key(training, seed, self.plan.device),
             shared={"generation": (shared, generator)},
             every=self.snapshot_every,
         )
@@ -223,28 +190,21 @@ class _Run:
             callbacks.append(self.listen(title))
         return {"callbacks": callbacks, "checkpoints": checkpoints}
 
-
-def _save(
-    trained: Trained,
-    about: Mapping[str, Any],
-    place: Path,
-    dataset: GZSLDataset,
-    config: Config,
-    plan: RunPlan,
-) -> None:
-    """Test a recognizer, save it, and write its `result.json`."""
-    row = {
-        **about,
-        "calibration": trained.recognizer.calibration,
-        "validation": None if trained.validation is None else trained.validation.to_dict(),
-        "test": evaluate_on_test(trained.recognizer, dataset).to_dict(),
-        "seconds": round(trained.seconds, 3),
-        "generator_reused": trained.reused,
-        "provenance": provenance(dataset, config, plan.device),
-    }
-    record = {**row, "config": config.to_dict()}
-    save_model(trained.recognizer, place / "model", trained.exemplars, record)
-    write_sealed(place / "result.json", row)
+    def save(self, found: Chosen, about: Mapping[str, Any], place: Path) -> None:
+        """Test a recognizer, save it, and write its `result.json`."""
+        config = found.method.config
+        row = {
+            **about,
+            "calibration": found.recognizer.calibration,
+            "validation": None if found.validation is None else found.validation.to_dict(),
+            "test": evaluate_on_test(found.recognizer, self.dataset).to_dict(),
+            "seconds": round(found.seconds, 3),
+            "generator_reused": found.reused,
+            "provenance": provenance(self.dataset, config, self.plan.device),
+        }
+        record = {**row, "config": config.to_dict()}
+        save_model(found.recognizer, place / "model", found.exemplars, record)
+        write_sealed(place / "result.json", row)
 
 
 _LISTED = ("seconds", "generator_reused", "calibration")
