@@ -23,9 +23,11 @@ from mlis.data.io.folder import check_sources
 from mlis.errors import ModelFileError
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.io import format_1
-from mlis.model import heads, refiners
+from mlis.model.heads import HEADS
+from mlis.model.parts import describe, empty_part
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Metadata, Recognizer
+from mlis.model.refiners import REFINERS
 from mlis.storage.atomic import strict_json, write_json
 from mlis.storage.folders import recover, replaced_together
 from mlis.storage.tensors import checksum, is_tensor_file, load_tensors, save_tensors
@@ -96,8 +98,8 @@ def _description(recognizer: Recognizer) -> dict[str, Any]:
         "class_names": list(recognizer.class_names),
         "descriptor_size": recognizer.descriptors.shape[1],
         "preprocessing": recognizer.preprocessing.sizes(),
-        "refiner": refiners.describe(recognizer.refiner),
-        "head": heads.describe(recognizer.head),
+        "refiner": describe(recognizer.refiner),
+        "head": describe(recognizer.head),
         "calibration": recognizer.calibration,
         "sources": dict(metadata.sources),
         "history": [dict(entry) for entry in metadata.history],
@@ -231,8 +233,8 @@ def _empty(path: Path, description: Mapping[str, Any], record: Mapping[str, Any]
         preprocessing = FeatureScaler.empty(**description["preprocessing"])
         recognizer = Recognizer(
             preprocessing,
-            refiners.empty_refiner(description["refiner"]),
-            heads.empty_head(description["head"]),
+            empty_part(REFINERS, description["refiner"]),
+            empty_part(HEADS, description["head"]),
             names,
             torch.empty(len(names), dtype=torch.bool, device="meta"),
             torch.empty(len(names), description["descriptor_size"], device="meta"),

@@ -4,32 +4,22 @@ A head is a module that knows its `kind` in `HEADS` and the sizes that rebuild i
 with it can be saved. A new one is a class here, its line in `HEADS`, and a test.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from abc import abstractmethod
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mlis.model.parts import Part
 
-class Head(nn.Module, ABC):
+
+class Head(Part):
     """A module from refined features (B, Dh) to scores (B, C)."""
-
-    kind: ClassVar[str]
 
     @abstractmethod
     def chosen(self, classes: Tensor) -> Self:
         """A head of the classes with these indices (K,), in their order."""
-
-    @abstractmethod
-    def sizes(self) -> dict[str, Any]:
-        """JSON-compatible arguments of `empty`; `classes` is one of them."""
-
-    @classmethod
-    @abstractmethod
-    def empty(cls, *args: Any, **sizes: Any) -> Self:
-        """A head of these sizes whose tensors are on the meta device, to load a state into."""
 
     @abstractmethod
     def forward(self, h: Tensor) -> Tensor:
@@ -106,18 +96,3 @@ class CosineHead(Head):
 
 
 HEADS: dict[str, type[Head]] = {one.kind: one for one in (LinearHead, CosineHead)}
-
-
-def describe(head: Head) -> dict[str, Any]:
-    """Kind and sizes, for JSON; `empty_head` reads them."""
-    return {"kind": head.kind, **head.sizes()}
-
-
-def empty_head(description: Mapping[str, Any]) -> Head:
-    """The head that `describe` described, without its weights.
-
-    Raises:
-        KeyError, TypeError, ValueError, RuntimeError: it is not such a description.
-    """
-    sizes = dict(description)
-    return HEADS[sizes.pop("kind")].empty(**sizes)

@@ -4,32 +4,23 @@ A refiner is a module that knows its `kind` in `REFINERS` and the sizes that reb
 model with it can be saved. A new one is a class here, its line in `REFINERS`, and a test.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from mlis.model.parts import Part, describe, empty_part
 
-class Refiner(nn.Module, ABC):
+
+class Refiner(Part):
     """A module from scaled features (B, Dx) to refined features (B, Dh)."""
-
-    kind: ClassVar[str]
 
     @abstractmethod
     def width(self, inputs: int) -> int:
         """Dh, where Dx is `inputs`."""
-
-    @abstractmethod
-    def sizes(self) -> dict[str, Any]:
-        """JSON-compatible arguments of `empty`."""
-
-    @classmethod
-    @abstractmethod
-    def empty(cls, *args: Any, **sizes: Any) -> Self:
-        """A refiner of these sizes whose tensors are on the meta device, to load a state into."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +107,7 @@ class _Composite(Refiner):
     @classmethod
     def empty(cls, parts: Sequence[Mapping[str, Any]]) -> Self:
         """A composite of empty parts."""
-        return cls([empty_refiner(part) for part in parts])
+        return cls([empty_part(REFINERS, part) for part in parts])
 
     def _refiners(self) -> list[Refiner]:
         return [cast(Refiner, part) for part in self.parts]
@@ -157,18 +148,3 @@ class Concatenation(_Composite):
 REFINERS: dict[str, type[Refiner]] = {
     one.kind: one for one in (Identity, LinearReLU, Layers, Concatenation)
 }
-
-
-def describe(refiner: Refiner) -> dict[str, Any]:
-    """Kind and sizes, for JSON; `empty_refiner` reads them."""
-    return {"kind": refiner.kind, **refiner.sizes()}
-
-
-def empty_refiner(description: Mapping[str, Any]) -> Refiner:
-    """The refiner that `describe` described, without its weights.
-
-    Raises:
-        KeyError, TypeError, ValueError, RuntimeError: it is not such a description.
-    """
-    sizes = dict(description)
-    return REFINERS[sizes.pop("kind")].empty(**sizes)
