@@ -12,10 +12,11 @@ import torch
 from mlis.data.dataset import GZSLDataset
 from mlis.data.splits import Split, add_validation, validation_splits
 from mlis.errors import DataError, FeatureRangeWarning
-from mlis.evaluation import best_calibration, evaluate
+from mlis.evaluation import best_calibration, common_constant, evaluate, seen_unseen_curve
+from mlis.methods.eszsl import ESZSL
 from mlis.methods.mlis import MLIS
 from mlis.pipeline import fit
-from mlis.protocol import evaluate_on_test
+from mlis.protocol import evaluate_on_test, folds
 from mlis.provenance import PROTOCOL, provenance
 from mlis.training.callbacks import Callback
 from simulated import linear_world, small, tiny
@@ -251,3 +252,40 @@ def test_provenance_says_where_a_number_comes_from(data):
     assert facts["device"] == "cpu"
     assert facts["product_dtype"] == "float32"
     assert {"mlis", "python", "torch", "numpy"} <= facts["versions"].keys()
+
+
+# --- any method, on several folds -----------------------------------------------------------------
+
+
+def test_the_alternative_with_the_best_mean_over_the_folds_is_chosen(data, monkeypatch):
+    monkeypatch.setattr("mlis.methods.eszsl.PENALTIES", (0.01, 1.0, 100.0))
+    found = ESZSL().choose(data, seed=1, device="cpu")
+    table = {}
+    for one in ESZSL().alternatives():
+        curves = []
+        for fold in folds(data):
+            training, held_out = fold.for_validation()
+            scores = one.fit(training, seed=1, device="cpu").recognizer.scores(held_out.features)
+            curves.append(seen_unseen_curve(scores, held_out.labels, held_out.seen_mask))
+        constant = common_constant(curves)
+        H = [curve.H[np.searchsorted(curve.knots, constant)] for curve in curves]
+        table[one.gamma, one.lambda_] = (np.mean(H), constant)
+    assert len(folds(data)) == 5
+    chosen = table[found.method.gamma, found.method.lambda_]
+    assert chosen[0] == pytest.approx(max(mean for mean, _ in table.values()))
+    assert found.recognizer.calibration == pytest.approx(chosen[1])
+    assert len({mean for mean, _ in table.values()}) > 3  # there was something to choose
+
+
+@pytest.mark.parametrize(("classes", "count"), [(4, 5), (10, 3), (60, 4)])
+def test_more_folds_are_given_where_they_are_asked_for(classes, count):
+    labels = np.repeat(np.arange(classes), 5)
+    split, _ = add_validation(Split(trainval=np.arange(len(labels))), labels)
+    splits = validation_splits(split, labels, count)
+    size = len(np.unique(labels[split.val_unseen]))
+    assert len(splits) == count
+    assert splits[0] is split
+    for one in splits:
+        parts = (one.train, one.val_seen, one.val_unseen)
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), split.trainval)
+        assert len(np.unique(labels[one.val_unseen])) == size
