@@ -324,12 +324,14 @@ def test_an_added_class_is_as_if_described_from_the_start(tmp_path):
         assert exemplars is None
         assert grown.class_names == wanted.class_names
         np.testing.assert_allclose(grown.scores(x), wanted.scores(x), rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(grown.scores(x)[:, :9], before.scores(x))
+        np.testing.assert_allclose(grown.scores(x)[:, :9], before.scores(x), rtol=1e-5, atol=1e-4)
+        assert torch.equal(grown.head.weight[:9], before.head.weight)
         assert grown.metadata.history[-1]["classes"] == ["new 0", "new 1"]
         back, _ = remove_classes(grown, None, ["new 0", "new 1"])
-        np.testing.assert_array_equal(back.scores(x), before.scores(x))
+        assert back.class_names == before.class_names
+        assert torch.equal(back.head.weight, before.head.weight)
         other = rename_classes(grown, {"new 0": "okapi"})
-        np.testing.assert_array_equal(other.scores(x), grown.scores(x))
+        assert torch.equal(other.head.weight, grown.head.weight)
 
 
 def test_a_class_is_added_after_all_seen_ones_were_removed():
@@ -339,8 +341,9 @@ def test_a_class_is_added_after_all_seen_ones_were_removed():
     small, _ = remove_classes(model, None, gone)
     grown, _ = add_classes(small, None, ["one"], NEW[:1])
     wanted, _ = add_classes(model, None, ["one"], NEW[:1])
-    x = DATA.features
-    np.testing.assert_array_equal(grown.scores(x)[:, -1], wanted.scores(x)[:, -1])
+    assert torch.equal(grown.head.weight[-1], wanted.head.weight[-1])
+    assert torch.equal(grown.head.bias[-1], wanted.head.bias[-1])
+    assert np.isfinite(grown.scores(DATA.features)).all()
 
 
 def test_growing_leaves_the_model_as_it_is():
