@@ -65,7 +65,9 @@ class ClassRegression(nn.Module):
     ) -> None:
         super().__init__()
         self.kernel: Kernel = kernel
-        self.width, self.noise, self.unit = float(width), float(noise), bool(unit)
+        self.width: float = float(width)
+        self.noise: float = float(noise)
+        self.unit: bool = bool(unit)
         for name in ("centre", "known", "root", "dual", "mean", "spread"):
             self.register_buffer(name, tensors[name])
 
