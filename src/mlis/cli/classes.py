@@ -27,7 +27,8 @@ training's columns, or a .npy array (n, Da) with --names.
 The trained generator makes synthetic features of the new classes; the encoder is unchanged, and
 only the classifier is fitted again. The state that this needs is exemplars.safetensors beside the
 model. Calibration is unchanged. Results that are stored with the model describe the model before
-the change."""
+the change. A model of the method gaussian predicts new classes from their descriptors alone: it
+needs no such file, and the scores of other classes do not change."""
 
 
 def add_to(commands: Commands) -> None:

@@ -7,7 +7,6 @@ beat, and the instant mode for machines without a GPU.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from mlis.data.out_of_core.streaming import CHUNK_ROWS, StreamedRows
 from mlis.errors import SettingsError
 from mlis.generators.base import Sampler
 from mlis.model.preprocessing import TrainingTensors
+from mlis.model.regression import Kernel, kernel_matrix, median_distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +31,14 @@ class RidgePredictor:
         weights: (S, Dx) dual coefficients (K + λI)⁻¹ (means − mean).
     """
 
-    kernel: Literal["linear", "rbf"]
+    kernel: Kernel
     descriptors: Tensor
     mean: Tensor
     weights: Tensor
 
     @classmethod
     def fit(
-        cls, descriptors: Tensor, means: Tensor, kernel: Literal["linear", "rbf"], penalty: float
+        cls, descriptors: Tensor, means: Tensor, kernel: Kernel, penalty: float
     ) -> "RidgePredictor":
         """Regress (S, Dx) class means on (S, Da) descriptors.
 
@@ -46,7 +46,8 @@ class RidgePredictor:
             SettingsError: the penalty is too small for these descriptors.
         """
         mean = means.mean(0)
-        gram = _kernel(kernel, descriptors, descriptors, descriptors).double()
+        width = _width(kernel, descriptors)
+        gram = kernel_matrix(kernel, descriptors, descriptors, width).double()
         gram.diagonal().add_(penalty)
         try:
             weights = torch.linalg.solve(gram, (means - mean).double())
@@ -59,20 +60,14 @@ class RidgePredictor:
 
     def __call__(self, descriptors: Tensor) -> Tensor:
         """Predict the (C, Dx) means of classes with these (C, Da) descriptors."""
-        return self.mean + _kernel(self.kernel, descriptors, self.descriptors, self.descriptors) @ (
-            self.weights
+        width = _width(self.kernel, self.descriptors)
+        return self.mean + (
+            kernel_matrix(self.kernel, descriptors, self.descriptors, width) @ self.weights
         )
 
 
-def _kernel(kind: str, a: Tensor, b: Tensor, reference: Tensor) -> Tensor:
-    if kind == "linear":
-        return a @ b.T
-    distances = torch.pdist(reference)
-    distances = distances[distances > 0]
-    width = distances.median() if len(distances) else 1.0
-    # By matrix products, equal descriptors would not be at distance zero.
-    between = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    return torch.exp(-0.5 * (between / width).square())
+def _width(kernel: Kernel, descriptors: Tensor) -> float:
+    return median_distance(descriptors) if kernel == "rbf" else 1.0
 
 
 def class_means(x: Tensor | StreamedRows, y: Tensor, num_classes: int) -> Tensor:

@@ -35,14 +35,16 @@ def add_classes(
     *,
     synthetic_per_class: int | None = None,
     note: str = "",
-) -> tuple[Recognizer, ExemplarBuffer]:
+) -> tuple[Recognizer, ExemplarBuffer | None]:
     """A recognizer that also knows classes of which there is no image, and its exemplar buffer.
 
-    Generator and encoder stay; stage 2 is solved again, on the exemplars and synthetic features.
+    Generator and encoder stay; stage 2 is solved again, on the exemplars and synthetic features. A
+    head that makes classes from descriptors, as a Gaussian one does, needs neither exemplars nor
+    training, and the scores of the other classes stay.
 
     Args:
         recognizer: stays as it is.
-        exemplars: its exemplar buffer.
+        exemplars: its exemplar buffer; None for a head that needs none.
         names: n new names.
         descriptors: (n, Da), made as those of the training
             (:func:`mlis.features.descriptors.new_classes.describe_like`).
@@ -51,50 +53,78 @@ def add_classes(
 
     Raises:
         DataError: a name is there already or given twice, a descriptor has another length, is zero
-            or not finite, there is no exemplar buffer, or the head is not linear.
+            or not finite, there is no exemplar buffer, the head is not linear, or synthetic samples
+            are asked of a head that needs none.
     """
+    kept = _needed(recognizer, exemplars, synthetic_per_class)
+    names, vectors = _checked(recognizer, names, descriptors)
+    known = recognizer.descriptors.numpy(force=True)
+    vectors = vectors.astype(known.dtype)
+    seen = np.append(recognizer.seen_mask.numpy(force=True), np.zeros(len(names), dtype=bool))
+    every = np.concatenate([known, vectors])
+    settings: dict[str, int] = {}
+    if kept is None:
+        head = recognizer.head.with_classes(torch.from_numpy(vectors))
+    else:
+        wanted = kept.config.classification.synthetic_per_unseen
+        count = wanted if synthetic_per_class is None else synthetic_per_class
+        head, exemplars = _refitted(recognizer, kept, every, seen, count)
+        settings["synthetic_per_unseen"] = count
+    metadata = _noted(recognizer, "add", list(names), **settings, note=note)
+    changes = {"head": head, "seen_mask": seen, "descriptors": every, "metadata": metadata}
+    return replace(recognizer, class_names=(*recognizer.class_names, *names), **changes), exemplars
+
+
+def _needed(
+    recognizer: Recognizer, exemplars: ExemplarBuffer | None, synthetic_per_class: int | None
+) -> ExemplarBuffer | None:
+    """The buffer that adding classes needs; None for a head that needs none. Raises `DataError`."""
+    head = recognizer.head
+    if head.knows_by_description:
+        if synthetic_per_class is not None:
+            raise DataError(
+                f"synthetic samples per class: expected none for a {head.kind} head, which needs "
+                f"no samples, got {synthetic_per_class}. Leave the number out."
+            )
+        return None
     if exemplars is None:
         raise DataError(
             "cannot add classes: the model has no exemplar buffer (exemplars.safetensors). It was "
             "saved or trained without one, or trained when no class was unseen. Train it again, or "
             "copy the file beside it."
         )
-    head = recognizer.head
     if not isinstance(head, LinearHead):
         raise DataError(
             f"cannot add classes: expected a linear head, got {head.kind!r}. Train a model with a "
             "linear head."
         )
-    names, vectors = _checked(recognizer, names, descriptors)
-    if synthetic_per_class is not None:
-        settings = {"classification": {"synthetic_per_unseen": synthetic_per_class}}
-        config = exemplars.config.replace(settings)
-    else:
-        config = exemplars.config
-    known = recognizer.descriptors.numpy(force=True)
-    all_vectors = np.concatenate([known, vectors.astype(known.dtype)])
-    seen = np.append(recognizer.seen_mask.numpy(force=True), np.zeros(len(names), dtype=bool))
+    return exemplars
+
+
+def _refitted(
+    recognizer: Recognizer,
+    exemplars: ExemplarBuffer,
+    descriptors: np.ndarray,
+    seen: np.ndarray,
+    synthetic_per_class: int,
+) -> tuple[LinearHead, ExemplarBuffer]:
+    """The head for all classes, the new ones last, and the buffer with the head before."""
+    head = recognizer.head
+    assert isinstance(head, LinearHead)
+    settings = {"classification": {"synthetic_per_unseen": synthetic_per_class}}
     with enough_memory("adding classes", "Lower synthetic_per_class"):
         refit_head = refit(
-            dataclasses.replace(exemplars, config=config),
+            dataclasses.replace(exemplars, config=exemplars.config.replace(settings)),
             copy.deepcopy(recognizer.refiner).float(),
-            all_vectors,
+            descriptors,
             seen,
             head,
             recognizer.device,
         )
-    count = config.classification.synthetic_per_unseen
-    grown = replace(
-        recognizer,
-        head=refit_head.to(head.weight.dtype),
-        class_names=(*recognizer.class_names, *names),
-        seen_mask=seen,
-        descriptors=all_vectors,
-        metadata=_noted(recognizer, "add", list(names), synthetic_per_unseen=count, note=note),
-    )
     # copies: parts of one tensor, as views of a larger one are, cannot be saved
     previous = head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone()
-    return grown, dataclasses.replace(exemplars, previous_head=previous)
+    kept = dataclasses.replace(exemplars, previous_head=previous)
+    return refit_head.to(head.weight.dtype), kept
 
 
 def remove_classes(

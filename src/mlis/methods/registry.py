@@ -6,6 +6,7 @@ from mlis.methods.base import Method
 from mlis.methods.cegzsl import CEGZSL
 from mlis.methods.cosine import SharedSpaceCosine
 from mlis.methods.eszsl import ESZSL
+from mlis.methods.gaussian import Gaussian
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
@@ -14,6 +15,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "cosine": SharedSpaceCosine,
     "prototype": RidgePrototype,
     "eszsl": ESZSL,
+    "gaussian": Gaussian,
     "ridge": RidgeSoftmax,
     "raw": RawSoftmax,
     "cegzsl": CEGZSL,

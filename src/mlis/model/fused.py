@@ -1,4 +1,4 @@
-"""The paper's composition (scaler, encoder, linear head, calibration) as two affine maps."""
+"""Scaler, encoder, linear or Gaussian head and calibration as two or three matrix products."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mlis.model.batches import Workspace
-from mlis.model.heads import LinearHead
+from mlis.model.heads import GaussianHead, LinearHead
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.refiners import Identity, LinearReLU
 
@@ -19,42 +19,50 @@ FAR = 8.0  # a shift of more ranges than this is not folded into the weights
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """Scaler, encoder, head and calibration as two affine maps with a ReLU between them.
+    """Scaler, encoder, head and calibration as affine maps with a ReLU or squares between them.
 
     With `x̂ = (t(x) − s) ∘ f` scaled features, `W x̂ + b = W' t(x) + b'` where `W' = W diag(f)` and
-    `b' = b − W' s`. Without an encoder the same is done to the head's weight. The constant of
+    `b' = b − W' s`. Without an encoder the same is done to the head's first map. The constant of
     calibrated stacking is subtracted from the last bias.
 
     Attributes:
         transform: t, "none" or "sqrt"; stays elementwise.
         shift: (Dx,) s where it is not folded, else None.
-        encoder: W' (Dh, Dx) and b' (Dh,), or None.
-        weight, bias: (C, Dh) and (C,) of the scores.
+        encoder: (Dh, Dx) and (Dh,) of `h`, before the ReLU; None without an encoder.
+        projection: (k, Dh) and (k,) of `z`, for scores of [z² ; z]; None for a linear head.
+        weight, bias: (C, Dh) or (C, 2k), and (C,) of the scores.
     """
 
     transform: str
     shift: Tensor | None
     encoder: tuple[Tensor, Tensor] | None
+    projection: tuple[Tensor, Tensor] | None
     weight: Tensor
     bias: Tensor
 
     @classmethod
     @torch.no_grad()
     def of(cls, r: "Recognizer") -> "Fused | None":
-        """Fold what can be folded, in float64; None for another composition than the paper's."""
+        """Fold what can be folded, in float64; None for another composition."""
         head, refiner = r.head, r.refiner
-        if type(head) is not LinearHead or type(refiner) not in (Identity, LinearReLU):
+        maps: list[tuple[Tensor, Tensor]] = []
+        if type(refiner) is LinearReLU and not refiner.slope:
+            maps.append((refiner.weight.detach(), refiner.bias.detach()))
+        elif type(refiner) is not Identity:
             return None
-        weight, bias = head.weight.detach(), head.bias.detach()
-        bias = (bias.double() - r.calibration * r.seen_mask.double()).to(bias.dtype)
-        if not isinstance(refiner, LinearReLU):
-            folded, offset, shift = _fold(r.preprocessing, weight, bias)
-            return cls(r.preprocessing.transform, shift, None, folded, offset)
-        if refiner.slope:
+        if type(head) is GaussianHead:
+            projection = head.projection.detach()
+            offset = -(projection.double() @ head.offset.double()).to(projection.dtype)
+            maps.append((projection, offset))
+        elif type(head) is not LinearHead:
             return None
-        first = refiner.weight.detach(), refiner.bias.detach()
-        folded, offset, shift = _fold(r.preprocessing, *first)
-        return cls(r.preprocessing.transform, shift, (folded, offset), weight, bias)
+        bias = head.bias.double() - r.calibration * r.seen_mask.double()
+        maps.append((head.weight.detach(), bias.to(head.bias.dtype)))
+        weight, bias, shift = _fold(r.preprocessing, *maps[0])
+        maps[0] = (weight, bias)
+        encoder = maps.pop(0) if isinstance(refiner, LinearReLU) else None
+        projection = maps.pop(0) if isinstance(head, GaussianHead) else None
+        return cls(r.preprocessing.transform, shift, encoder, projection, *maps[0])
 
     def hidden(self, x: Tensor, out: Tensor, work: Workspace) -> None:
         """`out = h`, (B, Dh), of (B, Dx) features as they come."""
@@ -69,6 +77,13 @@ class Fused:
         else:
             h = work.rows("hidden", len(x), len(self.encoder[1]))
             self.hidden(x, h, work)
+        if self.projection is not None:
+            weight, bias = self.projection
+            squares_and_z = work.rows("projected", len(x), 2 * len(bias))
+            squares, z = squares_and_z.split(len(bias), dim=1)
+            torch.addmm(bias, h, weight.T, out=z)
+            torch.mul(z, z, out=squares)
+            h = squares_and_z
         torch.addmm(self.bias, h, self.weight.T, out=out)
 
     def _inputs(self, x: Tensor, work: Workspace) -> Tensor:

@@ -4,6 +4,7 @@ A head is a module that knows its `kind` in `HEADS` and the sizes that rebuild i
 with it can be saved. A new one is a class here, its line in `HEADS`, and a test.
 """
 
+import copy
 from abc import abstractmethod
 from typing import Any, Self
 
@@ -11,11 +12,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mlis.errors import DataError
 from mlis.model.parts import Part
+from mlis.model.regression import ClassRegression
 
 
 class Head(Part):
     """A module from refined features (B, Dh) to scores (B, C)."""
+
+    @property
+    def knows_by_description(self) -> bool:
+        """Whether `with_classes` can make a class from its descriptor, without any training."""
+        return False
+
+    def with_classes(self, descriptors: Tensor) -> Self:
+        """A head that also knows classes of these (n, Da) raw descriptors; they come last.
+
+        Raises:
+            DataError: a head of this kind cannot.
+        """
+        raise DataError(
+            f"cannot add {len(descriptors)} classes by their descriptors: expected a head that "
+            f"predicts classes, such as 'gaussian', got {self.kind!r}. Train such a model."
+        )
 
     @abstractmethod
     def chosen(self, classes: Tensor) -> Self:
@@ -95,4 +114,88 @@ class CosineHead(Head):
         return self.scale * (normalize(h, dim=1) @ normalize(self.prototypes, dim=1).T)
 
 
-HEADS: dict[str, type[Head]] = {one.kind: one for one in (LinearHead, CosineHead)}
+class GaussianHead(Head):
+    """Scores are log-densities of normal distributions, less one that is the same for all classes.
+
+    Class c is N(m_c, diag(s_c)) in the coordinates z = P (h − o), in which the covariance within
+    classes is I. Its log-density, less that of N(0, I), which cancels in a softmax, is a product
+    with [z² ; z]:
+
+        ½ (1 − 1/s_c)·z² + (m_c/s_c)·z − ½ Σ (m_c²/s_c + log s_c)
+
+    Seen classes have small coefficients of z², so that large numbers do not cancel.
+
+    Args:
+        offset: (Dh,) o.
+        projection: (k, Dh) P.
+        weight: (C, 2k), the coefficients of z² and of z.
+        bias: (C,).
+        regression: predicts m and s − 1 of a class that has a descriptor only.
+    """
+
+    kind = "gaussian"
+
+    def __init__(
+        self,
+        offset: Tensor,
+        projection: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        regression: ClassRegression,
+    ):
+        super().__init__()
+        self.offset: nn.Parameter = nn.Parameter(offset, requires_grad=False)
+        self.projection: nn.Parameter = nn.Parameter(projection, requires_grad=False)
+        self.weight: nn.Parameter = nn.Parameter(weight, requires_grad=False)
+        self.bias: nn.Parameter = nn.Parameter(bias, requires_grad=False)
+        self.regression: ClassRegression = regression
+
+    @staticmethod
+    def terms(means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+        """`weight` (C, 2k) and `bias` (C,) of classes with these (C, k) means and variances."""
+        weight = torch.cat([0.5 * (1 - 1 / variances), means / variances], dim=1)
+        return weight, -0.5 * (means.square() / variances + variances.log()).sum(1)
+
+    @property
+    def knows_by_description(self) -> bool:
+        """True."""
+        return True
+
+    def with_classes(self, descriptors: Tensor) -> Self:
+        """A head that also knows classes of these (n, Da) raw descriptors; other scores stay."""
+        means, added = self.regression(descriptors.to(self.weight.device))
+        weight, bias = self.terms(means, 1 + added)
+        return self._with(
+            torch.cat([self.weight, weight.to(self.weight.dtype)]),
+            torch.cat([self.bias, bias.to(self.bias.dtype)]),
+        )
+
+    def chosen(self, classes: Tensor) -> Self:
+        """A head of these classes."""
+        return self._with(self.weight[classes], self.bias[classes])
+
+    def _with(self, weight: Tensor, bias: Tensor) -> Self:
+        other = copy.deepcopy(self)
+        other.weight = nn.Parameter(weight, requires_grad=False)
+        other.bias = nn.Parameter(bias, requires_grad=False)
+        return other
+
+    def sizes(self) -> dict[str, Any]:
+        """Of the projection, the weight and the regression."""
+        sizes = {"inputs": len(self.offset), "classes": len(self.bias)}
+        return {**sizes, **self.regression.sizes()}
+
+    @classmethod
+    def empty(cls, inputs: int, classes: int, components: int, **regression: Any) -> Self:
+        """A head of `classes` for `inputs` numbers, projected to `components`."""
+        shapes = (inputs,), (components, inputs), (classes, 2 * components), (classes,)
+        tensors = [torch.empty(shape, device="meta") for shape in shapes]
+        return cls(*tensors, ClassRegression.empty(components=components, **regression))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Scores (B, C) of (B, Dh) refined features."""
+        z = (h - self.offset) @ self.projection.T
+        return torch.addmm(self.bias, torch.cat([z.square(), z], dim=1), self.weight.T)
+
+
+HEADS: dict[str, type[Head]] = {one.kind: one for one in (LinearHead, CosineHead, GaussianHead)}

@@ -62,7 +62,7 @@ class Describer:
     def of(
         cls, recognizer: Recognizer, device: str = "auto", text_model: str | None = None
     ) -> "Describer":
-        """The describer of a model that has an exemplar buffer.
+        """The describer of a model to which classes can be added.
 
         The text model that the file names is not downloaded; `text_model`, the user's word, is.
 

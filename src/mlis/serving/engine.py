@@ -111,7 +111,8 @@ class Engine:
         backbone: its image model, or None: then only features are accepted.
         describer: makes descriptors of new classes, or None: then none can be added.
         descriptions: sentences of classes by name, to show.
-        exemplars: the recognizer's exemplar buffer, which `describer` needs beside it.
+        exemplars: the recognizer's exemplar buffer, which `describer` needs beside it, unless the
+            head makes classes from descriptors.
     """
 
     def __init__(
@@ -324,7 +325,7 @@ def load_engine(
         progress(f"image model {name}")
         images = ImageClassifier(recognizer, backbone, device=str(place)).backbone
     describer = None
-    if exemplars is not None:
+    if exemplars is not None or (changes and recognizer.head.knows_by_description):
         if text := (recognizer.metadata.sources.get("descriptors") or {}).get("text"):
             progress(f"text model {text['name']}")
         try:

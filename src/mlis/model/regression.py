@@ -1,0 +1,171 @@
+"""What a class's images are like, from its descriptor alone: Gaussian-process regression."""
+
+import math
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+Kernel = Literal["linear", "rbf"]
+
+PENALTIES: tuple[float, ...] = tuple(10.0 ** (i / 4) for i in range(-20, 5))
+"""λ to choose from; the kernel of a descriptor with itself is at most 1."""
+
+
+def median_distance(points: Tensor) -> float:
+    """Median of the positive distances between (S, Da) points; 1 where there is none."""
+    distances = torch.pdist(points)
+    distances = distances[distances > 0]
+    return float(distances.median()) if len(distances) else 1.0
+
+
+def kernel_matrix(kernel: Kernel, a: Tensor, b: Tensor, width: float) -> Tensor:
+    """Kernel of (n, Da) with (S, Da) points, (n, S): a·b, or exp(−½ (‖a − b‖ / width)²)."""
+    if kernel == "linear":
+        return a @ b.T
+    # By matrix products, equal descriptors would not be at distance zero.
+    between = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.exp(-0.5 * (between / width).square())
+
+
+class ClassRegression(nn.Module):
+    """Predicts mean and uncertainty of a class from its descriptor, in a space of k dimensions.
+
+    The means of the S seen classes are a Gaussian process of their descriptors: with the kernel
+    matrix K and A = K + λI, a class of descriptor a, with k_a its kernel with the seen ones, has
+
+        mean m + k_aᵀ A⁻¹ (M − m)   and covariance (k(a, a) + λ − k_aᵀ A⁻¹ k_a) · diag(spread)
+
+    (Rasmussen & Williams, "Gaussian Processes for Machine Learning", 2006, eqs. 2.25 and 2.26).
+    Computed in float64.
+
+    Args:
+        kernel: of the descriptors.
+        width: of the kernel "rbf".
+        noise: λ.
+        unit: whether descriptors are brought to unit length, before and after they are centred.
+        centre: (Da,) mean of the seen descriptors.
+        known: (S, Da) seen descriptors, centred.
+        root: (S, S) with root rootᵀ = A⁻¹.
+        dual: (S, k), A⁻¹ (M − m).
+        mean: (k,) m, the mean of the seen classes' means.
+        spread: (k,) variance of the means in each direction, per unit of the regression's.
+    """
+
+    centre: Tensor
+    known: Tensor
+    root: Tensor
+    dual: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, kernel: Kernel, width: float, noise: float, unit: bool, **tensors: Tensor
+    ) -> None:
+        super().__init__()
+        self.kernel: Kernel = kernel
+        self.width: float = float(width)
+        self.noise: float = float(noise)
+        self.unit: bool = bool(unit)
+        for name in ("centre", "known", "root", "dual", "mean", "spread"):
+            self.register_buffer(name, tensors[name])
+
+    @classmethod
+    def fit(
+        cls,
+        descriptors: Tensor,
+        means: Tensor,
+        *,
+        kernel: Kernel,
+        width: float,
+        unit: bool,
+        shrinkage: float,
+    ) -> tuple[Self, Tensor]:
+        """Regress class means, in a space where the covariance within classes is I.
+
+        Leave-one-out errors are in closed form: with α = A⁻¹ (M − m), class i is off by
+        α_i / (A⁻¹)_ii, and its predictive variance is 1 / (A⁻¹)_ii (ibid., eq. 5.12). The errors,
+        each over its standard deviation, have the covariance Σ; λ is where the density of the left
+        out means is highest if Σ is a multiple of I (ibid., eq. 5.11). Σ, shrunk, is diagonalised.
+
+        Args:
+            descriptors: (S, Da) of the seen classes.
+            means: (S, k) float64.
+            kernel: of the descriptors.
+            width: of "rbf", in median distances of the seen descriptors.
+            unit: whether lengths of descriptors mean nothing.
+            shrinkage: of Σ towards a multiple of I, 0 to 1.
+
+        Returns:
+            The regression in the coordinates of the eigenvectors of Σ, and these, (k, k).
+        """
+        points = descriptors.double()
+        points = normalize(points, dim=1) if unit else points
+        centre = points.mean(0)
+        points = _centred(points, centre, unit)
+        width = width * median_distance(points)
+        e, Q = torch.linalg.eigh(kernel_matrix(kernel, points, points, width))
+        e, mean = e.clamp(min=0), means.mean(0)
+        rotated = Q.T @ (means - mean)
+        noise = min(PENALTIES, key=lambda penalty: _left_out(e, Q, rotated, penalty)[0])
+        _, errors, dual = _left_out(e, Q, rotated, noise)
+        spread, basis = torch.linalg.eigh(errors.T @ errors / len(errors))
+        spread = spread.clamp(min=0)
+        spread = torch.lerp(spread, spread.mean(), shrinkage)
+        tensors = {"centre": centre, "known": points, "root": Q * (e + noise).rsqrt()}
+        placed = {"dual": dual @ basis, "mean": mean @ basis, "spread": spread}
+        return cls(kernel, width, noise, unit, **tensors, **placed), basis
+
+    def forward(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances, each (n, k) float64, of classes with these (n, Da) descriptors."""
+        known, root, dual = (part.double() for part in (self.known, self.root, self.dual))
+        points = _centred(descriptors.double(), self.centre.double(), self.unit)
+        with_known = kernel_matrix(self.kernel, points, known, self.width)
+        own = points.square().sum(1) if self.kernel == "linear" else 1.0
+        variance = own + self.noise - (with_known @ root).square().sum(1)
+        variance = variance.clamp(min=self.noise)  # it is λ at least, but for rounding
+        return self.mean.double() + with_known @ dual, variance[:, None] * self.spread.double()
+
+    def sizes(self) -> dict[str, Any]:
+        """JSON-compatible arguments of `empty`."""
+        (described, attributes), components = self.known.shape, len(self.mean)
+        own = {"kernel": self.kernel, "width": self.width, "noise": self.noise, "unit": self.unit}
+        return {**own, "described": described, "attributes": attributes, "components": components}
+
+    @classmethod
+    def empty(cls, described: int, attributes: int, components: int, **own: Any) -> Self:
+        """A regression of these sizes whose tensors are on the meta device."""
+        if own["kernel"] not in ("linear", "rbf") or not 0 < own["noise"] < math.inf:
+            raise ValueError(f"no such regression: {own}")
+        shapes = {
+            **{"centre": (attributes,), "known": (described, attributes)},
+            **{"root": (described, described), "dual": (described, components)},
+            **{"mean": (components,), "spread": (components,)},
+        }
+        return cls(**own, **{n: torch.empty(shape, device="meta") for n, shape in shapes.items()})
+
+
+def _centred(descriptors: Tensor, centre: Tensor, unit: bool) -> Tensor:
+    if not unit:
+        return descriptors - centre
+    return normalize(normalize(descriptors, dim=1) - centre, dim=1)
+
+
+def _left_out(
+    e: Tensor, Q: Tensor, rotated: Tensor, penalty: float
+) -> tuple[float, Tensor, Tensor]:
+    """A figure that falls with the density of the left out means, their standardised errors, and α.
+
+    Args:
+        e, Q: eigenvalues (S,) and eigenvectors (S, S) of K.
+        rotated: (S, k), Qᵀ (M − m).
+        penalty: λ.
+    """
+    inverse = 1 / (e + penalty)
+    dual = Q @ (inverse[:, None] * rotated)
+    diagonal = Q.square() @ inverse
+    errors = dual * diagonal.rsqrt()[:, None]
+    least = torch.finfo(errors.dtype).tiny  # where all classes look alike
+    figure = (errors.square().mean() + least).log() - diagonal.log().mean()
+    return float(figure), errors, dual
