@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from mlis.methods.protocol import choose_and_test
+from method_cases import choose_and_test
 from scipy.stats import multivariate_normal
 
 from mlis import add_classes, remove_classes, rename_classes

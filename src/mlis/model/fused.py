@@ -1,15 +1,16 @@
-"""Scaler, encoder, linear or Gaussian head and calibration as two or three matrix products."""
+"""Scaler, encoders, linear or Gaussian heads and calibration as two or three products a member."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mlis.model.batches import Workspace
-from mlis.model.heads import GaussianHead, LinearHead
+from mlis.model.heads import EnsembleHead, GaussianHead, Head, LinearHead
 from mlis.model.preprocessing import FeatureScaler
-from mlis.model.refiners import Identity, LinearReLU
+from mlis.model.refiners import Identity, LinearReLU, Refiner
 
 if TYPE_CHECKING:
     from mlis.model.recognizer import Recognizer
@@ -42,9 +43,27 @@ class Fused:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, r: "Recognizer") -> "Fused | None":
+    def of(cls, r: "Recognizer") -> "Fused | FusedEnsemble | None":
         """Fold what can be folded, in float64; None for another composition."""
-        head, refiner = r.head, r.refiner
+        constant = r.calibration * r.seen_mask.double()
+        if not isinstance(r.head, EnsembleHead):
+            return cls._of(r.preprocessing, r.refiner, r.head, 1.0, constant)
+        if type(r.refiner) is not Identity:
+            return None
+        parts: list[Fused] = []
+        for one in r.head.members:
+            part = cls._of(r.preprocessing, one.refiner, one.head, one.weight, constant)
+            if part is None:
+                return None
+            parts.append(part)
+            constant = torch.zeros_like(constant)  # subtracted once
+        return FusedEnsemble.of(parts)
+
+    @classmethod
+    def _of(
+        cls, scaler: FeatureScaler, refiner: Refiner, head: Head, factor: float, constant: Tensor
+    ) -> "Fused | None":
+        """One refiner and head, whose scores are multiplied by `factor`, less (C,) `constant`."""
         maps: list[tuple[Tensor, Tensor]] = []
         if type(refiner) is LinearReLU and not refiner.slope:
             maps.append((refiner.weight.detach(), refiner.bias.detach()))
@@ -56,43 +75,75 @@ class Fused:
             maps.append((projection, offset))
         elif type(head) is not LinearHead:
             return None
-        bias = head.bias.double() - r.calibration * r.seen_mask.double()
-        maps.append((head.weight.detach(), bias.to(head.bias.dtype)))
-        weight, bias, shift = _fold(r.preprocessing, *maps[0])
+        bias = factor * head.bias.double() - constant
+        weight = head.weight.detach()
+        maps.append((weight if factor == 1 else weight * factor, bias.to(head.bias.dtype)))
+        weight, bias, shift = _fold(scaler, *maps[0])
         maps[0] = (weight, bias)
         encoder = maps.pop(0) if isinstance(refiner, LinearReLU) else None
         projection = maps.pop(0) if isinstance(head, GaussianHead) else None
-        return cls(r.preprocessing.transform, shift, encoder, projection, *maps[0])
+        return cls(scaler.transform, shift, encoder, projection, *maps[0])
 
     def hidden(self, x: Tensor, out: Tensor, work: Workspace) -> None:
         """`out = h`, (B, Dh), of (B, Dx) features as they come."""
         assert self.encoder is not None
         weight, bias = self.encoder
-        torch.addmm(bias, self._inputs(x, work), weight.T, out=out).relu_()
+        torch.addmm(bias, self.inputs(x, work), weight.T, out=out).relu_()
 
     def scores(self, x: Tensor, out: Tensor, work: Workspace) -> None:
         """Scores (B, C) of (B, Dx) features as they come."""
-        if self.encoder is None:
-            h = self._inputs(x, work)
-        else:
-            h = work.rows("hidden", len(x), len(self.encoder[1]))
-            self.hidden(x, h, work)
+        torch.addmm(self.bias, self.last(self.inputs(x, work), work), self.weight.T, out=out)
+
+    def last(self, x: Tensor, work: Workspace) -> Tensor:
+        """What the last product takes, of what `inputs` returns."""
+        if self.encoder is not None:
+            weight, bias = self.encoder
+            h = work.rows(f"hidden {len(bias)}", len(x), len(bias))
+            x = torch.addmm(bias, x, weight.T, out=h).relu_()
         if self.projection is not None:
             weight, bias = self.projection
-            squares_and_z = work.rows("projected", len(x), 2 * len(bias))
-            squares, z = squares_and_z.split(len(bias), dim=1)
-            torch.addmm(bias, h, weight.T, out=z)
+            both = work.rows(f"projected {len(bias)}", len(x), 2 * len(bias))
+            squares, z = both.split(len(bias), dim=1)
+            torch.addmm(bias, x, weight.T, out=z)
             torch.mul(z, z, out=squares)
-            h = squares_and_z
-        torch.addmm(self.bias, h, self.weight.T, out=out)
+            x = both
+        return x
 
-    def _inputs(self, x: Tensor, work: Workspace) -> Tensor:
+    def inputs(self, x: Tensor, work: Workspace) -> Tensor:
         """What is left to do to the features before the first product; `x` itself stays."""
         if self.transform == "sqrt":
             x = torch.clamp(x, min=0, out=work.rows("inputs", len(x), x.shape[1])).sqrt_()
         if self.shift is not None:
             x = torch.sub(x, self.shift, out=work.rows("inputs", len(x), x.shape[1]))
         return x
+
+
+@dataclass(frozen=True, eq=False)
+class FusedEnsemble:
+    """Several members whose scores are added while they are multiplied.
+
+    Attributes:
+        parts: of the members, with their weights folded; the first has the biases of all.
+    """
+
+    parts: Sequence[Fused]
+
+    @classmethod
+    def of(cls, parts: Sequence[Fused]) -> "FusedEnsemble":
+        """Put the biases together."""
+        bias = torch.stack([part.bias.double() for part in parts]).sum(0)
+        return cls([replace(parts[0], bias=bias.to(parts[0].bias.dtype)), *parts[1:]])
+
+    def scores(self, x: Tensor, out: Tensor, work: Workspace) -> None:
+        """Scores (B, C) of (B, Dx) features as they come."""
+        first, *others = self.parts
+        x = first.inputs(x, work)  # of one scaler: the same for all
+        torch.addmm(first.bias, first.last(x, work), first.weight.T, out=out)
+        for part in others:
+            out.addmm_(part.last(x, work), part.weight.T)
+
+
+Folded = Fused | FusedEnsemble
 
 
 def _fold(

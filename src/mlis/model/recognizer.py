@@ -15,7 +15,7 @@ from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError, SettingsError
 from mlis.model.batches import Workspace, in_batches
 from mlis.model.feature_range import FeatureRange, RangeWatch
-from mlis.model.fused import Fused
+from mlis.model.fused import Folded, Fused
 from mlis.model.heads import Head
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.refiners import Refiner
@@ -164,19 +164,19 @@ class Recognizer(nn.Module):
         """Without what `_ready` makes again."""
         return {**self.__dict__, "_prepared": None}
 
-    def _refine(self, fused: Fused | None, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
-        if fused is None or fused.encoder is None:
+    def _refine(self, fused: Folded | None, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
+        if not isinstance(fused, Fused) or fused.encoder is None:
             return out.copy_(self.refiner(self.preprocessing(x)))
         fused.hidden(x, out, work)
         return out
 
-    def _scores(self, fused: Fused | None, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
+    def _scores(self, fused: Folded | None, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         if fused is None:
             return out.copy_(self(x))
         fused.scores(x, out, work)
         return out
 
-    def _predict(self, fused: Fused | None, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
+    def _predict(self, fused: Folded | None, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
         scores = work.rows("scores", len(x), len(self.class_names))
         self._scores(fused, x, scores, work)
         torch.argmax(scores, dim=1, out=out)
@@ -187,7 +187,7 @@ class Recognizer(nn.Module):
         x: Tensor | np.ndarray | StoredRows,
         batch_size: int,
         shape: tuple[int, ...],
-        function: Callable[[Fused | None, Tensor, Tensor, Workspace], Tensor],
+        function: Callable[[Folded | None, Tensor, Tensor, Workspace], Tensor],
     ) -> Any:
         """Fill (B, *shape) batch by batch: `function(fused, rows, out, workspace)`."""
         if not hasattr(x, "ndim"):  # lists of numbers
@@ -211,7 +211,7 @@ class _Prepared:
     """Made from the weights; valid while `key` is theirs."""
 
     key: tuple[Any, ...]
-    fused: Fused | None
+    fused: Folded | None
     bounds: FeatureRange | None
     seen: int
 
