@@ -190,9 +190,13 @@ class GaussianHead(Head):
     @classmethod
     def empty(cls, inputs: int, classes: int, components: int, **regression: Any) -> Self:
         """A head of `classes` for `inputs` numbers, projected to `components`."""
-        shapes = (inputs,), (components, inputs), (classes, 2 * components), (classes,)
-        tensors = [torch.empty(shape, device="meta") for shape in shapes]
-        return cls(*tensors, ClassRegression.empty(components=components, **regression))
+        return cls(
+            offset=torch.empty(inputs, device="meta"),
+            projection=torch.empty(components, inputs, device="meta"),
+            weight=torch.empty(classes, 2 * components, device="meta"),
+            bias=torch.empty(classes, device="meta"),
+            regression=ClassRegression.empty(components=components, **regression),
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         """Scores (B, C) of (B, Dh) refined features."""

@@ -143,7 +143,9 @@ class ClassRegression(nn.Module):
             **{"root": (described, described), "dual": (described, components)},
             **{"mean": (components,), "spread": (components,)},
         }
-        return cls(**own, **{n: torch.empty(shape, device="meta") for n, shape in shapes.items()})
+        arguments: dict[str, Any] = dict(own)
+        arguments |= {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        return cls(**arguments)
 
 
 def _centred(descriptors: Tensor, centre: Tensor, unit: bool) -> Tensor:
