@@ -10,7 +10,7 @@ import scipy.special
 
 from mlis.errors import DataError, SettingsError
 from mlis.features.backbones import load_backbone
-from mlis.features.backbones.base import Backbone
+from mlis.features.backbones.base import Backbone, show_spec, views_of
 from mlis.features.images.embed import Picture, embed
 from mlis.model.recognizer import Recognizer
 
@@ -79,7 +79,8 @@ class ImageClassifier:
     Args:
         recognizer: the model.
         backbone: its image model. The recorded one where absent, which is used where it is on this
-            machine: what a file names is not downloaded. A name given here is; or a loaded one.
+            machine: what a file names is not downloaded. A name given here is; or a loaded one. Of
+            each image it sees the views that are recorded.
         device, precision: as :func:`mlis.features.backbones.load_backbone` takes them.
 
     Raises:
@@ -137,6 +138,11 @@ def _checked_backbone(
     recognizer: Recognizer, backbone: Backbone | str | None, device: str, precision: str
 ) -> Backbone:
     recorded = recorded_backbone(recognizer)
+    options: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "views": views_of(recorded),
+    }
     if backbone is None and not recorded:
         raise DataError(
             "this model does not know which image model made its features: name it (backbone, "
@@ -144,9 +150,11 @@ def _checked_backbone(
         )
     if backbone is None:
         name = str(recorded.get("name"))
-        backbone = load_backbone(name, device=device, precision=precision, download=False)
+        backbone = load_backbone(name, **options, download=False)
     elif isinstance(backbone, str):
-        backbone = load_backbone(backbone, device=device, precision=precision)
+        name, backbone = backbone, load_backbone(backbone, **options)
+        if not recorded and recognizer.num_features == 2 * backbone.identity.size:
+            backbone = load_backbone(name, **options | {"views": None})  # centre and whole
     if recorded:
         check_backbone(recognizer, backbone.identity.to_dict(), "the images' features")
     elif backbone.identity.size != recognizer.num_features:
@@ -178,15 +186,9 @@ def check_backbone(recognizer: Recognizer, other: Mapping[str, Any], what: str) 
     if not own or not other or own.get("fingerprint") == other.get("fingerprint"):
         return
     raise DataError(
-        f"{what}: of {_shown(other)}, but the model was trained on features of {_shown(own)}. "
-        "Compute them with that image model."
+        f"{what}: of {show_spec(other)}, but the model was trained on features of "
+        f"{show_spec(own)}. Compute them with that image model and those views."
     )
-
-
-def _shown(backbone: Mapping[str, Any]) -> str:
-    """Name, size and pooling, and the fingerprint's beginning, which tells equal names apart."""
-    parts = (backbone.get("name"), backbone.get("pooling"), backbone.get("fingerprint", ""))
-    return f"{parts[0]} ({backbone.get('size')} numbers, {parts[1]}, {str(parts[2])[:12]})"
 
 
 def check_k(k: int) -> None:

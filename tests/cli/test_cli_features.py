@@ -57,7 +57,8 @@ def run(*arguments: object, code: int = 0) -> None:
 def test_images_words_dataset_training_and_prediction(pictures, table, tmp_path, capsys):
     features, descriptors, data = tmp_path / "features", tmp_path / "descriptors", tmp_path / "data"
     run("features", "images", pictures, "-o", features, *LITE)
-    assert "40 images × 1280 features by efficientnet-lite0" in capsys.readouterr().out
+    said = "40 images × 2560 features by efficientnet-lite0 (centre, whole)"
+    assert said in capsys.readouterr().out
     run("features", "text", table, "-o", descriptors, "--images", pictures)
     out = capsys.readouterr().out
     assert "5 classes × 386 numbers" in out
@@ -112,6 +113,23 @@ def test_a_grown_folder_adds_to_the_dataset(pictures, table, tmp_path, capsys):
     assert "grey/empty.jpg,empty file\n" in (data / "bad.csv").read_text()
     after = load_folder(data)
     assert len(after.labels) == len(before.labels) + good
+
+
+def test_views_are_named_on_the_command_line(pictures, table, tmp_path, capsys):
+    out = tmp_path / "features"
+    some = tmp_path / "some.csv"
+    some.write_text("path,class\nred/0.png,red\ngrey/1.png,grey\n")
+    command = ("features", "images", pictures, "-o", out, "--labels", some, *LITE)
+    run(*command, "--views", "whole,centre,centre-flip", "--json")
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["size"], report["views"]) == (2560, ["whole", "centre", "centre-flip"])
+    run(*command, code=2)
+    assert "--views whole,centre,centre-flip" in capsys.readouterr().err
+    run(*command, "--views", "middle", code=2)
+    assert "got 'middle'" in capsys.readouterr().err
+    build = ("data", "build", "--features", out, "--classes", table, "-o", tmp_path / "data")
+    run(*build, "--views", "centre", code=2)
+    assert "--views: not allowed with --features" in capsys.readouterr().err
 
 
 def test_what_a_file_is_called_never_steers_the_terminal(tmp_path, capsys):

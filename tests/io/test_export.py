@@ -112,21 +112,26 @@ def test_a_file_with_other_scores_is_not_kept(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
-@pytest.fixture(scope="module")
-def of_images() -> Recognizer:
+def recognizer_of_images(views: tuple[str, ...]) -> Recognizer:
     """A recognizer of EfficientNet-Lite0's features; what it says means nothing."""
     pytest.importorskip("efficientnet_lite_pytorch")
     rng = torch.Generator().manual_seed(0)
-    identity = load_backbone(LITE, device="cpu", precision="float32").identity
+    identity = load_backbone(LITE, device="cpu", precision="float32", views=views).identity
+    size = identity.size
     return Recognizer(
-        preprocessing=FeatureScaler("none", torch.zeros(1280), torch.full((1280,), 1 / 6)),
-        refiner=LinearReLU(torch.randn(32, 1280, generator=rng) / 10, torch.zeros(32)),
+        preprocessing=FeatureScaler("none", torch.zeros(size), torch.full((size,), 1 / 6)),
+        refiner=LinearReLU(torch.randn(32, size, generator=rng) / 10, torch.zeros(32)),
         head=LinearHead(torch.randn(5, 32, generator=rng), torch.zeros(5)),
         class_names=tuple("abcde"),
         seen_mask=np.array([True, True, True, False, False]),
         descriptors=np.eye(5, dtype=np.float32),
         metadata=Metadata({"backbone": identity.to_dict()}),
     )
+
+
+@pytest.fixture(scope="module")
+def of_images() -> Recognizer:
+    return recognizer_of_images(("centre",))
 
 
 def test_from_pixels_to_scores(of_images, tmp_path, capsys):
@@ -148,6 +153,21 @@ def test_from_pixels_to_scores(of_images, tmp_path, capsys):
     meta = run.get_modelmeta().custom_metadata_map
     assert "centre crop 224" in meta["preprocessing_outside"]
     assert json.loads(meta["backbone"])["fingerprint"] == backbone.identity.fingerprint
+
+
+def test_views_of_each_image_are_joined_in_the_graph(tmp_path):
+    model = recognizer_of_images(("centre", "whole", "whole-flip"))
+    export_onnx(model, tmp_path / "m.onnx", images=True)
+    classifier = ImageClassifier(model, device="cpu", precision="float32")
+    noise = np.random.default_rng(1).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((320, 280))
+    run = session(tmp_path / "m.onnx")
+    (found,) = run.run(["probabilities"], {"pixels": classifier.backbone.prepare(image)[None]})
+    (expected,) = classifier.predict([image])
+    by_name = {one.name: one.score for one in expected.classes}
+    np.testing.assert_allclose(found[0], [by_name[name] for name in "abcde"], atol=1e-3)
+    outside = run.get_modelmeta().custom_metadata_map["preprocessing_outside"]
+    assert "views centre, whole, whole-flip, stacked" in outside
 
 
 def test_other_image_models_stay_outside(tmp_path):

@@ -24,7 +24,7 @@ _OPTIONS: dict[str, tuple[str, str | None, str]] = {
         *("--features", "FILE"),
         "features: .mat (a path, or a name in the benchmark's folder); a .csv, .parquet, .npz or "
         ".npy table, whose column `split` may mark rows train, val or test; or a folder that `mlis "
-        "features images` wrote",
+        "features images` wrote. Repeat it to join the columns of several files of the same rows",
     ),
     "split_file": (
         *("--split", "FILE"),
@@ -63,6 +63,7 @@ _OPTIONS: dict[str, tuple[str, str | None, str]] = {
     ),
 }
 _TYPES = {"missing": float, "seed": at_least(0), "test_fraction": float}
+_REPEATED = ("features_file",)
 FLAGS = {name: flag for name, (flag, _, _) in _OPTIONS.items()}
 BENCHMARK, LETTERS, FOLDER = "a benchmark", "the letters", "a dataset folder"
 PAIR, TABLES = "a pair of files", "tables"
@@ -99,12 +100,16 @@ def add_dataset_options(parser: argparse._ActionsContainer, *names: str) -> None
         kind: dict[str, Any] = {"metavar": metavar, "type": _TYPES.get(name, str)}
         if metavar is None:
             kind = {"action": "store_false"}
+        elif name in _REPEATED:
+            kind["action"] = "append"
         parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=text, **kind)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The dataset options that were given, by argument of `load_dataset`."""
-    return {name: value for name, value in vars(args).items() if name in FLAGS}
+    given = {name: value for name, value in vars(args).items() if name in FLAGS}
+    alone = {name: given[name][0] for name in _REPEATED if len(given.get(name, ())) == 1}
+    return given | alone
 
 
 def dataset_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -151,7 +156,12 @@ def _checked(name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     arguments = dict(options)
     for option in options.keys() & set(_PATHS):
         in_benchmark = kind == BENCHMARK and option in ("features_file", "split_file")
-        arguments[option] = _absolute(options[option], or_bare=in_benchmark)
+        value = options[option]
+        arguments[option] = (
+            _absolute(value, or_bare=in_benchmark)
+            if isinstance(value, str)
+            else [_absolute(path, or_bare=in_benchmark) for path in value]
+        )
     if name is not None:
         is_folder = kind == FOLDER and Path(name).exists()
         arguments["name_or_path"] = _absolute(name, or_bare=not is_folder)

@@ -4,6 +4,7 @@ import argparse
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,35 +124,36 @@ def _data(
     from mlis.features.labelled_rows import LabelledRows
 
     options = given_options(args)
-    place = Path(args.dataset) if args.dataset is not None else None
-    if place is None and model.run is None and not {"split_file", "data_root"} & options.keys():
-        place = _test_features(options)
+    places = () if args.dataset is None else (Path(args.dataset),)
+    if not places and model.run is None and not {"split_file", "data_root"} & options.keys():
+        places = _test_features(options)
     named = args.dataset is not None and kind_of(args.dataset, options) in (BENCHMARK, LETTERS)
-    if place is None or named or not place.exists():
+    if not places or named or not places[0].exists():
         return _of_dataset(args, model)
-    if not (place / METADATA).exists():
-        return _of_labelled(args, place), None
+    place = places[0]
+    if len(places) > 1 or not (place / METADATA).exists():
+        return _of_labelled(args, places), None
     if (found := read_test_only(place)) is None:
         return _of_dataset(args, model)
     features, names, sources = found
     return LabelledRows(place.name, features, names, sources.get("backbone") or {}), None
 
 
-def _test_features(options: dict[str, Any]) -> Path | None:
-    """The file or folder of `--features`, if none of its rows is for training."""
+def _test_features(options: dict[str, Any]) -> tuple[Path, ...]:
+    """The files or folders of `--features`, if none of their rows is for training."""
     from mlis.data.io.csv_file import LABEL
-    from mlis.data.io.feature_rows import read_labelled_rows
+    from mlis.data.io.joined import file_paths, read_joined_rows
     from mlis.features.labelled_rows import for_testing
 
     if "features_file" not in options:
-        return None
-    path = Path(options["features_file"])
+        return ()
+    paths = file_paths(options["features_file"])
     if "classes_file" not in options:
-        return path
+        return paths
     labels = Path(options["labels_file"]) if "labels_file" in options else None
-    marks = read_labelled_rows(path, labels, options.get("label_column", LABEL)).marks
-    only_test = marks is not None and for_testing(marks, path, len(marks)).all()
-    return path if only_test else None
+    marks = read_joined_rows(paths, labels, options.get("label_column", LABEL)).marks
+    only_test = marks is not None and for_testing(marks, paths[0], len(marks)).all()
+    return paths if only_test else ()
 
 
 def _of_dataset(
@@ -176,22 +178,23 @@ def _of_dataset(
     return LabelledRows(origin.name, test.features, names, backbone), dataset
 
 
-def _of_labelled(args: argparse.Namespace, place: Path) -> "LabelledRows":
-    """Images or features with labels, none of them for training."""
+def _of_labelled(args: argparse.Namespace, places: Sequence[Path]) -> "LabelledRows":
+    """Images or features (of several files: joined) with labels, none of them for training."""
     from mlis.cli.progress import ImageBar
     from mlis.features import labelled_rows as labelled
     from mlis.image_classifier import ImageClassifier
     from mlis.io.saved_models import find_models
 
     options = given_options(args)
+    place = places[0]
     known = {"features_file", "classes_file", "labels_file", "label_column"}
     if wrong := [FLAGS[name] for name in options if name not in known]:
         raise SettingsError(f"{', '.join(wrong)}: not allowed with labelled rows ({place}).")
     table = Path(options["labels_file"]) if "labels_file" in options else None
     column = options.get("label_column", "")
-    if not labelled.is_photographs(place):
+    if len(places) > 1 or not labelled.is_photographs(place):
         refuse(args, ("backbone", "workers"), "with features, which are already computed")
-        return labelled.read_labelled(place, table, column)
+        return labelled.read_labelled(places, table, column)
     images = labelled.find_labelled(place, table, column)
     recognizer = _loaded(find_models(args.model)[0].folder, args.device)
     backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone

@@ -12,6 +12,7 @@ from mlis.cli.arguments import (
     add_engine_flags,
     at_least,
     cluster_of,
+    names,
     refuse,
 )
 from mlis.cli.output import check_folder, print_json, print_list, say
@@ -77,6 +78,14 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
         metavar="NAME",
         help="efficientnet-lite2 (default), -lite0 or -lite1: installed weights; or any vision "
         "model of transformers by hub name or folder, such as microsoft/resnet-101",
+    )
+    parser.add_argument(
+        "--views",
+        type=names,
+        metavar="VIEW,…",
+        help="of each image, features joined in this order: centre (the model's own crop), whole "
+        "(squashed to the model's input), centre-flip and whole-flip (mirrored; averaged with the "
+        "view that is not). Default: centre,whole; centre if the model does not crop",
     )
     parser.add_argument(
         "--labels",
@@ -174,11 +183,14 @@ def run_images(args: argparse.Namespace) -> None:
 
 def _report_images(args: argparse.Namespace, result: "Extraction", found: "Found") -> None:
     rows, size = result.images.features.shape
+    from mlis.features.backbones.base import views_of
+
     model, rate = result.images.backbone, result.computed / result.seconds
+    views = views_of(model)
     shown = f", {rate:.1f} images/s" if result.computed else ""
     say(
-        f"{args.output}: {rows:,} images × {size} features by {model['name']}; "
-        f"{result.computed:,} computed now{shown}"
+        f"{args.output}: {rows:,} images × {size} features by {model['name']} "
+        f"({', '.join(views)}); {result.computed:,} computed now{shown}"
     )
     if found.unlisted:
         say(f"  {found.unlisted:,} files are not in the table of labels and were not read")
@@ -187,6 +199,7 @@ def _report_images(args: argparse.Namespace, result: "Extraction", found: "Found
         numbers = {"images": rows, "size": size, "computed": result.computed}
         times = {"seconds": round(result.seconds, 3), "images_per_second": round(rate, 2)}
         made_by = {"backbone": model["name"], "fingerprint": model["fingerprint"]}
+        made_by |= {"views": list(views)}
         print_json({**numbers, "bad": len(result.bad), **times, **made_by})
 
 
@@ -215,11 +228,11 @@ def find(args: argparse.Namespace, folder: Path) -> "Found":
 
 
 def load_image_model(args: argparse.Namespace) -> "Backbone":
-    """The image model that the flags name."""
+    """The image model and the views that the flags name."""
     from mlis.features.backbones import DEFAULT, load_backbone
 
     name = args.backbone or DEFAULT
-    return load_backbone(name, device=args.device, precision=args.precision)
+    return load_backbone(name, device=args.device, precision=args.precision, views=args.views)
 
 
 def report_bad(bad: "Sequence[Bad]", output: Path) -> None:

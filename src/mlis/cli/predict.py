@@ -30,8 +30,9 @@ training, whose name is stored with the model; a model from other features needs
 
 Or INPUT is features like those of the training: a .npy file (N, Dx), a .npz file with `features`, a
 .csv or .parquet table with one column per feature, a .mat file with `features` (Dx, N), a folder of
-features or a dataset folder (all rows). Features of another image model than the training's are
-refused. In CSV, a name that a spreadsheet would read as a formula gets a leading '.
+features or a dataset folder (all rows). Several of the same rows are joined by columns. Features of
+another image model than the training's are refused. In CSV, a name that a spreadsheet would read as
+a formula gets a leading '.
 
 CSV: path (or row, if paths are unknown), then class_1, score_1, seen_1, class_2, … best first; last
 `reason`, why an image could not be read, or `label`, the true class if the features have one. JSON
@@ -49,9 +50,7 @@ def add_to(commands: Commands) -> None:
     text = "recognise images, or rows of features"
     parser = add_command(commands, "predict", run, text, _DESCRIPTION, json=False)
     add_common(parser, "model")
-    parser.add_argument(
-        "inputs", metavar="INPUT", type=Path, nargs="+", help="images, or one file of features"
-    )
+    parser.add_argument("inputs", metavar="INPUT", type=Path, nargs="+", help="images, or features")
     text = ".csv or .jsonl (default: stdout)"
     add_common(parser, "--output", metavar="FILE", required=False, help=text)
     parser.add_argument(
@@ -75,19 +74,19 @@ def run(args: argparse.Namespace) -> int:
         check_file(args.output, *(() if args.format else (".csv", ".jsonl")))
     from mlis.compute.precision import Precision
     from mlis.data.io.feature_rows import is_features
+    from mlis.data.io.joined import joined_name
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
 
     model = one_model(args.model)
     recognizer = load_model(model, Precision.of("float32", args.device).device)
     args.top_k = min(args.top_k, len(recognizer.class_names))
-    if len(args.inputs) != 1 or not is_features(args.inputs[0]):
+    if not all(map(is_features, args.inputs)):
         return _predict_images(args, recognizer)
     refuse(args, ("backbone", "workers"), "with features, which are already computed")
-    (path,) = args.inputs
-    rows = _rows(args, path, model, recognizer)
+    rows, name = _rows(args, model, recognizer), joined_name([str(path) for path in args.inputs])
     first, last = "path" if rows.paths else "row", ["label"] if rows.labels else []
-    _write(args, _of_rows(recognizer, rows, path, args.top_k), first, last)
+    _write(args, _of_rows(recognizer, rows, name, args.top_k), first, last)
     return 0
 
 
@@ -122,24 +121,26 @@ def _predict_images(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     return FAILED if len(unread) == len(paths) else 0
 
 
-def _rows(args: argparse.Namespace, path: Path, model: Path, recognizer: "Recognizer") -> "Rows":
+def _rows(args: argparse.Namespace, model: Path, recognizer: "Recognizer") -> "Rows":
     """Features that suit the model."""
     from mlis.data.io.feature_rows import backbone_of, read_rows
+    from mlis.data.io.joined import file_paths, join_rows, joined_name
     from mlis.image_classifier import check_backbone
 
-    check_backbone(recognizer, backbone_of(path), str(path))
-    rows = read_rows(path, args.label_column)
+    paths = file_paths(args.inputs)
+    if len(paths) == 1:  # of several files, each has a part of the features
+        check_backbone(recognizer, backbone_of(paths[0]), str(paths[0]))
+    rows = join_rows(paths, [read_rows(path, args.label_column) for path in paths])
     if rows.features.shape[1] != recognizer.num_features:
+        name = joined_name([str(path) for path in paths])
         raise DataError(
-            f"{path}: {rows.features.shape[1]} features per row, expected "
+            f"{name}: {rows.features.shape[1]} features per row, expected "
             f"{recognizer.num_features}, as {model} takes. Use features of its image model."
         )
     return rows
 
 
-def _of_rows(
-    recognizer: "Recognizer", rows: "Rows", path: Path, k: int
-) -> Iterator[dict[str, Any]]:
+def _of_rows(recognizer: "Recognizer", rows: "Rows", name: str, k: int) -> Iterator[dict[str, Any]]:
     """A line for each row; features are read in blocks."""
     import numpy as np
 
@@ -149,7 +150,7 @@ def _of_rows(
         part = np.array(rows.features[start : start + ROWS_AT_A_TIME], dtype=np.float32)
         if not (finite := np.isfinite(part).all(axis=1)).all():
             row = start + int(finite.argmin())
-            raise DataError(f"{path}: row {row} contains NaN or infinity. Leave that row out.")
+            raise DataError(f"{name}: row {row} contains NaN or infinity. Leave that row out.")
         for row, classes in enumerate(top_classes(recognizer, part, k), start):
             line: dict[str, Any] = {"path": rows.paths[row]} if rows.paths else {"row": row}
             line["predictions"] = [one.to_dict() for one in classes]

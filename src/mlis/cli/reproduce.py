@@ -62,7 +62,7 @@ def add_to(commands: Commands) -> None:
         metavar="NAME[,NAME…]",
         help="benchmarks, `letters` or dataset folders (default: those of the paper)",
     )
-    add_dataset_options(group, "data_root")
+    add_dataset_options(group, "data_root", "features_file")
     group.add_argument(
         "--seeds", type=seeds, metavar="A-B|N,N…", help="default: 0-4; quick budget: 0"
     )
@@ -153,7 +153,7 @@ def _source(name: str, options: Mapping[str, Any], layer: Mapping[str, Any]) -> 
     from mlis.experiments.source import Source
 
     known = benchmark_name(name)
-    place = options if known else {}  # --data-root
+    place = options if known else {}  # --data-root, --features
     arguments = dataset_arguments(argparse.Namespace(dataset=name, **place))
     preset = presets.load(presets.own_preset(name))
     source = Source.load(known or Path(name).name, arguments, preset, layer)

@@ -8,6 +8,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.data.io.benchmarks import TABLE_1, benchmark_name, load_benchmark
 from mlis.data.io.csv_file import LABEL
 from mlis.data.io.folder import METADATA, is_dataset_folder, load_folder
+from mlis.data.io.joined import Files
 from mlis.data.io.tables import load_tables
 from mlis.data.io.xlsa17 import load_pair
 from mlis.data.labels import suggestion
@@ -20,7 +21,7 @@ def load_dataset(
     name_or_path: AnyPath | None = None,
     *,
     data_root: AnyPath | None = None,
-    features_file: AnyPath | None = None,
+    features_file: Files | None = None,
     split_file: AnyPath | None = None,
     classes_file: AnyPath | None = None,
     labels_file: AnyPath | None = None,
@@ -39,6 +40,9 @@ def load_dataset(
       are memory-mapped and the hash is verified.
     - `load_dataset(features_file=F, split_file=S)`: the format of the benchmarks; see `load_pair`.
     - `load_dataset(features_file=F, classes_file=C)`: tables; see `load_tables`.
+
+    `features_file` may be a list: files of the same rows in the same order, such as several views
+    of each picture, are joined by columns.
 
     Raises:
         DataError: there is no such dataset, or it is invalid.

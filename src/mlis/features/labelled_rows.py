@@ -19,8 +19,8 @@ import numpy as np
 from mlis.data.dataset import TestSplit
 from mlis.data.io.csv_file import LABEL, SPLIT, read_csv
 from mlis.data.io.feature_folder import is_feature_folder, read_feature_folder
-from mlis.data.io.feature_rows import read_labelled_rows
 from mlis.data.io.folder import METADATA
+from mlis.data.io.joined import joined_name, read_joined_rows
 from mlis.data.io.text_table import find_column, read_table
 from mlis.data.labels import match_labels, normal, shorten, suggestion
 from mlis.data.out_of_core.stored import StoredRows, choose_rows
@@ -164,19 +164,22 @@ def embed_labelled(
     return LabelledRows(name, np.stack(features), labels, backbone.identity.to_dict(), tuple(bad))
 
 
-def read_labelled(path: Path, labels: Path | None = None, column: str = "") -> LabelledRows:
-    """Features and labels from a feature folder or a file.
+def read_labelled(
+    paths: Sequence[Path], labels: Path | None = None, column: str = ""
+) -> LabelledRows:
+    """Features and labels from a feature folder or a file, or from several, joined by columns.
 
     Args:
-        path: a feature folder, `.npz`, `.csv`, `.parquet`, or `.npy` with `labels`.
+        paths: feature folders, `.npz`, `.csv`, `.parquet`, or `.npy` with `labels`.
         labels: file of the labels of a `.npy` file.
         column: of labels, in `.csv` and `.parquet`.
 
     Raises:
         DataError: names the file, and the row or column.
     """
-    name = str(path)
-    if is_feature_folder(path) and labels is None:
+    path = paths[0]
+    name = joined_name([str(path) for path in paths])
+    if len(paths) == 1 and is_feature_folder(path) and labels is None:
         images = read_feature_folder(path)
         kept = for_testing(images.marks, path, len(images.paths))
         without = np.array([not name for name in images.classes], dtype=bool)
@@ -186,7 +189,7 @@ def read_labelled(path: Path, labels: Path | None = None, column: str = "") -> L
             raise DataError(f"{path}: expected rows with a class, got none.")
         chosen = images.choose(kept.tolist())
         return LabelledRows(name, chosen.features, chosen.classes, images.backbone, tuple(bad))
-    rows = read_labelled_rows(path, labels, column or LABEL)
+    rows = read_joined_rows(paths, labels, column or LABEL)
     kept = np.flatnonzero(for_testing(rows.marks, path, len(rows.features)))
     found = rows.labels
     found = found if isinstance(found, np.ndarray) else np.array(found, dtype=object)

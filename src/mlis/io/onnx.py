@@ -28,6 +28,7 @@ from mlis.storage.atomic import atomic_write
 if TYPE_CHECKING:
     from mlis.features.backbones.base import Backbone
     from mlis.features.backbones.efficientnet import EfficientNetLite
+    from mlis.features.backbones.views import Views
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -61,7 +62,8 @@ def export_onnx(
 
     The input is `features` (N, Dx) float32, or with `images` `pixels` (N, P, P, 3) uint8: RGB,
     upright, the shorter side resized to P / 0.875 (bicubic), the middle P × P; normalisation is in
-    the graph. Outputs are `scores` (N, C), calibrated as `Recognizer.scores` are, and
+    the graph. With several views of each image `pixels` is (N, V, P, P, 3); the metadata say how
+    each is made. Outputs are `scores` (N, C), calibrated as `Recognizer.scores` are, and
     `probabilities` (N, C), their softmax. A graph raises no errors: the scores of a row with NaN
     or infinity, or of one that overflows float32, are not finite. The file's metadata hold class
     names, seen flags, calibration, image model and preprocessing.
@@ -97,11 +99,11 @@ class _Graph(nn.Module):
     NaN of them, and added to the scores.
     """
 
-    def __init__(self, recognizer: Recognizer, model: "EfficientNetLite | None"):
+    def __init__(self, recognizer: Recognizer, model: "_ImageModel | None"):
         super().__init__()
         self.recognizer: Recognizer = recognizer
-        self.net: nn.Module | None = None if model is None else model.net
-        self._model: EfficientNetLite | None = model
+        self.net: nn.Module | None = None if model is None else model.lite.net
+        self._model: _ImageModel | None = model
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Both (N, C)."""
@@ -144,30 +146,57 @@ def _extra(name: str) -> Any:
         raise SettingsError("export needs the extra `onnx`: pip install 'mlis[onnx]'") from error
 
 
-def _image_model(recognizer: Recognizer, backbone: "Backbone | str | None") -> "EfficientNetLite":
+@dataclass(frozen=True, eq=False)
+class _ImageModel:
+    """EfficientNet-Lite, with the views of each image if there are several."""
+
+    backbone: "Backbone"
+    lite: "EfficientNetLite"
+    views: "Views | None"
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(N, Dx) of (N, P, P, 3), or (N, V, P, P, 3), uint8."""
+        if self.views is None:
+            return self.lite.features(pixels)
+        return self.views.joined(self.lite.features(pixels.flatten(0, 1)))
+
+    @property
+    def preparation(self) -> str:
+        """From an image to `pixels`."""
+        size = self.lite.pixels
+        centre = f"shorter side to {round(size / 0.875)} pixels, bicubic; centre crop {size}"
+        if self.views is None:
+            return f"upright RGB uint8; {centre}"
+        return (
+            f"upright RGB uint8; views {', '.join(self.backbone.identity.views)}, stacked; centre: "
+            f"{centre}; whole: resized to {size} × {size}, bicubic; -flip: mirrored horizontally"
+        )
+
+
+def _image_model(recognizer: Recognizer, backbone: "Backbone | str | None") -> _ImageModel:
     from mlis.features.backbones.efficientnet import EfficientNetLite
+    from mlis.features.backbones.views import Views
 
     classifier = ImageClassifier(recognizer, backbone, device="cpu", precision="float32")
     model = classifier.backbone
-    if not isinstance(model, EfficientNetLite):
+    views = model if isinstance(model, Views) else None
+    lite = model if views is None else views.model
+    if not isinstance(lite, EfficientNetLite):
         raise DataError(
             f"{model.identity.name} cannot be written together with the recognizer, which only "
             "EfficientNet-Lite can: export features → scores (without --images), and the image "
             "model by its own library"
         )
-    return model
+    return _ImageModel(model, lite, views)
 
 
-def _metadata(recognizer: Recognizer, model: "EfficientNetLite | None") -> dict[str, str]:
+def _metadata(recognizer: Recognizer, model: _ImageModel | None) -> dict[str, str]:
     """Texts that travel with the graph."""
     backbone = dict(recorded_backbone(recognizer))
     if model is not None:
-        backbone = model.identity.to_dict()
+        backbone = model.backbone.identity.to_dict()
         done = "normalisation by mean and standard deviation, in the graph"
-        outside = (
-            "upright RGB uint8; shorter side to "
-            f"{round(model.pixels / 0.875)} pixels, bicubic; centre crop {model.pixels}"
-        )
+        outside = model.preparation
     else:
         done = "none of the image model"
         outside = "features of the image model, as they come"
@@ -215,22 +244,23 @@ def _compare(
 
 
 def _example(
-    recognizer: Recognizer, model: "EfficientNetLite | None"
+    recognizer: Recognizer, model: _ImageModel | None
 ) -> tuple[Callable[[int], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
     """What makes inputs of as many rows, and what PyTorch makes of them."""
     rng = np.random.default_rng(0)
     if model is not None:
-        size = (model.pixels, model.pixels, 3)
+        side = model.lite.pixels
+        views = () if model.views is None else (len(model.views.identity.views),)
 
         def pictures(rows: int) -> np.ndarray:
             """Blocks of colour with some noise: edges and areas, as photographs have."""
-            small = rng.integers(0, 256, (rows, 8, 8, 3))
-            times = -(-model.pixels // 8)
-            blocks = small.repeat(times, axis=1).repeat(times, axis=2)[:, : size[0], : size[1]]
-            noisy = blocks + rng.integers(-16, 17, (rows, *size))
+            small = rng.integers(0, 256, (rows, *views, 8, 8, 3))
+            times = -(-side // 8)
+            blocks = small.repeat(times, axis=-3).repeat(times, axis=-2)[..., :side, :side, :]
+            noisy = blocks + rng.integers(-16, 17, blocks.shape)
             return noisy.clip(0, 255).astype(np.uint8)
 
-        return pictures, lambda x: recognizer.scores(model(list(x)))
+        return pictures, lambda x: recognizer.scores(model.backbone(list(x)))
     shift, factor = (
         part.double().cpu()
         for part in (recognizer.preprocessing.shift, recognizer.preprocessing.factor)

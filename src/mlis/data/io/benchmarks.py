@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from mlis.data.dataset import GZSLDataset
+from mlis.data.io.joined import Files, file_paths
 from mlis.data.io.matlab import field_shapes
 from mlis.data.io.xlsa17 import load_pair
 from mlis.errors import DataError
@@ -85,7 +86,7 @@ def load_benchmark(
     name: str,
     data_root: str | os.PathLike[str],
     *,
-    features_file: str | os.PathLike[str] | None = None,
+    features_file: Files | None = None,
     split_file: str | os.PathLike[str] | None = None,
     descriptors: str = "att",
     missing: float | None = None,
@@ -98,7 +99,7 @@ def load_benchmark(
         name: CUB, AWA1, AWA2, SUN, FLO or aPY, in any case.
         data_root: folder that contains `CUB/`, `APY/`, ….
         features_file: name in that folder, or path; default `res101.mat`, or if absent, the only
-            other file with `features`.
+            other file with `features`. Columns of several files are joined: see `load_pair`.
         split_file: name in that folder, or path; default `att_splits.mat`, for CUB
             `sent_splits.mat` if present.
         descriptors, missing, seed, cache: see `load_pair`.
@@ -113,9 +114,9 @@ def load_benchmark(
     if split_file is None:
         use_sentences = known == "CUB" and (folder / "sent_splits.mat").exists()
         split_file = "sent_splits.mat" if use_sentences else "att_splits.mat"
-    features_path = features_path_of(known, data_root, features_file)
+    features_paths = features_paths_of(known, data_root, features_file)
     data = load_pair(
-        features_path,
+        features_paths,
         _locate(folder, split_file),
         name=known,
         class_names=FLOWER_NAMES if known == "FLO" else None,
@@ -124,23 +125,25 @@ def load_benchmark(
         seed=seed,
         cache=cache,
     )
-    _check_counts(known, data, features_path)
+    _check_counts(known, data, features_paths[0])
     if (folder / STAND_IN).exists():
         notes = (*data.provenance.notes, "stand-in: artificial features, results are meaningless")
         data = replace(data, provenance=replace(data.provenance, notes=notes))
     return data
 
 
-def features_path_of(
-    name: str, data_root: str | os.PathLike[str], features_file: str | os.PathLike[str] | None
-) -> Path:
-    """The features file that `load_benchmark` reads for the same arguments.
+def features_paths_of(
+    name: str, data_root: str | os.PathLike[str], features_file: Files | None
+) -> tuple[Path, ...]:
+    """The features files that `load_benchmark` reads for the same arguments.
 
     Raises:
         DataError: a folder or the file is missing.
     """
     folder = _benchmark_folder(name, Path(data_root))
-    return _locate(folder, features_file) if features_file else _find_features(folder)
+    if features_file is None:
+        return (_find_features(folder),)
+    return tuple(_locate(folder, file) for file in file_paths(features_file))
 
 
 def _benchmark_folder(known: str, data_root: Path) -> Path:
@@ -174,8 +177,9 @@ def _find_features(folder: Path) -> Path:
         return others[0]
     found = ", ".join(path.name for path in others) or "none"
     raise DataError(
-        f"{default}: no such file, and other files with features: {found}. Name the one to use "
-        f"(features_file, --features)."
+        f"{default}: no such file, and other files with features: {found}. Name the one to use, or "
+        "several views of the same rows to join their columns (--features once per file; "
+        "features_file, a path or a list)."
     )
 
 

@@ -16,6 +16,7 @@ counted from 0 (:mod:`mlis.data.labels`).
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from mlis.data.io.cache import file_sha256
 from mlis.data.io.classes_file import Classes, read_classes
 from mlis.data.io.csv_file import LABEL, SPLIT
 from mlis.data.io.feature_folder import RECORD, is_feature_folder, read_record
-from mlis.data.io.feature_rows import Rows, read_labelled_rows
+from mlis.data.io.feature_rows import Rows
+from mlis.data.io.joined import Files, distinct_names, file_paths, joined_name, read_joined_rows
 from mlis.data.labels import match_labels
 from mlis.data.missing import handle_missing
 from mlis.data.row_marks import read_marks, split_by_marks
@@ -38,7 +40,7 @@ TEST_FRACTION = 0.2
 
 
 def load_tables(
-    features_file: str | os.PathLike[str],
+    features_file: Files,
     classes_file: str | os.PathLike[str],
     *,
     labels_file: str | os.PathLike[str] | None = None,
@@ -52,13 +54,14 @@ def load_tables(
 
     Args:
         features_file: `.csv`, `.parquet`, `.npz` or `.npy`, or a feature folder; float32 `.npy`
-            files and folders stay memory-mapped.
+            files and folders stay memory-mapped. Columns of several are joined: same rows in the
+            same order.
         classes_file: `.csv`.
         labels_file: the labels of `.npy` features.
         label_column: name of the column of labels in `.csv` and `.parquet`.
         missing: number that marks a missing value in the classes table, such as -1; replaced by
             the mean of the other classes.
-        name: of the dataset; defaults to the name of the features file.
+        name: of the dataset; defaults to the name of the (first) features file.
         seed: of all splits made here: test rows, unseen classes (if the classes table has no
             `split`), validation split.
         test_fraction: fraction of each seen class's rows held out for testing; default 0.2. Not
@@ -67,13 +70,12 @@ def load_tables(
     Raises:
         DataError: names the file, row and column; for an unknown class, also the closest name.
     """
-    features_path, classes_path = Path(features_file), Path(classes_file)
+    paths, classes_path = file_paths(features_file), Path(classes_file)
+    features_path = paths[0]
     labels_path = features_path if labels_file is None else Path(labels_file)
     classes = read_classes(classes_path)
     by_row = not is_feature_folder(features_path)  # in a feature folder, labels are folder names
-    rows = read_labelled_rows(
-        features_path, None if labels_file is None else labels_path, label_column
-    )
+    rows = read_joined_rows(paths, None if labels_file is None else labels_path, label_column)
     _check_lengths(rows, features_path, labels_path)
     known = () if classes.unseen is None else classes.unseen.tolist()
     indices = match_labels(rows.labels, classes.names, f"{labels_path}", rows=by_row, unseen=known)
@@ -98,11 +100,11 @@ def load_tables(
         test_fraction=TEST_FRACTION if test_fraction is None else test_fraction,
         provenance=Provenance(
             name=name or features_path.stem,
-            features=features_path.name,
+            features=joined_name(distinct_names(paths)),
             descriptors=classes_path.name,
-            files=_hashes(features_path, labels_path, classes_path),
+            files=_hashes((*paths, labels_path, classes_path)),
             notes=notes,
-            sources=_sources(features_path, classes, missing),
+            sources=_sources(paths, classes, missing),
         ),
     )
     _check_trained(data, classes, features_path, classes_path)
@@ -118,17 +120,17 @@ def _check_lengths(rows: Rows, features: Path, labels: Path) -> None:
             )
 
 
-def _hashes(features: Path, labels: Path, classes: Path) -> dict[str, str]:
-    files = {path / RECORD if path.is_dir() else path for path in (features, labels)}
-    return {path.name: file_sha256(path) for path in sorted({classes, *files})}
+def _hashes(paths: Sequence[Path]) -> dict[str, str]:
+    files = sorted({path / RECORD if path.is_dir() else path for path in paths})
+    return dict(zip(distinct_names(files), map(file_sha256, files), strict=True))
 
 
-def _sources(features: Path, classes: Classes, missing: float | None) -> dict[str, Any]:
+def _sources(features: Sequence[Path], classes: Classes, missing: float | None) -> dict[str, Any]:
     sources: dict[str, Any] = {"descriptors": {"format": COLUMNS, "columns": [*classes.columns]}}
     if missing is not None:
         sources["descriptors"]["missing"] = missing
-    if is_feature_folder(features):
-        sources["backbone"] = read_record(features)["backbone"]
+    if len(features) == 1 and is_feature_folder(features[0]):  # of several, no one model gives all
+        sources["backbone"] = read_record(features[0])["backbone"]
     return sources
 
 

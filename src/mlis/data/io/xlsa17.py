@@ -20,7 +20,9 @@ import numpy as np
 
 from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.io.cache import cached_arrays, file_sha256
-from mlis.data.io.image_folders import folder_mismatch, read_folders
+from mlis.data.io.feature_rows import Rows
+from mlis.data.io.image_folders import FIELD, folder_mismatch, read_folders
+from mlis.data.io.joined import Files, distinct_names, file_paths, join_rows, joined_name
 from mlis.data.io.matlab import field_shapes, read_array, read_columns, read_strings
 from mlis.data.labels import normal, shorten, warn_of_similar
 from mlis.data.missing import handle_missing
@@ -33,7 +35,7 @@ _PARTS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 
 
 def load_pair(
-    features_file: str | os.PathLike[str],
+    features_file: Files,
     split_file: str | os.PathLike[str],
     *,
     name: str | None = None,
@@ -49,9 +51,10 @@ def load_pair(
     the class names.
 
     Args:
-        features_file: such as `res101.mat`.
+        features_file: such as `res101.mat`; or several, whose columns are joined: same rows in the
+            same order.
         split_file: such as `att_splits.mat`.
-        name: of the dataset; defaults to the name of the features file.
+        name: of the dataset; defaults to the name of the (first) features file.
         class_names: used if the split file has no `allclasses_names`; default `class_001`, ….
         descriptors: `att` (unit length in most files) or `original_att`.
         missing: number that marks a missing value, such as -1 in `original_att` of AWA; replaced
@@ -60,10 +63,11 @@ def load_pair(
         cache: store the features in the user's cache folder, to be memory-mapped next time.
 
     Raises:
-        DataError: a file is missing, damaged or not in the format.
+        DataError: a file is missing, damaged or not in the format, or the rows of two differ.
     """
-    features_path, split_path = Path(features_file), Path(split_file)
-    arrays, sha256 = _features_of(features_path, cache)
+    paths, split_path = file_paths(features_file), Path(split_file)
+    features_path, names_of_files = paths[0], distinct_names(paths)
+    arrays, hashes = _features_of(paths, cache)
     shapes = field_shapes(split_path)
     matrix = _read_descriptors(split_path, descriptors, arrays["labels"])
     rows = _read_rows(split_path, [part for part in shapes if part.endswith("_loc")], arrays)
@@ -85,9 +89,10 @@ def load_pair(
         notes.append(mismatch)
     provenance = Provenance(
         name=name or features_path.stem,
-        features=features_path.name,
+        features=joined_name(names_of_files),
         descriptors=f"{split_path.name}:{descriptors}",
-        files={features_path.name: sha256, split_path.name: file_sha256(split_path)},
+        files=dict(zip(names_of_files, hashes, strict=True))
+        | {split_path.name: file_sha256(split_path)},
         notes=tuple(notes),
     )
     return GZSLDataset(arrays["features"], labels, matrix, names, split, provenance)
@@ -98,11 +103,34 @@ def _warn_of_folders(mismatch: str, features: Path, split: Path, descriptors: st
     logger.warning("%s: %s. %s.", features, mismatch, advice)
 
 
-def _features_of(path: Path, cache: bool) -> tuple[dict[str, np.ndarray], str]:
-    """Result of `_read_features`, from the cache if enabled, and the file's SHA-256."""
-    if cache:
-        return cached_arrays(path, ("features", "labels", "folders"), _read_features)
-    return _read_features(path), file_sha256(path)
+def _features_of(paths: Sequence[Path], cache: bool) -> tuple[dict[str, np.ndarray], list[str]]:
+    """`_read_features` of all files, joined by columns, and their SHA-256."""
+    fields = ("features", "labels", "folders")
+    pairs = [
+        cached_arrays(path, fields, _read_features)
+        if cache
+        else (_read_features(path), file_sha256(path))
+        for path in paths
+    ]
+    found, hashes = [arrays for arrays, _ in pairs], [sha256 for _, sha256 in pairs]
+    if len(paths) == 1:
+        return found[0], hashes
+    parts = [
+        Rows(arrays["features"], arrays["labels"], paths=_image_files(path, len(arrays["labels"])))
+        for path, arrays in zip(paths, found, strict=True)
+    ]
+    joined = join_rows(paths, parts)
+    folders = max((arrays["folders"] for arrays in found), key=len)  # some files have none
+    return {"features": joined.features, "labels": found[0]["labels"], "folders": folders}, hashes
+
+
+def _image_files(path: Path, count: int) -> Sequence[str]:
+    """Names of the images; empty if the file does not contain them."""
+    named = sorted(field_shapes(path).get(FIELD, ())) == sorted((1, count))
+    try:
+        return read_strings(path, FIELD) if named else ()
+    except DataError:  # this field is optional
+        return ()
 
 
 def _read_features(path: Path) -> dict[str, np.ndarray]:

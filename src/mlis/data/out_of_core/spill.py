@@ -1,4 +1,4 @@
-"""Refined features larger than memory, written to a temporary file and streamed from it."""
+"""Features larger than memory, written to a temporary file and streamed from it."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlis.data.out_of_core.stored import OpenFile, StoredArray, StoredRows
+from mlis.data.out_of_core.stored import OpenFile, StoredArray, StoredRows, attach
 from mlis.data.out_of_core.streaming import Rows, StreamedRows
 from mlis.errors import DataError
 
@@ -46,6 +46,26 @@ def spill(parts: Iterable[tuple[Tensor, Tensor]], like: Rows, columns: int) -> t
     return StreamedRows(rows, lambda x: x, like.dtype, like.device), every
 
 
+def spill_array(blocks: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Write rows to an unnamed temporary file, and map it: (n, D) float32, read-only.
+
+    Args:
+        blocks: consecutive rows (B, D) float32.
+        shape: (n, D).
+
+    Raises:
+        DataError: the disk is full; names the folder.
+    """
+    check_room(*shape, torch.float32)
+    folder = tempfile.gettempdir()
+    with tempfile.TemporaryFile(prefix="mlis-", buffering=0) as handle:
+        for block in blocks:
+            _write(handle, np.ascontiguousarray(block), folder)
+        mapped = np.memmap(handle, np.float32, "r", shape=shape)
+        attach(mapped, OpenFile(os.dup(handle.fileno()), f"{folder}/(joined features)"))
+    return mapped
+
+
 def _write(handle: IO[bytes], block: np.ndarray, folder: str) -> None:
     view = block.data.cast("B") if block.size else memoryview(b"")
     try:
@@ -65,6 +85,6 @@ def check_room(rows: int, columns: int, dtype: torch.dtype) -> None:
 
 def _no_room(folder: str, problem: str) -> DataError:
     return DataError(
-        f"{folder}: not enough disk space for the refined features: {problem}. Free some space, or "
+        f"{folder}: not enough disk space for the features: {problem}. Free some space, or "
         "set the environment variable TMPDIR to a folder on a larger disk."
     )

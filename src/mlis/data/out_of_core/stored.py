@@ -173,11 +173,13 @@ def stored(array: np.ndarray) -> StoredArray | None:
     root = array
     while isinstance(root, np.ndarray) and not isinstance(root.base, mmap.mmap):
         root = root.base
-    if not isinstance(root, np.memmap) or root.mode != "r" or root.filename is None:
+    if not isinstance(root, np.memmap) or root.mode != "r":
         return None
     if not array.flags.c_contiguous or not array.size:
         return None
     file = root.__dict__.get("mlis_file")
+    if file is None and root.filename is None:
+        return None
     if file is None:
         file = _open(Path(root.filename))
         attach(root, file)

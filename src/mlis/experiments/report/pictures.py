@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from mlis.data.dataset import GZSLDataset
-from mlis.data.io.benchmarks import benchmark_name, features_path_of
+from mlis.data.io.benchmarks import benchmark_name, features_paths_of
 from mlis.data.io.feature_folder import IMAGES
 from mlis.data.io.folder import SOURCES
+from mlis.data.io.joined import file_paths
 from mlis.data.io.matlab import field_shapes, read_strings
 from mlis.data.letters.dataset import load_letters
 from mlis.errors import DataError
@@ -125,8 +126,9 @@ def _features_path(arguments: Mapping[str, Any]) -> Path | None:
     name = benchmark_name(str(arguments.get("name_or_path", "")))
     given = arguments.get("features_file")
     if name and "data_root" in arguments:
-        return features_path_of(name, arguments["data_root"], given)
-    return Path(given) if given and str(given).endswith(".mat") else None
+        return features_paths_of(name, arguments["data_root"], given)[0]
+    first = file_paths(given)[0] if given else None  # joined files have the same rows
+    return first if first is not None and first.suffix == ".mat" else None
 
 
 def _files(paths: Sequence[Path | None]) -> Pictures:

@@ -3,13 +3,15 @@
 A new family of models is a class in a file of its own, with a line in `FAMILIES`.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from mlis.compute.precision import Precision
 from mlis.errors import SettingsError
-from mlis.features.backbones.base import DEFAULT, Backbone, BackboneSpec
+from mlis.features.backbones.base import CENTRE, DEFAULT, Backbone, BackboneSpec, PictureModel
 from mlis.features.backbones.efficientnet import EfficientNetLite
 from mlis.features.backbones.transformers_model import VisionModel
+from mlis.features.backbones.views import with_views
 
 BENCHMARK = "microsoft/resnet-101"
 """The CNN of the paper and of the published benchmarks: 2048 features, global average pooling."""
@@ -18,7 +20,7 @@ BENCHMARK = "microsoft/resnet-101"
 class Family(Protocol):
     """Loads the backbones of one family."""
 
-    def __call__(self, name: str, precision: Precision, *, download: bool) -> Backbone: ...  # noqa: D102
+    def __call__(self, name: str, precision: Precision, *, download: bool) -> PictureModel: ...  # noqa: D102
 
 
 FAMILIES: dict[str, Family] = {
@@ -29,7 +31,12 @@ FAMILIES: dict[str, Family] = {
 
 
 def load_backbone(
-    name: str = DEFAULT, *, device: str = "auto", precision: str = "auto", download: bool = True
+    name: str = DEFAULT,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    download: bool = True,
+    views: Sequence[str] | None = CENTRE,
 ) -> Backbone:
     """Load a pretrained image model.
 
@@ -41,14 +48,17 @@ def load_backbone(
         precision: auto (bfloat16 if faster, else float32), float32 or bfloat16.
         download: whether a model may be downloaded from the hub. Use False if the name comes from
             a file instead of the user.
+        views: of each picture, whose features are joined; see
+            :func:`mlis.features.backbones.views.with_views`. None, as on the command line: centre
+            and whole, if they differ.
 
     Raises:
-        SettingsError: there is no such model or device, or an extra is not installed.
+        SettingsError: there is no such model, view or device, or an extra is not installed.
     """
     if precision not in ("auto", "float32", "bfloat16"):
         raise SettingsError(f"precision: expected auto, float32 or bfloat16, got {precision!r}")
     family = next(family for prefix, family in FAMILIES.items() if name.startswith(prefix))
-    return family(name, Precision.of(precision, device), download=download)
+    return with_views(family(name, Precision.of(precision, device), download=download), views)
 
 
 __all__ = [

@@ -18,6 +18,9 @@ from mlis.errors import OutOfMemoryError
 
 DEFAULT = "efficientnet-lite2"
 """Its weights are installed as a package, without network access."""
+CENTRE = ("centre",)
+"""The views of a picture that a model sees by itself, and of features from before there were more;
+see :mod:`mlis.features.backbones.views`."""
 CPU_BATCH = 8
 """Images per batch on a CPU. Activations of larger batches exceed the memory that the allocator
 reuses (32 MiB): EfficientNet-Lite2 at 260 px was a third slower with 32 images."""
@@ -34,7 +37,8 @@ class BackboneSpec:
         weights: SHA-256 of all tensors.
         preprocessing: steps from decoded pixels to the input of the model, JSON.
         pooling: which output is used, and how it is reduced to a vector.
-        size: Dx.
+        size: Dx, of all views.
+        views: of each picture, whose features are joined.
     """
 
     name: str
@@ -42,24 +46,41 @@ class BackboneSpec:
     preprocessing: str
     pooling: str
     size: int
+    views: tuple[str, ...] = CENTRE
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything except the name, which may be a hub name or a folder."""
         parts = (self.weights, self.preprocessing, self.pooling, self.size)
+        parts += () if self.views == CENTRE else self.views  # as before there were views
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.size} numbers, {self.pooling}, {self.fingerprint[:12]})"
+        return show_spec(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, including the fingerprint."""
-        return asdict(self) | {"fingerprint": self.fingerprint}
+        """JSON values, including the fingerprint; `views` unless it is the centre alone."""
+        values = asdict(self) | {"fingerprint": self.fingerprint, "views": list(self.views)}
+        return {k: v for k, v in values.items() if k != "views" or self.views != CENTRE}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BackboneSpec":
         """Inverse of `to_dict`. Raises `KeyError` for a missing value."""
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        names = (name for name in cls.__dataclass_fields__ if name != "views")
+        return cls(**{name: values[name] for name in names}, views=views_of(values))
+
+
+def views_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The views in `BackboneSpec.to_dict`."""
+    return tuple(spec.get("views") or CENTRE)
+
+
+def show_spec(spec: Mapping[str, Any]) -> str:
+    """Name, size, pooling, views and the start of the fingerprint, of `BackboneSpec.to_dict`."""
+    views = "" if views_of(spec) == CENTRE else f"views {','.join(views_of(spec))}, "
+    fingerprint = str(spec.get("fingerprint", ""))[:12]
+    pooling = f"{spec.get('size')} numbers, {spec.get('pooling')}"
+    return f"{spec.get('name')} ({pooling}, {views}{fingerprint})"
 
 
 class Backbone(Protocol):
@@ -95,6 +116,21 @@ class Backbone(Protocol):
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """Features (B, Dx) float32 of B prepared images of equal shape."""
+        ...
+
+
+class PictureModel(Backbone, Protocol):
+    """A backbone that sees one view of a picture, and can prepare another one.
+
+    Attributes:
+        crops: whether `prepare` crops a picture, so that the whole is another view.
+    """
+
+    @property
+    def crops(self) -> bool: ...  # noqa: D102
+
+    def prepare_whole(self, image: Image.Image) -> np.ndarray:
+        """The model's input for a whole upright RGB image, squashed to the size of that input."""
         ...
 
 

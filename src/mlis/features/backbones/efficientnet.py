@@ -43,11 +43,13 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EfficientNetLite:
-    """A :class:`~mlis.features.backbones.base.Backbone`.
+    """A :class:`~mlis.features.backbones.base.PictureModel`.
 
     Raises:
         SettingsError: the packages are not installed or contain other weights.
     """
+
+    crops: bool = True
 
     def __init__(self, name: str, precision: Precision, *, download: bool = True):
         del download  # the weights are packaged
@@ -97,6 +99,10 @@ class EfficientNetLite:
         return np.asarray(
             image.resize((self.pixels, self.pixels), Image.Resampling.BICUBIC, box=box)
         )
+
+    def prepare_whole(self, image: Image.Image) -> np.ndarray:
+        """(P, P, 3) uint8: the whole image resized to P × P pixels."""
+        return np.asarray(image.resize((self.pixels, self.pixels), Image.Resampling.BICUBIC))
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> np.ndarray:
         """(B, 1280) float32 of B prepared images."""

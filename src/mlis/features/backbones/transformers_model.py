@@ -41,7 +41,7 @@ _MAX_ASPECT = 50  # ratio of the sides, for preprocessing without a crop
 
 
 class VisionModel:
-    """A :class:`~mlis.features.backbones.base.Backbone`.
+    """A :class:`~mlis.features.backbones.base.PictureModel`.
 
     Args:
         name: on the hub, or a local folder.
@@ -62,10 +62,12 @@ class VisionModel:
         self.precision: str = precision_name(precision)
         self._settings = _settings(self._processor)
         self.enough: int | None = _enough(self._settings)
+        self.crops: bool = _crops(self._settings)
         # hashed before the memory layout changes
         weights = weights_hash(self._net)
         self._net.to(self._device, memory_format=torch.channels_last)
         example = torch.from_numpy(self.prepare(Image.new("RGB", (64, 48)))[None])
+        self._input = example.shape[-2:]
         self._pooling = _EMBEDDING if hasattr(self._net, "get_image_features") else _POOLED
         if self._pooling == _POOLED:
             self._pooling = self._choose_pooling(example, untrained)
@@ -91,9 +93,18 @@ class VisionModel:
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """(3, P, P) float32, or the output of the model's processor."""
-        image = self._bounded(image)
+        return self._processed(self._bounded(image))
+
+    def prepare_whole(self, image: Image.Image) -> np.ndarray:
+        """(3, P, P) float32: the whole image resized to P × P pixels; only if `crops`."""
+        height, width = self._input
+        resample = Image.Resampling(self._settings.get("resample", Image.Resampling.BICUBIC))
+        squashed = image.resize((width, height), resample)
+        return self._processed(squashed, do_resize=False, do_center_crop=False)
+
+    def _processed(self, image: Image.Image, **changes: bool) -> np.ndarray:
         given = self._processor(
-            images=image, return_tensors="np", input_data_format="channels_last"
+            images=image, return_tensors="np", input_data_format="channels_last", **changes
         )
         return np.ascontiguousarray(given["pixel_values"][0], dtype=np.float32)
 
@@ -182,6 +193,13 @@ def _settings(processor: Any) -> dict[str, Any]:
 
 
 _SETTINGS = ("size", "resample", "rescale_factor", "offset", "pad_size", "patch_size")
+
+
+def _crops(settings: dict[str, Any]) -> bool:
+    """Whether the processor crops; those with `crop_pct` do so below 384 pixels, else they warp."""
+    if "crop_pct" in settings:
+        return bool(settings.get("do_resize")) and settings["size"]["shortest_edge"] < 384
+    return bool(settings.get("do_center_crop"))
 
 
 def _enough(settings: dict[str, Any]) -> int | None:

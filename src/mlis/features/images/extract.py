@@ -20,7 +20,7 @@ from mlis.data.io.feature_folder import (
     write_feature_folder,
 )
 from mlis.errors import DataError
-from mlis.features.backbones.base import Backbone
+from mlis.features.backbones.base import Backbone, show_spec, views_of
 from mlis.features.decode import stamp_of
 from mlis.features.images.files import Bad, Found, ImageFile, write_bad
 from mlis.features.images.shards import FOLDER, Keep, Shard, Store, compute_shards
@@ -149,7 +149,8 @@ def extract_folder(
     """`extract`, then write the feature folder and `bad.csv`.
 
     Raises:
-        DataError: the folder contains features of another backbone and `replace` is False.
+        DataError: the folder contains features of another backbone, or other views, and `replace`
+            is False.
     """
     if not replace:
         _check_backbone(folder, backbone)
@@ -178,15 +179,17 @@ def _store(folder: Path, backbone: Backbone) -> Store:
 
 
 def _check_backbone(folder: Path, backbone: Backbone) -> None:
-    """Raise `DataError` if `folder` contains features of another backbone."""
+    """Raise `DataError` if `folder` contains features of another backbone or of other views."""
     if not is_feature_folder(folder):
         return
     recorded = read_record(folder)["backbone"]
     if recorded.get("fingerprint") != backbone.identity.fingerprint:
+        views = views_of(recorded)
+        keep = f"Add --views {','.join(views)}, choose" if views != backbone.identity.views else ""
         raise DataError(
             f"{folder}: expected features of {backbone.identity}, got those of "
-            f"{recorded.get('name')} ({str(recorded.get('fingerprint'))[:12]}). Choose another "
-            "folder, or replace them with --force."
+            f"{show_spec(recorded)}. {keep or 'Choose'} another folder, or replace them with "
+            "--force."
         )
 
 

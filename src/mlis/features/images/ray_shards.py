@@ -25,6 +25,7 @@ from typing import Any
 from mlis.compute.ray_cluster import Cluster, Pool, connected, fetch
 from mlis.errors import DataError, SettingsError
 from mlis.features.backbones import Backbone, load_backbone
+from mlis.features.backbones.base import CENTRE
 from mlis.features.decode import ImageError, read_file
 from mlis.features.images.files import Bad, ImageFile
 from mlis.features.images.shards import Keep, Shard, Stamp, compute_shard
@@ -40,7 +41,7 @@ class Model:
     """A backbone that must be the same on all machines.
 
     Attributes:
-        name, device, precision: for :func:`mlis.features.backbones.load_backbone`.
+        name, device, precision, views: for :func:`mlis.features.backbones.load_backbone`.
         fingerprint: of weights and preprocessing.
         batch: images per batch, which may affect the last bits.
     """
@@ -50,12 +51,14 @@ class Model:
     precision: str
     fingerprint: str
     batch: int
+    views: tuple[str, ...] = CENTRE
 
     @classmethod
     def of(cls, backbone: Backbone, device: str) -> "Model":
         """The specification of a loaded backbone."""
-        identity = backbone.identity
-        return cls(identity.name, device, backbone.precision, identity.fingerprint, backbone.batch)
+        identity, batch = backbone.identity, backbone.batch
+        rest = (backbone.precision, identity.fingerprint, batch, identity.views)
+        return cls(identity.name, device, *rest)
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,9 @@ def _hashes(reference: Any) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=1)
 def _loaded(model: Model) -> Backbone:
-    backbone = load_backbone(model.name, device=model.device, precision=model.precision)
+    backbone = load_backbone(
+        model.name, device=model.device, precision=model.precision, views=model.views
+    )
     found = Model.of(backbone, model.device)
     if (
         model.device == "cuda"
