@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -45,9 +45,11 @@ class Chosen(Trained):
 
     Attributes:
         method: with the settings that were chosen.
+        report: what was tried and why it was chosen, for JSON, where a method tells it.
     """
 
     method: "Method"
+    report: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from mlis.config import Config
 from mlis.errors import SettingsError
+from mlis.methods.auto import Auto
 from mlis.methods.base import Method
 from mlis.methods.cegzsl import CEGZSL
 from mlis.methods.cosine import SharedSpaceCosine
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "raw": RawSoftmax,
     "cegzsl": CEGZSL,
     "mlis": MLIS,
+    "auto": Auto,
 }
 
 DEFAULT = "mlis"

@@ -198,6 +198,7 @@ class _Run:
             "calibration": found.recognizer.calibration,
             "validation": None if found.validation is None else found.validation.to_dict(),
             "test": evaluate_on_test(found.recognizer, self.dataset).to_dict(),
+            **({"choice": dict(found.report)} if found.report else {}),
             "seconds": round(found.seconds, 3),
             "generator_reused": found.reused,
             "provenance": provenance(self.dataset, config, self.plan.device),
