@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mlis.checks import check
     from mlis.config import Config
     from mlis.data import GZSLDataset, load_dataset, save_dataset
     from mlis.estimator import MLISClassifier
@@ -28,6 +29,7 @@ _HOMES = {
     "MLISClassifier": "mlis.estimator",
     "Recognizer": "mlis.model.recognizer",
     "add_classes": "mlis.incremental",
+    "check": "mlis.checks",
     "evaluate": "mlis.evaluation",
     "fit": "mlis.pipeline",
     "fit_and_calibrate": "mlis.protocol",
@@ -49,6 +51,7 @@ __all__ = [
     "Recognizer",
     "__version__",
     "add_classes",
+    "check",
     "evaluate",
     "fit",
     "fit_and_calibrate",

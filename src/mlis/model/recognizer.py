@@ -47,8 +47,8 @@ class Recognizer(nn.Module):
 
     `refine`, `scores`, `probabilities`, `predict` and `top_k` take (B, Dx) features, a numpy array
     or a torch tensor on any device, and return the array type they were given (an array for lists);
-    they compute on the recognizer's device, in batches. NaN, infinity, numbers beyond float32, and rows with
-    non-finite scores raise `DataError`; features far outside the training's range give a
+    they compute on the recognizer's device, in batches. NaN, infinity, numbers beyond float32, and
+    rows with non-finite scores raise `DataError`; features far outside the training's range give a
     :class:`~mlis.errors.FeatureRangeWarning`. `forward` is the plain formula, without any of that.
 
     Args:
