@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlis.cli.arguments import Commands, add_command
-from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, given_options, load
+from mlis.cli.datasets import (
+    FLAGS,
+    add_dataset_arguments,
+    dataset_arguments,
+    given_options,
+    load,
+)
 from mlis.cli.output import print_json, say
 from mlis.errors import DataError
 
@@ -57,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if model is not None and _is_model(model):
         if given := given_options(args):
             raise DataError(
-                f"{model}: is a model, which takes no options of datasets, got {', '.join(given)}. "
+                f"{model}: is a model, which takes no options of datasets, got "
+                f"{', '.join(FLAGS[name] for name in given)}. "
                 "Leave them out."
             )
         report, row_name = _of_model(model), str
@@ -90,10 +97,10 @@ def _of_model(path: Path) -> "Report":
 
 
 def _print(report: "Report", row_name: Callable[[int], str]) -> None:
-    total = sum(report.counts.values())
-    say(f"{report.name}: {total:,} finding{'' if total == 1 else 's'}")
     from mlis.checks.findings import MOST
 
+    total = sum(report.counts.values())
+    say(f"{report.name}: {total:,} finding{'' if total == 1 else 's'}")
     for check, count in report.counts.items():
         findings = report.of_check(check)
         say(f"{check}: {count:,}. {findings[0].remedy}")
