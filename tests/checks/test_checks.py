@@ -66,6 +66,13 @@ def test_nearly_equal_rows_across_the_split_and_under_two_labels():
     assert conflict.value > 0.9
 
 
+def test_data_in_which_every_photograph_is_there_twice():
+    features, labels, descriptors = made()
+    twice = np.tile(features, (2, 1))
+    report = check(dataset(twice, np.tile(labels, 2), descriptors))
+    assert report.counts["test-duplicates"] > 20
+
+
 def test_equal_rows_of_one_class_in_training_are_no_finding():
     features, labels, descriptors = made()
     clean = dataset(features, labels, descriptors)

@@ -23,7 +23,7 @@ _REGRESSED = 2048  # most dimensions of the regression
 _RIDGE = 0.3  # penalty per row and unit variance
 MARGIN = 0.3
 """Mislabelled: another class's regressed indicator exceeds that of the label by more than this."""
-_BLOCK = 1024
+_BLOCK = 256
 _Pairs = dict[tuple[int, int], float]
 
 
@@ -104,10 +104,9 @@ def duplicates(data: GZSLDataset, statistics: RowStatistics) -> tuple[list[Findi
     points = np.concatenate([z for _, z in _standardised(data, statistics, rows, _PROJECTED)])
     everywhere = np.arange(len(rows))
     distance, _ = _nearest(points, everywhere, lambda at: everywhere[None] != at[:, None])
-    positive = distance[(distance > 0) & np.isfinite(distance)]
-    if not len(positive):
-        return [], []
-    typical = float(np.median(positive))
+    spread = float(np.sqrt(np.square(points).sum(axis=1).mean()))
+    apart = distance[np.isfinite(distance) & (distance > 0.01 * spread)]  # not copies
+    typical = float(np.median(apart)) if len(apart) else spread
     close = np.flatnonzero(distance < NEAR * typical)
     trained, labels = np.isin(rows, split.trainval), data.labels[rows]
 

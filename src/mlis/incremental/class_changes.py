@@ -216,7 +216,9 @@ def _warn_of_descriptors(recognizer: Recognizer, names: Sequence[str], vectors: 
     unit = unit_rows(np.concatenate([known, vectors]))
     every, first = (*recognizer.class_names, *names), len(known)
     mean = unit[:first].mean(axis=0)
-    centred = unit_rows(unit - mean) if first >= _ENOUGH else np.zeros_like(unit)
+    enough = first >= _ENOUGH
+    centred = unit_rows(unit - mean) if enough else np.zeros_like(unit)
+    least = distinctness(known).min() if enough else -np.inf
     cosine = unit @ unit_rows(mean[None])[0]
     for i, name in enumerate(names, first):
         same, similar = unit[:i] @ unit[i], centred[:i] @ centred[i]
@@ -232,7 +234,7 @@ def _warn_of_descriptors(recognizer: Recognizer, names: Sequence[str], vectors: 
                 "them. Describe what sets them apart.",
                 *(name, every[int(similar.argmax())], similar.max()),
             )
-        if first >= _ENOUGH and 1 - cosine[i] < distinctness(known).min():
+        if 1 - cosine[i] < least:
             logger.warning(
                 "the descriptor of %r is nearer to the mean of all descriptors (cosine %.3f) than "
                 "that of any known class: it says little. Describe what sets the class apart.",
