@@ -30,7 +30,7 @@ def descriptions(descriptors: np.ndarray, class_names: Sequence[str]) -> list[Fi
         return []
     found: dict[tuple[int, int], Finding] = {}
     nearest, cosine = nearest_described(descriptors)
-    for c in np.flatnonzero(cosine >= ALIKE):
+    for c in np.flatnonzero(cosine >= ALIKE).tolist():
         pair = min(int(c), int(nearest[c])), max(int(c), int(nearest[c]))
         names = class_names[pair[0]], class_names[pair[1]]
         message = f"{names[0]!r} and {names[1]!r} are described alike (cosine {cosine[c]:.3f})"
@@ -45,7 +45,7 @@ def descriptions(descriptors: np.ndarray, class_names: Sequence[str]) -> list[Fi
             1 - float(apart[c]) / typical,
             classes=(class_names[c],),
         )
-        for c in np.flatnonzero(apart < LITTLE * typical)
+        for c in np.flatnonzero(apart < LITTLE * typical).tolist()
     ]
     return [*found.values(), *little]
 
@@ -64,7 +64,7 @@ def few_rows(counts: np.ndarray, class_names: Sequence[str]) -> list[Finding]:
             -float(counts[c]),
             classes=(class_names[c],),
         )
-        for c in np.flatnonzero((counts > 0) & (counts < FEW))
+        for c in np.flatnonzero((counts > 0) & (counts < FEW)).tolist()
     ]
 
 
@@ -93,7 +93,7 @@ def columns(
             1.0,
             column=int(i),
         )
-        for i in np.flatnonzero(constant)
+        for i in np.flatnonzero(constant).tolist()
     ]
     count = len(values)
     if not names or count < 5:
@@ -113,7 +113,7 @@ def columns(
             -float(gain[i]),
             column=int(i),
         )
-        for i in np.flatnonzero(~constant & (gain <= 0))
+        for i in np.flatnonzero(~constant & (gain <= 0)).tolist()
     ]
     return found
 
@@ -190,6 +190,7 @@ def _margins(
 
 def likely_to_fail(found: ClassRisk, class_names: Sequence[str]) -> list[Finding]:
     """The unseen classes at risk."""
+    parts = found.classes, found.risk, found.nearest, found.beyond
     return [
         Finding(
             "likely-to-fail",
@@ -199,9 +200,7 @@ def likely_to_fail(found: ClassRisk, class_names: Sequence[str]) -> list[Finding
             float(risk),
             classes=(class_names[c], class_names[other]),
         )
-        for c, risk, other, beyond in zip(
-            found.classes, found.risk, found.nearest, found.beyond, strict=True
-        )
+        for c, risk, other, beyond in zip(*(part.tolist() for part in parts), strict=True)
         if beyond >= AT_RISK
     ]
 

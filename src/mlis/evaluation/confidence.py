@@ -174,8 +174,12 @@ def best_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
         )
         return 1.0
     middle = np.log(np.mean(scores.std(axis=1, dtype=np.float64)))
+
+    def loss(logarithm: float) -> float:
+        return _loss(scores, own, weights, float(np.exp(logarithm)))
+
     found = minimize_scalar(
-        lambda t: _loss(scores, own, weights, float(np.exp(t))),
+        loss,
         bounds=(middle - np.log(_RANGE), middle + np.log(_RANGE)),
         method="bounded",
         options={"xatol": 1e-4},
@@ -213,7 +217,8 @@ def _loss(scores: np.ndarray, own: np.ndarray, weights: np.ndarray, temperature:
 
     def fill(part: slice) -> None:
         rows = scores[part].astype(np.float64)
-        losses[part] = logsumexp(rows / temperature, axis=1) - own[part] / temperature
+        total = np.asarray(logsumexp(rows / temperature, axis=1))
+        losses[part] = total - own[part] / temperature
 
     in_parts(len(own), _ROWS, fill, "the temperature", "use fewer validation images")
     return float(losses @ weights)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import numpy as np
-import scipy.special
 import torch
 from torch import Tensor, nn
 
@@ -264,7 +263,9 @@ def probabilities_of(scores: Tensor | np.ndarray, temperature: float) -> Tensor 
     A tensor of float64 stays one.
     """
     if isinstance(scores, np.ndarray):
-        return scipy.special.softmax(scores.astype(np.float64) / temperature, axis=1)
+        values = scores.astype(np.float64) / temperature
+        values = np.exp(values - values.max(axis=1, keepdims=True))
+        return values / values.sum(axis=1, keepdims=True)
     dtype = torch.promote_types(scores.dtype, torch.float32)
     return torch.softmax(scores.to(dtype) / temperature, dim=1)
 
