@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -190,7 +191,8 @@ def _margins(
 
 def likely_to_fail(found: ClassRisk, class_names: Sequence[str]) -> list[Finding]:
     """The unseen classes at risk."""
-    parts = found.classes, found.risk, found.nearest, found.beyond
+    arrays = found.classes, found.risk, found.nearest, found.beyond
+    parts: list[list[Any]] = [array.tolist() for array in arrays]
     return [
         Finding(
             "likely-to-fail",
@@ -200,7 +202,7 @@ def likely_to_fail(found: ClassRisk, class_names: Sequence[str]) -> list[Finding
             float(risk),
             classes=(class_names[c], class_names[other]),
         )
-        for c, risk, other, beyond in zip(*(part.tolist() for part in parts), strict=True)
+        for c, risk, other, beyond in zip(*parts, strict=True)
         if beyond >= AT_RISK
     ]
 

@@ -182,8 +182,8 @@ def _check_description(
     texts = isinstance(names, list) and all(
         isinstance(name, str) for name in cast(list[Any], names)
     )
-    number = _is_number(constant) and abs(constant) < 1e30
-    number = number and _is_number(temperature) and 0 < temperature < 1e30
+    number = _is_number(constant) and _is_number(temperature)
+    number = number and abs(float(constant or 0)) < 1e30 and 0 < float(temperature) < 1e30
     sources, history = description.get("sources", {}), description.get("history", [])
     known = isinstance(history, list) and all(map(_is_change, cast(list[Any], history)))
     try:
