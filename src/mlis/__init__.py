@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mlis.checks import check
     from mlis.config import Config
     from mlis.data import GZSLDataset, load_dataset, save_dataset
     from mlis.estimator import MLISClassifier
@@ -29,6 +30,7 @@ _HOMES = {
     "MLISClassifier": "mlis.estimator",
     "Recognizer": "mlis.model.recognizer",
     "add_classes": "mlis.incremental",
+    "check": "mlis.checks",
     "evaluate": "mlis.evaluation",
     "fit": "mlis.pipeline",
     "from_pretrained": "mlis.io.hub",
@@ -50,6 +52,7 @@ __all__ = [
     "Recognizer",
     "__version__",
     "add_classes",
+    "check",
     "evaluate",
     "fit",
     "from_pretrained",

@@ -188,12 +188,12 @@ class MLISClassifier(
         return self.classes_[scores.argmax(1)]
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Softmax of the scores, (B, C) float64, columns in the order of `classes_`."""
-        return softmax(self._scores(X), axis=1)
+        """Probabilities of the classes, (B, C) float64, columns in the order of `classes_`."""
+        return softmax(self._scores(X) / self.recognizer_.temperature, axis=1)
 
     def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
         """Logarithm of `predict_proba`, (B, C) float64, without underflow."""
-        return log_softmax(self._scores(X), axis=1)
+        return log_softmax(self._scores(X) / self.recognizer_.temperature, axis=1)
 
     def transform(self, X: ArrayLike) -> np.ndarray:
         """Refined features `h = E(x)`, (B, Dh) float64, for any other classifier or retrieval."""

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.special
 
 from mlis.errors import DataError, SettingsError
 from mlis.features.backbones import load_backbone
 from mlis.features.backbones.base import Backbone, show_spec, views_of
 from mlis.features.images.embed import Picture, embed
-from mlis.model.recognizer import Recognizer
+from mlis.model.recognizer import Recognizer, probabilities_of
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -23,7 +22,8 @@ class ClassScore:
 
     Attributes:
         name: of the class.
-        score: softmax probability among all classes, seen and unseen, after calibration.
+        score: probability among all classes, seen and unseen: the softmax of calibrated scores over
+            the temperature.
         seen: whether the class had images in training.
     """
 
@@ -60,9 +60,10 @@ def top_classes(
     recognizer: Recognizer, features: np.ndarray, k: int
 ) -> list[tuple[ClassScore, ...]]:
     """The best k classes of each row of (B, Dx) features, best first."""
-    scores = recognizer.scores(features).astype(np.float64)
+    scores = recognizer.scores(features)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    probabilities = np.take_along_axis(scipy.special.softmax(scores, axis=1), best, axis=1)
+    every = probabilities_of(scores, recognizer.temperature)
+    probabilities = np.take_along_axis(every, best, axis=1)
     names, seen = recognizer.class_names, recognizer.seen_mask.tolist()
     return [
         tuple(

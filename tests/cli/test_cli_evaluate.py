@@ -13,8 +13,9 @@ from mlis.data.dataset import GZSLDataset, content_hash
 from mlis.data.io.folder import save_dataset
 from mlis.data.out_of_core.safetensors_file import write_arrays
 from mlis.data.splits import Split
-from mlis.evaluation import evaluate_retrieval
+from mlis.evaluation import evaluate_confidence, evaluate_retrieval
 from mlis.io.checkpoint import load_model, save_model
+from mlis.model.recognizer import replace
 
 MEASURES = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic")
 
@@ -89,6 +90,22 @@ def test_text_names_measures_classes_and_confusions(model, run, capsys):
     assert pairs[0].startswith(f"{worst['count']} images")
     assert pairs[0].endswith(f"of {worst['label']} classified as {worst['predicted']}")
     assert captured.err == ""
+
+
+def test_probabilities_are_measured_at_the_models_temperature(model, tmp_path, capsys):
+    cold = evaluate(capsys, model)
+    test = small_dataset().for_testing()
+    recognizer = load_model(model)
+    expected = evaluate_confidence(recognizer.scores(test.features), test.labels, test.seen_mask)
+    assert {name: cold[name] for name in expected.to_dict()} == expected.to_dict()
+    save_model(replace(recognizer, temperature=50.0), tmp_path / "model")
+    features = tmp_path / "data"
+    save_dataset(small_dataset(), features)
+    warm = evaluate(capsys, tmp_path / "model", features)
+    assert warm["U"] == cold["U"]
+    assert warm["ECE"] != cold["ECE"]
+    assert main(["evaluate", str(tmp_path / "model"), str(features)]) == 0
+    assert "(temperature 50)" in capsys.readouterr().out
 
 
 def test_another_split_is_warned_of(model, tmp_path, capsys):

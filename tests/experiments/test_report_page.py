@@ -75,6 +75,8 @@ def test_it_has_every_part(page, written):
         "What refinement does",
         "Recall@1",
         "random_state 0",
+        "Whether probabilities mean what they say",
+        "seen classes: ECE",
         "Class by class",
         "Where it goes wrong",
         "Where the numbers come from",
@@ -155,6 +157,7 @@ def test_runs_models_and_losses_may_be_missing(results, tmp_path):
         path.write_bytes(b"damaged")
     page = read(folder, tmp_path / "r.html", load)
     assert "No map: the saved model cannot be read" in page.text
+    assert "No reliability diagram: the saved model cannot be read" in page.text
     for path in (folder / "runs").glob("*/training/refinement.jsonl"):
         path.write_text('{"step": 1, "metric": 3.5}\nnonsense\n{"step": 2, "metric": NaN}\n[]\n')
     page = read(folder, tmp_path / "r.html", load)

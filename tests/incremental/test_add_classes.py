@@ -349,6 +349,24 @@ def test_a_description_that_is_there_already_is_told(model, caplog):
     assert "descriptors of 'twin' and 'class_000' are nearly identical" in caplog.text
 
 
+def test_a_description_like_another_or_like_all_is_told(caplog):
+    """A recognizer of twelve classes that share most of what is said of them."""
+    rng = np.random.default_rng(0)
+    known = (1 + rng.random((12, 8))).astype(np.float32)
+    labels = np.repeat(np.arange(12), 6)
+    features = np.abs(known[labels] @ rng.normal(size=(8, 9)) + rng.random((72, 9)))
+    data = GZSLDataset.from_arrays(features, labels, known, unseen_classes=[10, 11])
+    config = small(generation={"generator": "ridge"}, refinement={"components": "none"})
+    trained = trained_pair(data.for_training(), config, seed=0, device="cpu")
+    near = known[3] + 0.12 * rng.random(8)
+    opposite = 2 * known.mean(axis=0) - known[5]  # about the mean
+    trained.add(["echo", "anything", "new"], np.stack([near, known.mean(axis=0), opposite]))
+    told = [record.getMessage() for record in caplog.records]
+    assert [text for text in told if "'echo' and 'class_003' are described alike" in text]
+    assert [text for text in told if "'anything' is nearer to the mean" in text]
+    assert not [text for text in told if "'new'" in text]
+
+
 # --- descriptors as in training -----------------------------------------------------------------
 
 WORDS = """name,text,legs,flies,share

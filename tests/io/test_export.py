@@ -78,12 +78,13 @@ def test_features_far_from_zero_and_float64(tmp_path):
 
 
 def test_the_metadata_say_all_that_is_needed(tmp_path):
-    model = replace(trained(), class_names=tuple(f"汉 {i}" for i in range(9)))
+    model = replace(trained(), class_names=tuple(f"汉 {i}" for i in range(9)), temperature=1.5)
     export_onnx(model, tmp_path / "m.onnx")
     told = session(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(told["class_names"]) == list(model.class_names)
     assert json.loads(told["seen"]) == model.seen_mask.tolist()
     assert float(told["calibration"]) == 0.7
+    assert float(told["temperature"]) == 1.5
     assert "features of the image model" in told["preprocessing_outside"]
 
 

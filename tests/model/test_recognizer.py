@@ -6,10 +6,12 @@ from typing import Any, Self
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mlis.errors import DataError, ModelFileError
+from mlis.errors import DataError, ModelFileError, SettingsError
+from mlis.image_classifier import top_classes
 from mlis.incremental import remove_classes
 from mlis.io.checkpoint import load_model, save_model
 from mlis.model.heads import HEADS, CosineHead, Head, LinearHead
@@ -88,6 +90,29 @@ def test_saved_and_loaded_it_is_the_same(model, tmp_path):
     assert type(loaded.refiner) is type(model.refiner)
     assert loaded.state_dict().keys() == model.state_dict().keys()
     np.testing.assert_array_equal(loaded.scores(X), model.scores(X))
+
+
+def test_the_temperature_divides_scores_before_the_softmax(model, tmp_path):
+    warm = replace(model, temperature=2.5)
+    expected = softmax(warm.scores(X).astype(np.float64) / 2.5, axis=1)
+    np.testing.assert_array_equal(warm.scores(X), model.scores(X))
+    np.testing.assert_allclose(warm.probabilities(X), expected, rtol=1e-12)
+    as_tensor = warm.probabilities(torch.from_numpy(X))
+    assert as_tensor.dtype == torch.float32
+    np.testing.assert_allclose(as_tensor, expected, rtol=1e-4, atol=1e-7)
+    save_model(warm, tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.temperature == 2.5
+    assert remove_classes(loaded, None, [loaded.class_names[0]])[0].temperature == 2.5
+    for shown, scores in zip(top_classes(loaded, X[:3], 2), expected, strict=False):
+        found = [one.score for one in shown]
+        np.testing.assert_allclose(found, np.sort(scores)[:-3:-1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+def test_a_temperature_is_a_positive_number(temperature):
+    with pytest.raises(SettingsError, match="temperature"):
+        replace(COMPOSITIONS["none, linear"], temperature=temperature)
 
 
 def test_it_is_a_module(model):
@@ -236,6 +261,9 @@ def again(folder, change) -> None:
         {"refiner": {"kind": "linear", "inputs": 6, "outputs": 4, "slope": "steep"}},
         {"preprocessing": {"transform": "log", "size": 6, "with_range": False}},
         {"preprocessing": {}},
+        {"temperature": 0},
+        {"temperature": "warm"},
+        {"temperature": True},
         {"descriptor_size": "five"},
         {"descriptor_size": 6},
         {"class_names": ["a", "b"]},
@@ -246,6 +274,14 @@ def test_a_description_that_does_not_make_a_model_is_refused(changes, tmp_path):
     again(tmp_path, lambda content: content.update(changes))
     with pytest.raises(ModelFileError, match=r"config\.json|model\.safetensors"):
         load_model(tmp_path)
+
+
+def test_a_model_from_before_temperatures_has_1(tmp_path):
+    model = COMPOSITIONS["none, linear"]
+    save_model(model, tmp_path)
+    again(tmp_path, lambda content: content.pop("temperature"))
+    assert load_model(tmp_path).temperature == 1.0
+    np.testing.assert_array_equal(load_model(tmp_path).probabilities(X), model.probabilities(X))
 
 
 def test_huge_sizes_cost_no_memory(tmp_path):

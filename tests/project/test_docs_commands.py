@@ -172,6 +172,7 @@ MADE = {  # by the earlier lines of a page, from what the world has
     "README.md": (),
     "own-data.md": (),
     "use-a-model.md": ("features", "runs"),
+    "trust.md": ("features", "my-data", "runs"),
 }
 NEVER_COPIED = ("features", "my-data", "runs")
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import mlis
 from mlis.cli import (
+    check,
     classes,
     data,
     demo,
@@ -35,7 +36,7 @@ from mlis.errors import MlisError
 
 COMMANDS = (
     *(fit, evaluate, predict, serve, classes, export),
-    *(features, data, demo, reproduce, rerun, report, tune),
+    *(features, data, check, demo, reproduce, rerun, report, tune),
 )
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 

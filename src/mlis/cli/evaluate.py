@@ -33,7 +33,7 @@ from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
-    from mlis.evaluation import Evaluation
+    from mlis.evaluation import Confidence, Evaluation
     from mlis.features.labelled_rows import LabelledRows
     from mlis.io.saved_models import SavedModel
     from mlis.model.recognizer import Recognizer
@@ -58,6 +58,8 @@ needs no training rows here; if rows are marked, those marked test are used.
   T1       images of unseen classes, with only unseen classes as candidates
   AUSUC    area under the seen-unseen curve
   overall  fraction of all test images that are classified correctly
+  ECE      expected calibration error of the probabilities: the mean of |accuracy - confidence|
+           over 15 bins of about equally many images, for images of all, seen and unseen classes
 
 and how well features alone separate unseen classes, raw and refined: Recall@1, the fraction of
 images whose nearest neighbour is of the same class, and MAP@R, the mean average precision among the
@@ -87,7 +89,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run `mlis evaluate`."""
-    from mlis.evaluation import evaluate
+    from mlis.evaluation import evaluate, evaluate_confidence
     from mlis.experiments.retrieval import UnseenImages
     from mlis.image_classifier import check_backbone
     from mlis.io.saved_models import find_models
@@ -105,11 +107,14 @@ def run(args: argparse.Namespace) -> None:
         unseen = unseen or UnseenImages(test)
         scores = recognizer.scores(test.features)
         result = evaluate(scores, test.labels, test.seen_mask, test.class_names)
+        confidence = evaluate_confidence(
+            *(scores, test.labels, test.seen_mask), temperature=recognizer.temperature
+        )
         retrieved = unseen.retrieved(recognizer)
         say(f"{model.folder} on {data.name}: {result.images} test images")
-        _print_evaluation(args, result, retrieved)
+        _print_evaluation(args, result, confidence, retrieved)
         components = str(recognizer.metadata.record.get("components", "model"))
-        rows[components].append(result.to_dict() | retrieved)
+        rows[components].append(result.to_dict() | confidence.to_dict() | retrieved)
     metadata = {"dataset": data.name, "protocol": protocol, "model": str(args.model)}
     _print_summary(args, models, rows, metadata, time.perf_counter() - started)
     bad = [f"{one.path}: {one.reason}" for one in data.bad]
@@ -239,9 +244,13 @@ def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | No
 
 
 def _print_evaluation(
-    args: argparse.Namespace, result: "Evaluation", retrieved: dict[str, float | None]
+    args: argparse.Namespace,
+    result: "Evaluation",
+    confidence: "Confidence",
+    retrieved: dict[str, float | None],
 ) -> None:
     say(result)
+    say(confidence)
     if retrieved:
         shown = {name: number(value) for name, value in retrieved.items()}
         say(

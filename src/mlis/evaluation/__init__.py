@@ -11,11 +11,19 @@ Analysis of Generalized Zero-Shot Learning for Object Recognition in the Wild", 
 4). The curve changes only where c passes the margin of an image (best seen minus best unseen
 score); it is computed exactly by sorting the margins.
 
+Softmax probabilities are measured by their expected calibration error (ECE).
+
 Recall@1 and MAP@R measure retrieval with the features, without a classifier.
 
 A metric without images is None, never 0 or NaN, and `notes` gives the reason.
 """
 
+from mlis.evaluation.confidence import (
+    Confidence,
+    Reliability,
+    best_temperature,
+    evaluate_confidence,
+)
 from mlis.evaluation.curve import (
     SeenUnseenCurve,
     best_calibration,
@@ -37,14 +45,18 @@ from mlis.evaluation.seeds import METRICS, summarise
 __all__ = [
     "METRICS",
     "ClassAccuracy",
+    "Confidence",
     "Confusion",
     "Evaluation",
+    "Reliability",
     "Retrieval",
     "SeenUnseenCurve",
     "best_calibration",
+    "best_temperature",
     "common_constant",
     "confusion_counts",
     "evaluate",
+    "evaluate_confidence",
     "evaluate_retrieval",
     "harmonic_mean",
     "per_class_accuracy",

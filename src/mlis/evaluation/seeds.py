@@ -8,7 +8,8 @@ import numpy as np
 from mlis.errors import DataError
 
 RETRIEVAL = ("recall_at_1_raw", "recall_at_1_refined", "map_at_r_raw", "map_at_r_refined")
-METRICS = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic", *RETRIEVAL)
+CONFIDENCE = ("ECE", "ECE_seen", "ECE_unseen")
+METRICS = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic", *RETRIEVAL, *CONFIDENCE)
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

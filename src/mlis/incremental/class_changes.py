@@ -13,6 +13,7 @@ import torch
 import mlis
 from mlis.compute.memory import enough_memory
 from mlis.compute.precision import own_modes
+from mlis.data.descriptor_geometry import distinctness, unit_rows
 from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
@@ -23,7 +24,9 @@ from mlis.storage.atomic import check_unicode
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_ALIKE = 0.9999  # cosine above which two descriptors are treated as identical
+_IDENTICAL = 0.9999  # cosine above which two descriptors are treated as identical
+_ALIKE = 0.95  # cosine above which two centred descriptors are almost alike
+_ENOUGH = 10  # known classes that suffice to judge a new descriptor beside them
 
 
 @own_modes()
@@ -213,7 +216,7 @@ def _checked(
             what = "is all zeros" if length == 0 else "holds NaN or infinity"
             raise DataError(f"the descriptor of {name!r} {what}: describe it")
     warn_of_similar((*recognizer.class_names, *names), "classes")
-    _warn_of_alike(recognizer, names, vectors)
+    _warn_of_descriptors(recognizer, names, vectors)
     return names, vectors
 
 
@@ -237,22 +240,35 @@ def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _warn_of_alike(recognizer: Recognizer, names: Sequence[str], vectors: np.ndarray) -> None:
+def _warn_of_descriptors(recognizer: Recognizer, names: Sequence[str], vectors: np.ndarray) -> None:
+    """Warn of new classes that are described like another one, or like all of them."""
     known = recognizer.descriptors.numpy(force=True)
-    everything = np.concatenate([known, vectors])
-    lengths = np.linalg.norm(everything, axis=1, keepdims=True)
-    unit = everything / np.where(lengths > 0, lengths, 1)
-    first = len(known)
-    for i, name in enumerate(names):
-        near = unit[: first + i] @ unit[first + i]
-        if near.max() > _ALIKE:
-            other = (*recognizer.class_names, *names)[int(near.argmax())]
+    unit = unit_rows(np.concatenate([known, vectors]))
+    every, first = (*recognizer.class_names, *names), len(known)
+    mean = unit[:first].mean(axis=0)
+    enough = first >= _ENOUGH
+    centred = unit_rows(unit - mean) if enough else np.zeros_like(unit)
+    least = distinctness(known).min() if enough else -np.inf
+    cosine = unit @ unit_rows(mean[None])[0]
+    for i, name in enumerate(names, first):
+        same, similar = unit[:i] @ unit[i], centred[:i] @ centred[i]
+        if same.max() > _IDENTICAL:
             logger.warning(
                 "descriptors of %r and %r are nearly identical (cosine > %g): the model cannot "
                 "separate them",
-                name,
-                other,
-                _ALIKE,
+                *(name, every[int(same.argmax())], _IDENTICAL),
+            )
+        elif similar.max() > _ALIKE:
+            logger.warning(
+                "%r and %r are described alike (cosine %.3f after centring): the model may confuse "
+                "them. Describe what sets them apart.",
+                *(name, every[int(similar.argmax())], similar.max()),
+            )
+        if 1 - cosine[i] < least:
+            logger.warning(
+                "the descriptor of %r is nearer to the mean of all descriptors (cosine %.3f) than "
+                "that of any known class: it says little. Describe what sets the class apart.",
+                *(name, cosine[i]),
             )
 
 

@@ -1,7 +1,8 @@
 """A saved model: a folder of weights, a description, and what adding classes needs.
 
 - `model.safetensors`: the recognizer's state.
-- `config.json`: its parts' kinds and sizes, class names, calibration, and the metadata.
+- `config.json`: its parts' kinds and sizes, class names, calibration, temperature, and the
+  metadata.
 - `exemplars.safetensors`: the exemplar buffer (:mod:`mlis.incremental.exemplar_buffer`), where it
   was saved.
 
@@ -101,6 +102,7 @@ def _description(recognizer: Recognizer) -> dict[str, Any]:
         "refiner": describe(recognizer.refiner),
         "head": describe(recognizer.head),
         "calibration": recognizer.calibration,
+        "temperature": recognizer.temperature,
         "sources": dict(metadata.sources),
         "history": [dict(entry) for entry in metadata.history],
     }
@@ -178,11 +180,12 @@ def _check_description(
     """That it is of these weights, and the types of what is not checked when it is used."""
     inside = metadata.get("description", metadata.get("facts"))
     names, constant = description.get("class_names"), description.get("calibration")
+    temperature = description.get("temperature", 1.0)  # absent before it was introduced
     texts = isinstance(names, list) and all(
         isinstance(name, str) for name in cast(list[Any], names)
     )
-    number = isinstance(constant, int | float) and not isinstance(constant, bool)
-    number = number and abs(float(constant or 0.0)) < 1e30
+    number = _is_number(constant) and _is_number(temperature)
+    number = number and abs(float(constant or 0)) < 1e30 and 0 < float(temperature) < 1e30
     sources, history = description.get("sources", {}), description.get("history", [])
     known = isinstance(history, list) and all(map(_is_change, cast(list[Any], history)))
     try:
@@ -191,8 +194,8 @@ def _check_description(
         known = False
     if not names or not texts or not number or not known:
         raise ModelFileError(
-            f"{path} is damaged: class_names, calibration, sources or history is not what a model "
-            "has; copy both files of the model again"
+            f"{path} is damaged: class_names, calibration, temperature, sources or history is not "
+            "what a model has; copy both files of the model again"
         )
     _check_names(path, cast(list[str], names))
     if inside != json.dumps(description, sort_keys=True):
@@ -200,6 +203,10 @@ def _check_description(
             f"{path} and {weights} do not belong together: one of them was edited or replaced; "
             "copy both files of the model again"
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_names(path: Path, names: list[str]) -> None:
@@ -240,6 +247,7 @@ def _empty(path: Path, description: Mapping[str, Any], record: Mapping[str, Any]
             torch.empty(len(names), description["descriptor_size"], device="meta"),
             description["calibration"],
             Metadata(description.get("sources", {}), tuple(description.get("history", ())), record),
+            description.get("temperature", 1.0),
         )
         scores = recognizer(torch.empty(1, recognizer.num_features, device="meta"))
         if scores.shape != (1, len(names)):

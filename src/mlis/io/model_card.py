@@ -30,6 +30,7 @@ def model_card(
         num_features=recognizer.num_features,
         descriptor_size=recognizer.descriptors.shape[1],
         calibration=recognizer.calibration,
+        temperature=recognizer.temperature,
         history=recognizer.metadata.history,
         backbone=recorded_backbone(recognizer),
         exemplars=exemplars,

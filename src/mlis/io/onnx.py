@@ -64,9 +64,10 @@ def export_onnx(
     upright, the shorter side resized to P / 0.875 (bicubic), the middle P × P; normalisation is in
     the graph. With several views of each image `pixels` is (N, V, P, P, 3); the metadata say how
     each is made. Outputs are `scores` (N, C), calibrated as `Recognizer.scores` are, and
-    `probabilities` (N, C), their softmax. A graph raises no errors: the scores of a row with NaN
-    or infinity, or of one that overflows float32, are not finite. The file's metadata hold class
-    names, seen flags, calibration, image model and preprocessing.
+    `probabilities` (N, C), their softmax at the recognizer's temperature. A graph raises no errors:
+    the scores of a row with NaN or infinity, or of one that overflows float32, are not finite. The
+    file's metadata hold class names, seen flags, calibration, temperature, image model and
+    preprocessing.
 
     Args:
         recognizer: what to write.
@@ -110,7 +111,7 @@ class _Graph(nn.Module):
         if self._model is not None:
             x = self._model.features(x)
         scores = self.recognizer(x) + (x * 0).sum(1, keepdim=True)
-        return scores, torch.softmax(scores, dim=1)
+        return scores, torch.softmax(scores / self.recognizer.temperature, dim=1)
 
 
 def _graph(module: nn.Module, example: np.ndarray, metadata: dict[str, str]) -> bytes:
@@ -205,6 +206,7 @@ def _metadata(recognizer: Recognizer, model: _ImageModel | None) -> dict[str, st
         "class_names": json.dumps(list(recognizer.class_names), ensure_ascii=False),
         "seen": json.dumps(recognizer.seen_mask.tolist()),
         "calibration": repr(float(recognizer.calibration)),
+        "temperature": repr(recognizer.temperature),
         "backbone": json.dumps(backbone),
         "preprocessing_inside": done,
         "preprocessing_outside": outside,

@@ -44,10 +44,10 @@ class Metadata:
 class Recognizer(nn.Module):
     """A trained recognizer of seen and unseen classes, in eval mode and without gradients.
 
-    `refine`, `scores`, `predict` and `top_k` take (B, Dx) features, a numpy array or a torch tensor
-    on any device, and return the array type they were given (an array for lists); they compute on
-    the recognizer's device, in batches. NaN, infinity, numbers beyond float32, and rows with
-    non-finite scores raise `DataError`; features far outside the training's range give a
+    `refine`, `scores`, `probabilities`, `predict` and `top_k` take (B, Dx) features, a numpy array
+    or a torch tensor on any device, and return the array type they were given (an array for lists);
+    they compute on the recognizer's device, in batches. NaN, infinity, numbers beyond float32, and
+    rows with non-finite scores raise `DataError`; features far outside the training's range give a
     :class:`~mlis.errors.FeatureRangeWarning`. `forward` is the plain formula, without any of that.
 
     Args:
@@ -60,6 +60,11 @@ class Recognizer(nn.Module):
         calibration: constant subtracted from the scores of seen classes (calibrated stacking,
             Chao et al., 2016).
         metadata: sources, history and record.
+        temperature: positive number that calibrated scores are divided by before the softmax (Guo
+            et al., 2017); changes probabilities, not predictions.
+
+    Raises:
+        SettingsError: the temperature is not a positive number.
     """
 
     seen_mask: Tensor
@@ -75,6 +80,7 @@ class Recognizer(nn.Module):
         descriptors: Tensor | np.ndarray,
         calibration: float = 0.0,
         metadata: Metadata | None = None,
+        temperature: float = 1.0,
     ):
         super().__init__()
         self.preprocessing: FeatureScaler = preprocessing
@@ -83,6 +89,9 @@ class Recognizer(nn.Module):
         self.class_names: tuple[str, ...] = tuple(class_names)
         self.calibration: float = float(calibration)
         self.metadata: Metadata = metadata or Metadata()
+        if not 0 < temperature < float("inf"):
+            raise SettingsError(f"temperature: expected a positive number, got {temperature}.")
+        self.temperature: float = float(temperature)
         self.register_buffer("seen_mask", _tensor(seen_mask))
         self.register_buffer("descriptors", _tensor(descriptors))
         self.requires_grad_(False).eval().to(self.device)
@@ -127,6 +136,18 @@ class Recognizer(nn.Module):
     ) -> Tensor | np.ndarray:
         """Scores of all classes, (B, C), the constant subtracted from those of seen classes."""
         return self._batched(x, batch_size, (len(self.class_names),), self._scores)
+
+    @overload
+    def probabilities(self, x: Tensor, batch_size: int = BATCH) -> Tensor: ...
+
+    @overload
+    def probabilities(self, x: np.ndarray | StoredRows, batch_size: int = BATCH) -> np.ndarray: ...
+
+    def probabilities(
+        self, x: Tensor | np.ndarray | StoredRows, batch_size: int = BATCH
+    ) -> Tensor | np.ndarray:
+        """Probabilities of all classes, (B, C): `softmax(scores / temperature)`."""
+        return probabilities_of(self.scores(x, batch_size), self.temperature)
 
     def predict(self, x: Array, batch_size: int = BATCH) -> Array:
         """Index of the best class of each row, (B,) int64."""
@@ -218,7 +239,7 @@ class _Prepared:
 
 _ARGUMENTS = (
     *("preprocessing", "refiner", "head", "class_names", "seen_mask", "descriptors"),
-    *("calibration", "metadata"),
+    *("calibration", "metadata", "temperature"),
 )
 
 
@@ -226,6 +247,27 @@ def replace(recognizer: Recognizer, **changes: Any) -> Recognizer:
     """A copy of a recognizer, with other arguments of the constructor."""
     kept = {name: getattr(recognizer, name) for name in _ARGUMENTS if name not in changes}
     return Recognizer(**copy.deepcopy(kept), **changes)
+
+
+@overload
+def probabilities_of(scores: Tensor, temperature: float) -> Tensor: ...
+
+
+@overload
+def probabilities_of(scores: np.ndarray, temperature: float) -> np.ndarray: ...
+
+
+def probabilities_of(scores: Tensor | np.ndarray, temperature: float) -> Tensor | np.ndarray:
+    """Probabilities (B, C) of calibrated scores (B, C): float64 of an array, float32 of a tensor.
+
+    A tensor of float64 stays one.
+    """
+    if isinstance(scores, np.ndarray):
+        values = scores.astype(np.float64) / temperature
+        values = np.exp(values - values.max(axis=1, keepdims=True))
+        return values / values.sum(axis=1, keepdims=True)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    return torch.softmax(scores.to(dtype) / temperature, dim=1)
 
 
 def _tensor(values: Tensor | np.ndarray) -> Tensor:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.special
 
 from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
@@ -22,7 +21,7 @@ from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.incremental import ExemplarBuffer, add_classes, remove_classes, rename_classes
 from mlis.io.checkpoint import load_exemplars, load_model
-from mlis.model.recognizer import Recognizer
+from mlis.model.recognizer import Recognizer, probabilities_of
 from mlis.serving.descriptions import Describer, Description
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ class Engine:
             scores[finite] = _scores(recognizer, features[finite])
         known = np.asarray(np.isfinite(scores).all(axis=1))
         with np.errstate(invalid="ignore"):
-            probabilities = scipy.special.softmax(scores, axis=1)
+            probabilities = probabilities_of(scores, recognizer.temperature)
         return [
             Answer(catalogue, probabilities[i]) if known[i] else Answer(catalogue, None, NOT_FINITE)
             for i in range(len(queries))

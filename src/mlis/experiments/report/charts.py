@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mlis.data.dataset import GZSLDataset
+from mlis.evaluation import Confidence
 from mlis.experiments.figures import Curve, describe, draw_curve
 from mlis.model.recognizer import Recognizer
 from mlis.pages import colours
@@ -94,6 +95,31 @@ def loss_panel(study: str, name: str, runs: Mapping[str, Sequence[tuple[float, f
     axes.legend(fontsize=8, framealpha=0)
     ends = ", ".join(f"{run} {points[-1][1]:.4g}" for run, points in runs.items())
     return inline(figure, f"{study}, {name} against steps; at the end: {ends}")
+
+
+def reliability_panel(what: str, found: Confidence) -> Markup:
+    """Accuracy against confidence, a line for images of seen and one for those of unseen classes.
+
+    Args:
+        what: the study and its method.
+        found: of the test images.
+    """
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot((0, 100), (0, 100), color=_COLOURS["soft"], lw=1, ls=":", label="perfect")
+    said = []
+    for name, part, colour in (("seen", found.seen, "c5"), ("unseen", found.unseen, "c0")):
+        if part is not None:
+            label = f"{name} classes: ECE {part.ece:.1f}"
+            said.append(label)
+            axes.plot(
+                part.confidence, part.accuracy, color=_COLOURS[colour], marker="o", label=label
+            )
+    axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(0, 101), ylim=(-2, 102))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, framealpha=0)
+    return inline(figure, f"{what}: reliability of probabilities; {', '.join(said)}")
 
 
 # --- raw and refined features in two dimensions ---------------------------------------------------

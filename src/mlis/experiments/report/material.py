@@ -13,6 +13,7 @@ import numpy as np
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import MlisError
+from mlis.evaluation import Confidence, evaluate_confidence
 from mlis.experiments.engine import record_of
 from mlis.experiments.report.pictures import Pictures, pictures_of
 from mlis.experiments.report.series import Study
@@ -83,12 +84,14 @@ class Tested:
         recognizer: of the lowest seed.
         rows: (n,) int64, rows of the dataset, as `for_testing` orders them.
         labels, predicted: (n,) int64.
+        confidence: calibration of its probabilities.
     """
 
     recognizer: Recognizer
     rows: np.ndarray
     labels: np.ndarray
     predicted: np.ndarray
+    confidence: Confidence
 
     def rows_of(self, label: str, predicted: str = "") -> np.ndarray:
         """Rows of a class, only those taken for another class if one is given."""
@@ -116,7 +119,11 @@ def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested:
     if model.num_features != got:
         raise Missing(f"the saved model: expected {model.num_features} features, got {got}")
     rows = np.concatenate([dataset.split.test_seen, dataset.split.test_unseen])
-    return Tested(model, rows, test.labels, model.predict(np.asarray(test.features)))
+    scores = model.scores(test.features)
+    confidence = evaluate_confidence(
+        scores, test.labels, test.seen_mask, temperature=model.temperature
+    )
+    return Tested(model, rows, test.labels, scores.argmax(axis=1), confidence)
 
 
 def losses_of(results: Path, study: Study) -> tuple[Losses, list[int]]:
