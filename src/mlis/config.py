@@ -61,8 +61,10 @@ class Section:
 class Preprocessing(Section):
     """What is done to features and descriptors before anything is trained."""
 
-    feature_transform: Literal["none", "sqrt"] = setting(
-        "none", "elementwise transform of the (non-negative) features before scaling"
+    feature_transform: Literal["auto", "none", "sqrt"] = setting(
+        "auto",
+        "elementwise transform before scaling; auto: the square root where no training feature is "
+        "negative",
     )
     feature_scaling: Literal["minmax", "standard", "none"] = setting(
         "minmax",
@@ -94,10 +96,13 @@ class Generation(Section):
     beta1: float = setting(0.5, "Adam's first decay rate", low=0, high=0.9999)
     beta2: float = setting(0.999, "Adam's second decay rate", low=0, high=0.99999)
     init_std: float = setting(0.02, "standard deviation of initial weights", low=0)
-    ridge_lambda: float = setting(0.1, "ridge: penalty of the regression", low=1e-12)
-    ridge_kernel: Literal["linear", "rbf"] = setting("linear", "ridge: kernel on the descriptors")
+    ridge_lambda: float = setting(0.03, "ridge: penalty of the regression", low=1e-12)
+    ridge_kernel: Literal["auto", "linear", "rbf"] = setting(
+        "auto",
+        "ridge: kernel on the descriptors; auto: the one with the lower leave-one-class-out error",
+    )
     ridge_neighbours: int = setting(
-        5, "ridge: most similar seen classes that lend their residuals", low=1
+        20, "ridge: most similar seen classes that lend their residuals", low=1
     )
 
 
@@ -115,9 +120,9 @@ class Refinement(Section):
         "circle, circle_eq1, contrastive, multi_similarity, or module:function taking "
         "(embeddings, labels)",
     )
-    margin: float = setting(0.25, "m of the circle losses", low=-1, high=2)
-    gamma: float = setting(80.0, "scale of the circle losses", low=1e-6)
-    semantic_scale: float = setting(1.0, "length of a descriptor beside h in [h ; a_y]", low=0)
+    margin: float = setting(0.1, "m of the circle losses", low=-1, high=2)
+    gamma: float = setting(60.0, "scale of the circle losses", low=1e-6)
+    semantic_scale: float = setting(10.0, "length of a descriptor beside h in [h ; a_y]", low=0)
     visual_norm: Literal["none", "l2"] = setting(
         "none", "normalise h before it is concatenated with the descriptor"
     )
@@ -127,15 +132,15 @@ class Refinement(Section):
     generator_feedback: float = setting(
         0.0, "joint only: weight of the encoder's cross-entropy in the generator's loss", low=0
     )
-    steps: int = setting(600, "encoder steps (joint: one per generator step)", low=0)
+    steps: int = setting(250, "encoder steps (joint: one per generator step)", low=0)
     classes_per_batch: int = setting(64, "P of a P x K batch (at most the seen classes)", low=2)
-    samples_per_class: int = setting(8, "K of a P x K batch", low=2)
+    samples_per_class: int = setting(4, "K of a P x K batch", low=2)
     hidden: int = setting(2048, "size of the refined feature h", low=1)
-    learning_rate: float = setting(1e-4, "Adam's step size for the encoder", low=0)
+    learning_rate: float = setting(5e-4, "Adam's step size for the encoder", low=0)
     beta1: float = setting(0.5, "Adam's first decay rate", low=0, high=0.9999)
     beta2: float = setting(0.999, "Adam's second decay rate", low=0, high=0.99999)
     init_std: float = setting(0.02, "standard deviation of initial weights", low=0)
-    cross_entropy_weight: float = setting(1.0, "weight of eq. 3 beside the metric loss", low=0)
+    cross_entropy_weight: float = setting(15.0, "weight of eq. 3 beside the metric loss", low=0)
     synthetic_per_unseen: int = setting(5, "synthetic samples a step per unseen class", low=0)
     synthetic_per_seen: int = setting(
         1,
@@ -169,7 +174,7 @@ class Classification(Section):
     )
     max_iterations: int = setting(300, "L-BFGS iterations at most", low=1)
     calibration: float | Literal["validation"] = setting(
-        0.0,
+        "validation",
         "calibration constant subtracted from seen-class scores, or `validation`: the best on "
         "validation classes, found by one more training that holds them out (by up to five, that "
         "hold out others, where each holds out fewer than 10)",

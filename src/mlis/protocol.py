@@ -273,14 +273,14 @@ def evaluate_on_test(recognizer: Recognizer, dataset: GZSLDataset) -> Evaluation
 def _with_constant_of(dataset: GZSLDataset, method: "Method") -> "Method":
     """The method, with constant 0 where validation has no image to choose one by.
 
-    Of classes with a single image none is held out.
+    Of classes with a single image none is held out, and of two classes neither.
     """
     calibrated = method.config.classification.calibration == "validation"
-    if not calibrated or not dataset.split.has_validation or dataset.split.val_seen.size:
+    if not calibrated or dataset.split.val_seen.size:
         return method
     logger.warning(
         "calibration constant: expected validation images of seen classes, got none. It is 0; "
-        "bring more images of a class, or set classification.calibration to a number."
+        "bring more classes or images, or set classification.calibration to a number."
     )
     config = method.config.replace({"classification": {"calibration": 0.0}})
     return dataclasses.replace(method, config=config)

@@ -17,7 +17,7 @@ from mlis.data.out_of_core.streaming import CHUNK_ROWS, StreamedRows
 from mlis.errors import SettingsError
 from mlis.generators.base import Sampler
 from mlis.model.preprocessing import TrainingTensors
-from mlis.model.regression import Kernel, kernel_matrix, median_distance
+from mlis.model.regression import Kernel, best_kernel, kernel_matrix, median_distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +151,7 @@ def fit_predictor(data: TrainingTensors, settings: Generation) -> RidgePredictor
 
 
 def _predictor(data: TrainingTensors, means: Tensor, settings: Generation) -> RidgePredictor:
-    return RidgePredictor.fit(
-        data.descriptors[data.seen], means, settings.ridge_kernel, settings.ridge_lambda
-    )
+    descriptors, kernel = data.descriptors[data.seen], settings.ridge_kernel
+    if kernel == "auto":
+        kernel = best_kernel(descriptors, means)
+    return RidgePredictor.fit(descriptors, means, kernel, settings.ridge_lambda)

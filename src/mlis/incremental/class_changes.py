@@ -18,8 +18,9 @@ from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
 from mlis.incremental.exemplar_buffer import ExemplarBuffer, refit
-from mlis.model.heads import LinearHead
+from mlis.model.heads import EnsembleHead, Head, LinearHead
 from mlis.model.recognizer import Metadata, Recognizer, replace
+from mlis.model.refiners import Refiner
 from mlis.storage.atomic import check_unicode
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -96,11 +97,13 @@ def _needed(
             "saved or trained without one, or trained when no class was unseen. Train it again, or "
             "copy the file beside it."
         )
-    if not isinstance(head, LinearHead):
-        raise DataError(
-            f"cannot add classes: expected a linear head, got {head.kind!r}. Train a model with a "
-            "linear head."
-        )
+    parts = [one.head for one in head.members] if isinstance(head, EnsembleHead) else [head]
+    for one in parts:
+        if not isinstance(one, LinearHead) and not one.knows_by_description:
+            raise DataError(
+                f"cannot add classes: expected a linear or Gaussian head, got {one.kind!r}. Train "
+                "a model with such a head."
+            )
     return exemplars
 
 
@@ -110,24 +113,29 @@ def _refitted(
     descriptors: np.ndarray,
     seen: np.ndarray,
     synthetic_per_class: int,
-) -> tuple[LinearHead, ExemplarBuffer]:
+) -> tuple[Head, ExemplarBuffer]:
     """The head for all classes, the new ones last, and the buffer with the head before."""
-    head = recognizer.head
-    assert isinstance(head, LinearHead)
     settings = {"classification": {"synthetic_per_unseen": synthetic_per_class}}
+    asked = dataclasses.replace(exemplars, config=exemplars.config.replace(settings))
+
+    def grown(refiner: Refiner, head: Head) -> Head:
+        if head.knows_by_description:
+            return head.with_classes(torch.from_numpy(descriptors[len(recognizer.class_names) :]))
+        assert isinstance(head, LinearHead)
+        refine = copy.deepcopy(refiner).float()
+        found = refit(asked, refine, descriptors, seen, head, recognizer.device)
+        return found.to(head.weight.dtype)
+
+    head = recognizer.head
     with enough_memory("adding classes", "Lower synthetic_per_class"):
-        refit_head = refit(
-            dataclasses.replace(exemplars, config=exemplars.config.replace(settings)),
-            copy.deepcopy(recognizer.refiner).float(),
-            descriptors,
-            seen,
-            head,
-            recognizer.device,
-        )
-    # copies: parts of one tensor, as views of a larger one are, cannot be saved
-    previous = head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone()
-    kept = dataclasses.replace(exemplars, previous_head=previous)
-    return refit_head.to(head.weight.dtype), kept
+        if isinstance(head, EnsembleHead):
+            members = [one.with_head(grown(one.refiner, one.head)) for one in head.members]
+            return EnsembleHead(members), dataclasses.replace(exemplars, previous_head=None)
+        assert isinstance(head, LinearHead)
+        # copies: parts of one tensor, as views of a larger one are, cannot be saved
+        previous = head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone()
+        kept = dataclasses.replace(exemplars, previous_head=previous)
+        return grown(recognizer.refiner, head), kept
 
 
 def remove_classes(

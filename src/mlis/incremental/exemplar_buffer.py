@@ -181,7 +181,7 @@ def keep_exemplars(
         labels=data.y.cpu()[chosen],
         sample_weight=sample_weight,
         generator=_packed(generator),
-        config=config,
+        config=_with_kernel_of(generator, config),
         seed=seed,
         unseen=len(data.unseen),
         signed=data.signed,
@@ -199,6 +199,13 @@ def _choose(y: Tensor, num_classes: int, num_seen: int, seed: int) -> tuple[Tens
     chosen = order[rank < most].sort().values
     sample_weight = counts.float() / counts.clamp(min=1, max=most)
     return chosen, sample_weight[y[chosen]].float()
+
+
+def _with_kernel_of(generator: RidgeGenerator | WGANGenerator, config: Config) -> Config:
+    """The settings with the kernel that was chosen, where it was left open."""
+    if generator.predictor is None:
+        return config
+    return config.replace({"generation": {"ridge_kernel": generator.predictor.kernel}})
 
 
 def _packed(generator: RidgeGenerator | WGANGenerator) -> dict[str, Tensor]:
@@ -298,7 +305,7 @@ def _generator(
     settings, held = exemplars.config.generation, exemplars.generator
     try:
         predictor = None
-        if "ridge.mean" in held:
+        if "ridge.mean" in held and settings.ridge_kernel != "auto":
             own = {n: precision.tensor(held[f"ridge.{n}"]) for n in _RIDGE}
             predictor = RidgePredictor(settings.ridge_kernel, **own)
         if settings.generator == "ridge":

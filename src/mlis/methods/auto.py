@@ -20,7 +20,7 @@ from mlis.compute.precision import own_modes
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import SettingsError
-from mlis.evaluation import Evaluation, evaluate
+from mlis.evaluation import Evaluation, best_temperature, evaluate
 from mlis.methods.base import Job, JobOptions, Method
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.mlis import MLIS
@@ -211,6 +211,8 @@ def _calibrated(result: Chosen, trials: Sequence[Trial], choice: Choice, unseen:
     """With the constant that validation supports, its measures there, and what was tried."""
     constant = average_constant(choice.curves)
     result.recognizer.calibration = constant
+    found = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
+    result.recognizer.temperature = float(np.exp(np.mean(np.log(found))))
     estimate = expect(choice.held_out, unseen, np.random.default_rng(0))
     report = {
         "tried": {one.name: _summary(one) for one in trials},
@@ -234,6 +236,11 @@ def _summary(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _at(held_out: HeldOut, constant: float) -> np.ndarray:
+    """Scores with the constant subtracted from those of seen classes."""
+    return held_out.scores - np.float32(constant) * held_out.seen_mask
+
+
 def _measured(held_out: HeldOut, constant: float) -> Evaluation:
-    scores = held_out.scores - np.float32(constant) * held_out.seen_mask
+    scores = _at(held_out, constant)
     return evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)

@@ -63,6 +63,8 @@ class FeatureScaler(nn.Module):
         """
         low, high = _column_range(features)
         transform, bounds = settings.feature_transform, (low.copy(), high.copy())
+        if transform == "auto":
+            transform = "sqrt" if low.min() >= 0 else "none"
         if transform == "sqrt":
             if low.min() < 0:
                 raise DataError(

@@ -29,6 +29,45 @@ def kernel_matrix(kernel: Kernel, a: Tensor, b: Tensor, width: float) -> Tensor:
     return torch.exp(-0.5 * (between / width).square())
 
 
+CLEARLY = 0.95
+"""Share of the linear kernel's leave-one-out error below which the other one is taken."""
+
+
+def best_kernel(descriptors: Tensor, means: Tensor) -> Kernel:
+    """ "rbf" where it predicts left out class means clearly better than "linear", else "linear".
+
+    Args:
+        descriptors: (S, Da) of the seen classes.
+        means: (S, Dx) of their features.
+    """
+    points, values = descriptors.double(), means.double()
+    values = values - values.mean(0)
+    curved = left_out_error(kernel_matrix("rbf", points, points, median_distance(points)), values)
+    straight = left_out_error(kernel_matrix("linear", points, points, 1.0), values)
+    return "rbf" if curved < CLEARLY * straight else "linear"
+
+
+def left_out_error(gram: Tensor, values: Tensor) -> float:
+    """Squared leave-one-out error of kernel ridge regression at its best penalty.
+
+    Row i is off by α_i / (A⁻¹)_ii with A = K + λI and α = A⁻¹ Y (Rasmussen & Williams, 2006,
+    eq. 5.12), so that no row is really left out.
+
+    Args:
+        gram: (S, S) K.
+        values: (S, k) Y.
+    """
+    e, Q = torch.linalg.eigh(gram)
+    e, rotated = e.clamp(min=0), Q.T @ values
+
+    def error(penalty: float) -> float:
+        inverse = 1 / (e + penalty)
+        left_out = (Q @ (inverse[:, None] * rotated)) / (Q.square() @ inverse)[:, None]
+        return float(left_out.square().sum())
+
+    return min(map(error, PENALTIES))
+
+
 class ClassRegression(nn.Module):
     """Predicts mean and uncertainty of a class from its descriptor, in a space of k dimensions.
 
