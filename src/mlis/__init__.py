@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlis.checks import check
     from mlis.config import Config
     from mlis.data import GZSLDataset, load_dataset, save_dataset
-    from mlis.estimator import MLISClassifier
+    from mlis.estimator import GZSLClassifier, MLISClassifier
     from mlis.evaluation import evaluate
     from mlis.image_classifier import ImageClassifier
     from mlis.incremental import add_classes, remove_classes, rename_classes
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Config": "mlis.config",
+    "GZSLClassifier": "mlis.estimator",
     "GZSLDataset": "mlis.data",
     "ImageClassifier": "mlis.image_classifier",
     "MLIS": "mlis.methods.mlis",
@@ -46,6 +47,7 @@ _HOMES = {
 __all__ = [
     "MLIS",
     "Config",
+    "GZSLClassifier",
     "GZSLDataset",
     "ImageClassifier",
     "MLISClassifier",

@@ -1,5 +1,6 @@
-"""scikit-learn estimator: the whole method behind `fit`, `predict` and `transform`."""
+"""scikit-learn estimators: any method, or the paper's, behind `fit`, `predict` and `transform`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self, cast
 
@@ -23,17 +24,193 @@ from mlis.encoder.metric_losses import EmbeddingLoss
 from mlis.errors import DataError
 from mlis.evaluation import Evaluation
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
+from mlis.methods.base import Method
 from mlis.methods.mlis import MLIS
+from mlis.methods.registry import build_method
 from mlis.model.recognizer import Recognizer
 
 # scikit-learn and SciPy ship no types
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 
 
-class MLISClassifier(
+class _GZSLEstimator(
     ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
 ):
+    """What both classifiers do; they differ in `_method`."""
+
+    n_features_in_: int
+    random_state: int | np.random.RandomState | None
+    device: str
+
+    def _method(self) -> Method:
+        """The method to train, by the constructor's arguments."""
+        raise NotImplementedError
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        descriptors: Mapping[Any, ArrayLike] | ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
+        """Train on features X (n, Dx) of seen classes with labels y (n,).
+
+        Args:
+            X: one row of features per image: non-negative, as after a network's ReLU, or of both
+                signs (then `feature_scaling="standard"` may suit them better).
+            y: class labels, numbers or strings.
+            descriptors: one vector for each of all C classes; classes that have one but no row
+                in `y` are the unseen ones. A mapping {label: vector}; a data frame whose index
+                holds the labels; an array (C, Da) with its labels as `classes`; or an array
+                alone when y holds integers 0..C-1 that number its rows. None: one-hot.
+            classes: (C,) labels of the rows of `descriptors`.
+
+        Raises:
+            DataError: X, y and descriptors do not fit each other (a ValueError).
+            SettingsError: an argument of the constructor is not possible (a ValueError).
+            DivergenceError: a loss became NaN or infinite.
+        """
+        method = self._method()
+        rows, labels = _validated(self, X, y)
+        check_classification_targets(labels)
+        table = class_table(labels, descriptors, classes)
+        if len(table.classes) < 2:
+            raise DataError(
+                f"expected at least 2 classes, got only one class: {table.names[0]!r}. Bring "
+                "rows of another class, or the descriptor of an unseen one."
+            )
+        seed = _seed(self.random_state)
+        dataset = GZSLDataset.from_indices(
+            rows,
+            table.labels,
+            table.descriptors,
+            table.names,
+            unseen=table.unseen,
+            seed=seed,
+            test_fraction=0,
+            provenance=Provenance("fit"),
+        )
+        if not table.unseen.size:  # subtracted from all scores alike
+            settings = method.config.replace({"classification": {"calibration": 0.0}})
+            method = dataclasses.replace(method, config=settings)
+        trained = method.choose(dataset, seed=seed, device=self.device)
+        self.config_: Config = trained.method.config
+        self.report_: Mapping[str, Any] = trained.report
+        self.validation_: Evaluation | None = trained.validation
+        # In float32 a row's scores depend, in the last digits, on the rows beside it in a batch.
+        self.recognizer_: Recognizer = trained.recognizer.double()
+        self.exemplars_: ExemplarBuffer | None = trained.exemplars
+        self.classes_: np.ndarray = table.classes
+        self.descriptors_: np.ndarray = table.descriptors
+        self.seen_mask_: np.ndarray = dataset.seen_mask
+        return self
+
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
+        """Calibrated scores of the classes: (B, C), or (B,) of class 1 if C is 2."""
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """The best of all classes, seen or unseen, for each row of X (B, Dx): (B,) labels."""
+        scores = self._scores(X)
+        return self.classes_[scores.argmax(1)]
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """Probabilities of the classes, (B, C) float64, columns in the order of `classes_`."""
+        return softmax(self._scores(X) / self.recognizer_.temperature, axis=1)
+
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
+        """Logarithm of `predict_proba`, (B, C) float64, without underflow."""
+        return log_softmax(self._scores(X) / self.recognizer_.temperature, axis=1)
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """Refined features `h = E(x)`, (B, Dh) float64, for any other classifier or retrieval."""
+        rows = self._features(X)
+        return self.recognizer_.refine(rows)
+
+    def _scores(self, X: ArrayLike) -> np.ndarray:
+        rows = self._features(X)
+        return self.recognizer_.scores(rows)
+
+    def _features(self, X: ArrayLike) -> np.ndarray:
+        check_is_fitted(self)
+        return _validated(self, X, reset=False)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.recognizer_.refiner.width(self.n_features_in_)
+
+
+class GZSLClassifier(_GZSLEstimator):
     """Classifier that also recognises classes of which it has only a descriptor.
+
+    By default several methods are tried on classes held out of the training, and the best are
+    averaged (:class:`mlis.methods.auto.Auto`); what was tried, and the accuracy to expect, is in
+    `report_`. Without `descriptors`, or when every class has rows, it is an ordinary classifier.
+
+    Args:
+        method: "auto", or one of :data:`mlis.methods.registry.METHODS`, such as "gaussian".
+        budget: "auto" alone: seconds for choice and training.
+        calibration: constant subtracted from seen-class scores (calibrated stacking), or
+            "validation"; "auto" always finds its own.
+        precision: "auto", "float32", "float64" or "bfloat16", of training.
+        random_state: seed; None draws one, so that two fits differ.
+        device: "auto", "cpu" or "cuda".
+        config: all other settings, a :class:`~mlis.config.Config` or a nested mapping of some.
+
+    Every argument that is None takes its value from `config`, or else `Config`'s default.
+
+    Attributes:
+        classes_: (C,) all class labels, seen and unseen, sorted: the columns of `predict_proba`.
+        seen_mask_: (C,) bool, True for the classes with training rows.
+        descriptors_: (C, Da) float32 as given, in the order of `classes_`.
+        recognizer_: the fitted :class:`~mlis.model.recognizer.Recognizer`, in float64.
+        exemplars_: its exemplar buffer, to add classes with, or None.
+        validation_: measures on validation classes (:class:`~mlis.evaluation.Evaluation`), or None.
+        report_: methods that were tried, kept, and the expected U, S, H and T1; empty for others.
+        config_: the settings that were used, resolved.
+        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+
+    >>> rng = np.random.default_rng(0)
+    >>> described = rng.random((12, 6))
+    >>> look = rng.random((6, 16))
+    >>> y = np.repeat(np.arange(10), 20)  # classes 10 and 11 have no rows
+    >>> X = described[y] @ look + 0.02 * rng.random((200, 16))
+    >>> model = GZSLClassifier(method="gaussian", random_state=0).fit(X, y, descriptors=described)
+    >>> model.predict(described[9:] @ look)
+    array([ 9, 10, 11])
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str = "auto",
+        budget: float | None = None,
+        calibration: float | str | None = None,
+        precision: str | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "auto",
+        config: Config | Mapping[str, Any] | None = None,
+    ):
+        self.method = method
+        self.budget = budget
+        self.calibration = calibration
+        self.precision = precision
+        self.random_state = random_state
+        self.device = device
+        self.config = config
+
+    def _method(self) -> Method:
+        changes = {
+            "classification": {"calibration": self.calibration},
+            "precision": self.precision,
+        }
+        options = {} if self.budget is None else {"budget": float(self.budget)}
+        return build_method(self.method, _settings(self.config, changes), **options)
+
+
+class MLISClassifier(_GZSLEstimator):
+    """The paper's method as a classifier; for the best one for the data, see `GZSLClassifier`.
 
     Metric learning with implicit semantics: features of the unseen classes are synthesised from
     their descriptors, an encoder refines all features, and a softmax classifier is trained on
@@ -90,8 +267,6 @@ class MLISClassifier(
     array(['blue ring'], dtype='<U10')
     """
 
-    n_features_in_: int
-
     def __init__(
         self,
         *,
@@ -119,103 +294,7 @@ class MLISClassifier(
         self.device = device
         self.config = config
 
-    def fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        descriptors: Mapping[Any, ArrayLike] | ArrayLike | None = None,
-        classes: ArrayLike | None = None,
-    ) -> Self:
-        """Train on features X (n, Dx) of seen classes with labels y (n,).
-
-        Args:
-            X: one row of features per image: non-negative, as after a network's ReLU, or of both
-                signs (then `feature_scaling="standard"` may suit them better).
-            y: class labels, numbers or strings.
-            descriptors: one vector for each of all C classes; classes that have one but no row
-                in `y` are the unseen ones. A mapping {label: vector}; a data frame whose index
-                holds the labels; an array (C, Da) with its labels as `classes`; or an array
-                alone when y holds integers 0..C-1 that number its rows. None: one-hot.
-            classes: (C,) labels of the rows of `descriptors`.
-
-        Raises:
-            DataError: X, y and descriptors do not fit each other (a ValueError).
-            SettingsError: an argument of the constructor is not possible (a ValueError).
-            DivergenceError: a loss became NaN or infinite.
-        """
-        settings = self._settings()
-        rows, labels = _validated(self, X, y)
-        check_classification_targets(labels)
-        table = class_table(labels, descriptors, classes)
-        if len(table.classes) < 2:
-            raise DataError(
-                f"expected at least 2 classes, got only one class: {table.names[0]!r}. Bring "
-                "rows of another class, or the descriptor of an unseen one."
-            )
-        seed = _seed(self.random_state)
-        dataset = GZSLDataset.from_indices(
-            rows,
-            table.labels,
-            table.descriptors,
-            table.names,
-            unseen=table.unseen,
-            seed=seed,
-            test_fraction=0,
-            provenance=Provenance("fit"),
-        )
-        if not table.unseen.size:  # subtracted from all scores alike
-            settings = settings.replace({"classification": {"calibration": 0.0}})
-        loss = self.loss if callable(self.loss) else None
-        trained = MLIS(settings, loss).choose(dataset, seed=seed, device=self.device)
-        self.config_ = settings
-        self.validation_: Evaluation | None = trained.validation
-        # In float32 a row's scores depend, in the last digits, on the rows beside it in a batch.
-        self.recognizer_: Recognizer = trained.recognizer.double()
-        self.exemplars_: ExemplarBuffer | None = trained.exemplars
-        self.classes_: np.ndarray = table.classes
-        self.descriptors_: np.ndarray = table.descriptors
-        self.seen_mask_: np.ndarray = dataset.seen_mask
-        return self
-
-    def decision_function(self, X: ArrayLike) -> np.ndarray:
-        """Calibrated scores of the classes: (B, C), or (B,) of class 1 if C is 2."""
-        scores = self._scores(X)
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
-
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """The best of all classes, seen or unseen, for each row of X (B, Dx): (B,) labels."""
-        scores = self._scores(X)
-        return self.classes_[scores.argmax(1)]
-
-    def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Probabilities of the classes, (B, C) float64, columns in the order of `classes_`."""
-        return softmax(self._scores(X) / self.recognizer_.temperature, axis=1)
-
-    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
-        """Logarithm of `predict_proba`, (B, C) float64, without underflow."""
-        return log_softmax(self._scores(X) / self.recognizer_.temperature, axis=1)
-
-    def transform(self, X: ArrayLike) -> np.ndarray:
-        """Refined features `h = E(x)`, (B, Dh) float64, for any other classifier or retrieval."""
-        rows = self._features(X)
-        return self.recognizer_.refine(rows)
-
-    def _scores(self, X: ArrayLike) -> np.ndarray:
-        rows = self._features(X)
-        return self.recognizer_.scores(rows)
-
-    def _features(self, X: ArrayLike) -> np.ndarray:
-        check_is_fitted(self)
-        return _validated(self, X, reset=False)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.recognizer_.refiner.width(self.n_features_in_)
-
-    def _settings(self) -> Config:
-        """`config`, overridden by the arguments that are not None."""
-        base = self.config
-        config = base if isinstance(base, Config) else Config.from_dict(base or {})
+    def _method(self) -> Method:
         chosen = {
             "generation": {"generator": self.generator, "steps": self.generator_steps},
             "refinement": {
@@ -227,7 +306,14 @@ class MLISClassifier(
             "classification": {"calibration": self.calibration},
             "precision": self.precision,
         }
-        return config.replace(_without_none(chosen))
+        loss = self.loss if callable(self.loss) else None
+        return MLIS(_settings(self.config, chosen), loss)
+
+
+def _settings(base: Config | Mapping[str, Any] | None, changes: Mapping[str, Any]) -> Config:
+    """`base`, overridden by the values that are not None."""
+    config = base if isinstance(base, Config) else Config.from_dict(base or {})
+    return config.replace(_without_none(changes))
 
 
 def _validated(estimator: BaseEstimator, X: Any, y: Any = "no_validation", **how: Any) -> Any:

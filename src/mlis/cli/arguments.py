@@ -88,6 +88,21 @@ def not_negative(text: str) -> float:
     return value
 
 
+def duration(text: str) -> float:
+    """Seconds: "90", "60s", "10m", "2h", or "none" for no limit.
+
+    >>> duration("10m"), duration("none")
+    (600.0, inf)
+    """
+    if text == "none":
+        return math.inf
+    factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    value = not_negative(text[:-1] if factor else text) * (factor or 1)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected a time above 0, such as 60s or 10m, got {text}")
+    return value
+
+
 def finite(text: str) -> float:
     """A finite number ≥ 0."""
     if (value := not_negative(text)) == math.inf:

@@ -3,8 +3,9 @@
 import argparse
 import logging
 import shlex
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from mlis.cli.arguments import (
     add_command,
     add_common,
     add_setting_flags,
+    duration,
     given_settings,
     not_negative,
     refuse,
@@ -21,7 +23,17 @@ from mlis.cli.arguments import (
     seeds,
 )
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load, relocated
-from mlis.cli.output import check_folder, print_json, print_summaries, result_object, say, to_toml
+from mlis.cli.output import (
+    check_folder,
+    number,
+    print_json,
+    print_list,
+    print_summaries,
+    print_table,
+    result_object,
+    say,
+    to_toml,
+)
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -34,7 +46,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 _DESCRIPTION = """\
 Train a recognizer on DATASET and test it once.
 
-  mlis fit FLO --data-root DIR -o runs/flo
+  mlis fit DATASET -o RUN
+  mlis fit FLO --data-root DIR -o runs/flo --budget 10m
   mlis fit FLO --data-root DIR -o runs/ablation --seeds 0-2 --components ml,ml+is,ml+is+sfr
   mlis fit --features F.mat --split S.mat -o runs/own --generator ridge
   mlis fit FLO --data-root DIR -o runs/eszsl --method eszsl
@@ -71,9 +84,15 @@ def add_to(commands: Commands) -> None:
     group.add_argument(
         "--method",
         metavar="NAME",
-        help="mlis (default), raw, ridge, cegzsl, eszsl, prototype or cosine: train another method "
-        "on the same data; settings that it leaves open are chosen on validation classes, together "
-        "with the calibration constant",
+        help="auto (default): try several methods on validation classes and average the best; or "
+        "one of them all, such as gaussian, ridge, raw, mlis, eszsl. "
+        "With --components or settings of generation and refinement the default is mlis",
+    )
+    group.add_argument(
+        "--budget",
+        type=duration,
+        metavar="TIME",
+        help="auto: time for choice and training, such as 60s (default), 10m, or none",
     )
     group.add_argument("--seeds", type=seeds, metavar="A-B|N,N…", help="default: 0")
     group.add_argument(
@@ -121,10 +140,20 @@ def _resumed(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
     """A run continues with its own settings: none may be given again but the loss's name."""
     from mlis.io.run_plan import RunPlan
 
-    own = ("output", "dry_run", "seeds", "method", "device", "preset", "settings", "precision")
+    own = (
+        "output",
+        "dry_run",
+        "seeds",
+        "method",
+        "budget",
+        "device",
+        "preset",
+        "settings",
+        "precision",
+    )
     settings = [name for name in vars(args) if "." in name and name != "refinement.loss"]
     where = args.resume / "run.json"
-    refuse(args, [*own, *settings], f"with --resume, as {where} has all settings")
+    refuse(args, [*own, "precision", *settings], f"with --resume, as {where} has all settings")
     plan = RunPlan.read(args.resume)
     check_loss(plan.config.refinement, given_settings(args))
     return args.resume, plan, load(relocated(plan.dataset, args))
@@ -139,11 +168,13 @@ def _begun(
     check_loss(config.refinement, given_settings(args))
     arguments = dataset_arguments(args)
     from mlis.compute.precision import Precision
-    from mlis.methods.registry import DEFAULT, METHODS, check_name
+    from mlis.methods.registry import METHODS, check_name
     from mlis.runs.run import RunPlan, begin
 
-    method, device = args.method or DEFAULT, args.device or "auto"
+    method, device = args.method or _default_method(args), args.device or "auto"
     check_name(method)
+    if args.budget is not None and method != "auto":
+        raise SettingsError(f"--budget: only --method auto has one, got --method {method}.")
     chosen = given_settings(args).get("refinement", {}).get("components")
     if chosen and not METHODS[method].has_components:
         known = ", ".join(name for name, one in METHODS.items() if one.has_components)
@@ -160,9 +191,15 @@ def _begun(
         components=components,
         device=device,
         method=method,
+        options={} if args.budget is None else {"budget": args.budget},
     )
     begin(args.output, plan)
     return args.output, plan, dataset
+
+
+def _default_method(args: argparse.Namespace) -> str:
+    """ "auto"; the paper's method where settings that only it has are given."""
+    return "mlis" if given_settings(args).keys() & {"generation", "refinement"} else "auto"
 
 
 def check_loss(settings: "Refinement", flags: Mapping[str, Any]) -> None:
@@ -216,6 +253,7 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
     seeds, summaries = results["seeds"], results["components"]
     say(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
     print_summaries(summaries)
+    _print_choice(folder / f"seed-{seeds[0]}" / "auto" / "result.json")
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
         say("some generators were reused from the cache (generator_reused)")
     if any(value is None for one in summaries.values() for name in "US" for value in one[name]):
@@ -228,3 +266,32 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
     if args.json:
         metadata = {"dataset": name, "protocol": results["protocol"], "run": str(folder)}
         print_json(result_object(summaries, seeds, **metadata))
+
+
+def _print_choice(path: Path) -> None:
+    """What the automatic choice tried, kept and expected, with the first seed."""
+    from mlis.io.run_plan import read_sealed
+
+    if not path.exists() or not (choice := read_sealed(path).get("choice")):
+        return
+    kept, rows = choice["kept"], [["tried", "H on validation", "T1", "seconds", "weight"]]
+    for name, one in choice["tried"].items():
+        measures = [_over_splits(one[measure]) for measure in ("H", "T1")]
+        part = number(kept[name] * one["spread"] / choice["spread"], 2) if name in kept else "–"
+        rows.append([name, *measures, number(one["seconds"]), part])
+    print_table(rows)
+    expected = [
+        f"{name} {middle:.0f} ({low:.0f} to {high:.0f})"
+        for name, (low, middle, high) in choice["expected"].items()
+    ]
+    say(f"expected of the test, from validation classes: {', '.join(expected)}")
+    if risky := choice["at_risk"]:
+        print_list(
+            "unseen classes that may fail, and what for:", [" → ".join(one) for one in risky]
+        )
+
+
+def _over_splits(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    mean = statistics.fmean(values)
+    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"

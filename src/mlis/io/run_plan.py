@@ -30,6 +30,7 @@ class RunPlan:
         device: "auto", "cpu", "cuda", …
         method: one of :data:`mlis.methods.registry.METHODS`; one without components is trained
             once per seed, whatever `components`.
+        options: the method's own settings, where they are not its defaults.
     """
 
     dataset: Mapping[str, Any]
@@ -39,6 +40,7 @@ class RunPlan:
     components: tuple[str, ...] = ("ml+is+sfr",)
     device: str = "auto"
     method: str = DEFAULT
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         if not str.isidentifier(self.method):  # it names folders
@@ -65,7 +67,7 @@ class RunPlan:
         config = self.config
         if METHODS[self.method].has_components:
             config = config.replace({"refinement": {"components": variant}})
-        return build_method(self.method, config)
+        return build_method(self.method, config, **self.options)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for `run.json`."""
@@ -77,6 +79,7 @@ class RunPlan:
             "config": self.config.to_dict(),
             "seeds": list(self.seeds),
             "components": list(self.components),
+            "options": dict(self.options),
         }
 
     @classmethod

@@ -16,6 +16,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from mlis.checks.classes import class_risk, likely_to_fail
+from mlis.checks.rows import RowStatistics
 from mlis.compute.precision import own_modes
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
@@ -31,6 +33,7 @@ from mlis.methods.portfolio import (
     choose_members,
     expect,
     harmonic,
+    spread,
 )
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.heads import EnsembleHead, Member
@@ -145,7 +148,7 @@ class Auto(Method):
         kept = next((one.exemplars for one in found if one.exemplars), None)
         result = Chosen(recognizer, kept, method=self)
         if choice is not None:
-            result = _calibrated(result, trials, choice, len(dataset.unseen_classes))
+            result = _calibrated(result, trials, choice, dataset)
         return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
     def _trials(self, dataset: GZSLDataset, how: JobOptions, started: float) -> Iterator[Trial]:
@@ -207,18 +210,23 @@ def together(recognizers: Sequence[Recognizer], weights: Sequence[float]) -> Rec
     return replace(first, refiner=Identity(), head=EnsembleHead(members))
 
 
-def _calibrated(result: Chosen, trials: Sequence[Trial], choice: Choice, unseen: int) -> Chosen:
+def _calibrated(
+    result: Chosen, trials: Sequence[Trial], choice: Choice, dataset: GZSLDataset
+) -> Chosen:
     """With the constant that validation supports, its measures there, and what was tried."""
     constant = average_constant(choice.curves)
     result.recognizer.calibration = constant
     found = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
     result.recognizer.temperature = float(np.exp(np.mean(np.log(found))))
-    estimate = expect(choice.held_out, unseen, np.random.default_rng(0))
+    estimate = expect(choice.held_out, len(dataset.unseen_classes), np.random.default_rng(0))
     report = {
         "tried": {one.name: _summary(one) for one in trials},
         "kept": {name: round(weight, 6) for name, weight in choice.weights.items()},
+        "spread": round(spread(choice.held_out), 6),
         "expected": dataclasses.asdict(estimate),
+        "at_risk": _at_risk(dataset),
     }
+    logger.info("auto: kept %s; expected of the test: %s", ", ".join(choice.weights), estimate)
     validation = _measured(choice.held_out[0], constant)
     return dataclasses.replace(result, validation=validation, report=report)
 
@@ -231,9 +239,19 @@ def _summary(trial: Trial) -> dict[str, Any]:
         "family": trial.family,
         "options": trial.method.options,
         "H": H,
+        "spread": round(trial.spread, 6),
         "T1": [round(float(curve.U[-1]), 2) for curve in curves],
         "seconds": round(trial.seconds, 3),
     }
+
+
+def _at_risk(dataset: GZSLDataset) -> list[tuple[str, ...]]:
+    """Unseen classes that are likely to fail, each with the class that it may be taken for."""
+    if len(dataset.seen_classes) < 2 or not len(dataset.unseen_classes):
+        return []
+    means = RowStatistics.of(dataset).class_means
+    found = class_risk(dataset.descriptors, means, dataset.seen_mask)
+    return [finding.classes for finding in likely_to_fail(found, dataset.class_names)]
 
 
 def _at(held_out: HeldOut, constant: float) -> np.ndarray:

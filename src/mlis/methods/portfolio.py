@@ -42,7 +42,7 @@ class Trial:
     @property
     def spread(self) -> float:
         """The unit of its scores."""
-        return _spread(list(self.folds.values()))
+        return spread(list(self.folds.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +76,8 @@ def choose_members(trials: Sequence[Trial]) -> Choice:
     kept = [name for name in families if worth[name] >= best - HOPELESS]
     weights: dict[str, float] = {}
     for name in kept:
-        spread = _spread(combine(trials, families[name]))
-        weights |= {one: weight / spread for one, weight in families[name].items()}
+        unit = spread(combine(trials, families[name]))
+        weights |= {one: weight / unit for one, weight in families[name].items()}
     if len(weights) == 1:
         weights = dict.fromkeys(weights, 1.0)
     return Choice(weights, combine(trials, weights))
@@ -123,7 +123,7 @@ def harmonic(held_out: Sequence[HeldOut]) -> float:
     return float(np.mean([curve.H[np.searchsorted(curve.knots, constant)] for curve in curves]))
 
 
-def _spread(held_out: Sequence[HeldOut]) -> float:
+def spread(held_out: Sequence[HeldOut]) -> float:
     """Standard deviation of scores, each row's highest subtracted; mean over folds."""
     found = [np.std(one.scores - one.scores.max(1, keepdims=True)) for one in held_out]
     return max(float(np.mean(found)), 1e-12)
