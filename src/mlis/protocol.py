@@ -29,6 +29,7 @@ from mlis.evaluation import (
     seen_unseen_curve,
 )
 from mlis.model.recognizer import Metadata, Recognizer
+from mlis.model.rejection import class_weighted_quantiles, known_scores
 from mlis.pipeline import Trained
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
@@ -62,6 +63,7 @@ class HeldOut:
         seen_mask: (C',) False for the classes that were held out.
         class_names: C' names.
         reused: whether the generator of that training came from the cache.
+        densities: (N, C' + 1) of :meth:`mlis.model.recognizer.Recognizer.densities`, or None.
     """
 
     scores: np.ndarray
@@ -69,10 +71,28 @@ class HeldOut:
     seen_mask: np.ndarray
     class_names: tuple[str, ...]
     reused: bool = False
+    densities: np.ndarray | None = None
 
     def curve(self) -> SeenUnseenCurve:
         """U and S by the constant."""
         return seen_unseen_curve(self.scores, self.labels, self.seen_mask)
+
+
+def known_quantiles(
+    held_out: Sequence[HeldOut], constant: float
+) -> tuple[float, ...]:
+    """Quantiles by which images are later answered "unknown"; every class has the same weight.
+
+    Args:
+        held_out: rows of known classes, each fold by the recognizer that did not see them.
+        constant: of the recognizer.
+    """
+    values, weights = list[np.ndarray](), list[np.ndarray]()
+    for one in held_out:
+        scores = one.scores - np.float32(constant) * one.seen_mask
+        values.append(known_scores(scores, one.densities))
+        weights.append(1 / np.bincount(one.labels)[one.labels])
+    return class_weighted_quantiles(np.concatenate(values), np.concatenate(weights))
 
 
 def folds(dataset: GZSLDataset, count: int | None = None) -> list[GZSLDataset]:
@@ -116,7 +136,8 @@ def validate(
             trained = Trained.of(found)
             trained.recognizer.calibration = 0.0
             scores = trained.recognizer.scores(rows.features)
-            about = (rows.labels, rows.seen_mask, rows.class_names, trained.reused)
+            densities = trained.recognizer.densities(rows.features)
+            about = (rows.labels, rows.seen_mask, rows.class_names, trained.reused, densities)
             del found, trained  # the next training needs the memory
             yield one, HeldOut(scores, *about)
 
@@ -168,6 +189,7 @@ def choose(
     how: dict[str, Any] = {"seed": seed, "device": device, "reuse": reuse}
     method = _with_constant_of(dataset, method)
     constant, validation, reused = method.config.classification.calibration, None, False
+    rejection: tuple[float, ...] = ()
     if method.chooses:
         choice = _Choice(folds(dataset))
         hooks = {"callbacks": validation_callbacks, "checkpoints": validation_checkpoints}
@@ -175,7 +197,7 @@ def choose(
             for index, (one, held_out) in enumerate(validate(method, fold, **hooks, **how)):
                 choice.add(index, one, held_out)
             hooks = {}
-        method, constant, validation = choice.made()
+        method, constant, validation, rejection = choice.made()
         reused = choice.reused
     trained = method.fit(
         dataset.for_training(),
@@ -186,7 +208,7 @@ def choose(
     )
     recognizer = trained.recognizer
     recognizer.calibration = float(constant)
-    recognizer.metadata = Metadata(dataset.provenance.sources)
+    recognizer.metadata = Metadata(dataset.provenance.sources, rejection=rejection)
     seconds = time.perf_counter() - started
     about = (trained.exemplars, seconds, reused or trained.reused, validation)
     return Chosen(recognizer, *about, method=method)
@@ -234,8 +256,8 @@ class _Choice:
     def _best(self) -> _Tried:
         return max(self._tried, key=lambda one: one.worth)
 
-    def made(self) -> tuple["Method", float, Evaluation]:
-        """The choice: the alternative, its constant, its measures on the first fold with it."""
+    def made(self) -> tuple["Method", float, Evaluation, tuple[float, ...]]:
+        """The alternative, its constant, and on the first fold its measures and `known_quantiles`."""
         best, classes = self._best(), self._classes()
         constant = best.constant if classes > 1 else 0.0
         if classes < ENOUGH_CLASSES:
@@ -251,13 +273,14 @@ class _Choice:
             )
         own = best.own
         assert own is not None
+        rejection = known_quantiles([own], constant)
         np.subtract(own.scores, constant, out=own.scores, where=own.seen_mask)  # no copy
         validation = evaluate(own.scores, own.labels, own.seen_mask, own.class_names)
         if len(self.folds) > 1:
             note = f"calibration chosen on {len(self.folds)} splits that hold out {classes} classes"
             validation = dataclasses.replace(validation, notes=(*validation.notes, note))
         logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-        return best.method, constant, validation
+        return best.method, constant, validation, rejection
 
     def _classes(self) -> int:
         """How many classes the folds hold out."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from mlis.model.parts import describe, empty_part
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Metadata, Recognizer
 from mlis.model.refiners import REFINERS
+from mlis.model.rejection import LEVELS
 from mlis.storage.atomic import strict_json, write_json
 from mlis.storage.folders import recover, replaced_together
 from mlis.storage.tensors import checksum, is_tensor_file, load_tensors, save_tensors
@@ -105,6 +107,7 @@ def _description(recognizer: Recognizer) -> dict[str, Any]:
         "temperature": recognizer.temperature,
         "sources": dict(metadata.sources),
         "history": [dict(entry) for entry in metadata.history],
+        **({"rejection": list(metadata.rejection)} if metadata.rejection else {}),
     }
 
 
@@ -188,13 +191,14 @@ def _check_description(
     number = number and abs(float(constant or 0)) < 1e30 and 0 < float(temperature) < 1e30
     sources, history = description.get("sources", {}), description.get("history", [])
     known = isinstance(history, list) and all(map(_is_change, cast(list[Any], history)))
+    known = known and _are_quantiles(description.get("rejection", []))
     try:
         check_sources(sources)
     except (TypeError, AttributeError):
         known = False
     if not names or not texts or not number or not known:
         raise ModelFileError(
-            f"{path} is damaged: class_names, calibration, temperature, sources or history is not "
+            f"{path} is damaged: class_names, calibration, temperature, sources, history or rejection is not "
             "what a model has; copy both files of the model again"
         )
     _check_names(path, cast(list[str], names))
@@ -207,6 +211,13 @@ def _check_description(
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_quantiles(values: Any) -> bool:
+    """Whether it is what `Metadata.rejection` holds: nothing, or a rising number per level."""
+    if not isinstance(values, list) or not all(map(_is_number, cast(list[Any], values))):
+        return False
+    return not values or (len(values) == len(LEVELS) and bool((np.diff(values) >= 0).all()))
 
 
 def _check_names(path: Path, names: list[str]) -> None:
@@ -246,7 +257,12 @@ def _empty(path: Path, description: Mapping[str, Any], record: Mapping[str, Any]
             torch.empty(len(names), dtype=torch.bool, device="meta"),
             torch.empty(len(names), description["descriptor_size"], device="meta"),
             description["calibration"],
-            Metadata(description.get("sources", {}), tuple(description.get("history", ())), record),
+            Metadata(
+                description.get("sources", {}),
+                tuple(description.get("history", ())),
+                record,
+                tuple(description.get("rejection", ())),
+            ),
             description.get("temperature", 1.0),
         )
         scores = recognizer(torch.empty(1, recognizer.num_features, device="meta"))

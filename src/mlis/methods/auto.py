@@ -40,7 +40,7 @@ from mlis.model.heads import EnsembleHead, Member
 from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.model.refiners import Identity
 from mlis.pipeline import Trained
-from mlis.protocol import Chosen, HeldOut, folds, validate
+from mlis.protocol import Chosen, HeldOut, folds, known_quantiles, validate
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
 
@@ -218,6 +218,10 @@ def _calibrated(
     result.recognizer.calibration = constant
     found = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
     result.recognizer.temperature = float(np.exp(np.mean(np.log(found))))
+    rejection = known_quantiles(choice.held_out, constant)
+    result.recognizer.metadata = dataclasses.replace(
+        result.recognizer.metadata, rejection=rejection
+    )
     estimate = expect(choice.held_out, len(dataset.unseen_classes), np.random.default_rng(0))
     report = {
         "tried": {one.name: _summary(one) for one in trials},

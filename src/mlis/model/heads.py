@@ -200,8 +200,27 @@ class GaussianHead(Head):
 
     def forward(self, h: Tensor) -> Tensor:
         """Scores (B, C) of (B, Dh) refined features."""
-        z = (h - self.offset) @ self.projection.T
+        z = self._coordinates(h)
         return torch.addmm(self.bias, torch.cat([z.square(), z], dim=1), self.weight.T)
+
+    def background(self, h: Tensor) -> Tensor:
+        """Log-density (B,) of (B, Dh) features of any class, less that of N(0, I), as in scores.
+
+        A class that the head does not know has a mean like those that it knows, so that its images
+        are N(mean of m, covariance of m + diag(mean of s)).
+        """
+        square, linear = self.weight.double().chunk(2, dim=1)
+        variances = 1 / (1 - 2 * square)
+        means, z = linear * variances, self._coordinates(h).double()
+        centre = means.mean(0)
+        covariance = torch.cov(means.T, correction=0).reshape(z.shape[1], z.shape[1])
+        root = torch.linalg.cholesky(covariance + variances.mean(0).diag())
+        white = torch.linalg.solve_triangular(root, (z - centre).T, upper=False)
+        exponent = 0.5 * (z.square().sum(1) - white.square().sum(0))
+        return exponent - root.diagonal().log().sum()
+
+    def _coordinates(self, h: Tensor) -> Tensor:
+        return (h - self.offset) @ self.projection.T
 
 
 class Member(nn.Module):

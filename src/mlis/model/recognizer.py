@@ -16,9 +16,10 @@ from mlis.errors import DataError, SettingsError
 from mlis.model.batches import Workspace, in_batches
 from mlis.model.feature_range import FeatureRange, RangeWatch
 from mlis.model.fused import Folded, Fused
-from mlis.model.heads import Head
+from mlis.model.heads import EnsembleHead, GaussianHead, Head
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.refiners import Refiner
+from mlis.model.rejection import checked_rate, known_levels, known_scores
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -34,11 +35,14 @@ class Metadata:
             :class:`~mlis.data.dataset.Provenance`.
         history: additions, removals and renamings of classes: when, and with which settings.
         record: saved with it: settings, data, seed, results.
+        rejection: quantiles of `known_scores` over validation images of known classes, at
+            :data:`mlis.model.rejection.LEVELS`; empty where there were none.
     """
 
     sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     history: tuple[Mapping[str, Any], ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rejection: tuple[float, ...] = ()
 
 
 class Recognizer(nn.Module):
@@ -165,6 +169,44 @@ class Recognizer(nn.Module):
         best = scores.topk(k, dim=1)
         return cast(Array, best.indices), cast(Array, best.values)
 
+    def densities(
+        self, x: Tensor | np.ndarray | StoredRows, batch_size: int = BATCH
+    ) -> Any:
+        """Log-densities (B, C + 1) of the classes and of the background; None without a density.
+
+        See :meth:`mlis.model.heads.GaussianHead.background`; no constant is subtracted.
+        """
+        parts = [(self.refiner, self.head)]
+        if isinstance(self.head, EnsembleHead):
+            parts = [(one.refiner, one.head) for one in self.head.members]
+        for refiner, head in parts:
+            if isinstance(head, GaussianHead):
+                fill = partial(self._densities, refiner, head)
+                return self._batched(x, batch_size, (len(self.class_names) + 1,), fill)
+        return None
+
+    def known_scores(
+        self, x: np.ndarray | StoredRows, batch_size: int = BATCH
+    ) -> np.ndarray:
+        """How much each row looks like one of a known class, (B,); see `mlis.model.rejection`."""
+        scores = self.scores(x, batch_size)
+        return known_scores(scores, self.densities(x, batch_size))
+
+    def unknown(self, x: np.ndarray, rate: float | str, batch_size: int = BATCH) -> np.ndarray:
+        """Whether each row is to be answered "unknown", (B,) bool.
+
+        Args:
+            x: (B, Dx).
+            rate: share of images of known classes that may be turned away, `0.05` or `"5%"`.
+            batch_size: rows at a time.
+
+        Raises:
+            SettingsError: the rate is not above 0 and below 1.
+            DataError: the model has no rejection quantiles.
+        """
+        least = checked_rate(rate)
+        return known_levels(self.known_scores(x, batch_size), self.metadata.rejection) < least
+
     @property
     def _weight(self) -> Tensor:
         return next(self.head.parameters())
@@ -195,6 +237,20 @@ class Recognizer(nn.Module):
         if fused is None:
             return out.copy_(self(x))
         fused.scores(x, out, work)
+        return out
+
+    def _densities(
+        self,
+        refiner: Refiner,
+        head: GaussianHead,
+        fused: Folded | None,
+        x: Tensor,
+        out: Tensor,
+        work: Workspace,
+    ) -> Tensor:
+        h = refiner(self.preprocessing(x))
+        out[:, :-1] = head(h)
+        out[:, -1] = head.background(h)
         return out
 
     def _predict(self, fused: Folded | None, x: Tensor, out: Tensor, work: Workspace) -> Tensor:
