@@ -41,6 +41,9 @@ could not be read, "label" if it is known, or {"row": 0, …}. A score is the so
 among all classes, seen and unseen, after calibration; `seen` says whether the class had images in
 training. Rows count from 0.
 
+With --reject, the first class of what looks like none of the classes is `unknown`, without a score;
+the likeliest classes follow.
+
 Images that cannot be read are listed at the end. Exit code: 0 if any image was recognised, 1 if
 none could be read, 2 for wrong input or usage."""
 
@@ -65,7 +68,7 @@ def add_to(commands: Commands) -> None:
         metavar="NAME",
         help="column of .csv and .parquet that is not a feature, if present (default: label)",
     )
-    add_common(parser, "--backbone", "--workers", "--device")
+    add_common(parser, "--reject", "--backbone", "--workers", "--device")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,16 +80,18 @@ def run(args: argparse.Namespace) -> int:
     from mlis.data.io.joined import joined_name
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
+    from mlis.model.rejection import check_reject
 
     model = one_model(args.model)
     recognizer = load_model(model, Precision.of("float32", args.device).device)
+    check_reject(recognizer, args.reject)
     args.top_k = min(args.top_k, len(recognizer.class_names))
     if not all(map(is_features, args.inputs)):
         return _predict_images(args, recognizer)
     refuse(args, ("backbone", "workers"), "with features, which are already computed")
     rows, name = _rows(args, model, recognizer), joined_name([str(path) for path in args.inputs])
     first, last = "path" if rows.paths else "row", ["label"] if rows.labels else []
-    _write(args, _of_rows(recognizer, rows, name, args.top_k), first, last)
+    _write(args, _of_rows(recognizer, rows, name, args), first, last)
     return 0
 
 
@@ -109,7 +114,9 @@ def _predict_images(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     def lines() -> Iterator[dict[str, Any]]:
         with ImageBar() as bar:
             bar.started(len(paths), 0)
-            for one in classifier.stream(paths, args.top_k, workers=args.workers):
+            for one in classifier.stream(
+                paths, args.top_k, workers=args.workers, reject=args.reject
+            ):
                 path = shown(one.path)
                 if one.reason:
                     unread.append(f"{path}: {one.reason}")
@@ -140,7 +147,9 @@ def _rows(args: argparse.Namespace, model: Path, recognizer: "Recognizer") -> "R
     return rows
 
 
-def _of_rows(recognizer: "Recognizer", rows: "Rows", name: str, k: int) -> Iterator[dict[str, Any]]:
+def _of_rows(
+    recognizer: "Recognizer", rows: "Rows", name: str, args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
     """A line for each row; features are read in blocks."""
     import numpy as np
 
@@ -151,7 +160,8 @@ def _of_rows(recognizer: "Recognizer", rows: "Rows", name: str, k: int) -> Itera
         if not (finite := np.isfinite(part).all(axis=1)).all():
             row = start + int(finite.argmin())
             raise DataError(f"{name}: row {row} contains NaN or infinity. Leave that row out.")
-        for row, classes in enumerate(top_classes(recognizer, part, k), start):
+        found = top_classes(recognizer, part, args.top_k, args.reject)
+        for row, classes in enumerate(found, start):
             line: dict[str, Any] = {"path": rows.paths[row]} if rows.paths else {"row": row}
             line["predictions"] = [one.to_dict() for one in classes]
             yield line | ({"label": rows.labels[row]} if rows.labels else {})
@@ -191,7 +201,9 @@ def _write_csv(
     for line in lines:
         row = [line[first]]
         for entry in line["predictions"]:
-            row += [entry["class"], entry["score"], str(entry["seen"]).lower()]
+            known = entry["seen"] is not None  # else "unknown"
+            score, seen = (entry["score"], str(entry["seen"]).lower()) if known else ("", "")
+            row += [entry["class"], score, seen]
         row += [""] * (1 + len(names) - len(row))
         row += [line.get(name, "") for name in last]
         cells = map(csv_cell, row)

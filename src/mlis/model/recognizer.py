@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlis.config import checked_rate
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError, SettingsError
@@ -19,7 +20,7 @@ from mlis.model.fused import Folded, Fused
 from mlis.model.heads import EnsembleHead, GaussianHead, Head
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.refiners import Refiner
-from mlis.model.rejection import checked_rate, known_levels, known_scores
+from mlis.model.rejection import known_levels, known_scores
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -192,6 +193,14 @@ class Recognizer(nn.Module):
         scores = self.scores(x, batch_size)
         return known_scores(scores, self.densities(x, batch_size))
 
+    def known_levels(self, x: np.ndarray, batch_size: int = BATCH) -> np.ndarray:
+        """Share of validation images of known classes that look less known than each row, (B,).
+
+        Raises:
+            DataError: the model has no rejection quantiles.
+        """
+        return known_levels(self.known_scores(x, batch_size), self.metadata.rejection)
+
     def unknown(self, x: np.ndarray, rate: float | str, batch_size: int = BATCH) -> np.ndarray:
         """Whether each row is to be answered "unknown", (B,) bool.
 
@@ -205,7 +214,7 @@ class Recognizer(nn.Module):
             DataError: the model has no rejection quantiles.
         """
         least = checked_rate(rate)
-        return known_levels(self.known_scores(x, batch_size), self.metadata.rejection) < least
+        return self.known_levels(x, batch_size) < least
 
     @property
     def _weight(self) -> Tensor:

@@ -12,10 +12,15 @@ known classes, from which the threshold of any rate follows.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlis.errors import DataError, SettingsError
+from mlis.config import checked_rate
+from mlis.errors import DataError
+
+if TYPE_CHECKING:
+    from mlis.model.recognizer import Recognizer
 
 UNKNOWN = "unknown"
 LEVELS: np.ndarray = np.linspace(0.0, 1.0, 101)
@@ -60,32 +65,32 @@ def known_levels(scores: np.ndarray, quantiles: Sequence[float]) -> np.ndarray:
     Raises:
         DataError: the model has none.
     """
+    _check_quantiles(quantiles)
+    return np.interp(scores, quantiles, LEVELS)
+
+
+def check_reject(recognizer: "Recognizer", rate: float | str | None) -> None:
+    """Check that a recognizer can turn images away at a rate, before any is computed.
+
+    Raises:
+        SettingsError: the rate is not above 0 and below 1.
+        DataError: the model has no quantiles, or a class of the name "unknown".
+    """
+    if rate is None:
+        return
+    checked_rate(rate)
+    _check_quantiles(recognizer.metadata.rejection)
+    if UNKNOWN in recognizer.class_names:
+        raise DataError(
+            f"cannot answer 'unknown': class {recognizer.class_names.index(UNKNOWN)} of the model "
+            "has that name. Give it another one (rename_classes)."
+        )
+
+
+def _check_quantiles(quantiles: Sequence[float]) -> None:
     if not quantiles:
         raise DataError(
             "cannot answer 'unknown': expected the rejection quantiles of validation images in the "
             "model, got none. Train it again with validation classes (an older mlis did not store "
             "them, and a constant given as classification.calibration leaves validation out)."
         )
-    return np.interp(scores, quantiles, LEVELS)
-
-
-def checked_rate(rate: float | str) -> float:
-    """The share of images of known classes that may be turned away, `0.05` or `"5%"`.
-
-    Raises:
-        SettingsError: it is not above 0 and below 1.
-
-    >>> checked_rate("5%"), checked_rate(0.05)
-    (0.05, 0.05)
-    """
-    text = str(rate).strip()
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < 1:
-        raise SettingsError(
-            f"reject: expected a share above 0 and below 1, such as 0.05 or 5%, got {text!r}. "
-            "Name the share of images of known classes that may be turned away."
-        )
-    return value

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 import mlis
+from mlis.model.rejection import UNKNOWN
 from mlis.serving import schemas
 from mlis.serving.bodies import FORM, JSON, Upload, read_files, read_json
 from mlis.serving.descriptions import Description
@@ -86,6 +87,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
     async def predict_images(
         request: Request,
         top_k: Annotated[int, Query(ge=1, le=limits.max_top_k, description="classes per file")] = 5,
+        reject: Annotated[float | None, Query(gt=0, lt=1, description=schemas.REJECT)] = None,
     ) -> Response:
         """The likeliest classes of each uploaded image.
 
@@ -93,10 +95,11 @@ def _add_images(router: APIRouter, service: Service) -> None:
         """
         client = client_of(request.scope)
         service.check_images(client)
+        least = service.engine.rejects(reject)
         with service.upload_room.hold(client) as take:
             files = await read_files(request, limits.upload_bytes, take, limits.max_files)
             answers = await service.predict_images(files, client)
-            return await asyncio.to_thread(_images_answer, files, answers, top_k)
+            return await asyncio.to_thread(_images_answer, files, answers, top_k, least)
 
 
 def _add_features(router: APIRouter, service: Service) -> None:
@@ -120,8 +123,9 @@ def _add_features(router: APIRouter, service: Service) -> None:
         with service.upload_room.hold(client) as take:
             body = await read_json(request, expected, most, take, items)
             rows = await asyncio.to_thread(np.array, body.rows, np.float32)
+            least = service.engine.rejects(body.reject)
             answers = await service.predict_rows(rows, client)
-            return await asyncio.to_thread(_rows_answer, answers, body.top_k)
+            return await asyncio.to_thread(_rows_answer, answers, body.top_k, least)
 
 
 def _add_classes(router: APIRouter, service: Service) -> None:
@@ -209,6 +213,8 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
             described_by=list(engine.describer.takes) if engine.describer else [],
             changes=access.allow_changes,
             token=bool(access.token),
+            can_reject=engine.can_reject,
+            reject=engine.reject or None,
         )
 
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
@@ -224,13 +230,19 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
-def predictions(answer: Answer, k: int) -> list[dict[str, Any]]:
-    """The k best classes of an answer that has some, each as a `schemas.Prediction`."""
+def predictions(answer: Answer, k: int, least: float) -> list[dict[str, Any]]:
+    """The k best classes of an answer that has some, each as a `schemas.Prediction`.
+
+    The first is "unknown" if the answer's level is below `least`.
+    """
     known = answer.catalogue
-    return [
+    found: list[dict[str, Any]] = [
         {"class": known.names[c], "score": score, "seen": bool(known.seen[c])}
         for c, score in answer.best(k)
     ]
+    if answer.level < least:
+        return [{"class": UNKNOWN, "score": None, "seen": None}, *found[: k - 1]]
+    return found
 
 
 def description_of(new: schemas.NewClass) -> Description:
@@ -246,18 +258,22 @@ def _cell(value: float | bool | str) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _images_answer(files: list[Upload], answers: list[Answer], k: int) -> Response:
+def _images_answer(
+    files: list[Upload], answers: list[Answer], k: int, least: float
+) -> Response:
     results = []
     for file, answer in zip(files, answers, strict=True):
         name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "?", file.name)[:MAX_FILE_NAME]
-        found = None if answer.probabilities is None else predictions(answer, k)
+        found = None if answer.probabilities is None else predictions(answer, k, least)
         error = answer.reason if found is None else None
         results.append({"file": name, "predictions": found, "error": error})
     return JSONResponse({"results": results})
 
 
-def _rows_answer(answers: list[Answer], k: int) -> Response:
-    rows = [{"row": i, "predictions": predictions(each, k)} for i, each in enumerate(answers)]
+def _rows_answer(answers: list[Answer], k: int, least: float) -> Response:
+    rows = [
+        {"row": i, "predictions": predictions(each, k, least)} for i, each in enumerate(answers)
+    ]
     return JSONResponse({"results": rows})
 
 

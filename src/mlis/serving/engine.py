@@ -22,6 +22,7 @@ from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.incremental import ExemplarBuffer, add_classes, remove_classes, rename_classes
 from mlis.io.checkpoint import load_exemplars, load_model
 from mlis.model.recognizer import Recognizer, probabilities_of
+from mlis.model.rejection import check_reject
 from mlis.serving.descriptions import Describer, Description
 
 if TYPE_CHECKING:
@@ -67,11 +68,16 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Probabilities (C,) of the classes of a catalogue, or the reason why there are none."""
+    """Probabilities (C,) of the classes of a catalogue, or the reason why there are none.
+
+    `level` is the share of validation images of known classes that look less known, where the model
+    can tell: with less than the rate of a request the answer is "unknown".
+    """
 
     catalogue: Catalogue
     probabilities: np.ndarray | None
     reason: str = ""
+    level: float = 1.0
 
     def best(self, k: int) -> list[tuple[int, float]]:
         """Index and probability of the k likeliest classes, best first."""
@@ -112,6 +118,11 @@ class Engine:
         descriptions: sentences of classes by name, to show.
         exemplars: the recognizer's exemplar buffer, which `describer` needs beside it, unless the
             head makes classes from descriptors.
+        reject: rate at which images of known classes may be turned away where a request does not
+            say; 0: none.
+
+    Raises:
+        DataError: images are to be turned away, and the model has no rejection quantiles.
     """
 
     def __init__(
@@ -121,7 +132,10 @@ class Engine:
         describer: Describer | None = None,
         descriptions: Mapping[str, str] | None = None,
         exemplars: ExemplarBuffer | None = None,
+        reject: float = 0.0,
     ):
+        check_reject(recognizer, reject or None)
+        self.reject: float = reject
         self.backbone: Backbone | None = backbone
         self.describer: Describer | None = describer
         self.num_features: int = recognizer.num_features
@@ -136,6 +150,20 @@ class Engine:
     def catalogue(self) -> Catalogue:
         """The classes as they are now."""
         return self._served[-1]
+
+    @property
+    def can_reject(self) -> bool:
+        """Whether the model can tell what looks like none of its classes."""
+        return bool(self._served[0].metadata.rejection)
+
+    def rejects(self, rate: float | None) -> float:
+        """The level below which a request of this rate gets "unknown"; without one the engine's.
+
+        Raises:
+            DataError: the model cannot.
+        """
+        check_reject(self._served[0], rate)
+        return self.reject if rate is None else rate
 
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
         """The backbone's input for the bytes of a file. Raises `ImageError`."""
@@ -167,10 +195,15 @@ class Engine:
         if finite.any():
             scores[finite] = _scores(recognizer, features[finite])
         known = np.asarray(np.isfinite(scores).all(axis=1))
+        levels = np.ones(len(queries))
+        if known.any() and recognizer.metadata.rejection:
+            levels[known] = recognizer.known_levels(features[known])
         with np.errstate(invalid="ignore"):
             probabilities = probabilities_of(scores, recognizer.temperature)
         return [
-            Answer(catalogue, probabilities[i]) if known[i] else Answer(catalogue, None, NOT_FINITE)
+            Answer(catalogue, probabilities[i], level=float(levels[i]))
+            if known[i]
+            else Answer(catalogue, None, NOT_FINITE)
             for i in range(len(queries))
         ]
 
@@ -296,6 +329,7 @@ def load_engine(
     text_model: str | None = None,
     changes: bool = True,
     descriptions: Path | None = None,
+    reject: float | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Engine:
     """Load a saved model and what is needed to serve it.
@@ -308,6 +342,7 @@ def load_engine(
         changes: whether classes may be added: the text model and the exemplar buffer are only
             loaded then.
         descriptions: table of classes whose sentences are shown, or None.
+        reject: as `Engine` takes it.
         progress: is told what is loaded next.
 
     Raises:
@@ -318,6 +353,7 @@ def load_engine(
     place = Precision.of("float32", device).device
     sentences = _sentences(descriptions)
     recognizer = load_model(model, place)
+    check_reject(recognizer, reject)
     exemplars = load_exemplars(model) if changes else None
     images = None
     if name := backbone or recorded_backbone(recognizer).get("name"):
@@ -331,7 +367,7 @@ def load_engine(
             describer = Describer.of(recognizer, str(place), text_model)
         except SettingsError as error:
             logger.warning("classes cannot be added: %s", error)
-    return Engine(recognizer, images, describer, sentences, exemplars)
+    return Engine(recognizer, images, describer, sentences, exemplars, reject or 0.0)
 
 
 def _sentences(table: Path | None) -> dict[str, str]:

@@ -18,6 +18,11 @@ NAME_LENGTH, SENTENCE_LENGTH, MAX_SENTENCES, MAX_ATTRIBUTES = 200, 5000, 100, 20
 LARGEST_FEATURE = 1e30
 """Far beyond any feature, and far enough within float32 that scores of it do not overflow."""
 
+REJECT = (
+    "share of images of known classes that may be turned away, above 0 and below 1, so that the first "
+    "class of what looks like none of them is `unknown`; without it that of --reject, if any"
+)
+
 
 def _printable(text: str) -> str:
     if not text.isprintable():
@@ -58,11 +63,15 @@ class Wire(BaseModel):
 class Prediction(Wire):
     """One class, and how likely it is."""
 
-    class_name: str = Field(alias="class", description="name of the class")
-    score: float = Field(
-        ge=0, le=1, description="softmax probability among all classes, after calibration"
+    class_name: str = Field(alias="class", description="name of the class, or unknown")
+    score: float | None = Field(
+        ge=0,
+        le=1,
+        description="softmax probability among all classes, after calibration; null of unknown",
     )
-    seen: bool = Field(description="whether the class had images in training")
+    seen: bool | None = Field(
+        description="whether the class had images in training; null of unknown"
+    )
 
 
 class FileResult(Wire):
@@ -147,6 +156,8 @@ class Health(Wire):
     described_by: list[str] = Field(description="how POST /classes may describe a new class")
     changes: bool = Field(description="whether classes may be added, removed and renamed")
     token: bool = Field(description="whether changes need a token")
+    can_reject: bool = Field(description="whether predictions may ask to `reject`")
+    reject: float | None = Field(description="of requests that do not say: that of --reject")
 
 
 class Place(Wire):
@@ -177,4 +188,5 @@ def rows_request(limits: Limits, num_features: int) -> Any:
             Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k), BeforeValidator(_whole)],
             Field(default=5, description="classes per row, best first"),
         ),
+        reject=(Annotated[Number, Field(gt=0, lt=1)] | None, Field(default=None, description=REJECT)),
     )

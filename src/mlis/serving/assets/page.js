@@ -171,6 +171,10 @@ function best(predictions) {
   const known = new Map(state.classes.map((each) => [each.name, each]));
   const list = make("ol", "best");
   for (const each of predictions) {
+    if (each.score === null) { // none of the classes; those that it is most like follow
+      list.append(make("li", "unseen", make("div", "line", make("span", "name", each.class))));
+      continue;
+    }
     const about = known.get(each.class);
     const percent = `${(100 * each.score).toFixed(1)}`;
     const fill = make("i");
@@ -194,7 +198,9 @@ async function recognise(picture) {
     if (picture.file.size > Number(maxMib) * 2 ** 20) throw new Error(`It has more than ${maxMib} MiB.`);
     const form = new FormData();
     form.append("files", picture.file);
-    const [found] = (await ask("POST", `predict/images?top_k=${$("top-k").value}`, form)).results;
+    const reject = $("reject")?.value;
+    const asked = `top_k=${$("top-k").value}${reject ? `&reject=${reject}` : ""}`;
+    const [found] = (await ask("POST", `predict/images?${asked}`, form)).results;
     if (found.error) {
       const why = `${sentence(found.error)}. ${UNREADABLE}`;
       show(note("wrong", `${name} cannot be read as a picture`, why));
@@ -261,10 +267,11 @@ function clearPictures() {
 function downloadCsv() {
   // a cell that a spreadsheet would run as a formula gets an apostrophe
   const cell = (value) => `"${String(value).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
+  const seen = new Map([[true, "yes"], [false, "no"], [null, ""]]);
   const rows = [["file", "rank", "class", "score", "seen"]];
   for (const picture of state.pictures.filter((each) => each.predictions)) {
     picture.predictions.forEach((each, i) =>
-      rows.push([picture.file.name, i + 1, each.class, each.score, each.seen ? "yes" : "no"]),
+      rows.push([picture.file.name, i + 1, each.class, each.score ?? "", seen.get(each.seen)]),
     );
   }
   const text = rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
@@ -295,6 +302,7 @@ function takePictures() {
   });
   document.addEventListener("paste", (event) => addPictures(event.clipboardData.files));
   $("top-k").addEventListener("change", () => recogniseAll());
+  $("reject")?.addEventListener("change", () => recogniseAll());
   $("csv").addEventListener("click", downloadCsv);
   $("clear").addEventListener("click", clearPictures);
 }
