@@ -167,7 +167,9 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         print(f"  {score:21} {text}  (AUROC differs by {spread:.1f})")
     for rate in RATES:
         known, unknown = np.mean([row[f"{rate:.0%}"] for row in rows], axis=0)
-        print(f"  --reject {rate:.0%}: turned away {known:.1f}% of known, {unknown:.1f}% of unknown")
+        print(
+            f"  --reject {rate:.0%}: turned away {known:.1f}% of known, {unknown:.1f}% of unknown"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -178,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", default="gaussian,ridge,auto")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds of auto")
     parser.add_argument("--quarters", type=int, default=3)
-    parser.add_argument("--validation", action="store_true", help="choose here; no test row is read")
+    parser.add_argument(
+        "--validation", action="store_true", help="choose here; no test row is read"
+    )
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args(argv)
     data = load(dataset_arguments(args))

@@ -78,9 +78,7 @@ class HeldOut:
         return seen_unseen_curve(self.scores, self.labels, self.seen_mask)
 
 
-def known_quantiles(
-    held_out: Sequence[HeldOut], constant: float
-) -> tuple[float, ...]:
+def known_quantiles(held_out: Sequence[HeldOut], constant: float) -> tuple[float, ...]:
     """Quantiles by which images are later answered "unknown"; every class has the same weight.
 
     Args:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cli_cases import small_dataset as small
 from mlis.config import checked_rate
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.image_classifier import top_classes
@@ -20,7 +21,6 @@ from mlis.model.rejection import (
     known_levels,
     known_scores,
 )
-from simulated import small
 
 
 @pytest.fixture(scope="module")

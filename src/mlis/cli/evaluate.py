@@ -134,7 +134,11 @@ def run(args: argparse.Namespace) -> None:
         curves = rejection.to_dict()
         components = str(recognizer.metadata.record.get("components", "model"))
         rows[components].append(result.to_dict() | confidence.to_dict() | retrieved)
-    metadata: dict[str, Any] = {"dataset": data.name, "protocol": protocol, "model": str(args.model)}
+    metadata: dict[str, Any] = {
+        "dataset": data.name,
+        "protocol": protocol,
+        "model": str(args.model),
+    }
     if len(models) == 1:
         metadata |= curves
     _print_summary(args, models, rows, metadata, time.perf_counter() - started)
@@ -252,7 +256,9 @@ def _of_unknown(args: argparse.Namespace, recognizer: "Recognizer") -> "np.ndarr
         found = [one.features for batch in batches for one in batch if one.features is not None]
         rows = np.stack(found) if found else np.empty((0, recognizer.num_features), np.float32)
     if not len(rows):
-        raise DataError(f"--unknown {place}: expected images or features, got none that is readable.")
+        raise DataError(
+            f"--unknown {place}: expected images or features, got none that is readable."
+        )
     return recognizer.known_scores(rows)
 
 

@@ -170,9 +170,7 @@ class Recognizer(nn.Module):
         best = scores.topk(k, dim=1)
         return cast(Array, best.indices), cast(Array, best.values)
 
-    def densities(
-        self, x: Tensor | np.ndarray | StoredRows, batch_size: int = BATCH
-    ) -> Any:
+    def densities(self, x: Tensor | np.ndarray | StoredRows, batch_size: int = BATCH) -> Any:
         """Log-densities (B, C + 1) of the classes and of the background; None without a density.
 
         See :meth:`mlis.model.heads.GaussianHead.background`; no constant is subtracted.
@@ -186,9 +184,7 @@ class Recognizer(nn.Module):
                 return self._batched(x, batch_size, (len(self.class_names) + 1,), fill)
         return None
 
-    def known_scores(
-        self, x: np.ndarray | StoredRows, batch_size: int = BATCH
-    ) -> np.ndarray:
+    def known_scores(self, x: np.ndarray | StoredRows, batch_size: int = BATCH) -> np.ndarray:
         """How much each row looks like one of a known class, (B,); see `mlis.model.rejection`."""
         scores = self.scores(x, batch_size)
         return known_scores(scores, self.densities(x, batch_size))

@@ -258,9 +258,7 @@ def _cell(value: float | bool | str) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _images_answer(
-    files: list[Upload], answers: list[Answer], k: int, least: float
-) -> Response:
+def _images_answer(files: list[Upload], answers: list[Answer], k: int, least: float) -> Response:
     results = []
     for file, answer in zip(files, answers, strict=True):
         name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "?", file.name)[:MAX_FILE_NAME]

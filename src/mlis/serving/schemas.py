@@ -188,5 +188,8 @@ def rows_request(limits: Limits, num_features: int) -> Any:
             Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k), BeforeValidator(_whole)],
             Field(default=5, description="classes per row, best first"),
         ),
-        reject=(Annotated[Number, Field(gt=0, lt=1)] | None, Field(default=None, description=REJECT)),
+        reject=(
+            Annotated[Number, Field(gt=0, lt=1)] | None,
+            Field(default=None, description=REJECT),
+        ),
     )
