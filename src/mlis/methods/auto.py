@@ -49,6 +49,7 @@ from mlis.training.checkpoints import CheckpointStore
 logger: logging.Logger = logging.getLogger(__name__)
 
 _FINAL = 1.4  # a training on all rows, in trainings on a fold
+_LONGEST = 1e9  # seconds, as JSON has no infinity
 _DEARER = 3.0  # the next method's training, in those of the dearest one so far
 
 
@@ -109,6 +110,7 @@ class Auto(Method):
                 f"auto: expected a budget above 0 seconds and at least 1 split, got "
                 f"{self.budget:g} and {self.splits}."
             )
+        object.__setattr__(self, "budget", min(self.budget, _LONGEST))
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer | Trained]]:
         """The closed form: nothing can be chosen without validation classes."""
