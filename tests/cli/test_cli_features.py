@@ -77,22 +77,6 @@ def test_images_words_dataset_training_and_prediction(pictures, table, tmp_path,
     assert len(capsys.readouterr().out.splitlines()) == 41
 
 
-def test_the_dataset_knows_its_pictures_and_models(pictures, table, tmp_path):
-    run("data", "build", "--images", pictures, "--classes", table, "-o", tmp_path / "data", *LITE)
-    data = load_folder(tmp_path / "data")
-    with (tmp_path / "data" / "images.csv").open(newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    sources = json.loads((tmp_path / "data" / "sources.json").read_text())
-    assert len(rows) == len(data.labels)
-    for row, label in zip(rows, data.labels, strict=True):
-        assert row["class"] == data.class_names[label]
-        assert (Path(sources["root"]) / row["path"]).parent.name == row["class"]
-    assert sources["backbone"]["name"] == "efficientnet-lite0"
-    assert sources["backbone"]["fingerprint"][:12] in data.provenance.features
-    assert sources["descriptors"]["text"]["name"] == "all-MiniLM-L6-v2"
-    assert data.split.has_validation
-
-
 def test_a_grown_folder_adds_to_the_dataset(pictures, table, tmp_path, capsys):
     import shutil
 
@@ -228,13 +212,6 @@ def test_wrong_use_is_one_line(pictures, table, tmp_path, capsys, arguments, mes
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
-
-
-def test_a_class_that_is_seen_needs_images(pictures, table, tmp_path, capsys):
-    table.write_text(TABLE.replace("pink,unseen", "pink,seen"))
-    run("data", "build", "--images", pictures, "--classes", table, "--sentences", "text",
-        "-o", tmp_path / "data", code=2)  # fmt: skip
-    assert "1 classes are marked as seen, but have no images: pink" in capsys.readouterr().err
 
 
 def test_categories_from_a_table_to_added_classes(tmp_path, capsys):

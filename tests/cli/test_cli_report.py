@@ -28,13 +28,6 @@ def test_report_writes_the_page_and_nothing_else(results, tmp_path, capsys):
     assert sorted(results.rglob("*")) == before  # the store is only read
 
 
-def test_data_and_map_can_be_left_out(results, tmp_path, capsys):
-    output = tmp_path / "page.html"
-    found = last_json(printed(capsys, "report", results, "-o", output, "--no-data", "--json"))
-    assert found["missing"][0] == "birds: no map: it was not asked for"
-    assert "the data were not to be read" in output.read_text(encoding="utf-8")
-
-
 def test_wrong_use_is_one_line(results, tmp_path, capsys):
     out = ("-o", tmp_path / "page.html")
     assert "no folder" in refused(capsys, "report", tmp_path / "none", *out)

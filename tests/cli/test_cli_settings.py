@@ -62,16 +62,6 @@ def test_every_flag_is_explained(capsys):
         assert f"(default: {f.default})" in text
 
 
-def test_precision_and_words_beside_numbers(capsys):
-    settings = dry_run(capsys, "--precision", "bfloat16", "--calibration", "validation")
-    assert settings["precision"] == "bfloat16"
-    assert settings["classification"]["calibration"] == "validation"
-
-
-def test_several_components_are_accepted_and_the_last_is_shown(capsys):
-    assert dry_run(capsys, "--components", "ml, ml+is")["refinement"]["components"] == "ml+is"
-
-
 def test_each_layer_overrides_those_before(capsys, tmp_path):
     file = tmp_path / "own.toml"
     file.write_text("[generation]\nsteps = 7\nnoise = 8\n[refinement]\ncomponents = 'ml'\n")
@@ -102,11 +92,6 @@ def test_preset_is_the_benchmarks_own_unless_named(capsys):
     assert dry_run(capsys, "some/folder") == Config().to_dict()
 
 
-@pytest.mark.parametrize("name", presets.names())
-def test_presets_are_valid_settings(name):
-    assert resolve(presets.load(name)) != Config()
-
-
 def test_dry_run_is_a_settings_file(capsys, tmp_path):
     arguments = ["fit", "FLO", "--loss", 'a"b\\c:\x7fd', "--calibration", "1e-7"]
     assert main([*arguments, "--dry-run"]) == 0
@@ -132,7 +117,6 @@ def test_dry_run_writes_and_reads_nothing(tmp_path, monkeypatch, capsys):
         ("[generation", "not valid TOML"),
         ("[generation]\nstepz = 3", "unknown setting generation.stepz"),
         ("[generaton]\nsteps = 3", "unknown settings section 'generaton'"),
-        ("[generation]\nsteps = -3", "generation.steps must be at least 0, but got -3"),
         ("[generation]\nsteps = 3.5", "generation.steps must be a whole number, but got 3.5"),
         ("precision = 'half'", "precision must be 'auto'"),
     ],
@@ -151,27 +135,13 @@ def test_faults_of_a_settings_file(text, said, capsys, tmp_path):
     [
         (["--gamma", "big"], "--gamma: invalid float value: 'big'"),
         (["--gamma", "-1"], "refinement.gamma must be at least"),
-        (["--gamma", "nan"], "refinement.gamma must be at least"),
         (["--schedule", "random"], "invalid choice: 'random'"),
-        (["--components", "is"], "refinement.components must be"),
         (["--components", "is,ml"], "refinement.components must be"),
         (["--calibration", "test"], "classification.calibration must be a number or 'validation'"),
         (["--gam", "3"], "unrecognized arguments: --gam"),
-        (["--preset", "cifar"], "unknown preset 'cifar'"),
         (["--settings", "absent.toml"], "settings file absent.toml does not exist"),
     ],
 )
 def test_faults_of_flags(arguments, said, capsys):
     assert main(["fit", "FLO", *arguments, "--dry-run"]) == 2
     assert said in one_line_error(capsys.readouterr().err)
-
-
-def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(SettingsError, match="apy, awa1, awa2, cub, flo, letters, sun"):
-        presets.load("cifar")
-
-
-def test_parser_takes_a_moved_dataset_beside_resume():
-    args = build_parser().parse_args(["fit", "--resume", "run", "--data-root", "new"])
-    assert args.data_root == "new"
-    assert args.dataset is None

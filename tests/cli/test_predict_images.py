@@ -136,11 +136,6 @@ def test_a_model_that_does_not_know_needs_to_be_told(model, caplog):
     assert "this model does not record its image model" in caplog.text
 
 
-def test_k_must_be_a_number_of_classes(model):
-    with pytest.raises(SettingsError, match="k must be at least 1, but got 0"):
-        ImageClassifier(model).predict([], k=0)
-
-
 # --- on the command line ------------------------------------------------------------------------
 
 
@@ -185,12 +180,6 @@ def test_bad_files_come_at_the_end_and_in_their_rows(place, capsys, tmp_path):
     assert broken["predictions"] == []
     assert broken["reason"] in err
     assert fine["predictions"][0]["class"] == "red"
-
-
-def test_the_exit_code_where_nothing_could_be_read(place, capsys):
-    found, err = rows(capsys, place / "model", place / "bad" / "broken.png", code=1)
-    assert found[0]["reason"]
-    assert "1 of 1 images" in err
 
 
 def test_features_of_the_same_image_model_alone(place, capsys, tmp_path):

@@ -45,10 +45,6 @@ def measures(results: Path) -> dict[str, list]:
     return {row["key"]: [row["test"], row["calibration"], row["chosen"]] for row in rows}
 
 
-def test_the_parser_knows_every_experiment():
-    assert NAMES == plans.NAMES
-
-
 def test_one_command_again_and_more(data, settings, tmp_path, capsys):
     results = tmp_path / "results"
     found = last_json(printed(capsys, *command("table3", data, settings, results, "--seeds", "0")))

@@ -102,11 +102,6 @@ def test_the_cosine_is_asked_for_where_it_can_be_taken(tmp_path):
     assert "cosine of feature and descriptor" not in labels
 
 
-def test_settings_that_suit_no_dataset_are_errors():
-    with pytest.raises(SettingsError, match="unknown settings section"):
-        Source.load("x", {}, {"nonsense": {}})
-
-
 # --- tables -------------------------------------------------------------------------------------
 
 
@@ -128,17 +123,6 @@ def test_measured_and_published_stand_beside_each_other_with_their_labels(here, 
     assert missing["dataset"] == "CUB"
     assert missing["H"] == "–"
     assert missing["note"] == f"{MISSING.problem} ({HOW_TO_GET})"
-
-
-def test_means_are_those_of_the_rows(here, results):
-    entries = plan("table3", [here], brief(0, 1))
-    store = store_of(results)
-    data = table("table3", entries, store, brief(0, 1)).data
-    line = next(one for one in data if one["kind"] == "measured" and one["method"] == "ML+IS")
-    H = [store.get(task.key).test["H"] for task in entries[1].tasks]  # pyright: ignore
-    assert line["H_mean"] == pytest.approx(sum(H) / 2)
-    assert line["H_std"] == pytest.approx(abs(H[0] - H[1]) / 2**0.5)
-    assert line["budget"] == "paper"
 
 
 def test_what_was_not_run_says_so(here, results, tmp_path):
@@ -203,15 +187,6 @@ def test_figures_say_protocol_and_stand_in_in_every_format(here, results, tmp_pa
     assert {row["protocol"] for row in rows} == {"H@val"}
     assert {row["dataset"] for row in rows} == {"FLO (stand-in)"}
     assert len(rows) == 11
-
-
-def test_the_same_numbers_give_the_same_picture(here, results, tmp_path):
-    found = figures.curves(plan("figure4", [here], brief()), store_of(results))
-    one, *_ = figures.write("figure4", found, brief(), tmp_path / "one")
-    two, *_ = figures.write("figure4", found, brief(), tmp_path / "two")
-    assert one.read_bytes() == two.read_bytes()
-    quick = figures.write("figure4", found, brief(name="quick"), tmp_path / "three")[0]
-    assert "quick budget" in quick.read_text(encoding="utf-8")
 
 
 def test_no_rows_no_figure(here, tmp_path):

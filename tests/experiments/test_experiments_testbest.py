@@ -138,15 +138,6 @@ def test_no_test_row_reaches_the_checkpoints(tmp_path):
     assert ours.chosen != theirs.chosen
 
 
-def test_where_there_is_nothing_to_train_only_the_end_is_tried(tmp_path):
-    settings = config(refinement={"components": "none"})
-    assert steps_of(settings) == (0,)
-    found = measured(tiny(), settings, tmp_path)
-    assert [one["step"] for one in found.chosen["tried"]] == [0]
-    assert steps_of(small(refinement={"steps": 3})) == (1, 2, 3)
-    assert steps_of(small(refinement={"steps": 0})) == (0,)
-
-
 # --- rows ---------------------------------------------------------------------------------------
 
 
@@ -231,21 +222,6 @@ def test_tables_have_a_line_a_protocol_and_mix_nothing(here, tmp_path):
         assert ["H@val" in line for line in lines] == [True, False] * 3
 
 
-def test_figures_have_a_curve_a_protocol(here, tmp_path):
-    short = replace(both(0), name="quick")
-    entries = plan("figure4", [here], short)
-    list(LocalEngine().run([one for entry in entries for one in entry.tasks], tmp_path))
-    found = figures.curves(entries, store_of(tmp_path))
-    assert [curve.protocol for curve in found] == list(PROTOCOLS) * 2
-    assert all({r.protocol for _, rows in c.points for r in rows} == {c.protocol} for c in found)
-    paths = figures.write("figure4", found, short, tmp_path)
-    svg = paths[0].read_text(encoding="utf-8")
-    assert svg.count(f"tiny, {TEST_BEST}, 1 seed") == 2
-    assert svg.count("tiny, H@val, 1 seed") == 2
-    lines = list(csv.DictReader(paths[2].read_text(encoding="utf-8").splitlines()))
-    assert [line["protocol"] for line in lines[::3]] == list(PROTOCOLS) * 2
-
-
 def test_the_command_adds_rows_and_never_leaves_the_others_out(folder, tmp_path, capsys):
     settings = tmp_path / "small.toml"
     settings.write_text(to_toml(small()), encoding="utf-8")
@@ -278,9 +254,3 @@ def test_the_command_adds_rows_and_never_leaves_the_others_out(folder, tmp_path,
         printed(capsys, "rerun", rows[-1]["key"][:12], "-o", tmp_path / "r", "--json")
     )
     assert (again["protocol"], again["same_bits"]) == (TEST_BEST, True)
-
-
-def test_checkpoints_lie_beside_the_snapshots(tmp_path):
-    kept = EncoderCheckpoints(tmp_path, "key", (3, 6))
-    assert [kept.due("refinement", step) for step in (2, 3)] == [False, True]
-    assert not kept.due("generation", 3)

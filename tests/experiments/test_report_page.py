@@ -57,10 +57,6 @@ def read(folder: Path, output: Path, loader=no_data) -> Reader:
     return Reader(write_report(folder, output, loader).page.read_text(encoding="utf-8"))
 
 
-def test_it_stands_alone(written):
-    check_self_contained(written.page.read_text(encoding="utf-8"))
-
-
 # --- content ------------------------------------------------------------------------------------
 
 
@@ -170,14 +166,6 @@ def test_a_store_of_baselines_alone_is_a_page_too(tmp_path):
     page = read(folder, tmp_path / "r.html")
     assert "No run of MLIS itself is in this store" in page.text
     assert "ESZSL" in page.text
-
-
-def test_measures_that_are_not_defined_are_dashes(tmp_path):
-    one = row()
-    test = {**one.test, "U": None, "H": None}
-    page = read(stored(tmp_path / "results", [replace(one, test=test)]), tmp_path / "r.html")
-    assert "–" in page.text
-    assert not re.search(r"\bNone\b|\bnan\b", page.text)
 
 
 def test_every_protocol_budget_and_stand_in_is_labelled(tmp_path):

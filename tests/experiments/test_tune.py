@@ -126,15 +126,6 @@ def test_a_trial_is_worth_what_its_class_splits_say(calm, small_folder):
         assert found.best_H == pytest.approx(float(row[f"H_validation_split_{index + 1}"]))
 
 
-def test_class_splits_are_of_training_rows_alone(small_folder):
-    data, *splits = class_splits(arguments(small_folder), 4)
-    assert len({tuple(split.split.val_unseen) for split in splits}) > 1
-    for split in splits:
-        used = np.concatenate([split.split.train, split.split.val_seen, split.split.val_unseen])
-        assert np.isin(used, data.split.trainval).all()
-    assert len(class_splits(arguments(small_folder), 0)) == 1
-
-
 def test_the_winner_is_the_fastest_that_is_close_enough():
     def one(number: int, H: float, seconds: float, state: str = "complete"):
         trial = optuna.create_trial(
@@ -306,12 +297,6 @@ def test_a_dry_run_reads_no_data(space, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     found = last_json(printed(capsys, "tune", "letters", "-o", tmp_path, "--dry-run", "--json"))
     assert found["first"] == ["preset", "defaults"]
-
-
-def test_a_setting_that_is_given_is_not_searched(space, tmp_path, capsys):
-    flags = ("--dry-run", "--gamma", "16")
-    found = last_json(printed(capsys, *command(tmp_path / "gone", tmp_path / "o", space, *flags)))
-    assert "refinement.gamma" not in found["space"]
 
 
 def test_too_few_classes_are_refused(space, tmp_path, capsys):

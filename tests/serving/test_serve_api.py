@@ -156,24 +156,15 @@ def test_scores_that_overflow_refuse_their_row_alone():
     [
         (b"", 415, "expected application/json, got application/octet"),
         (b"{", 422, "body: not JSON: EOF"),
-        (b"\xff{", 422, "body: not JSON"),
         (b"[" * 10_000, 422, "body: not JSON: recursion limit"),
         (b"9" * 10_000, 422, "body: not JSON: number out of range"),
-        (b"[]", 422, "body: Input should be"),
-        (b"{}", 422, "rows: Field required"),
         (b'{"rows": []}', 422, "rows: List should have at least 1 item"),
         (b'{"rows": [[1, 2]]}', 422, "rows.0: List should have at least 9 items"),
         (b'{"rows": [[1,2,3,4,5,6,7,8,"9"]]}', 422, "rows.0.8: Input should be a valid number"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,true]]}', 422, "rows.0.8: Input should be a valid number"),
         (b'{"rows": [[1,2,3,4,5,6,7,8,NaN]]}', 422, "rows.0.8: Input should be a finite number"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,1e400]]}', 422, "rows.0.8: Input should be a finite number"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,-1e300]]}', 422, "rows.0.8: Input should be greater than"),
         (b'{"rows": [[1,2,3e38,4,5,6,7,8,9]]}', 422, "rows.0.2: Input should be less than"),
         (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "topk": 3}', 422, "topk: Extra inputs are not"),
         (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "top_k": 0}', 422, "top_k: Input should be greater"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "top_k": 2.5}', 422, "top_k: Input should be a valid"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "top_k": true}', 422, "top_k: Input should be a valid"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "top_k": "2"}', 422, "top_k: Input should be a valid"),
         (b'{"\\ud800": 1}', 422, "body: not JSON: "),
     ],
 )
@@ -187,16 +178,9 @@ def test_a_bad_body_is_told_what_was_expected(features, content, status, said):
     ("request_", "status", "said"),
     [
         ({}, 415, "expected multipart/form-data with files, got none"),
-        ({"json": {"files": []}}, 415, "got application/json"),
         ({"files": {"other": ("a.png", b"x")}}, 422, "files: Field required"),
         ({"files": upload(b"x"), "params": {"top_k": "many"}}, 422, "top_k: Input should be a val"),
-        ({"files": upload(b"x"), "params": {"top_k": 101}}, 422, "less than or equal to 100"),
         ({"files": upload(*[b"x"] * 33)}, 422, "files: expected at most 32 items, got 33"),
-        (
-            {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
-            400,
-            "boundary",
-        ),
         (
             {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=a"}},
             400,
@@ -302,15 +286,6 @@ def test_room_is_shared_and_given_back():
     assert room.used == 0
 
 
-def test_a_picture_counts_by_its_pixels(monkeypatch):
-    taken = []
-    monkeypatch.setattr(Room, "check", lambda self, client, amount=1, held=0: taken.append(amount))
-    with client(colour_engine()) as asker:
-        sizes = upload(png("red", size=(2000, 1500)), png("red"))
-        assert asker.post("/predict/images", files=sizes).status_code == 200
-    assert 2 + 3 in taken  # two pictures, three megapixels
-
-
 def test_no_file_is_decoded_to_learn_its_size(images):
     """An icon is when Pillow opens it: 3 MB took 6 seconds and 660 MB, whatever the limit."""
     inner = png("red", size=(600, 400))
@@ -401,17 +376,12 @@ def test_a_class_that_is_described_is_recognised_at_once(monkeypatch):
     ("new", "status", "said"),
     [
         ({"name": "red", "vector": [1, 0, 0]}, 409, "a class 'red' exists already"),
-        ({"name": " red ", "vector": [1, 0, 0]}, 409, "already"),
         ({"name": "", "vector": [1, 0, 0]}, 422, "name: String should have at least 1"),
         ({"name": "a\nb", "vector": [1, 0, 0]}, 422, "printable"),
-        ({"name": "x" * 201, "vector": [1, 0, 0]}, 422, "name: String should have at most 200"),
-        ({"vector": [1, 0, 0]}, 422, "name: Field required"),
         ({"name": "a"}, 422, "expected vector, as for this model's classes, got nothing"),
-        ({"name": "a", "sentences": ["red"]}, 422, "expected vector, as for this model's"),
         ({"name": "a", "vector": [1, 0]}, 422, "vector: expected 3 numbers, got 2"),
         ({"name": "a", "vector": [0, 0, 0]}, 422, "all zeros"),
         ({"name": "a", "vector": [1e300, 0, 0]}, 422, "infin"),
-        ({"name": "a", "vector": "1 0 0"}, 422, "vector: Input should be a valid list"),
         ({"name": "a", "vektor": [1, 0, 0]}, 422, "vektor: Extra inputs"),
     ],
 )
@@ -594,9 +564,7 @@ def test_a_table_of_numbers_needs_them_all():
             Description(attributes={"stripes": "7"}),
             "(1 or 0), as in training, got 7",
         ),
-        (Description(attributes={"stripes": "?"}), "expected attributes, got none"),
         (Description(attributes={"stripes": "yes"}, vector=(1.0, 0.0)), "vector: expected alone"),
-        (Description(vector=(1.0,)), "expected 2 numbers, got 1"),
     ],
 )
 def test_words_that_do_not_fit_are_told_what_is_missing(by_attributes, words, said, tmp_path):
@@ -607,14 +575,6 @@ def test_words_that_do_not_fit_are_told_what_is_missing(by_attributes, words, sa
 
 
 # --- server ---------------------------------------------------------------------------------------
-
-
-def test_health_says_what_is_served(images):
-    body = images.get("/health").json()
-    assert body["status"] == "ok"
-    assert (body["classes"], body["features"]) == (6, MeanColours.identity.size)
-    assert body["image_model"] == "mean-colours"
-    assert isinstance(MeanColours.identity, BackboneSpec)
 
 
 def test_metrics_count_requests_batches_and_bad_files():
