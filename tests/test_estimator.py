@@ -17,7 +17,6 @@ from mlis.config import Config
 from mlis.data.class_table import class_table
 from mlis.errors import DataError, MlisError, SettingsError
 from mlis.estimator import MLISClassifier
-from mlis.io.checkpoint import load_model, save_model
 
 COLOURS = ("red", "green", "blue")
 SHAPES = ("disc", "ring", "star")

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from cli_cases import QUICK, last_json, printed, refused, save_small
+from experiment_cases import saved
 from report_cases import row, stored, variants
 
 
@@ -62,7 +63,8 @@ def test_the_map_alone(tmp_path, capsys):
 def test_a_map_needs_the_model_s_own_classes(tmp_path, capsys):
     data = save_small(tmp_path / "data")
     printed(capsys, "fit", data, "-o", tmp_path / "run", *QUICK)
-    said = refused(capsys, "map", tmp_path / "run", "letters", "-o", tmp_path / "map.svg")
+    other = saved(tmp_path / "other")
+    said = refused(capsys, "map", tmp_path / "run", other, "-o", tmp_path / "map.svg")
     assert "was trained on other classes" in said
     assert "no saved model" in refused(capsys, "map", data, data, "-o", tmp_path / "map.svg")
     assert "expected a .svg file" in refused(capsys, "map", data, data, "-o", tmp_path / "x")

@@ -8,11 +8,10 @@ import pytest
 
 from cli_cases import one_line_error
 from mlis import presets
-from mlis.cli import build_parser, main
+from mlis.cli import main
 from mlis.cli.arguments import sections, setting_flag
 from mlis.cli.output import to_toml
 from mlis.config import Config, resolve
-from mlis.errors import SettingsError
 
 FIELDS = [(section, f) for section, _, fs in sections() for f in fs]
 

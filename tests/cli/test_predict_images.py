@@ -15,7 +15,7 @@ from coloured import COLOURS, UNSEEN, Colours, picture
 from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
 from mlis.data.io.folder import load_folder, save_dataset
-from mlis.errors import DataError, SettingsError
+from mlis.errors import DataError
 from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.io.checkpoint import load_model, save_model
 from mlis.model.recognizer import Metadata, replace

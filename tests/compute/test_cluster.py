@@ -63,20 +63,6 @@ def test_what_is_finished_is_handed_over_when_the_consumer_leaves():
     assert ray.cancelled == ["slow"]
 
 
-def test_no_more_is_handed_out_than_can_soon_be_run():
-    ray = PretendRay(cores=3)
-    pool, asked = Pool(ray, Cluster()), []
-
-    def begin(job: int) -> Any:
-        asked.append(job)
-        return pool.submit(echo, job)
-
-    found = pool.spread(deque(range(100)), begin, lambda job, result: [result])
-    next(found)
-    assert len(asked) == 8
-    assert len(list(found)) == 99
-
-
 def test_a_job_that_ray_gives_up_is_a_result_and_a_mistake_is_an_error():
     pool = Pool(PretendRay(deaths=1), Cluster())
     (result,) = pool.spread(deque([1]), lambda job: pool.submit(echo, job), lambda *a: [a[1]])

@@ -89,7 +89,7 @@ def test_a_changed_file_of_the_same_size_and_time_is_read_again(source):
     assert len(list((cache_folder() / f"arrays-v{ENTRY_VERSION}").iterdir())) == 2
 
 
-@pytest.mark.parametrize("place", [0, 3, 8, 30, 60, 100, 200, 400, -1, -500, -3000])
+@pytest.mark.parametrize("place", [0, 8, 100, -1])
 def test_a_flipped_bit_anywhere_in_an_entry_makes_it_be_made_again(
     source, own_cache, caplog, place
 ):
@@ -109,7 +109,7 @@ def test_a_flipped_bit_anywhere_in_an_entry_makes_it_be_made_again(
         np.testing.assert_array_equal(arrays[name], expected[name])
 
 
-@pytest.mark.parametrize("length", [0, 7, 8, 100, 400, 2000, -1])
+@pytest.mark.parametrize("length", [0, 100, -1])
 def test_a_truncated_entry_is_made_again(source, own_cache, caplog, length):
     reader = Reader()
     cached_arrays(source, NAMES, reader)
@@ -124,7 +124,7 @@ def test_a_truncated_entry_is_made_again(source, own_cache, caplog, length):
     assert arrays["features"].shape == (120, 8)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"abc", b"0" * 64 + b" 00000000", b"{}"])
+@pytest.mark.parametrize("content", [b"", b"0" * 64 + b" 00000000"])
 def test_a_damaged_memory_of_hashes_is_not_believed(source, own_cache, content):
     digest = file_sha256(source)
     (memory,) = (own_cache / "file-hashes").iterdir()
@@ -141,14 +141,6 @@ def test_a_hash_is_remembered_only_once_the_file_is_settled(tmp_path, own_cache,
     monkeypatch.setattr("time.time_ns", lambda: now + 60_000_000_000)
     assert file_sha256(path) == first
     assert len(list((own_cache / "file-hashes").iterdir())) == 1
-
-
-def test_a_clock_that_goes_backwards_only_costs_time(source, own_cache, monkeypatch):
-    monkeypatch.setattr("time.time_ns", lambda: 0)
-    digest = file_sha256(source)
-    source.write_bytes(b"changed")
-    assert file_sha256(source) != digest
-    assert not (own_cache / "file-hashes").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(source, own_cache, caplog):
@@ -180,24 +172,12 @@ def test_a_file_that_changes_while_it_is_read_is_refused(source):
         cached_arrays(source, NAMES, read)
 
 
-def test_without_the_cache_nothing_is_kept(tmp_path, own_cache):
-    data = load_pair(*write_tiny(tmp_path / "data"), cache=False)
-    assert not isinstance(data.features, np.memmap)
-    assert not (own_cache / f"arrays-v{ENTRY_VERSION}").exists()
-
-
 def test_with_the_cache_the_dataset_is_the_same_and_mapped(tmp_path):
     files = write_tiny(tmp_path / "data")
     mapped = load_pair(*files)
     assert isinstance(mapped.features, np.memmap)
     assert mapped.sha256 == load_pair(*files, cache=False).sha256 == load_pair(*files).sha256
     assert mapped.provenance == load_pair(*files, cache=False).provenance
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch, own_cache):
-    assert cache_folder() == own_cache
-    monkeypatch.delenv("MLIS_CACHE")
-    assert "mlis" in cache_folder().name
 
 
 MEASURE = """

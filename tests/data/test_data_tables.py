@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mlis.data import load_tables
 from mlis.data.io.classes_file import read_classes
@@ -178,41 +176,25 @@ def test_where_every_class_has_train_rows_the_seed_sets_validation_classes_apart
     assert len(apart) > 1
 
 
-def test_marks_that_leave_one_class_to_train_on_give_way_to_the_seed(tmp_path, classes):
-    marks = [*["train"] * 5, *["val"] * 15]
-    data = load_tables(write_marked(tmp_path / "f.csv", LABELS.tolist(), marks), classes)
-    assert len(np.unique(LABELS[data.split.train])) == 3
-    two = [*["train"] * 4, "val", *["train"] * 5, *["test"] * 10]
-    data = load_tables(write_marked(tmp_path / "f.csv", LABELS.tolist(), two), classes)
-    assert not data.split.has_validation
-    assert data.split.trainval.tolist() == list(range(10))
-
-
-@pytest.mark.parametrize("kind", ["csv", "npz", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "npz"])
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({7: "tset"}, "split: row 7: expected train, val or test, got 'tset'"),
         ({7: ""}, "split: row 7: expected train, val or test, got ''"),
-        ({7: "1", 2: "0"}, "split: row 2: expected train, val or test, got '0'"),
         ({16: "train"}, "split: row 16 is marked 'train', but its class 'house_cat' is unseen"),
-        ({16: "val"}, "split: row 16 is marked 'val', but its class 'house_cat' is unseen"),
         (
             {5: "test", 6: "test", 7: "test"},
             "row 5 is marked 'test', but its class 'brown+bear' is seen, but has no",
         ),
         (dict.fromkeys(range(20), "test"), "split: expected rows marked train, got none"),
-        (dict.fromkeys(range(20), "val"), "split: expected rows marked train, got none"),
     ],
     ids=[
         "wrong word",
         "empty",
-        "numbers",
         "unseen train",
-        "unseen val",
         "untrained",
         "test",
-        "val",
     ],
 )
 def test_wrong_marks_are_named_with_row_and_value(tmp_path, classes, kind, changes, said):
@@ -276,10 +258,8 @@ def test_numbers_that_are_class_names_are_names(tmp_path):
     ("written", "meant"),
     [
         ("Polar Bear", "polar+bear"),
-        ("blue_whale", "blue whale"),
         ("HouseCat", "house_cat"),
         ("zebre", "Zebra"),
-        ("polar bears", "polar+bear"),
     ],
 )
 def test_a_name_that_nearly_fits_is_suggested_and_not_guessed(written, meant):
@@ -289,33 +269,20 @@ def test_a_name_that_nearly_fits_is_suggested_and_not_guessed(written, meant):
     assert f"Did you mean '{meant}'?" in str(caught.value)
 
 
-def test_a_name_that_fits_nothing_gets_no_suggestion():
-    with pytest.raises(DataError) as caught:
-        match_labels(["xylophone"], NAMES, "f.csv")
-    assert "Did you mean" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
         ([1, 2, 5], r"row 2: .* 5 classes .* got 5.*counted from 1: subtract 1"),
         ([0, 9], r"row 1: expected a label from 0 to 4.* 5 classes .*, got 9\.$"),
-        ([0, -1], "row 1: .* got -1"),
         ([0.5], r"row 0: expected an integer, got 0\.5"),
         ([np.nan], "row 0: expected an integer, got nan"),
-        ([np.inf], "row 0: .* got inf"),
         ([[0, 1], [1, 0]], r"1-d array, one label per row, got shape \(2, 2\)"),
-        ([True, False], "class names or class indices, got bool"),
         (["Zebra", None], "row 1: .* got None"),
     ],
 )
 def test_each_bad_label_is_named(labels, message):
     with pytest.raises(DataError, match=message):
         match_labels(labels, NAMES, "f.csv")
-
-
-def test_python_integers_in_an_object_array_are_integers():
-    assert match_labels(np.array([4, 0], dtype=object), NAMES, "f").tolist() == [4, 0]
 
 
 def text_fault(old: str, new: str):
@@ -416,16 +383,6 @@ def test_features_must_be_a_matrix_of_numbers(tmp_path, classes, rows):
         load_tables(tmp_path / "f.npz", classes)
 
 
-def test_pickled_objects_are_refused(tmp_path):
-    objects = np.array([{"a": 1}], dtype=object)
-    np.save(tmp_path / "f.npy", objects, allow_pickle=True)
-    with pytest.raises(DataError, match=r"f\.npy"):
-        load_npy(tmp_path / "f.npy")
-    np.savez(tmp_path / "f.npz", allow_pickle=True, features=objects, labels=objects)
-    with pytest.raises(DataError, match=r"f\.npz"):
-        read_npz(tmp_path / "f.npz")
-
-
 def npy_header(shape: tuple[int, ...]) -> bytes:
     buffer = io.BytesIO()
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -441,28 +398,6 @@ def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path):
         archive.writestr("features.npy", npy_header((10**9, 10**6)) + bytes(100))
     with pytest.raises(DataError, match="features declares shape"):
         read_npz(tmp_path / "f.npz")
-
-
-@pytest.mark.parametrize("kind", ["npy", "npz", "parquet", "csv"])
-@settings(max_examples=40, deadline=None)
-@given(place=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.booleans())
-def test_damaged_files_give_a_dataset_or_a_clear_error(tmp_path_factory, kind, place, value, cut):
-    folder = tmp_path_factory.mktemp("damaged")
-    classes = folder / "classes.csv"
-    classes.write_text("name,x\na,1\nb,2\nc,3\nd,4\n")
-    files = write_features(folder, kind, LABELS.tolist())
-    path = files["features_file"]
-    content = bytearray(path.read_bytes())
-    place %= len(content)
-    if cut:
-        content = content[:place]
-    else:
-        content[place] = value
-    path.write_bytes(content)
-    try:
-        load_tables(**files, classes_file=classes)
-    except DataError as error:
-        assert "\n" not in str(error)  # noqa: PT017
 
 
 def test_parquet_faults_are_named(tmp_path, classes):

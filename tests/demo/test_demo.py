@@ -17,11 +17,10 @@ from sklearn.kernel_ridge import KernelRidge
 
 from mlis import presets
 from mlis.config import Config, resolve
-from mlis.data.letters.alphabet import Letter, common_letters, covered_letters
+from mlis.data.letters.alphabet import common_letters, covered_letters
 from mlis.data.letters.dataset import LetterData, Rendering, load_letters
 from mlis.demo import run_demo
-from mlis.demo.page import difference, shot
-from mlis.demo.run import chance
+from mlis.demo.page import shot
 from mlis.methods.prototype import RidgePrototype
 from page_cases import Reader, check_self_contained
 
@@ -155,13 +154,6 @@ def test_threads_are_told_to_wait_quietly_before_torch_is_imported():
 # --- baselines --------------------------------------------------------------------------------
 
 
-def test_chance_is_what_random_answers_get():
-    mask = np.array([True] * 6 + [False] * 4)
-    answers = np.random.default_rng(0).integers(0, 10, 200_000)
-    assert 100 * (answers == 8).mean() == pytest.approx(chance(mask)["U"], abs=0.5)
-    assert chance(mask)["T1"] == 25
-
-
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
 def test_prototypes_agree_with_scikit_learn(data: LetterData, config: Config, kernel: str):
     training = data.dataset.for_training()
@@ -225,12 +217,3 @@ def test_a_shot_is_black_ink_as_dense_as_the_image_is_bright():
     decoded = Image.open(io.BytesIO(base64.b64decode(shot(image).partition(",")[2])))
     np.testing.assert_array_equal(np.asarray(decoded)[..., 1], image)
     assert not np.asarray(decoded)[..., 0].any()
-
-
-def test_differences_are_put_in_words():
-    both = Letter("ȱ", "small", "O", ("dot above", "macron"))
-    single = Letter("ȯ", "small", "O", ("dot above",))
-    assert difference(both, single) == "macron missed"
-    assert difference(single, both) == "macron added"
-    capital = Letter("Ȯ", "capital", "O", ("dot above",))
-    assert difference(single, capital) == "small o with dot above read as capital O with dot above"

@@ -12,8 +12,6 @@ import pytest
 from cli_cases import last_json, one_line_error, printed, refused, save_small, start
 from mlis.cli import main
 from mlis.cli.output import to_toml
-from mlis.cli.reproduce import NAMES
-from mlis.experiments import plans
 from simulated import small
 from standins import write_standin
 
@@ -148,6 +146,7 @@ def wait_for(process: subprocess.Popen, results: Path, count: int) -> None:
     raise AssertionError("it ended too early to be killed")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
 def test_killed_and_continued_and_two_at_once(data, settings, tmp_path, capsys):
     """One with two workers is killed, then two go on: all rows, none twice, the same numbers."""

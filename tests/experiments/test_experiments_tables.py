@@ -12,34 +12,37 @@ import pytest
 
 from experiment_cases import brief, saved, source
 from mlis.config import Config
-from mlis.errors import SettingsError
 from mlis.experiments import figures, tables
-from mlis.experiments.engine import LocalEngine, store_of
+from mlis.experiments.engine import store_of
 from mlis.experiments.plans import NAMES, PAPER_DATASETS, SWEEPS, plan
 from mlis.experiments.published import published
 from mlis.experiments.source import Source
 from mlis.experiments.store import Store
 from mlis.experiments.table_files import csv_text, latex, markdown
 from mlis.experiments.tables import HOW_TO_GET, table
+from report_cases import row
 from simulated import small, tiny
 
+NOTES = ("stand-in: made up",)
 MISSING = Source("CUB", {}, Config(), None, "/data: no folder CUB in it")
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """Under the name of a benchmark, so that published figures stand beside it."""
-    folder = saved(tmp_path_factory.mktemp("data") / "tiny", notes=("stand-in: made up",))
+    folder = saved(tmp_path_factory.mktemp("data") / "tiny", notes=NOTES)
     return replace(source(folder), name="FLO")
 
 
 @pytest.fixture(scope="module")
 def results(here: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of table 3 with two seeds, and figure 4 with one."""
+    """Rows, without training, of all of table 3 with two seeds, and of figure 4 with one."""
     folder = tmp_path_factory.mktemp("results")
     entries = [*plan("table3", [here], brief(0, 1)), *plan("figure4", [here], brief(0))]
     tasks = {task.key: task for entry in entries for task in entry.tasks}
-    assert all(outcome.row for outcome in LocalEngine().run(list(tasks.values()), folder))
+    for number, task in enumerate(tasks.values()):
+        made = row(H=50.0 + number, key=task.key, task=task.to_dict(), notes=NOTES)
+        assert store_of(folder).append(made)
     return folder
 
 

@@ -146,17 +146,17 @@ def test_losses_and_some_models_are_kept(folder, tmp_path):
 
 @pytest.mark.parametrize("stage", ["generation", "refinement"])
 def test_a_run_that_is_stopped_continues(folder, tmp_path, stage):
-    settings = config(generation={"steps": 60}, refinement={"steps": 60})
+    settings = config(generation={"steps": 40}, refinement={"steps": 40})
     one = task(folder, settings=settings)
     calm = run(one, tmp_path / "calm", How(reuse=False))
-    heard = Heard(stop=(one.title, stage, 40))
+    heard = Heard(stop=(one.title, stage, 20))
     with pytest.raises(KeyboardInterrupt):
         list(engine(listen=heard).run([one], tmp_path / "rough"))
     assert list(store_of(tmp_path / "rough")) == []
     heard = Heard()
     (outcome,) = engine(listen=heard).run([one], tmp_path / "rough")
     steps = heard.steps[one.title]
-    assert 0 < steps[stage] < 60
+    assert 0 < steps[stage] < 40
     assert heard.steps[f"{one.title}, validation"] == {"generation": 0, "refinement": 0}
     assert numbers(outcome.row) == numbers(calm)
 
@@ -180,7 +180,7 @@ def test_a_task_that_another_process_is_at_is_put_off(folder, tmp_path):
     assert [outcome.task for outcome in outcomes] == [one]
 
 
-@pytest.mark.slow  # the quick one is test_killed_and_continued_and_two_at_once
+@pytest.mark.slow
 def test_several_processes_give_the_same_rows(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has; it may decide the last bits
     tasks = [task(folder, seed=seed) for seed in (1, 2)] + [task(folder, "prototype")]

@@ -183,6 +183,7 @@ def test_more_trials_continue_and_nothing_is_measured_twice(calm, small_folder, 
     assert lines(out)[:3] == before
 
 
+@pytest.mark.slow
 def test_a_killed_search_continues(calm, small_folder, space, tmp_path):
     """Killed in the middle of a trial: that trial is stopped, tried again, and all goes on."""
     out = tmp_path / "out"
@@ -228,6 +229,7 @@ def test_time_that_is_over_leaves_the_rest(small_folder, space, tmp_path, capsys
     assert last_json(said)["best"] is None
 
 
+@pytest.mark.slow
 def test_several_processes_give_a_search_too(small_folder, space, tmp_path, capsys):
     flags = ("--trials", 3, "--jobs", 2)
     found = last_json(printed(capsys, *command(small_folder, tmp_path / "out", space, *flags)))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from mlis.data.io.feature_folder import is_feature_folder, read_feature_folder
 from mlis.data.io.feature_rows import read_features
 from mlis.errors import DataError
 from mlis.features import decode
-from mlis.features.images.embed import NOT_FINITE, model_threads
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images, shown
 from mlis.features.images.shards import FOLDER, compute_shard, compute_shards
@@ -222,50 +220,6 @@ def test_shards_follow_one_another_without_a_pause(tmp_path, monkeypatch):
         np.testing.assert_array_equal(alone.features, shard.features)
 
 
-@pytest.mark.parametrize("again", [True, False])
-def test_features_that_are_not_finite_are_told_in_every_shard(tmp_path, again):
-    class Broken(Colours):
-        def __call__(self, inputs):
-            return np.full_like(super().__call__(inputs), np.nan)
-
-    write_images(tmp_path, ["a/0.png"])
-    write_images(tmp_path, ["a/1.png"], 0 if again else 1)
-    found = find_images(tmp_path).images
-    told = list(compute_shards([found[:1], found[1:]], Broken()))
-    assert [[(each.path, each.reason) for each in bad] for _, bad in told] == [
-        [("a/0.png", NOT_FINITE)],
-        [("a/1.png", NOT_FINITE)],
-    ]
-    assert not any(shard.files for shard, _ in told)
-
-
-def test_threads_of_torch_are_shared_out_and_given_back():
-    before = torch.get_num_threads()
-    torch.set_num_threads(6)
-    try:
-        with model_threads(3) as pool:
-            shares = list(pool.map(lambda _: torch.get_num_threads(), range(20)))
-        assert set(shares) == {2}
-        assert torch.get_num_threads() == 6
-        with ThreadPoolExecutor(1) as later:
-            assert later.submit(torch.get_num_threads).result() == 6
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_single_batch_is_computed_by_all_threads(tmp_path, monkeypatch):
-    class Watched(Colours):
-        def __call__(self, inputs):
-            threads.add(threading.current_thread().name)
-            return super().__call__(inputs)
-
-    threads = set()
-    write_images(tmp_path, names(3))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    compute_shard(find_images(tmp_path).images, Watched())
-    assert threads == {threading.current_thread().name}
-
-
 def test_a_model_that_fails_ends_the_run_with_its_own_error(tmp_path):
     class Failing(Colours):
         def __call__(self, inputs):
@@ -336,6 +290,7 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
     assert (output / tensors).read_bytes() == (whole / tensors).read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):
     images, output, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
     write_images(images, names(40))

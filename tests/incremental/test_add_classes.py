@@ -13,11 +13,9 @@ import mlis.incremental.exemplar_buffer
 from cli_cases import last_json, printed, refused
 from coloured import COLOURS, LATER, UNSEEN, Colours, picture, write_table
 from fake_backbones import Letters
-from mlis.cli import main
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, ModelFileError, SettingsError
-from mlis.estimator import MLISClassifier
 from mlis.evaluation import Evaluation, evaluate
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of

@@ -1,6 +1,5 @@
 """Folders and repositories in the Hugging Face manner; without a network, and with a fake hub."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from mlis import Recognizer, from_pretrained, remove_classes, rename_classes
 from mlis.errors import ModelFileError, SettingsError
-from mlis.io.checkpoint import EXEMPLARS, RECORD, load_exemplars, load_model, save_model
+from mlis.io.checkpoint import load_exemplars, load_model, save_model
 from mlis.io.hub import push_to_hub, save_pretrained
 from mlis.io.model_card import model_card
 from pairs import Pair, trained_pair

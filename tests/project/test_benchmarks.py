@@ -77,19 +77,6 @@ def test_the_products_listed_are_those_that_a_step_does(case, batch):
     assert sum(product.operations for product in listed) == counter.get_total_flops()
 
 
-def test_only_what_a_loss_exponentiates_is_multiplied_in_the_master_dtype():
-    mixed = Precision.of("bfloat16", "cpu")
-    products = of_steps(SHAPES["tiny"], settings("tiny"), mixed)
-    exact = {(p.m, p.k, p.n) for p in products["stage-1 step"] if p.dtype == mixed.master}
-    assert exact == {(12, 10, 12), (4, 5, 4)}  # h·hᵀ of 4 classes × 3 samples, and a·aᵀ
-
-
-def test_both_ways_of_inference_predict_the_same():
-    recognizer = steps.untrained(SHAPES["FLO"], 16)
-    x = tensors(SHAPES["FLO"], Precision.of("float32", "cpu")).x[:64]
-    assert recognizer.predict(x).tolist() == steps.textbook_predict(recognizer, x).tolist()
-
-
 def test_stage_two_and_scikit_learn_reach_the_same_objective(tmp_path):
     options = ("--shapes", "tiny", "--repeats", "2", "--patience", "1")
     (row,) = run(stage_two, tmp_path, *options)["rows"]
@@ -197,18 +184,6 @@ def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, parts, capsy
     assert "Failed: KeyError: 'nothing'" in text
     assert "| 3 |" in text
     assert "failed: broken" in capsys.readouterr().err
-
-
-def test_the_suite_knows_every_part_and_its_options():
-    """Whatever `make bench` and `make bench BENCH=--full` pass on is understood."""
-    for name, part in suite.PARTS.items():
-        assert (Path(suite.HERE) / part.script).exists(), name
-        text = (suite.HERE / part.script).read_text(encoding="utf-8")
-        for full in (False, True):
-            flags = [word for word in part.command(full, Path("data")) if word.startswith("--")]
-            assert all(f'"{flag}"' in text for flag in flags), (name, flags)
-    with pytest.raises(SystemExit):
-        suite.main(["--parts", "nothing"])
 
 
 @pytest.mark.parametrize("name", ["report", "breakdown"])

@@ -66,20 +66,6 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else():
     assert wheel_files() == expected
 
 
-@pytest.mark.parametrize(
-    ("pattern", "least"),
-    [
-        (r"mlis/py\.typed", 1),
-        (r"mlis/presets/\w+\.toml", 7),
-        (r"mlis/experiments/published/\w+\.csv", 4),
-        (r"mlis/pages/style\.css", 1),
-        (r"mlis/(pages|demo|experiments/report)/\w+\.html", 4),
-    ],
-)
-def test_the_wheel_holds_what_is_no_python(pattern: str, least: int):
-    assert len([path for path in wheel_files() if re.fullmatch(pattern, path)]) >= least
-
-
 def test_the_sdist_holds_all_that_its_tests_read():
     builder = SdistBuilder(str(ROOT))
     paths = {file.distribution_path for file in builder.recurse_included_files()}

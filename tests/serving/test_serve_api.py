@@ -12,7 +12,6 @@ import scipy.special
 import mlis.serving.engine
 import odd_images
 from mlis.errors import DataError, SettingsError
-from mlis.features.backbones.base import BackboneSpec
 from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
