@@ -261,14 +261,6 @@ def test_a_loss_of_ones_own():
     assert calls[0][1] == 64 + 6  # [h ; a_y]
 
 
-def test_the_same_seed_gives_the_same_model_and_another_another():
-    X, y = images(SEEN, 5)
-    one = quick(random_state=1).fit(X, y, DESCRIBED).predict_proba(X)
-    np.testing.assert_array_equal(quick(random_state=1).fit(X, y, DESCRIBED).predict_proba(X), one)
-    other = quick(random_state=2).fit(X, y, DESCRIBED).predict_proba(X)
-    assert np.abs(other - one).max() > 1e-6
-
-
 def test_clone_pickle_and_get_params():
     X, y = images(SEEN, 5)
     model = quick().fit(X, y, DESCRIBED)

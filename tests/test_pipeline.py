@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
 from mlis.config import Config, Preprocessing
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
@@ -74,16 +73,6 @@ def test_descriptors_exchanged_among_the_unseen_classes_bring_U_down_to_chance()
     assert result.U < 100 / 6
     assert result.T1 < 100 / 6
     assert result.S > 85  # the seen classes are learnt from their images
-
-
-def test_constant_descriptors_tell_nothing():
-    """The same descriptor for all unseen classes: chance among them."""
-    data = linear_world()
-    descriptors = data.descriptors.copy()
-    descriptors[data.unseen_classes] = descriptors[data.unseen_classes[0]]
-    descriptors[data.unseen_classes] += 1e-4 * np.random.default_rng(0).random((6, 8))
-    result = measured(replace(data, descriptors=descriptors.astype(np.float32)))
-    assert result.T1 < 40
 
 
 def test_implicit_semantics_keep_what_the_metric_loss_alone_throws_away():
@@ -218,43 +207,7 @@ def test_global_random_streams_are_left_alone():
     assert (np.random.get_state()[1] == before_numpy).all()  # noqa: NPY002
 
 
-def test_the_arrays_handed_in_stay_as_they_are():
-    training = DATA.for_training()
-    copies = training.features.copy(), training.labels.copy(), training.descriptors.copy()
-    config = small(preprocessing={"feature_scaling": "none", "descriptor_norm": "none"})
-    fit(training, config, device="cpu")
-    fit(training, config.replace({"refinement": {"components": "none"}}), device="cpu")
-    for now, then in zip(
-        (training.features, training.labels, training.descriptors), copies, strict=True
-    ):
-        np.testing.assert_array_equal(now, then)
-
-
-def test_streams_of_random_numbers():
-    def draw(*names):
-        return torch.rand(4, generator=stream(*names)).tolist()
-
-    assert draw(0, "a") == draw(0, "a")
-    others = [(0, "b"), (1, "a"), (0, "a", 0), (10, "a")]
-    assert all(draw(0, "a") != draw(*other) for other in others)
-    assert draw(1, "0a") != draw(10, "a")
-
-
 # --- precision and devices ----------------------------------------------------------------------
-
-
-def test_precisions_agree():
-    """On real tasks, not bit for bit: the same answers but for a few images."""
-    data = linear_world()
-    features = data.for_testing().features
-    predictions = {
-        precision: fit(
-            data.for_training(), LEARNING.replace({"precision": precision}), device="cpu"
-        ).recognizer.predict(features)
-        for precision in ("float64", "float32", "bfloat16")
-    }
-    assert (predictions["float64"] == predictions["float32"]).mean() > 0.97
-    assert (predictions["bfloat16"] == predictions["float32"]).mean() > 0.93
 
 
 @pytest.mark.gpu

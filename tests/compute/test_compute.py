@@ -82,9 +82,7 @@ def test_rates_are_measured_once_and_change_no_state():
     assert torch.equal(torch.get_rng_state(), random)
 
 
-@pytest.mark.parametrize(
-    "name", ["mps", "cuda:99", "cuda:-1", "xpu", "meta", "xla", "cpu:1", "foo", "", None]
-)
+@pytest.mark.parametrize("name", ["mps", "cuda:99", "cpu:1", "foo", None])
 def test_a_device_that_is_not_here_gets_a_list_of_those_that_are(name):
     with pytest.raises(SettingsError, match=rf"\(cpu.*\), got '{name}'"):
         resolve_device(name)

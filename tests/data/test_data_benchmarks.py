@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from mlis.data import TABLE_1, Counts, benchmark_name, load_benchmark, load_pair
+from mlis.data import TABLE_1, Counts, load_benchmark, load_pair
 from mlis.errors import DataError
 from standins import CLASS_GROUPS, tiny_benchmark, write_mat, write_standin, write_tiny
 
@@ -100,15 +100,6 @@ def test_cub_names_are_in_the_order_of_the_descriptors_and_not_in_cubs_numbering
     assert data.provenance.descriptors == "sent_splits.mat:att"
 
 
-@pytest.mark.parametrize(
-    ("given", "known"),
-    [("cub", "CUB"), ("Awa2", "AWA2"), ("APY", "aPY"), ("apy", "aPY"), ("flo", "FLO")],
-)
-def test_names_in_any_case(given, known):
-    assert benchmark_name(given) == known
-    assert benchmark_name(given + "x") is None
-
-
 @pytest.mark.parametrize("hdf5", [False, True])
 def test_a_pair_of_any_size_is_read_in_both_formats(tmp_path, hdf5):
     features, split = tiny_benchmark()
@@ -119,12 +110,6 @@ def test_a_pair_of_any_size_is_read_in_both_formats(tmp_path, hdf5):
     assert data.class_names == tuple(split["allclasses_names"])
     assert data.unseen_classes.tolist() == [7, 8, 9]
     assert len(data.for_validation()[0].class_names) == 7
-
-
-def test_both_formats_give_the_same_dataset(tmp_path):
-    first = load_pair(*write_tiny(tmp_path / "v5"))
-    second = load_pair(*write_tiny(tmp_path / "v7.3", hdf5=True))
-    assert first.sha256 == second.sha256
 
 
 def test_the_unnormalised_descriptors_can_be_chosen(tmp_path):
@@ -364,12 +349,6 @@ def test_which_files_are_taken(tmp_path, xlsa17):
         path.unlink()
     with pytest.raises(DataError, match=r"res101\.mat: no such file, .* features: none"):
         load_benchmark("aPY", tmp_path)
-
-
-def test_relative_paths_work(tmp_path, xlsa17, monkeypatch):
-    write_standin(tmp_path / "root", "APY", xlsa17, image_files=False)
-    monkeypatch.chdir(tmp_path)
-    assert load_benchmark("apy", "root").num_classes == 32
 
 
 def test_a_root_without_the_benchmark_says_what_it_should_hold(tmp_path):

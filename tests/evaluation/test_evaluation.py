@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics
@@ -117,7 +117,7 @@ def random_problem(seed: int, images: int = 120, classes: int = 7, unseen: int =
     return scores, labels, seen_mask
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_agrees_with_scikit_learn(seed: int):
     scores, labels, seen_mask = random_problem(seed)
     result = evaluate(scores, labels, seen_mask, [f"c{i}" for i in range(7)])
@@ -141,7 +141,7 @@ def test_agrees_with_scikit_learn(seed: int):
     assert result.T1 == pytest.approx(100 * expected)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("decimals", [8, 0], ids=["distinct margins", "tied margins"])
 def test_curve_is_the_brute_force_curve(seed: int, decimals: int):
     scores, labels, seen_mask = random_problem(seed, images=60)
@@ -158,7 +158,7 @@ def test_curve_is_the_brute_force_curve(seed: int, decimals: int):
     assert result.best_H == pytest.approx(max(H))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_best_calibration_reaches_best_h_and_is_mid_interval(seed: int):
     scores, labels, seen_mask = random_problem(seed)
     names = [str(i) for i in range(7)]
@@ -205,6 +205,7 @@ def problems(draw):
     return scores, np.array([0, 4, *rest]), seen_mask
 
 
+@settings(max_examples=30)
 @given(problems())
 def test_extreme_constants(problem):
     scores, labels, seen_mask = problem
@@ -219,6 +220,7 @@ def test_extreme_constants(problem):
     assert unseen_only.AUSUC == pytest.approx(result.AUSUC)
 
 
+@settings(max_examples=30)
 @given(problems(), st.data())
 def test_a_constant_added_to_all_scores_of_an_image_changes_nothing(problem, data):
     scores, labels, seen_mask = problem
@@ -229,6 +231,7 @@ def test_a_constant_added_to_all_scores_of_an_image_changes_nothing(problem, dat
     assert best_calibration(scores + shift, labels, seen_mask) == constant
 
 
+@settings(max_examples=30)
 @given(problems())
 def test_curve_is_monotone_and_bounds_the_measures(problem):
     scores, labels, seen_mask = problem
@@ -241,17 +244,6 @@ def test_curve_is_monotone_and_bounds_the_measures(problem):
     assert curve.U[-1] == pytest.approx(result.T1)
     assert -1e-9 <= result.AUSUC <= result.T1 * curve.S[0] / 100 + 1e-9
     assert result.best_H >= result.H
-
-
-@given(problems(), st.randoms(use_true_random=False))
-def test_order_and_repetition_of_images_do_not_matter(problem, random):
-    scores, labels, seen_mask = problem
-    order = list(range(len(labels))) * 2
-    random.shuffle(order)
-    before = evaluate(scores, labels, seen_mask, "abcde")
-    after = evaluate(scores[order], labels[order], seen_mask, "abcde")
-    for name in ("U", "S", "H", "T1", "AUSUC", "overall", "best_H"):
-        assert getattr(after, name) == pytest.approx(getattr(before, name))
 
 
 def test_classes_count_alike_whatever_their_size():

@@ -18,7 +18,6 @@ from mlis.experiments.rerun import rerun
 from mlis.experiments.store import Store
 from mlis.incremental import add_classes
 from mlis.io.checkpoint import load_exemplars, load_model, read_record, save_model
-from mlis.io.onnx import export_onnx
 from mlis.io.saved_models import find_models
 from mlis.protocol import evaluate_on_test
 from mlis.runs.run import RunPlan, execute
@@ -89,19 +88,6 @@ def test_the_estimators_decision_function_is_that_of_before():
     )
     found = model.decision_function(data.features[:6])
     np.testing.assert_allclose(found, expected["estimator"], rtol=1e-4, atol=1e-4)
-
-
-def test_an_exported_model_gives_the_same_scores(tmp_path):
-    ort = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
-    kept = Path(__file__).parents[1] / "data" / "v0.1.0-config"
-    expected = json.loads((kept / "expected.json").read_text())["onnx"]
-    export_onnx(load_model(kept / "run" / MODEL), tmp_path / "m.onnx")
-    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    x = load_folder(kept / "dataset").features[:6]
-    for name, values in expected.items():
-        (found,) = session.run([name], {"features": np.array(x, np.float32)})
-        np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-4)
 
 
 def test_a_finished_run_is_read_and_not_done_again(kept, monkeypatch):
