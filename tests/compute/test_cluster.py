@@ -72,13 +72,6 @@ def test_a_job_that_ray_gives_up_is_a_result_and_a_mistake_is_an_error():
         list(pool.spread(mistakes, lambda job: pool.submit(echo, job), lambda *a: [a[1]]))
 
 
-def test_tasks_that_fit_no_node_are_refused():
-    Pool(PretendRay(cores=4), Cluster(cores=4)).check_room()
-    for wanted in (Cluster(cores=5), Cluster(cores=1, gpus=0.5)):
-        with pytest.raises(SettingsError, match="expected a node with"):
-            Pool(PretendRay(cores=4), wanted).check_room()
-
-
 def test_without_ray_the_error_names_the_extra(monkeypatch):
     def missing(name: str) -> None:
         raise ImportError(name)
@@ -181,18 +174,6 @@ def test_what_is_finished_is_kept_and_nothing_is_held_when_it_is_stopped(tmp_pat
     assert ray.calls == 20
 
 
-def test_runs_that_another_process_is_at_are_put_off(tmp_path, monkeypatch):
-    folder, results = saved(tmp_path / "data"), tmp_path / "results"
-    tasks = [task(folder, "eszsl", seed=seed) for seed in (1, 2)]
-    pretend_ray.use(monkeypatch)
-    held = lock_folder(work_of(results, tasks[0]))
-    outcomes = RayEngine().run(tasks, results)
-    assert next(outcomes).task == tasks[1]
-    list(LocalEngine().run(tasks[1:], results))
-    held.close()
-    assert [one.task for one in outcomes] == [tasks[0]]
-
-
 def test_a_worker_that_computes_otherwise_refuses(tmp_path, monkeypatch):
     pretend_ray.use(monkeypatch)
     one = task(saved(tmp_path / "data"))
@@ -273,13 +254,6 @@ def test_shards_that_are_given_up_are_done_by_the_next_command(pictures, tmp_pat
     assert ray.calls == 5
     # of three images of that shard, one has a copy in another one
     assert extract(pictures, tmp_path / "out", compute).computed == 2
-
-
-def test_a_worker_with_another_model_refuses(pictures, tmp_path, monkeypatch):
-    pretend_ray.use(monkeypatch)
-    other = replace(MODEL, fingerprint="of other weights")
-    with pytest.raises(SettingsError, match="backbone on a worker: expected"):
-        extract(pictures, tmp_path / "out", ray_shards.RayShards(Cluster(), other))
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -35,12 +34,6 @@ print(float(x[0] * 1.0) > 0)
 def test_denormals_are_zero_in_all_threads_of_a_step_and_are_kept_outside_of_it():
     found = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["0", "True"]
-
-
-def test_numpy_does_not_notice():
-    with flushed_denormals():
-        pass
-    assert np.finfo(np.float32).smallest_subnormal > 0  # it would warn, and warnings are errors
 
 
 def test_flushing_is_left_as_it_was():
@@ -86,8 +79,3 @@ def test_rates_are_measured_once_and_change_no_state():
 def test_a_device_that_is_not_here_gets_a_list_of_those_that_are(name):
     with pytest.raises(SettingsError, match=rf"\(cpu.*\), got '{name}'"):
         resolve_device(name)
-
-
-def test_devices_of_this_machine():
-    assert resolve_device("cpu") == resolve_device(torch.device("cpu")) == torch.device("cpu")
-    assert resolve_device("auto").type in ("cpu", "cuda")

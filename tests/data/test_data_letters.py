@@ -1,7 +1,6 @@
 """The embedded letters and their image descriptor."""
 
 import math
-import unicodedata
 
 import numpy as np
 import pytest
@@ -113,14 +112,6 @@ def test_every_face_has_a_glyph_for_every_letter(covered: tuple[Letter, ...]):
             assert codes <= font.getBestCmap().keys(), face.name
 
 
-def test_letters_are_many_and_their_parts_spell_their_names(covered: tuple[Letter, ...]):
-    assert len(covered) > 400  # 512 with the fonts of matplotlib 3.11
-    assert len({frozenset(x.parts) for x in covered}) == len(covered)
-    for x in covered:
-        name = f"LATIN {x.case} LETTER {x.base} WITH {' AND '.join(x.marks)}".upper()
-        assert name == unicodedata.name(x.character)
-
-
 def test_common_letters_share_every_ingredient(covered: tuple[Letter, ...]):
     letters = common_letters(covered, at_least=5)
     assert 300 < len(letters) < len(covered)
@@ -136,11 +127,6 @@ def test_drawn_letters_leave_all_their_ingredients(covered: tuple[Letter, ...]):
         left = [x for i, x in enumerate(letters) if i not in set(drawn.tolist())]
         for ingredient in {i for k in drawn for i in letters[k].ingredients}:
             assert sum(ingredient in x.ingredients for x in left) >= 4
-
-
-def test_too_many_unseen_letters_is_an_error(few: tuple[Letter, ...]):
-    with pytest.raises(DataError, match=r"unseen_fraction 0\.95"):
-        unseen_letters(few, 0.95, np.random.default_rng(0), kept=4)
 
 
 def test_rendering_repeats_with_its_seed_and_has_the_asked_distortions(few: tuple[Letter, ...]):

@@ -87,19 +87,6 @@ def test_rows_are_chosen_as_from_an_array(mapped):
         ours[6]
 
 
-def test_chunks_of_a_map_are_its_rows(mapped, monkeypatch):
-    monkeypatch.setattr("mlis.data.out_of_core.arrays.CHUNK_BYTES", 7 * 4 * 8)
-    pieces = [(start, chunk.copy()) for start, chunk in row_chunks(mapped)]
-    assert [start for start, _ in pieces] == list(range(0, 50, 8))
-    np.testing.assert_array_equal(np.concatenate([chunk for _, chunk in pieces]), VALUES)
-
-
-def test_without_reads_at_offsets_the_system_seeks(mapped, monkeypatch):
-    monkeypatch.delattr(os, "preadv", raising=False)
-    monkeypatch.delattr(os, "posix_fadvise", raising=False)
-    np.testing.assert_array_equal(view(mapped, [7, 3, 4])[:], VALUES[[7, 3, 4]])
-
-
 def test_a_file_cut_short_is_named_with_the_row(mapped, tmp_path):
     rows = view(mapped, np.arange(50))
     path = tmp_path / "x.npy"

@@ -1,19 +1,15 @@
 """Own data from tables: every kind of file, names that nearly fit, and every fault."""
 
-import io
 import json
 import re
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlis.data import load_tables
-from mlis.data.io.classes_file import read_classes
 from mlis.data.io.feature_rows import read_features
-from mlis.data.io.npy_file import load_npy, read_npz
 from mlis.data.labels import match_labels
 from mlis.errors import DataError
 from mlis.features.descriptors.class_descriptions import read_descriptions
@@ -82,11 +78,6 @@ def test_every_kind_of_file_gives_the_same_dataset(tmp_path, classes, kind, name
     assert data.unseen_classes.tolist() == [4]
     assert data.provenance.name == "features"
     assert set(data.provenance.files) >= {f"features.{kind}", "classes.csv"}
-
-
-def test_npy_features_stay_memory_mapped(tmp_path, classes):
-    files = write_features(tmp_path, "npy", LABELS.tolist())
-    assert isinstance(load_tables(**files, classes_file=classes).features, np.memmap)
 
 
 def test_labels_may_be_lines_of_text(tmp_path, classes):
@@ -158,22 +149,6 @@ def test_val_classes_alone_leave_the_held_out_rows_to_the_seed(tmp_path, classes
         assert np.union1d(split.train, split.val_seen).tolist() == list(range(10))
         held.add(tuple(split.val_seen.tolist()))
     assert len(held) > 1
-
-
-def test_where_every_class_has_train_rows_the_seed_sets_validation_classes_apart(tmp_path, classes):
-    marks = ["train", "train", "val", "test", "test"] * 4
-    path = write_marked(tmp_path / "f.csv", LABELS.tolist(), marks)
-    apart = set()
-    for seed in range(8):
-        data = load_tables(path, classes, seed=seed)
-        assert data.split.trainval.tolist() == [r for r in range(20) if r % 5 < 3]
-        (one,) = np.unique(LABELS[data.split.val_unseen])
-        assert data.split.val_unseen.tolist() == [5 * one, 5 * one + 1, 5 * one + 2]
-        kept = [5 * c for c in range(4) if c != one]
-        assert data.split.train.tolist() == sorted([*kept, *(r + 1 for r in kept)])
-        assert data.split.val_seen.tolist() == [r + 2 for r in kept]
-        apart.add(int(one))
-    assert len(apart) > 1
 
 
 @pytest.mark.parametrize("kind", ["csv", "npz"])
@@ -383,23 +358,6 @@ def test_features_must_be_a_matrix_of_numbers(tmp_path, classes, rows):
         load_tables(tmp_path / "f.npz", classes)
 
 
-def npy_header(shape: tuple[int, ...]) -> bytes:
-    buffer = io.BytesIO()
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, header)
-    return buffer.getvalue()
-
-
-def test_a_header_cannot_claim_more_than_the_file_holds(tmp_path):
-    (tmp_path / "f.npy").write_bytes(npy_header((10**9, 10**6)) + bytes(100))
-    with pytest.raises(DataError, match=r"not a \.npy file.*greater than file size"):
-        load_npy(tmp_path / "f.npy")
-    with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
-        archive.writestr("features.npy", npy_header((10**9, 10**6)) + bytes(100))
-    with pytest.raises(DataError, match="features declares shape"):
-        read_npz(tmp_path / "f.npz")
-
-
 def test_parquet_faults_are_named(tmp_path, classes):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "f.parquet"
@@ -432,13 +390,6 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, classes, monkeypatch)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(DataError, match=r"needs pyarrow.*pip install 'mlis\[parquet\]'"):
         load_tables(tmp_path / "f.parquet", classes)
-
-
-def test_read_classes_keeps_order_and_types(classes):
-    table = read_classes(classes)
-    assert table.names == tuple(NAMES)
-    assert table.descriptors.dtype == np.float32
-    assert table.unseen is None
 
 
 # --- columns that are no features, numbers that are none, other separators -----------------------

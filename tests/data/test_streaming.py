@@ -73,17 +73,6 @@ def test_rows_and_chunks_are_those_of_the_tensor(path, dtype):
             assert torch.equal(ours, theirs)
 
 
-def test_a_chunk_is_the_callers_own_even_where_nothing_is_scaled(path):
-    x = streamed(path, scale=lambda x: x)
-    for _ in range(3):
-        assert torch.equal(torch.cat([part.clone() for part in x.split(10)]) * 2, whole())
-        for part in x.split(10):
-            part.fill_(-1)
-        rows = torch.arange(7)
-        x[rows].fill_(-1)
-        assert torch.equal(x[rows] * 2, whole()[:7])
-
-
 def test_what_was_prefetched_is_read_once(path, monkeypatch):
     reads = []
     gather = StoredArray.gather
@@ -336,24 +325,6 @@ def test_the_generator_of_streamed_rows_is_the_resident_one(big):
         for data in (ours, resident)
     ]
     assert torch.equal(*samples)
-
-
-def test_a_slow_reader_trains_the_same_model(big, monkeypatch):
-    config = small()
-    plain = fit(big.for_training(), config, device="cpu").recognizer
-    gather, rng = StoredArray.gather, np.random.default_rng(0)
-
-    def slow(self, rows, out):
-        out.fill(np.nan)
-        time.sleep(rng.choice([0, 0, 0.002]))
-        gather(self, rows, out)
-
-    monkeypatch.setattr(StoredArray, "gather", slow)
-    again = fit(big.for_training(), config, device="cpu").recognizer
-    assert plain.refiner.kind != "none"
-    assert again.refiner.kind != "none"
-    assert torch.equal(plain.refiner.weight, again.refiner.weight)
-    assert torch.equal(plain.head.weight, again.head.weight)
 
 
 def test_protocol_and_test_work_on_rows_of_a_file(big):

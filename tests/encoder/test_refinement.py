@@ -199,26 +199,6 @@ def test_sfr_uses_synthetic_features_and_the_metric_part_of_ml_sfr_no_descriptor
     )
 
 
-def test_synthetic_counts_per_step():
-    data = tensors()
-    s = settings(components="sfr", synthetic_per_unseen=3, synthetic_per_seen=2)
-    seen_labels = []
-
-    class Counting:
-        def sampler(self, descriptors):
-            def sample(labels, rng):
-                seen_labels.append(labels)
-                return torch.zeros(len(labels), data.x.shape[1], dtype=torch.float64)
-
-            return sample
-
-    encoder(data, s, Counting())
-    assert len(seen_labels) == s.steps
-    counts = torch.bincount(seen_labels[0], minlength=data.num_classes)
-    assert counts[data.unseen].tolist() == [3] * len(data.unseen)
-    assert counts[data.seen].tolist() == [2] * len(data.seen)
-
-
 def test_every_ablation_sees_the_same_batches():
     data = tensors()
     drawn: dict[str, list[Tensor]] = {}
@@ -261,16 +241,6 @@ def test_joint_without_sfr_trains_the_same_encoder_as_sequential():
     s = replace(config.refinement, schedule="sequential", steps=config.generation.steps)
     alone = fit_encoder(data, None, s, SINGLE, 0)
     assert torch.equal(trained.weight, alone.weight)
-
-
-def test_joint_sees_the_generator_as_it_grows():
-    data, config, generator, trained, recorder = joint(steps=999)
-    s = replace(config.refinement, schedule="sequential", steps=config.generation.steps)
-    after = fit_encoder(data, generator, s, SINGLE, 0)
-    assert not torch.equal(trained.weight, after.weight)
-    (last,) = recorder.reports
-    assert last["step"] == config.generation.steps
-    assert {"wasserstein", "penalty", "generator", "metric", "cross_entropy"} <= last.keys()
 
 
 def test_feedback_trains_the_generator_through_the_encoder_and_not_the_other_way():

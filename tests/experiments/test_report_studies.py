@@ -7,7 +7,7 @@ import pytest
 from mlis.config import Config
 from mlis.errors import DataError
 from mlis.experiments.budget import Budget, within_quick
-from mlis.experiments.report.content import blocks, curves
+from mlis.experiments.report.content import blocks
 from mlis.experiments.report.series import read_rows
 from mlis.experiments.store import TEST_BEST
 from mlis.storage.atomic import CHECK
@@ -164,16 +164,3 @@ def test_protocols_are_lines_of_their_own_and_published_figures_stand_beside(tmp
     assert {line.protocol for line in published.lines} == {"as published"}
     assert {line.budget for line in measured.lines} == {"paper"}
     assert published.title == "FLO, as published"
-
-
-def test_curves_are_apart_by_protocol_and_have_every_seed(tmp_path):
-    rows = [one for seed in (0, 1) for one in variants(seed=seed)]
-    rows += variants(protocol=TEST_BEST)
-    found = curves("figure4", studies(tmp_path, rows))
-    assert [(curve.label, curve.protocol) for curve in found] == [
-        ("relaxation factor m", "H@val"),
-        ("relaxation factor m", TEST_BEST),
-        ("scale factor γ", "H@val"),
-        ("scale factor γ", TEST_BEST),
-    ]
-    assert [len(of_seeds) for _, of_seeds in found[0].points] == [2, 2, 2]

@@ -18,8 +18,6 @@ from mlis.cli import main
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.data.io.folder import save_dataset
-from mlis.evaluation import evaluate
-from mlis.pipeline import fit
 from mlis.storage.locks import lock_folder
 
 pytest.importorskip("optuna")
@@ -27,7 +25,6 @@ pytest.importorskip("optuna")
 import optuna
 
 from mlis.experiments.tuning.report import winner
-from mlis.experiments.tuning.search import class_splits
 
 FIXED = (
     *("--generator", "ridge", "--precision", "float32", "--device", "cpu"),
@@ -109,21 +106,6 @@ def test_trials_preset_and_table(calm, small_folder, space, tmp_path, capsys):
     assert re.search(r"trial 0 \(preset\): complete, H \d+\.\d\d ± ", text)
     flags = ("--settings", calm / "preset.toml", "--dry-run")
     assert "gamma" in printed(capsys, "fit", small_folder, "-o", tmp_path / "run", *flags)
-
-
-def test_a_trial_is_worth_what_its_class_splits_say(calm, small_folder):
-    """Trained and measured again here, with nothing of the search's own."""
-    text = (calm / "preset.toml").read_text(encoding="utf-8")
-    config = Config.from_dict(tomllib.loads(text))
-    chosen = re.search(r"these settings: trial (\d+)", text)
-    assert chosen is not None
-    row = lines(calm)[int(chosen[1])]
-    for index, split in enumerate(class_splits(arguments(small_folder), 3)[1:]):
-        training, held_out = split.for_validation()
-        recognizer = fit(training, config, seed=0, device="cpu").recognizer
-        scores = recognizer.scores(held_out.features)
-        found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
-        assert found.best_H == pytest.approx(float(row[f"H_validation_split_{index + 1}"]))
 
 
 def test_the_winner_is_the_fastest_that_is_close_enough():

@@ -311,17 +311,6 @@ def test_a_flipped_bit_in_the_store_is_an_error_or_no_difference(tmp_path, count
             assert list(Store(path)) == [*rows, row("d4")]
 
 
-def test_the_last_rows_newline_may_be_anything(tmp_path):
-    path = tmp_path / "results.jsonl"
-    for one in (row("a1"), row("b2")):
-        Store(path).append(one)
-    good = path.read_bytes()
-    for end in (b"", b"\x8a", b"J", b"\x00", b" ", b"\xe2\x80"):
-        path.write_bytes(good[:-1] + end)
-        assert Store(path).append(row("c3"))
-        assert list(Store(path)) == [row("a1"), row("b2"), row("c3")]
-
-
 def test_a_whole_line_that_is_no_row_is_not_thrown_away(tmp_path):
     path = tmp_path / "results.jsonl"
     Store(path).append(row("a1"))

@@ -21,7 +21,7 @@ from mlis.errors import DataError
 from mlis.features import decode
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images, shown
-from mlis.features.images.shards import FOLDER, compute_shard, compute_shards
+from mlis.features.images.shards import FOLDER, compute_shard
 
 
 def test_rows_are_those_of_the_images(tmp_path):
@@ -138,18 +138,6 @@ def test_features_of_another_model_are_refused_then_replaced(tmp_path):
     assert len(list((output / FOLDER).glob("*.json"))) == 1
 
 
-def test_a_shard_is_a_function_of_its_images(tmp_path):
-    write_images(tmp_path, names(5))
-    found = find_images(tmp_path).images
-    shard, bad = compute_shard(found, Colours())
-    assert not bad
-    assert len(shard.rows) == 5
-    again, _ = compute_shard(found, Colours(), known=set(shard.rows[:3]), workers=1)
-    assert again.rows == shard.rows[3:]
-    assert [file.sha256 for file in again.files] == [file.sha256 for file in shard.files]
-    np.testing.assert_array_equal(again.features, shard.features[3:])
-
-
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_batches_side_by_side_give_what_they_give_in_turn(tmp_path, monkeypatch, on_cpu):
     class Slow(Colours):
@@ -183,41 +171,6 @@ def test_batches_side_by_side_give_what_they_give_in_turn(tmp_path, monkeypatch,
     assert [each.path for each in bad] == ["a/bad.png"]
     assert (backbone.images, sum(told)) == (30, 32)
     np.testing.assert_array_equal(shard.features, expected.features)
-
-
-def test_shards_follow_one_another_without_a_pause(tmp_path, monkeypatch):
-    """While a shard is being written the next one is computed; no batch belongs to two."""
-
-    class Watched(Colours):
-        def __call__(self, inputs):
-            sizes.append(len(inputs))
-            if sum(sizes) > 7:
-                ahead.set()
-            return super().__call__(inputs)
-
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # batches side by side
-    sizes, ahead = [], threading.Event()
-    write_images(tmp_path, names(20))
-    write_images(tmp_path, ["a/again.png"], 0)  # what 000, of the first shard, holds
-    found = find_images(tmp_path).images
-    parts = [found[:7], [], found[7:14], found[14:]]
-    shards, known = [], set()
-    backbone = Watched()
-    for shard, bad in compute_shards(parts, backbone, known):
-        assert not bad
-        if not shards:
-            assert ahead.wait(10)  # of the second shard, though the first is not written yet
-        known.update(shard.rows)
-        shards.append(shard)
-    assert sorted(sizes) == [1, 1, 3, 3, 3, 3, 3, 3]  # 7; 6 and a repeated one; 7
-    assert [len(shard.files) for shard in shards] == [7, 0, 7, 7]
-    for part, shard in zip(parts, shards, strict=True):
-        assert [file.path for file in shard.files] == [image.path for image in part]
-        alone, _ = compute_shard(
-            part, Colours(), {row for one in shards for row in one.rows} - set(shard.rows)
-        )
-        assert alone.rows == shard.rows
-        np.testing.assert_array_equal(alone.features, shard.features)
 
 
 def test_a_model_that_fails_ends_the_run_with_its_own_error(tmp_path):

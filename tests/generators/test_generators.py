@@ -20,7 +20,7 @@ import mlis.training.loop
 from cli_cases import QUICK, save_small, start
 from mlis.cli import main
 from mlis.config import Config
-from mlis.errors import DivergenceError, ModelFileError
+from mlis.errors import DivergenceError
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import Trained, fit
 from mlis.protocol import fit_and_calibrate
@@ -118,26 +118,6 @@ def test_another_run_with_the_same_key_trains_nothing(tmp_path):
     assert_same_bits(second, undisturbed())
     assert logged(tmp_path / "one/generation.jsonl") == [1, 2, 3, 4, 5]
     assert not (tmp_path / "two/generation.jsonl").exists()
-
-
-def test_a_finished_generator_is_kept_without_critic_and_optimisers(tmp_path):
-    train(tmp_path)
-    assert {name.split(".")[0] for name in load_tensors(stored())[0]} == {"generator"}
-    assert {path.name for path in stored().parent.iterdir()} == {
-        ".mlis.lock",
-        "generation.safetensors",
-    }
-
-
-def test_what_the_generator_does_not_depend_on_makes_no_difference(tmp_path):
-    train(tmp_path / "one")
-    changes = {
-        "refinement": {"components": "ml", "gamma": 3.0, "steps": 2},
-        "classification": {"synthetic_per_unseen": 2},
-    }
-    steps = Steps()
-    train(tmp_path / "two", small(**changes), steps)
-    assert (steps.of("generation"), steps.of("refinement")) == ([], [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -327,16 +307,6 @@ def test_started_together(data, tmp_path, calm):
         assert (run / MODEL).read_bytes() == calm
 
 
-def test_the_command_says_that_generators_were_reused(data, tmp_path, capsys):
-    said = "generator_reused"
-    for name, reused in (("one", False), ("two", True)):
-        assert main(["fit", str(data), "-o", str(tmp_path / name), *SETTINGS, "--json"]) == 0
-        out = capsys.readouterr().out
-        *lines, last = out.splitlines()
-        assert (said in "".join(lines)) == reused
-        assert json.loads(last)["generator_reused"] == reused
-
-
 # --- whatever is wrong with the cache -------------------------------------------------------------
 
 
@@ -399,23 +369,6 @@ def test_damaged_and_foreign_files(damage, partial, tmp_path, caplog):
     steps = Steps()  # the cache is whole again
     train(tmp_path / "three", listener=steps)
     assert steps.of("generation") == []
-
-
-def test_a_snapshot_of_the_runs_own_that_does_not_fit_is_still_an_error(tmp_path):
-    with pytest.raises(Killed):
-        train(tmp_path, listener=Steps(die_at=("refinement", 3)))
-    of_other_code(tmp_path / "ml/refinement.safetensors")
-    with pytest.raises(ModelFileError, match="does not fit"):
-        train(tmp_path)
-    assert stored().exists()
-
-
-def test_a_folder_in_the_place_of_the_file(tmp_path, caplog):
-    stored().mkdir(parents=True)
-    fitted = train(tmp_path)
-    assert_same_bits(fitted, undisturbed())
-    assert (tmp_path / STORED).exists()
-    assert "is not stored in" in caplog.text
 
 
 def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, caplog):

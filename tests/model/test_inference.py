@@ -1,8 +1,5 @@
 """The recognizer: arrays and tensors in and out, batches, types, errors, calibration, top-k."""
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -107,15 +104,6 @@ def test_finite_scores_whose_sum_is_not(recognizer):
     assert not (model.predict(DATA.features) == 2).any()
 
 
-def test_predicting_leaves_pickles_and_copies_as_they_were(recognizer):
-    fresh = replace(recognizer)
-    before = len(pickle.dumps(fresh))
-    fresh.predict(DATA.features)
-    assert len(pickle.dumps(fresh)) == before
-    for again in (pickle.loads(pickle.dumps(fresh)), copy.deepcopy(fresh)):
-        np.testing.assert_array_equal(again.scores(DATA.features), fresh.scores(DATA.features))
-
-
 def test_numpy_in_numpy_out_and_torch_in_torch_out(recognizer):
     x = DATA.features
     for method in (recognizer.refine, recognizer.scores, recognizer.predict):
@@ -126,11 +114,6 @@ def test_numpy_in_numpy_out_and_torch_in_torch_out(recognizer):
     indices, scores = recognizer.top_k(torch.from_numpy(x), 3)
     assert isinstance(indices, torch.Tensor)
     assert isinstance(scores, torch.Tensor)
-
-
-def test_tensors_that_require_a_gradient(recognizer):
-    x = torch.from_numpy(DATA.features[:4].copy()).requires_grad_()
-    assert not recognizer.scores(x).requires_grad
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -272,14 +255,6 @@ def test_constant_features_of_the_training_rows_are_no_division_by_zero():
     )
     scaled = scaler(torch.tensor([[3.0, 3.0]]))
     assert scaled.tolist() == [[0.0, 0.5]]
-
-
-def test_ties_go_to_the_first_class():
-    classifier = LinearHead(torch.zeros(3, 2), torch.zeros(3))
-    scaler = FeatureScaler("none", torch.zeros(2), torch.ones(2))
-    r = Recognizer(scaler, Identity(), classifier, ("a", "b", "c"), np.ones(3, bool), np.eye(3))
-    assert r.predict(np.ones((2, 2))).tolist() == [0, 0]
-    assert r.top_k(np.ones((1, 2)), 3)[0].tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("method", ["predict", "scores", "refine"])

@@ -10,7 +10,6 @@ import tarfile
 import tomllib
 import venv
 import zipfile
-from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
@@ -75,14 +74,6 @@ def test_the_sdist_holds_all_that_its_tests_read():
         *("constraints.txt", "constraints-lowest.txt", "constraints-lowest-extras.txt"),
     }
     assert not [path for path in paths if path.endswith(".pyc") or ".venv" in path]
-
-
-def test_metadata():
-    found = metadata("mlis")
-    assert version("mlis") == mlis.__version__ == PROJECT["version"]
-    assert found["Requires-Python"] == "<3.14,>=3.11"
-    assert found["License-Expression"] == "Apache-2.0"
-    assert {"images", "text", "parquet", "metric", "docs", "dev"} <= set(EXTRAS)
 
 
 # --- bounds ------------------------------------------------------------------------------------

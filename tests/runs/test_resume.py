@@ -136,15 +136,6 @@ def test_a_loss_with_weights_of_its_own_resumes_too(tmp_path):
     assert_same_bits(resumed, train(config, loss=loss))
 
 
-def test_without_a_snapshot_it_starts_again(tmp_path):
-    config = small()
-    with pytest.raises(Killed):
-        train(config, Interrupted(tmp_path, "key", "generation", 3, every=1e9))
-    assert logged(tmp_path / "generation.jsonl") == [1, 2]
-    assert_same_bits(train(config, CheckpointFolder(tmp_path, "key", every=1e9)), train(config))
-    assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
-
-
 def test_when_snapshots_are_taken_does_not_change_the_result(tmp_path):
     ticks = iter(range(10**6))
     for every in (0, 3, 1e9):
@@ -313,14 +304,6 @@ def test_keys_tell_settings_apart(changes):
     assert shared == ("refinement" in changes or "classification" in changes)
 
 
-def test_keys_tell_seeds_and_data_apart():
-    other = tiny(1).for_training()
-    for key in (training_key, generation_key):
-        assert key(TRAINING, small(), 0) != key(TRAINING, small(), 1)
-        assert key(TRAINING, small(), 0) != key(other, small(), 0)
-        assert key(TRAINING, small(), 0) == key(tiny().for_training(), small(), 0)
-
-
 @pytest.mark.parametrize(
     ("stage", "drop"),
     [("refinement", "head"), ("refinement", "batches"), ("generation", "generator.to_features")],
@@ -333,14 +316,6 @@ def test_a_snapshot_that_lacks_tensors(cut, stage, drop):
     save_tensors(path, kept, metadata)
     with pytest.raises(ModelFileError, match="does not fit these settings"):
         train(small(), CheckpointFolder(cut, "key"))
-
-
-def test_a_finished_stage_keeps_only_what_is_used(cut):
-    """Generation is done, refinement was cut short: critic and optimisers of the first are gone."""
-    done, _ = load_tensors(cut / "generation.safetensors")
-    assert {name.split(".")[0] for name in done} == {"generator"}
-    unfinished, _ = load_tensors(cut / "refinement.safetensors")
-    assert {"encoder", "head", "adam", "batches"} <= {name.split(".")[0] for name in unfinished}
 
 
 # --- divergence ---------------------------------------------------------------------------------
