@@ -14,7 +14,7 @@ from mlis.data.io.folder import save_dataset
 from mlis.data.out_of_core.safetensors_file import write_arrays
 from mlis.data.splits import Split
 from mlis.evaluation import evaluate_retrieval
-from mlis.io.checkpoint import load_model, save_model
+from mlis.io.checkpoint import load_model
 
 MEASURES = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic")
 
@@ -53,15 +53,6 @@ def test_a_run_gives_what_its_fit_measured(run, capsys):
     assert found["seeds"] == [0, 1]
     assert found["H"] == found["components"]["ml+is+sfr"]["H"]
     assert found["seconds"] > 0
-
-
-def test_a_model_in_a_run_knows_its_dataset(model, run, capsys):
-    found = evaluate(capsys, model)
-    row = json.loads((run / "seed-1/ml/result.json").read_text())["test"]
-    assert {name: found[name] for name in MEASURES} == {name: row[name] for name in MEASURES}
-    assert found["per_class"] == row["per_class"]
-    assert found["confusions"] == row["confusions"]
-    assert found["component"] == "ml"
 
 
 def test_a_model_elsewhere_needs_a_dataset(model, small_folder, tmp_path, capsys):
@@ -229,13 +220,6 @@ def test_labelled_rows_that_do_not_fit(model, arrays, flags, said, tmp_path, cap
     given = {"features": np.zeros((2, 16), np.float32), "labels": ["kind 0", "kind 9"]} | arrays
     np.savez(tmp_path / "x.npz", **{name: np.array(value) for name, value in given.items()})
     assert said in failure(capsys, model, tmp_path / "x.npz", *flags)
-
-
-def test_a_model_without_a_record_is_evaluated(model, small_folder, tmp_path, capsys):
-    save_model(load_model(model), tmp_path / "model", record={})
-    found = evaluate(capsys, tmp_path / "model", small_folder)
-    assert found["protocol"] == "unknown"
-    assert found["H"] == evaluate(capsys, model)["H"]
 
 
 def test_a_run_without_a_finished_training(run, tmp_path, capsys):

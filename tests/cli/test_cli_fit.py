@@ -12,7 +12,6 @@ from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, sma
 from mlis.cli import main
 from mlis.cli.progress import Progress
 from mlis.storage.atomic import with_checksum, without_checksum
-from standins import write_tiny
 
 PERCENT = ("U", "S", "H", "T1", "AUSUC", "overall")
 GAN = ("--generator", "wgan-gp", "--generation-hidden", "16", "--noise", "4", "--batch-size", "16")
@@ -67,15 +66,6 @@ def test_json_of_several_seeds_and_components(ablation, capsys):
     assert result["components"]["ml"]["H"] != result["H"]
     times = [part["seconds"] for part in result["components"].values()]
     assert result["seconds"] == pytest.approx(np.sum(times))
-
-
-def test_table_shows_mean_and_deviation(ablation, capsys):
-    assert main(["fit", "--resume", str(ablation)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    saved = json.loads((ablation / "results.json").read_text())["components"]
-    rows = {line.split()[0]: line for line in lines}
-    for name, summary in saved.items():
-        assert f"{summary['H_mean']:.1f} ± {summary['H_std']:.1f}" in rows[name]
 
 
 def test_components_share_the_generator_of_a_seed(ablation):
@@ -283,20 +273,6 @@ def test_what_a_run_or_a_settings_file_names_is_imported_on_the_users_word_alone
     assert not (tmp_path / "new").exists()
     assert fit(capsys, "--resume", "run", "--loss", name)["S"] > 0
     assert (tmp_path / "imported").exists()
-
-
-def test_a_pair_of_files(tmp_path, capsys):
-    features, split = write_tiny(tmp_path / "files")
-    quick = (*QUICK, "--classes-per-batch", "3")
-    result = fit(
-        *(capsys, "--features", features, "--split", split, "-o", tmp_path / "run", *quick),
-    )
-    assert result["dataset"] == "res101"
-    assert result["U"] is not None
-    line = failure(
-        capsys, "--features", features, "--split", split, "--data-root", tmp_path, "-o", "x"
-    )
-    assert "--data-root: not allowed with a pair of files" in line
 
 
 def test_tables(tmp_path, capsys):

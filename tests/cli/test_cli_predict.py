@@ -139,16 +139,6 @@ def without_label(text: str) -> str:
     return "".join(line.rpartition(",")[0] + "\n" for line in lines) if last else text
 
 
-def test_another_name_of_the_label_column(model, features, tmp_path, capsys):
-    write_labelled_csv(tmp_path / "x.csv")
-    text = (tmp_path / "x.csv").read_text().replace("label,", "truth,", 1)
-    (tmp_path / "x.csv").write_text(text)
-    assert "column 'truth'" in failure(capsys, model, tmp_path / "x.csv")
-    expected = predict(capsys, model, features)
-    found = predict(capsys, model, tmp_path / "x.csv", "--label-column", "truth")
-    assert without_label(found) == expected
-
-
 def test_a_dataset_folder_in_pieces(model, small_folder, capsys, monkeypatch):
     whole = predict(capsys, model, small_folder)
     assert len(whole.splitlines()) == 1 + len(small_dataset().labels)

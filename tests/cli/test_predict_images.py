@@ -64,17 +64,6 @@ def test_the_model_remembers_its_image_model(place, model):
     assert model.metadata.sources["descriptors"]["attributes"][0]["name"] == "red"
 
 
-def test_a_dataset_of_before_says_it_beside(place, tmp_path):
-    data = load_folder(place / "data")
-    save_dataset(data, tmp_path)
-    words = json.loads((tmp_path / "dataset.json").read_text())
-    sources = words["provenance"].pop("sources")
-    (tmp_path / "dataset.json").write_text(json.dumps(words))
-    assert load_folder(tmp_path).provenance.sources == {}
-    (tmp_path / "sources.json").write_text(json.dumps({"root": "/pictures", **sources}))
-    assert load_folder(tmp_path).provenance.sources == sources
-
-
 def test_pictures_are_recognised_seen_or_not(model):
     found = ImageClassifier(model).predict([picture(colour, 50) for colour in EVERY.values()], k=3)
     assert [one.classes[0].name for one in found] == list(EVERY)

@@ -18,7 +18,7 @@ from mlis.compute import ray_cluster as spreading
 from mlis.compute.ray_cluster import Cluster, Pool, connected
 from mlis.data.io.feature_folder import read_feature_folder
 from mlis.errors import DataError, SettingsError
-from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
+from mlis.experiments.engine import LocalEngine, record_of
 from mlis.experiments.ray_engine import RayEngine
 from mlis.experiments.ray_worker import work
 from mlis.experiments.tasks import BASELINES
@@ -26,7 +26,6 @@ from mlis.features.backbones.base import BackboneSpec
 from mlis.features.images import ray_shards
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images
-from mlis.storage.locks import lock_folder
 from pretend_ray import PretendRay, echo
 from simulated import tiny
 
@@ -159,19 +158,6 @@ def test_runs_that_ray_gives_up_do_not_stop_the_others_and_are_done_next_time(
     assert found[0].problem == "Ray gave it up (RayError): node died"
     assert all(one.row for one in RayEngine().run(tasks, results))
     assert len((results / "results.jsonl").read_text().splitlines()) == 3
-
-
-def test_what_is_finished_is_kept_and_nothing_is_held_when_it_is_stopped(tmp_path, monkeypatch):
-    folder, results = saved(tmp_path / "data"), tmp_path / "results"
-    tasks = [task(folder, "eszsl", seed=seed) for seed in range(20)]
-    ray = pretend_ray.use(monkeypatch)
-    outcomes = RayEngine().run(tasks, results)
-    next(outcomes)
-    outcomes.close()
-    assert len(list(store_of(results))) == ray.calls == 6
-    lock_folder(work_of(results, tasks[7])).close()
-    assert len(list(RayEngine().run(tasks, results))) == 20
-    assert ray.calls == 20
 
 
 def test_a_worker_that_computes_otherwise_refuses(tmp_path, monkeypatch):

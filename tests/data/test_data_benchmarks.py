@@ -134,18 +134,6 @@ def test_minus_one_in_descriptors_is_warned_of_and_can_be_missing(tmp_path, capl
     assert filled == pytest.approx(np.delete(att[1], 3).mean(), rel=1e-6)
 
 
-def test_missing_train_and_val_rows_are_made_up_for_by_the_seed(tmp_path):
-    files = write_fault(tmp_path, split={"train_loc": None, "val_loc": None})
-    data = load_pair(*files, seed=4)
-    assert data.split.has_validation
-    assert "drawn with seed 4, as train_loc/val_loc are absent" in data.provenance.notes[0]
-
-
-def test_files_without_names_get_numbers_that_count_like_the_labels(tmp_path):
-    data = load_pair(*write_fault(tmp_path, split={"allclasses_names": None}))
-    assert data.class_names[0] == "class_001"
-
-
 @pytest.mark.parametrize("hdf5", [False, True])
 def test_an_empty_part_is_no_fault(tmp_path, hdf5):
     empty = np.empty((0, 0))

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlis.data import load_pair
 from mlis.data.io.cache import ENTRY_VERSION, cached_arrays, file_sha256
 from mlis.data.io.xlsa17 import _read_features
 from mlis.errors import DataError
@@ -65,14 +63,6 @@ def test_the_second_open_maps_the_cache_and_reads_nothing(source):
     for name in NAMES:
         np.testing.assert_array_equal(first[name], _read_features(source)[name])
         np.testing.assert_array_equal(second[name], first[name])
-
-
-def test_the_key_is_the_content_so_a_copy_hits_too(source, tmp_path):
-    reader = Reader()
-    cached_arrays(source, NAMES, reader)
-    shutil.copy(source, tmp_path / "copy.mat")
-    cached_arrays(tmp_path / "copy.mat", NAMES, reader)
-    assert reader.calls == 1
 
 
 def test_a_changed_file_of_the_same_size_and_time_is_read_again(source):
@@ -170,14 +160,6 @@ def test_a_file_that_changes_while_it_is_read_is_refused(source):
 
     with pytest.raises(DataError, match="changed while it was read"):
         cached_arrays(source, NAMES, read)
-
-
-def test_with_the_cache_the_dataset_is_the_same_and_mapped(tmp_path):
-    files = write_tiny(tmp_path / "data")
-    mapped = load_pair(*files)
-    assert isinstance(mapped.features, np.memmap)
-    assert mapped.sha256 == load_pair(*files, cache=False).sha256 == load_pair(*files).sha256
-    assert mapped.provenance == load_pair(*files, cache=False).provenance
 
 
 MEASURE = """

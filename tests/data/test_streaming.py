@@ -21,7 +21,7 @@ from mlis.data import GZSLDataset
 from mlis.data.io.folder import TENSORS, load_folder, save_dataset
 from mlis.data.out_of_core.spill import check_room, spill
 from mlis.data.out_of_core.stored import StoredArray, StoredRows, stored
-from mlis.data.out_of_core.streaming import StreamedRows, prefetch
+from mlis.data.out_of_core.streaming import StreamedRows
 from mlis.encoder.trainer import RefinementTrainer
 from mlis.errors import DataError
 from mlis.generators.ridge import class_means, fit_ridge
@@ -71,29 +71,6 @@ def test_rows_and_chunks_are_those_of_the_tensor(path, dtype):
         parts = list(x.split(size))  # kept: none is written over by the next
         for ours, theirs in zip(parts, expected.split(size), strict=True):
             assert torch.equal(ours, theirs)
-
-
-def test_what_was_prefetched_is_read_once(path, monkeypatch):
-    reads = []
-    gather = StoredArray.gather
-
-    def counted(self, rows, out):
-        reads.append((threading.current_thread().name, len(rows)))
-        gather(self, rows, out)
-
-    monkeypatch.setattr(StoredArray, "gather", counted)
-    x, expected = streamed(path), whole()
-    first, second = torch.tensor([4, 4, 40]), torch.arange(9)
-    prefetch(x, first)
-    prefetch(x, second)
-    first_again, elsewhere = first.clone(), torch.tensor([1])
-    first.zero_()  # the reader has its own copy
-    assert torch.equal(x[second], expected[second])
-    assert torch.equal(x[elsewhere], expected[elsewhere])
-    assert torch.equal(x[first_again], expected[first_again])
-    assert sorted(reads) == [("MainThread", 1), ("mlis-reader", 3), ("mlis-reader", 9)]
-    assert torch.equal(x[second], expected[second])  # asked for again: read again
-    assert len(reads) == 4
 
 
 def test_the_readers_timing_does_not_matter(path, monkeypatch):

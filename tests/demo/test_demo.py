@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.kernel_ridge import KernelRidge
 
 from mlis import presets
 from mlis.config import Config, resolve
@@ -21,7 +20,6 @@ from mlis.data.letters.alphabet import common_letters, covered_letters
 from mlis.data.letters.dataset import LetterData, Rendering, load_letters
 from mlis.demo import run_demo
 from mlis.demo.page import shot
-from mlis.methods.prototype import RidgePrototype
 from page_cases import Reader, check_self_contained
 
 TINY = {
@@ -144,28 +142,6 @@ def test_threads_are_told_to_wait_quietly_before_torch_is_imported():
 
 
 # --- baselines --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kernel", ["linear", "rbf"])
-def test_prototypes_agree_with_scikit_learn(data: LetterData, config: Config, kernel: str):
-    training = data.dataset.for_training()
-    changes = {
-        "preprocessing": {"feature_scaling": "none"},
-        "generation": {"ridge_kernel": kernel, "ridge_lambda": 0.3},
-    }
-    fitted = RidgePrototype(config.replace(changes)).fit(training, device="cpu")
-    seen = data.dataset.seen_classes
-    means = np.stack([training.features[training.labels == c].mean(0) for c in seen])
-    units = training.descriptors / np.linalg.norm(training.descriptors, axis=1, keepdims=True)
-    gaps = np.linalg.norm(units[seen][:, None] - units[seen][None], axis=2)
-    gaps = np.sort(gaps[np.triu_indices(len(seen), 1)])
-    width = gaps[gaps > 0][(np.count_nonzero(gaps) - 1) // 2]
-    model = KernelRidge(alpha=0.3, kernel=kernel, gamma=0.5 / width**2)
-    model.fit(units[seen], means - means.mean(0))
-    expected = torch.from_numpy(model.predict(units) + means.mean(0)).float()
-    expected = torch.nn.functional.normalize(expected, dim=1)
-    found = torch.nn.functional.normalize(fitted.head.prototypes, dim=1)
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
 
 # --- the page ---------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from mlis.data.io.npy_file import load_npy, read_npz
 from mlis.errors import LONGEST, DataError, MlisError, ModelFileError, SettingsError
 from mlis.features.images.files import find_images
 from mlis.io.checkpoint import RECORD, WEIGHTS, load_model, save_model
-from mlis.model.recognizer import Metadata
+from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.pipeline import fit
 from mlis.storage.atomic import strict_json
 from mlis.storage.tensors import load_tensors, save_tensors
@@ -235,9 +235,14 @@ def test_a_string_of_a_megabyte_is_read_and_one_of_a_hundred_is_not(tmp_path, mo
         read_strings(tmp_path / "f.mat", "s")
 
 
+@functools.cache
+def recognizer() -> Recognizer:
+    return fit(tiny().for_training(), small(), seed=0).recognizer
+
+
 @pytest.fixture
 def model(tmp_path) -> Path:
-    save_model(fit(tiny().for_training(), small(), seed=0).recognizer, tmp_path / "model")
+    save_model(recognizer(), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -392,11 +397,8 @@ def test_a_dataset_folder_opens_no_file_but_its_own(tmp_path, opened):
 
 
 def test_a_model_opens_no_file_but_its_own(tmp_path, opened):
-    recognizer = fit(
-        tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
-    ).recognizer
-    recognizer.metadata = Metadata({**OUTSIDE, "backbone": {}}, record=OUTSIDE)
-    save_model(recognizer, tmp_path / "model")
+    metadata = Metadata({**OUTSIDE, "backbone": {}}, record=OUTSIDE)
+    save_model(replace(recognizer(), metadata=metadata), tmp_path / "model")
     opened.clear()
     assert load_model(tmp_path / "model").metadata.sources["features"] == "/etc/passwd"
     assert str(tmp_path / "model" / RECORD) in opened
@@ -411,33 +413,25 @@ ADDED = {"action": "add", "classes": ["a"], "when": "now"}
     [
         {"sources": ["a"]},
         {"sources": {"backbone": ["microsoft/resnet-18"]}},
-        {"sources": {"backbone": {"name": ["a"]}}},
-        {"sources": {"backbone": {"size": 3}}},
         {"sources": {"backbone": {"name": "a", "fingerprint": 3}}},
         {"sources": {"descriptors": "mlis-descriptors"}},
         {"sources": {"descriptors": {"text": "all-MiniLM-L6-v2"}}},
         {"history": [ADDED, {"action": "add", "classes": ["a"]}]},
         {"history": [{**ADDED, "classes": 3}]},
-        {"history": [{**ADDED, "classes": {"a": ["b"]}}]},
-        {"history": [{**ADDED, "action": None}]},
         {"record": ["a"]},
         {"record": {"provenance": ["a"]}},
     ],
 )
-def test_words_of_the_wrong_kind_are_a_damaged_model(changes, tmp_path, capsys):
-    recognizer = fit(
-        tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
-    ).recognizer
-    save_model(recognizer, tmp_path / "model")
-    facts = json.loads((tmp_path / "model" / RECORD).read_text()) | changes
+def test_words_of_the_wrong_kind_are_a_damaged_model(changes, model, capsys):
+    facts = json.loads((model / RECORD).read_text()) | changes
     record = facts.pop("record")
-    tensors, _ = load_tensors(tmp_path / "model" / WEIGHTS)
+    tensors, _ = load_tensors(model / WEIGHTS)
     text = json.dumps(facts, sort_keys=True)
-    save_tensors(tmp_path / "model" / WEIGHTS, tensors, {"description": text})
-    (tmp_path / "model" / RECORD).write_text(json.dumps({**facts, "record": record}))
+    save_tensors(model / WEIGHTS, tensors, {"description": text})
+    (model / RECORD).write_text(json.dumps({**facts, "record": record}))
     with pytest.raises(ModelFileError, match="damaged"):
-        load_model(tmp_path / "model")
-    assert main(["predict", str(tmp_path / "model"), "photo.jpg"]) == 2
+        load_model(model)
+    assert main(["predict", str(model), "photo.jpg"]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -466,18 +460,13 @@ def resaved(model: Path, **changes: torch.Tensor | None) -> None:
     ("name", "value"),
     [
         ("head.weight", torch.zeros(9, 11)),
-        ("head.weight", torch.zeros(9)),
-        ("head.bias", torch.zeros(8)),
         ("head.bias", torch.zeros(9, dtype=torch.float64)),
         ("refiner.weight", torch.zeros(10, 8)),
         ("refiner.bias", None),
         ("preprocessing.shift", torch.zeros(8, dtype=torch.float64)),
         ("preprocessing.factor", torch.zeros(9, dtype=torch.int64)),
-        ("seen_mask", torch.zeros(9)),
-        ("seen_mask", None),
         ("classifier.weight", torch.zeros(9, 10)),
         ("descriptors", torch.zeros(8, 4)),
-        ("descriptors", torch.zeros(())),
     ],
 )
 def test_tensors_that_fit_no_model_are_named(model, name, value):

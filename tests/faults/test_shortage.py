@@ -30,7 +30,7 @@ from mlis.errors import DataError, OutOfMemoryError
 from mlis.evaluation import curve, evaluate, evaluate_retrieval
 from mlis.evaluation import retrieval as retrieval_module
 from mlis.features import decode as decode_module
-from mlis.features.backbones.base import choose_batch, run
+from mlis.features.backbones.base import run
 from mlis.features.decode import ImageError, ImageMemoryError, decode
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images
@@ -94,15 +94,6 @@ def test_recognition_takes_smaller_batches_where_memory_is_short(recognizer, mon
     monkeypatch.setattr(torch, "addmm", lambda *args, **kwargs: scarce(None, range(99)))
     with pytest.raises(OutOfMemoryError, match="even for one row"):
         recognizer.scores(x)
-
-
-def test_an_error_that_is_no_shortage_is_not_hidden(recognizer, monkeypatch):
-    def broken(*args, **kwargs):
-        raise RuntimeError("broken")
-
-    monkeypatch.setattr(torch, "addmm", broken)
-    with pytest.raises(RuntimeError, match="broken"):
-        recognizer.scores(tiny().features)
 
 
 def test_features_of_images_take_smaller_batches(monkeypatch):
@@ -277,20 +268,6 @@ def test_decoding_without_memory_is_no_damage(place, monkeypatch):
     with pytest.raises(ImageMemoryError, match="not enough memory to decode it"):
         decode_module.rgb(Image.open(io.BytesIO(file.getvalue())))
     assert issubclass(ImageMemoryError, ImageError)  # one request of a server, not the server
-
-
-def test_a_gpu_too_full_to_measure_on_takes_one_image_at_a_time(monkeypatch):
-    class Model:
-        def features(self, batch):
-            raise torch.OutOfMemoryError(CUDA)
-
-    for name, value in {
-        "mem_get_info": (1 << 30, 1 << 33),
-        "reset_peak_memory_stats": None,
-        "memory_allocated": 0,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, lambda *args, value=value: value)
-    assert choose_batch(Model(), torch.zeros(1, 3), torch.device("cuda")) == 1
 
 
 # --- files, the command line, the server ----------------------------------------------------------

@@ -310,11 +310,6 @@ def test_wrong_removals_and_names(model):
         model.add(["a"], NEW[:1], synthetic_per_class=0)
 
 
-def test_a_description_that_is_there_already_is_told(model, caplog):
-    model.add(["twin"], model.descriptors[:1] * 2)
-    assert "descriptors of 'twin' and 'class_000' are nearly identical" in caplog.text
-
-
 # --- descriptors as in training -----------------------------------------------------------------
 
 WORDS = """name,text,legs,flies,share
@@ -337,20 +332,6 @@ def test_described_again_alone_a_class_has_the_training_s_vector(tmp_path):
         names, found = describe_like(record, tmp_path / "one.csv", model=Letters())
         assert names == (line.split(",")[0],)
         np.testing.assert_allclose(found[0], vectors[i], atol=1e-6)
-
-
-def test_columns_of_the_training_alone_count(tmp_path):
-    record, _ = words_record(tmp_path)
-    (tmp_path / "a.csv").write_text("name,text,legs\nant,bad,6\n")
-    (tmp_path / "b.csv").write_text("remark,name,legs,text,flies,share\nnew,ant,6,bad,?,\n")
-    (_, a), (_, b) = (
-        describe_like(record, tmp_path / name, model=Letters()) for name in ("a.csv", "b.csv")
-    )
-    np.testing.assert_array_equal(a, b)
-    assert np.linalg.norm(a) == pytest.approx(1)
-    names, spoken = describe_like(record, {"ant": "bad", "elk": ["bad", "cab"]}, model=Letters())
-    assert names == ("ant", "elk")
-    assert spoken.shape == (2, 11)
 
 
 def test_descriptions_that_do_not_fit(tmp_path):

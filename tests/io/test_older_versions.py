@@ -167,16 +167,6 @@ def test_another_format_and_seeds_trained_together_are_refused(kept, file, value
     assert Path(file).name in str(caught.value)
 
 
-@pytest.mark.parametrize("file", ["run/run.json", "run/seed-1/ml+is+sfr/result.json"])
-def test_records_from_before_there_were_formats_are_read(kept, file):
-    record = without_checksum(json.loads((kept / file).read_text()))
-    del record["format"]
-    (kept / file).write_text(json.dumps(record))
-    run = kept / "run"
-    found = execute(run, RunPlan.read(run), load_folder(kept / "dataset"))
-    assert found["components"]["ml+is+sfr"]["H"]
-
-
 def test_an_edited_number_is_noticed(kept):
     """In the record of a run, in a result, and in a row of the store: never a wrong number."""
     place = kept / "run/seed-1/ml+is+sfr/result.json"

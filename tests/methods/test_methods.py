@@ -147,20 +147,6 @@ def test_prototypes_are_ridge_predictions_compared_by_cosine(kernel):
         np.testing.assert_allclose(found, wanted @ x / np.linalg.norm(x), atol=1e-6)
 
 
-def test_prototypes_of_every_kernel_and_penalty():
-    training = tiny().for_training()
-    found = {
-        (one.config.generation.ridge_kernel, one.config.generation.ridge_lambda): recognizer.scores(
-            np.asarray(training.features)
-        )
-        for one, recognizer in RidgePrototype(DOUBLE).candidates(training, device="cpu")
-    }
-    assert len(found) == 12
-    config = DOUBLE.replace({"generation": {"ridge_kernel": "rbf", "ridge_lambda": 0.01}})
-    alone = RidgePrototype(config).fit(training, device="cpu")
-    np.testing.assert_array_equal(alone.scores(training.features), found["rbf", 0.01])
-
-
 # --- cosine -------------------------------------------------------------------------------------
 
 
@@ -175,11 +161,6 @@ def test_cosine_of_feature_and_descriptor():
     np.testing.assert_array_equal(found.argmax(1), data.for_testing().labels)
     with pytest.raises(DataError, match=r"shape \(B, 12\), but got \(2, 5\)"):
         recognizer.scores(np.zeros((2, 5), dtype=np.float32))
-
-
-def test_cosine_needs_one_space():
-    with pytest.raises(DataError, match="features of 9 numbers and descriptors of 4"):
-        SharedSpaceCosine().fit(tiny().for_training())
 
 
 # --- raw softmax --------------------------------------------------------------------------------

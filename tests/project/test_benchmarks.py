@@ -1,7 +1,5 @@
 """Every benchmark, made small: it runs, counts what it says it counts, and writes its figures."""
 
-import doctest
-import importlib
 import json
 import math
 import shlex
@@ -22,7 +20,6 @@ import growth
 import loading
 import stage_two
 import steps
-import suite
 from products import of_steps
 from shapes import SHAPES, settings, tensors
 
@@ -99,6 +96,7 @@ def test_the_textbook_of_stage_two_minimises_the_same_objective():
     assert least * (1 - 1e-4) < found["objective"] <= 1.5 * least
 
 
+@pytest.mark.slow
 def test_extraction_is_timed_beside_the_bare_model(tmp_path):
     options = ("--backbone", "efficientnet-lite0", "--precision", "float32")
     (row,) = run(extraction, tmp_path, *options, "--images", "3", "--repeats", "2")["rows"]
@@ -107,6 +105,7 @@ def test_extraction_is_timed_beside_the_bare_model(tmp_path):
     assert min(row["extraction"], row["one_by_one"], row["side_by_side"]) > 0
 
 
+@pytest.mark.slow
 def test_growth_is_measured_along_three_axes(tmp_path):
     sizes = ("--batch", "4,8", "--classes", "8,16,2000", "--descriptor", "4,8", "--repeats", "1")
     found = run(growth, tmp_path, "--base", "tiny", *sizes)
@@ -115,17 +114,6 @@ def test_growth_is_measured_along_three_axes(tmp_path):
         *(("descriptor", 4), ("descriptor", 8)),
     ]
     assert [row["axis"] for row in found["verdicts"]] == ["batch", "classes", "descriptor"]
-
-
-@pytest.mark.parametrize(("power", "linear"), [(0.0, True), (1.0, True), (1.5, False)])
-def test_the_verdict_on_growth_is_the_steepest_slope(power, linear):
-    rows = [{"axis": "classes", "value": n, "ms": 3 * n**power} for n in (50, 1000, 20000)]
-    for row, before in zip(rows, [None, *rows], strict=False):
-        row["exponent"] = before and growth.exponent(before, row)
-    found = growth.verdict(rows)
-    assert found["largest_exponent"] == pytest.approx(power)
-    assert found["overall_exponent"] == pytest.approx(power)
-    assert found["no_faster_than_linear"] is linear
 
 
 @linux
@@ -146,48 +134,3 @@ def test_end_to_end_trains_and_tests(tmp_path, small_folder):
     (row,) = run(end_to_end, tmp_path, str(small_folder), f"--flags={shlex.join(QUICK)}")["rows"]
     assert row["seconds"] > row["fit_seconds"] > 0
     assert 0 < row["H"] <= 100
-
-
-def test_end_to_end_says_why_it_is_skipped(tmp_path):
-    found = run(end_to_end, tmp_path, "FLO", "--data-root", str(tmp_path))
-    assert found["rows"] == []
-    assert "does not hold a features file" in found["skipped"]
-    assert "no --data-root" in run(end_to_end, tmp_path, "FLO")["skipped"]
-
-
-@pytest.fixture
-def parts(tmp_path, monkeypatch):
-    """One that works, one that is skipped, one that fails."""
-    found = {}
-    for name, last in {
-        "works": 'out.write_text(\'{"rows": [{"n": 3}]}\')',
-        "skipped": 'out.write_text(\'{"rows": [], "skipped": "no data"}\')',
-        "broken": "{}['nothing']",
-    }.items():
-        script = tmp_path / f"{name}.py"
-        script.write_text(f"import pathlib, sys\nout = pathlib.Path(sys.argv[-1])\n{last}\n")
-        found[name] = suite.Part(str(script), name, lambda rows: f"| {rows[0]['n']} |")
-    monkeypatch.setattr(suite, "PARTS", found)
-    return found
-
-
-def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, parts, capsys):
-    assert suite.main(["-o", str(tmp_path), "--parts", "skipped,broken,works"]) == 1
-    found = json.loads((tmp_path / "bench.json").read_text())
-    assert found.keys() >= FACTS - {"command", "rows"}
-    status = {part["name"]: part["status"] for part in found["parts"]}
-    assert status == {"skipped": "skipped", "broken": "failed", "works": "ok"}
-    assert "KeyError" in found["parts"][1]["reason"]
-    text = (tmp_path / "bench.md").read_text()
-    assert "Measured on" in text
-    assert "Skipped: no data" in text
-    assert "Failed: KeyError: 'nothing'" in text
-    assert "| 3 |" in text
-    assert "failed: broken" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["report", "breakdown"])
-def test_the_examples_in_the_helpers_hold(name):
-    found = doctest.testmod(importlib.import_module(name))
-    assert found.attempted > 0
-    assert found.failed == 0

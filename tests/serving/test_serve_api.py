@@ -16,7 +16,6 @@ from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
 from mlis.model.recognizer import Metadata, replace
-from mlis.serving.batching import BusyError
 from mlis.serving.descriptions import Describer, Description
 from mlis.serving.engine import Change, Engine, Query
 from mlis.serving.service import Room
@@ -266,25 +265,6 @@ def test_more_than_may_wait_is_503_before_it_is_received_or_decoded():
     assert Room(8, "rows").used == 0
 
 
-def test_room_is_shared_and_given_back():
-    room = Room(100, "rows")
-    with room.hold("a") as take, room.hold("b") as other:
-        take(30)
-        take(20)  # the same request's own room does not keep it out
-        with pytest.raises(BusyError, match="at most 50 rows"), room.hold("a") as more:
-            more(5)
-        with room.hold("a") as more:
-            more(4)  # a small request
-        other(50)
-        with pytest.raises(BusyError, match="at most 100 rows in progress, got 101"):
-            room.check("c")
-    assert room.used == 0
-    with room.hold("a") as take:
-        take(100)  # alone
-        assert room.used == 100
-    assert room.used == 0
-
-
 def test_no_file_is_decoded_to_learn_its_size(images):
     """An icon is when Pillow opens it: 3 MB took 6 seconds and 660 MB, whatever the limit."""
     inner = png("red", size=(600, 400))
@@ -401,27 +381,6 @@ def test_classes_are_added_only_where_that_is_allowed_and_not_without_end():
         assert "8 classes, the maximum" in refusal(asker.post("/classes", json=CYAN), 422)
     with client(Engine(colour_recognizer(), MeanColours())) as asker:
         assert "no exemplar buffer" in refusal(asker.post("/classes", json=CYAN), 422)
-
-
-def test_a_class_that_took_too_long_is_not_added_later():
-    engine, go = growing_engine(), threading.Event()
-    describer = engine.describer
-    assert describer is not None
-
-    class Slow:
-        takes, attributes, size = describer.takes, describer.attributes, describer.size
-
-        def vector(self, name, words):
-            assert go.wait(60)
-            return describer.vector(name, words)
-
-    engine.describer = Slow()
-    with client(engine, {"timeout": 0.3}) as asker:
-        refusal(asker.post("/classes", json=CYAN), 503)
-        go.set()
-        asker.app.state.service.stop()
-        assert asker.app.state.service.join(60)  # what was begun is over
-        assert asker.get("/classes").json()["count"] == len(COLOURS)
 
 
 def test_classes_that_are_added_at_once_are_added_together(monkeypatch):
@@ -590,26 +549,3 @@ def test_metrics_count_requests_batches_and_bad_files():
     assert "mlis_bad_images_total 1.0" in text
     assert "mlis_in_progress 0.0" in text
     assert "xxx" not in text
-
-
-def test_the_document_of_the_api_is_whole(images):
-    document = images.get("/openapi.json").json()
-    operations = {(method, path) for path, item in document["paths"].items() for method in item}
-    assert operations == {
-        ("post", "/predict/images"),
-        ("post", "/predict/features"),
-        ("get", "/classes"),
-        ("post", "/classes"),
-        ("patch", "/classes/{name}"),
-        ("delete", "/classes/{name}"),
-        ("get", "/health"),
-        ("get", "/metrics"),
-    }
-    body = document["paths"]["/predict/features"]["post"]["requestBody"]["content"]
-    row = body["application/json"]["schema"]["properties"]["rows"]["items"]
-    assert (row["minItems"], row["maxItems"]) == (24, 24)
-    for item in document["paths"].values():
-        for operation in item.values():
-            assert operation["description"] or operation["summary"]
-            problem = operation["responses"]["429"]["content"]["application/json"]["schema"]
-            assert problem == {"$ref": "#/components/schemas/Problem"}
