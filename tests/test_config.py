@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
 
 from mlis.config import (
@@ -72,15 +71,6 @@ def test_choices_are_checked():
         Refinement(loss=3)
 
 
-def test_numpy_numbers_become_plain_ones():
-    settings = Generation(steps=np.int64(3), learning_rate=np.float32(0.5), penalty=np.int32(2))
-    assert (settings.steps, settings.learning_rate, settings.penalty) == (3, 0.5, 2.0)
-    assert {type(settings.steps), type(settings.penalty)} == {int, float}
-    for bad in (np.bool_(True), np.array([3]), np.float64(3)):
-        with pytest.raises(SettingsError, match="whole number"):
-            Generation(steps=bad)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -123,14 +113,6 @@ def test_dictionary_round_trip_through_json():
     again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.sha256 == config.sha256
-
-
-def test_replace_leaves_the_rest_and_the_original():
-    config = Config().replace({"refinement": {"gamma": 16}})
-    assert config.refinement.gamma == 16.0
-    assert config.refinement == dataclasses.replace(Refinement(), gamma=16.0)
-    assert config.generation == Generation()
-    assert Config().refinement.gamma == 80.0
 
 
 def test_the_last_layer_wins_setting_by_setting():

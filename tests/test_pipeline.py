@@ -12,7 +12,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import Evaluation, evaluate
 from mlis.io.checkpoint import load_model, save_model
-from mlis.model.preprocessing import FeatureScaler, prepare
+from mlis.model.preprocessing import prepare
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.training.callbacks import Callback
@@ -140,13 +140,6 @@ def test_nothing_is_scaled_where_the_settings_say_so():
     assert scaler(torch.tensor([[-1.0] * 9])).tolist() == [[0.0] * 9]
 
 
-def test_statistics_are_taken_in_chunks_as_of_the_whole():
-    features = np.random.default_rng(0).normal(size=(20_000, 2)).astype(np.float32)
-    scaler = FeatureScaler.fit(features, Preprocessing())
-    np.testing.assert_array_equal(scaler.shift, features.min(0))
-    np.testing.assert_allclose(1 / scaler.factor, features.max(0) - features.min(0), rtol=1e-6)
-
-
 # --- repeating ----------------------------------------------------------------------------------
 
 DATA = tiny()
@@ -250,11 +243,6 @@ def test_a_gpu_learns_the_same():
     assert result.H > 80
 
 
-def test_devices_that_are_not_there():
-    with pytest.raises(SettingsError, match="expected auto or a device of this machine"):
-        fit(DATA.for_training(), small(), device="gpu0")
-
-
 # --- what is trained, and when ------------------------------------------------------------------
 
 
@@ -296,17 +284,6 @@ def test_without_unseen_classes_it_is_an_ordinary_classifier():
     assert heard.started_stages == ["refinement"]
     test = data.for_testing()
     assert (recognizer.predict(test.features) == test.labels).all()
-
-
-def test_synthetic_samples_of_seen_classes_can_be_used():
-    one = fit(DATA.for_training(), small(), device="cpu").recognizer
-    two = fit(
-        DATA.for_training(),
-        small(classification={"synthetic_per_unseen": 5, "synthetic_per_seen": 20}),
-        device="cpu",
-    ).recognizer
-    assert torch.equal(one.refiner.weight, two.refiner.weight)
-    assert not torch.equal(one.head.weight, two.head.weight)
 
 
 def test_a_users_loss_and_its_name():
@@ -366,11 +343,3 @@ def test_features_from_a_memory_map(tmp_path):
         fit(training, small(), device="cpu").recognizer,
         fit(mapped, small(), device="cpu").recognizer,
     )
-
-
-def test_calibration_of_the_settings_is_applied():
-    config = small(classification={"calibration": 1.5})
-    assert fit(DATA.for_training(), config, device="cpu").recognizer.calibration == 1.5
-    # the caller resolves "validation"
-    config = small(classification={"calibration": "validation"})
-    assert fit(DATA.for_training(), config, device="cpu").recognizer.calibration == 0

@@ -148,23 +148,6 @@ def test_a_folder_of_odd_files_is_predicted_and_what_cannot_be_is_listed(
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_table_of_labels_with_a_split(pictures, table, tmp_path):
-    lines = ["path,kind,split"]
-    for name in CLASSES:
-        part = {"grey": "test_unseen"}.get(name, "trainval")
-        lines += [f"{name}/{i}.png,{name},{part}" for i in range(6)]
-        if name != "grey":
-            lines += [f"{name}/{i}.png,{name},test_seen" for i in range(6, 8)]
-    labels = tmp_path / "labels.csv"
-    labels.write_text("\n".join(lines))
-    run("data", "build", "--images", pictures, "--labels", labels, "--class-column", "kind",
-        "--classes", table, "--sentences", "text", "-o", tmp_path / "data", *FAKE)  # fmt: skip
-    split = load_folder(tmp_path / "data").split
-    counts = len(split.trainval), len(split.test_seen), len(split.test_unseen)
-    assert counts == (18, 6, 6)
-
-
-@pytest.mark.usefixtures("fake")
 def test_names_that_do_not_agree(pictures, table, tmp_path, capsys):
     table.write_text(TABLE.replace("blue,", "Blue,"))
     command = ("data", "build", "--images", pictures, "--classes", table, "-o", tmp_path / "data")

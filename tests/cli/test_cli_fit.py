@@ -104,15 +104,6 @@ def test_the_same_seed_gives_the_same_bytes(small_folder, tmp_path, capsys):
     assert other.read_bytes() not in found
 
 
-def test_progress_is_on_stderr(small_folder, tmp_path, capsys):
-    assert main(["fit", str(small_folder), "-o", str(tmp_path / "run"), *QUICK]) == 0
-    captured = capsys.readouterr()
-    assert "seed 0, ml+is+sfr: refinement 25/25" in captured.err
-    assert "steps/s" in captured.err
-    assert "metric" in captured.err
-    assert "refinement" not in captured.out
-
-
 def test_bars_on_a_terminal(small_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     fit(capsys, small_folder, "-o", tmp_path / "run", *QUICK)

@@ -16,7 +16,7 @@ from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
 from mlis.data.io.folder import load_folder, save_dataset
 from mlis.errors import DataError
-from mlis.image_classifier import ImageClassifier, recorded_backbone
+from mlis.image_classifier import ImageClassifier
 from mlis.io.checkpoint import load_model, save_model
 from mlis.model.recognizer import Metadata, replace
 
@@ -55,13 +55,6 @@ def _fake_backbone(monkeypatch):
 
 
 # --- in Python ----------------------------------------------------------------------------------
-
-
-def test_the_model_remembers_its_image_model(place, model):
-    data = load_folder(place / "data")
-    assert data.provenance.sources["backbone"]["fingerprint"] == Colours().identity.fingerprint
-    assert recorded_backbone(model)["fingerprint"] == Colours().identity.fingerprint
-    assert model.metadata.sources["descriptors"]["attributes"][0]["name"] == "red"
 
 
 def test_pictures_are_recognised_seen_or_not(model):
@@ -266,15 +259,6 @@ def test_wrong_use(place, capsys, tmp_path, monkeypatch, arguments, said):
     np.save("x.npy", np.zeros((1, 12), dtype=np.float32))
     given = [place / "model" if word == "MODEL" else word for word in arguments]
     assert said in refused(capsys, "predict", *given)
-
-
-def test_a_model_of_features_says_what_it_takes(place, model, capsys, tmp_path):
-    save_model(replace(model, metadata=Metadata()), tmp_path / "bare")
-    said = refused(capsys, "predict", tmp_path / "bare", place / "bad")
-    assert "Name that model with --backbone" in said
-    given = ["predict", tmp_path / "bare", place / "bad/fine.png", "--backbone", "colours"]
-    assert main([*map(str, given)]) == 0
-    assert ",red," in capsys.readouterr().out
 
 
 # --- evaluation of labelled photographs -----------------------------------------------------------

@@ -13,7 +13,6 @@ import pytest
 
 from mlis.data.io.cache import ENTRY_VERSION, cached_arrays, file_sha256
 from mlis.data.io.xlsa17 import _read_features
-from mlis.errors import DataError
 from mlis.storage.atomic import cache_folder
 from standins import tiny_benchmark, write_mat, write_standin, write_tiny
 
@@ -150,16 +149,6 @@ def test_a_full_disk_leaves_no_half_entry(source, own_cache, caplog, monkeypatch
     assert "No space left" in caplog.text
     assert arrays["features"].shape == (120, 8)
     assert not list((own_cache / f"arrays-v{ENTRY_VERSION}").iterdir())
-
-
-def test_a_file_that_changes_while_it_is_read_is_refused(source):
-    def read(path: Path) -> dict[str, np.ndarray]:
-        arrays = _read_features(path)
-        path.write_bytes(path.read_bytes() + b" ")
-        return arrays
-
-    with pytest.raises(DataError, match="changed while it was read"):
-        cached_arrays(source, NAMES, read)
 
 
 MEASURE = """

@@ -93,15 +93,6 @@ def test_features_that_are_no_matrix_of_numbers_are_refused(features, message):
         GZSLDataset.from_arrays(features, [0, 1], np.eye(2))
 
 
-def test_a_given_split_is_kept_and_gets_a_validation_part():
-    split = Split(trainval=np.arange(0, 16), test_unseen=np.arange(16, 20))
-    data = GZSLDataset.from_arrays(
-        np.random.default_rng(0).random((20, 3)), np.repeat(np.arange(5), 4), np.eye(5), split=split
-    )
-    assert data.split.trainval.tolist() == list(range(16))
-    assert data.split.has_validation
-
-
 def test_the_training_view_holds_no_test_row():
     data = make(unseen_classes=[1, 4])
     training = data.for_training()
@@ -113,15 +104,6 @@ def test_the_training_view_holds_no_test_row():
     assert not np.shares_memory(training.features, data.features)
     assert training.seen_mask[training.labels].all()
     assert training.descriptors.shape == data.descriptors.shape
-
-
-def test_the_testing_view_has_the_training_views_class_numbers():
-    data = make(unseen_classes=[1, 4])
-    training, testing = data.for_training(), data.for_testing()
-    assert testing.class_names == training.class_names == data.class_names
-    np.testing.assert_array_equal(testing.seen_mask, training.seen_mask)
-    rows = testing.features[:, 0].astype(int)
-    np.testing.assert_array_equal(testing.labels, data.labels[rows])
 
 
 def test_validation_views_are_made_of_training_rows_with_classes_renumbered():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from mlis.data import GZSLDataset, Provenance
 from mlis.data.io.folder import METADATA, TENSORS, load_folder, save_dataset
@@ -41,21 +40,6 @@ def test_what_is_saved_is_loaded(data, tmp_path):
     for name in data.split.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(loaded.split, name), getattr(data.split, name))
     assert sorted(path.name for path in (tmp_path / "new" / "zoo").iterdir()) == [METADATA, TENSORS]
-
-
-def test_features_are_mapped_and_the_file_is_ordinary_safetensors(data, tmp_path):
-    save_dataset(data, tmp_path)
-    assert isinstance(load_folder(tmp_path).features, np.memmap)
-    tensors = safetensors.numpy.load_file(tmp_path / TENSORS)
-    np.testing.assert_array_equal(tensors["features"], data.features)
-    np.testing.assert_array_equal(tensors["split.trainval"], data.split.trainval)
-
-
-def test_saving_twice_gives_the_same_bytes_also_onto_itself(data, tmp_path):
-    save_dataset(data, tmp_path)
-    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    save_dataset(load_folder(tmp_path), tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
 
 
 def test_empty_parts_survive(data, tmp_path):

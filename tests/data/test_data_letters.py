@@ -10,7 +10,6 @@ from mlis.data.letters.alphabet import (
     common_letters,
     covered_letters,
     text_faces,
-    unseen_letters,
 )
 from mlis.data.letters.dataset import LetterData, Rendering, load_letters, render
 from mlis.data.letters.hog import hog
@@ -112,23 +111,6 @@ def test_every_face_has_a_glyph_for_every_letter(covered: tuple[Letter, ...]):
             assert codes <= font.getBestCmap().keys(), face.name
 
 
-def test_common_letters_share_every_ingredient(covered: tuple[Letter, ...]):
-    letters = common_letters(covered, at_least=5)
-    assert 300 < len(letters) < len(covered)
-    for ingredient in {i for x in letters for i in x.ingredients}:
-        assert sum(ingredient in x.ingredients for x in letters) >= 5
-
-
-def test_drawn_letters_leave_all_their_ingredients(covered: tuple[Letter, ...]):
-    letters = common_letters(covered)
-    for seed in range(3):
-        drawn = unseen_letters(letters, 0.2, np.random.default_rng(seed), kept=4)
-        assert len(drawn) == round(0.2 * len(letters))
-        left = [x for i, x in enumerate(letters) if i not in set(drawn.tolist())]
-        for ingredient in {i for k in drawn for i in letters[k].ingredients}:
-            assert sum(ingredient in x.ingredients for x in left) >= 4
-
-
 def test_rendering_repeats_with_its_seed_and_has_the_asked_distortions(few: tuple[Letter, ...]):
     letters = few[:2]
     one = render(letters, SMALL, np.random.default_rng(5))
@@ -152,16 +134,6 @@ def test_no_letter_is_cut_off_by_the_rim(covered: tuple[Letter, ...]):
 
 
 # --- the dataset --------------------------------------------------------------------------------
-
-
-def test_features_descriptors_and_images_belong_together(data: LetterData):
-    dataset = data.dataset
-    assert len(data.images) == len(dataset.features) == 24 * len(data.letters)
-    np.testing.assert_array_equal(hog(data.images[:50], cells=4), dataset.features[:50])
-    assert dataset.class_names == tuple(x.name for x in data.letters)
-    for letter, row in zip(data.letters, dataset.descriptors, strict=True):
-        assert {p for p, v in zip(data.parts, row, strict=True) if v} == set(letter.parts)
-    assert np.bincount(dataset.labels).tolist() == [24] * len(data.letters)
 
 
 def test_unseen_letters_are_new_combinations_of_seen_parts(data: LetterData):

@@ -50,14 +50,6 @@ def test_useless_lists_are_replaced_by_a_seeded_choice_that_says_so(train_loc, v
     assert sorted(rows.tolist()) == TRAINVAL.tolist()
 
 
-def test_two_training_classes_give_no_validation_split():
-    base = Split(np.flatnonzero(LABELS < 2))
-    split, note = add_validation(base, LABELS)
-    assert split is base
-    assert not split.has_validation
-    assert "3 training classes, got 2" in note
-
-
 @pytest.mark.parametrize(("size", "held"), [(1, 0), (2, 1), (3, 1), (5, 1), (8, 2), (10, 2)])
 def test_holding_out_never_empties_a_class(size, held):
     labels = np.zeros(size, dtype=int)

@@ -80,13 +80,6 @@ def test_every_kind_of_file_gives_the_same_dataset(tmp_path, classes, kind, name
     assert set(data.provenance.files) >= {f"features.{kind}", "classes.csv"}
 
 
-def test_labels_may_be_lines_of_text(tmp_path, classes):
-    np.save(tmp_path / "f.npy", FEATURES)
-    (tmp_path / "labels.txt").write_text("\n".join(NAMES[y] for y in LABELS))
-    data = load_tables(tmp_path / "f.npy", classes, labels_file=tmp_path / "labels.txt")
-    np.testing.assert_array_equal(data.labels, LABELS)
-
-
 @pytest.mark.parametrize("kind", ["list", "fixed"])
 def test_parquet_features_may_be_one_column_of_lists(tmp_path, classes, kind):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -95,15 +88,6 @@ def test_parquet_features_may_be_one_column_of_lists(tmp_path, classes, kind):
     pq.write_table(table, tmp_path / "f.parquet", row_group_size=7)
     data = load_tables(tmp_path / "f.parquet", classes)
     np.testing.assert_array_equal(data.features, FEATURES)
-
-
-def test_the_classes_table_may_say_which_are_unseen(tmp_path, classes):
-    lines = classes.read_text().splitlines()
-    parts = ["split", "seen", "Unseen", "seen", "seen", "unseen"]
-    classes.write_text("\n".join(f"{line},{part}" for line, part in zip(lines, parts, strict=True)))
-    data = load_tables(write_csv(tmp_path / "f.csv", LABELS.tolist()), classes)
-    assert data.unseen_classes.tolist() == [1, 4]
-    assert data.descriptors.shape == (5, 2)
 
 
 # --- rows that are marked train, val or test ----------------------------------------------------
@@ -136,19 +120,6 @@ def test_classes_of_val_rows_alone_are_the_unseen_classes_of_validation(tmp_path
     assert split.trainval.tolist() == [*range(4), *range(5, 9), 10, 11, 12]
     assert split.test_seen.tolist() == [4, 9, 13, 14]
     assert split.test_unseen.tolist() == [15, 16, 17, 18, 19]
-
-
-def test_val_classes_alone_leave_the_held_out_rows_to_the_seed(tmp_path, classes):
-    marks = [*["train"] * 10, *["val"] * 5, *["test"] * 5]
-    path = write_marked(tmp_path / "f.csv", LABELS.tolist(), marks)
-    held = set()
-    for seed in range(5):
-        split = load_tables(path, classes, seed=seed).split
-        assert split.val_unseen.tolist() == [10, 11, 12, 13, 14]
-        assert LABELS[split.val_seen].tolist() == [0, 1]
-        assert np.union1d(split.train, split.val_seen).tolist() == list(range(10))
-        held.add(tuple(split.val_seen.tolist()))
-    assert len(held) > 1
 
 
 @pytest.mark.parametrize("kind", ["csv", "npz"])
@@ -327,12 +298,6 @@ def test_each_fault_of_the_features_table_is_named(tmp_path, classes, fault):
         load_tables(path, classes)
     for part in parts:
         assert part in str(caught.value)
-
-
-def test_lengths_must_agree(tmp_path, classes):
-    files = write_features(tmp_path, "npy", LABELS.tolist()[:-1])
-    with pytest.raises(DataError, match=r"labels\.npy: expected 20 labels.*features\.npy, got 19"):
-        load_tables(**files, classes_file=classes)
 
 
 def test_what_is_missing_is_told(tmp_path, classes):

@@ -61,13 +61,6 @@ def test_every_class_is_equally_likely_whatever_its_size():
     assert scipy.stats.chisquare(times).pvalue > 1e-4
 
 
-def test_the_same_stream_gives_the_same_batches_and_another_seed_others():
-    labels = labels_of([20] * 8)
-    one = batches(labels, 4, 3, draws=5)
-    assert torch.equal(one, batches(labels, 4, 3, draws=5))
-    assert not torch.equal(one, batches(labels, 4, 3, draws=5, seed=1))
-
-
 def test_uniform_rows():
     rows = uniform_rows(7, 7000, stream(0, "rows"))
     assert rows.dtype == torch.int64

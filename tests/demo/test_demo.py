@@ -1,7 +1,5 @@
 """The demo: measures, baselines, and a page that stands on its own."""
 
-import base64
-import io
 import json
 import os
 import re
@@ -9,17 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mlis import presets
 from mlis.config import Config, resolve
 from mlis.data.letters.alphabet import common_letters, covered_letters
 from mlis.data.letters.dataset import LetterData, Rendering, load_letters
 from mlis.demo import run_demo
-from mlis.demo.page import shot
 from page_cases import Reader, check_self_contained
 
 TINY = {
@@ -178,10 +173,3 @@ def test_answers_on_the_page_are_the_recognizer_s(page: str):
         letter = re.search(r'alt="([^"]+)"', tile)[1]
         answer = re.search(r'class="say"><span title="([^"]+)"', tile)[1]
         assert (answer == letter) == (state == "ok")
-
-
-def test_a_shot_is_black_ink_as_dense_as_the_image_is_bright():
-    image = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
-    decoded = Image.open(io.BytesIO(base64.b64decode(shot(image).partition(",")[2])))
-    np.testing.assert_array_equal(np.asarray(decoded)[..., 1], image)
-    assert not np.asarray(decoded)[..., 0].any()

@@ -199,24 +199,6 @@ def test_sfr_uses_synthetic_features_and_the_metric_part_of_ml_sfr_no_descriptor
     )
 
 
-def test_every_ablation_sees_the_same_batches():
-    data = tensors()
-    drawn: dict[str, list[Tensor]] = {}
-    for components in ("ml", "ml+is", "ml+sfr", "ml+is+sfr"):
-        batches = drawn.setdefault(components, [])
-
-        def loss(embeddings, labels, batches=batches):
-            batches.append(labels)
-            return embeddings.square().mean()
-
-        encoder(data, settings(components=components), loss=loss)
-    for batches in drawn.values():
-        assert len(batches) == 6
-        assert all(map(torch.equal, batches, drawn["ml"]))
-        by_class = batches[0].view(5, 3)  # P×K
-        assert (by_class == by_class[:, :1]).all()
-
-
 # --- schedules ----------------------------------------------------------------------------------
 
 
@@ -305,22 +287,6 @@ def test_a_loss_with_weights_of_its_own_learns_them(name):
     # the caller's is untouched, so a second training is the same
     assert all(torch.equal(theirs.state_dict()[key], before[key]) for key in before)
     assert torch.equal(encoder(data, s, loss=theirs), encoder(data, s, loss=theirs))
-
-
-def test_a_users_loss_gets_the_concatenation():
-    data = tensors()
-    s = settings(semantic_scale=0.5, visual_norm="l2")
-    got = []
-
-    def loss(embeddings, labels):
-        got.append((embeddings.detach(), labels))
-        return pull(embeddings, labels)
-
-    encoder(data, s, loss=loss)
-    embeddings, labels = got[0]
-    assert embeddings.shape == (15, 10 + 4)
-    torch.testing.assert_close(embeddings[:, 10:], 0.5 * data.descriptors[labels])
-    torch.testing.assert_close(embeddings[:, :10].norm(dim=1), torch.ones(15).double())
 
 
 def test_dead_refined_features_under_a_users_loss_are_not_taken_for_divergence():

@@ -15,7 +15,6 @@ from mlis.errors import DataError
 from mlis.evaluation import (
     SeenUnseenCurve,
     best_calibration,
-    confusion_counts,
     evaluate,
     harmonic_mean,
     seen_unseen_curve,
@@ -320,20 +319,6 @@ def test_wrong_arguments(change, message):
         evaluate(**{**arguments, **change})
 
 
-def test_most_confused_pairs_are_the_largest_counts():
-    labels = np.repeat([0, 1, 2], [6, 6, 6])
-    predicted = np.array([0, 1, 1, 1, 2, 0, 1, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 0])
-    scores = np.eye(3)[predicted]
-    result = evaluate(scores, labels, np.array([True, True, False]), "abc", num_confusions=2)
-    assert [(c.label, c.predicted, c.count) for c in result.confusions] == [
-        ("a", "b", 3),
-        ("b", "a", 2),
-    ]
-    np.testing.assert_array_equal(
-        confusion_counts(labels, predicted, 3), [[2, 3, 1], [2, 4, 0], [1, 0, 5]]
-    )
-
-
 def test_summarise_uses_the_sample_deviation():
     seeds = [{"U": u, "S": 50.0, "H": 40.0, "per_class": []} for u in (1.0, 2.0, 6.0)]
     summary = summarise(seeds)
@@ -342,14 +327,6 @@ def test_summarise_uses_the_sample_deviation():
     assert summary["U_std"] == pytest.approx(np.std([1, 2, 6], ddof=1))
     assert summary["S_std"] == 0.0
     assert "per_class" not in summary
-
-
-def test_summarise_undefined_values_stay_undefined():
-    summary = summarise([{"U": None, "S": 3.0}, {"U": 2.0, "S": 5.0}])
-    assert summary["U"] == [None, 2.0]
-    assert summary["U_mean"] is None
-    assert summary["U_std"] is None
-    assert summary["S_mean"] == 4.0
 
 
 @pytest.mark.parametrize(

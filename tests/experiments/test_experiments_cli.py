@@ -13,7 +13,6 @@ from cli_cases import last_json, one_line_error, printed, refused, save_small, s
 from mlis.cli import main
 from mlis.cli.output import to_toml
 from simulated import small
-from standins import write_standin
 
 
 @pytest.fixture(scope="module")
@@ -168,20 +167,3 @@ def test_killed_and_continued_and_two_at_once(data, settings, tmp_path, capsys):
     tables = [folder / "tables" / "table3.csv" for folder in (rough, calm)]
     assert tables[0].read_bytes() == tables[1].read_bytes()
     assert list((rough / "work").iterdir()) == []
-
-
-def test_stand_ins_are_called_so_everywhere(tmp_path, xlsa17, settings, capsys):
-    write_standin(tmp_path / "data", "FLO", xlsa17, feature_size=16, image_files=False)
-    results = tmp_path / "results"
-    flags = ("--data-root", str(tmp_path / "data"), "--budget", "quick")
-    found = last_json(printed(capsys, *command("table3", Path("FLO"), settings, results, *flags)))
-    assert found["stand_in"] == ["FLO"]
-    assert found["budget"] == "quick"
-    for suffix in ("md", "csv", "tex"):
-        text = (results / "tables" / f"table3.{suffix}").read_text(encoding="utf-8")
-        measured = [line for line in text.splitlines() if "measured" in line and "H@val" in line]
-        assert len(measured) == 3
-        assert all("FLO (stand-in)" in line for line in measured)
-        assert "quick" in text
-    rows = [json.loads(line) for line in (results / "results.jsonl").read_text().splitlines()]
-    assert all(any("stand-in" in note for note in row["provenance"]["notes"]) for row in rows)

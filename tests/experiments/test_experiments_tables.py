@@ -79,12 +79,6 @@ def test_same_runs_of_different_experiments_have_one_key(here):
     assert five.tasks[0].key == keys["table2", "MLIS"]
 
 
-def test_every_method_chooses_its_constant_on_validation_classes(here):
-    for name in NAMES[1:]:
-        for entry in plan(name, [here], brief(0)):
-            assert entry.tasks[0].config.classification.calibration == "validation"
-
-
 def test_the_quick_budget_only_cuts_down(here):
     large = replace(here, config=Config(), dataset=here.dataset)
     for entry in plan("table2", [large], brief(0, name="quick")):

@@ -28,7 +28,7 @@ from mlis.pipeline import fit
 from mlis.protocol import fit_and_calibrate
 from mlis.provenance import training_key
 from mlis.training.callbacks import Callback
-from simulated import small, tiny
+from simulated import noise_for_test_rows, small, tiny
 
 LONGER = {"refinement": {"steps": 40}}
 
@@ -121,12 +121,7 @@ def test_each_step_is_the_training_that_ends_there(settings, tmp_path):
 
 def test_no_test_row_reaches_the_checkpoints(tmp_path):
     data = tiny()
-    rng = np.random.default_rng(0)
-    features, labels = data.features.copy(), data.labels.copy()
-    for rows in (data.split.test_seen, data.split.test_unseen):
-        features[rows] = rng.random((len(rows), features.shape[1])) * 100
-        labels[rows] = rng.permutation(labels[rows])
-    noise = replace(data, features=features, labels=labels)
+    noise = noise_for_test_rows(data)
     ours = measured(data, config(**LONGER), tmp_path / "plain")
     theirs = measured(noise, config(**LONGER), tmp_path / "noise")
     for step in steps_of(config(**LONGER)):

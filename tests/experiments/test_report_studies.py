@@ -16,14 +16,6 @@ from report_cases import row, series, stored, studies, variants
 # --- reading ------------------------------------------------------------------------------------
 
 
-def test_rows_of_other_seeds_are_one_series(tmp_path):
-    rows = [row(seed, H=50.0 + seed) for seed in (2, 0, 1)]
-    (found,) = series(tmp_path, [*rows, row(0, protocol=TEST_BEST)])[:1]
-    assert found.seeds == (0, 1, 2)
-    assert found.summary["H_mean"] == 51.0
-    assert found.first.task["seed"] == 0
-
-
 def test_other_settings_protocols_data_and_products_are_other_series(tmp_path):
     other = row().provenance | {"product_dtype": "bfloat16"}
     rows = [
@@ -120,16 +112,6 @@ def test_a_part_of_the_runs_is_placed_too(tmp_path, part):
     found = studies(tmp_path, variants()[part])
     assert len(found) == 1
     assert found[0].others == []
-
-
-def test_settings_that_nothing_varies_make_another_study(tmp_path):
-    tuned = {"generation": {"steps": 3000}}
-    found = studies(tmp_path, [row(), row(settings=tuned), row(settings=tuned, protocol=TEST_BEST)])
-    assert [study.label for study in found] == ["birds", "birds, settings 2"]
-    assert found[0].differences(found[1].settings) == {"generation.steps": (100, 3000)}
-    protocols = [place.series.protocol for place in found[1].places("table2")]
-    assert protocols == ["H@val", TEST_BEST]
-    assert found[1].main.protocol == "H@val"
 
 
 def test_labels_tell_stand_ins_quick_budgets_and_data_of_one_name_apart(tmp_path):

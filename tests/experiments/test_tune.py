@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ import pytest
 from cli_cases import last_json, one_line_error, printed, refused, small_dataset, start
 from mlis.cli import main
 from mlis.config import Config
-from mlis.data.dataset import GZSLDataset
 from mlis.data.io.folder import save_dataset
 from mlis.storage.locks import lock_folder
+from simulated import noise_for_test_rows
 
 pytest.importorskip("optuna")
 
@@ -124,15 +123,6 @@ def test_the_winner_is_the_fastest_that_is_close_enough():
 
 
 # --- no test row --------------------------------------------------------------------------------
-
-
-def noise_for_test_rows(data: GZSLDataset) -> GZSLDataset:
-    rng = np.random.default_rng(0)
-    features, labels = data.features.copy(), data.labels.copy()
-    for rows in (data.split.test_seen, data.split.test_unseen):
-        features[rows] = rng.random((len(rows), features.shape[1])) * 100
-        labels[rows] = rng.permutation(labels[rows])
-    return replace(data, features=features, labels=labels)
 
 
 def test_test_rows_may_be_noise(small_folder, space, tmp_path, monkeypatch):
@@ -281,15 +271,3 @@ def test_a_dry_run_reads_no_data(space, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     found = last_json(printed(capsys, "tune", "letters", "-o", tmp_path, "--dry-run", "--json"))
     assert found["first"] == ["preset", "defaults"]
-
-
-def test_too_few_classes_are_refused(space, tmp_path, capsys):
-    data = GZSLDataset.from_arrays(
-        np.random.default_rng(0).random((30, 4)),
-        np.repeat(np.arange(3), 10),
-        np.eye(3),
-        unseen_classes=[2],
-    )
-    save_dataset(data, tmp_path / "few")
-    said = refused(capsys, *command(tmp_path / "few", tmp_path / "out", space))
-    assert "3 seen classes, got 2" in said

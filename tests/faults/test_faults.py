@@ -28,8 +28,7 @@ from mlis.data.io.folder import load_folder
 from mlis.errors import DataError, ModelFileError
 from mlis.experiments.store import Store
 from mlis.pipeline import fit
-from mlis.provenance import generation_key, training_key
-from mlis.storage.atomic import atomic_write, cache_folder
+from mlis.storage.atomic import atomic_write
 from mlis.storage.locks import lock_folder
 from mlis.training.callbacks import Callback, LossLog
 from mlis.training.checkpoints import CheckpointFolder
@@ -220,19 +219,6 @@ def test_a_run_folder_that_is_removed_is_named(tmp_path, stage):
         TRAINING, small(), seed=5, checkpoints=CheckpointFolder(folder, "key", every=0)
     ).recognizer
     assert same_weights(again, fit(TRAINING, small(), seed=5).recognizer)
-
-
-def test_a_cache_that_is_removed_under_a_run_costs_nothing(tmp_path, caplog):
-    config = small()
-    own = CheckpointFolder(
-        tmp_path / "run" / "ml",
-        training_key(TRAINING, config, 5),
-        shared={"generation": (tmp_path / "run", generation_key(TRAINING, config, 5))},
-        every=0,
-    )
-    callbacks = [Remover(cache_folder() / "generators", "generation", 3)]
-    fitted = fit(TRAINING, config, seed=5, callbacks=callbacks, checkpoints=own, reuse=True)
-    assert same_weights(fitted.recognizer, fit(TRAINING, config, seed=5).recognizer)
 
 
 # --- clocks ---------------------------------------------------------------------------------------

@@ -77,15 +77,6 @@ def test_a_damaged_shard_is_computed_again(tmp_path):
     check(images, output, names(10))
 
 
-def test_equal_images_share_one_computation(tmp_path):
-    images, backbone = tmp_path / "in", Colours()
-    for name in ("a/1.png", "a/2.png", "b/3.png"):
-        write_images(images, [name], 7)
-    extract_folder(find_images(images), backbone, tmp_path / "out")
-    assert backbone.images == 1
-    check(images, tmp_path / "out", ["a/1.png", "a/2.png", "b/3.png"])
-
-
 def test_odd_files_give_their_own_rows_or_a_reason(tmp_path):
     images, output = tmp_path / "in", tmp_path / "out"
     fine, reasons = odd_images.write_all(images / "class")
@@ -101,13 +92,6 @@ def test_odd_files_give_their_own_rows_or_a_reason(tmp_path):
     for path, row in zip(result.images.paths, result.images.features, strict=True):
         grid = row.reshape(SIDE, SIDE, 3)  # red above, blue below; greys light above, dark below
         assert grid[0, :, 0].mean() > grid[-1, :, 0].mean() + 80, path
-
-
-def test_nothing_but_bad_files_is_an_error_that_gives_a_reason(tmp_path):
-    (tmp_path / "in" / "a").mkdir(parents=True)
-    (tmp_path / "in" / "a" / "x.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"got 1 unusable files.*a/x.jpg: empty file"):
-        extract_folder(find_images(tmp_path / "in"), Colours(), tmp_path / "out")
 
 
 def test_features_that_are_not_finite_are_no_rows(tmp_path):

@@ -88,11 +88,6 @@ def test_folders_of_a_split_mark_their_images(tmp_path):
     ]
 
 
-def test_a_class_may_be_called_train(tmp_path):
-    touch(tmp_path, "train/1.jpg", "plane/2.jpg")
-    assert find_images(tmp_path).class_names == ("plane", "train")
-
-
 @pytest.mark.parametrize("other", ["extra/1.jpg", "train/1.jpg"])
 def test_folders_of_a_split_lie_alone(tmp_path, other):
     touch(tmp_path, "train/zebra/1.jpg", "test/zebra/2.jpg", other)

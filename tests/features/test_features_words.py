@@ -42,21 +42,6 @@ def test_columns_are_sorted_by_what_they_hold(tmp_path):
     assert words.attributes == {"legs": ("4", "2"), "flies": ("no", "yes")}
 
 
-def test_several_rows_and_columns_of_sentences(tmp_path):
-    text = "name\tone\ttwo\ncat\tpurrs\tsleeps\nowl\thoots\t\ncat\tpurrs\thas, fur\n"
-    words = read_descriptions(table(tmp_path, text, ".tsv"))
-    assert words.sentences == (("purrs", "sleeps", "has, fur"), ("hoots",))
-    assert words.owners == (0, 1, 0)
-
-
-def test_named_columns_and_no_others(tmp_path):
-    path = table(tmp_path, "name,text,legs\ncat,purrs,4\nowl,hoots,2\n")
-    words = read_descriptions(path, sentences=["name"])
-    assert words.sentences == (("cat",), ("owl",))
-    assert not words.attributes
-    assert not read_descriptions(path, attributes=["legs"]).has_sentences
-
-
 def test_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
@@ -170,18 +155,6 @@ def test_categories_become_a_number_a_value_and_it_is_told(tmp_path):
     told = "read as categories: bill shape (all-purpose, cone, hooked), back colour (black, brown,"
     assert any(note.startswith(told) for note in result.notes)
     assert "read as numbers: wingspan" in result.notes
-
-
-def test_several_rows_of_categories_are_shares(tmp_path):
-    text = "name,colour\nfox,red\nfox,white\nhare,white\nhare,white\n"
-    result = describe(read_descriptions(table(tmp_path, text)), None)
-    np.testing.assert_array_equal(result.vectors, [[0.5, 0.5], [0, 1]])
-
-
-def test_short_sentences_that_no_two_classes_share_are_sentences(tmp_path):
-    words = read_descriptions(table(tmp_path, "name,text\ncat,purrs\ncat,purrs\nowl,hoots\n"))
-    assert words.sentence_columns == ("text",)
-    assert read_descriptions(words.path, categories=["text"]).categories == ("text",)
 
 
 def test_further_classes_get_the_same_columns(tmp_path):

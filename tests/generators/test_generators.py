@@ -1,9 +1,7 @@
 """The cache of trained generators: found, waited for, continued, and checked."""
 
-import errno
 import json
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -26,7 +24,6 @@ from mlis.pipeline import Trained, fit
 from mlis.protocol import fit_and_calibrate
 from mlis.provenance import generation_key, training_key
 from mlis.storage.atomic import cache_folder
-from mlis.storage.locks import lock_folder
 from mlis.storage.tensors import load_tensors, save_tensors
 from mlis.training.callbacks import Callback, LossLog
 from mlis.training.checkpoints import CheckpointFolder
@@ -387,81 +384,6 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, caplog):
     )  # and without a run
 
 
-@pytest.fixture
-def read_only(monkeypatch) -> None:
-    """Nothing below the cache can be opened for writing, made or deleted."""
-    root = cache_folder() / "generators"
-    real = {"open": os.open, "mkdir": os.mkdir, "unlink": os.unlink}
-
-    def refuse(path) -> None:
-        if root in Path(path).parents:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-
-    def no_open(path, flags, *args, **options):
-        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
-            refuse(path)
-        return real["open"](path, flags, *args, **options)
-
-    def no_mkdir(path, *args, **options):
-        if not Path(path).exists():
-            refuse(path)
-        return real["mkdir"](path, *args, **options)
-
-    def no_unlink(path, *args, **options):
-        if Path(path).exists():
-            refuse(path)
-        return real["unlink"](path, *args, **options)
-
-    real_path_open, real_save = Path.open, mlis.training.checkpoints.save_tensors
-
-    def no_path_open(self, mode="r", *args, **options):
-        if set(mode) & set("wa+x"):
-            refuse(self)
-        return real_path_open(self, mode, *args, **options)
-
-    def no_save(path, tensors, metadata):
-        refuse(path)
-        return real_save(path, tensors, metadata)
-
-    monkeypatch.setattr(os, "open", no_open)
-    monkeypatch.setattr(os, "mkdir", no_mkdir)
-    monkeypatch.setattr(os, "unlink", no_unlink)
-    monkeypatch.setattr(Path, "open", no_path_open)
-    monkeypatch.setattr(mlis.training.checkpoints, "save_tensors", no_save)
-
-
-def test_a_read_only_cache_without_the_generator(tmp_path, read_only, caplog):
-    assert_same_bits(train(tmp_path), undisturbed())
-    assert (tmp_path / STORED).exists()
-    assert "is not stored in" in caplog.text
-    assert not stored().parent.exists()
-
-
-def test_a_read_only_cache_with_the_generator(tmp_path, request, caplog):
-    train(tmp_path / "one")
-    request.getfixturevalue("read_only")
-    steps = Steps()
-    assert_same_bits(train(tmp_path / "two", listener=steps), undisturbed())
-    assert steps.of("generation") == []
-    assert not of_the_cache(caplog)
-
-
-def test_the_disk_fills_up_in_between(tmp_path, monkeypatch, caplog):
-    real = mlis.training.checkpoints.save_tensors
-
-    def full(path, tensors, metadata):
-        if cache_folder() in path.parents and metadata["step"] == "3":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path, tensors, metadata)
-
-    monkeypatch.setattr(mlis.training.checkpoints, "save_tensors", full)
-    assert_same_bits(train(tmp_path), undisturbed())
-    assert load_tensors(tmp_path / STORED)[1]["step"] == "5"
-    assert load_tensors(stored())[1]["step"] == "2"
-    assert os.strerror(errno.ENOSPC) in caplog.text
-    assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
-
-
 def test_the_cache_is_deleted_between_and_during_trainings(tmp_path):
     with pytest.raises(Killed):
         train(tmp_path / "one", listener=Steps(die_at=("refinement", 3)))
@@ -480,45 +402,7 @@ def test_the_cache_is_deleted_between_and_during_trainings(tmp_path):
     assert logged(tmp_path / "two/generation.jsonl") == [1, 2, 3, 4, 5]
 
 
-def test_a_lock_of_a_deleted_folder_is_not_taken_for_one(tmp_path):
-    with lock_folder(tmp_path / "a"):
-        with pytest.raises(BlockingIOError):
-            lock_folder(tmp_path / "a")
-        shutil.rmtree(tmp_path / "a")
-        with lock_folder(tmp_path / "a") as again:
-            again.seek(0)
-            assert f"process {os.getpid()} on" in again.read().decode()
-
-
 # --- keys -----------------------------------------------------------------------------------------
-
-
-def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
-    import mlis.provenance
-    from mlis.compute.precision import Precision
-
-    def keys(config=CONFIG):
-        return generation_key(TRAINING, config, 5), training_key(TRAINING, config, 5)
-
-    before = keys()
-    with monkeypatch.context() as patch:
-        patch.setattr(mlis.provenance, "GENERATION_VERSION", -1)
-        assert not set(keys()) & set(before)
-    with monkeypatch.context() as patch:
-        patch.setattr(mlis.provenance, "REFINEMENT_VERSION", -1)
-        assert keys()[0] == before[0]
-        assert keys()[1] != before[1]
-    auto = {}
-    for product in (torch.bfloat16, torch.float32):
-        found = Precision(torch.device("cpu"), torch.float32, product)
-        with monkeypatch.context() as patch:
-            patch.setattr(mlis.provenance.Precision, "of", lambda *_, found=found: found)
-            auto[product] = keys(small("auto"))
-    assert not set(auto[torch.bfloat16]) & set(auto[torch.float32])
-    assert auto[torch.float32] == keys(small("float32"))
-    cuda = Precision(torch.device("cuda"), torch.float32, torch.float32)
-    monkeypatch.setattr(mlis.provenance.Precision, "of", lambda *_: cuda)
-    assert not set(keys()) & set(before)
 
 
 def test_keys_tell_a_users_losses_apart(tmp_path, monkeypatch):

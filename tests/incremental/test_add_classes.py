@@ -129,14 +129,6 @@ def test_a_colour_that_is_described_later(colours, tmp_path):
     assert [one.classes[0].seen for one in found] == [name in COLOURS for name in every]
 
 
-def test_the_same_classes_give_the_same_bits_and_leave_the_model(model):
-    before = model.scores(DATA.features)
-    one, two = (model.add(["a", "b"], NEW) for _ in range(2))
-    assert torch.equal(one.head.weight, two.head.weight)
-    assert model.scores(DATA.features).tobytes() == before.tobytes()
-    assert len(model.class_names) == 9
-
-
 def test_without_new_classes_the_kept_rows_give_the_trained_classifier(model):
     """What is kept says what the training's rows and its generator said."""
     again = refit(
@@ -184,16 +176,6 @@ def test_removing_leaves_the_scores_of_the_others(model):
     again = smaller.add(["a"], NEW[:1])  # rows and generator number the classes again
     assert again.class_names[-1] == "a"
     assert again.scores(DATA.features).shape[1] == 8
-
-
-def test_renaming_changes_names_alone(model):
-    renamed = model.rename({"class_001": "lion", "class_002": "class_001"})
-    assert renamed.class_names[:3] == ("class_000", "lion", "class_001")
-    np.testing.assert_array_equal(renamed.scores(DATA.features), model.scores(DATA.features))
-    assert renamed.metadata.history[-1]["classes"] == {
-        "class_001": "lion",
-        "class_002": "class_001",
-    }
 
 
 @pytest.mark.parametrize("generator", ["ridge", "wgan-gp"])

@@ -10,7 +10,7 @@ import pytest
 
 from mlis import Recognizer, from_pretrained, remove_classes, rename_classes
 from mlis.errors import ModelFileError, SettingsError
-from mlis.io.checkpoint import load_exemplars, load_model, save_model
+from mlis.io.checkpoint import load_exemplars, load_model
 from mlis.io.hub import push_to_hub, save_pretrained
 from mlis.io.model_card import model_card
 from pairs import Pair, trained_pair
@@ -63,13 +63,6 @@ def test_a_folder_is_written_and_read_without_a_network(model, pair, tmp_path, n
         np.testing.assert_array_equal(loaded.scores(DATA.features), model.scores(DATA.features))
 
 
-def test_it_is_the_format_of_save_model_and_no_other(model, pair, tmp_path):
-    save_model(model, tmp_path / "one", pair.exemplars)
-    save_pretrained(model, tmp_path / "two", pair.exemplars)
-    for name in ("config.json", "exemplars.safetensors", "model.safetensors"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
 # --- the card -----------------------------------------------------------------------------------
 
 
@@ -93,13 +86,6 @@ def test_the_card_says_what_is_recorded(model, pair, tmp_path):
     assert "Changed since training" not in card
     assert load_model(tmp_path).metadata.record == RESULTS
     assert model_card(load_model(tmp_path), load_exemplars(tmp_path)) == card
-
-
-def test_the_card_never_guesses(model):
-    card = model_card(model)
-    assert "None are recorded." in card
-    assert "Data: unknown" in card
-    assert "H@val" not in card
 
 
 def test_the_card_says_that_results_are_of_before_a_change(model, tmp_path):

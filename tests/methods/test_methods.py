@@ -94,21 +94,6 @@ def test_eszsl_scores_are_bilinear():
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
-def test_eszsl_goes_through_its_grid_and_rows_in_chunks(monkeypatch):
-    training = tiny().for_training()
-    probe = np.asarray(training.features[:5])
-    whole = {
-        (one.gamma, one.lambda_): recognizer.scores(probe)
-        for one, recognizer in ESZSL(DOUBLE).candidates(training, device="cpu")
-    }
-    powers = [10.0**b for b in (-3, -2, -1, 0, 1, 2, 3)]
-    assert set(whole) == set(itertools.product(powers, powers))
-    monkeypatch.setattr(eszsl, "CHUNK_ROWS", 7)
-    for gamma, lambda_ in [(0.001, 0.001), (1.0, 100.0)]:
-        again = ESZSL(DOUBLE, gamma, lambda_).fit(training, device="cpu").scores(probe)
-        np.testing.assert_allclose(again, whole[gamma, lambda_], rtol=1e-6)
-
-
 def ridge_by_hand(data: GZSLDataset, kernel, penalty: float) -> np.ndarray:
     """Unit prototypes (C, Dx) of min-max scaled features, one class after another."""
     training = data.for_training()
@@ -226,16 +211,3 @@ def test_a_result_is_strict_json():
     assert row["settings"]["config"]["generation"]["generator"] == "ridge"
     assert row["test"]["H"] == measured.test.H
     assert row["seconds"] > 0
-
-
-def test_generators_are_shared_with_the_method():
-    data, config = tiny(), small()
-    method = fit(data.for_training(), config, seed=4, device="cpu", reuse=True)
-    assert not method.reused
-    first = choose_and_test(contrastive(config=config), data, seed=4, device="cpu", reuse=True)
-    assert first.reused
-    again = choose_and_test(RawSoftmax(config), data, seed=4, device="cpu", reuse=True)
-    alone = choose_and_test(RawSoftmax(config), data, seed=4, device="cpu")
-    assert again.reused
-    assert not alone.reused
-    assert again.test.to_dict() == alone.test.to_dict()

@@ -11,9 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from mlis.config import Classification
 from mlis.errors import DivergenceError
 from mlis.model.classification import class_weights, fit_classifier
-from mlis.model.recognizer import replace
-from mlis.pipeline import fit
-from simulated import small, tiny
 
 
 def clouds(n: int = 300, C: int = 5, D: int = 8, seed: int = 0, dtype=torch.float64):
@@ -102,15 +99,6 @@ def test_a_class_without_samples_is_never_predicted():
         assert scores.argmax(1).max() < 5
 
 
-def test_one_class_alone():
-    x, _ = clouds(C=1)
-    classifier = fit_classifier(
-        x.clone(), torch.zeros(len(x), dtype=torch.int64), 1, Classification()
-    )
-    assert classifier(x).shape == (len(x), 1)
-    assert torch.isfinite(classifier(x)).all()
-
-
 def test_identical_features_are_no_error():
     x = torch.ones(6, 3)
     classifier = fit_classifier(x.clone(), torch.tensor([0, 1] * 3), 2, Classification())
@@ -122,13 +110,6 @@ def test_features_that_are_not_finite_are_named():
     x[3, 2] = float("inf")
     with pytest.raises(DivergenceError, match="classification: refined features"):
         fit_classifier(x, y, 5, Classification())
-
-
-def test_too_few_iterations_are_reported(caplog):
-    x, y = clouds()
-    with caplog.at_level(logging.WARNING):
-        fit_classifier(x, y, 5, Classification(max_iterations=2))
-    assert "classification.max_iterations" in caplog.text
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
@@ -181,11 +162,3 @@ def test_chunks_that_are_not_finite_are_named(where):
     x[where, 2] = float("nan")
     with pytest.raises(DivergenceError, match="classification: refined features"):
         fit_classifier(Chunks(x, 50), y, 5, Classification())
-
-
-def test_predictions_do_not_read_descriptors():
-    data = tiny()
-    recognizer = fit(data.for_training(), small(), device="cpu").recognizer
-    noise = np.random.default_rng(0).random(recognizer.descriptors.shape)
-    changed = replace(recognizer, descriptors=noise)
-    np.testing.assert_array_equal(recognizer.scores(data.features), changed.scores(data.features))

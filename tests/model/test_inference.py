@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.errors import DataError, SettingsError
+from mlis.errors import DataError
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Recognizer, replace
@@ -92,16 +92,6 @@ def test_the_fused_pass_equals_the_formula(dtype, error, with_encoder, transform
     expected = textbook(r, x)
     np.testing.assert_allclose(r.scores(x), expected, rtol=0, atol=error * np.abs(expected).max())
     np.testing.assert_array_equal(r.predict(x), r.scores(x).argmax(1))
-
-
-def test_finite_scores_whose_sum_is_not(recognizer):
-    """A class without any sample has the smallest bias there is."""
-    bias = recognizer.head.bias.clone()
-    bias[2] = torch.finfo(bias.dtype).min / 4
-    head = LinearHead(recognizer.head.weight, bias)
-    model = replace(recognizer, head=head)
-    assert model.scores(DATA.features).shape == (len(DATA.features), 9)
-    assert not (model.predict(DATA.features) == 2).any()
 
 
 def test_numpy_in_numpy_out_and_torch_in_torch_out(recognizer):
@@ -200,12 +190,6 @@ def test_top_k_is_consistent_with_scores(recognizer):
     assert recognizer.top_k(DATA.features, 99)[0].shape == (len(scores), 9)
 
 
-@pytest.mark.parametrize("k", [0, -1])
-def test_top_k_of_nothing_is_an_error(recognizer, k):
-    with pytest.raises(SettingsError, match=f"k must be at least 1, but got {k}"):
-        recognizer.top_k(DATA.features, k)
-
-
 def test_calibration_shifts_seen_scores_only(recognizer, exact):
     for r in (recognizer, exact):
         calibrated = replace(r, calibration=0.7)
@@ -247,14 +231,6 @@ def test_without_an_encoder_refined_features_are_the_scaled_ones():
     low, high = np.sqrt(rows.min(0)), np.sqrt(rows.max(0))
     expected = (np.sqrt(DATA.features) - low) / (high - low)
     np.testing.assert_allclose(raw.refine(DATA.features), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_constant_features_of_the_training_rows_are_no_division_by_zero():
-    scaler = FeatureScaler.fit(
-        np.array([[1.0, 2.0], [1.0, 4.0]], dtype=np.float32), small().preprocessing
-    )
-    scaled = scaler(torch.tensor([[3.0, 3.0]]))
-    assert scaled.tolist() == [[0.0, 0.5]]
 
 
 @pytest.mark.parametrize("method", ["predict", "scores", "refine"])

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mlis.errors import ModelFileError
-from mlis.incremental import remove_classes
 from mlis.io.checkpoint import load_model, save_model
 from mlis.model.heads import HEADS, CosineHead, Head, LinearHead
 from mlis.model.preprocessing import FeatureScaler
@@ -117,12 +116,6 @@ def test_a_changed_weight_or_constant_counts_at_once(model):
     with torch.no_grad():
         next(other.head.parameters()).neg_()
     assert not np.allclose(other.scores(X), before)
-
-
-def test_classes_are_removed_from_any_head(model):
-    smaller, exemplars = remove_classes(model, None, ["class 1"])
-    assert exemplars is None
-    np.testing.assert_allclose(smaller.scores(X), np.delete(model.scores(X), 1, axis=1), rtol=1e-5)
 
 
 def test_the_cosine_head_is_the_cosine():

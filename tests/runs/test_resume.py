@@ -136,15 +136,6 @@ def test_a_loss_with_weights_of_its_own_resumes_too(tmp_path):
     assert_same_bits(resumed, train(config, loss=loss))
 
 
-def test_when_snapshots_are_taken_does_not_change_the_result(tmp_path):
-    ticks = iter(range(10**6))
-    for every in (0, 3, 1e9):
-        checkpoints = CheckpointFolder(
-            tmp_path / str(every), "key", every=every, clock=lambda: float(next(ticks))
-        )
-        assert_same_bits(train(small(), checkpoints), train(small()))
-
-
 def test_a_finished_stage_is_not_trained_again(tmp_path):
     done = train(small(), CheckpointFolder(tmp_path, "key"))
     reported = []
@@ -192,18 +183,6 @@ def test_killed_while_a_snapshot_is_written(tmp_path, monkeypatch):
     assert load_tensors(tmp_path / "generation.safetensors")[1]["step"] == "2"
     assert_same_bits(train(config, CheckpointFolder(tmp_path, "key", every=0)), train(config))
     assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
-
-
-def test_steps_after_the_last_snapshot_are_logged_once(tmp_path):
-    class OneSnapshot(Interrupted):
-        def due(self, stage: str, step: int) -> bool:
-            return super().due(stage, step) or (stage, step) == (self.stage, 2)
-
-    with pytest.raises(Killed):
-        train(small(), OneSnapshot(tmp_path, "key", "refinement", 5, every=1e9))
-    assert logged(tmp_path / "refinement.jsonl") == [1, 2, 3, 4]
-    train(small(), CheckpointFolder(tmp_path, "key", every=1e9))
-    assert logged(tmp_path / "refinement.jsonl") == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.slow
@@ -337,20 +316,6 @@ def test_divergence_keeps_the_last_good_snapshot(tmp_path):
     # the loss recovers on the next call: the run continues from there
     train(small(), CheckpointFolder(tmp_path, "key", every=0), loss=loss)
     assert logged(tmp_path / "refinement.jsonl") == [1, 2, 3, 4, 5, 6]
-
-
-def test_no_snapshot_of_weights_that_are_not_finite(tmp_path, monkeypatch):
-    """Losses are looked at every 20 steps; a snapshot between them is checked by itself."""
-    monkeypatch.setattr(mlis.training.loop, "LOG_EVERY", 100)
-    calls = []
-
-    def loss(embeddings, labels):
-        calls.append(1)
-        return embeddings.square().mean() * (float("nan") if len(calls) >= 3 else 1.0)
-
-    with pytest.raises(DivergenceError, match=r"refinement diverged: .* at step 3"):
-        train(small(), CheckpointFolder(tmp_path, "key", every=0), loss=loss)
-    assert load_tensors(tmp_path / "refinement.safetensors")[1]["step"] == "2"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pydantic_core
 import pytest
 import scipy.special
 
-import mlis.serving.engine
 import odd_images
 from mlis.errors import DataError, SettingsError
 from mlis.features.decode import claimed_pixels
@@ -17,7 +16,7 @@ from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
 from mlis.model.recognizer import Metadata, replace
 from mlis.serving.descriptions import Describer, Description
-from mlis.serving.engine import Change, Engine, Query
+from mlis.serving.engine import Engine, Query
 from mlis.serving.service import Room
 from mlis.serving.settings import Access
 from serve_cases import (
@@ -194,11 +193,6 @@ def test_paths_and_methods_that_are_not_there(features):
     assert "/openapi.json" in refusal(features.get("/predict"), 404)
     assert "/openapi.json" in refusal(features.get("/docs"), 404)  # its scripts come from elsewhere
     assert "DELETE is not allowed" in refusal(features.delete("/classes"), 405)
-
-
-def test_a_model_of_features_says_so_when_it_is_sent_pictures(features):
-    answer = features.post("/predict/images", files=upload(png("red")))
-    assert "Send features to /predict/features" in refusal(answer, 422)
 
 
 def test_limits_are_the_servers_own():
@@ -381,34 +375,6 @@ def test_classes_are_added_only_where_that_is_allowed_and_not_without_end():
         assert "8 classes, the maximum" in refusal(asker.post("/classes", json=CYAN), 422)
     with client(Engine(colour_recognizer(), MeanColours())) as asker:
         assert "no exemplar buffer" in refusal(asker.post("/classes", json=CYAN), 422)
-
-
-def test_classes_that_are_added_at_once_are_added_together(monkeypatch):
-    trained = []
-    whole = mlis.serving.engine.add_classes
-
-    def counted(recognizer, exemplars, names, *rest, **options):
-        trained.append(list(names))
-        return whole(recognizer, exemplars, names, *rest, **options)
-
-    monkeypatch.setattr(mlis.serving.engine, "add_classes", counted)
-    engine = growing_engine()
-
-    def new(name: str, *vector: float) -> Change:
-        return Change("add", name, Description(vector=vector))
-
-    outcomes = engine.change(
-        [new("a", 0.1, 0.8, 0.8), new("b", 0.5, 0.1, 0.5), new("a", 0.3, 0.3, 0.1), new("c", 1.0)]
-    )
-    assert trained == [["a", "b"]]
-    assert [type(each).__name__ for each in outcomes] == [
-        *("NoneType", "NoneType", "ConflictError", "DataError")
-    ]
-    assert engine.catalogue.names[-2:] == ("a", "b")
-    outcomes = engine.change([new("d", 0.0, 0.0, 0.0), new("e", 0.2, 0.9, 0.5)])
-    assert "zeros" in str(outcomes[0])  # it is found while they are added, and fails alone
-    assert outcomes[1] is None
-    assert engine.catalogue.names[-3:] == ("a", "b", "e")
 
 
 def test_a_class_is_renamed_and_removed():

@@ -257,12 +257,6 @@ def test_a_folder_in_the_place_of_a_runs_file(data, tmp_path, capsys, name):
     assert str(tmp_path / "run") in said
 
 
-def test_results_of_something_else_are_not_replaced(data, tmp_path, capsys):
-    (tmp_path / "results.json").write_text("mine")
-    assert "results.json" in refused(capsys, "fit", data, "-o", tmp_path, *QUICK)
-    assert (tmp_path / "results.json").read_text() == "mine"
-
-
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP])
 def test_a_file_system_without_locks(data, tmp_path, monkeypatch, capsys, code):
     def refuse(*_: object) -> None:
