@@ -305,3 +305,14 @@ def test_a_record_with_foreign_options_is_refused(small_folder, tmp_path, capsys
     record["dataset"]["evil"] = 1
     path.write_text(json.dumps(with_checksum(record)))
     assert "unknown dataset options evil" in failure(capsys, "--resume", tmp_path / "run")
+
+
+def test_a_second_process_is_kept_out(small_folder, tmp_path, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / ".mlis.lock").open("w") as handle:  # as another process would
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        line = failure(capsys, small_folder, "-o", run, *QUICK)
+    assert "is in use by another process" in line
+    assert [path.name for path in run.iterdir()] == [".mlis.lock"]

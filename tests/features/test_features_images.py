@@ -1,10 +1,6 @@
 """Extraction: shards, what a kill leaves, what a grown or changed folder costs, bad files."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -225,45 +221,3 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
     assert (output / "images.csv").read_bytes() == (whole / "images.csv").read_bytes()
     tensors = "features.safetensors"
     assert (output / tensors).read_bytes() == (whole / tensors).read_bytes()
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):
-    images, output, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
-    write_images(images, names(40))
-    command = [sys.executable, "-m", "mlis", "features", "images", str(images)]
-    command += ["--backbone", "efficientnet-lite0", "--shard-images", "4", "--workers", "1"]
-    command += ["--precision", "float32"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, "-o", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while len(list((output / FOLDER).glob("*.json"))) < 2:
-            assert process.poll() is None, process.communicate()[1].decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.communicate()
-    assert not is_feature_folder(output)
-    finished = {
-        path: path.stat().st_mtime_ns
-        for path in (output / FOLDER).glob("*.json")
-        if path.with_suffix(".safetensors").exists()
-    }
-    assert 2 <= len(finished) < 10
-    done = subprocess.run(
-        [*command, "-o", str(output), "--json"], check=True, capture_output=True, text=True, env=env
-    )
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["images"] == 40
-    assert report["computed"] == 40 - 4 * len(finished)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    subprocess.run([*command, "-o", str(whole)], check=True, capture_output=True, env=env)
-    ours, theirs = read_feature_folder(output), read_feature_folder(whole)
-    assert ours.paths == theirs.paths
-    np.testing.assert_array_equal(ours.features, theirs.features)
-    assert len(np.unique(ours.features, axis=0)) == 40

@@ -1,7 +1,7 @@
-"""The same seed, machine and versions give the same bits; other precisions, nearly the same.
+"""Other precisions give nearly the same answers; more decoding workers, the same bytes.
 
-Resuming, reused generators, seeds beside each other, streamed rows and killed processes have tests
-of their own (test_resume, test_generators, test_experiments_tasks, test_streaming, torture/kills).
+The same bits of the same call, resumed and killed runs, reused generators and streamed rows have
+tests of their own (test_pipeline, test_resume, test_generators, test_streaming, torture/kills).
 The tolerances are those of docs/reproducibility.md.
 """
 

@@ -1,11 +1,6 @@
 """Trainings cut short at any step end with the same bits; damaged snapshots are not used."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -183,30 +178,6 @@ def test_killed_while_a_snapshot_is_written(tmp_path, monkeypatch):
     assert load_tensors(tmp_path / "generation.safetensors")[1]["step"] == "2"
     assert_same_bits(train(config, CheckpointFolder(tmp_path, "key", every=0)), train(config))
     assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
-
-
-@pytest.mark.slow
-def test_killed_for_good_in_a_process_of_its_own(tmp_path):
-    """kill -9 while it trains, then the same call again."""
-    steps = 400
-    script = (
-        "import sys, json; sys.path.insert(0, sys.argv[2]); import torch;"
-        "torch.set_num_threads(1);"
-        "from pathlib import Path; from simulated import small, tiny;"
-        "from mlis.pipeline import fit; from mlis.training.checkpoints import CheckpointFolder;"
-        f"fit(tiny().for_training(), small(generation={{'steps': {steps}}}), seed=5,"
-        " device='cpu', checkpoints=CheckpointFolder(Path(sys.argv[1]), 'key', every=0))"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parents[1])]
-    process = subprocess.Popen(command)
-    snapshot = tmp_path / "generation.safetensors"
-    while not snapshot.exists() and process.poll() is None:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert 0 < int(load_tensors(snapshot)[1]["step"]) < steps
-    config = small(generation={"steps": steps})
-    assert_same_bits(train(config, CheckpointFolder(tmp_path, "key", every=1e9)), train(config))
 
 
 def test_components_share_one_generator(tmp_path):
