@@ -78,8 +78,8 @@ def kill(tmp_path: Path, *arguments: str) -> list[dict]:
 
 def test_killed_at_random_moments_and_given_again(tmp_path):
     """The quick one of all tests of kills; the others are slow."""
-    (found,) = kill(tmp_path, "--kills", "2", "--cases", "fit")
-    assert found["kills"] >= 2
+    (found,) = kill(tmp_path, "--kills", "1", "--cases", "fit")
+    assert found["kills"] >= 1
     assert found["finished"] >= 1
     assert found["faults"] == []
 

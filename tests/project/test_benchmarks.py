@@ -79,21 +79,9 @@ def test_stage_two_and_scikit_learn_reach_the_same_objective(tmp_path):
     (row,) = run(stage_two, tmp_path, *options)["rows"]
     assert row["sklearn_objective"] == pytest.approx(row["objective"], rel=1e-3)
     assert row["objective"] < 0.1 < math.log(8)  # at zero
-    assert row["ours_near_s"] <= row["ours_s"] * 2
     assert row["textbook"]["reached"] == (
         row["textbook"]["objective"] <= row["objective"] * (1 + row["tolerance"])
     )
-
-
-def test_the_textbook_of_stage_two_minimises_the_same_objective():
-    p = stage_two.problem("tiny")
-    x, _, _ = p.standardised()
-    fitted, passes = stage_two.ours(p)
-    least = p.objective(x, *stage_two.of_standardised(p, fitted))
-    assert least == pytest.approx(min(value for _, value in passes), rel=1e-4)
-    found = stage_two.textbook(p, x, rate=0.05, goal=1.5 * least, limit=60)
-    assert found["reached"]
-    assert least * (1 - 1e-4) < found["objective"] <= 1.5 * least
 
 
 @pytest.mark.slow
