@@ -51,8 +51,8 @@ def quick(**changes) -> MLISClassifier:
     return MLISClassifier(**{**settings, **changes})
 
 
-# 20 encoder steps instead of 600: the checks fit some 150 times
-@parametrize_with_checks([MLISClassifier(steps=20)])
+# 20 encoder steps instead of 600, and a small encoder: the checks fit some 150 times
+@parametrize_with_checks([MLISClassifier(steps=20, config={"refinement": {"hidden": 64}})])
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
