@@ -77,7 +77,7 @@ def test_links_between_pages_lead_somewhere():
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_examples_run(example: Path, tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -150,6 +150,6 @@ def posted(words: list[str]) -> dict:
     assert (curl, flag) == ("curl", "-F")
     name, _, file = form.partition("=@")
     with Path(file).open("rb") as handle:
-        answer = httpx.post(url, files={name: (Path(file).name, handle)}, timeout=60)
+        answer = httpx.post(url, files={name: (Path(file).name, handle)}, timeout=600)
     assert answer.status_code == 200, answer.text
     return answer.json()

@@ -117,7 +117,7 @@ def served(model: Path, folder: Path, *flags: str) -> Iterator[tuple[str, Path]]
         yield address, log
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)
 
 
 @pytest.fixture(scope="module")
