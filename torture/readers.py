@@ -346,12 +346,13 @@ def snapshot(folder: Path) -> list[Target]:
 
 def records(folder: Path) -> list[Target]:
     """`results.jsonl`, `run.json` and `result.json`, and what is made of them."""
+    from test_experiments_store import row
+
     from mlis.config import Config
     from mlis.evaluation import summarise
     from mlis.experiments.store import Store
     from mlis.experiments.tasks import Task
     from mlis.runs.run import RunPlan, _read_result, begin
-    from test_experiments_store import row
 
     path = folder / "results.jsonl"
     task = Task("x", {"name_or_path": "x"}, "0" * 64, "mlis", Config(), 0).to_dict()
