@@ -1,7 +1,5 @@
 """CE-GZSL: its losses and gradients against loops in float64, its training."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -76,7 +74,7 @@ def test_instance_loss_stays_finite_for_a_small_temperature():
     assert torch.isfinite(z.grad).all()
 
 
-@pytest.mark.parametrize("entries", [1, 40, 1 << 19])
+@pytest.mark.parametrize("entries", [1, 1 << 19])
 def test_the_comparator_scores_concatenations(entries, monkeypatch):
     """F written as a network on [h ; a], pair by pair, with gradients of all of its weights."""
     monkeypatch.setitem(cegzsl._ENTRIES, "cpu", entries)
@@ -164,12 +162,6 @@ def test_a_batch_holds_no_row_twice():
     assert [len(torch.unique(x, dim=0)) for x in seen] == [30, 30, 30]
 
 
-def test_untrained_the_comparator_knows_nothing():
-    one = trainer(init_std=1e-6)
-    losses = one.losses(one.data.x, one.own)
-    assert float(losses["class"].detach()) == pytest.approx(math.log(len(one.data.seen)), abs=1e-6)
-
-
 def test_choices_are_what_a_training_of_so_many_steps_gives():
     training = tiny().for_training()
     found = candidates(settings(choices=(2, 4), steps=4), training, seed=1)
@@ -180,12 +172,6 @@ def test_choices_are_what_a_training_of_so_many_steps_gives():
         assert torch.equal(recognizer.head.weight, alone.head.weight)
     first, last = (recognizer.refiner.weight for recognizer in found.values())
     assert not torch.equal(first, last)
-
-
-def test_another_seed_is_another_embedding():
-    training = tiny().for_training()
-    one, two = (settings().fit(training, seed=seed, device="cpu").recognizer for seed in (0, 1))
-    assert not torch.equal(one.refiner.weight, two.refiner.weight)
 
 
 def test_callbacks_are_told_both_losses_and_divergence_is_named():

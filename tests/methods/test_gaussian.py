@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from method_cases import choose_and_test
 from scipy.stats import multivariate_normal
 
+from method_cases import choose_and_test
 from mlis import add_classes, remove_classes, rename_classes
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset

@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ from mlis.pipeline import fit
 from mlis.protocol import Chosen, choose
 from mlis.serving.engine import Engine
 from serve_cases import client
-from simulated import linear_world, small, tiny
+from simulated import linear_world, small
 
 DATA = linear_world(classes=9, unseen=3, signal=6, nuisance=2)  # features as long as descriptors
 ROWS = DATA.for_testing().features
@@ -57,10 +57,6 @@ def chosen(name: str) -> Chosen:
 
 
 # --- every method ---------------------------------------------------------------------------------
-
-
-def test_names_differ():
-    assert len({method().name for method in METHODS.values()}) == len(METHODS)
 
 
 def test_unknown_names_and_options_are_refused():
@@ -93,7 +89,7 @@ def test_it_is_served(name):
         assert one["predictions"][0]["score"] == pytest.approx(row.max(), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["cegzsl", "prototype"])
 def test_it_is_exported(name, tmp_path):
     ort = pytest.importorskip("onnxruntime")
     recognizer, path = chosen(name).recognizer, tmp_path / "model.onnx"
@@ -135,14 +131,6 @@ def test_no_exemplars_where_none_are_asked_for():
 
 
 # --- equal to what they were ----------------------------------------------------------------------
-
-
-def test_mlis_is_the_pipeline():
-    training = tiny().for_training()
-    found = build_method("mlis", small()).fit(training, seed=2, device="cpu").recognizer
-    wanted = fit(training, small(), seed=2, device="cpu").recognizer
-    for one, two in zip(found.state_dict().values(), wanted.state_dict().values(), strict=True):
-        assert torch.equal(one, two)
 
 
 @pytest.mark.slow
@@ -243,11 +231,6 @@ def test_a_generator_is_one_class_one_line_and_its_name(monkeypatch, caplog):
     monkeypatch.undo()
     with pytest.raises(SettingsError, match=r"generation.generator must be"):
         small(generation={"generator": "toy"})
-
-
-def test_the_settings_offer_every_generator():
-    (field,) = (one for one in fields(Generation) if one.name == "generator")
-    assert get_args(field.type) == tuple(GENERATORS)
 
 
 def test_a_loss_is_one_function_and_one_line(monkeypatch):
