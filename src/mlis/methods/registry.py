@@ -4,11 +4,14 @@ from mlis.config import Config
 from mlis.errors import SettingsError
 from mlis.methods.base import Method
 from mlis.methods.cegzsl import CEGZSL
+from mlis.methods.cngzsl import CNGZSL
 from mlis.methods.cosine import SharedSpaceCosine
 from mlis.methods.eszsl import ESZSL
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
+from mlis.methods.zicldm import ZICLDM
+from mlis.methods.zlap import ZLAP
 
 METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "cosine": SharedSpaceCosine,
@@ -16,6 +19,9 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "eszsl": ESZSL,
     "ridge": RidgeSoftmax,
     "raw": RawSoftmax,
+    "cngzsl": CNGZSL,
+    "zicldm": ZICLDM,
+    "zlap": ZLAP,
     "cegzsl": CEGZSL,
     "mlis": MLIS,
 }
