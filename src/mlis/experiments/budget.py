@@ -14,6 +14,8 @@ QUICK: dict[str, dict[str, int]] = {
     "classification": {"synthetic_per_unseen": 10, "synthetic_per_seen": 10, "max_iterations": 50},
 }
 QUICK_OPTIONS: dict[str, dict[str, Any]] = {
+    "sje": {"steps": 10, "choices": [5, 10]},
+    "vgse": {"steps": 10, "choices": [5, 10]},
     "cngzsl": {"steps": 10, "choices": [5, 10], "batch_size": 32, "hidden": 32},
     "zicldm": {
         **{"steps": 10, "choices": [5, 10], "batch_size": 32},

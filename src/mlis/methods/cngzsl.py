@@ -133,18 +133,18 @@ class CNGZSL(NetworkMethod):
         Raises:
             DivergenceError: a loss became NaN or infinite.
         """
+        precision = Precision.of(self.config.precision, job.device)
         scaler, data = job.prepare(self.config)
         descriptors = math.sqrt(data.descriptors.shape[1]) * data.descriptors
         for one, steps in self.trainings(job):
-            network = one.network(data, job.seed)
+            network = one.network(data, precision, job.seed)
             losses = one.losses(network, data, descriptors)
             for chosen, prototypes in one.trained("cngzsl", network, losses, steps, job):
                 head = CosineHead(prototypes(descriptors), one.scale**2)
                 yield chosen, job.recognizer(scaler, head)
 
-    def network(self, data: TrainingTensors, seed: int) -> nn.Sequential:
-        """From descriptors (C, Da) to prototypes (C, Dx), in the master dtype throughout."""
-        precision = Precision(data.y.device, data.x.dtype, data.x.dtype)
+    def network(self, data: TrainingTensors, precision: Precision, seed: int) -> nn.Sequential:
+        """From descriptors (C, Da) to prototypes (C, Dx)."""
         rng = stream(seed, "cngzsl-weights")
 
         def layer(inputs: int, outputs: int, variance: float | None = None) -> Linear:

@@ -10,6 +10,8 @@ from mlis.methods.eszsl import ESZSL
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
+from mlis.methods.sje import SJE
+from mlis.methods.vgse import VGSE
 from mlis.methods.zicldm import ZICLDM
 from mlis.methods.zlap import ZLAP
 
@@ -19,6 +21,8 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "eszsl": ESZSL,
     "ridge": RidgeSoftmax,
     "raw": RawSoftmax,
+    "sje": SJE,
+    "vgse": VGSE,
     "cngzsl": CNGZSL,
     "zicldm": ZICLDM,
     "zlap": ZLAP,

@@ -56,10 +56,9 @@ def log_prior(counts: Tensor, ratio: float) -> Tensor:
         counts: (C,) real rows of each class; 0 where it is unseen.
         ratio: r, how much more likely a seen class is than an unseen one; > 0.
     """
-    seen = counts > 0
-    within_domain = torch.where(seen, counts / counts.sum(), 1 / (~seen).sum().clamp(min=1))
-    of_domain = torch.where(seen, ratio / (1 + ratio), 1 / (1 + ratio))
-    return within_domain.log() + of_domain.log()
+    unseen = (counts == 0).to(counts.dtype)
+    among_seen, among_unseen = counts / counts.sum(), unseen / unseen.sum().clamp(min=1)
+    return torch.log((ratio * among_seen + among_unseen) / (1 + ratio))
 
 
 def cosine_logits(x: Tensor, prototypes: Tensor, scale: float) -> Tensor:
@@ -129,15 +128,14 @@ class ZLAP(NetworkMethod):
             for x, y in synthesise(sampler, data.unseen, self.synthetic, rng):
                 fakes, labels = [*fakes, x], [*labels, y]
         for one, steps in self.trainings(job):
-            network = one.network(data, job.seed)
+            network = one.network(data, precision, job.seed)
             losses = one.losses(network, data, torch.cat(fakes), torch.cat(labels))
             for chosen, P in one.trained("zlap", network, losses, steps, job):
                 head = CosineHead(P(data.descriptors), 1 / one.temperature)
                 yield chosen, job.recognizer(scaler, head)
 
-    def network(self, data: TrainingTensors, seed: int) -> nn.Sequential:
-        """P, from descriptors (C, Da) to prototypes (C, Dx), in the master dtype throughout."""
-        precision = Precision(data.y.device, data.x.dtype, data.x.dtype)
+    def network(self, data: TrainingTensors, precision: Precision, seed: int) -> nn.Sequential:
+        """P, from descriptors (C, Da) to prototypes (C, Dx)."""
         rest = (self.init_std, precision, stream(seed, "zlap-weights"))
         first = Linear(data.descriptors.shape[1], self.hidden, *rest)
         last = Linear(self.hidden, data.x.shape[1], *rest)
