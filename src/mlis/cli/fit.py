@@ -71,9 +71,9 @@ def add_to(commands: Commands) -> None:
     group.add_argument(
         "--method",
         metavar="NAME",
-        help="mlis (default), raw, ridge, cegzsl, zlap, zicldm, cngzsl, vgse, sje, eszsl, prototype "
-        "or cosine: train another method on the same data, its settings and calibration chosen on validation classes; keeps no "
-        "snapshots and no exemplar buffer",
+        help="mlis (default), raw, ridge, cegzsl, zlap, zicldm, cngzsl, vgse, sje, eszsl, "
+        "prototype or cosine: train another method on the same data, its settings and calibration "
+        "chosen on validation classes; keeps no snapshots and no exemplar buffer",
     )
     group.add_argument("--seeds", type=seeds, metavar="A-B|N,N…", help="default: 0")
     group.add_argument(

@@ -73,7 +73,8 @@ class VGSE(SJE):
 
     def alternatives(self) -> Sequence[Self]:
         """Each α with all alternatives of SJE."""
-        return [replace(one, alpha=alpha) for alpha in ALPHAS for one in SJE.alternatives(self)]
+        of_sje = super().alternatives()
+        return [replace(one, alpha=alpha) for alpha in ALPHAS for one in of_sje]
 
     def class_vectors(self, data: TrainingTensors) -> Tensor:
         """(C, S + Da) vectors [φ ; w] of all classes, both parts of unit length."""
