@@ -169,6 +169,6 @@ def test_a_training_goes_on_from_its_state():
 
 
 def test_divergence_is_named():
-    method = build("sje", learning_rate=1e30, steps=20)
-    with pytest.raises(DivergenceError, match="sje diverged"):
+    method = build("zicldm", learning_rate=1e30, steps=20)
+    with pytest.raises(DivergenceError, match="zicldm diverged"):
         method.fit(tiny().for_training(), device="cpu")

@@ -25,7 +25,7 @@ Losses = Callable[[torch.Generator], Mapping[str, Tensor]]
 """Draws a batch from a random stream and gives its losses, by name; their sum is minimised."""
 
 
-def within(default: Any, low: float, high: float = 1e9) -> Any:
+def within(default: Any, low: float, high: float = 1e30) -> Any:
     """Declare a numeric setting: its default and inclusive range."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high})
 
