@@ -11,8 +11,9 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Config
 from mlis.errors import DivergenceError
-from mlis.methods import cegzsl
-from mlis.methods.cegzsl import CEGZSL, Comparator, EmbeddingTrainer, PairScores, instance_loss
+from mlis.methods import pairs
+from mlis.methods.cegzsl import CEGZSL, EmbeddingTrainer, instance_loss
+from mlis.methods.pairs import PairScorer, PairScores
 from mlis.model.preprocessing import prepare
 from mlis.training.callbacks import Callback
 from simulated import linear_world, small, tiny
@@ -74,12 +75,12 @@ def test_instance_loss_stays_finite_for_a_small_temperature():
     assert torch.isfinite(z.grad).all()
 
 
-@pytest.mark.parametrize("entries", [1, 1 << 19])
-def test_the_comparator_scores_concatenations(entries, monkeypatch):
+@pytest.mark.parametrize(("entries", "slope"), [(1, 0.2), (40, 0.2), (1 << 19, 0.2), (40, 0.0)])
+def test_the_comparator_scores_concatenations(entries, slope, monkeypatch):
     """F written as a network on [h ; a], pair by pair, with gradients of all of its weights."""
-    monkeypatch.setitem(cegzsl._ENTRIES, "cpu", entries)
+    monkeypatch.setitem(pairs._ENTRIES, "cpu", entries)
     rng = stream(0, "test")
-    comparator = Comparator(5, 3, 4, 0.7, DOUBLE, rng)
+    comparator = PairScorer(5, 3, 4, 0.7, DOUBLE, rng, slope)
     with torch.no_grad():
         comparator.visual.bias.normal_(generator=rng)
     h = torch.randn((6, 5), generator=rng, dtype=torch.float64).requires_grad_()
@@ -89,15 +90,15 @@ def test_the_comparator_scores_concatenations(entries, monkeypatch):
     rows = []
     for i in range(6):
         pre = [first @ torch.cat((h[i], a[s])) + comparator.visual.bias for s in range(7)]
-        hidden = [torch.where(u > 0, u, 0.2 * u) for u in pre]
+        hidden = [torch.where(u > 0, u, slope * u) for u in pre]
         rows.append(torch.stack([u @ comparator.output for u in hidden]))
     wanted = torch.stack(rows)
     found = comparator(h, a)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
     inputs = [h, *comparator.parameters()]
-    pairs = [torch.autograd.grad((s * weights).sum(), inputs) for s in (found, wanted)]
-    assert len(pairs[0]) == 5
-    for ours, theirs in zip(*pairs, strict=True):
+    both = [torch.autograd.grad((s * weights).sum(), inputs) for s in (found, wanted)]
+    assert len(both[0]) == 5
+    for ours, theirs in zip(*both, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
 
 
@@ -107,7 +108,8 @@ def test_pair_scores_by_finite_differences():
         torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_()
         for shape in ((4, 3), (5, 3), (3,))
     )
-    assert torch.autograd.gradcheck(PairScores.apply, (p, c, w))
+    for slope in (0.2, 0.0):
+        assert torch.autograd.gradcheck(PairScores.apply, (p, c, w, slope))
 
 
 def trainer(**changes) -> EmbeddingTrainer:

@@ -22,6 +22,7 @@ from mlis.data import load_dataset
 from mlis.data.io.folder import save_dataset
 from mlis.encoder.metric_losses import LOSSES
 from mlis.errors import ModelFileError, SettingsError
+from mlis.experiments.budget import QUICK_OPTIONS
 from mlis.generators.registry import GENERATORS
 from mlis.generators.ridge import class_means
 from mlis.incremental import add_classes
@@ -43,10 +44,8 @@ DATA = linear_world(classes=9, unseen=3, signal=6, nuisance=2)  # features as lo
 ROWS = DATA.for_testing().features
 CALIBRATED = {"classification": {"calibration": "validation"}}
 OPTIONS = {
-    "cegzsl": {
-        **{"steps": 6, "choices": (3, 6), "batch_size": 16},
-        **{"embedding": 12, "projection": 4, "hidden": 8},
-    }
+    name: {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    for name, values in QUICK_OPTIONS.items()
 }
 
 

@@ -14,7 +14,7 @@ from mlis.errors import ModelFileError, SettingsError
 from mlis.image_classifier import top_classes
 from mlis.incremental import remove_classes
 from mlis.io.checkpoint import load_model, save_model
-from mlis.model.heads import HEADS, CosineHead, Head, LinearHead
+from mlis.model.heads import HEADS, CosineHead, Head, LinearHead, PairHead
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.model.refiners import (
@@ -55,15 +55,15 @@ REFINED = {
     "concatenation": (Concatenation([Identity(), layer(INPUTS, 4)]), INPUTS + 4),
     "nested": (Layers([Concatenation([layer(INPUTS, 2), Identity()]), layer(2 + INPUTS, 7)]), 7),
 }
+MADE = {
+    "linear": lambda width: LinearHead(draw(CLASSES, width), draw(CLASSES)),
+    "cosine": lambda width: CosineHead(draw(CLASSES, width), scale=10.0),
+    "pair": lambda width: PairHead(draw(CLASSES, width), draw(width), slope=0.1),
+}
 COMPOSITIONS = {
-    f"{name}, {kind}": recognizer(
-        refiner,
-        LinearHead(draw(CLASSES, width), draw(CLASSES))
-        if kind == "linear"
-        else CosineHead(draw(CLASSES, width), scale=10.0),
-    )
+    f"{name}, {kind}": recognizer(refiner, make(width))
     for name, (refiner, width) in REFINED.items()
-    for kind in ("linear", "cosine")
+    for kind, make in MADE.items()
 }
 
 

@@ -71,9 +71,9 @@ def add_to(commands: Commands) -> None:
     group.add_argument(
         "--method",
         metavar="NAME",
-        help="mlis (default), raw, ridge, cegzsl, eszsl, prototype or cosine: train another method "
-        "on the same data; settings that it leaves open are chosen on validation classes, together "
-        "with the calibration constant",
+        help="mlis (default), raw, ridge, cegzsl, zlap, zicldm, cngzsl, vgse, sje, gaussian, "
+        "eszsl, prototype, cosine or auto: train another method on the same data; settings that it "
+        "leaves open are chosen on validation classes, together with the calibration constant",
     )
     group.add_argument("--seeds", type=seeds, metavar="A-B|N,N…", help="default: 0")
     group.add_argument(

@@ -14,10 +14,18 @@ QUICK: dict[str, dict[str, int]] = {
     "classification": {"synthetic_per_unseen": 10, "synthetic_per_seen": 10, "max_iterations": 50},
 }
 QUICK_OPTIONS: dict[str, dict[str, Any]] = {
+    "sje": {"steps": 10, "choices": [5, 10]},
+    "vgse": {"steps": 10, "choices": [5, 10]},
+    "cngzsl": {"steps": 10, "choices": [5, 10], "batch_size": 32, "hidden": 32},
+    "zicldm": {
+        **{"steps": 10, "choices": [5, 10], "batch_size": 32},
+        **{"common": 32, "hidden": 32, "relation": 16},
+    },
+    "zlap": {"steps": 10, "choices": [5, 10], "batch_size": 32, "hidden": 32},
     "cegzsl": {
         **{"steps": 10, "choices": [5, 10], "batch_size": 64},
         **{"embedding": 64, "projection": 32, "hidden": 64},
-    }
+    },
 }
 
 
