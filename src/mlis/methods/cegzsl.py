@@ -33,11 +33,13 @@ from torch.nn.functional import cross_entropy, leaky_relu, normalize, softplus
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.encoder.metric_losses import pair_masks
-from mlis.encoder.network import Encoder, Linear
+from mlis.encoder.network import Encoder
 from mlis.methods.base import Job, Method
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import recognizer_of, train_generator
+from mlis.training.checkpoints import SnapshotSeries
+from mlis.training.layers import Linear
 from mlis.training.loop import adam, train
 from mlis.training.state import pack, unpack
 
@@ -190,7 +192,7 @@ class CEGZSL(Method):
         how = (precision, job.seed, job.callbacks, None, job.reuse)
         generator, _ = train_generator(job.training, data, self.config, *how)
         steps = tuple(one.steps for one in self.among(job))
-        kept = _Kept(steps)
+        kept = SnapshotSeries(steps, ("encoder",))
         trainer = EmbeddingTrainer(data, self, precision, job.seed)
         train("cegzsl", trainer, max(steps), job.callbacks, kept)
         for one in self.among(job):
@@ -198,23 +200,6 @@ class CEGZSL(Method):
             unpack(kept.states[one.steps], encoder=encoder)
             common = (job.training, scaler, data, generator)
             yield one, recognizer_of(*common, encoder, one.config, job.seed)
-
-
-class _Kept:
-    """Keeps the embedding after some numbers of steps, in memory."""
-
-    def __init__(self, steps: tuple[int, ...]):
-        self.states: dict[int, dict[str, Tensor]] = {}
-        self._steps = steps
-
-    def load(self, stage: str) -> None:
-        return None
-
-    def due(self, stage: str, step: int) -> bool:
-        return step in self._steps
-
-    def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
-        self.states[step] = {k: v.clone() for k, v in state.items() if k.startswith("encoder.")}
 
 
 class EmbeddingTrainer:

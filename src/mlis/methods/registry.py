@@ -3,12 +3,15 @@
 from mlis.config import Config
 from mlis.errors import SettingsError
 from mlis.methods.base import Method
+from mlis.methods.cada_vae import CADAVAE
 from mlis.methods.cegzsl import CEGZSL
 from mlis.methods.cosine import SharedSpaceCosine
 from mlis.methods.eszsl import ESZSL
+from mlis.methods.f_vaegan import FVAEGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
+from mlis.methods.tf_vaegan import TFVAEGAN
 
 METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "cosine": SharedSpaceCosine,
@@ -17,6 +20,9 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "ridge": RidgeSoftmax,
     "raw": RawSoftmax,
     "cegzsl": CEGZSL,
+    "cada-vae": CADAVAE,
+    "f-vaegan": FVAEGAN,
+    "tf-vaegan": TFVAEGAN,
     "mlis": MLIS,
 }
 
