@@ -9,6 +9,7 @@ calibration constant, are chosen on validation classes; the test rows are met on
 """
 
 import argparse
+import json
 import logging
 import statistics
 from pathlib import Path
@@ -30,10 +31,11 @@ METHOD = "mlis"
 MEASURES = ("U", "S", "H", "T1", "AUSUC")
 
 
-def measure(name: str, config: Config, dataset: GZSLDataset, seed: int) -> dict:
+def measure(name: str, config: Config, dataset: GZSLDataset, seed: int, own: dict) -> dict:
     """One row: measures on the test rows, what was chosen, seconds."""
     if name != METHOD:
-        return choose_and_test(build_method(name, config), dataset, seed=seed, reuse=True).to_dict()
+        method = build_method(name, config, **own)
+        return choose_and_test(method, dataset, seed=seed, reuse=True).to_dict()
     calibrated = config.replace({"classification": {"calibration": "validation"}})
     trained = fit_and_calibrate(dataset, calibrated, seed=seed, reuse=True)
     return {
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--preset", help="its name; default: the dataset's own")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", default=",".join(names), help=f"of {','.join(names)}")
+    parser.add_argument("--options", type=json.loads, default={}, help='{"free": {"steps": 800}}')
     parser.add_argument("--threads", type=int)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
@@ -80,9 +83,10 @@ def main() -> None:
     config = Config.from_dict(presets.load(options.preset or presets.own_preset(options.dataset)))
     found: dict[str, list[dict]] = {}
     for name in [name for name in names if name in chosen]:
+        own = options.options.get(name, {})
         try:
             rows = [
-                {"seed": seed, **measure(name, config, dataset, seed)}
+                {"seed": seed, **measure(name, config, dataset, seed, own)}
                 for seed in map(int, options.seeds.split(","))
             ]
         except DataError as error:  # the cosine, where there is no shared space

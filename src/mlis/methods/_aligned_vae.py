@@ -59,7 +59,7 @@ def warm_up(epoch: int, start: int, end: int) -> float:
 
 
 def first_rows(y: Tensor, classes: Tensor, count: int) -> Tensor:
-    """The first `count` rows of each of the classes (K,), repeated if there are fewer, (K·count,)."""
+    """The first `count` rows of each of the classes (K,), repeated if there are fewer."""
     order = torch.argsort(y, stable=True)
     counts = torch.bincount(y, minlength=int(classes.max()) + 1)
     starts = counts.cumsum(0) - counts

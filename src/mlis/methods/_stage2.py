@@ -14,13 +14,31 @@ from mlis.generators.base import FeatureGenerator, synthesise
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
-from mlis.model.refiners import LinearReLU, Refiner
-from mlis.training.layers import Linear
+from mlis.model.refiners import (
+    Activation,
+    Concatenation,
+    Identity,
+    Layers,
+    LinearReLU,
+    Refiner,
+)
+from mlis.training.layers import Linear, Perceptron
 
 
 def as_refiner(layer: Linear, slope: float) -> LinearReLU:
     """A copy of a trained layer and its LeakyReLU; slope 1 leaves it linear."""
     return LinearReLU(layer.weight.detach().clone(), layer.bias.detach().clone(), slope)
+
+
+def decoded(decoder: Perceptron, activation: str, outputs: int | None = None) -> Concatenation:
+    """[x ; h(x) ; activation(W₂ h(x))], of the first `outputs` rows of W₂, or all."""
+    last = as_refiner(decoder.last, 1.0)
+    last.weight.data, last.bias.data = last.weight[:outputs], last.bias[:outputs]
+    descriptor = Layers([last, Activation(activation)])
+    hidden = Layers(
+        [as_refiner(decoder.first, decoder.slope), Concatenation([Identity(), descriptor])]
+    )
+    return Concatenation([Identity(), hidden])
 
 
 @torch.no_grad()

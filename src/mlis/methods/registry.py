@@ -8,6 +8,8 @@ from mlis.methods.cegzsl import CEGZSL
 from mlis.methods.cosine import SharedSpaceCosine
 from mlis.methods.eszsl import ESZSL
 from mlis.methods.f_vaegan import FVAEGAN
+from mlis.methods.free import FREE
+from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
@@ -21,8 +23,10 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "raw": RawSoftmax,
     "cegzsl": CEGZSL,
     "cada-vae": CADAVAE,
+    "lisgan": LisGAN,
     "f-vaegan": FVAEGAN,
     "tf-vaegan": TFVAEGAN,
+    "free": FREE,
     "mlis": MLIS,
 }
 

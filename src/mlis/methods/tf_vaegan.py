@@ -43,12 +43,11 @@ from mlis.generators.base import Sampler
 from mlis.generators.vae_gan.losses import activate, weighted_l1
 from mlis.generators.vae_gan.trainer import VAEGANSettings, VAEGANTrainer, update
 from mlis.generators.wgan_gp.networks import SLOPE
-from mlis.methods._stage2 import as_refiner, fit_softmax
+from mlis.methods._stage2 import decoded, fit_softmax
 from mlis.methods.base import Job, Method
 from mlis.methods.f_vaegan import shorter
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
-from mlis.model.refiners import Activation, Concatenation, Identity, Layers
 from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.layers import Perceptron
 from mlis.training.loop import train
@@ -126,15 +125,6 @@ class TFVAEGAN(VAEGANSettings, Method):
             settings = one.config.classification
             head = fit_softmax(data, trainer, refiner, settings, job.seed, parts)
             yield one, job.recognizer(scaler, head, refiner)
-
-
-def decoded(decoder: Perceptron, activation: str, outputs: int | None = None) -> Concatenation:
-    """[x ; h(x) ; activation(W₂ h(x))], of the first `outputs` rows of W₂, or all."""
-    last = as_refiner(decoder.last, 1.0)
-    last.weight.data, last.bias.data = last.weight[:outputs], last.bias[:outputs]
-    descriptor = Layers([last, Activation(activation)])
-    hidden = Layers([as_refiner(decoder.first, SLOPE), Concatenation([Identity(), descriptor])])
-    return Concatenation([Identity(), hidden])
 
 
 class Feedback(nn.Module):
