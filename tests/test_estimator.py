@@ -202,7 +202,7 @@ def test_one_class_alone_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"generator": "gan"}, "generation.generator must be 'wgan-gp' or 'ridge'"),
+        ({"generator": "gan"}, "generation.generator must be 'wgan-gp' or 'ridge' or 'f-vaegan'"),
         ({"steps": -1}, "refinement.steps must be at least 0"),
         ({"config": {"refinement": {"gama": 1}}}, "unknown setting refinement.gama"),
         ({"loss": "nowhere:loss"}, "refinement.loss='nowhere:loss'"),

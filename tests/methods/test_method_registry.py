@@ -22,6 +22,7 @@ from mlis.data import load_dataset
 from mlis.data.io.folder import save_dataset
 from mlis.encoder.metric_losses import LOSSES
 from mlis.errors import ModelFileError, SettingsError
+from mlis.experiments.budget import QUICK_OPTIONS
 from mlis.generators.registry import GENERATORS
 from mlis.generators.ridge import class_means
 from mlis.io.checkpoint import load_model, save_model
@@ -42,10 +43,11 @@ from simulated import linear_world, small, tiny
 DATA = linear_world(classes=9, unseen=3, signal=6, nuisance=2)  # features as long as descriptors
 ROWS = DATA.for_testing().features
 OPTIONS = {
+    **QUICK_OPTIONS,
     "cegzsl": {
         **{"steps": 6, "choices": (3, 6), "batch_size": 16},
         **{"embedding": 12, "projection": 4, "hidden": 8},
-    }
+    },
 }
 
 
@@ -226,7 +228,7 @@ class NoisyDescriptors:
 def test_a_generator_is_one_class_one_line_and_its_name(monkeypatch, caplog):
     choices = Generation.__dataclass_fields__["generator"]
     monkeypatch.setitem(GENERATORS, "toy", lambda data, *_: NoisyDescriptors(data.x.shape[1]))
-    monkeypatch.setattr(choices, "type", Literal["wgan-gp", "ridge", "toy"])
+    monkeypatch.setattr(choices, "type", Literal["wgan-gp", "ridge", "f-vaegan", "toy"])
     config = small(generation={"generator": "toy"})
     trained = fit(DATA.for_training(), config, device="cpu")
     assert np.isfinite(trained.recognizer.scores(ROWS)).all()
