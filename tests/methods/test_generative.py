@@ -29,6 +29,10 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{"semantic_encoder": 64, "semantic_decoder": 64},
         **{"seen_latents": 20, "unseen_latents": 40},
     },
+    "tcn": {
+        **{"steps": 400, "batch_size": 32, "hidden": 64, "relation_hidden": 64},
+        **{"learning_rate": 3e-3},
+    },
     "lisgan": {**GAN, "steps": 400, "class_samples": 4},
     "f-vaegan": {**VAEGAN, "steps": 250},
     "tf-vaegan": {**VAEGAN, "steps": 150, "decoder_rate": 2e-3},

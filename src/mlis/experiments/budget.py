@@ -23,6 +23,7 @@ QUICK_OPTIONS: dict[str, dict[str, Any]] = {
         **{"visual_encoder": 32, "visual_decoder": 32},
         **{"semantic_encoder": 32, "semantic_decoder": 32},
     },
+    "tcn": {"steps": 8, "batch_size": 16, "hidden": 16, "relation_hidden": 16},
     "lisgan": {
         **{"steps": 4, "batch_size": 32, "hidden": 32, "noise": 16, "critic_steps": 2},
         **{"class_samples": 2},

@@ -24,6 +24,8 @@ from mlis.model.refiners import (
 )
 from mlis.training.layers import Linear, Perceptron
 
+LEAST_SPREAD = 0.1  # of a part, as a share of its length
+
 
 def as_refiner(layer: Linear, slope: float) -> LinearReLU:
     """A copy of a trained layer and its LeakyReLU; slope 1 leaves it linear."""
@@ -62,8 +64,9 @@ def fit_softmax(
         settings: of stage 2.
         seed: of the synthetic features.
         parts: widths of what the refiner puts side by side. Each part is divided by the root of
-            its total variance over the real rows, so that no part outweighs the others by its
-            scale; the returned weights are for the refiner's output as it is.
+            its total variance over the real rows (at least a tenth of its root mean square length),
+            so that no part outweighs the others by its scale; the returned weights are for the
+            refiner's output as it is.
     """
     width = refiner.width(data.x.shape[1])
     real = zip(data.x.split(CHUNK_ROWS), data.y.split(CHUNK_ROWS), strict=True)
@@ -98,16 +101,20 @@ def _held(
 
 
 def _part_scale(data: TrainingTensors, refiner: Refiner, parts: Sequence[int]) -> Tensor:
-    """(Dh,) one over the root of the summed variances of a column's part."""
+    """(Dh,) one over the spread of a column's part."""
     width = refiner.width(data.x.shape[1])
     sums = torch.zeros((2, width), dtype=torch.float64, device=data.y.device)
     for x in data.x.split(CHUNK_ROWS):
         h = refiner(x).double()
         sums += torch.stack((h.sum(0), h.square().sum(0)))
     mean, square = sums / len(data.y)
-    variances = (square - mean.square()).split(list(parts))
-    spread = [one.sum().clamp(min=1e-12).sqrt().expand(len(one)) for one in variances]
-    return (1 / torch.cat(spread)).to(data.descriptors.dtype)
+    scales: list[Tensor] = []
+    for own in torch.stack((square - mean.square(), square)).split(list(parts), dim=1):
+        spread, length = own.sum(1).clamp(min=1e-12).sqrt()
+        # a part that hardly varies would be rounding, blown up
+        scale = 1 / torch.maximum(spread, LEAST_SPREAD * length)
+        scales.append(scale.expand(own.shape[1]))
+    return torch.cat(scales).to(data.descriptors.dtype)
 
 
 def _synthetic(

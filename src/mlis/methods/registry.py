@@ -13,6 +13,7 @@ from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
+from mlis.methods.tcn import TCN
 from mlis.methods.tf_vaegan import TFVAEGAN
 
 METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "ridge": RidgeSoftmax,
     "raw": RawSoftmax,
     "cegzsl": CEGZSL,
+    "tcn": TCN,
     "cada-vae": CADAVAE,
     "lisgan": LisGAN,
     "f-vaegan": FVAEGAN,
