@@ -29,6 +29,11 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{"semantic_encoder": 64, "semantic_decoder": 64},
         **{"seen_latents": 20, "unseen_latents": 40},
     },
+    "hsva": {
+        **{"epochs": 60, "batch_size": 60, "latent": 16, "learning_rate": 3e-3, "hidden": 64},
+        **{"structure": 32, "classifier_hidden": 16, "projections": 8, "noise": "standard"},
+        **{"seen_latents": 20, "unseen_latents": 40},
+    },
     "tcn": {
         **{"steps": 400, "batch_size": 32, "hidden": 64, "relation_hidden": 64},
         **{"learning_rate": 3e-3},
@@ -99,7 +104,7 @@ def test_features_of_both_signs_are_taken(name, scaling):
 def test_choices_are_what_a_training_of_that_length_gives(name):
     training = tiny().for_training()
     method = build_method(name, small(), **QUICK_OPTIONS[name])
-    if name == "cada-vae":
+    if "epochs" in QUICK_OPTIONS[name]:
         method = replace(method, epochs=2)
     found = list(method.candidates(training, seed=1, device="cpu"))
     assert [one for one, _ in found] == list(method.alternatives())
@@ -146,6 +151,8 @@ def test_divergence_is_named(name):
         ("cada-vae", "latent", 0),
         ("cada-vae", "noise", "none"),
         ("cada-vae", "kl_weight", float("nan")),
+        ("hsva", "projections", 0),
+        ("tcn", "ridge_penalty", 0.0),
         ("lisgan", "souls", 0),
         ("lisgan", "class_samples", 2.5),
         ("f-vaegan", "steps", 0),

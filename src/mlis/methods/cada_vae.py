@@ -42,6 +42,7 @@ from mlis.methods._aligned_vae import (
     fit_on_latents,
     warm_up,
     wasserstein,
+    with_decays,
 )
 from mlis.methods._stage2 import as_refiner
 from mlis.methods.base import Job, Method
@@ -59,8 +60,6 @@ NOISE: dict[str, LatentNoise] = {
 }
 WARM_UP: dict[str, tuple[int, int]] = {"kl": (0, 93), "cross": (21, 75), "distance": (6, 22)}
 """Between which epochs a weight grows from 0."""
-
-DECAYS = (1.0, 10.0, 100.0)  # to choose from, times classification.weight_decay
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,7 @@ class CADAVAE(Section, Method):
 
     def alternatives(self) -> Sequence[Self]:
         """Half or all epochs, with each weight decay of the softmax."""
-        decay = self.config.classification.weight_decay
-        configs = [
-            self.config.replace({"classification": {"weight_decay": d * decay}}) for d in DECAYS
-        ]
+        configs = with_decays(self.config)
         epochs = sorted({max(1, self.epochs // 2), self.epochs})
         return [replace(self, epochs=n, config=config) for n in epochs for config in configs]
 
