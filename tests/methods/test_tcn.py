@@ -24,7 +24,8 @@ def test_similarities_are_a_ridge_regression():
     from sklearn.linear_model import Ridge
 
     rng = np.random.default_rng(0)
-    seen, unseen = rng.random((6, 9)), rng.random((4, 9))
+    unseen = rng.random((4, 9))
+    seen = rng.random((6, 4)) @ unseen + 0.1 * rng.random((6, 9))
     wanted = []
     for a in seen:
         found = Ridge(alpha=0.3).fit(unseen.T, a).coef_

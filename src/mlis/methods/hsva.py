@@ -3,7 +3,7 @@
 Chen, Xie, Zheng, Zhao, Sun, Xie, Wang, Shao: "HSVA: Hierarchical Semantic-Visual Adaptation for
 Zero-Shot Learning", NeurIPS 2021. E_v and E_a map a feature and a descriptor to one structure
 space, h_v and h_a; E_z maps that to Gaussians of the latent space, from which D_v and D_a decode.
-Two classifiers C₁, C₂ of the seen classes work on the structure space. A batch takes, in this order,
+Two classifiers C₁, C₂ of the seen classes work on the structure space. The updates of a batch:
 
     A  min over C, E_v, E_a:  Σ_k CE(C_k(h_v), y) + CE(C_k(h_a), y)
     B  min over C:            the same − w (SWD_v + SWD_a)      where the classifiers disagree,
