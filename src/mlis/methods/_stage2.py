@@ -35,7 +35,8 @@ def as_refiner(layer: Linear, slope: float) -> LinearReLU:
 def decoded(decoder: Perceptron, activation: str, outputs: int | None = None) -> Concatenation:
     """[x ; h(x) ; activation(W₂ h(x))], of the first `outputs` rows of W₂, or all."""
     last = as_refiner(decoder.last, 1.0)
-    last.weight.data, last.bias.data = last.weight[:outputs], last.bias[:outputs]
+    last.weight.data = last.weight[:outputs].clone()
+    last.bias.data = last.bias[:outputs].clone()
     descriptor = Layers([last, Activation(activation)])
     hidden = Layers(
         [as_refiner(decoder.first, decoder.slope), Concatenation([Identity(), descriptor])]

@@ -25,7 +25,7 @@ Settings are those of the authors' program, the same for every dataset. There
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Layers
 from mlis.training.checkpoints import SnapshotSeries
-from mlis.training.layers import GaussianEncoder, Perceptron, xavier
+from mlis.training.layers import GaussianEncoder, Linear, Perceptron, xavier
 from mlis.training.loop import adam, train
 from mlis.training.state import EpochCount, PackedTrainer, Part
 
@@ -117,7 +117,8 @@ class CADAVAE(Section, Method):
             counts = (self.seen_latents, self.unseen_latents)
             settings = one.config.classification
             head = fit_on_latents(data, encoders, NOISE[self.noise], counts, settings, job.seed)
-            first, mean = trainer.visual_encoder.layers[0], trainer.visual_encoder.mean
+            first = cast(Linear, trainer.visual_encoder.layers[0])
+            mean = trainer.visual_encoder.mean
             refiner = Layers([as_refiner(first, 0.0), as_refiner(mean, 1.0)])
             yield one, job.recognizer(scaler, head, refiner)
 

@@ -174,7 +174,7 @@ def soul_samples(data: TrainingTensors, k: int, seed: int) -> Tensor:
     for c in data.seen.tolist():
         rows = data.x[torch.nonzero(data.y == c).flatten()].cpu().double().numpy()
         different = min(k, len(torch.unique(torch.from_numpy(rows), dim=0)))
-        found = KMeans(different, n_init=10, random_state=seed).fit(rows).cluster_centers_
-        centres = torch.from_numpy(found)
+        means = KMeans(different, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+        centres = torch.from_numpy(means.fit(rows).cluster_centers_)
         souls.append(torch.cat((centres, centres[-1:].expand(k - different, -1))))
     return torch.stack(souls).to(data.descriptors)
