@@ -29,11 +29,6 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{"semantic_encoder": 64, "semantic_decoder": 64},
         **{"seen_latents": 20, "unseen_latents": 40},
     },
-    "hsva": {
-        **{"epochs": 60, "batch_size": 60, "latent": 16, "learning_rate": 3e-3, "hidden": 64},
-        **{"structure": 32, "classifier_hidden": 16, "projections": 8, "noise": "standard"},
-        **{"seen_latents": 20, "unseen_latents": 40},
-    },
     "tcn": {
         **{"steps": 400, "batch_size": 32, "hidden": 64, "relation_hidden": 64},
         **{"learning_rate": 3e-3},
@@ -129,12 +124,17 @@ def test_another_seed_gives_another_recognizer(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_that_stay_in_their_file_give_the_same(name, tmp_path, monkeypatch):
+    """With a weight decay whose softmax is soon found: sums in another order change it little."""
+    config = small(classification={"weight_decay": 0.05, "synthetic_per_unseen": 5})
+    method = build_method(name, config, **QUICK_OPTIONS[name])
+    rows = tiny().for_testing().features
+    wanted = method.fit(tiny().for_training(), device="cpu").scores(rows)
     save_dataset(tiny(), tmp_path / "data")
     monkeypatch.setenv("MLIS_RESIDENT_MIB", "0")
-    data = load_dataset(tmp_path / "data")
-    assert not isinstance(data.for_training().features, np.ndarray)
-    rows = tiny().for_testing().features
-    np.testing.assert_allclose(fitted(name, data).scores(rows), quick(name).scores(rows), atol=1e-3)
+    training = load_dataset(tmp_path / "data").for_training()
+    assert not isinstance(training.features, np.ndarray)
+    found = method.fit(training, device="cpu").scores(rows)
+    np.testing.assert_allclose(found, wanted, atol=0.02 * np.ptp(wanted))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,7 +151,6 @@ def test_divergence_is_named(name):
         ("cada-vae", "latent", 0),
         ("cada-vae", "noise", "none"),
         ("cada-vae", "kl_weight", float("nan")),
-        ("hsva", "projections", 0),
         ("tcn", "ridge_penalty", 0.0),
         ("lisgan", "souls", 0),
         ("lisgan", "class_samples", 2.5),

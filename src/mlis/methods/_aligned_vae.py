@@ -1,4 +1,4 @@
-"""Two VAEs with one latent space, of features and of descriptors: what CADA-VAE and HSVA share."""
+"""Two VAEs with one latent space, of features and of descriptors: distances, latents, softmax."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -9,7 +9,6 @@ from mlis.methods.cosine import SharedSpaceCosine
 from mlis.methods.eszsl import ESZSL
 from mlis.methods.f_vaegan import FVAEGAN
 from mlis.methods.free import FREE
-from mlis.methods.hsva import HSVA
 from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
@@ -30,7 +29,6 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "f-vaegan": FVAEGAN,
     "tf-vaegan": TFVAEGAN,
     "free": FREE,
-    "hsva": HSVA,
     "mlis": MLIS,
 }
 
