@@ -61,7 +61,9 @@ def test_numbers_are_checked(name, field):
 
 
 def test_choices_are_checked():
-    with pytest.raises(SettingsError, match=r"generation\.generator must be 'wgan-gp' or 'ridge'"):
+    with pytest.raises(
+        SettingsError, match=r"generation\.generator must be 'wgan-gp' or 'ridge' or 'f-vaegan'"
+    ):
         Generation(generator="gan")
     with pytest.raises(SettingsError, match=r"refinement\.components must be 'ml\+is\+sfr' or"):
         Refinement(components="is")

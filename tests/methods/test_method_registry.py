@@ -59,7 +59,7 @@ def chosen(name: str) -> Chosen:
 
 
 def test_unknown_names_and_options_are_refused():
-    with pytest.raises(SettingsError, match=r"expected one of cosine, .*, mlis, got 'svm'"):
+    with pytest.raises(SettingsError, match=r"expected one of cosine, .*, mlis, auto, got 'svm'"):
         build_method("svm")
     with pytest.raises(SettingsError, match=r"options of method 'eszsl': .*'gama'"):
         build_method("eszsl", gama=1.0)
@@ -217,7 +217,7 @@ class NoisyDescriptors:
 def test_a_generator_is_one_class_one_line_and_its_name(monkeypatch, caplog):
     choices = Generation.__dataclass_fields__["generator"]
     monkeypatch.setitem(GENERATORS, "toy", lambda data, *_: NoisyDescriptors(data.x.shape[1]))
-    monkeypatch.setattr(choices, "type", Literal["wgan-gp", "ridge", "toy"])
+    monkeypatch.setattr(choices, "type", Literal["wgan-gp", "ridge", "f-vaegan", "toy"])
     config = small(generation={"generator": "toy"})
     trained = fit(DATA.for_training(), config, device="cpu")
     assert np.isfinite(trained.recognizer.scores(ROWS)).all()

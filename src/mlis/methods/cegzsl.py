@@ -32,13 +32,14 @@ from torch.nn.functional import cross_entropy, normalize, softplus
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.encoder.metric_losses import pair_masks
-from mlis.encoder.network import Encoder, Linear
+from mlis.encoder.network import Encoder
 from mlis.incremental.exemplar_buffer import keep_exemplars
 from mlis.methods.base import Job, Method
-from mlis.methods.network_method import Snapshots
 from mlis.methods.pairs import PairScorer
 from mlis.model.preprocessing import TrainingTensors
 from mlis.pipeline import Trained, recognizer_of, train_generator
+from mlis.training.checkpoints import SnapshotSeries
+from mlis.training.layers import Linear
 from mlis.training.loop import adam, train
 from mlis.training.state import pack, unpack
 
@@ -116,7 +117,7 @@ class CEGZSL(Method):
         how = (precision, job.seed, job.callbacks, job.checkpoints, job.reuse)
         generator, reused = train_generator(job.training, data, self.config, *how)
         steps = tuple(one.steps for one in self.among(job))
-        kept = Snapshots(steps, "encoder")
+        kept = SnapshotSeries(steps, ("encoder",))
         trainer = EmbeddingTrainer(data, self, precision, job.seed)
         train("cegzsl", trainer, max(steps), job.callbacks, kept)
         for one in self.among(job):

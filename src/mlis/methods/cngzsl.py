@@ -38,13 +38,13 @@ from torch.nn.functional import cross_entropy
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
-from mlis.encoder.network import Linear
 from mlis.methods.base import Job
 from mlis.methods.network_method import Losses, NetworkMethod, within
 from mlis.methods.zlap import cosine_logits
 from mlis.model.heads import CosineHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
+from mlis.training.layers import Linear
 
 Spread = Literal["variance", "deviation"]
 SPREADS: tuple[Spread, ...] = ("variance", "deviation")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mlis.compute.random import stream
 from mlis.errors import SettingsError
 from mlis.methods.base import Job, Method
+from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.loop import train
 from mlis.training.state import pack, unpack
 
@@ -96,7 +97,7 @@ class NetworkMethod(Method):
         """
         device = next(network.parameters()).device
         rng = stream(job.seed, f"{stage}-batches", device=device)
-        kept = Snapshots(steps)
+        kept = SnapshotSeries(steps, ("network",))
         train(stage, NetworkTrainer(network, losses, self, rng), max(steps), job.callbacks, kept)
         for number in steps:
             one = copy.deepcopy(network)
@@ -162,30 +163,6 @@ class NetworkTrainer:
     def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
         """Restore what `outcome` returned."""
         unpack(outcome, network=self.network)
-
-
-class Snapshots:
-    """Keeps a network after some numbers of steps, in memory.
-
-    Attributes:
-        states: by number of steps, the tensors of the part with this name.
-    """
-
-    def __init__(self, steps: Sequence[int], part: str = "network"):
-        self.states: dict[int, dict[str, Tensor]] = {}
-        self._steps, self._prefix = frozenset(steps), f"{part}."
-
-    def load(self, stage: str) -> None:
-        """Nothing was kept before."""
-
-    def due(self, stage: str, step: int) -> bool:
-        """Whether the network after this step is wanted."""
-        return step in self._steps
-
-    def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
-        """Copy the network's tensors."""
-        kept = {k: v.clone() for k, v in state.items() if k.startswith(self._prefix)}
-        self.states[step] = kept
 
 
 def _check_number(where: str, value: Any, kind: type, low: float, high: float) -> None:

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import leaky_relu
 
 from mlis.compute.precision import Precision
-from mlis.encoder.network import Linear
+from mlis.training.layers import Linear
 
 _ENTRIES = {
     "cpu": 1 << 19,

@@ -35,12 +35,12 @@ from torch.nn.functional import cross_entropy, one_hot
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
-from mlis.encoder.network import Linear
 from mlis.methods.base import Job
 from mlis.methods.network_method import Losses, NetworkMethod, within
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
+from mlis.training.layers import Linear
 
 Loss = Literal["ranking", "double softmax"]
 LOSSES: tuple[Loss, ...] = ("ranking", "double softmax")

@@ -39,7 +39,6 @@ from torch.nn.functional import mse_loss, one_hot
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
-from mlis.encoder.network import Linear
 from mlis.methods.base import Job
 from mlis.methods.network_method import Losses, NetworkMethod, within
 from mlis.methods.pairs import PairScorer
@@ -47,6 +46,7 @@ from mlis.model.heads import PairHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Layers, LinearReLU
+from mlis.training.layers import Linear
 
 
 class RelationNetwork(nn.Module):

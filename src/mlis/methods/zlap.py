@@ -37,7 +37,6 @@ from torch.nn.functional import cross_entropy, normalize
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
-from mlis.encoder.network import Linear
 from mlis.generators.base import synthesise
 from mlis.methods.base import Job
 from mlis.methods.network_method import Losses, NetworkMethod, within
@@ -45,6 +44,7 @@ from mlis.model.heads import CosineHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import train_generator
+from mlis.training.layers import Linear
 
 RATIOS = (30.0, 100.0, 300.0, 1000.0)
 

@@ -116,6 +116,52 @@ class CosineHead(Head):
         return self.scale * (normalize(h, dim=1) @ normalize(self.prototypes, dim=1).T)
 
 
+class RelationHead(Head):
+    """Scores `w · ReLU(W (h ∘ p_c) + b) + d` of the feature times the prototype of each class.
+
+    Args:
+        prototypes: p, (C, Dh).
+        weight: W, (K, Dh).
+        bias: b, (K,).
+        output: w, (K,).
+        offset: d, 0-d; calibration apart, it changes no order of classes.
+    """
+
+    kind = "relation"
+
+    def __init__(
+        self, prototypes: Tensor, weight: Tensor, bias: Tensor, output: Tensor, offset: Tensor
+    ):
+        super().__init__()
+        self.prototypes: nn.Parameter = nn.Parameter(prototypes, requires_grad=False)
+        self.weight: nn.Parameter = nn.Parameter(weight, requires_grad=False)
+        self.bias: nn.Parameter = nn.Parameter(bias, requires_grad=False)
+        self.output: nn.Parameter = nn.Parameter(output, requires_grad=False)
+        self.offset: nn.Parameter = nn.Parameter(offset, requires_grad=False)
+
+    def chosen(self, classes: Tensor) -> Self:
+        """A head of these classes."""
+        return type(self)(
+            self.prototypes[classes], self.weight, self.bias, self.output, self.offset
+        )
+
+    def sizes(self) -> dict[str, Any]:
+        """Of prototypes and weight."""
+        classes, inputs = self.prototypes.shape
+        return {"inputs": inputs, "classes": classes, "hidden": len(self.bias)}
+
+    @classmethod
+    def empty(cls, inputs: int, classes: int, hidden: int) -> Self:
+        """A head of `classes` for `inputs` numbers."""
+        shapes = (classes, inputs), (hidden, inputs), (hidden,), (hidden,), ()
+        return cls(*(torch.empty(shape, device="meta") for shape in shapes))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Scores (B, C) of (B, Dh) refined features."""
+        hidden = (torch.relu(torch.addmm(self.bias, h * p, self.weight.T)) for p in self.prototypes)
+        return torch.stack([one @ self.output for one in hidden], dim=1) + self.offset
+
+
 class PairHead(Head):
     """A network of one hidden layer on pairs of feature and class: `w · LeakyReLU(h + t_c)`.
 
@@ -342,5 +388,6 @@ class EnsembleHead(Head):
 
 
 HEADS: dict[str, type[Head]] = {
-    one.kind: one for one in (LinearHead, CosineHead, PairHead, GaussianHead, EnsembleHead)
+    one.kind: one
+    for one in (LinearHead, CosineHead, PairHead, RelationHead, GaussianHead, EnsembleHead)
 }
