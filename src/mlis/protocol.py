@@ -255,7 +255,7 @@ class _Choice:
         return max(self._tried, key=lambda one: one.worth)
 
     def made(self) -> tuple["Method", float, Evaluation, tuple[float, ...]]:
-        """The alternative, its constant, and on the first fold its measures and `known_quantiles`."""
+        """The alternative, its constant, its measures and quantiles on the first fold."""
         best, classes = self._best(), self._classes()
         constant = best.constant if classes > 1 else 0.0
         if classes < ENOUGH_CLASSES:

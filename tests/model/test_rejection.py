@@ -77,7 +77,8 @@ def test_a_higher_rate_turns_away_more_and_the_model_keeps_it(name, rows, tmp_pa
 def test_unknown_is_the_first_of_the_classes(gaussian, rows):
     unknown = gaussian.unknown(rows, 0.3)
     plain, found = top_classes(gaussian, rows, 3), top_classes(gaussian, rows, 3, "30%")
-    assert unknown.any() and not unknown.all()
+    assert unknown.any()
+    assert not unknown.all()
     for no, before, after in zip(unknown, plain, found, strict=True):
         assert [one.name for one in after[:1]] == [UNKNOWN if no else before[0].name]
         assert after[1:] == before[:2] if no else after == before
@@ -104,5 +105,5 @@ def test_damaged_quantiles_do_not_load(gaussian, tmp_path):
 
 @pytest.mark.parametrize("rate", ["5", "0", "100%", "many", float("nan"), -0.1])
 def test_a_rate_is_a_share(rate):
-    with pytest.raises(SettingsError, match="0.05 or 5%"):
+    with pytest.raises(SettingsError, match=r"0\.05 or 5%"):
         checked_rate(rate)

@@ -253,6 +253,9 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "an unseen class has training rows": unseen_in_training,
     "a feature to be recognised is NaN or overflows": lambda _: recognised(1e300),
     "features to be recognised are of another scale": another_scale,
+    "`unknown` is asked of a model without quantiles": lambda _: fit(
+        tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
+    ).recognizer.unknown(tiny().features, 0.05),
     "few classes to choose the calibration constant on": few_classes,
     "features of another image model": lambda _: fit(
         tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
