@@ -1,6 +1,7 @@
 """The score of how known an image looks, its quantiles, and the models that keep them."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -43,7 +44,9 @@ def test_the_score_is_the_log_density_over_that_of_any_class(gaussian, rows):
     cov = torch.from_numpy(np.cov(means.numpy().T, bias=True)) + variances.mean(0).diag()
     normal = torch.distributions.MultivariateNormal
     other = normal(means.mean(0), cov).log_prob(z)
-    own = torch.stack([normal(m, v.diag()).log_prob(z) for m, v in zip(means, variances)], 1)
+    own = torch.stack(
+        [normal(m, v.diag()).log_prob(z) for m, v in zip(means, variances, strict=True)], 1
+    )
     best = gaussian.predict(rows[:8])
     expected = own.numpy()[np.arange(8), best] - other.numpy()
     np.testing.assert_allclose(gaussian.known_scores(rows[:8]), expected, rtol=1e-3, atol=1e-2)
@@ -67,7 +70,7 @@ def test_quantiles_weigh_rows():
 def test_a_higher_rate_turns_away_more_and_the_model_keeps_it(name, rows, tmp_path):
     recognizer = build_method(name).choose(small(), seed=0).recognizer
     away = [recognizer.unknown(rows, rate) for rate in ("1%", 0.05, "30%", 0.9)]
-    assert all((a <= b).all() for a, b in zip(away, away[1:], strict=False))
+    assert all((a <= b).all() for a, b in itertools.pairwise(away))
     assert away[-1].mean() > away[0].mean()
     save_model(recognizer, tmp_path / "model")
     again = load_model(tmp_path / "model")

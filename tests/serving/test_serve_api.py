@@ -515,3 +515,36 @@ def test_metrics_count_requests_batches_and_bad_files():
     assert "mlis_bad_images_total 1.0" in text
     assert "mlis_in_progress 0.0" in text
     assert "xxx" not in text
+
+
+# --- none of the classes --------------------------------------------------------------------------
+
+
+def rejecting(reject: float = 0.0) -> Engine:
+    """A server of a model to which every row of `ROWS` looks known, and random ones do not."""
+    recognizer = feature_recognizer()
+    known = np.quantile(recognizer.known_scores(ROWS), np.linspace(0, 1, 101))
+    metadata = Metadata(rejection=tuple(known.tolist()))
+    return Engine(replace(recognizer, metadata=metadata), reject=reject)
+
+
+def test_unknown_comes_first_at_the_rate_of_the_request_or_the_server():
+    with client(rejecting(0.5)) as asker:
+        rows, levels = ROWS.tolist(), asker.app.state.service.engine._served[0].known_levels(ROWS)
+        for more, rate in (({}, 0.5), ({"reject": 0.2}, 0.2)):
+            results = post_rows(asker, rows, top_k=2, **more).json()["results"]
+            found = [one["predictions"][0] for one in results]
+            unknown = {"class": "unknown", "score": None, "seen": None}
+            assert [one == unknown for one in found] == (levels < rate).tolist()
+            assert {len(one["predictions"]) for one in results} == {2}
+        assert asker.get("/health").json()["reject"] == 0.5
+        assert post_rows(asker, rows, reject=5).status_code == 422
+
+
+def test_a_model_that_cannot_reject_says_so(features):
+    assert features.get("/health").json()["can_reject"] is False
+    answer = post_rows(features, ROWS[:1].tolist(), reject=0.05)
+    assert answer.status_code == 422
+    assert "Train it again" in answer.json()["detail"]
+    with pytest.raises(DataError, match="Train it again"):
+        Engine(feature_recognizer(), reject=0.05)

@@ -198,8 +198,8 @@ def _check_description(
         known = False
     if not names or not texts or not number or not known:
         raise ModelFileError(
-            f"{path} is damaged: class_names, calibration, temperature, sources, history or rejection "
-            "is not what a model has; copy both files of the model again"
+            f"{path} is damaged: class_names, calibration, temperature, sources, history or "
+            "rejection is not what a model has; copy both files of the model again"
         )
     _check_names(path, cast(list[str], names))
     if inside != json.dumps(description, sort_keys=True):

@@ -19,8 +19,8 @@ LARGEST_FEATURE = 1e30
 """Far beyond any feature, and far enough within float32 that scores of it do not overflow."""
 
 REJECT = (
-    "share of images of known classes that may be turned away, above 0 and below 1, so that the first "
-    "class of what looks like none of them is `unknown`; without it that of --reject, if any"
+    "share of images of known classes that may be turned away, above 0 and below 1, so that the "
+    "first class of what looks like none of them is `unknown`; without it that of --reject, if any"
 )
 
 
