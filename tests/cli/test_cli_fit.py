@@ -52,7 +52,6 @@ def test_json_of_one_seed_holds_plain_numbers(small_folder, tmp_path, capsys):
     assert "components" not in result
 
 
-@pytest.mark.slow
 def test_json_of_several_seeds_and_components(ablation, capsys):
     result = fit(capsys, "--resume", ablation)
     assert list(result["components"]) == ["ml", "ml+is+sfr"]
