@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from report import Rows, write
+from report import Rows, markdown, write
 
 from mlis.config import Config, resolve
 from mlis.data import load_dataset
@@ -37,6 +37,7 @@ from mlis.protocol import folds, validate
 
 COUNTS = (0, 1, 2, 5, 10)
 MEASURES = ("U", "S", "H")
+NEAREST = "nearest class mean"
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 Models = dict[str, tuple[Recognizer, ExemplarBuffer | None, dict[str, float]]]
 
@@ -156,7 +157,25 @@ def rows_of(dataset: GZSLDataset, trained: Models, draw: int) -> Iterator[dict[s
         if count:
             scores = nearest_mean(dataset, closed, few)[kept]
             found = measured(scores, test.class_names, dataset, kept, 0.0)
-            yield {"model": "nearest class mean", "images": count, **found}
+            yield {"model": NEAREST, "images": count, **found}
+
+
+def table(rows: Rows) -> str:
+    """Means over the draws of U / H, as Markdown.
+
+    Of the nearest class mean, which has no constant of its own, at the best one on the test rows.
+    """
+    body: list[list[str]] = []
+    for dataset, model in dict.fromkeys((row["dataset"], row["model"]) for row in rows):
+        at = "best" if model == NEAREST else "1"
+        cells: list[str] = []
+        for count in COUNTS:
+            own = (dataset, model, count)
+            found = [r["at"][at] for r in rows if (r["dataset"], r["model"], r["images"]) == own]
+            means = [f"{np.mean([one[m] for one in found]):.1f}" for m in ("U", "H") if found]
+            cells.append(" / ".join(means) or "–")
+        body.append([dataset, model, *cells])
+    return markdown(["data", "model", *map(str, COUNTS)], body)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -185,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     row["at"]["best"],
                     flush=True,
                 )
+    print(table(rows))
     write(options.output, arguments, rows)
 
 

@@ -39,7 +39,7 @@ def add_to(commands: Commands) -> None:
     add_common(parser, "model")
     parser.add_argument("images", metavar="IMAGES", type=Path, nargs="+", help="images or features")
     parser.add_argument("--labels", metavar="FILE", type=Path, help="labels of a .npy file")
-    parser.add_argument("--label-column", default="", metavar="NAME", help="default: label")
+    parser.add_argument("--label-column", metavar="NAME", help="default: label")
     parser.add_argument("--classes", metavar="FILE", type=Path, help="described new classes")
     parser.add_argument("--vectors", action="store_true", help="FILE has numeric descriptors")
     parser.add_argument("--names", metavar="FILE", type=Path, help="names of .npy descriptors")
@@ -85,7 +85,7 @@ def _labelled(args: argparse.Namespace, recognizer: "Recognizer") -> "LabelledRo
     pictures = [path for path in args.images if path.is_dir() and not is_features(path)]
     if not pictures:
         refuse(args, ("backbone", "workers"), "with features, which are already computed")
-        rows = read_labelled(args.images, args.labels, args.label_column, choose=for_training)
+        rows = read_labelled(args.images, args.labels, args.label_column or "", choose=for_training)
         check_backbone(recognizer, rows.backbone, name)
         return rows
     if len(pictures) < len(args.images):
