@@ -268,7 +268,7 @@ def _warn_of_descriptors(recognizer: Recognizer, names: Sequence[str], vectors: 
     described = known.any(axis=1)
     known = known[described]
     unit = unit_rows(np.concatenate([known, vectors]))
-    every, first = (*compress(recognizer.class_names, described), *names), len(known)
+    every, first = (*compress(recognizer.class_names, described.tolist()), *names), len(known)
     mean = unit[:first].mean(axis=0)
     enough = first >= _ENOUGH
     centred = unit_rows(unit - mean) if enough else np.zeros_like(unit)
