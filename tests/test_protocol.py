@@ -78,6 +78,7 @@ def test_the_constant_is_the_best_on_the_validation_classes():
     assert not trained.validation.notes
 
 
+@pytest.mark.slow
 def test_few_held_out_classes_choose_together(data, caplog):
     """Each of two classes alone would choose what the other cannot support."""
     trained = MLIS(ridge()).choose(data, seed=1, device="cpu")
