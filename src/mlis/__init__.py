@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlis.estimator import GZSLClassifier, MLISClassifier
     from mlis.evaluation import evaluate
     from mlis.image_classifier import ImageClassifier
-    from mlis.incremental import add_classes, remove_classes, rename_classes
+    from mlis.incremental import add_classes, add_images, remove_classes, rename_classes
     from mlis.io.checkpoint import load_exemplars, load_model, save_model
     from mlis.io.hub import from_pretrained
     from mlis.methods.mlis import MLIS
@@ -31,6 +31,7 @@ _HOMES = {
     "MLISClassifier": "mlis.estimator",
     "Recognizer": "mlis.model.recognizer",
     "add_classes": "mlis.incremental",
+    "add_images": "mlis.incremental",
     "check": "mlis.checks",
     "evaluate": "mlis.evaluation",
     "fit": "mlis.pipeline",
@@ -54,6 +55,7 @@ __all__ = [
     "Recognizer",
     "__version__",
     "add_classes",
+    "add_images",
     "check",
     "evaluate",
     "fit",

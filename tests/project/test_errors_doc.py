@@ -120,6 +120,15 @@ def objects(folder: Path) -> None:
     load_npy(folder / "f.npy")
 
 
+def images_beside_classes(folder: Path) -> None:
+    from mlis.features.images.files import images_of_classes
+
+    (folder / "photos/okapi").mkdir(parents=True)
+    for name in ("1.png", "okapi/1.png"):
+        (folder / "photos" / name).write_bytes(b"x")
+    images_of_classes(folder / "photos")
+
+
 def split_folders(folder: Path) -> None:
     from mlis.features.images.files import find_images
 
@@ -227,6 +236,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a further class has an unknown category": unknown_category,
     "Python objects in `.npy` or `.npz`": objects,
     "a matrix of a `.mat` file is sparse": lambda f: pair(f, att=scipy.sparse.csc_matrix),
+    "a folder given to `mlis add-images` holds images beside class folders": images_beside_classes,
     "folders of a split lie beside others": split_folders,
     "folders of images and described classes have other names": build,
     "descriptors are in another order than the labels": lambda f: pair(

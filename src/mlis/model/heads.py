@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, normalize
 
+from mlis.compute.class_sums import sum_by_class
 from mlis.errors import DataError
 from mlis.model.parts import Part, describe, empty_part
 from mlis.model.refiners import REFINERS, Refiner
@@ -36,6 +37,18 @@ class Head(Part):
         raise DataError(
             f"cannot add {len(descriptors)} classes by their descriptors: expected a head that "
             f"predicts classes, such as 'gaussian', got {self.kind!r}. Train such a model."
+        )
+
+    def with_images(self, h: Tensor, labels: Tensor) -> Self:
+        """A head that has also learnt from these (n, Dh) refined features of its classes (n,).
+
+        Raises:
+            DataError: a head of this kind cannot.
+        """
+        raise DataError(
+            f"cannot add {len(labels)} images: expected a linear or Gaussian head, got "
+            f"{self.kind!r}. Train a model with such a head, as the methods gaussian, ridge and "
+            "mlis do."
         )
 
     @abstractmethod
@@ -259,6 +272,29 @@ class GaussianHead(Head):
             torch.cat([self.bias, bias.to(self.bias.dtype)]),
         )
 
+    def with_images(self, h: Tensor, labels: Tensor) -> Self:
+        """A head that has also learnt from these (n, Dh) refined features of its classes (n,).
+
+        What a head knows of a class's mean is N(m, v), with v = s − 1. With n more images, whose
+        covariance is I and whose sum is t, it is N((m + v t) / (1 + n v), v / (1 + n v)): Bayes'
+        theorem for a normal mean (Murphy, "Conjugate Bayesian analysis of the Gaussian
+        distribution", 2007, eqs. 20 to 24), whether images come at once or one after the other.
+        """
+        z = ((h - self.offset) @ self.projection.T).double()
+        counts = torch.bincount(labels, minlength=len(self.bias)).double()[:, None]
+        sums = sum_by_class(z, labels, len(counts))
+        square, linear = self.weight.double().chunk(2, dim=1)
+        variances = 1 / (1 - 2 * square)
+        prior = 2 * square * variances  # s − 1, without its cancellation
+        shrunk = 1 + counts * prior
+        means = (linear * variances + prior * sums) / shrunk
+        weight, bias = self.terms(means, 1 + prior / shrunk)
+        changed = counts > 0
+        return self._with(
+            torch.where(changed, weight.to(self.weight.dtype), self.weight),
+            torch.where(changed[:, 0], bias.to(self.bias.dtype), self.bias),
+        )
+
     def chosen(self, classes: Tensor) -> Self:
         """A head of these classes."""
         return self._with(self.weight[classes], self.bias[classes])
@@ -345,6 +381,13 @@ class EnsembleHead(Head):
     def with_classes(self, descriptors: Tensor) -> Self:
         """A head that also knows classes of these (n, Da) raw descriptors; they come last."""
         grown = [one.with_head(one.head.with_classes(descriptors)) for one in self.members]
+        return type(self)(grown)
+
+    def with_images(self, h: Tensor, labels: Tensor) -> Self:
+        """A head that has also learnt from these (n, Dx) scaled features of its classes (n,)."""
+        grown = [
+            one.with_head(one.head.with_images(one.refiner(h), labels)) for one in self.members
+        ]
         return type(self)(grown)
 
     def chosen(self, classes: Tensor) -> Self:
