@@ -29,11 +29,11 @@ from mlis.methods.mlis import MLIS
 from mlis.methods.portfolio import (
     Choice,
     Trial,
-    average_constant,
     choose_members,
     expect,
     harmonic,
     spread,
+    tradeoff,
 )
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.heads import EnsembleHead, Member
@@ -145,6 +145,8 @@ class Auto(Method):
             found.append(methods[name].fit(training, exemplars=needed, **options))
         recognizer = together([one.recognizer for one in found], list(weights.values()))
         recognizer.metadata = Metadata(dataset.provenance.sources)
+        if not isinstance(given := self.config.classification.calibration, str):
+            recognizer.calibration = given
         kept = next((one.exemplars for one in found if one.exemplars), None)
         result = Chosen(recognizer, kept, method=self)
         if choice is not None:
@@ -214,11 +216,14 @@ def _calibrated(
     result: Chosen, trials: Sequence[Trial], choice: Choice, dataset: GZSLDataset
 ) -> Chosen:
     """With the constant that validation supports, its measures there, and what was tried."""
-    constant = average_constant(choice.curves)
-    result.recognizer.calibration = constant
-    found = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
-    result.recognizer.temperature = float(np.exp(np.mean(np.log(found))))
-    estimate = expect(choice.held_out, len(dataset.unseen_classes), np.random.default_rng(0))
+    recognizer, calibration = result.recognizer, result.method.config.classification.calibration
+    found = tradeoff(choice.curves)
+    recognizer.calibration = constant = found.constant(calibration)
+    recognizer.metadata = dataclasses.replace(recognizer.metadata, tradeoff=found)
+    temperatures = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
+    recognizer.temperature = float(np.exp(np.mean(np.log(temperatures))))
+    rng = np.random.default_rng(0)
+    estimate = expect(choice.held_out, len(dataset.unseen_classes), rng, calibration)
     report = {
         "tried": {one.name: _summary(one) for one in trials},
         "kept": {name: round(weight, 6) for name, weight in choice.weights.items()},
