@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlis.io.checkpoint import load_exemplars, load_model, save_model
     from mlis.io.hub import from_pretrained
     from mlis.methods.mlis import MLIS
+    from mlis.model.calibrate import calibrate
     from mlis.model.recognizer import Recognizer
     from mlis.pipeline import fit
 
@@ -31,6 +32,7 @@ _HOMES = {
     "MLISClassifier": "mlis.estimator",
     "Recognizer": "mlis.model.recognizer",
     "add_classes": "mlis.incremental",
+    "calibrate": "mlis.model.calibrate",
     "check": "mlis.checks",
     "evaluate": "mlis.evaluation",
     "fit": "mlis.pipeline",
@@ -54,6 +56,7 @@ __all__ = [
     "Recognizer",
     "__version__",
     "add_classes",
+    "calibrate",
     "check",
     "evaluate",
     "fit",

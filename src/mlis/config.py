@@ -173,7 +173,7 @@ def seen_loss(calibration: float | str) -> float | None:
 def checked_calibration(
     calibration: float | str, what: str = "classification.calibration"
 ) -> float | str:
-    """A finite number, "validation" (also for "h"), or "seen-loss=P".
+    """A number below 1e30, "validation" (also for "h"), or "seen-loss=P".
 
     Raises:
         SettingsError: it is none of them; begins with `what`.
@@ -183,10 +183,12 @@ def checked_calibration(
             return "validation"
         if (loss := seen_loss(calibration)) is not None:
             return f"seen-loss={loss:g}"
-    elif math.isfinite(calibration):
-        return calibration
+    elif isinstance(calibration, Real) and not isinstance(calibration, bool):
+        value = float(calibration)
+        if abs(value) < 1e30:
+            return value
     raise SettingsError(
-        f"{what} must be h, seen-loss=P with P from 0 to 100, or a finite number, but got "
+        f"{what} must be h, seen-loss=P with P from 0 to 100, or a number below 1e30, but got "
         f"{calibration!r:.60}"
     )
 

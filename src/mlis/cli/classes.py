@@ -67,21 +67,21 @@ def run_add(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     from mlis.incremental import add_classes
 
-    recognizer, exemplars = _opened(args, args.device)
+    recognizer, exemplars = opened(args, args.device)
     names, vectors = _described(args, recognizer)
     grown = add_classes(
         *(recognizer, exemplars, names, vectors),
         synthetic_per_class=args.synthetic,
         note=args.classes.name,
     )
-    _save(args, *grown, f"added {_listed(names)}", seconds=time.perf_counter() - started)
+    save(args, *grown, f"added {_listed(names)}", seconds=time.perf_counter() - started)
 
 
 def run_remove(args: argparse.Namespace) -> None:
     """`mlis remove-classes`."""
     from mlis.incremental import remove_classes
 
-    _save(args, *remove_classes(*_opened(args), args.names), f"removed {_listed(args.names)}")
+    save(args, *remove_classes(*opened(args), args.names), f"removed {_listed(args.names)}")
 
 
 def run_rename(args: argparse.Namespace) -> None:
@@ -95,8 +95,8 @@ def run_rename(args: argparse.Namespace) -> None:
     changes = _listed(pairs)
     from mlis.incremental import rename_classes
 
-    recognizer, exemplars = _opened(args)
-    _save(args, rename_classes(recognizer, pairs), exemplars, f"renamed {changes}")
+    recognizer, exemplars = opened(args)
+    save(args, rename_classes(recognizer, pairs), exemplars, f"renamed {changes}")
 
 
 def run_show(args: argparse.Namespace) -> None:
@@ -108,7 +108,8 @@ def run_show(args: argparse.Namespace) -> None:
     pairs = list(zip(recognizer.class_names, recognizer.seen_mask.tolist(), strict=True))
     print_table([["class", ""], *([name, "seen" if s else "unseen"] for name, s in pairs)])
     for entry in recognizer.metadata.history:
-        say(f"{entry['when']}: {entry['action']} {_listed(entry['classes'])}")
+        changed = _listed(entry["classes"]) if entry["classes"] else entry.get("to", "")
+        say(f"{entry['when']}: {entry['action']} {changed}")
     if args.json:
         classes = [{"name": name, "seen": seen} for name, seen in pairs]
         print_json(
@@ -125,7 +126,7 @@ def _listed(classes: dict[str, str] | Sequence[str]) -> str:
     return shorten(list(classes))
 
 
-def _opened(
+def opened(
     args: argparse.Namespace, device: str = "cpu"
 ) -> "tuple[Recognizer, ExemplarBuffer | None]":
     """The model and its exemplar buffer, if the output can be written."""
@@ -171,14 +172,15 @@ def _described(
     return describe_like(made, args.classes, model=model)
 
 
-def _save(
+def save(
     args: argparse.Namespace,
     changed: "Recognizer",
     exemplars: "ExemplarBuffer | None",
     done: str,
     seconds: float | None = None,
+    **facts: Any,
 ) -> None:
-    """Write the new model, and print what it is."""
+    """Write the new model, and print what it is; `facts` join the JSON object."""
     from mlis.io.checkpoint import EXEMPLARS, save_model
 
     save_model(changed, args.output, exemplars)
@@ -189,5 +191,5 @@ def _save(
     if size := path.stat().st_size if path.exists() else 0:
         say(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")
     if args.json:
-        result: dict[str, Any] = {"classes": total, "seen": seen, "growth_bytes": size}
+        result: dict[str, Any] = {"classes": total, "seen": seen, "growth_bytes": size, **facts}
         print_json(result if seconds is None else {**result, "seconds": round(seconds, 3)})

@@ -90,7 +90,7 @@ class TradeOff:
         if (loss := seen_loss(calibration)) is None:
             return self.best
         least = self.at(0.0).S - loss - _TOLERANCE
-        return max(c for c, S in zip(self.constants, self.S, strict=True) if S >= least)
+        return max(c for c, S in zip(self.constants, self.S, strict=True) if least <= S)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
