@@ -13,8 +13,10 @@ from mlis.data.dataset import GZSLDataset
 from mlis.data.splits import Split, add_validation, validation_splits
 from mlis.errors import DataError, FeatureRangeWarning
 from mlis.evaluation import best_calibration, common_constant, evaluate, seen_unseen_curve
+from mlis.methods.auto import Auto
 from mlis.methods.eszsl import ESZSL
 from mlis.methods.mlis import MLIS
+from mlis.model.calibrate import calibrate
 from mlis.pipeline import fit
 from mlis.protocol import evaluate_on_test, folds
 from mlis.provenance import PROTOCOL, provenance
@@ -174,6 +176,30 @@ def test_validation_classes_are_classes_of_the_training_rows(data):
     assert {row.tobytes() for row in training.features} <= rows
     assert {row.tobytes() for row in held_out.features} <= rows
     assert not training.seen_mask[held_out.labels].all()
+
+
+@pytest.mark.parametrize("method", [MLIS, ESZSL, Auto])
+def test_a_seen_loss_is_kept_in_training_as_later(data, method):
+    """Settings are chosen by the best H in any case, so that only the constant differs."""
+    plain = method(ridge()).choose(data, seed=1, device="cpu").recognizer
+    known = plain.metadata.tradeoff
+    assert plain.calibration == known.best
+    config = ridge(classification={"calibration": "seen-loss=5"})
+    trained = method(config).choose(data, seed=1, device="cpu")
+    found = trained.recognizer
+    assert found.metadata.tradeoff == known
+    assert found.calibration == calibrate(plain, "seen-loss=5").calibration
+    assert known.at(found.calibration).S >= known.at(0).S - 5.001
+    found.calibration = plain.calibration
+    np.testing.assert_array_equal(found.scores(data.features), plain.scores(data.features))
+
+
+@pytest.mark.parametrize("method", [ESZSL, Auto])
+def test_a_given_constant_is_kept_where_settings_are_chosen(data, method):
+    config = ridge(classification={"calibration": 0.125})
+    found = method(config).choose(data, device="cpu").recognizer
+    assert found.calibration == 0.125
+    assert found.metadata.tradeoff is not None
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.75, -2.0])
