@@ -52,7 +52,7 @@ def test_a_model_with_another_constant_and_in_place(run, tmp_path, capsys):
 def test_predictions_and_measures_with_another_constant(run, tmp_path, capsys):
     np.save(tmp_path / "x.npy", small_dataset().features[:40])
     seen: list[set[str]] = []
-    for constant in ("-1e6", "1e6"):
+    for constant in ("-1000000", "1e6"):
         arguments = ("predict", run, tmp_path / "x.npy", "--calibration", constant)
         rows = csv.DictReader(io.StringIO(printed(capsys, *arguments, "--top-k", "1")))
         seen.append({row["seen_1"] for row in rows})
