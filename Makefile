@@ -62,9 +62,7 @@ test-lowest:
 	$(LOWEST)/bin/pytest -m 'not slow' -o filterwarnings=default -n auto --dist loadfile tests \
 	  --ignore tests/project/test_docs.py --ignore tests/project/test_docs_site.py --ignore tests/project/test_packaging.py \
 	  --ignore tests/serve_cases.py --ignore-glob 'tests/serving/*' --ignore tests/io/test_share.py \
-	  --ignore tests/cli/test_cli_features.py --ignore-glob 'tests/features/test_features_[bw]*' \
-	  --deselect tests/project/test_benchmarks.py::test_extraction_is_timed_beside_the_bare_model \
-	  --deselect tests/features/test_features_images.py::test_killed_in_the_middle_it_goes_on_behind_the_last_shard
+	  --ignore tests/cli/test_cli_features.py --ignore-glob 'tests/features/test_features_[bw]*'
 
 # The extras with the lowest declared versions of what they need.
 test-lowest-extras:

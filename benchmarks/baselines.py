@@ -9,6 +9,7 @@ calibration constant, are chosen on validation classes; the test rows are met on
 """
 
 import argparse
+import json
 import logging
 import statistics
 from pathlib import Path
@@ -28,10 +29,10 @@ from mlis.storage.atomic import write_json
 MEASURES = ("U", "S", "H", "T1", "AUSUC")
 
 
-def measure(name: str, config: Config, dataset: GZSLDataset, seed: int) -> dict:
+def measure(name: str, config: Config, dataset: GZSLDataset, seed: int, own: dict) -> dict:
     """One row: measures on the test rows, what was chosen, seconds."""
     calibrated = config.replace({"classification": {"calibration": "validation"}})
-    chosen = build_method(name, calibrated).choose(dataset, seed=seed, reuse=True)
+    chosen = build_method(name, calibrated, **own).choose(dataset, seed=seed, reuse=True)
     return {
         "method": chosen.method.name,
         "settings": chosen.method.settings,
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--preset", help="its name; default: the dataset's own")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", default=",".join(names), help=f"of {','.join(names)}")
+    parser.add_argument("--options", type=json.loads, default={}, help='{"free": {"steps": 800}}')
     parser.add_argument("--threads", type=int)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
@@ -78,9 +80,10 @@ def main() -> None:
     config = Config.from_dict(presets.load(options.preset or presets.own_preset(options.dataset)))
     found: dict[str, list[dict]] = {}
     for name in [name for name in names if name in chosen]:
+        own = options.options.get(name, {})
         try:
             rows = [
-                {"seed": seed, **measure(name, config, dataset, seed)}
+                {"seed": seed, **measure(name, config, dataset, seed, own)}
                 for seed in map(int, options.seeds.split(","))
             ]
         except DataError as error:  # the cosine, where there is no shared space

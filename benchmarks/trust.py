@@ -27,7 +27,6 @@ from mlis.checks.rows import RowStatistics, mislabelled
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import best_temperature, evaluate, evaluate_confidence
-from mlis.methods.protocol import choose
 from mlis.methods.registry import build_method
 from mlis.storage.atomic import write_json
 
@@ -70,7 +69,7 @@ def confidence(scores: np.ndarray, split: Any, temperature: float) -> dict[str, 
 
 def trained(data: GZSLDataset) -> dict[str, Any]:
     """Risk against accuracy, and calibration errors, of `--method ridge`, seed 0."""
-    chosen = choose(build_method("ridge"), data, seed=0)
+    chosen = build_method("ridge").choose(data, seed=0)
     constant, test = chosen.recognizer.calibration, data.for_testing()
     scores = chosen.recognizer.scores(test.features)
     result = evaluate(scores, test.labels, test.seen_mask, test.class_names)
@@ -80,7 +79,7 @@ def trained(data: GZSLDataset) -> dict[str, Any]:
     known = np.array([value is not None for value in accuracy])
     rank, p = spearmanr(risk.risk[known], np.array(accuracy)[known].astype(float))
     training, held_out = data.for_validation()
-    model = chosen.method.fit(training, seed=0)
+    model = chosen.method.fit(training, seed=0).recognizer
     model.calibration = constant
     temperature = best_temperature(model.scores(held_out.features), held_out.labels)
     return {

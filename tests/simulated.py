@@ -5,6 +5,7 @@ noise and nuisance features that no descriptor explains. What an unseen class lo
 fixed by its descriptor, and by nothing else.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,3 +103,13 @@ def small(precision: str = "float32", **sections: Any) -> Config:
 def tiny(seed: int = 0) -> GZSLDataset:
     """A data set that trains in milliseconds: 9 classes, 3 unseen, Dx 9, Da 4."""
     return linear_world(seed, classes=9, unseen=3, attributes=4, signal=6, nuisance=3, per_class=8)
+
+
+def noise_for_test_rows(data: GZSLDataset) -> GZSLDataset:
+    """The same data with other features and labels in all test rows."""
+    rng = np.random.default_rng(0)
+    features, labels = data.features.copy(), data.labels.copy()
+    for rows in (data.split.test_seen, data.split.test_unseen):
+        features[rows] = rng.random((len(rows), features.shape[1])) * 100
+        labels[rows] = rng.permutation(labels[rows])
+    return replace(data, features=features, labels=labels)

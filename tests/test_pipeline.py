@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.compute.class_sums import _one_hot_product, sum_by_class
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
 from mlis.config import Config, Preprocessing
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import Evaluation, evaluate
 from mlis.io.checkpoint import load_model, save_model
-from mlis.model.preprocessing import FeatureScaler, prepare
+from mlis.model.preprocessing import prepare
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.training.callbacks import Callback
@@ -65,27 +63,16 @@ def test_unseen_classes_are_recognised(generator):
     assert result.T1 > 80
 
 
-@pytest.mark.parametrize("generator", ["wgan-gp", "ridge"])
-def test_descriptors_exchanged_among_the_unseen_classes_bring_U_down_to_chance(generator):
+def test_descriptors_exchanged_among_the_unseen_classes_bring_U_down_to_chance():
     """Nothing but the descriptors says what an unseen class looks like."""
     data = linear_world()
     descriptors = data.descriptors.copy()
     descriptors[data.unseen_classes] = descriptors[np.roll(data.unseen_classes, 1)]
     wrong = replace(data, descriptors=descriptors)
-    result = measured(wrong, generation={"generator": generator})
+    result = measured(wrong)
     assert result.U < 100 / 6
     assert result.T1 < 100 / 6
     assert result.S > 85  # the seen classes are learnt from their images
-
-
-def test_constant_descriptors_tell_nothing():
-    """The same descriptor for all unseen classes: chance among them."""
-    data = linear_world()
-    descriptors = data.descriptors.copy()
-    descriptors[data.unseen_classes] = descriptors[data.unseen_classes[0]]
-    descriptors[data.unseen_classes] += 1e-4 * np.random.default_rng(0).random((6, 8))
-    result = measured(replace(data, descriptors=descriptors.astype(np.float32)))
-    assert result.T1 < 40
 
 
 def test_implicit_semantics_keep_what_the_metric_loss_alone_throws_away():
@@ -123,13 +110,6 @@ def test_joint_and_sequential_agree_within_noise(seeds, noise):
     assert abs(means["joint"] - means["sequential"]) < noise
 
 
-def test_more_unseen_classes_than_seen_and_one_unseen_class():
-    few = linear_world(classes=10, unseen=6)
-    assert measured(few).U is not None
-    one = linear_world(unseen=1)
-    assert measured(one).U > 50
-
-
 # --- preparing ----------------------------------------------------------------------------------
 
 
@@ -160,13 +140,6 @@ def test_nothing_is_scaled_where_the_settings_say_so():
     assert scaler(torch.tensor([[-1.0] * 9])).tolist() == [[0.0] * 9]
 
 
-def test_statistics_are_taken_in_chunks_as_of_the_whole():
-    features = np.random.default_rng(0).normal(size=(20_000, 2)).astype(np.float32)
-    scaler = FeatureScaler.fit(features, Preprocessing())
-    np.testing.assert_array_equal(scaler.shift, features.min(0))
-    np.testing.assert_allclose(1 / scaler.factor, features.max(0) - features.min(0), rtol=1e-6)
-
-
 # --- repeating ----------------------------------------------------------------------------------
 
 DATA = tiny()
@@ -194,8 +167,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    ("variant", "precision"),
+    [*((each, "float32") for each in VARIANTS), ("default", "float64"), ("default", "bfloat16")],
+)
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(variant, precision):
     config = small(precision, **VARIANTS[variant])
     training = DATA.for_training()
@@ -218,60 +193,7 @@ def test_global_random_streams_are_left_alone():
     assert (np.random.get_state()[1] == before_numpy).all()  # noqa: NPY002
 
 
-def test_the_arrays_handed_in_stay_as_they_are():
-    training = DATA.for_training()
-    copies = training.features.copy(), training.labels.copy(), training.descriptors.copy()
-    config = small(preprocessing={"feature_scaling": "none", "descriptor_norm": "none"})
-    fit(training, config, device="cpu")
-    fit(training, config.replace({"refinement": {"components": "none"}}), device="cpu")
-    for now, then in zip(
-        (training.features, training.labels, training.descriptors), copies, strict=True
-    ):
-        np.testing.assert_array_equal(now, then)
-
-
-def test_streams_of_random_numbers():
-    def draw(*names):
-        return torch.rand(4, generator=stream(*names)).tolist()
-
-    assert draw(0, "a") == draw(0, "a")
-    others = [(0, "b"), (1, "a"), (0, "a", 0), (10, "a")]
-    assert all(draw(0, "a") != draw(*other) for other in others)
-    assert draw(1, "0a") != draw(10, "a")
-
-
 # --- precision and devices ----------------------------------------------------------------------
-
-
-def test_precisions_agree():
-    """On real tasks, not bit for bit: the same answers but for a few images."""
-    data = linear_world()
-    features = data.for_testing().features
-    predictions = {
-        precision: fit(
-            data.for_training(), LEARNING.replace({"precision": precision}), device="cpu"
-        ).recognizer.predict(features)
-        for precision in ("float64", "float32", "bfloat16")
-    }
-    assert (predictions["float64"] == predictions["float32"]).mean() > 0.97
-    assert (predictions["bfloat16"] == predictions["float32"]).mean() > 0.93
-
-
-def test_precision():
-    exact, half = Precision.of("float64", "cpu"), Precision.of("bfloat16", "cpu")
-    assert (exact.master, exact.product) == (torch.float64, torch.float64)
-    assert (half.master, half.product) == (torch.float32, torch.bfloat16)
-    a = torch.rand(3, 4)
-    assert torch.equal(half.mm(a, a.T), (a.bfloat16() @ a.T.bfloat16()).float())
-    assert Precision.of("auto", "cpu").master == torch.float32
-
-
-def test_sums_by_class_are_the_same_either_way():
-    rows = torch.randn(50, 3, generator=stream(0, "rows"), dtype=torch.float64)
-    labels = torch.randint(4, (50,), generator=stream(0, "labels"))
-    expected = torch.stack([rows[labels == c].sum(0) for c in range(5)])
-    torch.testing.assert_close(sum_by_class(rows, labels, 5), expected)
-    torch.testing.assert_close(_one_hot_product(rows, labels, 5), expected)
 
 
 @pytest.mark.gpu
@@ -321,17 +243,6 @@ def test_a_gpu_learns_the_same():
     assert result.H > 80
 
 
-def test_devices_that_are_not_there():
-    with pytest.raises(SettingsError, match="expected auto or a device of this machine"):
-        fit(DATA.for_training(), small(), device="gpu0")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_cuda_where_there_is_none():
-    with pytest.raises(SettingsError, match="this machine"):
-        fit(DATA.for_training(), small(), device="cuda")
-
-
 # --- what is trained, and when ------------------------------------------------------------------
 
 
@@ -373,17 +284,6 @@ def test_without_unseen_classes_it_is_an_ordinary_classifier():
     assert heard.started_stages == ["refinement"]
     test = data.for_testing()
     assert (recognizer.predict(test.features) == test.labels).all()
-
-
-def test_synthetic_samples_of_seen_classes_can_be_used():
-    one = fit(DATA.for_training(), small(), device="cpu").recognizer
-    two = fit(
-        DATA.for_training(),
-        small(classification={"synthetic_per_unseen": 5, "synthetic_per_seen": 20}),
-        device="cpu",
-    ).recognizer
-    assert torch.equal(one.refiner.weight, two.refiner.weight)
-    assert not torch.equal(one.head.weight, two.head.weight)
 
 
 def test_a_users_loss_and_its_name():
@@ -443,11 +343,3 @@ def test_features_from_a_memory_map(tmp_path):
         fit(training, small(), device="cpu").recognizer,
         fit(mapped, small(), device="cpu").recognizer,
     )
-
-
-def test_calibration_of_the_settings_is_applied():
-    config = small(classification={"calibration": 1.5})
-    assert fit(DATA.for_training(), config, device="cpu").recognizer.calibration == 1.5
-    # the caller resolves "validation"
-    config = small(classification={"calibration": "validation"})
-    assert fit(DATA.for_training(), config, device="cpu").recognizer.calibration == 0

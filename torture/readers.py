@@ -346,8 +346,7 @@ def snapshot(folder: Path) -> list[Target]:
 
 def records(folder: Path) -> list[Target]:
     """`results.jsonl`, `run.json` and `result.json`, and what is made of them."""
-    from test_experiments_store import row
-
+    from experiment_cases import row
     from mlis.config import Config
     from mlis.evaluation import summarise
     from mlis.experiments.store import Store

@@ -32,7 +32,7 @@ def setting(default: Any, help: str, *, low: float | None = None, high: float | 
 
 @dataclass(frozen=True)
 class Section:
-    """Base of a settings dataclass; checks every field against its annotation and range.
+    """Base of a settings dataclass; checks every `setting` against its annotation and range.
 
     Raises:
         SettingsError: a value of another type or out of range.
@@ -40,6 +40,8 @@ class Section:
 
     def __post_init__(self) -> None:
         for f in fields(self):
+            if "help" not in f.metadata:  # no `setting`: a method's own field, such as `config`
+                continue
             where = f"{type(self).__name__.lower()}.{f.name}"
             object.__setattr__(self, f.name, _checked(where, f, getattr(self, f.name)))
 
@@ -82,8 +84,10 @@ class Preprocessing(Section):
 class Generation(Section):
     """Stage 1a: features of classes without images. Conditional WGAN-GP (eq. 2) or ridge."""
 
-    generator: Literal["wgan-gp", "ridge"] = setting(
-        "wgan-gp", "the paper's conditional WGAN-GP, or the closed-form ridge baseline"
+    generator: Literal["wgan-gp", "ridge", "f-vaegan"] = setting(
+        "wgan-gp",
+        "the paper's conditional WGAN-GP, the closed-form ridge baseline, or f-VAEGAN-D2 "
+        "(thousands of steps)",
     )
     generator_init: Literal["cold", "ridge"] = setting(
         "ridge", "wgan-gp: add to the ridge-predicted class mean, or start cold as the paper does"
@@ -95,6 +99,9 @@ class Generation(Section):
     learning_rate: float = setting(1e-4, "Adam's step size for generator and critic", low=0)
     critic_steps: int = setting(5, "critic steps per generator step", low=1)
     penalty: float = setting(10.0, "weight of the gradient penalty (lambda of eq. 2)", low=0)
+    adversarial_weight: float = setting(
+        20.0, "f-vaegan: weight of the adversarial loss beside that of the VAE", low=0
+    )
     beta1: float = setting(0.5, "Adam's first decay rate", low=0, high=0.9999)
     beta2: float = setting(0.999, "Adam's second decay rate", low=0, high=0.99999)
     init_std: float = setting(0.02, "standard deviation of initial weights", low=0)

@@ -82,19 +82,12 @@ def test_convert_replaces_only_when_told_to(tmp_path, capsys):
             "not allowed with tables",
         ),
         (["--features", "x.csv"], "--features with --split or --classes"),
-        (["--split", "x.mat"], "--features with --split or --classes"),
     ],
 )
 def test_options_that_would_be_ignored_are_errors(flags, said, tmp_path, capsys):
     folder = save_small(tmp_path / "data")
     flags = [folder if flag == "DATA" else flag for flag in flags]
     assert said in refused(capsys, "data", "info", *flags)
-
-
-def test_a_folder_with_a_benchmarks_name(tmp_path, capsys, monkeypatch):
-    save_small(tmp_path / "FLO")
-    monkeypatch.chdir(tmp_path)
-    assert printed(capsys, "data", "info", "FLO").startswith("small\n")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from PIL import Image
 
 import odd_images
 from cli_cases import QUICK
+from coloured import Colours
 from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures, read_feature_folder, write_feature_folder
 from mlis.data.io.folder import load_folder
@@ -29,6 +30,7 @@ grey,unseen,a grey square,no,30%
 pink,unseen,a pink square,yes,60%
 """
 LITE = ("--backbone", "efficientnet-lite0", "--precision", "float32")
+FAKE = ("--backbone", "colours")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,13 @@ def table(tmp_path) -> Path:
     path = tmp_path / "classes.csv"
     path.write_text(TABLE)
     return path
+
+
+@pytest.fixture
+def fake(monkeypatch) -> None:
+    """The name `colours` loads a fake image model."""
+    for module in ("mlis.features.backbones", "mlis.image_classifier"):
+        monkeypatch.setattr(f"{module}.load_backbone", lambda name, **_: Colours())
 
 
 def run(*arguments: object, code: int = 0) -> None:
@@ -78,28 +87,13 @@ def test_images_words_dataset_training_and_prediction(pictures, table, tmp_path,
     assert len(capsys.readouterr().out.splitlines()) == 41
 
 
-def test_the_dataset_knows_its_pictures_and_models(pictures, table, tmp_path):
-    run("data", "build", "--images", pictures, "--classes", table, "-o", tmp_path / "data", *LITE)
-    data = load_folder(tmp_path / "data")
-    with (tmp_path / "data" / "images.csv").open(newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    sources = json.loads((tmp_path / "data" / "sources.json").read_text())
-    assert len(rows) == len(data.labels)
-    for row, label in zip(rows, data.labels, strict=True):
-        assert row["class"] == data.class_names[label]
-        assert (Path(sources["root"]) / row["path"]).parent.name == row["class"]
-    assert sources["backbone"]["name"] == "efficientnet-lite0"
-    assert sources["backbone"]["fingerprint"][:12] in data.provenance.features
-    assert sources["descriptors"]["text"]["name"] == "all-MiniLM-L6-v2"
-    assert data.split.has_validation
-
-
+@pytest.mark.usefixtures("fake")
 def test_a_grown_folder_adds_to_the_dataset(pictures, table, tmp_path, capsys):
     import shutil
 
     images, data = shutil.copytree(pictures, tmp_path / "in"), tmp_path / "data"
     command = ("data", "build", "--images", images, "--classes", table, "-o", data)
-    command = (*command, *LITE, "--sentences", "name")
+    command = (*command, *FAKE, "--sentences", "name")
     run(*command)
     before = load_folder(data)
     good, bad = map(len, odd_images.write_all(images / "grey"))
@@ -132,21 +126,23 @@ def test_views_are_named_on_the_command_line(pictures, table, tmp_path, capsys):
     assert "--views: not allowed with --features" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("fake")
 def test_what_a_file_is_called_never_steers_the_terminal(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "good.png").write_bytes(odd_images.good()["plain.png"])
     (tmp_path / "in" / "two\nlines\x1b[31m.jpg").write_bytes(b"")
-    run("features", "images", tmp_path / "in", "-o", tmp_path / "out", *LITE)
+    run("features", "images", tmp_path / "in", "-o", tmp_path / "out", *FAKE)
     assert "  two\\nlines\\x1b[31m.jpg: empty file" in capsys.readouterr().out
     with (tmp_path / "out" / "bad.csv").open(newline="") as handle:
         assert [row["path"] for row in csv.DictReader(handle)] == ["two\nlines\x1b[31m.jpg"]
 
 
+@pytest.mark.usefixtures("fake")
 def test_a_folder_of_odd_files_is_predicted_and_what_cannot_be_is_listed(
     pictures, table, tmp_path, capsys
 ):
     run("data", "build", "--images", pictures, "--classes", table, "--attributes", "warm", "share",
-        "-o", tmp_path / "data", *LITE)  # fmt: skip
+        "-o", tmp_path / "data", *FAKE)  # fmt: skip
     run("fit", tmp_path / "data", "-o", tmp_path / "run", *QUICK, "--classes-per-batch", "3")
     good, reasons = odd_images.write_all(tmp_path / "odd")
     capsys.readouterr()
@@ -169,26 +165,11 @@ def test_a_folder_of_odd_files_is_predicted_and_what_cannot_be_is_listed(
         assert not row["class_1"]
 
 
-def test_a_table_of_labels_with_a_split(pictures, table, tmp_path):
-    lines = ["path,kind,split"]
-    for name in CLASSES:
-        part = {"grey": "test_unseen"}.get(name, "trainval")
-        lines += [f"{name}/{i}.png,{name},{part}" for i in range(6)]
-        if name != "grey":
-            lines += [f"{name}/{i}.png,{name},test_seen" for i in range(6, 8)]
-    labels = tmp_path / "labels.csv"
-    labels.write_text("\n".join(lines))
-    run("data", "build", "--images", pictures, "--labels", labels, "--class-column", "kind",
-        "--classes", table, "--sentences", "text", "-o", tmp_path / "data", *LITE)  # fmt: skip
-    split = load_folder(tmp_path / "data").split
-    counts = len(split.trainval), len(split.test_seen), len(split.test_unseen)
-    assert counts == (18, 6, 6)
-
-
+@pytest.mark.usefixtures("fake")
 def test_names_that_do_not_agree(pictures, table, tmp_path, capsys):
     table.write_text(TABLE.replace("blue,", "Blue,"))
     command = ("data", "build", "--images", pictures, "--classes", table, "-o", tmp_path / "data")
-    command = (*command, *LITE, "--sentences", "text")
+    command = (*command, *FAKE, "--sentences", "text")
     run(*command, code=2)
     error = capsys.readouterr().err
     assert "got none for 1 classes: blue ('blue' may be 'Blue')" in error
@@ -202,13 +183,14 @@ def test_names_that_do_not_agree(pictures, table, tmp_path, capsys):
     assert lines[1:] == ["blue,description,Blue", "Blue,images,blue", "pink,images,"]
 
 
+@pytest.mark.usefixtures("fake")
 def test_unlabelled_images_have_features_and_make_no_dataset(table, tmp_path, capsys):
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / "1.png").write_bytes(odd_images.good()["plain.png"])
-    run("features", "images", tmp_path / "flat", "-o", tmp_path / "f", *LITE)
+    run("features", "images", tmp_path / "flat", "-o", tmp_path / "f", *FAKE)
     assert read_feature_folder(tmp_path / "f").classes == ("",)
     command = ("data", "build", "--classes", table, "--sentences", "name", "-o", tmp_path / "data")
-    run(*command, "--images", tmp_path / "flat", *LITE, code=2)
+    run(*command, "--images", tmp_path / "flat", *FAKE, code=2)
     assert "expected images of the described classes" in capsys.readouterr().err
 
 
@@ -248,13 +230,6 @@ def test_wrong_use_is_one_line(pictures, table, tmp_path, capsys, arguments, mes
     assert len(error.splitlines()) == 1
 
 
-def test_a_class_that_is_seen_needs_images(pictures, table, tmp_path, capsys):
-    table.write_text(TABLE.replace("pink,unseen", "pink,seen"))
-    run("data", "build", "--images", pictures, "--classes", table, "--sentences", "text",
-        "-o", tmp_path / "data", code=2)  # fmt: skip
-    assert "1 classes are marked as seen, but have no images: pink" in capsys.readouterr().err
-
-
 def test_categories_from_a_table_to_added_classes(tmp_path, capsys):
     """The table's columns are told, and further classes are encoded in the same ones."""
     shapes, colours = ("Hooked", "cone", "all-purpose"), ("brown", "black", "white")
@@ -285,6 +260,7 @@ def test_categories_from_a_table_to_added_classes(tmp_path, capsys):
     assert "one of all-purpose, cone, hooked" in said
 
 
+@pytest.mark.usefixtures("fake")
 def test_folders_of_a_split_become_a_dataset_with_that_split(pictures, table, tmp_path, capsys):
     for part, numbers in (("train", range(6)), ("test", range(6, 10))):
         for name in CLASSES:
@@ -294,7 +270,7 @@ def test_folders_of_a_split_become_a_dataset_with_that_split(pictures, table, tm
                     pictures / name / f"{i}.png"
                 )
     command = ("data", "build", "--images", tmp_path / "photos", "--classes", table)
-    run(*command, "--attributes", "warm", "share", "-o", tmp_path / "data", *LITE)
+    run(*command, "--attributes", "warm", "share", "-o", tmp_path / "data", *FAKE)
     data = load_folder(tmp_path / "data")
     assert len(data.split.trainval) == 18
     assert len(data.split.test_seen) == 12

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-import mlis
 from cli_cases import (
     QUICK,
     environment,
@@ -22,33 +21,25 @@ from mlis.cli import fit, main
 from mlis.errors import DivergenceError, MlisError
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["--version"],
-        ["fit", "--help"],
-        ["predict", "--help"],
-        ["report", "--help"],
-        ["fit", "FLO", "--gamma", "16", "--dry-run"],
-        ["fit", "--nonsense"],
-    ],
-    ids=" ".join,
-)
-def test_nothing_heavy_is_imported_without_need(arguments):
+def test_nothing_heavy_is_imported_without_need():
+    commands = (
+        "--help",
+        "--version",
+        "fit --help",
+        "predict --help",
+        "serve --help",
+        "report --help",
+    )
+    commands += ("fit FLO --gamma 16 --dry-run", "fit --nonsense")
     code = (
-        "import sys; from mlis.cli import main; main(sys.argv[1:]); "
-        "heavy = {'torch', 'numpy', 'scipy', 'h5py', 'sklearn', 'matplotlib', 'tqdm'}; "
+        "import sys; from mlis.cli import main\n"
+        "for line in sys.argv[1:]: main(line.split())\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'h5py', 'sklearn', 'matplotlib', 'tqdm', 'fastapi'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))"
     )
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-c", code, *commands]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
     assert done.stdout.splitlines()[-1] == "heavy: []"
-
-
-def test_version(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"mlis {mlis.__version__}\n"
 
 
 def test_every_command_has_help(capsys):
@@ -74,18 +65,13 @@ def test_output_must_be_a_folder_that_can_be_written(command, tmp_path, capsys):
     [
         ([], "the following arguments are required: COMMAND (see `mlis --help`)"),
         (["train"], "invalid choice: 'train'"),
-        (["data"], "required: COMMAND (see `mlis data --help`)"),
         (["fit", "FLO", "--stepz", "3"], "unrecognized arguments: --stepz"),
-        (["predict", "model"], "required: INPUT"),
         (["fit"], "no run folder: name one with -o RUN"),
-        (["fit", "-o", "run"], "no dataset: name a benchmark"),
         (["fit", "FLO", "-o", "run"], "give the folder that contains FLO/"),
-        (["fit", "FLOO", "-o", "run"], "Did you mean 'FLO'?"),
         (["fit", "FLO", "--data-root", "absent", "-o", "run"], "absent: no such folder"),
         (["fit", "--resume", "absent"], "absent is not a run folder"),
         (["data", "info", "absent"], "absent: expected a dataset folder or one of"),
         (["evaluate", "absent"], "no saved model: absent is not there"),
-        (["predict", "absent", "x.npy"], "no saved model: absent is not there"),
         (["demo", "--seed", "-1"], "--seed: expected a whole number ≥ 0"),
     ],
 )
@@ -133,17 +119,14 @@ def test_a_bug_is_code_1_with_its_traceback(capsys, monkeypatch):
     assert err.splitlines()[-1].startswith("mlis: error: ZeroDivisionError")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["data", "info", "DATA"]], ids=" ".join)
-def test_a_reader_that_leaves_early_gets_no_complaint(arguments, tmp_path):
-    folder = save_small(tmp_path / "data")
+def test_a_reader_that_leaves_early_gets_no_complaint(small_folder):
     read, write = os.pipe()
     os.close(read)
-    arguments = [str(folder) if a == "DATA" else a for a in arguments]
-    process = start(*arguments, stdout=write, stderr=subprocess.PIPE, text=True)
+    process = start("data", "info", small_folder, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert err == ""
-    assert process.returncode in (0, 1)  # argparse itself ignores that its help is not read
+    assert process.returncode in (0, 1)
 
 
 def test_a_terminal_without_a_letter_shows_a_question_mark(tmp_path):

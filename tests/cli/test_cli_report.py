@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from cli_cases import QUICK, last_json, printed, refused, save_small
+from experiment_cases import saved
 from report_cases import row, stored, variants
 
 
@@ -26,13 +27,6 @@ def test_report_writes_the_page_and_nothing_else(results, tmp_path, capsys):
     assert any("its data cannot be read: /nowhere/birds" in one for one in found["missing"])
     assert out.count("not on the page: ") == len(found["missing"])
     assert sorted(results.rglob("*")) == before  # the store is only read
-
-
-def test_data_and_map_can_be_left_out(results, tmp_path, capsys):
-    output = tmp_path / "page.html"
-    found = last_json(printed(capsys, "report", results, "-o", output, "--no-data", "--json"))
-    assert found["missing"][0] == "birds: no map: it was not asked for"
-    assert "the data were not to be read" in output.read_text(encoding="utf-8")
 
 
 def test_wrong_use_is_one_line(results, tmp_path, capsys):
@@ -69,7 +63,8 @@ def test_the_map_alone(tmp_path, capsys):
 def test_a_map_needs_the_model_s_own_classes(tmp_path, capsys):
     data = save_small(tmp_path / "data")
     printed(capsys, "fit", data, "-o", tmp_path / "run", *QUICK)
-    said = refused(capsys, "map", tmp_path / "run", "letters", "-o", tmp_path / "map.svg")
+    other = saved(tmp_path / "other")
+    said = refused(capsys, "map", tmp_path / "run", other, "-o", tmp_path / "map.svg")
     assert "was trained on other classes" in said
     assert "no saved model" in refused(capsys, "map", data, data, "-o", tmp_path / "map.svg")
     assert "expected a .svg file" in refused(capsys, "map", data, data, "-o", tmp_path / "x")

@@ -8,11 +8,10 @@ import pytest
 
 from cli_cases import one_line_error
 from mlis import presets
-from mlis.cli import build_parser, main
+from mlis.cli import main
 from mlis.cli.arguments import sections, setting_flag
 from mlis.cli.output import to_toml
 from mlis.config import Config, resolve
-from mlis.errors import SettingsError
 
 FIELDS = [(section, f) for section, _, fs in sections() for f in fs]
 
@@ -36,12 +35,6 @@ def another_value(f: dataclasses.Field):
     return "contrastive"
 
 
-def test_the_walk_finds_all_settings():
-    found = {section: {f.name for f in fs} for section, _, fs in sections()}
-    assert {**found, "precision": "auto"}.keys() == Config().to_dict().keys()
-    assert all(names == Config().to_dict()[section].keys() for section, names in found.items())
-
-
 @pytest.mark.parametrize(
     ("section", "f"), FIELDS, ids=[f"{section}.{f.name}" for section, f in FIELDS]
 )
@@ -60,16 +53,6 @@ def test_every_flag_is_explained(capsys):
         assert setting_flag(section, f.name) in text
         assert " ".join(f.metadata["help"].split()) in text.replace("- ", "-")
         assert f"(default: {f.default})" in text
-
-
-def test_precision_and_words_beside_numbers(capsys):
-    settings = dry_run(capsys, "--precision", "bfloat16", "--calibration", "validation")
-    assert settings["precision"] == "bfloat16"
-    assert settings["classification"]["calibration"] == "validation"
-
-
-def test_several_components_are_accepted_and_the_last_is_shown(capsys):
-    assert dry_run(capsys, "--components", "ml, ml+is")["refinement"]["components"] == "ml+is"
 
 
 def test_each_layer_overrides_those_before(capsys, tmp_path):
@@ -102,11 +85,6 @@ def test_preset_is_the_benchmarks_own_unless_named(capsys):
     assert dry_run(capsys, "some/folder") == Config().to_dict()
 
 
-@pytest.mark.parametrize("name", presets.names())
-def test_presets_are_valid_settings(name):
-    assert resolve(presets.load(name)) != Config()
-
-
 def test_dry_run_is_a_settings_file(capsys, tmp_path):
     arguments = ["fit", "FLO", "--loss", 'a"b\\c:\x7fd', "--calibration", "1e-7"]
     assert main([*arguments, "--dry-run"]) == 0
@@ -132,7 +110,6 @@ def test_dry_run_writes_and_reads_nothing(tmp_path, monkeypatch, capsys):
         ("[generation", "not valid TOML"),
         ("[generation]\nstepz = 3", "unknown setting generation.stepz"),
         ("[generaton]\nsteps = 3", "unknown settings section 'generaton'"),
-        ("[generation]\nsteps = -3", "generation.steps must be at least 0, but got -3"),
         ("[generation]\nsteps = 3.5", "generation.steps must be a whole number, but got 3.5"),
         ("precision = 'half'", "precision must be 'auto'"),
     ],
@@ -151,27 +128,13 @@ def test_faults_of_a_settings_file(text, said, capsys, tmp_path):
     [
         (["--gamma", "big"], "--gamma: invalid float value: 'big'"),
         (["--gamma", "-1"], "refinement.gamma must be at least"),
-        (["--gamma", "nan"], "refinement.gamma must be at least"),
         (["--schedule", "random"], "invalid choice: 'random'"),
-        (["--components", "is"], "refinement.components must be"),
         (["--components", "is,ml"], "refinement.components must be"),
         (["--calibration", "test"], "classification.calibration must be a number or 'validation'"),
         (["--gam", "3"], "unrecognized arguments: --gam"),
-        (["--preset", "cifar"], "unknown preset 'cifar'"),
         (["--settings", "absent.toml"], "settings file absent.toml does not exist"),
     ],
 )
 def test_faults_of_flags(arguments, said, capsys):
     assert main(["fit", "FLO", *arguments, "--dry-run"]) == 2
     assert said in one_line_error(capsys.readouterr().err)
-
-
-def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(SettingsError, match="apy, awa1, awa2, cub, flo, letters, sun"):
-        presets.load("cifar")
-
-
-def test_parser_takes_a_moved_dataset_beside_resume():
-    args = build_parser().parse_args(["fit", "--resume", "run", "--data-root", "new"])
-    assert args.data_root == "new"
-    assert args.dataset is None

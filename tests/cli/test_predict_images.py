@@ -15,8 +15,8 @@ from coloured import COLOURS, UNSEEN, Colours, picture
 from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
 from mlis.data.io.folder import load_folder, save_dataset
-from mlis.errors import DataError, SettingsError
-from mlis.image_classifier import ImageClassifier, recorded_backbone
+from mlis.errors import DataError
+from mlis.image_classifier import ImageClassifier
 from mlis.io.checkpoint import load_model, save_model
 from mlis.model.recognizer import Metadata, replace
 
@@ -55,24 +55,6 @@ def _fake_backbone(monkeypatch):
 
 
 # --- in Python ----------------------------------------------------------------------------------
-
-
-def test_the_model_remembers_its_image_model(place, model):
-    data = load_folder(place / "data")
-    assert data.provenance.sources["backbone"]["fingerprint"] == Colours().identity.fingerprint
-    assert recorded_backbone(model)["fingerprint"] == Colours().identity.fingerprint
-    assert model.metadata.sources["descriptors"]["attributes"][0]["name"] == "red"
-
-
-def test_a_dataset_of_before_says_it_beside(place, tmp_path):
-    data = load_folder(place / "data")
-    save_dataset(data, tmp_path)
-    words = json.loads((tmp_path / "dataset.json").read_text())
-    sources = words["provenance"].pop("sources")
-    (tmp_path / "dataset.json").write_text(json.dumps(words))
-    assert load_folder(tmp_path).provenance.sources == {}
-    (tmp_path / "sources.json").write_text(json.dumps({"root": "/pictures", **sources}))
-    assert load_folder(tmp_path).provenance.sources == sources
 
 
 def test_pictures_are_recognised_seen_or_not(model):
@@ -136,11 +118,6 @@ def test_a_model_that_does_not_know_needs_to_be_told(model, caplog):
     assert "this model does not record its image model" in caplog.text
 
 
-def test_k_must_be_a_number_of_classes(model):
-    with pytest.raises(SettingsError, match="k must be at least 1, but got 0"):
-        ImageClassifier(model).predict([], k=0)
-
-
 # --- on the command line ------------------------------------------------------------------------
 
 
@@ -185,12 +162,6 @@ def test_bad_files_come_at_the_end_and_in_their_rows(place, capsys, tmp_path):
     assert broken["predictions"] == []
     assert broken["reason"] in err
     assert fine["predictions"][0]["class"] == "red"
-
-
-def test_the_exit_code_where_nothing_could_be_read(place, capsys):
-    found, err = rows(capsys, place / "model", place / "bad" / "broken.png", code=1)
-    assert found[0]["reason"]
-    assert "1 of 1 images" in err
 
 
 def test_features_of_the_same_image_model_alone(place, capsys, tmp_path):
@@ -288,15 +259,6 @@ def test_wrong_use(place, capsys, tmp_path, monkeypatch, arguments, said):
     np.save("x.npy", np.zeros((1, 12), dtype=np.float32))
     given = [place / "model" if word == "MODEL" else word for word in arguments]
     assert said in refused(capsys, "predict", *given)
-
-
-def test_a_model_of_features_says_what_it_takes(place, model, capsys, tmp_path):
-    save_model(replace(model, metadata=Metadata()), tmp_path / "bare")
-    said = refused(capsys, "predict", tmp_path / "bare", place / "bad")
-    assert "Name that model with --backbone" in said
-    given = ["predict", tmp_path / "bare", place / "bad/fine.png", "--backbone", "colours"]
-    assert main([*map(str, given)]) == 0
-    assert ",red," in capsys.readouterr().out
 
 
 # --- evaluation of labelled photographs -----------------------------------------------------------

@@ -18,7 +18,7 @@ from mlis.compute import ray_cluster as spreading
 from mlis.compute.ray_cluster import Cluster, Pool, connected
 from mlis.data.io.feature_folder import read_feature_folder
 from mlis.errors import DataError, SettingsError
-from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
+from mlis.experiments.engine import LocalEngine, record_of
 from mlis.experiments.ray_engine import RayEngine
 from mlis.experiments.ray_worker import work
 from mlis.experiments.tasks import BASELINES
@@ -26,7 +26,6 @@ from mlis.features.backbones.base import BackboneSpec
 from mlis.features.images import ray_shards
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images
-from mlis.storage.locks import lock_folder
 from pretend_ray import PretendRay, echo
 from simulated import tiny
 
@@ -63,20 +62,6 @@ def test_what_is_finished_is_handed_over_when_the_consumer_leaves():
     assert ray.cancelled == ["slow"]
 
 
-def test_no_more_is_handed_out_than_can_soon_be_run():
-    ray = PretendRay(cores=3)
-    pool, asked = Pool(ray, Cluster()), []
-
-    def begin(job: int) -> Any:
-        asked.append(job)
-        return pool.submit(echo, job)
-
-    found = pool.spread(deque(range(100)), begin, lambda job, result: [result])
-    next(found)
-    assert len(asked) == 8
-    assert len(list(found)) == 99
-
-
 def test_a_job_that_ray_gives_up_is_a_result_and_a_mistake_is_an_error():
     pool = Pool(PretendRay(deaths=1), Cluster())
     (result,) = pool.spread(deque([1]), lambda job: pool.submit(echo, job), lambda *a: [a[1]])
@@ -84,13 +69,6 @@ def test_a_job_that_ray_gives_up_is_a_result_and_a_mistake_is_an_error():
     mistakes = deque([KeyError("x")])
     with pytest.raises(KeyError):
         list(pool.spread(mistakes, lambda job: pool.submit(echo, job), lambda *a: [a[1]]))
-
-
-def test_tasks_that_fit_no_node_are_refused():
-    Pool(PretendRay(cores=4), Cluster(cores=4)).check_room()
-    for wanted in (Cluster(cores=5), Cluster(cores=1, gpus=0.5)):
-        with pytest.raises(SettingsError, match="expected a node with"):
-            Pool(PretendRay(cores=4), wanted).check_room()
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch):
@@ -182,31 +160,6 @@ def test_runs_that_ray_gives_up_do_not_stop_the_others_and_are_done_next_time(
     assert len((results / "results.jsonl").read_text().splitlines()) == 3
 
 
-def test_what_is_finished_is_kept_and_nothing_is_held_when_it_is_stopped(tmp_path, monkeypatch):
-    folder, results = saved(tmp_path / "data"), tmp_path / "results"
-    tasks = [task(folder, "eszsl", seed=seed) for seed in range(20)]
-    ray = pretend_ray.use(monkeypatch)
-    outcomes = RayEngine().run(tasks, results)
-    next(outcomes)
-    outcomes.close()
-    assert len(list(store_of(results))) == ray.calls == 6
-    lock_folder(work_of(results, tasks[7])).close()
-    assert len(list(RayEngine().run(tasks, results))) == 20
-    assert ray.calls == 20
-
-
-def test_runs_that_another_process_is_at_are_put_off(tmp_path, monkeypatch):
-    folder, results = saved(tmp_path / "data"), tmp_path / "results"
-    tasks = [task(folder, "eszsl", seed=seed) for seed in (1, 2)]
-    pretend_ray.use(monkeypatch)
-    held = lock_folder(work_of(results, tasks[0]))
-    outcomes = RayEngine().run(tasks, results)
-    assert next(outcomes).task == tasks[1]
-    list(LocalEngine().run(tasks[1:], results))
-    held.close()
-    assert [one.task for one in outcomes] == [tasks[0]]
-
-
 def test_a_worker_that_computes_otherwise_refuses(tmp_path, monkeypatch):
     pretend_ray.use(monkeypatch)
     one = task(saved(tmp_path / "data"))
@@ -287,13 +240,6 @@ def test_shards_that_are_given_up_are_done_by_the_next_command(pictures, tmp_pat
     assert ray.calls == 5
     # of three images of that shard, one has a copy in another one
     assert extract(pictures, tmp_path / "out", compute).computed == 2
-
-
-def test_a_worker_with_another_model_refuses(pictures, tmp_path, monkeypatch):
-    pretend_ray.use(monkeypatch)
-    other = replace(MODEL, fingerprint="of other weights")
-    with pytest.raises(SettingsError, match="backbone on a worker: expected"):
-        extract(pictures, tmp_path / "out", ray_shards.RayShards(Cluster(), other))
 
 
 # --- the command line ---------------------------------------------------------------------------

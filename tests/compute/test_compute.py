@@ -3,14 +3,12 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
 import mlis.compute.precision
 from mlis.compute.precision import (
     Precision,
-    _product_rates,
     flushed_denormals,
     prefers_bfloat16,
     resolve_device,
@@ -35,12 +33,6 @@ print(float(x[0] * 1.0) > 0)
 def test_denormals_are_zero_in_all_threads_of_a_step_and_are_kept_outside_of_it():
     found = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["0", "True"]
-
-
-def test_numpy_does_not_notice():
-    with flushed_denormals():
-        pass
-    assert np.finfo(np.float32).smallest_subnormal > 0  # it would warn, and warnings are errors
 
 
 def test_flushing_is_left_as_it_was():
@@ -72,24 +64,7 @@ def test_without_the_instructions_auto_is_float32_unmeasured(monkeypatch):
     assert Precision.of("auto", "cpu").product == torch.float32
 
 
-def test_rates_are_measured_once_and_change_no_state():
-    _product_rates.cache_clear()
-    threads, random = torch.get_num_threads(), torch.get_rng_state()
-    rates = _product_rates()
-    assert min(rates) > 0
-    assert _product_rates() is rates
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), random)
-
-
-@pytest.mark.parametrize(
-    "name", ["mps", "cuda:99", "cuda:-1", "xpu", "meta", "xla", "cpu:1", "foo", "", None]
-)
+@pytest.mark.parametrize("name", ["mps", "cuda:99", "cpu:1", "foo", None])
 def test_a_device_that_is_not_here_gets_a_list_of_those_that_are(name):
     with pytest.raises(SettingsError, match=rf"\(cpu.*\), got '{name}'"):
         resolve_device(name)
-
-
-def test_devices_of_this_machine():
-    assert resolve_device("cpu") == resolve_device(torch.device("cpu")) == torch.device("cpu")
-    assert resolve_device("auto").type in ("cpu", "cuda")

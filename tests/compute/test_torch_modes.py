@@ -17,10 +17,8 @@ DATA: GZSLDataset = tiny()
 
 SETTINGS = {
     "defaults": {},
-    "ridge, rbf": {"generation": {"generator": "ridge", "ridge_kernel": "rbf"}},
     "warm start": {"generation": {"generator_init": "ridge"}},
     "a loss by autograd": {"refinement": {"loss": "contrastive"}},
-    "no encoder": {"refinement": {"components": "none"}},
     "joint": {"refinement": {"schedule": "joint"}},
 }
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlis.data import load_pair
 from mlis.data.io.cache import ENTRY_VERSION, cached_arrays, file_sha256
 from mlis.data.io.xlsa17 import _read_features
-from mlis.errors import DataError
 from mlis.storage.atomic import cache_folder
 from standins import tiny_benchmark, write_mat, write_standin, write_tiny
 
@@ -67,14 +64,6 @@ def test_the_second_open_maps_the_cache_and_reads_nothing(source):
         np.testing.assert_array_equal(second[name], first[name])
 
 
-def test_the_key_is_the_content_so_a_copy_hits_too(source, tmp_path):
-    reader = Reader()
-    cached_arrays(source, NAMES, reader)
-    shutil.copy(source, tmp_path / "copy.mat")
-    cached_arrays(tmp_path / "copy.mat", NAMES, reader)
-    assert reader.calls == 1
-
-
 def test_a_changed_file_of_the_same_size_and_time_is_read_again(source):
     reader = Reader()
     cached_arrays(source, NAMES, reader)
@@ -89,7 +78,7 @@ def test_a_changed_file_of_the_same_size_and_time_is_read_again(source):
     assert len(list((cache_folder() / f"arrays-v{ENTRY_VERSION}").iterdir())) == 2
 
 
-@pytest.mark.parametrize("place", [0, 3, 8, 30, 60, 100, 200, 400, -1, -500, -3000])
+@pytest.mark.parametrize("place", [0, 8, 100, -1])
 def test_a_flipped_bit_anywhere_in_an_entry_makes_it_be_made_again(
     source, own_cache, caplog, place
 ):
@@ -109,7 +98,7 @@ def test_a_flipped_bit_anywhere_in_an_entry_makes_it_be_made_again(
         np.testing.assert_array_equal(arrays[name], expected[name])
 
 
-@pytest.mark.parametrize("length", [0, 7, 8, 100, 400, 2000, -1])
+@pytest.mark.parametrize("length", [0, 100, -1])
 def test_a_truncated_entry_is_made_again(source, own_cache, caplog, length):
     reader = Reader()
     cached_arrays(source, NAMES, reader)
@@ -124,7 +113,7 @@ def test_a_truncated_entry_is_made_again(source, own_cache, caplog, length):
     assert arrays["features"].shape == (120, 8)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"abc", b"0" * 64 + b" 00000000", b"{}"])
+@pytest.mark.parametrize("content", [b"", b"0" * 64 + b" 00000000"])
 def test_a_damaged_memory_of_hashes_is_not_believed(source, own_cache, content):
     digest = file_sha256(source)
     (memory,) = (own_cache / "file-hashes").iterdir()
@@ -141,14 +130,6 @@ def test_a_hash_is_remembered_only_once_the_file_is_settled(tmp_path, own_cache,
     monkeypatch.setattr("time.time_ns", lambda: now + 60_000_000_000)
     assert file_sha256(path) == first
     assert len(list((own_cache / "file-hashes").iterdir())) == 1
-
-
-def test_a_clock_that_goes_backwards_only_costs_time(source, own_cache, monkeypatch):
-    monkeypatch.setattr("time.time_ns", lambda: 0)
-    digest = file_sha256(source)
-    source.write_bytes(b"changed")
-    assert file_sha256(source) != digest
-    assert not (own_cache / "file-hashes").exists()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(source, own_cache, caplog):
@@ -168,36 +149,6 @@ def test_a_full_disk_leaves_no_half_entry(source, own_cache, caplog, monkeypatch
     assert "No space left" in caplog.text
     assert arrays["features"].shape == (120, 8)
     assert not list((own_cache / f"arrays-v{ENTRY_VERSION}").iterdir())
-
-
-def test_a_file_that_changes_while_it_is_read_is_refused(source):
-    def read(path: Path) -> dict[str, np.ndarray]:
-        arrays = _read_features(path)
-        path.write_bytes(path.read_bytes() + b" ")
-        return arrays
-
-    with pytest.raises(DataError, match="changed while it was read"):
-        cached_arrays(source, NAMES, read)
-
-
-def test_without_the_cache_nothing_is_kept(tmp_path, own_cache):
-    data = load_pair(*write_tiny(tmp_path / "data"), cache=False)
-    assert not isinstance(data.features, np.memmap)
-    assert not (own_cache / f"arrays-v{ENTRY_VERSION}").exists()
-
-
-def test_with_the_cache_the_dataset_is_the_same_and_mapped(tmp_path):
-    files = write_tiny(tmp_path / "data")
-    mapped = load_pair(*files)
-    assert isinstance(mapped.features, np.memmap)
-    assert mapped.sha256 == load_pair(*files, cache=False).sha256 == load_pair(*files).sha256
-    assert mapped.provenance == load_pair(*files, cache=False).provenance
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch, own_cache):
-    assert cache_folder() == own_cache
-    monkeypatch.delenv("MLIS_CACHE")
-    assert "mlis" in cache_folder().name
 
 
 MEASURE = """

@@ -74,13 +74,6 @@ def test_float32_features_are_not_copied_and_memory_maps_stay_memory_maps(tmp_pa
     assert type(data.for_training().features) is np.ndarray
 
 
-def test_a_value_beyond_float32_is_named():
-    features = np.ones((4, 2))
-    features[3, 1] = 1e300
-    with pytest.raises(DataError, match=r"row 3, column 1 .* within float32, got 1e\+300"):
-        GZSLDataset.from_arrays(features, [0, 0, 1, 1], np.eye(2))
-
-
 @pytest.mark.parametrize(
     ("features", "message"),
     [
@@ -100,32 +93,6 @@ def test_features_that_are_no_matrix_of_numbers_are_refused(features, message):
         GZSLDataset.from_arrays(features, [0, 1], np.eye(2))
 
 
-def test_names_may_be_an_array():
-    data = make(class_names=np.array(list("abcdef")), unseen_classes=np.array(["b"]))
-    assert data.class_names == tuple("abcdef")
-    assert data.unseen_classes.tolist() == [1]
-    assert make(unseen_classes={2, 0}).unseen_classes.tolist() == [0, 2]
-
-
-def test_a_split_of_rows_that_do_not_exist_is_refused():
-    with pytest.raises(DataError, match=r"split\.trainval: expected rows from 0 to 59, got 60"):
-        make(split=Split([0, 60]))
-
-
-def test_labels_of_several_lengths_are_refused():
-    with pytest.raises(DataError, match="labels: expected a 1-d array"):
-        GZSLDataset.from_arrays(np.eye(2), [[0], [1, 0]], np.eye(2))
-
-
-def test_a_given_split_is_kept_and_gets_a_validation_part():
-    split = Split(trainval=np.arange(0, 16), test_unseen=np.arange(16, 20))
-    data = GZSLDataset.from_arrays(
-        np.random.default_rng(0).random((20, 3)), np.repeat(np.arange(5), 4), np.eye(5), split=split
-    )
-    assert data.split.trainval.tolist() == list(range(16))
-    assert data.split.has_validation
-
-
 def test_the_training_view_holds_no_test_row():
     data = make(unseen_classes=[1, 4])
     training = data.for_training()
@@ -137,15 +104,6 @@ def test_the_training_view_holds_no_test_row():
     assert not np.shares_memory(training.features, data.features)
     assert training.seen_mask[training.labels].all()
     assert training.descriptors.shape == data.descriptors.shape
-
-
-def test_the_testing_view_has_the_training_views_class_numbers():
-    data = make(unseen_classes=[1, 4])
-    training, testing = data.for_training(), data.for_testing()
-    assert testing.class_names == training.class_names == data.class_names
-    np.testing.assert_array_equal(testing.seen_mask, training.seen_mask)
-    rows = testing.features[:, 0].astype(int)
-    np.testing.assert_array_equal(testing.labels, data.labels[rows])
 
 
 def test_validation_views_are_made_of_training_rows_with_classes_renumbered():
@@ -163,19 +121,6 @@ def test_validation_views_are_made_of_training_rows_with_classes_renumbered():
     assert training.seen_mask[training.labels].all()
     assert not np.isin(training.class_ids, [0, 9]).any()
     assert set(np.flatnonzero(~training.seen_mask)) <= set(testing.labels.tolist())
-
-
-def test_too_few_classes_have_no_validation_split():
-    data = make(classes=3, unseen_classes=[2])
-    with pytest.raises(DataError, match="3 seen classes, got 2"):
-        data.for_validation()
-
-
-def test_keys_differ_between_parts_and_between_datasets():
-    first, again, other = make(), make(), make(seed=1)
-    keys = [data.for_training().key for data in (first, other)] + [first.for_validation()[0].key]
-    assert len(set(keys)) == len(keys)
-    assert again.for_training().key == first.for_training().key
 
 
 def test_the_hash_covers_content_and_not_provenance(tmp_path):
@@ -196,7 +141,7 @@ def test_the_hash_covers_content_and_not_provenance(tmp_path):
     assert len({data.sha256, *(other.sha256 for other in others)}) == 5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     counts=st.lists(st.integers(0, 9), min_size=1, max_size=9).filter(any),
     seed=st.integers(0, 99),

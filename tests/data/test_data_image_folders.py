@@ -94,20 +94,6 @@ def test_folders_that_do_not_contradict_are_not_warned_of(tmp_path, caplog, fold
     assert not caplog.records
 
 
-@pytest.mark.parametrize(
-    "files", [None, ["x.jpg"] * 3, np.zeros((120, 1))], ids=["none", "few", "numbers"]
-)
-def test_image_files_are_optional(tmp_path, caplog, files):
-    features, split = tiny_benchmark()
-    del features["image_files"]
-    if files is not None:
-        features["image_files"] = files
-    write_mat(tmp_path / "res101.mat", features)
-    write_mat(tmp_path / "att_splits.mat", split)
-    assert len(load_pair(tmp_path / "res101.mat", tmp_path / "att_splits.mat").labels) == 120
-    assert not caplog.records
-
-
 def test_the_real_flowers_contradict_nothing(xlsa17, caplog):
     data = load_benchmark("FLO", xlsa17, features_file="efficientnet_lite2.mat")
     assert not caplog.records

@@ -93,14 +93,6 @@ def test_a_dataset_is_found_by_whatever_names_it(data, tmp_path, xlsa17):
     assert tables.class_names == ("a", "b")
 
 
-def test_a_folder_named_like_a_benchmark_is_a_folder_where_no_root_is_given(
-    data, tmp_path, monkeypatch
-):
-    save_dataset(data, tmp_path / "CUB")
-    monkeypatch.chdir(tmp_path)
-    assert load_dataset("CUB").sha256 == data.sha256
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

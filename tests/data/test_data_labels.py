@@ -12,7 +12,7 @@ from mlis.data.io.classes_file import read_class_vectors
 from mlis.data.labels import match_labels
 from mlis.errors import DataError
 
-KINDS = ("csv", "npz", "npy", "txt", "parquet")
+KINDS = ("csv", "npz", "txt", "parquet")
 
 
 def load(folder, kind: str, names, labels, *, split=None) -> GZSLDataset:
@@ -53,13 +53,6 @@ def test_numbers_that_are_names_mean_the_same_in_every_format(tmp_path, kind, na
     data = load(tmp_path, kind, names, labels)
     assert named(data) == [str(label) for label in labels]
     assert "read as class names" in caplog.text
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_numbers_that_are_all_names_in_their_order_need_no_warning(tmp_path, kind, caplog):
-    data = load(tmp_path, kind, range(4), [0, 0, 1, 1, 2, 2])
-    assert data.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert not caplog.records
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,11 +114,6 @@ def test_an_estimators_labels_follow_the_same_rule(caplog):
 )
 def test_text_and_numbers_mean_the_same(labels):
     assert match_labels(labels, ["a", "b"], "f").tolist() == [1, 0]
-
-
-def test_labels_that_must_be_names_are_never_rows():
-    with pytest.raises(DataError, match="row 0: expected one of 2 class names, got '0'"):
-        match_labels(["0"], ["a", "b"], "f", rows=False)
 
 
 def test_lines_of_labels_may_end_in_blank_lines(tmp_path):

@@ -1,18 +1,15 @@
 """The embedded letters and their image descriptor."""
 
 import math
-import unicodedata
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from mlis.data.letters.alphabet import (
     Letter,
     common_letters,
     covered_letters,
     text_faces,
-    unseen_letters,
 )
 from mlis.data.letters.dataset import LetterData, Rendering, load_letters, render
 from mlis.data.letters.hog import hog
@@ -95,28 +92,10 @@ def test_hog_is_non_negative_bounded_and_zero_on_an_empty_image():
     assert (features[1:].max(axis=1) > 0).all()
 
 
-def test_hog_tells_directions_apart():
-    image = Image.new("L", (32, 32))
-    ImageDraw.Draw(image).line((8, 16, 24, 16), fill=255, width=3)
-    flat = np.asarray(image)
-    horizontal, vertical = hog(np.stack([flat, flat.T]), cells=2, orientations=4).reshape(2, 4, 4)
-    assert horizontal[:, 1:3].sum() > 5 * horizontal[:, [0, 3]].sum() / 3
-    assert not np.allclose(horizontal, vertical, atol=0.05)
-
-
-def test_hog_of_no_images_is_empty():
-    assert hog(np.zeros((0, 16, 16), np.uint8), cells=3, orientations=4).shape == (0, 64)
-
-
 @pytest.mark.parametrize("images", [np.zeros((2, 8, 9), np.uint8), np.zeros((2, 8, 8))])
 def test_hog_refuses_what_is_not_square_8_bit(images: np.ndarray):
     with pytest.raises(DataError, match=r"\(N, size, size\) uint8"):
         hog(images)
-
-
-def test_hog_refuses_more_cells_than_pixels():
-    with pytest.raises(DataError, match="expected 2 to 8"):
-        hog(np.zeros((1, 8, 8), np.uint8), cells=9)
 
 
 # --- the letters --------------------------------------------------------------------------------
@@ -130,36 +109,6 @@ def test_every_face_has_a_glyph_for_every_letter(covered: tuple[Letter, ...]):
     for face in text_faces():
         with ttlib.TTFont(face) as font:
             assert codes <= font.getBestCmap().keys(), face.name
-
-
-def test_letters_are_many_and_their_parts_spell_their_names(covered: tuple[Letter, ...]):
-    assert len(covered) > 400  # 512 with the fonts of matplotlib 3.11
-    assert len({frozenset(x.parts) for x in covered}) == len(covered)
-    for x in covered:
-        name = f"LATIN {x.case} LETTER {x.base} WITH {' AND '.join(x.marks)}".upper()
-        assert name == unicodedata.name(x.character)
-
-
-def test_common_letters_share_every_ingredient(covered: tuple[Letter, ...]):
-    letters = common_letters(covered, at_least=5)
-    assert 300 < len(letters) < len(covered)
-    for ingredient in {i for x in letters for i in x.ingredients}:
-        assert sum(ingredient in x.ingredients for x in letters) >= 5
-
-
-def test_drawn_letters_leave_all_their_ingredients(covered: tuple[Letter, ...]):
-    letters = common_letters(covered)
-    for seed in range(3):
-        drawn = unseen_letters(letters, 0.2, np.random.default_rng(seed), kept=4)
-        assert len(drawn) == round(0.2 * len(letters))
-        left = [x for i, x in enumerate(letters) if i not in set(drawn.tolist())]
-        for ingredient in {i for k in drawn for i in letters[k].ingredients}:
-            assert sum(ingredient in x.ingredients for x in left) >= 4
-
-
-def test_too_many_unseen_letters_is_an_error(few: tuple[Letter, ...]):
-    with pytest.raises(DataError, match=r"unseen_fraction 0\.95"):
-        unseen_letters(few, 0.95, np.random.default_rng(0), kept=4)
 
 
 def test_rendering_repeats_with_its_seed_and_has_the_asked_distortions(few: tuple[Letter, ...]):
@@ -187,16 +136,6 @@ def test_no_letter_is_cut_off_by_the_rim(covered: tuple[Letter, ...]):
 # --- the dataset --------------------------------------------------------------------------------
 
 
-def test_features_descriptors_and_images_belong_together(data: LetterData):
-    dataset = data.dataset
-    assert len(data.images) == len(dataset.features) == 24 * len(data.letters)
-    np.testing.assert_array_equal(hog(data.images[:50], cells=4), dataset.features[:50])
-    assert dataset.class_names == tuple(x.name for x in data.letters)
-    for letter, row in zip(data.letters, dataset.descriptors, strict=True):
-        assert {p for p, v in zip(data.parts, row, strict=True) if v} == set(letter.parts)
-    assert np.bincount(dataset.labels).tolist() == [24] * len(data.letters)
-
-
 def test_unseen_letters_are_new_combinations_of_seen_parts(data: LetterData):
     seen = {i for c in data.dataset.seen_classes for i in data.letters[c].ingredients}
     assert len(data.dataset.unseen_classes) == round(0.2 * len(data.letters))
@@ -216,25 +155,12 @@ def test_validation_letters_are_new_combinations_too(data: LetterData):
     assert set(np.unique(test.labels)) == set(range(len(letters)))
 
 
-def test_a_fifth_of_each_seen_class_is_held_out(data: LetterData):
-    dataset = data.dataset
-    counts = np.bincount(dataset.labels[dataset.split.test_seen], minlength=dataset.num_classes)
-    assert (counts[dataset.seen_classes] == 5).all()  # round(0.2 * 24)
-    assert (counts[dataset.unseen_classes] == 0).all()
-
-
 def test_the_seed_decides_everything(data: LetterData, few: tuple[Letter, ...]):
     again = load_letters(seed=0, rendering=SMALL, letters=few)
     other = load_letters(seed=1, rendering=SMALL, letters=few)
     assert again.dataset.sha256 == data.dataset.sha256
     assert other.dataset.sha256 != data.dataset.sha256
     assert _unseen_names(other) != _unseen_names(data)
-
-
-def test_provenance_names_the_font_files(data: LetterData):
-    files = data.dataset.provenance.files
-    assert len(files) == 12
-    assert all(len(digest) == 64 for digest in files.values())
 
 
 def _unseen_names(data: LetterData) -> set[str]:

@@ -1,8 +1,6 @@
 """MATLAB files: strings in every form, and files that are damaged or hostile."""
 
-import random
 import struct
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,10 +8,9 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from mlis.data import load_pair
 from mlis.data.io.matlab import field_shapes, read_array, read_columns, read_strings
 from mlis.errors import DataError
-from standins import tiny_benchmark, write_mat, write_tiny
+from standins import write_mat, write_tiny
 
 NAMES = ["antelope", "grizzly+bear", "Ǔ 漢字", ""]
 
@@ -53,7 +50,7 @@ def test_shapes_are_matlabs(tmp_path, hdf5):
 
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("hdf5", [False, True], ids=["v5", "v7.3"])
-@pytest.mark.parametrize("dtype", ["float64", "float32", "uint8", "int16"])
+@pytest.mark.parametrize("dtype", ["float64", "uint8"])
 def test_numbers_of_any_type_become_float32_rows(tmp_path, hdf5, dtype, compress, monkeypatch):
     monkeypatch.setattr("mlis.data.io.mat5.CHUNK_BYTES", 512)  # several pieces
     monkeypatch.setattr("mlis.data.io.matlab.CHUNK_BYTES", 512)
@@ -74,11 +71,6 @@ def test_what_is_no_matlab_file_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"f\.mat: not a MATLAB file, or damaged"):
         read_array(path, "features")
-
-
-def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(DataError, match="got a folder"):
-        field_shapes(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -148,46 +140,6 @@ def test_a_header_cannot_claim_more_than_the_file_could_hold(tmp_path, hdf5):
             read(path, "features")
 
 
-@pytest.mark.parametrize("hdf5", [False, True], ids=["v5", "v7.3"])
-@pytest.mark.parametrize("compress", [False, True])
-def test_damaged_files_give_a_dataset_or_a_clear_error(tmp_path, hdf5, compress):
-    chance = random.Random(0)
-    for which, fields in enumerate(tiny_benchmark()):
-        files = list(write_tiny(tmp_path / "good"))
-        write_mat(files[which], fields, hdf5=hdf5, compress=compress)
-        good = files[which].read_bytes()
-        files[which] = tmp_path / f"damaged{which}.mat"
-        for _ in range(40):
-            files[which].write_bytes(damage(good, chance))
-            try:
-                load_pair(*files, cache=False)
-            except DataError as error:
-                assert str(tmp_path) in str(error) or "mat)" in str(error)  # noqa: PT017
-
-
-def damage(good: bytes, chance: random.Random) -> bytes:
-    """Cut short, bytes changed, or a run of bytes overwritten."""
-    content = bytearray(good)
-    kind = chance.randrange(3)
-    if kind == 0:
-        return bytes(content[: chance.randrange(len(content))])
-    for _ in range(chance.choice([1, 3, 30])):
-        content[chance.randrange(len(content))] = chance.randrange(256)
-    if kind == 2:
-        start = chance.randrange(len(content))
-        content[start : start + 16] = bytes([chance.choice([0, 255])]) * 16
-    return bytes(content)
-
-
-def test_the_row_of_a_value_beyond_float32_is_counted_over_all_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlis.data.io.mat5.CHUNK_BYTES", 512)
-    values = np.ones((7, 300))
-    values[2, 250] = 1e300
-    write_mat(tmp_path / "f.mat", {"features": values})
-    with pytest.raises(DataError, match=r"features: row 250, column 2 .* got 1e\+300"):
-        read_columns(tmp_path / "f.mat", "features")
-
-
 def test_big_endian_files_are_read(tmp_path):
     """A file laid out by hand: MATLAB wrote these on other machines."""
     values = np.arange(6, dtype=">f8").reshape(3, 2)
@@ -218,8 +170,3 @@ def test_what_cannot_be_read_is_no_hindrance_beside_what_can(tmp_path, kind):
     assert read_columns(tmp_path / "f.mat", "features").shape == (5, 3)
     with pytest.raises(DataError, match=r"f\.mat"):
         read_columns(tmp_path / "f.mat", "t")
-
-
-def test_a_missing_file_is_named():
-    with pytest.raises(DataError, match=r"none\.mat: no such file"):
-        read_array(Path("none.mat"), "features")

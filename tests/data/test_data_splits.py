@@ -50,22 +50,6 @@ def test_useless_lists_are_replaced_by_a_seeded_choice_that_says_so(train_loc, v
     assert sorted(rows.tolist()) == TRAINVAL.tolist()
 
 
-def test_the_seed_decides():
-    first, _ = add_validation(BASE, LABELS, seed=1)
-    again, _ = add_validation(BASE, LABELS, seed=1)
-    others = [add_validation(BASE, LABELS, seed=seed)[0] for seed in range(2, 6)]
-    np.testing.assert_array_equal(first.val_seen, again.val_seen)
-    assert any(classes(first.val_unseen) != classes(other.val_unseen) for other in others)
-
-
-def test_two_training_classes_give_no_validation_split():
-    base = Split(np.flatnonzero(LABELS < 2))
-    split, note = add_validation(base, LABELS)
-    assert split is base
-    assert not split.has_validation
-    assert "3 training classes, got 2" in note
-
-
 @pytest.mark.parametrize(("size", "held"), [(1, 0), (2, 1), (3, 1), (5, 1), (8, 2), (10, 2)])
 def test_holding_out_never_empties_a_class(size, held):
     labels = np.zeros(size, dtype=int)
@@ -86,9 +70,3 @@ def test_rows_of_unseen_classes_are_for_testing_and_each_seen_class_is_in_both_p
 def test_the_test_fraction_has_bounds(fraction):
     with pytest.raises(DataError, match=f"test_fraction: expected .* {fraction}"):
         split_rows(LABELS, np.array([1]), test_fraction=fraction, seed=0)
-
-
-def test_rows_are_sorted_int64_whatever_comes_in():
-    split = Split([3, 1, 2], test_seen=(), test_unseen=np.array([5], dtype=np.uint8))
-    assert split.trainval.tolist() == [1, 2, 3]
-    assert all(getattr(split, name).dtype == np.int64 for name in split.__dataclass_fields__)

@@ -87,19 +87,6 @@ def test_rows_are_chosen_as_from_an_array(mapped):
         ours[6]
 
 
-def test_chunks_of_a_map_are_its_rows(mapped, monkeypatch):
-    monkeypatch.setattr("mlis.data.out_of_core.arrays.CHUNK_BYTES", 7 * 4 * 8)
-    pieces = [(start, chunk.copy()) for start, chunk in row_chunks(mapped)]
-    assert [start for start, _ in pieces] == list(range(0, 50, 8))
-    np.testing.assert_array_equal(np.concatenate([chunk for _, chunk in pieces]), VALUES)
-
-
-def test_without_reads_at_offsets_the_system_seeks(mapped, monkeypatch):
-    monkeypatch.delattr(os, "preadv", raising=False)
-    monkeypatch.delattr(os, "posix_fadvise", raising=False)
-    np.testing.assert_array_equal(view(mapped, [7, 3, 4])[:], VALUES[[7, 3, 4]])
-
-
 def test_a_file_cut_short_is_named_with_the_row(mapped, tmp_path):
     rows = view(mapped, np.arange(50))
     path = tmp_path / "x.npy"
@@ -119,12 +106,6 @@ def test_a_file_that_cannot_be_read_is_named_with_the_row(mapped, monkeypatch):
     monkeypatch.setattr("mlis.data.out_of_core.stored.OpenFile._read", fails)
     with pytest.raises(DataError, match=r"x\.npy: row 12 cannot be read: Input/output error"):
         rows[12:14]
-
-
-def test_a_file_that_is_gone_before_it_was_opened_is_an_error(mapped, tmp_path):
-    (tmp_path / "x.npy").unlink()
-    with pytest.raises(DataError, match=r"x\.npy: can no longer be read"):
-        stored(mapped)
 
 
 def test_a_file_that_is_deleted_or_replaced_later_is_still_the_one_that_was_opened(tmp_path):
@@ -171,14 +152,6 @@ def test_the_limit_is_a_share_of_memory_or_what_the_user_says(monkeypatch):
             resident_limit()
 
 
-def test_memory_counts_a_containers_limit(monkeypatch):
-    texts = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 2048 kB\n"}
-    monkeypatch.setattr(Path, "read_text", lambda self: texts[os.fspath(self)])
-    for limit, expected in (("max\n", 2 << 20), ("1000000\n", 1_000_000), ("99000000\n", 2 << 20)):
-        texts["/sys/fs/cgroup/memory.max"] = limit
-        assert available_memory() == expected
-
-
 def test_parts_of_a_large_map_are_views_with_the_same_rows(tmp_path, monkeypatch):
     save_dataset(tiny(), tmp_path)
     data = load_folder(tmp_path)
@@ -192,13 +165,3 @@ def test_parts_of_a_large_map_are_views_with_the_same_rows(tmp_path, monkeypatch
     for ours, whole in zip(left[::2], resident[::2], strict=True):
         assert ours.key == whole.key
     assert type(tiny().for_training().features) is np.ndarray  # no file to leave it in
-
-
-def test_the_limit_counts_the_rows_that_are_asked_for(tmp_path, monkeypatch):
-    save_dataset(tiny(), tmp_path)
-    data = load_folder(tmp_path)
-    part, _ = data.for_validation()
-    assert part.features.nbytes < data.for_training().features.nbytes
-    monkeypatch.setenv("MLIS_RESIDENT_MIB", str((part.features.nbytes + 1) / 2**20))
-    assert type(data.for_validation()[0].features) is np.ndarray
-    assert isinstance(data.for_training().features, StoredRows)

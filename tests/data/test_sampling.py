@@ -21,8 +21,8 @@ def batches(labels: torch.Tensor, classes: int, samples: int, draws: int, seed: 
     return torch.stack([sampler.draw(rng) for _ in range(draws)])
 
 
-@pytest.mark.parametrize("samples", [2, 3, 4, 7])
-@pytest.mark.parametrize("counts", [[7, 8, 9, 10, 11, 30], [7] * 6, [100, 101, 1000, 13, 7, 9]])
+@pytest.mark.parametrize("samples", [3, 7])
+@pytest.mark.parametrize("counts", [[7] * 6, [100, 101, 1000, 13, 7, 9]])
 def test_a_batch_is_P_distinct_classes_times_K_distinct_rows(counts, samples):
     labels = labels_of(counts)
     for batch in batches(labels, 4, samples, draws=200):
@@ -59,37 +59,6 @@ def test_every_class_is_equally_likely_whatever_its_size():
     drawn = batches(labels, 2, 2, draws=4000)
     times = torch.bincount(labels[drawn].flatten(), minlength=5).numpy() / 2
     assert scipy.stats.chisquare(times).pvalue > 1e-4
-
-
-def test_all_pairs_of_rows_meet():
-    """No row is tied to another one: over many batches each pair of a class is drawn together."""
-    labels = labels_of([6, 6])
-    together = torch.zeros(12, 12)
-    for batch in batches(labels, 2, 2, draws=3000):
-        for one, two in batch.view(2, 2).tolist():
-            together[one, two] += 1
-            together[two, one] += 1
-    same = (labels[:, None] == labels[None, :]) & ~torch.eye(12, dtype=torch.bool)
-    assert (together[same] > 0).all()
-    assert not together[~same].any()
-
-
-def test_more_classes_asked_for_than_there_are():
-    labels = labels_of([4, 4, 4])
-    assert batches(labels, 64, 4, draws=1).shape == (1, 3 * 4)
-
-
-def test_labels_need_not_be_consecutive():
-    labels = torch.tensor([9, 2, 9, 2, 9, 5, 5, 5])
-    batch = batches(labels, 3, 2, draws=50)
-    assert set(labels[batch].flatten().tolist()) == {2, 5, 9}
-
-
-def test_the_same_stream_gives_the_same_batches_and_another_seed_others():
-    labels = labels_of([20] * 8)
-    one = batches(labels, 4, 3, draws=5)
-    assert torch.equal(one, batches(labels, 4, 3, draws=5))
-    assert not torch.equal(one, batches(labels, 4, 3, draws=5, seed=1))
 
 
 def test_uniform_rows():

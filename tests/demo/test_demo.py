@@ -1,7 +1,5 @@
 """The demo: measures, baselines, and a page that stands on its own."""
 
-import base64
-import io
 import json
 import os
 import re
@@ -9,20 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from sklearn.kernel_ridge import KernelRidge
 
 from mlis import presets
 from mlis.config import Config, resolve
-from mlis.data.letters.alphabet import Letter, common_letters, covered_letters
+from mlis.data.letters.alphabet import common_letters, covered_letters
 from mlis.data.letters.dataset import LetterData, Rendering, load_letters
 from mlis.demo import run_demo
-from mlis.demo.page import difference, shot
-from mlis.demo.run import chance
-from mlis.methods.prototype import RidgePrototype
 from page_cases import Reader, check_self_contained
 
 TINY = {
@@ -107,14 +99,6 @@ def test_it_recognises_letters_never_seen(result: dict):
     assert result["baselines"]["ridge prototypes"]["T1"] > result["baselines"]["chance"]["T1"] * 2
 
 
-def test_the_same_seed_gives_the_same_numbers(
-    tmp_path: Path, result: dict, data: LetterData, config: Config
-):
-    again = run_demo(tmp_path, config=config, data=data, device="cpu")
-    for name in ("U", "S", "H", "T1", "baselines"):
-        assert again[name] == result[name]
-
-
 def test_without_data_and_settings_it_takes_the_letters_and_their_preset(
     tmp_path: Path, data: LetterData, config: Config, monkeypatch: pytest.MonkeyPatch
 ):
@@ -149,39 +133,10 @@ def test_threads_are_told_to_wait_quietly_before_torch_is_imported():
         "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=600)
 
 
 # --- baselines --------------------------------------------------------------------------------
-
-
-def test_chance_is_what_random_answers_get():
-    mask = np.array([True] * 6 + [False] * 4)
-    answers = np.random.default_rng(0).integers(0, 10, 200_000)
-    assert 100 * (answers == 8).mean() == pytest.approx(chance(mask)["U"], abs=0.5)
-    assert chance(mask)["T1"] == 25
-
-
-@pytest.mark.parametrize("kernel", ["linear", "rbf"])
-def test_prototypes_agree_with_scikit_learn(data: LetterData, config: Config, kernel: str):
-    training = data.dataset.for_training()
-    changes = {
-        "preprocessing": {"feature_scaling": "none"},
-        "generation": {"ridge_kernel": kernel, "ridge_lambda": 0.3},
-    }
-    fitted = RidgePrototype(config.replace(changes)).fit(training, device="cpu")
-    seen = data.dataset.seen_classes
-    means = np.stack([training.features[training.labels == c].mean(0) for c in seen])
-    units = training.descriptors / np.linalg.norm(training.descriptors, axis=1, keepdims=True)
-    gaps = np.linalg.norm(units[seen][:, None] - units[seen][None], axis=2)
-    gaps = np.sort(gaps[np.triu_indices(len(seen), 1)])
-    width = gaps[gaps > 0][(np.count_nonzero(gaps) - 1) // 2]
-    model = KernelRidge(alpha=0.3, kernel=kernel, gamma=0.5 / width**2)
-    model.fit(units[seen], means - means.mean(0))
-    expected = torch.from_numpy(model.predict(units) + means.mean(0)).float()
-    expected = torch.nn.functional.normalize(expected, dim=1)
-    found = torch.nn.functional.normalize(fitted.head.prototypes, dim=1)
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
 
 # --- the page ---------------------------------------------------------------------------------
@@ -218,19 +173,3 @@ def test_answers_on_the_page_are_the_recognizer_s(page: str):
         letter = re.search(r'alt="([^"]+)"', tile)[1]
         answer = re.search(r'class="say"><span title="([^"]+)"', tile)[1]
         assert (answer == letter) == (state == "ok")
-
-
-def test_a_shot_is_black_ink_as_dense_as_the_image_is_bright():
-    image = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
-    decoded = Image.open(io.BytesIO(base64.b64decode(shot(image).partition(",")[2])))
-    np.testing.assert_array_equal(np.asarray(decoded)[..., 1], image)
-    assert not np.asarray(decoded)[..., 0].any()
-
-
-def test_differences_are_put_in_words():
-    both = Letter("ȱ", "small", "O", ("dot above", "macron"))
-    single = Letter("ȯ", "small", "O", ("dot above",))
-    assert difference(both, single) == "macron missed"
-    assert difference(single, both) == "macron added"
-    capital = Letter("Ȯ", "capital", "O", ("dot above",))
-    assert difference(single, capital) == "small o with dot above read as capital O with dot above"

@@ -17,7 +17,6 @@ from mlis.encoder.metric_losses import (
     concatenate,
     contrastive,
     multi_similarity,
-    pair_masks,
     similarities,
     similarity_loss,
 )
@@ -174,12 +173,6 @@ def test_circle_by_hand():
     assert loss.item() == pytest.approx(by_hand, rel=1e-12)
 
 
-def test_pair_masks():
-    positive, negative = pair_masks(torch.tensor([4, 9, 4]))
-    assert positive.tolist() == [[False, False, True], [False] * 3, [True, False, False]]
-    assert negative.tolist() == [[False, True, False], [True, False, True], [False, True, False]]
-
-
 # --- implicit semantics -------------------------------------------------------------------------
 
 
@@ -215,14 +208,6 @@ def test_similarities_are_cosines_of_the_real_concatenation(scale, norm):
     shares = [scale**2 / float(row @ row) for row in joined.detach()]
     assert float(share) == pytest.approx(sum(shares) / len(shares), rel=1e-9)
     torch.testing.assert_close(concatenate(h, descriptors[labels], settings), joined, **CLOSE)
-
-
-def test_without_semantics_they_are_cosines_of_h_alone():
-    settings, h, _, labels, _ = semantic_case(1.0, "none")
-    similarity, share = similarities(h, labels, None, settings)
-    torch.testing.assert_close(similarity, cosine_matrix(h), **CLOSE)
-    assert share == 0
-    assert concatenate(h, None, settings) is h
 
 
 def test_semantics_count_only_beside_their_own_class():

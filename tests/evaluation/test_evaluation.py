@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics
@@ -15,7 +15,6 @@ from mlis.errors import DataError
 from mlis.evaluation import (
     SeenUnseenCurve,
     best_calibration,
-    confusion_counts,
     evaluate,
     harmonic_mean,
     seen_unseen_curve,
@@ -117,7 +116,7 @@ def random_problem(seed: int, images: int = 120, classes: int = 7, unseen: int =
     return scores, labels, seen_mask
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_agrees_with_scikit_learn(seed: int):
     scores, labels, seen_mask = random_problem(seed)
     result = evaluate(scores, labels, seen_mask, [f"c{i}" for i in range(7)])
@@ -141,7 +140,7 @@ def test_agrees_with_scikit_learn(seed: int):
     assert result.T1 == pytest.approx(100 * expected)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("decimals", [8, 0], ids=["distinct margins", "tied margins"])
 def test_curve_is_the_brute_force_curve(seed: int, decimals: int):
     scores, labels, seen_mask = random_problem(seed, images=60)
@@ -158,7 +157,7 @@ def test_curve_is_the_brute_force_curve(seed: int, decimals: int):
     assert result.best_H == pytest.approx(max(H))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_best_calibration_reaches_best_h_and_is_mid_interval(seed: int):
     scores, labels, seen_mask = random_problem(seed)
     names = [str(i) for i in range(7)]
@@ -205,6 +204,7 @@ def problems(draw):
     return scores, np.array([0, 4, *rest]), seen_mask
 
 
+@settings(max_examples=30)
 @given(problems())
 def test_extreme_constants(problem):
     scores, labels, seen_mask = problem
@@ -219,6 +219,7 @@ def test_extreme_constants(problem):
     assert unseen_only.AUSUC == pytest.approx(result.AUSUC)
 
 
+@settings(max_examples=30)
 @given(problems(), st.data())
 def test_a_constant_added_to_all_scores_of_an_image_changes_nothing(problem, data):
     scores, labels, seen_mask = problem
@@ -229,6 +230,7 @@ def test_a_constant_added_to_all_scores_of_an_image_changes_nothing(problem, dat
     assert best_calibration(scores + shift, labels, seen_mask) == constant
 
 
+@settings(max_examples=30)
 @given(problems())
 def test_curve_is_monotone_and_bounds_the_measures(problem):
     scores, labels, seen_mask = problem
@@ -241,26 +243,6 @@ def test_curve_is_monotone_and_bounds_the_measures(problem):
     assert curve.U[-1] == pytest.approx(result.T1)
     assert -1e-9 <= result.AUSUC <= result.T1 * curve.S[0] / 100 + 1e-9
     assert result.best_H >= result.H
-
-
-@given(problems(), st.randoms(use_true_random=False))
-def test_order_and_repetition_of_images_do_not_matter(problem, random):
-    scores, labels, seen_mask = problem
-    order = list(range(len(labels))) * 2
-    random.shuffle(order)
-    before = evaluate(scores, labels, seen_mask, "abcde")
-    after = evaluate(scores[order], labels[order], seen_mask, "abcde")
-    for name in ("U", "S", "H", "T1", "AUSUC", "overall", "best_H"):
-        assert getattr(after, name) == pytest.approx(getattr(before, name))
-
-
-def test_classes_count_alike_whatever_their_size():
-    labels = np.array([0] * 9 + [1, 2])
-    scores = np.zeros((11, 3))
-    scores[:, 0] = 1  # everything is taken for class 0
-    result = evaluate(scores, labels, np.array([True, True, False]), "abc")
-    assert result.S == 50
-    assert result.overall == pytest.approx(100 * 9 / 11)
 
 
 def test_classes_without_images_are_left_out_and_named():
@@ -292,13 +274,6 @@ def test_one_kind_without_images(kind, defined, undefined, note):
     assert "H –" in str(result)
     with pytest.raises(DataError, match="images of both kinds"):
         seen_unseen_curve(HAND[rows], HAND_LABELS[rows], HAND_SEEN)
-
-
-def test_no_unseen_class_at_all():
-    result = evaluate(HAND, HAND_LABELS, np.ones(4, bool), NAMES)
-    assert (result.U, result.H, result.T1, result.AUSUC) == (None, None, None, None)
-    assert result.S == pytest.approx(25)
-    assert "no unseen class exists" in result.notes[0]
 
 
 def test_to_dict_is_strict_json_and_labels_the_optimistic_number():
@@ -344,27 +319,6 @@ def test_wrong_arguments(change, message):
         evaluate(**{**arguments, **change})
 
 
-def test_most_confused_pairs_are_the_largest_counts():
-    labels = np.repeat([0, 1, 2], [6, 6, 6])
-    predicted = np.array([0, 1, 1, 1, 2, 0, 1, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 0])
-    scores = np.eye(3)[predicted]
-    result = evaluate(scores, labels, np.array([True, True, False]), "abc", num_confusions=2)
-    assert [(c.label, c.predicted, c.count) for c in result.confusions] == [
-        ("a", "b", 3),
-        ("b", "a", 2),
-    ]
-    np.testing.assert_array_equal(
-        confusion_counts(labels, predicted, 3), [[2, 3, 1], [2, 4, 0], [1, 0, 5]]
-    )
-
-
-def test_float32_scores_give_the_margins_of_float64():
-    scores, labels, seen_mask = random_problem(0)
-    narrow = scores.astype(np.float32)
-    wide = seen_unseen_curve(narrow.astype(np.float64), labels, seen_mask)
-    np.testing.assert_array_equal(seen_unseen_curve(narrow, labels, seen_mask).knots, wide.knots)
-
-
 def test_summarise_uses_the_sample_deviation():
     seeds = [{"U": u, "S": 50.0, "H": 40.0, "per_class": []} for u in (1.0, 2.0, 6.0)]
     summary = summarise(seeds)
@@ -373,23 +327,6 @@ def test_summarise_uses_the_sample_deviation():
     assert summary["U_std"] == pytest.approx(np.std([1, 2, 6], ddof=1))
     assert summary["S_std"] == 0.0
     assert "per_class" not in summary
-
-
-def test_summarise_one_seed_has_no_deviation():
-    whole = evaluate(HAND, HAND_LABELS, HAND_SEEN, NAMES).to_dict()
-    summary = summarise([whole])
-    assert summary["T1"] == [50.0]
-    assert summary["T1_mean"] == 50.0
-    assert summary["T1_std"] is None
-    json.dumps(summary, allow_nan=False)
-
-
-def test_summarise_undefined_values_stay_undefined():
-    summary = summarise([{"U": None, "S": 3.0}, {"U": 2.0, "S": 5.0}])
-    assert summary["U"] == [None, 2.0]
-    assert summary["U_mean"] is None
-    assert summary["U_std"] is None
-    assert summary["S_mean"] == 4.0
 
 
 @pytest.mark.parametrize(

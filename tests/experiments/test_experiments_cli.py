@@ -1,21 +1,14 @@
 """`mlis reproduce` and `mlis rerun`: one command, nothing twice, killed and continued."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from cli_cases import last_json, one_line_error, printed, refused, save_small, start
+from cli_cases import last_json, one_line_error, printed, refused, save_small
 from mlis.cli import main
 from mlis.cli.output import to_toml
-from mlis.cli.reproduce import NAMES
-from mlis.experiments import plans
 from simulated import small
-from standins import write_standin
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +31,6 @@ def command(name: str, data: Path, settings: Path, results: Path, *flags: str) -
 def keys(results: Path) -> list[str]:
     lines = (results / "results.jsonl").read_text().splitlines()
     return [json.loads(line)["key"] for line in lines]
-
-
-def measures(results: Path) -> dict[str, list]:
-    rows = map(json.loads, (results / "results.jsonl").read_text().splitlines())
-    return {row["key"]: [row["test"], row["calibration"], row["chosen"]] for row in rows}
-
-
-def test_the_parser_knows_every_experiment():
-    assert NAMES == plans.NAMES
 
 
 def test_one_command_again_and_more(data, settings, tmp_path, capsys):
@@ -140,53 +124,3 @@ def test_runs_that_fail_are_named_and_the_exit_code_says_so(data, settings, tmp_
     found = last_json(capsys.readouterr().out)
     assert list(found["failed"]) == [f"birds, {c}, seed 0" for c in ("ML", "ML+IS", "ML+IS+SFR")]
     assert "not run" in (results / "tables" / "table3.md").read_text(encoding="utf-8")
-
-
-def wait_for(process: subprocess.Popen, results: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while process.poll() is None:
-        if (results / "results.jsonl").exists() and len(keys(results)) >= count:
-            return
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    raise AssertionError("it ended too early to be killed")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
-def test_killed_and_continued_and_two_at_once(data, settings, tmp_path, capsys):
-    """One with two workers is killed, then two go on: all rows, none twice, the same numbers."""
-    rough, calm = tmp_path / "rough", tmp_path / "calm"
-    wanted = ("table3", data, settings)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = start(*command(*wanted, rough, "--seeds", "0-2", "--jobs", "2"), **quiet)
-    wait_for(process, rough, 2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 2 <= len(keys(rough)) < 9
-
-    other = start(*command(*wanted, rough, "--seeds", "0-2"), **quiet)
-    printed(capsys, *command(*wanted, rough, "--seeds", "0-2"))  # in this process
-    assert other.wait(600) == 0
-    printed(capsys, *command(*wanted, calm, "--seeds", "0-2"))
-    assert len(keys(rough)) == len(set(keys(rough))) == 9
-    assert measures(rough) == measures(calm)
-    tables = [folder / "tables" / "table3.csv" for folder in (rough, calm)]
-    assert tables[0].read_bytes() == tables[1].read_bytes()
-    assert list((rough / "work").iterdir()) == []
-
-
-def test_stand_ins_are_called_so_everywhere(tmp_path, xlsa17, settings, capsys):
-    write_standin(tmp_path / "data", "FLO", xlsa17, feature_size=16, image_files=False)
-    results = tmp_path / "results"
-    flags = ("--data-root", str(tmp_path / "data"), "--budget", "quick")
-    found = last_json(printed(capsys, *command("table3", Path("FLO"), settings, results, *flags)))
-    assert found["stand_in"] == ["FLO"]
-    assert found["budget"] == "quick"
-    for suffix in ("md", "csv", "tex"):
-        text = (results / "tables" / f"table3.{suffix}").read_text(encoding="utf-8")
-        measured = [line for line in text.splitlines() if "measured" in line and "H@val" in line]
-        assert len(measured) == 3
-        assert all("FLO (stand-in)" in line for line in measured)
-        assert "quick" in text
-    rows = [json.loads(line) for line in (results / "results.jsonl").read_text().splitlines()]
-    assert all(any("stand-in" in note for note in row["provenance"]["notes"]) for row in rows)

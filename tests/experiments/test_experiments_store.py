@@ -36,13 +36,6 @@ def test_a_key_is_there_once(path):
     assert [one.test["H"] for one in Store(path)] == [50.0]
 
 
-def test_a_store_sees_what_others_add(path):
-    store = Store(path)
-    assert store.get("a1") is None
-    Store(path).append(row("a1"))
-    assert store.get("a1") == row("a1")
-
-
 @pytest.mark.parametrize("cut", [1, 40, -2])
 def test_a_line_cut_short_is_no_row_and_is_removed(path, cut):
     store = Store(path)
@@ -74,13 +67,6 @@ def test_a_damaged_line_is_named(path):
         handle.write(b'{"key": 3}\n')
     with pytest.raises(DataError, match=r"results.jsonl, line 2: no result row .*missing"):
         list(Store(path))
-
-
-def test_merged_stores_give_the_first_of_a_key(path):
-    Store(path).append(row("a1", H=50.0))
-    with path.open("ab") as handle:
-        handle.write(row("a1", H=70.0).to_line() + row("b2").to_line())
-    assert [(one.key, one.test["H"]) for one in Store(path)] == [("a1", 50.0), ("b2", 50.0)]
 
 
 def test_no_number_without_a_known_protocol():
@@ -126,7 +112,7 @@ def _write(path: Path, first: int) -> None:
 
 def test_two_processes_write_one_store(path):
     """They share 15 keys of 30 each."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_write, args=(path, first)) for first in (0, 15)]
     for writer in writers:
         writer.start()

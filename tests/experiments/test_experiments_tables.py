@@ -12,34 +12,37 @@ import pytest
 
 from experiment_cases import brief, saved, source
 from mlis.config import Config
-from mlis.errors import SettingsError
 from mlis.experiments import figures, tables
-from mlis.experiments.engine import LocalEngine, store_of
+from mlis.experiments.engine import store_of
 from mlis.experiments.plans import NAMES, PAPER_DATASETS, SWEEPS, plan
 from mlis.experiments.published import published
 from mlis.experiments.source import Source
 from mlis.experiments.store import Store
 from mlis.experiments.table_files import csv_text, latex, markdown
 from mlis.experiments.tables import HOW_TO_GET, table
+from report_cases import row
 from simulated import small, tiny
 
+NOTES = ("stand-in: made up",)
 MISSING = Source("CUB", {}, Config(), None, "/data: no folder CUB in it")
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """Under the name of a benchmark, so that published figures stand beside it."""
-    folder = saved(tmp_path_factory.mktemp("data") / "tiny", notes=("stand-in: made up",))
+    folder = saved(tmp_path_factory.mktemp("data") / "tiny", notes=NOTES)
     return replace(source(folder), name="FLO")
 
 
 @pytest.fixture(scope="module")
 def results(here: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of table 3 with two seeds, and figure 4 with one."""
+    """Rows, without training, of all of table 3 with two seeds, and of figure 4 with one."""
     folder = tmp_path_factory.mktemp("results")
     entries = [*plan("table3", [here], brief(0, 1)), *plan("figure4", [here], brief(0))]
     tasks = {task.key: task for entry in entries for task in entry.tasks}
-    assert all(outcome.row for outcome in LocalEngine().run(list(tasks.values()), folder))
+    for number, task in enumerate(tasks.values()):
+        made = row(H=50.0 + number, key=task.key, task=task.to_dict(), notes=NOTES)
+        assert store_of(folder).append(made)
     return folder
 
 
@@ -76,12 +79,6 @@ def test_same_runs_of_different_experiments_have_one_key(here):
     assert five.tasks[0].key == keys["table2", "MLIS"]
 
 
-def test_every_method_chooses_its_constant_on_validation_classes(here):
-    for name in NAMES[1:]:
-        for entry in plan(name, [here], brief(0)):
-            assert entry.tasks[0].config.classification.calibration == "validation"
-
-
 def test_the_quick_budget_only_cuts_down(here):
     large = replace(here, config=Config(), dataset=here.dataset)
     for entry in plan("table2", [large], brief(0, name="quick")):
@@ -100,11 +97,6 @@ def test_the_cosine_is_asked_for_where_it_can_be_taken(tmp_path):
     assert "cosine of feature and descriptor" in labels
     labels = [e.label for e in plan("table2", [source(saved(tmp_path / "t"))], brief())]
     assert "cosine of feature and descriptor" not in labels
-
-
-def test_settings_that_suit_no_dataset_are_errors():
-    with pytest.raises(SettingsError, match="unknown settings section"):
-        Source.load("x", {}, {"nonsense": {}})
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -128,17 +120,6 @@ def test_measured_and_published_stand_beside_each_other_with_their_labels(here, 
     assert missing["dataset"] == "CUB"
     assert missing["H"] == "–"
     assert missing["note"] == f"{MISSING.problem} ({HOW_TO_GET})"
-
-
-def test_means_are_those_of_the_rows(here, results):
-    entries = plan("table3", [here], brief(0, 1))
-    store = store_of(results)
-    data = table("table3", entries, store, brief(0, 1)).data
-    line = next(one for one in data if one["kind"] == "measured" and one["method"] == "ML+IS")
-    H = [store.get(task.key).test["H"] for task in entries[1].tasks]  # pyright: ignore
-    assert line["H_mean"] == pytest.approx(sum(H) / 2)
-    assert line["H_std"] == pytest.approx(abs(H[0] - H[1]) / 2**0.5)
-    assert line["budget"] == "paper"
 
 
 def test_what_was_not_run_says_so(here, results, tmp_path):
@@ -203,15 +184,6 @@ def test_figures_say_protocol_and_stand_in_in_every_format(here, results, tmp_pa
     assert {row["protocol"] for row in rows} == {"H@val"}
     assert {row["dataset"] for row in rows} == {"FLO (stand-in)"}
     assert len(rows) == 11
-
-
-def test_the_same_numbers_give_the_same_picture(here, results, tmp_path):
-    found = figures.curves(plan("figure4", [here], brief()), store_of(results))
-    one, *_ = figures.write("figure4", found, brief(), tmp_path / "one")
-    two, *_ = figures.write("figure4", found, brief(), tmp_path / "two")
-    assert one.read_bytes() == two.read_bytes()
-    quick = figures.write("figure4", found, brief(name="quick"), tmp_path / "three")[0]
-    assert "quick budget" in quick.read_text(encoding="utf-8")
 
 
 def test_no_rows_no_figure(here, tmp_path):

@@ -4,14 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from experiment_cases import Heard, brief, config, numbers, saved, source, task
-from mlis.data.dataset import GZSLDataset
+from experiment_cases import Heard, config, numbers, saved, task
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
-from mlis.experiments.plans import plan
 from mlis.experiments.rerun import compare, rerun
 from mlis.experiments.running import How, run
 from mlis.experiments.tasks import BASELINES, Task
@@ -51,12 +48,6 @@ def test_a_key_holds_all_that_numbers_depend_on_and_nothing_else(folder):
     elsewhere = {"name_or_path": "somewhere/else"}
     assert task(folder, dataset=elsewhere, name="other").key == one.key
     assert Task.from_dict(json.loads(json.dumps(one.to_dict()))).key == one.key
-
-
-def test_a_new_version_of_the_code_has_new_keys(folder, monkeypatch):
-    before = task(folder).key
-    monkeypatch.setattr("mlis.experiments.tasks.REFINEMENT_VERSION", -1)
-    assert task(folder).key != before
 
 
 def test_unknown_methods_and_protocols_are_refused(folder):
@@ -117,13 +108,13 @@ def test_runs_that_differ_in_stage_two_share_the_encoder_and_no_number_changes(f
     tasks = [
         task(folder, settings=config(classification={**calibrated, "synthetic_per_unseen": count}))
         for calibrated in ({"calibration": "validation"},)
-        for count in (3, 5, 9)
+        for count in (3, 9)
     ]
     assert len({one.stem for one in tasks}) == 1
     heard = Heard()
     shared = list(engine(listen=heard).run(tasks, tmp_path / "shared"))
     assert heard.steps[tasks[0].title]["refinement"] == 0  # of the last of them
-    assert [one.row.cost["reused"] for one in shared if one.row] == [False, True, True]
+    assert [one.row.cost["reused"] for one in shared if one.row] == [False, True]
     for outcome in shared:
         alone = run(outcome.task, tmp_path / outcome.task.key, How(reuse=False))
         assert numbers(outcome.row) == numbers(alone)
@@ -147,17 +138,17 @@ def test_losses_and_some_models_are_kept(folder, tmp_path):
 
 @pytest.mark.parametrize("stage", ["generation", "refinement"])
 def test_a_run_that_is_stopped_continues(folder, tmp_path, stage):
-    settings = config(generation={"steps": 60}, refinement={"steps": 60})
+    settings = config(generation={"steps": 40}, refinement={"steps": 40})
     one = task(folder, settings=settings)
     calm = run(one, tmp_path / "calm", How(reuse=False))
-    heard = Heard(stop=(one.title, stage, 40))
+    heard = Heard(stop=(one.title, stage, 20))
     with pytest.raises(KeyboardInterrupt):
         list(engine(listen=heard).run([one], tmp_path / "rough"))
     assert list(store_of(tmp_path / "rough")) == []
     heard = Heard()
     (outcome,) = engine(listen=heard).run([one], tmp_path / "rough")
     steps = heard.steps[one.title]
-    assert 0 < steps[stage] < 60
+    assert 0 < steps[stage] < 40
     assert heard.steps[f"{one.title}, validation"] == {"generation": 0, "refinement": 0}
     assert numbers(outcome.row) == numbers(calm)
 
@@ -181,7 +172,7 @@ def test_a_task_that_another_process_is_at_is_put_off(folder, tmp_path):
     assert [outcome.task for outcome in outcomes] == [one]
 
 
-@pytest.mark.slow  # the quick one is test_killed_and_continued_and_two_at_once
+@pytest.mark.slow
 def test_several_processes_give_the_same_rows(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has; it may decide the last bits
     tasks = [task(folder, seed=seed) for seed in (1, 2)] + [task(folder, "prototype")]
@@ -217,47 +208,3 @@ def test_rows_that_differ_are_told_apart(folder, tmp_path):
     assert not found.agrees
     assert found.difference == pytest.approx(3.0)
     assert "does not agree: 3 points" in str(found)
-
-
-# --- no test row reaches training, or a choice --------------------------------------------------
-
-
-def noise_for_test_rows(data: GZSLDataset) -> GZSLDataset:
-    """Features and labels of all test rows replaced; the labels stay seen or unseen."""
-    rng = np.random.default_rng(0)
-    features, labels = data.features.copy(), data.labels.copy()
-    for rows in (data.split.test_seen, data.split.test_unseen):
-        features[rows] = rng.random((len(rows), features.shape[1])) * 100
-        labels[rows] = rng.permutation(labels[rows])
-    return replace(data, features=features, labels=labels)
-
-
-def test_whole_experiments_with_noise_for_test_rows(tmp_path):
-    """Weights, losses, constants and chosen settings of every run stay; only the tests differ."""
-    plain = source(saved(tmp_path / "plain"))
-    noise = source(saved(tmp_path / "noise", noise_for_test_rows(tiny())))
-    assert plain.dataset is not None
-    assert noise.dataset is not None
-    assert plain.dataset.sha256 != noise.dataset.sha256
-    names = ("table2", "table3")
-    pairs = []
-    for name, one in (("plain", plain), ("noise", noise)):
-        entries = [entry for table in names for entry in plan(table, [one], brief(1, name="quick"))]
-        tasks = {entry.label: entry.tasks[0] for entry in entries}
-        results = tmp_path / f"results-{name}"
-        list(engine().run(list(tasks.values()), results))
-        pairs.append((results, tasks))
-    (ours, our_tasks), (theirs, their_tasks) = pairs
-    assert our_tasks.keys() == their_tasks.keys()
-    different = 0
-    for label, one in our_tasks.items():
-        a, b = store_of(ours).get(one.key), store_of(theirs).get(their_tasks[label].key)
-        assert a is not None
-        assert b is not None
-        assert (a.calibration, a.chosen, a.validation) == (b.calibration, b.chosen, b.validation)
-        different += a.test != b.test
-        mine, other = record_of(ours, a.key), record_of(theirs, b.key)
-        if one.method == "mlis":
-            weights = Path("model") / "model.safetensors"
-            assert (mine / weights).read_bytes() == (other / weights).read_bytes()
-    assert different == len(our_tasks)

@@ -102,25 +102,3 @@ def test_benchmark_files_find_theirs_by_name_in_a_folder(tmp_path, xlsa17):
     assert close(colour(pictures.thumbnail(3)), COLOURS[0])
     assert close(colour(pictures.thumbnail(7)), COLOURS[2])
     assert pictures.thumbnail(8) is None
-
-
-def test_flowers_get_their_own_photographs(shared_data, xlsa17):
-    """Rows of the real file that the list of photographs names, and no other."""
-    import csv
-
-    arguments = {"name_or_path": "FLO", "data_root": str(xlsa17)}
-    arguments["features_file"] = "efficientnet_lite2.mat"
-    folder = shared_data / "flowers102"
-    pictures = pictures_of(arguments, load_dataset(**arguments), folder / "images")
-    with (folder / "images.csv").open(encoding="utf-8", newline="") as handle:
-        known = list(csv.DictReader(handle))
-    assert np.flatnonzero(pictures.has).tolist() == sorted(int(one["flo_row"]) for one in known)
-    assert (pictures.thumbnail(int(known[0]["flo_row"])) or "").startswith("data:image/jpeg")
-
-
-def test_letters_are_drawn():
-    data = load_dataset("letters")
-    pictures = pictures_of({"name_or_path": "letters"}, data, None)
-    corner = Image.open(io.BytesIO(base64.b64decode((pictures.thumbnail(5) or "").split(",")[1])))
-    assert corner.convert("L").getpixel((1, 1)) > 200  # pyright: ignore  (dark on white)
-    assert np.asarray(corner.convert("L")).min() < 100

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,15 @@ import pytest
 from cli_cases import last_json, one_line_error, printed, refused, small_dataset, start
 from mlis.cli import main
 from mlis.config import Config
-from mlis.data.dataset import GZSLDataset
 from mlis.data.io.folder import save_dataset
-from mlis.evaluation import evaluate
-from mlis.pipeline import fit
 from mlis.storage.locks import lock_folder
+from simulated import noise_for_test_rows
 
 pytest.importorskip("optuna")
 
 import optuna
 
 from mlis.experiments.tuning.report import winner
-from mlis.experiments.tuning.search import class_splits
 
 FIXED = (
     *("--generator", "ridge", "--precision", "float32", "--device", "cpu"),
@@ -111,30 +107,6 @@ def test_trials_preset_and_table(calm, small_folder, space, tmp_path, capsys):
     assert "gamma" in printed(capsys, "fit", small_folder, "-o", tmp_path / "run", *flags)
 
 
-def test_a_trial_is_worth_what_its_class_splits_say(calm, small_folder):
-    """Trained and measured again here, with nothing of the search's own."""
-    text = (calm / "preset.toml").read_text(encoding="utf-8")
-    config = Config.from_dict(tomllib.loads(text))
-    chosen = re.search(r"these settings: trial (\d+)", text)
-    assert chosen is not None
-    row = lines(calm)[int(chosen[1])]
-    for index, split in enumerate(class_splits(arguments(small_folder), 3)[1:]):
-        training, held_out = split.for_validation()
-        recognizer = fit(training, config, seed=0, device="cpu").recognizer
-        scores = recognizer.scores(held_out.features)
-        found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
-        assert found.best_H == pytest.approx(float(row[f"H_validation_split_{index + 1}"]))
-
-
-def test_class_splits_are_of_training_rows_alone(small_folder):
-    data, *splits = class_splits(arguments(small_folder), 4)
-    assert len({tuple(split.split.val_unseen) for split in splits}) > 1
-    for split in splits:
-        used = np.concatenate([split.split.train, split.split.val_seen, split.split.val_unseen])
-        assert np.isin(used, data.split.trainval).all()
-    assert len(class_splits(arguments(small_folder), 0)) == 1
-
-
 def test_the_winner_is_the_fastest_that_is_close_enough():
     def one(number: int, H: float, seconds: float, state: str = "complete"):
         trial = optuna.create_trial(
@@ -151,15 +123,6 @@ def test_the_winner_is_the_fastest_that_is_close_enough():
 
 
 # --- no test row --------------------------------------------------------------------------------
-
-
-def noise_for_test_rows(data: GZSLDataset) -> GZSLDataset:
-    rng = np.random.default_rng(0)
-    features, labels = data.features.copy(), data.labels.copy()
-    for rows in (data.split.test_seen, data.split.test_unseen):
-        features[rows] = rng.random((len(rows), features.shape[1])) * 100
-        labels[rows] = rng.permutation(labels[rows])
-    return replace(data, features=features, labels=labels)
 
 
 def test_test_rows_may_be_noise(small_folder, space, tmp_path, monkeypatch):
@@ -192,6 +155,7 @@ def test_more_trials_continue_and_nothing_is_measured_twice(calm, small_folder, 
     assert lines(out)[:3] == before
 
 
+@pytest.mark.slow
 def test_a_killed_search_continues(calm, small_folder, space, tmp_path):
     """Killed in the middle of a trial: that trial is stopped, tried again, and all goes on."""
     out = tmp_path / "out"
@@ -237,6 +201,7 @@ def test_time_that_is_over_leaves_the_rest(small_folder, space, tmp_path, capsys
     assert last_json(said)["best"] is None
 
 
+@pytest.mark.slow
 def test_several_processes_give_a_search_too(small_folder, space, tmp_path, capsys):
     flags = ("--trials", 3, "--jobs", 2)
     found = last_json(printed(capsys, *command(small_folder, tmp_path / "out", space, *flags)))
@@ -306,21 +271,3 @@ def test_a_dry_run_reads_no_data(space, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     found = last_json(printed(capsys, "tune", "letters", "-o", tmp_path, "--dry-run", "--json"))
     assert found["first"] == ["preset", "defaults"]
-
-
-def test_a_setting_that_is_given_is_not_searched(space, tmp_path, capsys):
-    flags = ("--dry-run", "--gamma", "16")
-    found = last_json(printed(capsys, *command(tmp_path / "gone", tmp_path / "o", space, *flags)))
-    assert "refinement.gamma" not in found["space"]
-
-
-def test_too_few_classes_are_refused(space, tmp_path, capsys):
-    data = GZSLDataset.from_arrays(
-        np.random.default_rng(0).random((30, 4)),
-        np.repeat(np.arange(3), 10),
-        np.eye(3),
-        unseen_classes=[2],
-    )
-    save_dataset(data, tmp_path / "few")
-    said = refused(capsys, *command(tmp_path / "few", tmp_path / "out", space))
-    assert "3 seen classes, got 2" in said

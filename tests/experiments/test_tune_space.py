@@ -58,15 +58,6 @@ def test_values_and_ranges_are_drawn_in_the_setting_s_own_type():
     assert (config.refinement.gamma, config.refinement.steps) == (80.0, 300)
 
 
-def test_numbers_of_a_range_have_three_digits():
-    class Long(Last):
-        def suggest_float(self, name, low, high, *, step=None, log=False):
-            return 23.456789
-
-    space = parse_space({"refinement": {"gamma": {"low": 8, "high": 80}}})
-    assert suggest(Long(), space, Config()).refinement.gamma == 23.5  # pyright: ignore
-
-
 def test_what_a_draw_does_not_use_is_not_drawn():
     values: dict[str, Any] = {
         "refinement": {"gamma": [8, 16], "cross_entropy_weight": [1, 2], "components": ["ml"]},
@@ -119,27 +110,17 @@ def test_settings_as_parameters_without_what_the_space_cannot_give():
         ({}, "the space is empty"),
         ({"refinement": {"gama": [1]}}, "unknown setting refinement.gama"),
         ({"refining": {"gamma": [1]}}, "unknown settings section 'refining'"),
-        ({"refining": {}, "refinement": {"gamma": [1]}}, "unknown settings section 'refining'"),
         ({"refinement": 3}, "refinement: expected a section"),
-        ({"precision": ["float32"]}, "precision: expected a section"),
         ({"cold": [1]}, "cold: expected sections"),
         ({"cold": {"generation": {"stepz": [1]}}}, "unknown setting generation.stepz"),
         ({"refinement": {"gamma": []}}, "refinement.gamma: .* different values"),
-        ({"refinement": {"gamma": [8, 8.0]}}, "refinement.gamma: .* different values"),
         ({"refinement": {"gamma": [-1]}}, "refinement.gamma must be at least"),
         ({"refinement": {"gamma": {"low": 8}}}, "refinement.gamma: .*'high'"),
         ({"refinement": {"gamma": {"low": 8, "high": 9, "lgo": True}}}, "refinement.gamma: .*lgo"),
-        ({"refinement": {"gamma": {"low": 8, "high": 9, "log": "no"}}}, "refinement.gamma: .*log"),
         ({"refinement": {"gamma": {"low": 9, "high": 8}}}, r"refinement.gamma: .*low"),
-        ({"refinement": {"gamma": {"low": 1, "high": 8, "step": "x"}}}, "refinement.gamma: .*step"),
         ({"refinement": {"gamma": {"low": 1, "high": 8, "step": 0.5, "log": True}}}, "step.*log"),
-        ({"refinement": {"steps": {"low": 0, "high": 8, "log": True}}}, "refinement.steps: .*log"),
         ({"refinement": {"steps": {"low": 1, "high": 8, "step": 3}}}, "refinement.steps: .*step"),
-        ({"refinement": {"steps": {"low": 1, "high": 8, "step": 0.5}}}, "refinement.steps: .*step"),
-        ({"refinement": {"steps": {"low": 1, "high": 8, "step": 1.5}}}, "refinement.steps: .*step"),
-        ({"refinement": {"steps": {"low": 1, "high": 8, "step": 0}}}, "refinement.steps: .*step"),
         ({"refinement": {"steps": {"low": 1.5, "high": 8}}}, "refinement.steps must be a whole"),
-        ({"generation": {"generator": {"low": 1, "high": 2}}}, "generation.generator must be"),
         (
             {"generation": {"generator": {"low": "ridge", "high": "wgan-gp"}}},
             "generation.generator",

@@ -5,7 +5,6 @@ Kills at random moments are in torture/kills.py (`make torture`); a short form o
 
 import contextlib
 import json
-import os
 import random
 import resource
 import shutil
@@ -26,11 +25,10 @@ from experiment_cases import row
 from mlis.cli import main
 from mlis.data import load_pair
 from mlis.data.io.folder import load_folder
-from mlis.errors import DataError, MlisError, ModelFileError, OutOfMemoryError, SettingsError
+from mlis.errors import DataError, ModelFileError
 from mlis.experiments.store import Store
 from mlis.pipeline import fit
-from mlis.provenance import generation_key, training_key
-from mlis.storage.atomic import atomic_write, cache_folder, write_json
+from mlis.storage.atomic import atomic_write
 from mlis.storage.locks import lock_folder
 from mlis.training.callbacks import Callback, LossLog
 from mlis.training.checkpoints import CheckpointFolder
@@ -79,11 +77,11 @@ def kill(tmp_path: Path, *arguments: str) -> list[dict]:
 
 
 def test_killed_at_random_moments_and_given_again(tmp_path):
-    (fitted, converted) = kill(tmp_path, "--kills", "2", "--cases", "fit,convert")
-    for found in (fitted, converted):
-        assert found["kills"] >= 2
-        assert found["finished"] >= 1
-        assert found["faults"] == []
+    """The quick one of all tests of kills; the others are slow."""
+    (found,) = kill(tmp_path, "--kills", "1", "--cases", "fit")
+    assert found["kills"] >= 1
+    assert found["finished"] >= 1
+    assert found["faults"] == []
 
 
 @pytest.mark.slow
@@ -145,7 +143,7 @@ def disk(folder: Path, options: str) -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_a_run_that_goes_on_later(data, calm, tmp_path, capsys):
-    for limit in (200, 1500, 4000):
+    for limit in (200, 4000):
         run = tmp_path / f"run{limit}"
         with files_of_at_most(limit):
             assert main(["fit", str(data), "-o", str(run), *GAN]) == 1
@@ -223,19 +221,6 @@ def test_a_run_folder_that_is_removed_is_named(tmp_path, stage):
     assert same_weights(again, fit(TRAINING, small(), seed=5).recognizer)
 
 
-def test_a_cache_that_is_removed_under_a_run_costs_nothing(tmp_path, caplog):
-    config = small()
-    own = CheckpointFolder(
-        tmp_path / "run" / "ml",
-        training_key(TRAINING, config, 5),
-        shared={"generation": (tmp_path / "run", generation_key(TRAINING, config, 5))},
-        every=0,
-    )
-    callbacks = [Remover(cache_folder() / "generators", "generation", 3)]
-    fitted = fit(TRAINING, config, seed=5, callbacks=callbacks, checkpoints=own, reuse=True)
-    assert same_weights(fitted.recognizer, fit(TRAINING, config, seed=5).recognizer)
-
-
 # --- clocks ---------------------------------------------------------------------------------------
 
 
@@ -291,7 +276,7 @@ def flips(good: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
         yield bytes(damaged)
 
 
-@pytest.mark.parametrize("count", [120, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(4000, marks=pytest.mark.slow)])
 def test_a_flipped_bit_in_the_store_is_an_error_or_no_difference(tmp_path, count):
     """And whatever is appended afterwards, no row that was finished is lost."""
     path = tmp_path / "results.jsonl"
@@ -312,17 +297,6 @@ def test_a_flipped_bit_in_the_store_is_an_error_or_no_difference(tmp_path, count
             assert list(Store(path)) == [*rows, row("d4")]
 
 
-def test_the_last_rows_newline_may_be_anything(tmp_path):
-    path = tmp_path / "results.jsonl"
-    for one in (row("a1"), row("b2")):
-        Store(path).append(one)
-    good = path.read_bytes()
-    for end in (b"", b"\x8a", b"J", b"\x00", b" ", b"\xe2\x80"):
-        path.write_bytes(good[:-1] + end)
-        assert Store(path).append(row("c3"))
-        assert list(Store(path)) == [row("a1"), row("b2"), row("c3")]
-
-
 def test_a_whole_line_that_is_no_row_is_not_thrown_away(tmp_path):
     path = tmp_path / "results.jsonl"
     Store(path).append(row("a1"))
@@ -334,7 +308,7 @@ def test_a_whole_line_that_is_no_row_is_not_thrown_away(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [8, pytest.param(600, marks=pytest.mark.slow)])
 def test_a_flipped_bit_in_a_finished_run_is_an_error_or_no_difference(data, tmp_path, count):
     from mlis.runs.run import RunPlan, execute
 
@@ -381,12 +355,3 @@ def test_a_flipped_bit_in_a_snapshot_makes_no_difference(tmp_path, stage, count)
 
 
 # --- records --------------------------------------------------------------------------------------
-
-
-def test_records_that_hold_no_number_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "x.json", {"H": float("nan")})
-    assert not list(tmp_path.iterdir())
-    assert issubclass(OutOfMemoryError, MlisError)
-    assert not issubclass(OutOfMemoryError, SettingsError)
-    assert os.path.exists(tmp_path)  # noqa: PTH110

@@ -30,9 +30,8 @@ from mlis.errors import DataError, OutOfMemoryError
 from mlis.evaluation import curve, evaluate, evaluate_retrieval
 from mlis.evaluation import retrieval as retrieval_module
 from mlis.features import decode as decode_module
-from mlis.features.backbones.base import choose_batch, run
+from mlis.features.backbones.base import run
 from mlis.features.decode import ImageError, ImageMemoryError, decode
-from mlis.features.images.embed import embed
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images
 from mlis.io.checkpoint import load_model, save_model
@@ -95,15 +94,6 @@ def test_recognition_takes_smaller_batches_where_memory_is_short(recognizer, mon
     monkeypatch.setattr(torch, "addmm", lambda *args, **kwargs: scarce(None, range(99)))
     with pytest.raises(OutOfMemoryError, match="even for one row"):
         recognizer.scores(x)
-
-
-def test_an_error_that_is_no_shortage_is_not_hidden(recognizer, monkeypatch):
-    def broken(*args, **kwargs):
-        raise RuntimeError("broken")
-
-    monkeypatch.setattr(torch, "addmm", broken)
-    with pytest.raises(RuntimeError, match="broken"):
-        recognizer.scores(tiny().features)
 
 
 def test_features_of_images_take_smaller_batches(monkeypatch):
@@ -192,25 +182,6 @@ def test_parts_become_smaller_until_they_fit_and_cover_every_row_once():
         in_parts(50, 40, failing(RuntimeError("broken")), "thing", "use less")
 
 
-def test_what_is_explained_already_is_not_tried_again():
-    calls: list[slice] = []
-
-    def work(part: slice) -> None:
-        calls.append(part)
-        raise OutOfMemoryError("inner: lower this")
-
-    with pytest.raises(OutOfMemoryError, match=r"^inner: lower this$"):
-        in_parts(50, 40, work, "outer", "use less")
-    assert len(calls) == 1
-
-
-def test_the_exemplar_buffer_is_a_stage(monkeypatch):
-    monkeypatch.setattr(mlis.pipeline, "keep_exemplars", failing(MemoryError()))
-    with pytest.raises(OutOfMemoryError, match="--no-growth"):
-        trained_pair(TRAINING, small(), seed=5)
-    fit(TRAINING, small(), seed=5, exemplars=False)
-
-
 @pytest.fixture
 def scores():
     rng = np.random.default_rng(0)
@@ -251,16 +222,6 @@ def test_retrieval_takes_fewer_rows_at_a_time(scores, monkeypatch):
         evaluate_retrieval(features, labels)
 
 
-def test_a_method_names_its_own_settings(monkeypatch):
-    monkeypatch.setattr("mlis.methods.cegzsl.EmbeddingTrainer", failing(RuntimeError(CPU)))
-    method = CEGZSL(config=small(), steps=2, batch_size=8, embedding=8, projection=4, hidden=8)
-    said = "CE-GZSL: .*Lower batch_size, hidden or embedding of CEGZSL"
-    with pytest.raises(OutOfMemoryError, match=said):
-        method.fit(TRAINING, device="cpu")
-    with pytest.raises(OutOfMemoryError, match=said):
-        method.choose(tiny(), device="cpu")
-
-
 # --- images ---------------------------------------------------------------------------------------
 
 
@@ -297,14 +258,6 @@ def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(tmp_p
     check(images, output, names(12))
 
 
-def test_images_in_memory_are_told_apart_from_a_shortage_too(tmp_path):
-    picture = Image.new("RGB", (9, 7), (3, 0, 0))
-    with pytest.raises(OutOfMemoryError, match=r"image 0: .*reduce --workers"):
-        list(embed([picture], Hungry(99)))
-    (found,) = next(embed([picture], Hungry(1)))
-    assert found.features is not None
-
-
 @pytest.mark.parametrize("place", ["PIL.ImageFile.ImageFile.load", "PIL.ImageOps.exif_transpose"])
 def test_decoding_without_memory_is_no_damage(place, monkeypatch):
     file = io.BytesIO()
@@ -315,20 +268,6 @@ def test_decoding_without_memory_is_no_damage(place, monkeypatch):
     with pytest.raises(ImageMemoryError, match="not enough memory to decode it"):
         decode_module.rgb(Image.open(io.BytesIO(file.getvalue())))
     assert issubclass(ImageMemoryError, ImageError)  # one request of a server, not the server
-
-
-def test_a_gpu_too_full_to_measure_on_takes_one_image_at_a_time(monkeypatch):
-    class Model:
-        def features(self, batch):
-            raise torch.OutOfMemoryError(CUDA)
-
-    for name, value in {
-        "mem_get_info": (1 << 30, 1 << 33),
-        "reset_peak_memory_stats": None,
-        "memory_allocated": 0,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, lambda *args, value=value: value)
-    assert choose_batch(Model(), torch.zeros(1, 3), torch.device("cuda")) == 1
 
 
 # --- files, the command line, the server ----------------------------------------------------------

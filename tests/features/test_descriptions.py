@@ -62,6 +62,7 @@ def write_flowers(folder: Path) -> Path:
     return folder / "features"
 
 
+@pytest.mark.slow
 def test_descriptions_are_compared_on_the_same_rows(tmp_path, capsys):
     descriptions = pytest.importorskip("descriptions")
     settings = tmp_path / "quick.toml"

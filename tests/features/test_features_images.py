@@ -1,13 +1,8 @@
 """Extraction: shards, what a kill leaves, what a grown or changed folder costs, bad files."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +15,9 @@ from mlis.data.io.feature_folder import is_feature_folder, read_feature_folder
 from mlis.data.io.feature_rows import read_features
 from mlis.errors import DataError
 from mlis.features import decode
-from mlis.features.images.embed import NOT_FINITE, model_threads
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images, shown
-from mlis.features.images.shards import FOLDER, compute_shard, compute_shards
+from mlis.features.images.shards import FOLDER, compute_shard
 
 
 def test_rows_are_those_of_the_images(tmp_path):
@@ -79,15 +73,6 @@ def test_a_damaged_shard_is_computed_again(tmp_path):
     check(images, output, names(10))
 
 
-def test_equal_images_share_one_computation(tmp_path):
-    images, backbone = tmp_path / "in", Colours()
-    for name in ("a/1.png", "a/2.png", "b/3.png"):
-        write_images(images, [name], 7)
-    extract_folder(find_images(images), backbone, tmp_path / "out")
-    assert backbone.images == 1
-    check(images, tmp_path / "out", ["a/1.png", "a/2.png", "b/3.png"])
-
-
 def test_odd_files_give_their_own_rows_or_a_reason(tmp_path):
     images, output = tmp_path / "in", tmp_path / "out"
     fine, reasons = odd_images.write_all(images / "class")
@@ -103,13 +88,6 @@ def test_odd_files_give_their_own_rows_or_a_reason(tmp_path):
     for path, row in zip(result.images.paths, result.images.features, strict=True):
         grid = row.reshape(SIDE, SIDE, 3)  # red above, blue below; greys light above, dark below
         assert grid[0, :, 0].mean() > grid[-1, :, 0].mean() + 80, path
-
-
-def test_nothing_but_bad_files_is_an_error_that_gives_a_reason(tmp_path):
-    (tmp_path / "in" / "a").mkdir(parents=True)
-    (tmp_path / "in" / "a" / "x.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"got 1 unusable files.*a/x.jpg: empty file"):
-        extract_folder(find_images(tmp_path / "in"), Colours(), tmp_path / "out")
 
 
 def test_features_that_are_not_finite_are_no_rows(tmp_path):
@@ -138,18 +116,6 @@ def test_features_of_another_model_are_refused_then_replaced(tmp_path):
     assert result.computed == 4
     assert read_feature_folder(output).backbone["weights"] == "two"
     assert len(list((output / FOLDER).glob("*.json"))) == 1
-
-
-def test_a_shard_is_a_function_of_its_images(tmp_path):
-    write_images(tmp_path, names(5))
-    found = find_images(tmp_path).images
-    shard, bad = compute_shard(found, Colours())
-    assert not bad
-    assert len(shard.rows) == 5
-    again, _ = compute_shard(found, Colours(), known=set(shard.rows[:3]), workers=1)
-    assert again.rows == shard.rows[3:]
-    assert [file.sha256 for file in again.files] == [file.sha256 for file in shard.files]
-    np.testing.assert_array_equal(again.features, shard.features[3:])
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
@@ -185,85 +151,6 @@ def test_batches_side_by_side_give_what_they_give_in_turn(tmp_path, monkeypatch,
     assert [each.path for each in bad] == ["a/bad.png"]
     assert (backbone.images, sum(told)) == (30, 32)
     np.testing.assert_array_equal(shard.features, expected.features)
-
-
-def test_shards_follow_one_another_without_a_pause(tmp_path, monkeypatch):
-    """While a shard is being written the next one is computed; no batch belongs to two."""
-
-    class Watched(Colours):
-        def __call__(self, inputs):
-            sizes.append(len(inputs))
-            if sum(sizes) > 7:
-                ahead.set()
-            return super().__call__(inputs)
-
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # batches side by side
-    sizes, ahead = [], threading.Event()
-    write_images(tmp_path, names(20))
-    write_images(tmp_path, ["a/again.png"], 0)  # what 000, of the first shard, holds
-    found = find_images(tmp_path).images
-    parts = [found[:7], [], found[7:14], found[14:]]
-    shards, known = [], set()
-    backbone = Watched()
-    for shard, bad in compute_shards(parts, backbone, known):
-        assert not bad
-        if not shards:
-            assert ahead.wait(10)  # of the second shard, though the first is not written yet
-        known.update(shard.rows)
-        shards.append(shard)
-    assert sorted(sizes) == [1, 1, 3, 3, 3, 3, 3, 3]  # 7; 6 and a repeated one; 7
-    assert [len(shard.files) for shard in shards] == [7, 0, 7, 7]
-    for part, shard in zip(parts, shards, strict=True):
-        assert [file.path for file in shard.files] == [image.path for image in part]
-        alone, _ = compute_shard(
-            part, Colours(), {row for one in shards for row in one.rows} - set(shard.rows)
-        )
-        assert alone.rows == shard.rows
-        np.testing.assert_array_equal(alone.features, shard.features)
-
-
-@pytest.mark.parametrize("again", [True, False])
-def test_features_that_are_not_finite_are_told_in_every_shard(tmp_path, again):
-    class Broken(Colours):
-        def __call__(self, inputs):
-            return np.full_like(super().__call__(inputs), np.nan)
-
-    write_images(tmp_path, ["a/0.png"])
-    write_images(tmp_path, ["a/1.png"], 0 if again else 1)
-    found = find_images(tmp_path).images
-    told = list(compute_shards([found[:1], found[1:]], Broken()))
-    assert [[(each.path, each.reason) for each in bad] for _, bad in told] == [
-        [("a/0.png", NOT_FINITE)],
-        [("a/1.png", NOT_FINITE)],
-    ]
-    assert not any(shard.files for shard, _ in told)
-
-
-def test_threads_of_torch_are_shared_out_and_given_back():
-    before = torch.get_num_threads()
-    torch.set_num_threads(6)
-    try:
-        with model_threads(3) as pool:
-            shares = list(pool.map(lambda _: torch.get_num_threads(), range(20)))
-        assert set(shares) == {2}
-        assert torch.get_num_threads() == 6
-        with ThreadPoolExecutor(1) as later:
-            assert later.submit(torch.get_num_threads).result() == 6
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_single_batch_is_computed_by_all_threads(tmp_path, monkeypatch):
-    class Watched(Colours):
-        def __call__(self, inputs):
-            threads.add(threading.current_thread().name)
-            return super().__call__(inputs)
-
-    threads = set()
-    write_images(tmp_path, names(3))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    compute_shard(find_images(tmp_path).images, Watched())
-    assert threads == {threading.current_thread().name}
 
 
 def test_a_model_that_fails_ends_the_run_with_its_own_error(tmp_path):
@@ -334,44 +221,3 @@ def test_a_run_may_end_at_any_file_and_nothing_is_lost_or_repeated(tmp_path, mon
     assert (output / "images.csv").read_bytes() == (whole / "images.csv").read_bytes()
     tensors = "features.safetensors"
     assert (output / tensors).read_bytes() == (whole / tensors).read_bytes()
-
-
-def test_killed_in_the_middle_it_goes_on_behind_the_last_shard(tmp_path):
-    images, output, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
-    write_images(images, names(40))
-    command = [sys.executable, "-m", "mlis", "features", "images", str(images)]
-    command += ["--backbone", "efficientnet-lite0", "--shard-images", "4", "--workers", "1"]
-    command += ["--precision", "float32"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, "-o", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while len(list((output / FOLDER).glob("*.json"))) < 2:
-            assert process.poll() is None, process.communicate()[1].decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.communicate()
-    assert not is_feature_folder(output)
-    finished = {
-        path: path.stat().st_mtime_ns
-        for path in (output / FOLDER).glob("*.json")
-        if path.with_suffix(".safetensors").exists()
-    }
-    assert 2 <= len(finished) < 10
-    done = subprocess.run(
-        [*command, "-o", str(output), "--json"], check=True, capture_output=True, text=True, env=env
-    )
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["images"] == 40
-    assert report["computed"] == 40 - 4 * len(finished)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    subprocess.run([*command, "-o", str(whole)], check=True, capture_output=True, env=env)
-    ours, theirs = read_feature_folder(output), read_feature_folder(whole)
-    assert ours.paths == theirs.paths
-    np.testing.assert_array_equal(ours.features, theirs.features)
-    assert len(np.unique(ours.features, axis=0)) == 40

@@ -88,19 +88,6 @@ def test_folders_of_a_split_mark_their_images(tmp_path):
     ]
 
 
-def test_one_folder_of_a_split_marks_nothing(tmp_path):
-    touch(tmp_path, "train/zebra/1.jpg", "train/okapi/2.jpg")
-    assert [(i.class_name, i.mark) for i in find_images(tmp_path).images] == [
-        ("okapi", ""),
-        ("zebra", ""),
-    ]
-
-
-def test_a_class_may_be_called_train(tmp_path):
-    touch(tmp_path, "train/1.jpg", "plane/2.jpg")
-    assert find_images(tmp_path).class_names == ("plane", "train")
-
-
 @pytest.mark.parametrize("other", ["extra/1.jpg", "train/1.jpg"])
 def test_folders_of_a_split_lie_alone(tmp_path, other):
     touch(tmp_path, "train/zebra/1.jpg", "test/zebra/2.jpg", other)
@@ -120,10 +107,3 @@ def test_paths_of_windows_are_read(tmp_path):
         table.write_text(f"path,class\n{path},x\n")
         with pytest.raises(DataError, match="expected a path inside"):
             find_images(tmp_path, table)
-
-
-def test_nothing_there(tmp_path):
-    with pytest.raises(DataError, match="no such folder"):
-        find_images(tmp_path / "x")
-    with pytest.raises(DataError, match="expected files"):
-        find_images(tmp_path)

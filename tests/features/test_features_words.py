@@ -42,21 +42,6 @@ def test_columns_are_sorted_by_what_they_hold(tmp_path):
     assert words.attributes == {"legs": ("4", "2"), "flies": ("no", "yes")}
 
 
-def test_several_rows_and_columns_of_sentences(tmp_path):
-    text = "name\tone\ttwo\ncat\tpurrs\tsleeps\nowl\thoots\t\ncat\tpurrs\thas, fur\n"
-    words = read_descriptions(table(tmp_path, text, ".tsv"))
-    assert words.sentences == (("purrs", "sleeps", "has, fur"), ("hoots",))
-    assert words.owners == (0, 1, 0)
-
-
-def test_named_columns_and_no_others(tmp_path):
-    path = table(tmp_path, "name,text,legs\ncat,purrs,4\nowl,hoots,2\n")
-    words = read_descriptions(path, sentences=["name"])
-    assert words.sentences == (("cat",), ("owl",))
-    assert not words.attributes
-    assert not read_descriptions(path, attributes=["legs"]).has_sentences
-
-
 def test_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
@@ -126,12 +111,6 @@ def test_attributes_are_scaled_and_gaps_say_nothing(tmp_path):
     assert "1 of 9 attribute values" in result.notes[1]
 
 
-def test_several_rows_of_attributes_are_averaged(tmp_path):
-    text = "name,legs,wet\nox,4,1\nox,5,\neel,0,1\neel,0,0\n"
-    result = describe(read_descriptions(table(tmp_path, text)), None)
-    np.testing.assert_allclose(result.vectors, [[1, 1], [0, 0.5]])
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -176,29 +155,6 @@ def test_categories_become_a_number_a_value_and_it_is_told(tmp_path):
     told = "read as categories: bill shape (all-purpose, cone, hooked), back colour (black, brown,"
     assert any(note.startswith(told) for note in result.notes)
     assert "read as numbers: wingspan" in result.notes
-
-
-def test_what_all_columns_were_read_as_is_told(tmp_path):
-    result = describe(read_descriptions(table(tmp_path, BIRDS)), Letters())  # pyright: ignore
-    for note in ("sentences: text", "numbers: wingspan", "categories: bill shape ("):
-        assert any(told.startswith(f"read as {note}") for told in result.notes)
-
-
-def test_several_rows_of_categories_are_shares(tmp_path):
-    text = "name,colour\nfox,red\nfox,white\nhare,white\nhare,white\n"
-    result = describe(read_descriptions(table(tmp_path, text)), None)
-    np.testing.assert_array_equal(result.vectors, [[0.5, 0.5], [0, 1]])
-
-
-def test_short_sentences_that_no_two_classes_share_are_sentences(tmp_path):
-    words = read_descriptions(table(tmp_path, "name,text\ncat,purrs\ncat,purrs\nowl,hoots\n"))
-    assert words.sentence_columns == ("text",)
-    assert read_descriptions(words.path, categories=["text"]).categories == ("text",)
-
-
-def test_a_column_is_read_in_one_way(tmp_path):
-    with pytest.raises(DataError, match="got crest, crest"):
-        read_descriptions(table(tmp_path, BIRDS), categories=["crest"], attributes=["crest"])
 
 
 def test_further_classes_get_the_same_columns(tmp_path):
@@ -250,13 +206,6 @@ def test_sentences_are_averaged_after_normalisation(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(result.vectors, axis=1), 1, atol=1e-6)
 
 
-def test_long_sentences_are_noted(tmp_path):
-    words = read_descriptions(table(tmp_path, f"name,text\ncat,{'a' * 21}\nowl,b\n"))
-    result = describe(words, Letters())  # pyright: ignore
-    assert result.notes[0] == "read as sentences: text"
-    assert result.notes[1].startswith("1 of 2 sentences are longer than 20 tokens")
-
-
 @pytest.mark.parametrize("weight", [0.2, 0.7])
 def test_the_weight_is_the_attributes_share_of_the_cosine(tmp_path, weight):
     path = table(tmp_path, "name,text,legs,wet\ncat,aab,4,0\nowl,abc,2,0.5\neel,cd,0,1\n")
@@ -274,13 +223,6 @@ def test_weights_out_of_range(tmp_path, weight):
     path = table(tmp_path, "name,text,legs\ncat,aab,4\nowl,abc,2\n")
     with pytest.raises(SettingsError, match="between 0 and 1"):
         describe(read_descriptions(path), Letters(), weight=weight)  # pyright: ignore
-
-
-def test_a_class_may_lack_all_attributes_beside_sentences(tmp_path):
-    path = table(tmp_path, "name,text,legs,wet\ncat,a,4,1\nowl,b,2,0\neel,c,0,0\n")
-    vectors = describe(read_descriptions(path), Letters()).vectors  # pyright: ignore
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    assert not vectors[2, 8:].any()
 
 
 def test_the_folder_keeps_every_bit_and_how_it_was_made(tmp_path):
@@ -331,12 +273,6 @@ def test_a_plain_transformers_model_is_averaged_over_its_words(tmp_path):
         mean = net(**tokens).last_hidden_state[0].mean(0).numpy()
     expected = mean / np.linalg.norm(mean)
     np.testing.assert_allclose(model.encode(["a red flower"])[0], expected, atol=1e-5)
-
-
-def test_a_text_model_that_cannot_be_had(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(SettingsError, match=r"text model './nothing'.*all-MiniLM-L6-v2"):
-        TextModel("./nothing", device="cpu")
 
 
 # --- names ---------------------------------------------------------------------------------------

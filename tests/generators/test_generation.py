@@ -14,7 +14,7 @@ from mlis.errors import DivergenceError, SettingsError
 from mlis.generators.base import synthesise
 from mlis.generators.registry import fit_generator
 from mlis.generators.ridge import RidgeGenerator, RidgePredictor, class_means, fit_ridge
-from mlis.generators.wgan_gp.trainer import AdversarialTrainer, WGANGenerator
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 from mlis.model.preprocessing import TrainingTensors, prepare
 from reference import TextbookCritic, TextbookGenerator, wgan_gp_autograd
 from simulated import small, tiny
@@ -144,14 +144,6 @@ def test_samples_depend_on_class_and_noise_and_are_not_negative():
     assert not one.requires_grad
 
 
-def test_no_steps_leave_the_initial_generator():
-    data = tensors()
-    generator = fit_generator(data, settings(steps=0), EXACT, 3)
-    assert isinstance(generator, WGANGenerator)
-    start = AdversarialTrainer(data, settings(), EXACT, 3).network
-    assert torch.equal(generator.network.to_features, start.to_features)
-
-
 def test_ridge_warm_start_begins_at_the_predicted_means():
     data = tensors()
     s = settings(generator_init="ridge", init_std=0.0, steps=0)
@@ -234,12 +226,6 @@ def test_weak_penalty_reproduces_the_seen_means():
     torch.testing.assert_close(predicted, means[data.seen], rtol=1e-6, atol=1e-6)
 
 
-def test_class_means():
-    x = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 5.0]])
-    means = class_means(x, torch.tensor([2, 2, 0]), 3)
-    assert means.tolist() == [[5.0, 5.0], [0.0, 0.0], [2.0, 1.0]]
-
-
 def test_ridge_samples_are_means_plus_residuals_of_the_most_similar_seen_classes():
     data = tensors()
     s = settings(ridge_neighbours=2)
@@ -261,14 +247,6 @@ def test_ridge_samples_are_means_plus_residuals_of_the_most_similar_seen_classes
     sizes = [int((data.y == c).sum()) for c in lenders]
     expected = np.repeat([1500 / size for size in sizes], sizes)
     assert scipy.stats.chisquare(drawn, expected).pvalue > 1e-4
-
-
-def test_ridge_with_fewer_seen_classes_than_neighbours():
-    data = tensors()
-    ridge = fit_ridge(data, settings(ridge_neighbours=50))
-    samples = ridge.sampler(data.descriptors)(data.unseen, stream(0, "ridge"))
-    assert samples.shape == (3, data.x.shape[1])
-    assert samples.min() >= 0
 
 
 def test_synthesise_counts_and_order():

@@ -1,10 +1,7 @@
 """The cache of trained generators: found, waited for, continued, and checked."""
 
-import dataclasses
-import errno
 import json
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -21,13 +18,12 @@ import mlis.training.loop
 from cli_cases import QUICK, save_small, start
 from mlis.cli import main
 from mlis.config import Config
-from mlis.errors import DivergenceError, ModelFileError
+from mlis.errors import DivergenceError
 from mlis.methods.mlis import MLIS
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import Trained, fit
 from mlis.provenance import generation_key, training_key
 from mlis.storage.atomic import cache_folder
-from mlis.storage.locks import lock_folder
 from mlis.storage.tensors import load_tensors, save_tensors
 from mlis.training.callbacks import Callback, LossLog
 from mlis.training.checkpoints import CheckpointFolder
@@ -121,26 +117,6 @@ def test_another_run_with_the_same_key_trains_nothing(tmp_path):
     assert not (tmp_path / "two/generation.jsonl").exists()
 
 
-def test_a_finished_generator_is_kept_without_critic_and_optimisers(tmp_path):
-    train(tmp_path)
-    assert {name.split(".")[0] for name in load_tensors(stored())[0]} == {"generator"}
-    assert {path.name for path in stored().parent.iterdir()} == {
-        ".mlis.lock",
-        "generation.safetensors",
-    }
-
-
-def test_what_the_generator_does_not_depend_on_makes_no_difference(tmp_path):
-    train(tmp_path / "one")
-    changes = {
-        "refinement": {"components": "ml", "gamma": 3.0, "steps": 2},
-        "classification": {"synthetic_per_unseen": 2},
-    }
-    steps = Steps()
-    train(tmp_path / "two", small(**changes), steps)
-    assert (steps.of("generation"), steps.of("refinement")) == ([], [1, 2])
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -211,14 +187,6 @@ def test_cut_short_it_is_continued_by_another_run(tmp_path):
     assert steps.of("generation") == [3, 4, 5]
     assert_same_bits(other, undisturbed())
     assert logged(tmp_path / "two/generation.jsonl") == [3, 4, 5]
-
-
-def test_cut_short_before_the_first_snapshot(tmp_path):
-    with pytest.raises(Killed):
-        train(tmp_path, listener=Steps(die_at=("generation", 1)))
-    assert not stored().exists()
-    assert_same_bits(train(tmp_path), undisturbed())
-    assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
 
 
 def test_a_failure_gives_the_lock_back(tmp_path):
@@ -310,6 +278,7 @@ def test_a_second_process_waits_for_the_first(stopped_and_waiting, tmp_path, cal
     assert "generation 160/160" not in (tmp_path / "two.log").read_text()
 
 
+@pytest.mark.slow
 @needs_signals
 def test_killed_while_another_waits(stopped_and_waiting, tmp_path, calm):
     one, two = stopped_and_waiting
@@ -323,6 +292,7 @@ def test_killed_while_another_waits(stopped_and_waiting, tmp_path, calm):
     assert not list((cache_folder() / "generators").rglob(".*tmp*"))
 
 
+@pytest.mark.slow
 def test_started_together(data, tmp_path, calm):
     runs = [tmp_path / name for name in ("one", "two")]
     processes = [begin(data, run) for run in runs]
@@ -332,16 +302,6 @@ def test_started_together(data, tmp_path, calm):
     assert sorted(trained) == [False, True]
     for run in runs:
         assert (run / MODEL).read_bytes() == calm
-
-
-def test_the_command_says_that_generators_were_reused(data, tmp_path, capsys):
-    said = "generator_reused"
-    for name, reused in (("one", False), ("two", True)):
-        assert main(["fit", str(data), "-o", str(tmp_path / name), *SETTINGS, "--json"]) == 0
-        out = capsys.readouterr().out
-        *lines, last = out.splitlines()
-        assert (said in "".join(lines)) == reused
-        assert json.loads(last)["generator_reused"] == reused
 
 
 # --- whatever is wrong with the cache -------------------------------------------------------------
@@ -357,14 +317,6 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def text(path: Path) -> None:
-    path.write_text("this is no generator")
-
-
 def of_another_key(path: Path) -> None:
     state, metadata = load_tensors(path)
     save_tensors(path, state, {**metadata, "key": "0" * 64})
@@ -376,19 +328,13 @@ def without_record(path: Path) -> None:
     save_file(load_tensors(path)[0], path)
 
 
-def without_step(path: Path) -> None:
-    state, metadata = load_tensors(path)
-    del metadata["step"]
-    save_tensors(path, state, metadata)
-
-
 def of_other_code(path: Path) -> None:
     """The checksum is right, the key is right, and yet the tensors have other names."""
     state, metadata = load_tensors(path)
     save_tensors(path, {f"{name}_v0": value for name, value in state.items()}, metadata)
 
 
-DAMAGE = [truncated, flipped, empty, text, of_another_key, without_record, without_step]
+DAMAGE = [truncated, flipped, of_another_key, without_record]
 
 
 def of_the_cache(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -422,23 +368,6 @@ def test_damaged_and_foreign_files(damage, partial, tmp_path, caplog):
     assert steps.of("generation") == []
 
 
-def test_a_snapshot_of_the_runs_own_that_does_not_fit_is_still_an_error(tmp_path):
-    with pytest.raises(Killed):
-        train(tmp_path, listener=Steps(die_at=("refinement", 3)))
-    of_other_code(tmp_path / "ml/refinement.safetensors")
-    with pytest.raises(ModelFileError, match="does not fit"):
-        train(tmp_path)
-    assert stored().exists()
-
-
-def test_a_folder_in_the_place_of_the_file(tmp_path, caplog):
-    stored().mkdir(parents=True)
-    fitted = train(tmp_path)
-    assert_same_bits(fitted, undisturbed())
-    assert (tmp_path / STORED).exists()
-    assert "is not stored in" in caplog.text
-
-
 def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLIS_CACHE", str(tmp_path / "file" / "cache"))
@@ -453,98 +382,6 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch, caplog):
     assert_same_bits(
         fit(TRAINING, CONFIG, seed=5, reuse=True).recognizer, undisturbed()
     )  # and without a run
-
-
-@pytest.fixture
-def read_only(monkeypatch) -> None:
-    """Nothing below the cache can be opened for writing, made or deleted."""
-    root = cache_folder() / "generators"
-    real = {"open": os.open, "mkdir": os.mkdir, "unlink": os.unlink}
-
-    def refuse(path) -> None:
-        if root in Path(path).parents:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-
-    def no_open(path, flags, *args, **options):
-        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
-            refuse(path)
-        return real["open"](path, flags, *args, **options)
-
-    def no_mkdir(path, *args, **options):
-        if not Path(path).exists():
-            refuse(path)
-        return real["mkdir"](path, *args, **options)
-
-    def no_unlink(path, *args, **options):
-        if Path(path).exists():
-            refuse(path)
-        return real["unlink"](path, *args, **options)
-
-    real_path_open, real_save = Path.open, mlis.training.checkpoints.save_tensors
-
-    def no_path_open(self, mode="r", *args, **options):
-        if set(mode) & set("wa+x"):
-            refuse(self)
-        return real_path_open(self, mode, *args, **options)
-
-    def no_save(path, tensors, metadata):
-        refuse(path)
-        return real_save(path, tensors, metadata)
-
-    monkeypatch.setattr(os, "open", no_open)
-    monkeypatch.setattr(os, "mkdir", no_mkdir)
-    monkeypatch.setattr(os, "unlink", no_unlink)
-    monkeypatch.setattr(Path, "open", no_path_open)
-    monkeypatch.setattr(mlis.training.checkpoints, "save_tensors", no_save)
-
-
-def test_a_read_only_cache_without_the_generator(tmp_path, read_only, caplog):
-    assert_same_bits(train(tmp_path), undisturbed())
-    assert (tmp_path / STORED).exists()
-    assert "is not stored in" in caplog.text
-    assert not stored().parent.exists()
-
-
-def test_a_read_only_cache_with_the_generator(tmp_path, request, caplog):
-    train(tmp_path / "one")
-    request.getfixturevalue("read_only")
-    steps = Steps()
-    assert_same_bits(train(tmp_path / "two", listener=steps), undisturbed())
-    assert steps.of("generation") == []
-    assert not of_the_cache(caplog)
-
-
-def test_a_read_only_cache_with_half_of_it(tmp_path, request, caplog):
-    """It begins where the cache ends, and goes on in the run's own folder."""
-    with pytest.raises(Killed):
-        train(tmp_path / "one", listener=Steps(die_at=("generation", 3)))
-    before = stored().read_bytes()
-    request.getfixturevalue("read_only")
-    with pytest.raises(Killed):
-        train(tmp_path / "two", listener=Steps(die_at=("generation", 5)))
-    assert load_tensors(tmp_path / "two" / STORED)[1]["step"] == "4"
-    steps = Steps()
-    fitted = train(tmp_path / "two", listener=steps)
-    assert steps.of("generation") == [5]
-    assert_same_bits(fitted, undisturbed())
-    assert logged(tmp_path / "two/generation.jsonl") == [3, 4, 5]
-    assert stored().read_bytes() == before
-
-
-def test_the_disk_fills_up_in_between(tmp_path, monkeypatch, caplog):
-    real = mlis.training.checkpoints.save_tensors
-
-    def full(path, tensors, metadata):
-        if cache_folder() in path.parents and metadata["step"] == "3":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path, tensors, metadata)
-
-    monkeypatch.setattr(mlis.training.checkpoints, "save_tensors", full)
-    assert_same_bits(train(tmp_path), undisturbed())
-    assert load_tensors(tmp_path / STORED)[1]["step"] == "5"
-    assert load_tensors(stored())[1]["step"] == "2"
-    assert os.strerror(errno.ENOSPC) in caplog.text
-    assert logged(tmp_path / "generation.jsonl") == [1, 2, 3, 4, 5]
 
 
 def test_the_cache_is_deleted_between_and_during_trainings(tmp_path):
@@ -565,45 +402,7 @@ def test_the_cache_is_deleted_between_and_during_trainings(tmp_path):
     assert logged(tmp_path / "two/generation.jsonl") == [1, 2, 3, 4, 5]
 
 
-def test_a_lock_of_a_deleted_folder_is_not_taken_for_one(tmp_path):
-    with lock_folder(tmp_path / "a"):
-        with pytest.raises(BlockingIOError):
-            lock_folder(tmp_path / "a")
-        shutil.rmtree(tmp_path / "a")
-        with lock_folder(tmp_path / "a") as again:
-            again.seek(0)
-            assert f"process {os.getpid()} on" in again.read().decode()
-
-
 # --- keys -----------------------------------------------------------------------------------------
-
-
-def test_keys_tell_code_and_arithmetic_apart(monkeypatch):
-    import mlis.provenance
-    from mlis.compute.precision import Precision
-
-    def keys(config=CONFIG):
-        return generation_key(TRAINING, config, 5), training_key(TRAINING, config, 5)
-
-    before = keys()
-    with monkeypatch.context() as patch:
-        patch.setattr(mlis.provenance, "GENERATION_VERSION", -1)
-        assert not set(keys()) & set(before)
-    with monkeypatch.context() as patch:
-        patch.setattr(mlis.provenance, "REFINEMENT_VERSION", -1)
-        assert keys()[0] == before[0]
-        assert keys()[1] != before[1]
-    auto = {}
-    for product in (torch.bfloat16, torch.float32):
-        found = Precision(torch.device("cpu"), torch.float32, product)
-        with monkeypatch.context() as patch:
-            patch.setattr(mlis.provenance.Precision, "of", lambda *_, found=found: found)
-            auto[product] = keys(small("auto"))
-    assert not set(auto[torch.bfloat16]) & set(auto[torch.float32])
-    assert auto[torch.float32] == keys(small("float32"))
-    cuda = Precision(torch.device("cuda"), torch.float32, torch.float32)
-    monkeypatch.setattr(mlis.provenance.Precision, "of", lambda *_: cuda)
-    assert not set(keys()) & set(before)
 
 
 def test_keys_tell_a_users_losses_apart(tmp_path, monkeypatch):
@@ -638,9 +437,3 @@ def test_keys_tell_a_users_losses_apart(tmp_path, monkeypatch):
     (tmp_path / "loss_a.py").write_text(body.format(10))
     linecache.clearcache()
     assert training_key(TRAINING, small(refinement={"loss": "loss_a:pull"}), 5) != keys[0]
-
-
-def test_a_loss_that_is_not_used_is_not_imported():
-    config = small(refinement={"components": "sfr", "loss": "no_such_module:f"})
-    assert training_key(TRAINING, config, 5)
-    assert dataclasses.asdict(config)["refinement"]["loss"] == "no_such_module:f"

@@ -18,7 +18,6 @@ from mlis.experiments.rerun import rerun
 from mlis.experiments.store import Store
 from mlis.incremental import add_classes
 from mlis.io.checkpoint import load_exemplars, load_model, read_record, save_model
-from mlis.io.onnx import export_onnx
 from mlis.io.saved_models import find_models
 from mlis.methods.mlis import MLIS
 from mlis.protocol import evaluate_on_test
@@ -90,19 +89,6 @@ def test_the_estimators_decision_function_is_that_of_before():
     )
     found = model.decision_function(data.features[:6])
     np.testing.assert_allclose(found, expected["estimator"], rtol=1e-4, atol=1e-4)
-
-
-def test_an_exported_model_gives_the_same_scores(tmp_path):
-    ort = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
-    kept = Path(__file__).parents[1] / "data" / "v0.1.0-config"
-    expected = json.loads((kept / "expected.json").read_text())["onnx"]
-    export_onnx(load_model(kept / "run" / MODEL), tmp_path / "m.onnx")
-    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    x = load_folder(kept / "dataset").features[:6]
-    for name, values in expected.items():
-        (found,) = session.run([name], {"features": np.array(x, np.float32)})
-        np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-4)
 
 
 def test_a_finished_run_is_read_and_not_done_again(kept, monkeypatch):
@@ -178,16 +164,6 @@ def test_another_format_and_seeds_trained_together_are_refused(kept, file, value
         read_all(kept)
     assert said in str(caught.value)
     assert Path(file).name in str(caught.value)
-
-
-@pytest.mark.parametrize("file", ["run/run.json", "run/seed-1/ml+is+sfr/result.json"])
-def test_records_from_before_there_were_formats_are_read(kept, file):
-    record = without_checksum(json.loads((kept / file).read_text()))
-    del record["format"]
-    (kept / file).write_text(json.dumps(record))
-    run = kept / "run"
-    found = execute(run, RunPlan.read(run), load_folder(kept / "dataset"))
-    assert found["components"]["ml+is+sfr"]["H"]
 
 
 def test_an_edited_number_is_noticed(kept):

@@ -1,6 +1,5 @@
 """Folders and repositories in the Hugging Face manner; without a network, and with a fake hub."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from mlis import Recognizer, from_pretrained, remove_classes, rename_classes
 from mlis.errors import ModelFileError, SettingsError
-from mlis.io.checkpoint import EXEMPLARS, RECORD, load_exemplars, load_model, save_model
+from mlis.io.checkpoint import load_exemplars, load_model
 from mlis.io.hub import push_to_hub, save_pretrained
 from mlis.io.model_card import model_card
 from pairs import Pair, trained_pair
@@ -64,32 +63,6 @@ def test_a_folder_is_written_and_read_without_a_network(model, pair, tmp_path, n
         np.testing.assert_array_equal(loaded.scores(DATA.features), model.scores(DATA.features))
 
 
-def test_it_is_the_format_of_save_model_and_no_other(model, pair, tmp_path):
-    save_model(model, tmp_path / "one", pair.exemplars)
-    save_pretrained(model, tmp_path / "two", pair.exemplars)
-    for name in ("config.json", "exemplars.safetensors", "model.safetensors"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
-def test_the_exemplar_buffer_may_be_left_out(model, pair, tmp_path):
-    save_pretrained(model, tmp_path, pair.exemplars)
-    save_pretrained(model, tmp_path)
-    assert not (tmp_path / EXEMPLARS).exists()
-    assert "exemplars.safetensors" not in (tmp_path / "README.md").read_text()
-
-
-@pytest.mark.parametrize("version", ["v0.1.0", "v0.1.0-config"])
-def test_models_of_before_are_read_and_become_new_ones(version, tmp_path):
-    kept = Path(__file__).parents[1] / "data" / version / "run/seed-1/ml+is+sfr/model"
-    shutil.copytree(kept, tmp_path / "m")
-    loaded = load_model(tmp_path / "m")
-    assert (load_exemplars(tmp_path / "m") is not None) == (version == "v0.1.0-config")
-    save_model(loaded, tmp_path / "m")
-    names = sorted(path.name for path in (tmp_path / "m").iterdir())
-    assert names == ["config.json", "model.safetensors"]
-    assert load_model(tmp_path / "m").class_names == loaded.class_names
-
-
 # --- the card -----------------------------------------------------------------------------------
 
 
@@ -113,13 +86,6 @@ def test_the_card_says_what_is_recorded(model, pair, tmp_path):
     assert "Changed since training" not in card
     assert load_model(tmp_path).metadata.record == RESULTS
     assert model_card(load_model(tmp_path), load_exemplars(tmp_path)) == card
-
-
-def test_the_card_never_guesses(model):
-    card = model_card(model)
-    assert "None are recorded." in card
-    assert "Data: unknown" in card
-    assert "H@val" not in card
 
 
 def test_the_card_says_that_results_are_of_before_a_change(model, tmp_path):
@@ -204,7 +170,7 @@ def test_a_hub_that_refuses(model, hub):
         push_to_hub(model, "somebody/zoo")
 
 
-@pytest.mark.parametrize("name", ["./absent", "/absent/model", "a/b/c", "runs/mine", "../x", ""])
+@pytest.mark.parametrize("name", ["/absent/model", "runs/mine", "../x"])
 def test_local_paths_never_ask_the_hub(name, hub):
     Path("runs").mkdir()
     with pytest.raises(ModelFileError, match=r"no saved model|is not a saved model"):
@@ -223,11 +189,3 @@ def test_without_the_extra_folders_work_and_names_say_what_to_install(model, tmp
         from_pretrained("somebody/zoo")
     with pytest.raises(SettingsError, match=r"mlis\[hub\]"):
         push_to_hub(model, "somebody/zoo")
-
-
-def test_the_record_must_be_json(model, tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        save_pretrained(model, tmp_path, record={"H": float("nan")})
-    assert not (tmp_path / RECORD).exists()
-    save_pretrained(model, tmp_path, record={"H": None})
-    assert json.loads((tmp_path / RECORD).read_text())["record"] == {"H": None}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from method_cases import candidates, choose_and_test
+from method_cases import choose_and_test
 from mlis.compute.precision import Precision
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
@@ -97,21 +97,6 @@ def test_eszsl_scores_are_bilinear():
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
-def test_eszsl_goes_through_its_grid_and_rows_in_chunks(monkeypatch):
-    training = tiny().for_training()
-    probe = np.asarray(training.features[:5])
-    whole = {
-        (one.gamma, one.lambda_): recognizer.scores(probe)
-        for one, recognizer in candidates(ESZSL(DOUBLE), training).items()
-    }
-    powers = [10.0**b for b in (-3, -2, -1, 0, 1, 2, 3)]
-    assert set(whole) == set(itertools.product(powers, powers))
-    monkeypatch.setattr(eszsl, "CHUNK_ROWS", 7)
-    for gamma, lambda_ in [(0.001, 0.001), (1.0, 100.0)]:
-        again = ESZSL(DOUBLE, gamma, lambda_).fit(training, device="cpu").recognizer.scores(probe)
-        np.testing.assert_allclose(again, whole[gamma, lambda_], rtol=1e-6)
-
-
 def ridge_by_hand(data: GZSLDataset, kernel, penalty: float) -> np.ndarray:
     """Unit prototypes (C, Dx) of min-max scaled features, one class after another."""
     training = data.for_training()
@@ -150,20 +135,6 @@ def test_prototypes_are_ridge_predictions_compared_by_cosine(kernel):
         np.testing.assert_allclose(found, wanted @ x / np.linalg.norm(x), atol=1e-6)
 
 
-def test_prototypes_of_every_kernel_and_penalty():
-    training = tiny().for_training()
-    found = {
-        (one.config.generation.ridge_kernel, one.config.generation.ridge_lambda): recognizer.scores(
-            np.asarray(training.features)
-        )
-        for one, recognizer in candidates(RidgePrototype(DOUBLE), training).items()
-    }
-    assert len(found) == 12
-    config = DOUBLE.replace({"generation": {"ridge_kernel": "rbf", "ridge_lambda": 0.01}})
-    alone = RidgePrototype(config).fit(training, device="cpu").recognizer
-    np.testing.assert_array_equal(alone.scores(training.features), found["rbf", 0.01])
-
-
 # --- cosine -------------------------------------------------------------------------------------
 
 
@@ -180,18 +151,6 @@ def test_cosine_of_feature_and_descriptor():
         recognizer.scores(np.zeros((2, 5), dtype=np.float32))
 
 
-def test_cosine_of_rows_by_chunks():
-    data = shared_space()
-    recognizer = SharedSpaceCosine(DOUBLE).fit(data.for_training(), device="cpu").recognizer
-    whole = recognizer.scores(data.features)
-    np.testing.assert_allclose(recognizer.scores(data.features, batch_size=7), whole, atol=1e-7)
-
-
-def test_cosine_needs_one_space():
-    with pytest.raises(DataError, match="features of 9 numbers and descriptors of 4"):
-        SharedSpaceCosine().fit(tiny().for_training())
-
-
 # --- raw softmax --------------------------------------------------------------------------------
 
 
@@ -205,35 +164,7 @@ def test_raw_softmax_is_the_method_without_refinement(sections):
     assert torch.equal(found.head.weight, wanted.head.weight)
 
 
-def test_names_tell_the_generators_apart():
-    assert RawSoftmax().name == "raw softmax (f-CLSWGAN)"
-    assert RawSoftmax(small(**RIDGE)).name == "raw softmax, ridge generator"
-    assert len({method.name for method in METHODS}) == len(METHODS)
-
-
 # --- the protocol -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", METHODS, ids=names)
-def test_test_rows_may_be_noise(method):
-    """With the test rows replaced, what is chosen and what is trained stay as they were."""
-    data = tiny()
-    rng = np.random.default_rng(0)
-    features, labels = data.features.copy(), data.labels.copy()
-    for rows in (data.split.test_seen, data.split.test_unseen):
-        features[rows] = rng.random((len(rows), features.shape[1])) * 100
-        labels[rows] = rng.permutation(labels[rows])
-    noise = GZSLDataset(
-        features, labels, data.descriptors, data.class_names, data.split, data.provenance
-    )
-    (ours, tested), (theirs, other) = (
-        choose_and_test(method, one, seed=1) for one in (data, noise)
-    )
-    assert ours.method == theirs.method
-    assert ours.recognizer.calibration == theirs.recognizer.calibration
-    probe = data.for_testing().features
-    np.testing.assert_array_equal(ours.recognizer.scores(probe), theirs.recognizer.scores(probe))
-    assert tested.to_dict() != other.to_dict()
 
 
 def test_the_best_on_validation_classes_is_chosen():
@@ -272,10 +203,6 @@ class Equals(SharedSpaceCosine):
         return [replace(self, number=number) for number in (2, 1, 3)]
 
 
-def test_the_first_of_equals_is_chosen():
-    assert Equals().choose(shared_space(), device="cpu").method == Equals(number=2)
-
-
 def test_a_method_without_alternatives_keeps_the_constant_it_is_given():
     """And validates nothing: data without a validation split will do."""
     data = replace(shared_space(), split=Split(shared_space().split.trainval))
@@ -312,27 +239,3 @@ def test_settings_are_strict_json():
     again = json.loads(json.dumps(settings, allow_nan=False))
     assert again["steps"] in (5, 40)
     assert again["config"]["generation"]["generator"] == "ridge"
-
-
-def test_generators_are_shared_with_the_method():
-    data, config = tiny(), small()
-    method = fit(data.for_training(), config, seed=4, device="cpu", reuse=True)
-    assert not method.reused
-    first = contrastive(config=config).choose(data, seed=4, device="cpu", reuse=True)
-    assert first.reused
-    again, tested = choose_and_test(RawSoftmax(config), data, seed=4, reuse=True)
-    alone, expected = choose_and_test(RawSoftmax(config), data, seed=4)
-    assert again.reused
-    assert not alone.reused
-    assert tested.to_dict() == expected.to_dict()
-
-
-def test_a_stored_generator_that_does_not_fit_is_trained_anew(monkeypatch):
-    data, config = tiny(), small(**CALIBRATED)
-    alone = RawSoftmax(config).choose(data, device="cpu")
-    other = small(generation={"hidden": 7})
-    monkeypatch.setattr("mlis.pipeline.generation_key", lambda *_: "one key for all")
-    RawSoftmax(other).choose(data, device="cpu", reuse=True)
-    found = RawSoftmax(config).choose(data, device="cpu", reuse=True)
-    assert found.validation is not None
-    assert found.validation.to_dict() == alone.validation.to_dict()

@@ -6,7 +6,6 @@ from mlis.compute.precision import Precision
 from mlis.config import Preprocessing
 from mlis.encoder import trainer as refinement_train
 from mlis.encoder.joint import JointTrainer
-from mlis.encoder.metric_losses import similarities
 from mlis.encoder.trainer import RefinementTrainer
 from mlis.generators.ridge import fit_ridge
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
@@ -57,21 +56,6 @@ def test_class_terms_of_the_batch_alone_train_the_same_generator(monkeypatch):
     ):
         for a, b in zip(one.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(a, b, **CLOSE)
-
-
-def test_products_of_the_batch_classes_are_those_of_the_whole_table():
-    data = tensors()
-    settings = small(refinement={"semantic_scale": 0.7}).refinement
-    trainer = RefinementTrainer(data, settings, EXACT, SEED, None)
-    y = data.y[trainer.rows]
-    h = torch.rand(len(y), 5, dtype=torch.float64)
-    scaled = settings.semantic_scale * data.descriptors
-    expected = similarities(h, y, scaled @ scaled.T, settings)
-    found = similarities(h, trainer.class_of_row, trainer._class_gram(y), settings)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, **CLOSE)
-    loss, _ = trainer.metric_loss(h, y)
-    torch.testing.assert_close(loss, trainer.similarity_loss(expected[0], y), **CLOSE)
 
 
 def synthetic_labels(steps: int) -> list[torch.Tensor]:

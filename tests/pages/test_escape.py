@@ -108,7 +108,3 @@ def test_a_model_card_shows_names_as_they_are(model):
     assert "[l](" not in card
     assert all(line.isprintable() for line in card.split("\n"))
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| \\*b\\*" in card
-
-
-def test_html_has_no_control_character_either():
-    assert escape.html("<a>\x00\nb'") == "&lt;a&gt;\\x00\nb&#x27;"

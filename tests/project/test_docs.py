@@ -37,20 +37,16 @@ def commands(block: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p != TUTORIAL], ids=lambda page: page.name)
-def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page, "python"), 1):
         exec(compile(block, f"{page.name}, python block {number}", "exec"), namespace)
-
-
-def test_the_readme_shows_twenty_lines_that_do_what_it_says(capsys: pytest.CaptureFixture[str]):
-    block = blocks(README, "python")[0]
-    assert len(block.splitlines()) <= 20
-    said = re.search(r"^It prints `(.*)`\.$", README.read_text(encoding="utf-8"), re.M)
-    assert said is not None
-    exec(compile(block, README.name, "exec"), {})
-    assert capsys.readouterr().out == said[1] + "\n"
+        if (page, number) == (README, 1):
+            assert len(block.splitlines()) <= 20
+            said = re.search(r"^It prints `(.*)`\.$", page.read_text(encoding="utf-8"), re.M)
+            assert said is not None
+            assert capsys.readouterr().out == said[1] + "\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -81,7 +77,7 @@ def test_links_between_pages_lead_somewhere():
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_examples_run(example: Path, tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -154,6 +150,6 @@ def posted(words: list[str]) -> dict:
     assert (curl, flag) == ("curl", "-F")
     name, _, file = form.partition("=@")
     with Path(file).open("rb") as handle:
-        answer = httpx.post(url, files={name: (Path(file).name, handle)}, timeout=60)
+        answer = httpx.post(url, files={name: (Path(file).name, handle)}, timeout=600)
     assert answer.status_code == 200, answer.text
     return answer.json()

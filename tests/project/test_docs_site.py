@@ -1,6 +1,5 @@
 """The site is built without a warning, asks no other server; generated pages are current."""
 
-import importlib.metadata
 import re
 import subprocess
 import sys
@@ -96,17 +95,6 @@ def test_every_runtime_dependency_has_its_licence():
     assert wanted <= listed.keys(), f"{wanted - listed.keys()} not listed: run `make pages`"
     assert "UNKNOWN" not in listed.values()
     assert "torchvision" not in wanted  # it has no CPU build everywhere
-
-
-def test_the_closure_of_requirements_follows_extras_and_markers(monkeypatch: pytest.MonkeyPatch):
-    tree = {
-        "a": ["b>=1", "c; extra == 'more'", "d; python_version < '3'"],
-        "b": ["a"],
-        "c": [],
-    }
-    monkeypatch.setattr(importlib.metadata, "requires", tree.__getitem__)
-    assert licences.closure(["a"]) == {"a", "b"}
-    assert licences.closure(["a[more]"]) == {"a", "b", "c"}
 
 
 def test_the_citation_is_of_this_version():

@@ -19,6 +19,7 @@ def grow(tmp_path: Path, *options: str) -> tuple[list[dict], str]:
     return json.loads(output.read_text())["rows"], done.stdout
 
 
+@pytest.mark.slow
 def test_a_small_growth_runs_and_leaves_nothing(tmp_path):
     small = ["--features", "16", "--classes", "12", "--hidden", "8", "--steps", "1"]
     rows, text = grow(tmp_path, "--rows", "300", "--generators", "wgan-gp, warm", *small)

@@ -10,7 +10,6 @@ import tarfile
 import tomllib
 import venv
 import zipfile
-from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
@@ -66,20 +65,6 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else():
     assert wheel_files() == expected
 
 
-@pytest.mark.parametrize(
-    ("pattern", "least"),
-    [
-        (r"mlis/py\.typed", 1),
-        (r"mlis/presets/\w+\.toml", 7),
-        (r"mlis/experiments/published/\w+\.csv", 4),
-        (r"mlis/pages/style\.css", 1),
-        (r"mlis/(pages|demo|experiments/report)/\w+\.html", 4),
-    ],
-)
-def test_the_wheel_holds_what_is_no_python(pattern: str, least: int):
-    assert len([path for path in wheel_files() if re.fullmatch(pattern, path)]) >= least
-
-
 def test_the_sdist_holds_all_that_its_tests_read():
     builder = SdistBuilder(str(ROOT))
     paths = {file.distribution_path for file in builder.recurse_included_files()}
@@ -89,14 +74,6 @@ def test_the_sdist_holds_all_that_its_tests_read():
         *("constraints.txt", "constraints-lowest.txt", "constraints-lowest-extras.txt"),
     }
     assert not [path for path in paths if path.endswith(".pyc") or ".venv" in path]
-
-
-def test_metadata():
-    found = metadata("mlis")
-    assert version("mlis") == mlis.__version__ == PROJECT["version"]
-    assert found["Requires-Python"] == "<3.14,>=3.11"
-    assert found["License-Expression"] == "Apache-2.0"
-    assert {"images", "text", "parquet", "metric", "docs", "dev"} <= set(EXTRAS)
 
 
 # --- bounds ------------------------------------------------------------------------------------

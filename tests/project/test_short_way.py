@@ -1,7 +1,5 @@
 """From the call to the loss: few frames, one result type, and no hash that nobody needs."""
 
-import dataclasses
-import inspect
 import traceback
 from pathlib import Path
 
@@ -9,9 +7,7 @@ import numpy as np
 import pytest
 
 import mlis
-from mlis import MLIS, MLISClassifier, fit
-from mlis.methods.base import Job
-from mlis.pipeline import Trained
+from mlis import MLIS, MLISClassifier
 from simulated import small, tiny
 
 ROOT = Path(mlis.__file__).parent
@@ -52,10 +48,6 @@ def test_at_most_eight_frames_from_fit_to_the_metric_loss(calibration):
     assert max(map(len, found)) <= 8
 
 
-def test_the_joint_schedule_has_one_more():
-    assert max(map(len, frames(0.0, "joint"))) <= 9
-
-
 @pytest.mark.parametrize("calibration", [0.0, "validation"])
 def test_what_stays_in_memory_is_not_hashed(calibration, monkeypatch):
     def hashed(*_):
@@ -67,16 +59,6 @@ def test_what_stays_in_memory_is_not_hashed(calibration, monkeypatch):
     frames(calibration, "sequential")
     with pytest.raises(AssertionError, match="hashed"):
         MLIS(small()).choose(tiny(), device="cpu", reuse=True)
-
-
-def test_one_result_type_and_one_set_of_defaults():
-    for function in (fit, MLIS.fit, MLIS.choose):
-        assert issubclass(inspect.signature(function).return_annotation, Trained)
-    one, two = (inspect.signature(f).parameters for f in (fit, MLIS.choose))
-    shared = [name for name in one if name in two]
-    assert shared == [name for name in one if name not in ("training", "config", "loss")]
-    job = {f.name: f.default for f in dataclasses.fields(Job)}
-    assert all(one[name].default == two[name].default == job[name] for name in shared)
 
 
 def test_the_key_of_a_split_is_that_of_its_content():

@@ -66,11 +66,11 @@ def bare(where: str, annotation: ast.expr) -> Iterator[str]:
             yield f"{where} is a bare {node.id}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_public_functions_are_completely_typed(path: Path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = [line for name, one in public_functions(tree.body) for line in untyped(name, one)]
-    assert not found, "\n".join(found)
+def test_public_functions_are_completely_typed():
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = [line for name, one in public_functions(tree.body) for line in untyped(name, one)]
+        assert not found, "\n".join([str(path), *found])
 
 
 def test_what_is_missing_is_found():
@@ -96,10 +96,6 @@ class A:
         "A.method: x has no type",
         "A.static: x has no type",
     ]
-
-
-def test_the_package_says_that_it_is_typed():
-    assert (ROOT / "py.typed").is_file()
 
 
 UNKNOWN = {"mlis.MLISClassifier", "mlis.estimator.MLISClassifier"}

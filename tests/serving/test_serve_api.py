@@ -9,19 +9,16 @@ import pydantic_core
 import pytest
 import scipy.special
 
-import mlis.serving.engine
 import odd_images
 from mlis.errors import DataError, SettingsError
-from mlis.features.backbones.base import BackboneSpec
 from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
 from mlis.methods.gaussian import Gaussian
 from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import Metadata, replace
-from mlis.serving.batching import BusyError
 from mlis.serving.descriptions import Describer, Description
-from mlis.serving.engine import Change, Engine, Query
+from mlis.serving.engine import Engine, Query
 from mlis.serving.service import Room
 from mlis.serving.settings import Access
 from serve_cases import (
@@ -158,24 +155,15 @@ def test_scores_that_overflow_refuse_their_row_alone():
     [
         (b"", 415, "expected application/json, got application/octet"),
         (b"{", 422, "body: not JSON: EOF"),
-        (b"\xff{", 422, "body: not JSON"),
         (b"[" * 10_000, 422, "body: not JSON: recursion limit"),
         (b"9" * 10_000, 422, "body: not JSON: number out of range"),
-        (b"[]", 422, "body: Input should be"),
-        (b"{}", 422, "rows: Field required"),
         (b'{"rows": []}', 422, "rows: List should have at least 1 item"),
         (b'{"rows": [[1, 2]]}', 422, "rows.0: List should have at least 9 items"),
         (b'{"rows": [[1,2,3,4,5,6,7,8,"9"]]}', 422, "rows.0.8: Input should be a valid number"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,true]]}', 422, "rows.0.8: Input should be a valid number"),
         (b'{"rows": [[1,2,3,4,5,6,7,8,NaN]]}', 422, "rows.0.8: Input should be a finite number"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,1e400]]}', 422, "rows.0.8: Input should be a finite number"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,-1e300]]}', 422, "rows.0.8: Input should be greater than"),
         (b'{"rows": [[1,2,3e38,4,5,6,7,8,9]]}', 422, "rows.0.2: Input should be less than"),
         (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "topk": 3}', 422, "topk: Extra inputs are not"),
         (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "top_k": 0}', 422, "top_k: Input should be greater"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "top_k": 2.5}', 422, "top_k: Input should be a valid"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "top_k": true}', 422, "top_k: Input should be a valid"),
-        (b'{"rows": [[1,2,3,4,5,6,7,8,9]], "top_k": "2"}', 422, "top_k: Input should be a valid"),
         (b'{"\\ud800": 1}', 422, "body: not JSON: "),
     ],
 )
@@ -189,16 +177,9 @@ def test_a_bad_body_is_told_what_was_expected(features, content, status, said):
     ("request_", "status", "said"),
     [
         ({}, 415, "expected multipart/form-data with files, got none"),
-        ({"json": {"files": []}}, 415, "got application/json"),
         ({"files": {"other": ("a.png", b"x")}}, 422, "files: Field required"),
         ({"files": upload(b"x"), "params": {"top_k": "many"}}, 422, "top_k: Input should be a val"),
-        ({"files": upload(b"x"), "params": {"top_k": 101}}, 422, "less than or equal to 100"),
         ({"files": upload(*[b"x"] * 33)}, 422, "files: expected at most 32 items, got 33"),
-        (
-            {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
-            400,
-            "boundary",
-        ),
         (
             {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=a"}},
             400,
@@ -214,11 +195,6 @@ def test_paths_and_methods_that_are_not_there(features):
     assert "/openapi.json" in refusal(features.get("/predict"), 404)
     assert "/openapi.json" in refusal(features.get("/docs"), 404)  # its scripts come from elsewhere
     assert "DELETE is not allowed" in refusal(features.delete("/classes"), 405)
-
-
-def test_a_model_of_features_says_so_when_it_is_sent_pictures(features):
-    answer = features.post("/predict/images", files=upload(png("red")))
-    assert "Send features to /predict/features" in refusal(answer, 422)
 
 
 def test_limits_are_the_servers_own():
@@ -283,34 +259,6 @@ def test_more_than_may_wait_is_503_before_it_is_received_or_decoded():
         alone = asker.post("/predict/images", files=upload(*[png("red")] * 9))
         assert alone.status_code == 200  # too much for the room, and let in alone
     assert Room(8, "rows").used == 0
-
-
-def test_room_is_shared_and_given_back():
-    room = Room(100, "rows")
-    with room.hold("a") as take, room.hold("b") as other:
-        take(30)
-        take(20)  # the same request's own room does not keep it out
-        with pytest.raises(BusyError, match="at most 50 rows"), room.hold("a") as more:
-            more(5)
-        with room.hold("a") as more:
-            more(4)  # a small request
-        other(50)
-        with pytest.raises(BusyError, match="at most 100 rows in progress, got 101"):
-            room.check("c")
-    assert room.used == 0
-    with room.hold("a") as take:
-        take(100)  # alone
-        assert room.used == 100
-    assert room.used == 0
-
-
-def test_a_picture_counts_by_its_pixels(monkeypatch):
-    taken = []
-    monkeypatch.setattr(Room, "check", lambda self, client, amount=1, held=0: taken.append(amount))
-    with client(colour_engine()) as asker:
-        sizes = upload(png("red", size=(2000, 1500)), png("red"))
-        assert asker.post("/predict/images", files=sizes).status_code == 200
-    assert 2 + 3 in taken  # two pictures, three megapixels
 
 
 def test_no_file_is_decoded_to_learn_its_size(images):
@@ -403,17 +351,12 @@ def test_a_class_that_is_described_is_recognised_at_once(monkeypatch):
     ("new", "status", "said"),
     [
         ({"name": "red", "vector": [1, 0, 0]}, 409, "a class 'red' exists already"),
-        ({"name": " red ", "vector": [1, 0, 0]}, 409, "already"),
         ({"name": "", "vector": [1, 0, 0]}, 422, "name: String should have at least 1"),
         ({"name": "a\nb", "vector": [1, 0, 0]}, 422, "printable"),
-        ({"name": "x" * 201, "vector": [1, 0, 0]}, 422, "name: String should have at most 200"),
-        ({"vector": [1, 0, 0]}, 422, "name: Field required"),
         ({"name": "a"}, 422, "expected vector, as for this model's classes, got nothing"),
-        ({"name": "a", "sentences": ["red"]}, 422, "expected vector, as for this model's"),
         ({"name": "a", "vector": [1, 0]}, 422, "vector: expected 3 numbers, got 2"),
         ({"name": "a", "vector": [0, 0, 0]}, 422, "all zeros"),
         ({"name": "a", "vector": [1e300, 0, 0]}, 422, "infin"),
-        ({"name": "a", "vector": "1 0 0"}, 422, "vector: Input should be a valid list"),
         ({"name": "a", "vektor": [1, 0, 0]}, 422, "vektor: Extra inputs"),
     ],
 )
@@ -434,55 +377,6 @@ def test_classes_are_added_only_where_that_is_allowed_and_not_without_end():
         assert "8 classes, the maximum" in refusal(asker.post("/classes", json=CYAN), 422)
     with client(Engine(colour_recognizer(), MeanColours())) as asker:
         assert "no exemplar buffer" in refusal(asker.post("/classes", json=CYAN), 422)
-
-
-def test_a_class_that_took_too_long_is_not_added_later():
-    engine, go = growing_engine(), threading.Event()
-    describer = engine.describer
-    assert describer is not None
-
-    class Slow:
-        takes, attributes, size = describer.takes, describer.attributes, describer.size
-
-        def vector(self, name, words):
-            assert go.wait(60)
-            return describer.vector(name, words)
-
-    engine.describer = Slow()
-    with client(engine, {"timeout": 0.3}) as asker:
-        refusal(asker.post("/classes", json=CYAN), 503)
-        go.set()
-        asker.app.state.service.stop()
-        assert asker.app.state.service.join(60)  # what was begun is over
-        assert asker.get("/classes").json()["count"] == len(COLOURS)
-
-
-def test_classes_that_are_added_at_once_are_added_together(monkeypatch):
-    trained = []
-    whole = mlis.serving.engine.add_classes
-
-    def counted(recognizer, exemplars, names, *rest, **options):
-        trained.append(list(names))
-        return whole(recognizer, exemplars, names, *rest, **options)
-
-    monkeypatch.setattr(mlis.serving.engine, "add_classes", counted)
-    engine = growing_engine()
-
-    def new(name: str, *vector: float) -> Change:
-        return Change("add", name, Description(vector=vector))
-
-    outcomes = engine.change(
-        [new("a", 0.1, 0.8, 0.8), new("b", 0.5, 0.1, 0.5), new("a", 0.3, 0.3, 0.1), new("c", 1.0)]
-    )
-    assert trained == [["a", "b"]]
-    assert [type(each).__name__ for each in outcomes] == [
-        *("NoneType", "NoneType", "ConflictError", "DataError")
-    ]
-    assert engine.catalogue.names[-2:] == ("a", "b")
-    outcomes = engine.change([new("d", 0.0, 0.0, 0.0), new("e", 0.2, 0.9, 0.5)])
-    assert "zeros" in str(outcomes[0])  # it is found while they are added, and fails alone
-    assert outcomes[1] is None
-    assert engine.catalogue.names[-3:] == ("a", "b", "e")
 
 
 def test_a_class_is_renamed_and_removed():
@@ -596,9 +490,7 @@ def test_a_table_of_numbers_needs_them_all():
             Description(attributes={"stripes": "7"}),
             "(1 or 0), as in training, got 7",
         ),
-        (Description(attributes={"stripes": "?"}), "expected attributes, got none"),
         (Description(attributes={"stripes": "yes"}, vector=(1.0, 0.0)), "vector: expected alone"),
-        (Description(vector=(1.0,)), "expected 2 numbers, got 1"),
     ],
 )
 def test_words_that_do_not_fit_are_told_what_is_missing(by_attributes, words, said, tmp_path):
@@ -609,14 +501,6 @@ def test_words_that_do_not_fit_are_told_what_is_missing(by_attributes, words, sa
 
 
 # --- server ---------------------------------------------------------------------------------------
-
-
-def test_health_says_what_is_served(images):
-    body = images.get("/health").json()
-    assert body["status"] == "ok"
-    assert (body["classes"], body["features"]) == (6, MeanColours.identity.size)
-    assert body["image_model"] == "mean-colours"
-    assert isinstance(MeanColours.identity, BackboneSpec)
 
 
 def test_metrics_count_requests_batches_and_bad_files():
@@ -633,30 +517,6 @@ def test_metrics_count_requests_batches_and_bad_files():
     assert "mlis_bad_images_total 1.0" in text
     assert "mlis_in_progress 0.0" in text
     assert "xxx" not in text
-
-
-def test_the_document_of_the_api_is_whole(images):
-    document = images.get("/openapi.json").json()
-    operations = {(method, path) for path, item in document["paths"].items() for method in item}
-    assert operations == {
-        ("post", "/predict/images"),
-        ("post", "/predict/features"),
-        ("get", "/classes"),
-        ("post", "/classes"),
-        ("patch", "/classes/{name}"),
-        ("delete", "/classes/{name}"),
-        ("get", "/health"),
-        ("get", "/tradeoff"),
-        ("get", "/metrics"),
-    }
-    body = document["paths"]["/predict/features"]["post"]["requestBody"]["content"]
-    row = body["application/json"]["schema"]["properties"]["rows"]["items"]
-    assert (row["minItems"], row["maxItems"]) == (24, 24)
-    for item in document["paths"].values():
-        for operation in item.values():
-            assert operation["description"] or operation["summary"]
-            problem = operation["responses"]["429"]["content"]["application/json"]["schema"]
-            assert problem == {"$ref": "#/components/schemas/Problem"}
 
 
 # --- the trade-off between seen and unseen classes ------------------------------------------------

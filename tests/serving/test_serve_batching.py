@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 
 import pytest
 
@@ -93,20 +93,6 @@ def test_what_cannot_be_computed_takes_nobody_along():
     assert batcher.submit([3]).result(PATIENCE) == [6]  # the thread lives on
     batcher.stop()
     assert batcher.join(PATIENCE)
-
-
-def test_a_cancelled_request_is_not_computed():
-    double = Double(go=False)
-    batcher = held(double)
-    given_up, other = batcher.submit([7]), batcher.submit([8])
-    assert given_up.cancel()
-    double.go.set()
-    assert other.result(PATIENCE) == [16]
-    batcher.stop()
-    assert batcher.join(PATIENCE)
-    assert double.batches == [[0], [8]]
-    with pytest.raises(CancelledError):
-        given_up.result()
 
 
 def test_stopping_refuses_what_waits_at_once_and_answers_what_is_computed():

@@ -14,10 +14,35 @@ QUICK: dict[str, dict[str, int]] = {
     "classification": {"synthetic_per_unseen": 10, "synthetic_per_seen": 10, "max_iterations": 50},
 }
 QUICK_OPTIONS: dict[str, dict[str, Any]] = {
+    "sje": {"steps": 10, "choices": [5, 10]},
+    "vgse": {"steps": 10, "choices": [5, 10]},
+    "cngzsl": {"steps": 10, "choices": [5, 10], "batch_size": 32, "hidden": 32},
+    "zicldm": {
+        **{"steps": 10, "choices": [5, 10], "batch_size": 32},
+        **{"common": 32, "hidden": 32, "relation": 16},
+    },
+    "zlap": {"steps": 10, "choices": [5, 10], "batch_size": 32, "hidden": 32},
     "cegzsl": {
         **{"steps": 10, "choices": [5, 10], "batch_size": 64},
         **{"embedding": 64, "projection": 32, "hidden": 64},
-    }
+    },
+    "cada-vae": {
+        **{"epochs": 1, "batch_size": 64, "latent": 8, "seen_latents": 10, "unseen_latents": 10},
+        **{"visual_encoder": 32, "visual_decoder": 32},
+        **{"semantic_encoder": 32, "semantic_decoder": 32},
+    },
+    "tcn": {"steps": 8, "batch_size": 16, "hidden": 16, "relation_hidden": 16},
+    "lisgan": {
+        **{"steps": 4, "batch_size": 32, "hidden": 32, "noise": 16, "critic_steps": 2},
+        **{"class_samples": 2},
+    },
+    **{
+        name: {
+            **{"steps": 4, "batch_size": 32, "hidden": 32, "critic_hidden": 32, "noise": 16},
+            **{"critic_steps": 2},
+        }
+        for name in ("f-vaegan", "tf-vaegan", "free")
+    },
 }
 
 

@@ -29,6 +29,7 @@ from mlis.methods.mlis import MLIS
 from mlis.methods.portfolio import (
     Choice,
     Trial,
+    accuracy_among,
     choose_members,
     expect,
     harmonic,
@@ -37,6 +38,7 @@ from mlis.methods.portfolio import (
 )
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.heads import EnsembleHead, Member
+from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.model.refiners import Identity
 from mlis.pipeline import Trained
@@ -47,6 +49,7 @@ from mlis.training.checkpoints import CheckpointStore
 logger: logging.Logger = logging.getLogger(__name__)
 
 _FINAL = 1.4  # a training on all rows, in trainings on a fold
+_LONGEST = 1e9  # seconds, as JSON has no infinity
 _DEARER = 3.0  # the next method's training, in those of the dearest one so far
 
 
@@ -68,6 +71,11 @@ def portfolio(config: Config) -> list[Entry]:
         Entry("ridge", "softmax", RidgeSoftmax(ridge)),
         Entry("mlis", "softmax", MLIS(refined)),
     ]
+
+
+def with_transform(config: Config, transform: str) -> Config:
+    """The settings with another transform of the features."""
+    return config.replace({"preprocessing": {"feature_transform": transform}})
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class Auto(Method):
                 f"auto: expected a budget above 0 seconds and at least 1 split, got "
                 f"{self.budget:g} and {self.splits}."
             )
+        object.__setattr__(self, "budget", min(self.budget, _LONGEST))
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer | Trained]]:
         """The closed form: nothing can be chosen without validation classes."""
@@ -150,7 +159,11 @@ class Auto(Method):
         kept = next((one.exemplars for one in found if one.exemplars), None)
         result = Chosen(recognizer, kept, method=self)
         if choice is not None:
-            result = _calibrated(result, trials, choice, dataset)
+            learning = [
+                _learning(trials[0].method, part, dataset, how)
+                for part in folds(dataset, self.splits)[: len(choice.held_out)]
+            ]
+            result = _calibrated(result, trials, choice, dataset, learning)
         return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
     def _trials(self, dataset: GZSLDataset, how: JobOptions, started: float) -> Iterator[Trial]:
@@ -162,7 +175,10 @@ class Auto(Method):
             )
             return
         parts, reserved, dearest = folds(dataset, self.splits), 0.0, 0.0
-        for entry in portfolio(self.config):
+        config = self.config
+        if config.preprocessing.feature_transform == "auto":
+            config = _best_transform(config, parts, how)
+        for entry in portfolio(config):
             left = self.budget - (time.perf_counter() - started) - reserved
             if dearest and left < _DEARER * dearest:
                 logger.info("auto: %s is left out: %.0f s are left", entry.name, max(left, 0))
@@ -176,6 +192,17 @@ class Auto(Method):
             reserved += _FINAL * trial.seconds
             dearest = max(dearest, trial.seconds)
             yield trial
+
+
+def _best_transform(config: Config, parts: Sequence[GZSLDataset], how: JobOptions) -> Config:
+    """With the transform that the closed form does best with, where there is a choice."""
+    training, _ = parts[0].for_validation()
+    if FeatureScaler.fit(training.features, config.preprocessing).transform == "none":
+        return config  # negative features have no square root
+    options = [with_transform(config, transform) for transform in ("sqrt", "none")]
+    tried = [_trial(portfolio(one)[0], parts, how, np.inf) for one in options]
+    worth = [round(harmonic(list(one.folds.values())), 9) for one in tried]
+    return options[int(np.argmax(worth))]
 
 
 def _trial(entry: Entry, parts: Sequence[GZSLDataset], how: JobOptions, left: float) -> Trial:
@@ -213,7 +240,11 @@ def together(recognizers: Sequence[Recognizer], weights: Sequence[float]) -> Rec
 
 
 def _calibrated(
-    result: Chosen, trials: Sequence[Trial], choice: Choice, dataset: GZSLDataset
+    result: Chosen,
+    trials: Sequence[Trial],
+    choice: Choice,
+    dataset: GZSLDataset,
+    learning: Sequence[float],
 ) -> Chosen:
     """With the constant that validation supports, its measures there, and what was tried."""
     recognizer, calibration = result.recognizer, result.method.config.classification.calibration
@@ -222,8 +253,8 @@ def _calibrated(
     recognizer.metadata = dataclasses.replace(recognizer.metadata, tradeoff=found)
     temperatures = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
     recognizer.temperature = float(np.exp(np.mean(np.log(temperatures))))
-    rng = np.random.default_rng(0)
-    estimate = expect(choice.held_out, len(dataset.unseen_classes), rng, calibration)
+    rng, unseen = np.random.default_rng(0), len(dataset.unseen_classes)
+    estimate = expect(choice.held_out, unseen, rng, learning, calibration)
     report = {
         "tried": {one.name: _summary(one) for one in trials},
         "kept": {name: round(weight, 6) for name, weight in choice.weights.items()},
@@ -234,6 +265,32 @@ def _calibrated(
     logger.info("auto: kept %s; expected of the test: %s", ", ".join(choice.weights), estimate)
     validation = _measured(choice.held_out[0], constant)
     return dataclasses.replace(result, validation=validation, report=report)
+
+
+def _learning(method: Method, part: GZSLDataset, whole: GZSLDataset, how: JobOptions) -> float:
+    """Points of T1 that a fold loses by having fewer seen classes than the whole training.
+
+    Measured with the closed form: the gain from half of the fold's seen classes to all of them is
+    one doubling.
+    """
+    labels, split = part.labels, part.split
+    seen = np.unique(labels[split.train])
+    half = np.random.default_rng(0).permutation(seen)[: len(seen) // 2]
+    if len(half) < 2:
+        return 0.0
+    rows = {
+        n: r[np.isin(labels[r], half)] for n, r in vars(split).items() if n in ("train", "val_seen")
+    }
+    fewer = dataclasses.replace(part, split=dataclasses.replace(split, **rows))
+    found: list[float] = []
+    for one in (part, fewer):
+        training, test = one.for_validation()
+        recognizer = method.fit(training, exemplars=False, **how).recognizer
+        scores = recognizer.scores(test.features)
+        held_out = HeldOut(scores, test.labels, test.seen_mask, test.class_names)
+        found.append(accuracy_among(held_out, np.flatnonzero(~test.seen_mask)))
+    gain = (found[0] - found[1]) / float(np.log2(len(seen) / len(half)))
+    return max(gain, 0.0) * float(np.log2(len(whole.seen_classes) / len(seen)))
 
 
 def _summary(trial: Trial) -> dict[str, Any]:

@@ -23,29 +23,25 @@ with 1e-4 and β (0.5, 0.999). What differs here:
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self, cast
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy, leaky_relu, normalize, softplus
+from torch.nn.functional import cross_entropy, normalize, softplus
 
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.encoder.metric_losses import pair_masks
-from mlis.encoder.network import Encoder, Linear
+from mlis.encoder.network import Encoder
 from mlis.incremental.exemplar_buffer import keep_exemplars
 from mlis.methods.base import Job, Method
+from mlis.methods.pairs import PairScorer
 from mlis.model.preprocessing import TrainingTensors
 from mlis.pipeline import Trained, recognizer_of, train_generator
+from mlis.training.checkpoints import SnapshotSeries
+from mlis.training.layers import Linear
 from mlis.training.loop import adam, train
 from mlis.training.state import pack, unpack
-
-SLOPE = 0.2  # of LeakyReLU
-_ENTRIES = {
-    "cpu": 1 << 19,
-    "cuda": 1 << 26,
-}  # hidden units of F at a time: a CPU's cache, or few calls
 
 
 def instance_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -66,75 +62,6 @@ def instance_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
     losses = softplus(against - logits, threshold=40) * positive
     count = positive.sum(1)
     return (losses.sum(1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
-
-
-class PairScores(torch.autograd.Function):
-    """`w · LeakyReLU(p_b + c_s)` of each sample and class, some samples at a time.
-
-    The (B, S, K) hidden units of all pairs are gigabytes. LeakyReLU(u) = σ u with σ ∈ {0.2, 1}, so
-    the gradients need but `A_b = Σ_s g_bs σ_bs` and `Q_s = Σ_b g_bs σ_bs`, both (K,): they are
-    w ∘ A, w ∘ Q, and for w itself `Σ_b p_b ∘ A_b + Σ_s c_s ∘ Q_s`.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, p: Tensor, c: Tensor, w: Tensor) -> Tensor:
-        """Scores (B, S) of p (B, K), c (S, K), w (K,)."""
-        ctx.save_for_backward(p, c, w)
-        return torch.cat([leaky_relu(part[:, None] + c, SLOPE) @ w for part in _parts(p, c)])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
-        """Gradients of p, c and w."""
-        p, c, w = ctx.saved_tensors
-        A, Q = [], torch.zeros_like(c)
-        for part, g in zip(_parts(p, c), gradient.split(_rows(c)), strict=True):
-            # sign and clamp give σ, five times as fast as `torch.where` on a CPU
-            weighted = (part[:, None] + c).sign_().clamp_(min=SLOPE).mul_(g[..., None])
-            A.append(weighted.sum(1))
-            Q += weighted.sum(0)
-        by_sample = torch.cat(A)
-        return w * by_sample, w * Q, (p * by_sample).sum(0) + (c * Q).sum(0)
-
-
-def _rows(c: Tensor) -> int:
-    return max(1, _ENTRIES.get(c.device.type, _ENTRIES["cuda"]) // c.numel())
-
-
-def _parts(p: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-    return p.split(_rows(c))
-
-
-class Comparator(nn.Module):
-    """F(h, a): how well an embedding fits a descriptor.
-
-    Its first layer acts on a concatenation, so the class term is computed once per class. Its last
-    bias is left out: it cancels in the softmax over classes.
-    """
-
-    def __init__(
-        self,
-        embedding: int,
-        attributes: int,
-        hidden: int,
-        std: float,
-        precision: Precision,
-        rng: torch.Generator,
-    ):
-        super().__init__()
-        self.visual: Linear = Linear(embedding, hidden, std, precision, rng)
-
-        def draw(*shape: int) -> nn.Parameter:
-            values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
-            return nn.Parameter(precision.tensor(values * std))
-
-        self.semantic: nn.Parameter = draw(attributes, hidden)
-        self.output: nn.Parameter = draw(hidden)
-
-    def forward(self, h: Tensor, descriptors: Tensor) -> Tensor:
-        """Scores (B, S) of (B, Dh) embeddings with (S, Da) descriptors."""
-        class_terms = self.visual.precision.mm(descriptors, self.semantic)
-        return cast(Tensor, PairScores.apply(self.visual(h), class_terms, self.output))
 
 
 @dataclass(frozen=True)
@@ -190,7 +117,7 @@ class CEGZSL(Method):
         how = (precision, job.seed, job.callbacks, job.checkpoints, job.reuse)
         generator, reused = train_generator(job.training, data, self.config, *how)
         steps = tuple(one.steps for one in self.among(job))
-        kept = _Kept(steps)
+        kept = SnapshotSeries(steps, ("encoder",))
         trainer = EmbeddingTrainer(data, self, precision, job.seed)
         train("cegzsl", trainer, max(steps), job.callbacks, kept)
         for one in self.among(job):
@@ -204,23 +131,6 @@ class CEGZSL(Method):
             yield one, Trained(recognizer, exemplars, reused=reused)
 
 
-class _Kept:
-    """Keeps the embedding after some numbers of steps, in memory."""
-
-    def __init__(self, steps: tuple[int, ...]):
-        self.states: dict[int, dict[str, Tensor]] = {}
-        self._steps = steps
-
-    def load(self, stage: str) -> None:
-        return None
-
-    def due(self, stage: str, step: int) -> bool:
-        return step in self._steps
-
-    def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
-        self.states[step] = {k: v.clone() for k, v in state.items() if k.startswith("encoder.")}
-
-
 class EmbeddingTrainer:
     """One step = one update of E, P and F on a batch of real seen samples."""
 
@@ -232,7 +142,7 @@ class EmbeddingTrainer:
         self.encoder: Encoder = Encoder(data.x.shape[1], size, std, precision, rng)
         self.projection: Linear = Linear(size, settings.projection, std, precision, rng)
         attributes = data.descriptors.shape[1]
-        self.comparator: Comparator = Comparator(
+        self.comparator: PairScorer = PairScorer(
             size, attributes, settings.hidden, std, precision, rng
         )
         parameters = [p for part in self._networks().values() for p in part.parameters()]

@@ -28,7 +28,7 @@ from mlis.data.out_of_core.streaming import CHUNK_ROWS
 from mlis.errors import SettingsError
 from mlis.methods.base import Job, Method
 from mlis.model.heads import GaussianHead
-from mlis.model.preprocessing import TrainingTensors
+from mlis.model.preprocessing import FeatureScaler, TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.model.regression import ClassRegression, Kernel
 
@@ -42,7 +42,7 @@ class Statistics:
 
     Attributes:
         offset: (Dx,) mean of the rows.
-        directions: (k, Dx) principal directions, of unit length.
+        directions: (k, Dx) principal directions, of the features as they come.
         means: (S, k) of the seen classes, in the principal directions.
         counts: (S,) their rows.
         within: eigenvalues (k,) and eigenvectors (k, k) of the covariance within classes.
@@ -55,14 +55,20 @@ class Statistics:
     within: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, data: TrainingTensors, components: int) -> "Statistics":
-        """Go through the training rows once."""
+    def of(cls, data: TrainingTensors, components: int, unit: Tensor) -> "Statistics":
+        """Go through the training rows once.
+
+        Args:
+            data: the training rows.
+            components: k at most.
+            unit: (Dx,) that features are multiplied by, at least 0.
+        """
         n, width = data.x.shape
         near = data.x[:CHUNK_ROWS].mean(0)  # squares of what is left are small
         gram = torch.zeros((width, width), dtype=data.x.dtype, device=data.y.device)
         sums = torch.zeros((data.num_classes, width), dtype=torch.float64, device=data.y.device)
         for x, y in zip(data.x.split(CHUNK_ROWS), data.y.split(CHUNK_ROWS), strict=True):
-            x = x - near
+            x = (x - near) * unit
             gram.addmm_(x.T, x)
             sums += sum_by_class(x, y, data.num_classes)
         counts = torch.bincount(data.y, minlength=data.num_classes)[data.seen].double()
@@ -75,7 +81,20 @@ class Statistics:
         e, U = torch.linalg.eigh(within / max(n - len(counts), 1))
         if e.mean() < _LEAST * total.diagonal().mean():  # one image a class, or equal ones
             e, U = torch.linalg.eigh(total)
-        return cls(near.double() + centre, directions.T, means, counts, (e.clamp(min=0), U))
+        unit = unit.double()
+        offset = near.double() + torch.where(unit > 0, centre / unit.clamp(min=1e-30), 0.0)
+        return cls(offset, directions.T * unit, means, counts, (e.clamp(min=0), U))
+
+
+def _own_unit(scaler: FeatureScaler) -> Tensor:
+    """(Dx,) what brings scaled features back to their own unit, 0 for a constant feature.
+
+    Principal directions depend on units. A feature that varies more tells more, where all come from
+    one network; scaling makes the others as loud. (Divided by its mean, as only ratios count.)
+    """
+    factor = scaler.factor.double()
+    unit = torch.where(factor > 0, 1 / factor.clamp(min=1e-30), 0.0)
+    return unit / unit.mean().clamp(min=1e-30)
 
 
 def _principal(covariance: Tensor, most: int) -> Tensor:
@@ -150,7 +169,7 @@ class Gaussian(Method):
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
         """Solve in closed form; nothing is random, and the rows are read once."""
         scaler, data = job.prepare(self.config)
-        statistics = Statistics.of(data, self.components)
+        statistics = Statistics.of(data, self.components, _own_unit(scaler).to(data.descriptors))
         for one in self.among(job):
             yield one, job.recognizer(scaler, one.head(statistics, data))
 

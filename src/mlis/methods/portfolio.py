@@ -163,19 +163,23 @@ def expect(
     held_out: Sequence[HeldOut],
     unseen: int,
     rng: np.random.Generator,
+    learning: Sequence[float] = (),
     calibration: float | str = "validation",
 ) -> Estimate:
     """Estimate U, S, H and T1 of a test with `unseen` unseen classes.
 
-    Two kinds of optimism are corrected. The constant is chosen on the same rows: with several
-    folds, each is measured at the constant of the others. And fewer classes are held out than are
-    unseen in the test: accuracy falls by some points with each doubling of the classes that
-    compete, which is measured by dropping half of those that are held out.
+    A validation split differs from the test in three ways, which are corrected. The constant was
+    chosen on its rows: with several folds, each is measured at the constant of the others. Fewer
+    classes may be held out than are unseen in the test: accuracy falls by some points with each
+    doubling of the classes that compete, which is measured by dropping half of those that are held
+    out. And fewer classes were trained on: `learning`.
 
     Args:
         held_out: the chosen ensemble's scores on each fold.
         unseen: number of unseen classes in the test.
         rng: draws the halves.
+        learning: points of T1 that each fold loses by training on fewer seen classes than there
+            are.
         calibration: the constant, or how it is chosen, as `classification.calibration`.
     """
     curves = [one.curve() for one in held_out]
@@ -184,8 +188,9 @@ def expect(
         others = [other for j, other in enumerate(curves) if j != i] or [curve]
         at = int(np.searchsorted(curve.knots, tradeoff(others).constant(calibration)))
         count = int((~one.seen_mask).sum())
-        fall = _fall(one, rng) * np.log2(max(unseen, 1) / count)
-        points.append((curve.U[at] - fall, curve.S[at], curve.U[-1] - fall))
+        change = learning[i] if learning else 0.0
+        change -= _fall(one, rng) * np.log2(max(unseen, 1) / count)
+        points.append((curve.U[at] + change, curve.S[at], curve.U[-1] + change))
     U, S, T1 = (np.clip(values, 0, 100) for values in np.array(points).T)
     H = 2 * U * S / np.maximum(U + S, 1e-9)
     return Estimate(*(_range(values) for values in (U, S, H, T1)))
@@ -196,13 +201,15 @@ def _fall(one: HeldOut, rng: np.random.Generator, draws: int = 8) -> float:
     classes = np.flatnonzero(~one.seen_mask)
     if len(classes) < 4:
         return 0.0
-    whole = _accuracy(one, classes)
-    halves = [_accuracy(one, rng.permutation(classes)[: len(classes) // 2]) for _ in range(draws)]
+    whole = accuracy_among(one, classes)
+    halves = [
+        accuracy_among(one, rng.permutation(classes)[: len(classes) // 2]) for _ in range(draws)
+    ]
     doublings = np.log2(len(classes) / (len(classes) // 2))
     return max(float(np.mean(halves)) - whole, 0.0) / float(doublings)
 
 
-def _accuracy(one: HeldOut, classes: np.ndarray) -> float:
+def accuracy_among(one: HeldOut, classes: np.ndarray) -> float:
     """Mean per-class accuracy among these classes alone."""
     rows = np.isin(one.labels, classes)
     predicted = classes[one.scores[rows][:, classes].argmax(1)]

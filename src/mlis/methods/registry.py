@@ -4,13 +4,24 @@ from mlis.config import Config
 from mlis.errors import SettingsError
 from mlis.methods.auto import Auto
 from mlis.methods.base import Method
+from mlis.methods.cada_vae import CADAVAE
 from mlis.methods.cegzsl import CEGZSL
+from mlis.methods.cngzsl import CNGZSL
 from mlis.methods.cosine import SharedSpaceCosine
 from mlis.methods.eszsl import ESZSL
+from mlis.methods.f_vaegan import FVAEGAN
+from mlis.methods.free import FREE
 from mlis.methods.gaussian import Gaussian
+from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
+from mlis.methods.sje import SJE
+from mlis.methods.tcn import TCN
+from mlis.methods.tf_vaegan import TFVAEGAN
+from mlis.methods.vgse import VGSE
+from mlis.methods.zicldm import ZICLDM
+from mlis.methods.zlap import ZLAP
 
 METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "cosine": SharedSpaceCosine,
@@ -19,7 +30,18 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "gaussian": Gaussian,
     "ridge": RidgeSoftmax,
     "raw": RawSoftmax,
+    "sje": SJE,
+    "vgse": VGSE,
+    "cngzsl": CNGZSL,
+    "zicldm": ZICLDM,
+    "zlap": ZLAP,
     "cegzsl": CEGZSL,
+    "tcn": TCN,
+    "cada-vae": CADAVAE,
+    "lisgan": LisGAN,
+    "f-vaegan": FVAEGAN,
+    "tf-vaegan": TFVAEGAN,
+    "free": FREE,
     "mlis": MLIS,
     "auto": Auto,
 }

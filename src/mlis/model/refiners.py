@@ -5,12 +5,13 @@ model with it can be saved. A new one is a class here, its line in `REFINERS`, a
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu
+from torch.nn.functional import leaky_relu, normalize
 
 from mlis.model.parts import Part, describe, empty_part
 
@@ -89,6 +90,44 @@ class LinearReLU(Refiner):
         return leaky_relu(z, self.slope) if self.slope else torch.relu(z)
 
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "unit": partial(normalize, dim=1),  # each row to unit length
+}
+
+
+class Activation(Refiner):
+    """A function without weights, of the same width.
+
+    Args:
+        name: a key of `ACTIVATIONS`.
+    """
+
+    kind = "activation"
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name: str = name
+        self._function = ACTIVATIONS[name]
+
+    def width(self, inputs: int) -> int:
+        """Dx."""
+        return inputs
+
+    def sizes(self) -> dict[str, Any]:
+        """The name."""
+        return {"name": self.name}
+
+    @classmethod
+    def empty(cls, name: str) -> Self:
+        """The function of that name."""
+        return cls(name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine (B, Dx) features."""
+        return self._function(x)
+
+
 class _Composite(Refiner):
     """A refiner of other refiners.
 
@@ -146,5 +185,5 @@ class Concatenation(_Composite):
 
 
 REFINERS: dict[str, type[Refiner]] = {
-    one.kind: one for one in (Identity, LinearReLU, Layers, Concatenation)
+    one.kind: one for one in (Identity, LinearReLU, Activation, Layers, Concatenation)
 }

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -95,6 +95,35 @@ class CheckpointFolder:
     def _place(self, stage: str) -> tuple[Path, str]:
         folder, key = self._shared.get(stage, self._own)
         return folder / f"{stage}.safetensors", key
+
+
+class SnapshotSeries:
+    """Keeps some parts after several numbers of steps, in memory: one training, several results.
+
+    Attributes:
+        states: number of steps → the parts' tensors.
+
+    Args:
+        steps: the numbers of steps.
+        parts: names of the parts (:func:`mlis.training.state.pack`) that are kept.
+    """
+
+    def __init__(self, steps: Collection[int], parts: Collection[str]):
+        self.states: dict[int, dict[str, Tensor]] = {}
+        self._steps, self._prefixes = frozenset(steps), tuple(f"{part}." for part in parts)
+
+    def load(self, stage: str) -> None:
+        """There is none to continue from."""
+        return
+
+    def due(self, stage: str, step: int) -> bool:
+        """Whether it is one of the numbers of steps."""
+        return step in self._steps
+
+    def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
+        """Keep copies of the parts."""
+        kept = {name: value for name, value in state.items() if name.startswith(self._prefixes)}
+        self.states[step] = {name: value.clone() for name, value in kept.items()}
 
 
 def _read(path: Path, key: str) -> tuple[int, dict[str, Tensor]]:

@@ -100,7 +100,15 @@ def _check_state(stage: str, step: int, state: Mapping[str, Tensor]) -> None:
 
 
 def adam(
-    parameters: Iterable[Tensor], learning_rate: float, beta1: float, beta2: float
+    parameters: Iterable[Tensor],
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    *,
+    amsgrad: bool = False,
 ) -> torch.optim.Adam:
     """Adam with its update fused into one kernel."""
-    return torch.optim.Adam(list(parameters), lr=learning_rate, betas=(beta1, beta2), fused=True)
+    betas = (beta1, beta2)
+    return torch.optim.Adam(
+        list(parameters), lr=learning_rate, betas=betas, amsgrad=amsgrad, fused=True
+    )

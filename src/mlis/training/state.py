@@ -56,7 +56,7 @@ def _load_moments(optimiser: torch.optim.Optimizer, packed: Mapping[str, Tensor]
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for index, moments in state.items():
         shape = parameters[index].shape
-        for moment in ("exp_avg", "exp_avg_sq"):
+        for moment in {"exp_avg", "exp_avg_sq"} | (moments.keys() - {"step"}):
             if moments[moment].shape != shape:
                 raise ValueError(
                     f"{moment} {index}: expected shape {tuple(shape)}, got "
@@ -98,3 +98,26 @@ class PackedTrainer(ABC):
     def load_outcome(self, outcome: Mapping[str, Tensor]) -> None:
         """Restore what `outcome` returned."""
         unpack(outcome, **self.kept())
+
+
+class EpochCount(torch.nn.Module):
+    """A trainer's part that counts steps, for schedules by the epoch.
+
+    Args:
+        rows, batch_size: an epoch is `rows / batch_size` steps, rounded.
+    """
+
+    def __init__(self, rows: int, batch_size: int):
+        super().__init__()
+        self.per_epoch: int = max(1, round(rows / batch_size))
+        self.steps: Tensor
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def epoch(self) -> int:
+        """From 0."""
+        return int(self.steps) // self.per_epoch
+
+    def advance(self) -> None:
+        """One step more."""
+        self.steps += 1

@@ -33,7 +33,7 @@ def critic_loss(
     labels: Tensor,
     descriptors: Tensor,
     alpha: Tensor,
-    penalty_weight: float,
+    penalty_weight: float | Tensor,
     buffers: Buffers,
 ) -> tuple[Tensor, Tensor]:
     """Eq. (2): `E[D(x̃, a)] − E[D(x, a)]` and the gradient penalty `λ E[(‖∇x̂ D(x̂, a)‖₂ − 1)²]`.
@@ -47,7 +47,7 @@ def critic_loss(
         labels: (B,) int64 rows of `descriptors`.
         descriptors: (C, Da).
         alpha: (B, 1) uniform numbers that place x̂ = αx + (1−α)x̃.
-        penalty_weight: λ.
+        penalty_weight: λ, a number or 0-d.
         buffers: memory to reuse; in use until the losses' backward pass.
 
     Returns:
@@ -85,7 +85,7 @@ class _CriticLoss(torch.autograd.Function):
         labels: Tensor,
         descriptors: Tensor,
         alpha: Tensor,
-        penalty_weight: float,
+        penalty_weight: float | Tensor,
         buffers: Buffers,
     ) -> tuple[Tensor, Tensor]:
         precision, B = critic.precision, len(labels)

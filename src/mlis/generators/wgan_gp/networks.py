@@ -98,11 +98,29 @@ class Generator(_Conditional):
             weights: what `weights` returned, to cast them once for many calls.
         """
         from_noise, to_features = weights or (self.from_noise, self.to_features)
+        return self.output(self.hidden(z, class_term, from_noise), base, to_features)
+
+    def hidden(self, z: Tensor, class_term: Tensor, from_noise: Tensor) -> Tensor:
+        """Hidden units (B, hidden) of noise z; arguments as of `forward`."""
         pre = self.precision.mm(z, from_noise.T).add_(class_term)
-        hidden = leaky_relu(pre, SLOPE, inplace=True)
+        return leaky_relu(pre, SLOPE, inplace=True)
+
+    def output(self, hidden: Tensor, base: Tensor | None, to_features: Tensor) -> Tensor:
+        """Features x̃ (B, Dx) of hidden units (B, hidden)."""
         out = self.precision.mm(hidden, to_features.T).add_(self.feature_bias)
         out = out if base is None else out.add_(base)
         return out if self.signed else torch.relu_(out)
+
+
+def own_classes(labels: Tensor, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return labels (B,) of a batch and the descriptors (K, Da) whose rows they are.
+
+    All descriptors (C, Da) if there are no more of them than samples; else one per sample, so that
+    a step's time does not grow with thousands of classes.
+    """
+    if len(descriptors) <= len(labels):
+        return labels, descriptors
+    return torch.arange(len(labels), device=labels.device), descriptors[labels]
 
 
 class Critic(_Conditional):

@@ -14,7 +14,7 @@ from mlis.data.samplers import uniform_rows
 from mlis.generators.base import Sampler
 from mlis.generators.ridge import RidgePredictor, fit_predictor
 from mlis.generators.wgan_gp.losses import critic_loss, generator_loss
-from mlis.generators.wgan_gp.networks import Critic, Generator
+from mlis.generators.wgan_gp.networks import Critic, Generator, own_classes
 from mlis.model.preprocessing import TrainingTensors
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
@@ -121,7 +121,7 @@ class AdversarialTrainer(PackedTrainer):
             self.critic,
             real,
             fake,
-            *self._own_classes(labels),
+            *own_classes(labels, self.descriptors),
             alpha,
             self.settings.penalty,
             self.buffers,
@@ -135,7 +135,9 @@ class AdversarialTrainer(PackedTrainer):
     def generator_step(self, z: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """Update the generator on eq. (2), and on the feedback if there is any."""
         fake = self.generate(z, labels)
-        adversarial = generator_loss(self.critic, fake, *self._own_classes(labels), self.buffers)
+        adversarial = generator_loss(
+            self.critic, fake, *own_classes(labels, self.descriptors), self.buffers
+        )
         loss = adversarial if self.feedback is None else adversarial + self.feedback(fake, labels)
         self.adam_generator.zero_grad()
         loss.backward(inputs=list(self.network.parameters()))  # not those of D and E
@@ -144,20 +146,10 @@ class AdversarialTrainer(PackedTrainer):
 
     def generate(self, z: Tensor, labels: Tensor) -> Tensor:
         """Return G(z, a), (B, Dx), of noise (B, Dz) and labels (B,) among the seen classes."""
-        own, descriptors = self._own_classes(labels)
+        own, descriptors = own_classes(labels, self.descriptors)
         class_term = self.network.own_class_term(descriptors, own)
         base = None if self.base is None else self.base[labels]
         return self.network(z, class_term, base, self.network.weights(self.buffers))
-
-    def _own_classes(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return labels (B,) of a batch and the descriptors (K, Da) whose rows they are.
-
-        The descriptors of all seen classes if there are no more of them than samples; else one per
-        sample, so that a step's time does not grow with thousands of classes.
-        """
-        if len(self.descriptors) <= len(labels):
-            return labels, self.descriptors
-        return torch.arange(len(labels), device=labels.device), self.descriptors[labels]
 
     def _draw_noise(self) -> tuple[Tensor, Tensor]:
         """Return a step's noise z, ((critic_steps + 1) B, Dz), and α, (critic_steps, B, 1)."""

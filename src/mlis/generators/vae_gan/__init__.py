@@ -1,0 +1,1 @@
+"""A variational autoencoder and a conditional WGAN-GP that share their decoder (f-VAEGAN-D2)."""

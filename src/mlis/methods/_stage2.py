@@ -1,0 +1,127 @@
+"""Stage 2 of methods that refine features by something else than one encoder."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from mlis.compute.random import stream
+from mlis.config import Classification
+from mlis.data.out_of_core.spill import check_room, spill
+from mlis.data.out_of_core.streaming import CHUNK_ROWS, Rows, StreamedRows
+from mlis.generators.base import FeatureGenerator, synthesise
+from mlis.model.classification import fit_classifier
+from mlis.model.heads import LinearHead
+from mlis.model.preprocessing import TrainingTensors
+from mlis.model.refiners import (
+    Activation,
+    Concatenation,
+    Identity,
+    Layers,
+    LinearReLU,
+    Refiner,
+)
+from mlis.training.layers import Linear, Perceptron
+
+LEAST_SPREAD = 0.1  # of a part, as a share of its length
+
+
+def as_refiner(layer: Linear, slope: float) -> LinearReLU:
+    """A copy of a trained layer and its LeakyReLU; slope 1 leaves it linear."""
+    return LinearReLU(layer.weight.detach().clone(), layer.bias.detach().clone(), slope)
+
+
+def decoded(decoder: Perceptron, activation: str, outputs: int | None = None) -> Concatenation:
+    """[x ; h(x) ; activation(W₂ h(x))], of the first `outputs` rows of W₂, or all."""
+    last = as_refiner(decoder.last, 1.0)
+    last.weight.data = last.weight[:outputs].clone()
+    last.bias.data = last.bias[:outputs].clone()
+    descriptor = Layers([last, Activation(activation)])
+    hidden = Layers(
+        [as_refiner(decoder.first, decoder.slope), Concatenation([Identity(), descriptor])]
+    )
+    return Concatenation([Identity(), hidden])
+
+
+@torch.no_grad()
+def fit_softmax(
+    data: TrainingTensors,
+    generator: FeatureGenerator,
+    refiner: Refiner,
+    settings: Classification,
+    seed: int,
+    parts: Sequence[int] = (),
+) -> LinearHead:
+    """Softmax on refined features, all real ones of seen classes and synthetic ones.
+
+    Features are refined chunk by chunk, and held once: in memory, or in a temporary file where the
+    training rows are in one.
+
+    Args:
+        data: the training split.
+        generator: makes `synthetic_per_unseen` and `synthetic_per_seen` samples of each class.
+        refiner: what the head will see.
+        settings: of stage 2.
+        seed: of the synthetic features.
+        parts: widths of what the refiner puts side by side. Each part is divided by the root of
+            its total variance over the real rows (at least a tenth of its root mean square length),
+            so that no part outweighs the others by its scale; the returned weights are for the
+            refiner's output as it is.
+    """
+    width = refiner.width(data.x.shape[1])
+    real = zip(data.x.split(CHUNK_ROWS), data.y.split(CHUNK_ROWS), strict=True)
+    scale = _part_scale(data, refiner, parts) if len(parts) > 1 else None
+    rows = chain(real, _synthetic(data, generator, settings, seed))
+    refined = ((refiner(x) if scale is None else refiner(x).mul_(scale), y) for x, y in rows)
+    features, labels = _held(refined, data, width, settings)
+    head = fit_classifier(features, labels, data.num_classes, settings)
+    return head if scale is None else LinearHead(head.weight * scale, head.bias.detach())
+
+
+def _held(
+    refined: Iterator[tuple[Tensor, Tensor]],
+    data: TrainingTensors,
+    width: int,
+    settings: Classification,
+) -> tuple[Tensor | Rows, Tensor]:
+    """All rows in one place, never twice."""
+    if isinstance(data.x, StreamedRows):
+        check_room(len(data.y), width, data.x.dtype)
+        return spill(refined, data.x, width)
+    synthetic = len(data.unseen) * settings.synthetic_per_unseen
+    synthetic += len(data.seen) * settings.synthetic_per_seen
+    features = data.x.new_empty(len(data.y) + synthetic, width)
+    labels: list[Tensor] = []
+    start = 0
+    for h, y in refined:
+        features[start : start + len(h)] = h
+        labels.append(y)
+        start += len(h)
+    return features, torch.cat(labels)
+
+
+def _part_scale(data: TrainingTensors, refiner: Refiner, parts: Sequence[int]) -> Tensor:
+    """(Dh,) one over the spread of a column's part."""
+    width = refiner.width(data.x.shape[1])
+    sums = torch.zeros((2, width), dtype=torch.float64, device=data.y.device)
+    for x in data.x.split(CHUNK_ROWS):
+        h = refiner(x).double()
+        sums += torch.stack((h.sum(0), h.square().sum(0)))
+    mean, square = sums / len(data.y)
+    scales: list[Tensor] = []
+    for own in torch.stack((square - mean.square(), square)).split(list(parts), dim=1):
+        spread, length = own.sum(1).clamp(min=1e-12).sqrt()
+        # a part that hardly varies would be rounding, blown up
+        scale = 1 / torch.maximum(spread, LEAST_SPREAD * length)
+        scales.append(scale.expand(own.shape[1]))
+    return torch.cat(scales).to(data.descriptors.dtype)
+
+
+def _synthetic(
+    data: TrainingTensors, generator: FeatureGenerator, settings: Classification, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    sampler = generator.sampler(data.descriptors)
+    rng = stream(seed, "classification", device=data.y.device)
+    yield from synthesise(sampler, data.unseen, settings.synthetic_per_unseen, rng)
+    yield from synthesise(sampler, data.seen, settings.synthetic_per_seen, rng)

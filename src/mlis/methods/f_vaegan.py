@@ -1,0 +1,94 @@
+"""f-VAEGAN-D2, inductive: a VAE and a WGAN-GP that share G; softmax on real and synthetic features.
+
+Xian, Sharma, Schiele, Akata: "f-VAEGAN-D2: A Feature Generating Framework for Any-Shot Learning",
+CVPR 2019. E encodes a feature x and its class's descriptor a; G decodes z ~ E(x, a), or z of the
+prior, with a; the critic D tells x from G(z, a). With L_VAE = −log p(x | z, a) + KL and eq. (2) of
+the WGAN-GP,
+
+    D minimises  E[D(G(z, a))] − E[D(x, a)] + λ E[(‖∇D‖ − 1)²],   z of the prior
+    E, G minimise  L_VAE − γ (E[D(G(z, a))] + E[D(G(z', a))]),     z of E, z' of the prior
+
+The generator is `generation.generator = "f-vaegan"` too, for MLIS or any other classifier. The
+second critic, D2, learns from unlabelled test features: transductive, not here.
+
+The paper gives hidden layers of 4096 units and γ = 1000; the program of the authors' later few-shot
+work, which is followed here, has 1024 units (D: 2048 or 4096), a VAE loss summed over the batch,
+and so γ between 20 and 781 by dataset (`PUBLISHED`). Other differences:
+
+- Hidden units are LeakyReLU(0.2), as in the paper; that program has ReLU in E and G. All weights
+  start from N(0, 0.02²), there only those of D.
+- −log p(x | z, a) is the cross-entropy of features in [0, 1], with a sigmoid in G. Where scaled
+  features leave [0, 1] (`feature_scaling` "standard" or "none") it is half the squared error, and G
+  ends with ReLU or, for features of both signs, without it.
+- The best epoch was picked on test rows; here a quarter, half or all of the steps are chosen on
+  validation classes, from one training. Stage 2 runs to convergence.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+from mlis.compute.precision import Precision
+from mlis.generators.vae_gan.trainer import FVAEGANTrainer, VAEGANGenerator, VAEGANSettings
+from mlis.methods._stage2 import fit_softmax
+from mlis.methods.base import Job, Method
+from mlis.model.recognizer import Recognizer
+from mlis.model.refiners import Identity
+from mlis.training.checkpoints import SnapshotSeries
+from mlis.training.loop import train
+
+SHARES = (0.25, 0.5, 1.0)  # of the steps, to choose from
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "CUB": {"steps": 4200},
+    "FLO": {"steps": 3300, "adversarial_weight": 195.0},
+    "AWA1": {"batch_size": 128, "critic_hidden": 4096, "steps": 46500, "adversarial_weight": 781.0},
+    "AWA2": {"batch_size": 128, "critic_hidden": 4096, "steps": 55200, "adversarial_weight": 781.0},
+    "SUN": {"batch_size": 128, "steps": 32400, "adversarial_weight": 781.0},
+    "APY": {"steps": 3600, "adversarial_weight": 195.0},
+}
+"""Options by dataset, where they differ from the defaults; steps = epochs · rows / batch_size."""
+
+
+def shorter(steps: int) -> list[int]:
+    """Numbers of steps to choose from: shares of `steps`."""
+    return sorted({max(1, round(share * steps)) for share in SHARES})
+
+
+@dataclass(frozen=True)
+class FVAEGAN(VAEGANSettings, Method):
+    """f-VAEGAN-D2 and a softmax.
+
+    Attributes:
+        config: `preprocessing`, `classification` and `precision` are used.
+    """
+
+    remedy: ClassVar[str] = "Lower batch_size, hidden or critic_hidden of FVAEGAN"
+
+    @property
+    def name(self) -> str:
+        """As in the paper."""
+        return "f-VAEGAN-D2"
+
+    def alternatives(self) -> Sequence[Self]:
+        """Shares of the steps."""
+        return [replace(self, steps=steps) for steps in shorter(self.steps)]
+
+    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+        """Train one generator, and a softmax on each of its snapshots.
+
+        Raises:
+            DivergenceError: a loss became NaN or infinite.
+        """
+        scaler, data = job.prepare(self.config)
+        precision = Precision.of(self.config.precision, job.device)
+        trainer = FVAEGANTrainer(data, self, precision, job.seed)
+        steps = [one.steps for one in self.among(job)]
+        kept = SnapshotSeries(steps, trainer.kept())
+        train("f-vaegan", trainer, max(steps), job.callbacks, kept)
+        for one in self.among(job):
+            trainer.load_outcome(kept.states[one.steps])
+            generator = VAEGANGenerator(trainer.network, trainer.range)
+            settings = one.config.classification
+            head = fit_softmax(data, generator, Identity(), settings, job.seed)
+            yield one, job.recognizer(scaler, head)

@@ -1,0 +1,188 @@
+"""What all VAE- and GAN-based methods have in common: they learn, take any features, are chosen."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlis.config import Config
+from mlis.data.dataset import GZSLDataset
+from mlis.data.io.folder import save_dataset
+from mlis.data.load import load_dataset
+from mlis.errors import DivergenceError, SettingsError
+from mlis.evaluation import evaluate
+from mlis.experiments.budget import QUICK_OPTIONS
+from mlis.methods import f_vaegan, free, lisgan, tf_vaegan
+from mlis.methods.registry import METHODS, build_method
+from mlis.model.recognizer import Recognizer
+from simulated import linear_world, small, tiny
+
+GAN = {"batch_size": 64, "hidden": 64, "learning_rate": 2e-3, "critic_steps": 2}
+VAEGAN = {**GAN, "critic_hidden": 64, "noise": 8, "adversarial_weight": 0.3}
+ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
+    "cada-vae": {
+        **{"epochs": 100, "batch_size": 60, "latent": 16, "learning_rate": 3e-3},
+        **{"visual_encoder": 64, "visual_decoder": 64},
+        **{"semantic_encoder": 64, "semantic_decoder": 64},
+        **{"seen_latents": 20, "unseen_latents": 40},
+    },
+    "tcn": {
+        **{"steps": 400, "batch_size": 32, "hidden": 64, "relation_hidden": 64},
+        **{"learning_rate": 3e-3},
+    },
+    "lisgan": {**GAN, "steps": 400, "class_samples": 4},
+    "f-vaegan": {**VAEGAN, "steps": 250},
+    "tf-vaegan": {**VAEGAN, "steps": 150, "decoder_rate": 2e-3},
+    "free": {**VAEGAN, "steps": 250, "margin": 2.0, "refinement_rate": 2e-3},
+}
+NAMES = tuple(ENOUGH)
+
+
+def fitted(name: str, data: GZSLDataset, **options: Any) -> Recognizer:
+    method = build_method(name, small(), **{**QUICK_OPTIONS[name], **options})
+    return method.fit(data.for_training(), seed=1, device="cpu").recognizer
+
+
+@cache
+def quick(name: str) -> Recognizer:
+    return fitted(name, tiny())
+
+
+def signed() -> GZSLDataset:
+    data = tiny()
+    return replace(data, features=data.features - data.features.mean(0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_tells_unseen_classes_apart(name):
+    """Of 24 classes, 6 unseen: by chance 17% among the unseen ones, H about 4."""
+    data = linear_world(noise=0.1)
+    config = Config(precision="float32").replace({"classification": {"synthetic_per_unseen": 40}})
+    recognizer = (
+        build_method(name, config, **ENOUGH[name]).fit(data.for_training(), device="cpu").recognizer
+    )
+    test = data.for_testing()
+    scores = recognizer.scores(test.features)
+    found = evaluate(scores, test.labels, test.seen_mask, test.class_names)
+    assert found.S is not None
+    assert found.S > 60
+    unseen = ~test.seen_mask[test.labels]
+    scores[:, test.seen_mask] = -np.inf
+    assert (scores[unseen].argmax(1) == test.labels[unseen]).mean() > 0.55
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_score_depends_on_its_own_row_alone(name):
+    """Neither on the other rows of a batch nor on chance."""
+    rows = tiny().for_testing().features
+    recognizer = quick(name)
+    whole = recognizer.scores(rows)
+    np.testing.assert_array_equal(recognizer.scores(rows), whole)
+    alone = np.concatenate([recognizer.scores(row[None]) for row in rows])
+    np.testing.assert_allclose(alone, whole, rtol=1e-4, atol=1e-5)
+    shuffled = np.random.default_rng(0).permutation(len(rows))
+    np.testing.assert_allclose(recognizer.scores(rows[shuffled]), whole[shuffled], atol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", ["minmax", "standard", "none"])
+@pytest.mark.parametrize("name", NAMES)
+def test_features_of_both_signs_are_taken(name, scaling):
+    data = signed()
+    config = small(preprocessing={"feature_scaling": scaling})
+    method = build_method(name, config, **QUICK_OPTIONS[name])
+    found = method.fit(data.for_training(), device="cpu").recognizer.scores(
+        data.for_testing().features
+    )
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_choices_are_what_a_training_of_that_length_gives(name):
+    training = tiny().for_training()
+    method = build_method(name, small(), **QUICK_OPTIONS[name])
+    if "epochs" in QUICK_OPTIONS[name]:
+        method = replace(method, epochs=2)
+    found = list(method.candidates(training, seed=1, device="cpu"))
+    assert [one for one, _ in found] == list(method.alternatives())
+    assert len(found) > 1
+    for one, recognizer in (found[0], found[-1]):
+        alone = one.fit(training, seed=1, device="cpu").recognizer.state_dict()
+        for key, value in recognizer.state_dict().items():
+            assert torch.equal(value, alone[key]), key
+    first, last = (
+        recognizer.head.state_dict()["weight"] for _, recognizer in found[:: len(found) - 1]
+    )
+    assert not torch.equal(first, last)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_seed_gives_another_recognizer(name):
+    other = build_method(name, small(), **QUICK_OPTIONS[name])
+    found = other.fit(tiny().for_training(), seed=2, device="cpu").recognizer
+    rows = tiny().for_testing().features
+    assert np.abs(found.scores(rows) - quick(name).scores(rows)).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_that_stay_in_their_file_give_the_same(name, tmp_path, monkeypatch):
+    """With a weight decay whose softmax is soon found: sums in another order change it little."""
+    config = small(classification={"weight_decay": 0.05, "synthetic_per_unseen": 5})
+    method = build_method(name, config, **QUICK_OPTIONS[name])
+    rows = tiny().for_testing().features
+    wanted = method.fit(tiny().for_training(), device="cpu").recognizer.scores(rows)
+    save_dataset(tiny(), tmp_path / "data")
+    monkeypatch.setenv("MLIS_RESIDENT_MIB", "0")
+    training = load_dataset(tmp_path / "data").for_training()
+    assert not isinstance(training.features, np.ndarray)
+    found = method.fit(training, device="cpu").recognizer.scores(rows)
+    np.testing.assert_allclose(found, wanted, atol=0.02 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_divergence_is_named(name):
+    longer = {"epochs": 30} if "epochs" in QUICK_OPTIONS[name] else {"steps": 40}
+    with pytest.raises(DivergenceError, match=name):
+        fitted(name, tiny(), learning_rate=1e30, **longer)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("cada-vae", "epochs", 0),
+        ("cada-vae", "latent", 0),
+        ("cada-vae", "noise", "none"),
+        ("cada-vae", "kl_weight", float("nan")),
+        ("tcn", "ridge_penalty", 0.0),
+        ("lisgan", "souls", 0),
+        ("lisgan", "class_samples", 2.5),
+        ("f-vaegan", "steps", 0),
+        ("f-vaegan", "batch_size", 1),
+        ("f-vaegan", "penalty_schedule", True),
+        ("tf-vaegan", "train_feedback", -1.0),
+        ("tf-vaegan", "fakes", "posterior"),
+        ("free", "balance", 1.5),
+        ("free", "other_class", "any"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, option, value):
+    with pytest.raises(SettingsError, match=rf"\.{option} must be .*{value}"):
+        build_method(name, **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("lisgan", lisgan.PUBLISHED),
+        ("f-vaegan", f_vaegan.PUBLISHED),
+        ("tf-vaegan", tf_vaegan.PUBLISHED),
+        ("free", free.PUBLISHED),
+    ],
+)
+def test_published_options_are_options(name, published):
+    assert published["CUB"].keys() == {"steps"}  # the defaults are those of CUB
+    for options in published.values():
+        build_method(name, **options)
+    assert published["CUB"]["steps"] == METHODS[name]().steps
