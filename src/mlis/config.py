@@ -177,9 +177,7 @@ def seen_loss(calibration: float | str) -> float | None:
     return float(found[1]) if found and float(found[1]) <= 100 else None
 
 
-def checked_calibration(
-    calibration: float | str, what: str = "classification.calibration"
-) -> float | str:
+def checked_calibration(calibration: Any, what: str = "classification.calibration") -> float | str:
     """A number below 1e30, "validation" (also for "h"), or "seen-loss=P".
 
     Raises:

@@ -128,7 +128,11 @@ def _spaced(U: np.ndarray, S: np.ndarray, start: float) -> np.ndarray:
         U, S: (N,) by ascending constant; U never falls, S never rises.
         start: S at constant 0.
     """
-    levels = np.append(start - _LOSSES, np.linspace(S[-1], S[0], 36))
+    levels = np.concatenate([start - _LOSSES, _levels(S[-1], S[0], 36)])
     last = np.searchsorted(-S, -levels + 1e-9, side="right") - 1  # with at least that S
-    first = np.searchsorted(U, np.linspace(U[0], U[-1], 60) - 1e-9)
+    first = np.searchsorted(U, _levels(U[0], U[-1], 60) - 1e-9)
     return np.concatenate([last, first]).clip(0, len(U) - 1)
+
+
+def _levels(low: float, high: float, count: int) -> np.ndarray:
+    return low + (high - low) * np.arange(count) / (count - 1)

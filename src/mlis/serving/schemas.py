@@ -39,6 +39,8 @@ def _whole(value: Any) -> Any:
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 CALIBRATION_LENGTH = 40
+Word = Annotated[str, StringConstraints(max_length=CALIBRATION_LENGTH)]
+Calibration: Any = Number | Word | None  # pyright: ignore[reportOperatorIssue]
 CALIBRATION = (
     "the trade-off between seen and unseen classes: h, seen-loss=P, or the calibration constant; "
     "the model's own where absent"
@@ -201,7 +203,7 @@ def rows_request(limits: Limits, num_features: int) -> Any:
             Field(default=5, description="classes per row, best first"),
         ),
         calibration=(
-            Number | Annotated[str, StringConstraints(max_length=CALIBRATION_LENGTH)] | None,
+            Calibration,
             Field(default=None, description=CALIBRATION),
         ),
     )
