@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlis.io.checkpoint import load_exemplars, load_model, save_model
     from mlis.io.hub import from_pretrained
     from mlis.methods.mlis import MLIS
+    from mlis.model.calibrate import calibrate
     from mlis.model.recognizer import Recognizer
     from mlis.pipeline import fit
 
@@ -32,6 +33,7 @@ _HOMES = {
     "Recognizer": "mlis.model.recognizer",
     "add_classes": "mlis.incremental",
     "add_images": "mlis.incremental",
+    "calibrate": "mlis.model.calibrate",
     "check": "mlis.checks",
     "evaluate": "mlis.evaluation",
     "fit": "mlis.pipeline",
@@ -56,6 +58,7 @@ __all__ = [
     "__version__",
     "add_classes",
     "add_images",
+    "calibrate",
     "check",
     "evaluate",
     "fit",

@@ -152,7 +152,8 @@ class GZSLClassifier(_GZSLEstimator):
         method: "auto", or one of :data:`mlis.methods.registry.METHODS`, such as "gaussian".
         budget: "auto" alone: seconds for choice and training.
         calibration: constant subtracted from seen-class scores (calibrated stacking), or
-            "validation"; "auto" always finds its own.
+            "h" or "seen-loss=P", chosen on validation classes
+            (:func:`mlis.model.calibrate.calibrate`).
         precision: "auto", "float32", "float64" or "bfloat16", of training.
         random_state: seed; None draws one, so that two fits differ.
         device: "auto", "cpu" or "cuda".

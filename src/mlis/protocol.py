@@ -24,6 +24,7 @@ from mlis.data.splits import ENOUGH_CLASSES, validation_splits
 from mlis.evaluation import (
     Evaluation,
     SeenUnseenCurve,
+    TradeOff,
     common_constant,
     evaluate,
     seen_unseen_curve,
@@ -140,9 +141,10 @@ def choose(
     The alternative with the best mean H on the validation classes is chosen, at the constant that
     all folds support (:func:`mlis.evaluation.common_constant`). If the validation split holds out
     fewer than 10 classes, up to four more trainings hold out others; with a single held-out class
-    the constant is 0. A method without alternatives whose constant is given
-    (`classification.calibration`, a number) leaves nothing to choose: it is trained once. Test
-    rows are not used.
+    that constant is 0. `classification.calibration` says which constant is kept: that one, the
+    one of "seen-loss=P" (:class:`mlis.evaluation.TradeOff`), or a number. A method without
+    alternatives whose constant is a number leaves nothing to choose: it is trained once. Test rows
+    are not used.
 
     Args:
         method: and its fixed settings.
@@ -168,6 +170,7 @@ def choose(
     how: dict[str, Any] = {"seed": seed, "device": device, "reuse": reuse}
     method = _with_constant_of(dataset, method)
     constant, validation, reused = method.config.classification.calibration, None, False
+    tradeoff = None
     if method.chooses:
         choice = _Choice(folds(dataset))
         hooks = {"callbacks": validation_callbacks, "checkpoints": validation_checkpoints}
@@ -175,7 +178,7 @@ def choose(
             for index, (one, held_out) in enumerate(validate(method, fold, **hooks, **how)):
                 choice.add(index, one, held_out)
             hooks = {}
-        method, constant, validation = choice.made()
+        method, tradeoff, constant, validation = choice.made()
         reused = choice.reused
     trained = method.fit(
         dataset.for_training(),
@@ -186,7 +189,7 @@ def choose(
     )
     recognizer = trained.recognizer
     recognizer.calibration = float(constant)
-    recognizer.metadata = Metadata(dataset.provenance.sources)
+    recognizer.metadata = Metadata(dataset.provenance.sources, tradeoff=tradeoff)
     seconds = time.perf_counter() - started
     about = (trained.exemplars, seconds, reused or trained.reused, validation)
     return Chosen(recognizer, *about, method=method)
@@ -201,6 +204,7 @@ class _Tried:
 
     @functools.cached_property
     def constant(self) -> float:
+        """With the best H, whichever is kept in the end."""
         return common_constant(self.curves)
 
     def H(self, constant: float) -> list[float]:
@@ -234,10 +238,11 @@ class _Choice:
     def _best(self) -> _Tried:
         return max(self._tried, key=lambda one: one.worth)
 
-    def made(self) -> tuple["Method", float, Evaluation]:
-        """The choice: the alternative, its constant, its measures on the first fold with it."""
+    def made(self) -> tuple["Method", TradeOff, float, Evaluation]:
+        """The alternative, its trade-off, its constant, its measures on the first fold with it."""
         best, classes = self._best(), self._classes()
-        constant = best.constant if classes > 1 else 0.0
+        tradeoff = TradeOff.of(best.curves, best.constant if classes > 1 else 0.0)
+        constant = tradeoff.constant(best.method.config.classification.calibration)
         if classes < ENOUGH_CLASSES:
             logger.warning(
                 "calibration %.4g was chosen on %d held-out classes alone (H %s in %d validation "
@@ -257,7 +262,7 @@ class _Choice:
             note = f"calibration chosen on {len(self.folds)} splits that hold out {classes} classes"
             validation = dataclasses.replace(validation, notes=(*validation.notes, note))
         logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-        return best.method, constant, validation
+        return best.method, tradeoff, constant, validation
 
     def _classes(self) -> int:
         """How many classes the folds hold out."""
@@ -275,7 +280,7 @@ def _with_constant_of(dataset: GZSLDataset, method: "Method") -> "Method":
 
     Of classes with a single image none is held out, and of two classes neither.
     """
-    calibrated = method.config.classification.calibration == "validation"
+    calibrated = isinstance(method.config.classification.calibration, str)
     if not calibrated or dataset.split.val_seen.size:
         return method
     logger.warning(

@@ -108,7 +108,8 @@ def run_show(args: argparse.Namespace) -> None:
     pairs = list(zip(recognizer.class_names, recognizer.seen_mask.tolist(), strict=True))
     print_table([["class", ""], *([name, "seen" if s else "unseen"] for name, s in pairs)])
     for entry in recognizer.metadata.history:
-        say(f"{entry['when']}: {entry['action']} {listed(entry['classes'])}")
+        changed = listed(entry["classes"]) if entry["classes"] else entry.get("to", "")
+        say(f"{entry['when']}: {entry['action']} {changed}")
     if args.json:
         classes = [{"name": name, "seen": seen} for name, seen in pairs]
         print_json(
@@ -178,8 +179,9 @@ def save(
     exemplars: "ExemplarBuffer | None",
     done: str,
     seconds: float | None = None,
+    **facts: Any,
 ) -> None:
-    """Write the new model, and print what it is."""
+    """Write the new model, and print what it is; `facts` join the JSON object."""
     from mlis.io.checkpoint import EXEMPLARS, save_model
 
     save_model(changed, args.output, exemplars)
@@ -190,5 +192,5 @@ def save(
     if size := path.stat().st_size if path.exists() else 0:
         say(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")
     if args.json:
-        result: dict[str, Any] = {"classes": total, "seen": seen, "growth_bytes": size}
+        result: dict[str, Any] = {"classes": total, "seen": seen, "growth_bytes": size, **facts}
         print_json(result if seconds is None else {**result, "seconds": round(seconds, 3)})

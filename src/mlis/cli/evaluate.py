@@ -84,6 +84,7 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="most confused pairs to print, at most 10 (default: 5)",
     )
+    add_common(parser, "--calibration")
     add_common(parser.add_argument_group("images"), "--backbone", "--workers", "--device")
 
 
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
     from mlis.experiments.retrieval import UnseenImages
     from mlis.image_classifier import check_backbone
     from mlis.io.saved_models import find_models
+    from mlis.model.calibrate import constant_of
 
     started = time.perf_counter()
     models = find_models(args.model)
@@ -101,6 +103,8 @@ def run(args: argparse.Namespace) -> None:
     protocol, unseen = "", None
     for model in models:
         recognizer = _loaded(model.folder, args.device)
+        if args.calibration is not None:
+            recognizer.calibration = constant_of(recognizer, args.calibration)
         check_backbone(recognizer, data.backbone, data.name)
         test = data.for_model(recognizer)
         protocol = _protocol(model.folder, recognizer, dataset)

@@ -41,6 +41,7 @@ from mlis.evaluation.measures import (
 )
 from mlis.evaluation.retrieval import Retrieval, evaluate_retrieval
 from mlis.evaluation.seeds import METRICS, summarise
+from mlis.evaluation.tradeoff import OperatingPoint, TradeOff
 
 __all__ = [
     "METRICS",
@@ -48,9 +49,11 @@ __all__ = [
     "Confidence",
     "Confusion",
     "Evaluation",
+    "OperatingPoint",
     "Reliability",
     "Retrieval",
     "SeenUnseenCurve",
+    "TradeOff",
     "best_calibration",
     "best_temperature",
     "common_constant",

@@ -30,11 +30,11 @@ from mlis.methods.portfolio import (
     Choice,
     Trial,
     accuracy_among,
-    average_constant,
     choose_members,
     expect,
     harmonic,
     spread,
+    tradeoff,
 )
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.heads import EnsembleHead, Member
@@ -154,6 +154,8 @@ class Auto(Method):
             found.append(methods[name].fit(training, exemplars=needed, **options))
         recognizer = together([one.recognizer for one in found], list(weights.values()))
         recognizer.metadata = Metadata(dataset.provenance.sources)
+        if not isinstance(given := self.config.classification.calibration, str):
+            recognizer.calibration = given
         kept = next((one.exemplars for one in found if one.exemplars), None)
         result = Chosen(recognizer, kept, method=self)
         if choice is not None:
@@ -245,12 +247,14 @@ def _calibrated(
     learning: Sequence[float],
 ) -> Chosen:
     """With the constant that validation supports, its measures there, and what was tried."""
-    constant = average_constant(choice.curves)
-    result.recognizer.calibration = constant
-    found = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
-    result.recognizer.temperature = float(np.exp(np.mean(np.log(found))))
+    recognizer, calibration = result.recognizer, result.method.config.classification.calibration
+    found = tradeoff(choice.curves)
+    recognizer.calibration = constant = found.constant(calibration)
+    recognizer.metadata = dataclasses.replace(recognizer.metadata, tradeoff=found)
+    temperatures = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
+    recognizer.temperature = float(np.exp(np.mean(np.log(temperatures))))
     rng, unseen = np.random.default_rng(0), len(dataset.unseen_classes)
-    estimate = expect(choice.held_out, unseen, rng, learning)
+    estimate = expect(choice.held_out, unseen, rng, learning, calibration)
     report = {
         "tried": {one.name: _summary(one) for one in trials},
         "kept": {name: round(weight, 6) for name, weight in choice.weights.items()},

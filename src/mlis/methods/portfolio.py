@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlis.evaluation import SeenUnseenCurve
+from mlis.evaluation import SeenUnseenCurve, TradeOff
 from mlis.methods.base import Method
 from mlis.protocol import HeldOut
 
@@ -116,6 +116,11 @@ def average_constant(curves: Sequence[SeenUnseenCurve]) -> float:
     return float(np.mean([curve.best_constant() for curve in curves]))
 
 
+def tradeoff(curves: Sequence[SeenUnseenCurve]) -> TradeOff:
+    """What a model keeps, with `average_constant` as the best."""
+    return TradeOff.of(curves, average_constant(curves))
+
+
 def harmonic(held_out: Sequence[HeldOut]) -> float:
     """Mean H over folds at the constant that is best on average."""
     curves = [one.curve() for one in held_out]
@@ -159,6 +164,7 @@ def expect(
     unseen: int,
     rng: np.random.Generator,
     learning: Sequence[float] = (),
+    calibration: float | str = "validation",
 ) -> Estimate:
     """Estimate U, S, H and T1 of a test with `unseen` unseen classes.
 
@@ -174,12 +180,13 @@ def expect(
         rng: draws the halves.
         learning: points of T1 that each fold loses by training on fewer seen classes than there
             are.
+        calibration: the constant, or how it is chosen, as `classification.calibration`.
     """
     curves = [one.curve() for one in held_out]
     points: list[tuple[float, float, float]] = []
     for i, (curve, one) in enumerate(zip(curves, held_out, strict=True)):
         others = [other for j, other in enumerate(curves) if j != i] or [curve]
-        at = int(np.searchsorted(curve.knots, average_constant(others)))
+        at = int(np.searchsorted(curve.knots, tradeoff(others).constant(calibration)))
         count = int((~one.seen_mask).sum())
         change = learning[i] if learning else 0.0
         change -= _fall(one, rng) * np.log2(max(unseen, 1) / count)

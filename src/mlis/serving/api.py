@@ -1,6 +1,7 @@
 """The routes of the HTTP API."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import re
@@ -25,6 +26,7 @@ from mlis.serving.settings import MIB, Access
 MAX_FILE_NAME = 255
 MAX_DIGITS = 32
 """Bytes of a number of a JSON array, with what separates it from the next."""
+_CALIBRATION = Query(max_length=schemas.CALIBRATION_LENGTH, description=schemas.CALIBRATION)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -86,6 +88,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
     async def predict_images(
         request: Request,
         top_k: Annotated[int, Query(ge=1, le=limits.max_top_k, description="classes per file")] = 5,
+        calibration: Annotated[str | None, _CALIBRATION] = None,
     ) -> Response:
         """The likeliest classes of each uploaded image.
 
@@ -93,9 +96,10 @@ def _add_images(router: APIRouter, service: Service) -> None:
         """
         client = client_of(request.scope)
         service.check_images(client)
+        constant = _constant(service, calibration)
         with service.upload_room.hold(client) as take:
             files = await read_files(request, limits.upload_bytes, take, limits.max_files)
-            answers = await service.predict_images(files, client)
+            answers = await service.predict_images(files, client, constant)
             return await asyncio.to_thread(_images_answer, files, answers, top_k)
 
 
@@ -119,9 +123,19 @@ def _add_features(router: APIRouter, service: Service) -> None:
         service.room.check(client)
         with service.upload_room.hold(client) as take:
             body = await read_json(request, expected, most, take, items)
+            constant = _constant(service, body.calibration)
             rows = await asyncio.to_thread(np.array, body.rows, np.float32)
-            answers = await service.predict_rows(rows, client)
+            answers = await service.predict_rows(rows, client, constant)
             return await asyncio.to_thread(_rows_answer, answers, body.top_k)
+
+
+def _constant(service: Service, calibration: float | str | None) -> float | None:
+    """The constant that a request chooses. Raises `SettingsError`."""
+    if calibration is None:
+        return None
+    with contextlib.suppress(ValueError):
+        calibration = float(calibration)
+    return service.engine.constant(calibration)
 
 
 def _add_classes(router: APIRouter, service: Service) -> None:
@@ -210,6 +224,13 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
             changes=access.allow_changes,
             token=bool(access.token),
         )
+
+    @router.get("/tradeoff", responses=responses(), tags=["server"])
+    async def get_tradeoff() -> schemas.TradeOff:
+        """What `calibration` of a prediction gives, on validation classes."""
+        known = service.engine.tradeoff
+        points = [] if known is None else [schemas.Point(**one._asdict()) for one in known.points]
+        return schemas.TradeOff(calibration=service.engine.calibration, points=points)
 
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 

@@ -21,10 +21,12 @@ from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.incremental import ExemplarBuffer, add_classes, remove_classes, rename_classes
 from mlis.io.checkpoint import load_exemplars, load_model
+from mlis.model.calibrate import constant_of
 from mlis.model.recognizer import Recognizer, probabilities_of
 from mlis.serving.descriptions import Describer, Description
 
 if TYPE_CHECKING:
+    from mlis.evaluation import TradeOff
     from mlis.features.backbones.base import Backbone
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -59,10 +61,15 @@ class Catalogue:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """One image as `prepare` gives it, or one row of features (Dx,)."""
+    """One image as `prepare` gives it, or one row of features (Dx,).
+
+    Attributes:
+        constant: subtracted from seen-class scores; the model's own where absent.
+    """
 
     values: np.ndarray
     is_image: bool
+    constant: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +144,20 @@ class Engine:
         """The classes as they are now."""
         return self._served[-1]
 
+    @property
+    def calibration(self) -> float:
+        """The model's own constant."""
+        return self._served[0].calibration
+
+    @property
+    def tradeoff(self) -> "TradeOff | None":
+        """U and S on validation classes by the constant, where the model keeps them."""
+        return self._served[0].metadata.tradeoff
+
+    def constant(self, calibration: float | str) -> float:
+        """The constant of a request's choice. Raises `SettingsError`."""
+        return constant_of(self._served[0], calibration)
+
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
         """The backbone's input for the bytes of a file. Raises `ImageError`."""
         assert self.backbone is not None
@@ -166,6 +187,9 @@ class Engine:
         scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
             scores[finite] = _scores(recognizer, features[finite])
+        own = recognizer.calibration
+        shift = [0.0 if one.constant is None else own - one.constant for one in queries]
+        scores += np.outer(shift, catalogue.seen)
         known = np.asarray(np.isfinite(scores).all(axis=1))
         with np.errstate(invalid="ignore"):
             probabilities = probabilities_of(scores, recognizer.temperature)

@@ -38,6 +38,13 @@ def _whole(value: Any) -> Any:
 
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+CALIBRATION_LENGTH = 40
+Word = Annotated[str, StringConstraints(max_length=CALIBRATION_LENGTH)]
+Calibration: Any = Number | Word | None  # pyright: ignore[reportOperatorIssue]
+CALIBRATION = (
+    "the trade-off between seen and unseen classes: h, seen-loss=P, or the calibration constant; "
+    "the model's own where absent"
+)
 Feature = Annotated[Number, Field(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
 Name = Annotated[
     str,
@@ -108,6 +115,24 @@ class ClassList(Wire):
     classes: list[ClassInfo]
 
 
+class Point(Wire):
+    """U, S and H on validation classes (per cent) at a calibration constant."""
+
+    constant: float
+    U: float = Field(description="accuracy on classes without images in training")
+    S: float = Field(description="accuracy on classes with images in training")
+    H: float = Field(description="harmonic mean of U and S")
+
+
+class TradeOff(Wire):
+    """The trade-off between seen and unseen classes."""
+
+    calibration: float = Field(description="constant of requests that choose none")
+    points: list[Point] = Field(
+        description="by ascending constant, as it was trained; empty where it was not measured"
+    )
+
+
 class NewClass(Wire):
     """A class by its description: sentences, attributes or both, or a vector.
 
@@ -176,5 +201,9 @@ def rows_request(limits: Limits, num_features: int) -> Any:
         top_k=(
             Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k), BeforeValidator(_whole)],
             Field(default=5, description="classes per row, best first"),
+        ),
+        calibration=(
+            Calibration,
+            Field(default=None, description=CALIBRATION),
         ),
     )
