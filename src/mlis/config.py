@@ -188,7 +188,7 @@ def checked_calibration(calibration: Any, what: str = "classification.calibratio
             return "validation"
         if (loss := seen_loss(calibration)) is not None:
             return f"seen-loss={loss:g}"
-    elif isinstance(calibration, Real) and type(calibration) is not bool:
+    elif not isinstance(calibration, bool) and isinstance(calibration, Real):
         value = float(calibration)
         if abs(value) < 1e30:
             return value

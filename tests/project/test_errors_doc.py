@@ -13,6 +13,7 @@ import scipy.sparse
 from cli_cases import save_small, small_dataset
 from mlis.cli import main
 from mlis.compute.memory import check_room
+from mlis.config import Config
 from mlis.data import GZSLDataset, Split, load_pair, load_tables
 from mlis.data.io.folder import load_folder, save_dataset
 from mlis.data.io.npy_file import load_npy
@@ -21,6 +22,7 @@ from mlis.errors import DataError, FeatureRangeWarning, MlisError
 from mlis.experiments.store import Store
 from mlis.io.checkpoint import load_model, record_path, save_model
 from mlis.methods.mlis import MLIS
+from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import replace as other
 from mlis.pipeline import fit
 from mlis.storage.locks import held
@@ -264,6 +266,13 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a feature to be recognised is NaN or overflows": lambda _: recognised(1e300),
     "features to be recognised are of another scale": another_scale,
     "few classes to choose the calibration constant on": few_classes,
+    "a trade-off is asked of a model that keeps no curve": lambda _: calibrate(
+        fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0).recognizer,
+        "seen-loss=5",
+    ),
+    "a calibration that is none": lambda _: Config.from_dict(
+        {"classification": {"calibration": "auc"}}
+    ),
     "features of another image model": lambda _: fit(
         tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
     ).recognizer.predict(np.ones((2, 3), np.float32)),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+from typing import Any
 
 import mlis
 from mlis.config import checked_calibration
@@ -25,7 +26,7 @@ def calibrate(recognizer: Recognizer, calibration: float | str) -> Recognizer:
         SettingsError: it is none of them, or not a number, and the recognizer has no trade-off.
     """
     constant = constant_of(recognizer, calibration)
-    entry = {
+    entry: dict[str, Any] = {
         "action": "calibrate",
         "classes": [],
         "to": f"{calibration}" if constant == calibration else f"{calibration} ({constant:g})",
