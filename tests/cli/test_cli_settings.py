@@ -31,7 +31,7 @@ def another_value(f: dataclasses.Field):
         if kind is int:
             return f.default + 1
         if kind is float:
-            return f.default * 0.5 + 0.1
+            return 0.5 if isinstance(f.default, str) else f.default * 0.5 + 0.1
     return "contrastive"
 
 
