@@ -130,7 +130,7 @@ def test_faults_of_a_settings_file(text, said, capsys, tmp_path):
         (["--gamma", "-1"], "refinement.gamma must be at least"),
         (["--schedule", "random"], "invalid choice: 'random'"),
         (["--components", "is,ml"], "refinement.components must be"),
-        (["--calibration", "test"], "classification.calibration must be a number or 'validation'"),
+        (["--calibration", "test"], "classification.calibration must be h, seen-loss=P"),
         (["--gam", "3"], "unrecognized arguments: --gam"),
         (["--settings", "absent.toml"], "settings file absent.toml does not exist"),
     ],

@@ -28,7 +28,7 @@ from mlis.model.refiners import Identity
 from mlis.protocol import HeldOut
 from simulated import linear_world, small, tiny
 
-SETTINGS = small(precision="float32", preprocessing={"feature_transform": "none"})
+SETTINGS = small(classification={"calibration": "validation"})
 RIDGE = SETTINGS.replace({"generation": {"generator": "ridge"}})
 
 
