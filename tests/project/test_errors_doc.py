@@ -212,7 +212,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         f, labels=lambda labels: labels + 3
     ),
     "split rows go beyond the features": lambda f: pair(f, test_seen_loc=lambda rows: rows + 200),
-    "a label is no class": lambda _: arrays(labels=["zebra"] * 24),
+    "a label is not a class name": lambda _: arrays(labels=["zebra"] * 24),
     "class names differ in case, underscores or a letter": lambda _: arrays(
         class_names=("black bear", *"bcdef"), labels=["Black_Bear"] * 24
     ),
@@ -266,7 +266,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a feature to be recognised is NaN or overflows": lambda _: recognised(1e300),
     "features to be recognised are of another scale": another_scale,
     "few classes to choose the calibration constant on": few_classes,
-    "a trade-off is asked of a model that keeps no curve": lambda _: calibrate(
+    "a trade-off is asked of a model without a validation curve": lambda _: calibrate(
         fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0).recognizer,
         "seen-loss=5",
     ),
