@@ -1,6 +1,7 @@
 """scikit-learn estimators: any method, or the paper's, behind `fit`, `predict` and `transform`."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self, cast
 
@@ -34,7 +35,7 @@ from mlis.model.recognizer import Recognizer
 
 
 class _GZSLEstimator(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator, ABC
 ):
     """What both classifiers do; they differ in `_method`."""
 
@@ -42,9 +43,9 @@ class _GZSLEstimator(
     random_state: int | np.random.RandomState | None
     device: str
 
+    @abstractmethod
     def _method(self) -> Method:
         """The method to train, by the constructor's arguments."""
-        raise NotImplementedError
 
     def fit(
         self,

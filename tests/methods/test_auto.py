@@ -17,9 +17,10 @@ from mlis.io.checkpoint import load_model, save_model
 from mlis.io.onnx import export_onnx
 from mlis.methods import auto
 from mlis.methods.auto import Auto, together
+from mlis.methods.estimate import expect
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.mlis import MLIS
-from mlis.methods.portfolio import Trial, choose_members, combine, expect, harmonic
+from mlis.methods.portfolio import Trial, choose_members, combine, harmonic
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.fused import FusedEnsemble
 from mlis.model.heads import EnsembleHead, GaussianHead, LinearHead, Member
