@@ -36,7 +36,7 @@ def check(subject: GZSLDataset | Recognizer, exemplars: ExemplarBuffer | None = 
     """
     if isinstance(subject, GZSLDataset):
         return _check_dataset(subject)
-    if isinstance(subject, Recognizer):
+    if isinstance(subject, Recognizer):  # pyright: ignore[reportUnnecessaryIsInstance]
         return _check_model(subject, exemplars)
     raise DataError(
         f"check: expected a dataset or a recognizer, got {type(subject).__name__}. Load one with "

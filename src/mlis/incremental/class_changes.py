@@ -265,7 +265,7 @@ def check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
 def _warn_of_descriptors(recognizer: Recognizer, names: Sequence[str], vectors: np.ndarray) -> None:
     """Warn of new classes that are described like another one, or like all of them."""
     known = recognizer.descriptors.numpy(force=True)
-    described: np.ndarray = known.any(axis=1)
+    described = np.any(known, axis=1)
     known = known[described]
     unit = unit_rows(np.concatenate([known, vectors]))
     every, first = (*compress(recognizer.class_names, described.tolist()), *names), len(known)
