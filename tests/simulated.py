@@ -75,7 +75,11 @@ def dataset(features, labels, descriptors, unseen, seed: int) -> GZSLDataset:
 
 
 SMALL: dict[str, dict[str, Any]] = {
+    "preprocessing": {"feature_transform": "none"},
     "generation": {
+        "ridge_kernel": "linear",
+        "ridge_lambda": 0.1,
+        "ridge_neighbours": 5,
         "generator_init": "cold",
         "steps": 5,
         "batch_size": 16,
@@ -85,13 +89,17 @@ SMALL: dict[str, dict[str, Any]] = {
         "critic_steps": 2,
     },
     "refinement": {
+        "margin": 0.25,
+        "gamma": 80.0,
+        "semantic_scale": 1.0,
+        "cross_entropy_weight": 1.0,
         "steps": 6,
         "classes_per_batch": 5,
         "samples_per_class": 3,
         "hidden": 10,
         "learning_rate": 1e-3,
     },
-    "classification": {"synthetic_per_unseen": 5},
+    "classification": {"synthetic_per_unseen": 5, "calibration": 0.0},
 }
 
 

@@ -73,6 +73,24 @@ def test_choices_are_checked():
         Refinement(loss=3)
 
 
+def test_calibration_is_a_number_or_a_choice():
+    """ "h" is "validation", so that settings of either kind are the same."""
+    for given, expected in (("h", "validation"), ("validation", "validation"), (-2, -2.0)):
+        assert Classification(calibration=given).calibration == expected
+    for given in ("seen-loss=5", "seen-loss=5.0"):
+        assert Classification(calibration=given).calibration == "seen-loss=5"
+    assert Config.from_dict({"classification": {"calibration": "h"}}) == Config()
+    for bad in ("validatoin", "seen-loss=101", "seen-loss=", "seen-loss=-1", "seen-loss=nan", 1e31):
+        with pytest.raises(SettingsError, match=r"calibration must be h, seen-loss=P .*, but got"):
+            Classification(calibration=bad)
+    for bad in (None, True):
+        with pytest.raises(SettingsError, match=f"calibration must be a number .*, but got {bad}"):
+            Classification(calibration=bad)
+    for bad in (math.inf, math.nan):
+        with pytest.raises(SettingsError, match=r"calibration must be finite, but got"):
+            Classification(calibration=bad)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,6 +1,8 @@
 """H@val: the constant comes from validation classes, the test rows are touched once, at the end."""
 
+import functools
 import json
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +15,10 @@ from mlis.data.dataset import GZSLDataset
 from mlis.data.splits import Split, add_validation, validation_splits
 from mlis.errors import DataError, FeatureRangeWarning
 from mlis.evaluation import best_calibration, common_constant, evaluate, seen_unseen_curve
+from mlis.methods.auto import Auto
 from mlis.methods.eszsl import ESZSL
 from mlis.methods.mlis import MLIS
+from mlis.model.calibrate import calibrate
 from mlis.pipeline import fit
 from mlis.protocol import evaluate_on_test, folds
 from mlis.provenance import PROTOCOL, provenance
@@ -78,6 +82,7 @@ def test_the_constant_is_the_best_on_the_validation_classes():
     assert not trained.validation.notes
 
 
+@pytest.mark.slow
 def test_few_held_out_classes_choose_together(data, caplog):
     """Each of two classes alone would choose what the other cannot support."""
     trained = MLIS(ridge()).choose(data, seed=1, device="cpu")
@@ -149,6 +154,33 @@ def test_the_recognizer_is_the_one_trained_on_all_training_rows(data):
     )
 
 
+UNHURRIED = functools.partial(Auto, budget=math.inf)
+
+
+@pytest.mark.parametrize("method", [MLIS, ESZSL, UNHURRIED])
+def test_a_seen_loss_is_kept_in_training_as_later(data, method):
+    """Settings are chosen by the best H in any case, so that only the constant differs."""
+    plain = method(ridge()).choose(data, seed=1, device="cpu").recognizer
+    known = plain.metadata.tradeoff
+    assert plain.calibration == known.best
+    config = ridge(classification={"calibration": "seen-loss=5"})
+    trained = method(config).choose(data, seed=1, device="cpu")
+    found = trained.recognizer
+    assert found.metadata.tradeoff == known
+    assert found.calibration == calibrate(plain, "seen-loss=5").calibration
+    assert known.at(found.calibration).S >= known.at(0).S - 5.001
+    found.calibration = plain.calibration
+    np.testing.assert_array_equal(found.scores(data.features), plain.scores(data.features))
+
+
+@pytest.mark.parametrize("method", [ESZSL, UNHURRIED])
+def test_a_given_constant_is_kept_where_settings_are_chosen(data, method):
+    config = ridge(classification={"calibration": 0.125})
+    found = method(config).choose(data, device="cpu").recognizer
+    assert found.calibration == 0.125
+    assert found.metadata.tradeoff is not None
+
+
 @pytest.mark.parametrize("constant", [0.75, -2.0])
 def test_a_given_constant_needs_no_second_training(data, constant):
     stages = []
@@ -183,14 +215,17 @@ def test_each_training_has_its_own_callbacks(data):
     assert stages == {key: ["generation", "refinement"] for key in stages}
 
 
-def test_no_validation_split_is_an_error():
+def test_without_a_validation_split_nothing_is_chosen(caplog):
     whole = tiny()
     none = np.array([], dtype=np.int64)
     split = Split(
         whole.split.trainval, whole.split.test_seen, whole.split.test_unseen, none, none, none
     )
+    alone = replace(whole, split=split)
+    assert MLIS(ridge()).choose(alone, device="cpu").recognizer.calibration == 0
+    assert "bring more classes" in caplog.text
     with pytest.raises(DataError, match="no validation split"):
-        MLIS(ridge()).choose(replace(whole, split=split), device="cpu")
+        ESZSL().choose(alone, device="cpu")
 
 
 def test_evaluate_on_test_measures_the_test_rows(data):

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from mlis.estimator import GZSLClassifier, MLISClassifier
     from mlis.evaluation import evaluate
     from mlis.image_classifier import ImageClassifier
-    from mlis.incremental import add_classes, remove_classes, rename_classes
+    from mlis.incremental import add_classes, add_images, remove_classes, rename_classes
     from mlis.io.checkpoint import load_exemplars, load_model, save_model
     from mlis.io.hub import from_pretrained
     from mlis.methods.mlis import MLIS
+    from mlis.model.calibrate import calibrate
     from mlis.model.recognizer import Recognizer
     from mlis.pipeline import fit
 
@@ -31,6 +32,8 @@ _HOMES = {
     "MLISClassifier": "mlis.estimator",
     "Recognizer": "mlis.model.recognizer",
     "add_classes": "mlis.incremental",
+    "add_images": "mlis.incremental",
+    "calibrate": "mlis.model.calibrate",
     "check": "mlis.checks",
     "evaluate": "mlis.evaluation",
     "fit": "mlis.pipeline",
@@ -54,6 +57,8 @@ __all__ = [
     "Recognizer",
     "__version__",
     "add_classes",
+    "add_images",
+    "calibrate",
     "check",
     "evaluate",
     "fit",

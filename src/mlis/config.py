@@ -9,11 +9,13 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, Self, Union, cast, get_args, get_origin
 
 from mlis.errors import SettingsError
@@ -162,6 +164,40 @@ class Refinement(Section):
         return frozenset(self.components.split("+")) - {"none"}
 
 
+_SEEN_LOSS = re.compile(r"seen-loss=(\d{1,3}(?:\.\d{1,6})?)")
+
+
+def seen_loss(calibration: float | str) -> float | None:
+    """P of "seen-loss=P", in points of S; None for anything else.
+
+    >>> seen_loss("seen-loss=2.5")
+    2.5
+    """
+    found = _SEEN_LOSS.fullmatch(calibration) if isinstance(calibration, str) else None
+    return float(found[1]) if found and float(found[1]) <= 100 else None
+
+
+def checked_calibration(calibration: Any, what: str = "classification.calibration") -> float | str:
+    """A number below 1e30, "validation" (also for "h"), or "seen-loss=P".
+
+    Raises:
+        SettingsError: it is none of them; begins with `what`.
+    """
+    if isinstance(calibration, str):
+        if calibration in ("h", "validation"):
+            return "validation"
+        if (loss := seen_loss(calibration)) is not None:
+            return f"seen-loss={loss:g}"
+    elif not isinstance(calibration, bool) and isinstance(calibration, Real):
+        value = float(calibration)
+        if abs(value) < 1e30:
+            return value
+    raise SettingsError(
+        f"{what} must be h, seen-loss=P with P from 0 to 100, or a number below 1e30, but got "
+        f"{calibration!r:.60}"
+    )
+
+
 @dataclass(frozen=True)
 class Classification(Section):
     """Stage 2: softmax regression on refined features, real and synthetic."""
@@ -180,12 +216,17 @@ class Classification(Section):
         low=0,
     )
     max_iterations: int = setting(300, "L-BFGS iterations at most", low=1)
-    calibration: float | Literal["validation"] = setting(
+    calibration: float | str = setting(
         "validation",
-        "calibration constant subtracted from seen-class scores, or `validation`: the best on "
-        "validation classes, found by one more training that holds them out (by up to five, that "
-        "hold out others, where each holds out fewer than 10)",
+        "calibration constant subtracted from seen-class scores: a number; or chosen on validation "
+        "classes, by one more training that holds them out (by up to five, that hold out others, "
+        "where each holds out fewer than 10). `h` or `validation`: the one with the best H; "
+        "`seen-loss=P`: the largest at which S falls by at most P points",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "calibration", checked_calibration(self.calibration))
 
 
 @dataclass(frozen=True)
@@ -317,7 +358,7 @@ def resolve(*layers: Mapping[str, Any]) -> Config:
 
 def _kinds(f: dataclasses.Field[Any]) -> tuple[Any, ...]:
     """The alternatives of a field's type."""
-    return get_args(f.type) if get_origin(f.type) is Union else (f.type,)
+    return get_args(f.type) if get_origin(f.type) in (Union, UnionType) else (f.type,)
 
 
 def _checked(where: str, f: dataclasses.Field[Any], value: Any) -> Any:

@@ -1,6 +1,7 @@
 """scikit-learn estimators: any method, or the paper's, behind `fit`, `predict` and `transform`."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self, cast
 
@@ -34,7 +35,7 @@ from mlis.model.recognizer import Recognizer
 
 
 class _GZSLEstimator(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator, ABC
 ):
     """What both classifiers do; they differ in `_method`."""
 
@@ -42,9 +43,9 @@ class _GZSLEstimator(
     random_state: int | np.random.RandomState | None
     device: str
 
+    @abstractmethod
     def _method(self) -> Method:
         """The method to train, by the constructor's arguments."""
-        raise NotImplementedError
 
     def fit(
         self,
@@ -152,7 +153,8 @@ class GZSLClassifier(_GZSLEstimator):
         method: "auto", or one of :data:`mlis.methods.registry.METHODS`, such as "gaussian".
         budget: "auto" alone: seconds for choice and training.
         calibration: constant subtracted from seen-class scores (calibrated stacking), or
-            "validation"; "auto" always finds its own.
+            "h" or "seen-loss=P", chosen on validation classes
+            (:func:`mlis.model.calibrate.calibrate`).
         precision: "auto", "float32", "float64" or "bfloat16", of training.
         random_state: seed; None draws one, so that two fits differ.
         device: "auto", "cpu" or "cuda".

@@ -163,11 +163,8 @@ def _checked_backbone(
     recognizer: Recognizer, backbone: Backbone | str | None, device: str, precision: str
 ) -> Backbone:
     recorded = recorded_backbone(recognizer)
-    options: dict[str, Any] = {
-        "device": device,
-        "precision": precision,
-        "views": views_of(recorded),
-    }
+    options: dict[str, Any] = {"device": device, "precision": precision}
+    views = views_of(recorded)
     if backbone is None and not recorded:
         raise DataError(
             "this model does not know which image model made its features: name it (backbone, "
@@ -175,11 +172,11 @@ def _checked_backbone(
         )
     if backbone is None:
         name = str(recorded.get("name"))
-        backbone = load_backbone(name, **options, download=False)
+        backbone = load_backbone(name, **options, views=views, download=False)
     elif isinstance(backbone, str):
-        name, backbone = backbone, load_backbone(backbone, **options)
+        name, backbone = backbone, load_backbone(backbone, **options, views=views)
         if not recorded and recognizer.num_features == 2 * backbone.identity.size:
-            backbone = load_backbone(name, **options | {"views": None})  # centre and whole
+            backbone = load_backbone(name, **options, views=None)  # centre and whole
     if recorded:
         check_backbone(recognizer, backbone.identity.to_dict(), "the images' features")
     elif backbone.identity.size != recognizer.num_features:

@@ -95,8 +95,8 @@ def fit(
 
     Args:
         training: rows of seen classes and descriptors of all; holds no test row.
-        config: all settings. `calibration="validation"` counts as 0 here: it needs the validation
-            split (:func:`mlis.protocol.choose`).
+        config: all settings. A `calibration` that validation is to choose counts as 0 here: it
+            needs the validation split (:func:`mlis.protocol.choose`).
         seed: of every random number.
         device: "auto", "cpu", "cuda", "cuda:1", …
         loss: your own metric loss `(embeddings, labels) → scalar`, instead of `refinement.loss`.

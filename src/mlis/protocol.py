@@ -24,6 +24,7 @@ from mlis.data.splits import ENOUGH_CLASSES, validation_splits
 from mlis.evaluation import (
     Evaluation,
     SeenUnseenCurve,
+    TradeOff,
     common_constant,
     evaluate,
     seen_unseen_curve,
@@ -159,9 +160,10 @@ def choose(
     The alternative with the best mean H on the validation classes is chosen, at the constant that
     all folds support (:func:`mlis.evaluation.common_constant`). If the validation split holds out
     fewer than 10 classes, up to four more trainings hold out others; with a single held-out class
-    the constant is 0. A method without alternatives whose constant is given
-    (`classification.calibration`, a number) leaves nothing to choose: it is trained once. Test
-    rows are not used.
+    that constant is 0. `classification.calibration` says which constant is kept: that one, the
+    one of "seen-loss=P" (:class:`mlis.evaluation.TradeOff`), or a number. A method without
+    alternatives whose constant is a number leaves nothing to choose: it is trained once. Test rows
+    are not used.
 
     Args:
         method: and its fixed settings.
@@ -187,7 +189,7 @@ def choose(
     how: dict[str, Any] = {"seed": seed, "device": device, "reuse": reuse}
     method = _with_constant_of(dataset, method)
     constant, validation, reused = method.config.classification.calibration, None, False
-    rejection: tuple[float, ...] = ()
+    tradeoff, rejection = None, tuple[float, ...]()
     if method.chooses:
         choice = _Choice(folds(dataset))
         hooks = {"callbacks": validation_callbacks, "checkpoints": validation_checkpoints}
@@ -195,7 +197,7 @@ def choose(
             for index, (one, held_out) in enumerate(validate(method, fold, **hooks, **how)):
                 choice.add(index, one, held_out)
             hooks = {}
-        method, constant, validation, rejection = choice.made()
+        method, tradeoff, rejection, constant, validation = choice.made()
         reused = choice.reused
     trained = method.fit(
         dataset.for_training(),
@@ -206,7 +208,8 @@ def choose(
     )
     recognizer = trained.recognizer
     recognizer.calibration = float(constant)
-    recognizer.metadata = Metadata(dataset.provenance.sources, rejection=rejection)
+    sources = dataset.provenance.sources
+    recognizer.metadata = Metadata(sources, tradeoff=tradeoff, rejection=rejection)
     seconds = time.perf_counter() - started
     about = (trained.exemplars, seconds, reused or trained.reused, validation)
     return Chosen(recognizer, *about, method=method)
@@ -221,6 +224,7 @@ class _Tried:
 
     @functools.cached_property
     def constant(self) -> float:
+        """With the best H, whichever is kept in the end."""
         return common_constant(self.curves)
 
     def H(self, constant: float) -> list[float]:
@@ -254,10 +258,14 @@ class _Choice:
     def _best(self) -> _Tried:
         return max(self._tried, key=lambda one: one.worth)
 
-    def made(self) -> tuple["Method", float, Evaluation, tuple[float, ...]]:
-        """The alternative, its constant, its measures and quantiles on the first fold."""
+    def made(self) -> tuple["Method", TradeOff, tuple[float, ...], float, Evaluation]:
+        """The alternative, its trade-off, quantiles and constant, its measures with it.
+
+        Quantiles and measures are those of the first fold.
+        """
         best, classes = self._best(), self._classes()
-        constant = best.constant if classes > 1 else 0.0
+        tradeoff = TradeOff.of(best.curves, best.constant if classes > 1 else 0.0)
+        constant = tradeoff.constant(best.method.config.classification.calibration)
         if classes < ENOUGH_CLASSES:
             logger.warning(
                 "calibration %.4g was chosen on %d held-out classes alone (H %s in %d validation "
@@ -278,7 +286,7 @@ class _Choice:
             note = f"calibration chosen on {len(self.folds)} splits that hold out {classes} classes"
             validation = dataclasses.replace(validation, notes=(*validation.notes, note))
         logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-        return best.method, constant, validation, rejection
+        return best.method, tradeoff, rejection, constant, validation
 
     def _classes(self) -> int:
         """How many classes the folds hold out."""
@@ -296,7 +304,7 @@ def _with_constant_of(dataset: GZSLDataset, method: "Method") -> "Method":
 
     Of classes with a single image none is held out, and of two classes neither.
     """
-    calibrated = method.config.classification.calibration == "validation"
+    calibrated = isinstance(method.config.classification.calibration, str)
     if not calibrated or dataset.split.val_seen.size:
         return method
     logger.warning(

@@ -31,7 +31,7 @@ def another_value(f: dataclasses.Field):
         if kind is int:
             return f.default + 1
         if kind is float:
-            return f.default * 0.5 + 0.1
+            return 0.5 if isinstance(f.default, str) else f.default * 0.5 + 0.1
     return "contrastive"
 
 
@@ -130,7 +130,7 @@ def test_faults_of_a_settings_file(text, said, capsys, tmp_path):
         (["--gamma", "-1"], "refinement.gamma must be at least"),
         (["--schedule", "random"], "invalid choice: 'random'"),
         (["--components", "is,ml"], "refinement.components must be"),
-        (["--calibration", "test"], "classification.calibration must be a number or 'validation'"),
+        (["--calibration", "test"], "classification.calibration must be h, seen-loss=P"),
         (["--gam", "3"], "unrecognized arguments: --gam"),
         (["--settings", "absent.toml"], "settings file absent.toml does not exist"),
     ],

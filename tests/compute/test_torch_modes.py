@@ -82,8 +82,8 @@ def test_a_prediction_in_any_mode_gives_the_same_bits(mode):
 
 def test_a_baseline_in_any_mode_gives_the_same_bits():
     baseline = CEGZSL(config=small(), steps=2, batch_size=16, embedding=12, projection=8, hidden=10)
-    expected = baseline.fit(DATA.for_training(), device="cpu").scores(DATA.features)
+    expected = baseline.fit(DATA.for_training(), device="cpu").recognizer.scores(DATA.features)
     for name, mode in MODES.items():
         with mode():
-            found = baseline.fit(DATA.for_training(), device="cpu").scores(DATA.features)
+            found = baseline.fit(DATA.for_training(), device="cpu").recognizer.scores(DATA.features)
         np.testing.assert_array_equal(found, expected, err_msg=name)

@@ -229,7 +229,7 @@ def test_room_is_looked_for_before_training(big, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     began: list[object] = []
     monkeypatch.setattr("mlis.pipeline.train_generator", lambda *args: began.append(args))
-    with pytest.raises(DataError, match="space for the refined features"):
+    with pytest.raises(DataError, match="space for the"):
         fit(big.for_training(), small(), device="cpu")
     assert not began
 

@@ -76,7 +76,7 @@ def test_value_and_gradient_equal_loops(name, batch):
 @pytest.mark.parametrize("name", ["circle", "contrastive", "multi_similarity"])
 def test_value_and_gradient_equal_pytorch_metric_learning(name, batch):
     theirs = reference.library_loss(name)
-    settings = Refinement(loss=name, components="ml")
+    settings = Refinement(loss=name, components="ml", margin=0.25, gamma=80.0)
     labels = torch.tensor(BATCHES[batch])
     for seed in range(3):
         one = embeddings(len(labels), seed).requires_grad_()

@@ -205,8 +205,8 @@ def test_the_page_is_bounded(tmp_path):
     ]
     rows += [
         row(seed, settings={"refinement": {"margin": 0.5, "gamma": float(g + 1)}})
-        for g in range(80)
-        for seed in range(2)
+        for g in range(300)
+        for seed in range(4)
     ]
     rows += [row()]
     found = write_report(stored(tmp_path / "results", rows), tmp_path / "r.html", no_data)

@@ -98,9 +98,10 @@ def test_settings_as_parameters_without_what_the_space_cannot_give():
     space = parse_space(
         {"refinement": {"gamma": {"low": 8, "high": 60}, "margin": [0.25, 0.5], "steps": [600]}}
     )
-    assert parameters(space, Config()) == {"refinement.margin": 0.25, "refinement.steps": 600}
+    base = Config().replace({"refinement": {"margin": 0.25, "gamma": 80.0, "steps": 600}})
+    assert parameters(space, base) == {"refinement.margin": 0.25, "refinement.steps": 600}
     stepped = parse_space({"refinement": {"margin": {"low": 0.1, "high": 0.4, "step": 0.1}}})
-    assert parameters(stepped, Config()) == {}
+    assert parameters(stepped, base) == {}
     assert parameters(stepped, Config().replace({"refinement": {"margin": 0.3}})) != {}
 
 

@@ -81,7 +81,16 @@ def test_the_estimators_decision_function_is_that_of_before():
         load_folder(kept / "dataset"),
     )
     rows = data.split.trainval
-    options = {"steps": 20, "random_state": 0, "precision": "float32"}
+    before = {  # defaults of that version
+        "preprocessing": {"feature_transform": "none"},
+        "generation": {"ridge_kernel": "linear", "ridge_lambda": 0.1, "ridge_neighbours": 5},
+        "refinement": {
+            **{"margin": 0.25, "gamma": 80.0, "semantic_scale": 1.0, "learning_rate": 1e-4},
+            **{"samples_per_class": 8, "cross_entropy_weight": 1.0},
+        },
+        "classification": {"calibration": 0.0},
+    }
+    options = {"steps": 20, "random_state": 0, "precision": "float32", "config": before}
     model = MLISClassifier(generator="ridge", device="cpu", **options)
     described = dict(zip(data.class_names, data.descriptors, strict=True))
     model.fit(

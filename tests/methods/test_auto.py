@@ -17,9 +17,10 @@ from mlis.io.checkpoint import load_model, save_model
 from mlis.io.onnx import export_onnx
 from mlis.methods import auto
 from mlis.methods.auto import Auto, together
+from mlis.methods.estimate import expect
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.mlis import MLIS
-from mlis.methods.portfolio import Trial, choose_members, combine, expect, harmonic
+from mlis.methods.portfolio import Trial, choose_members, combine, harmonic
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.fused import FusedEnsemble
 from mlis.model.heads import EnsembleHead, GaussianHead, LinearHead, Member
@@ -28,7 +29,7 @@ from mlis.model.refiners import Identity
 from mlis.protocol import HeldOut
 from simulated import linear_world, small, tiny
 
-SETTINGS = small(precision="float32", preprocessing={"feature_transform": "none"})
+SETTINGS = small(classification={"calibration": "validation"})
 RIDGE = SETTINGS.replace({"generation": {"generator": "ridge"}})
 
 

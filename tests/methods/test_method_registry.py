@@ -82,7 +82,8 @@ def test_it_is_served(name):
     with client(Engine(recognizer)) as asker:
         asked = {"rows": ROWS[:5].tolist(), "top_k": 1}
         found = asker.post("/predict/features", json=asked).json()["results"]
-    probabilities = scipy.special.softmax(recognizer.scores(ROWS[:5]).astype(float), axis=1)
+    scores = recognizer.scores(ROWS[:5]).astype(float) / recognizer.temperature
+    probabilities = scipy.special.softmax(scores, axis=1)
     for one, row in zip(found, probabilities, strict=True):
         assert one["predictions"][0]["class"] == DATA.class_names[row.argmax()]
         assert one["predictions"][0]["score"] == pytest.approx(row.max(), abs=1e-5)

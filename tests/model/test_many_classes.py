@@ -8,6 +8,8 @@ from mlis.encoder import trainer as refinement_train
 from mlis.encoder.joint import JointTrainer
 from mlis.encoder.trainer import RefinementTrainer
 from mlis.generators.ridge import fit_ridge
+from mlis.generators.wgan_gp import trainer as wgan_gp
+from mlis.generators.wgan_gp.networks import own_classes
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 from mlis.model.preprocessing import prepare
 from simulated import small, tiny
@@ -44,10 +46,11 @@ def trained() -> JointTrainer:
 def test_class_terms_of_the_batch_alone_train_the_same_generator(monkeypatch):
     data = tensors()
     own = trained()
-    labels, descriptors = own.adversarial._own_classes(torch.tensor([5, 0, 5]))
-    assert torch.equal(descriptors[labels], data.descriptors[data.seen][torch.tensor([5, 0, 5])])
+    seen = data.descriptors[data.seen]
+    labels, descriptors = own_classes(torch.tensor([5, 0, 5]), seen)
+    assert torch.equal(descriptors[labels], seen[torch.tensor([5, 0, 5])])
     assert len(descriptors) == 3
-    monkeypatch.setattr(AdversarialTrainer, "_own_classes", lambda self, y: (y, self.descriptors))
+    monkeypatch.setattr(wgan_gp, "own_classes", lambda labels, descriptors: (labels, descriptors))
     of_all = trained()
     for one, other in (
         (own.adversarial.network, of_all.adversarial.network),

@@ -13,6 +13,7 @@ import scipy.sparse
 from cli_cases import save_small, small_dataset
 from mlis.cli import main
 from mlis.compute.memory import check_room
+from mlis.config import Config
 from mlis.data import GZSLDataset, Split, load_pair, load_tables
 from mlis.data.io.folder import load_folder, save_dataset
 from mlis.data.io.npy_file import load_npy
@@ -21,6 +22,7 @@ from mlis.errors import DataError, FeatureRangeWarning, MlisError
 from mlis.experiments.store import Store
 from mlis.io.checkpoint import load_model, record_path, save_model
 from mlis.methods.mlis import MLIS
+from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import replace as other
 from mlis.pipeline import fit
 from mlis.storage.locks import held
@@ -120,6 +122,15 @@ def objects(folder: Path) -> None:
     load_npy(folder / "f.npy")
 
 
+def images_beside_classes(folder: Path) -> None:
+    from mlis.features.images.files import images_of_classes
+
+    (folder / "photos/okapi").mkdir(parents=True)
+    for name in ("1.png", "okapi/1.png"):
+        (folder / "photos" / name).write_bytes(b"x")
+    images_of_classes(folder / "photos")
+
+
 def split_folders(folder: Path) -> None:
     from mlis.features.images.files import find_images
 
@@ -201,7 +212,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         f, labels=lambda labels: labels + 3
     ),
     "split rows go beyond the features": lambda f: pair(f, test_seen_loc=lambda rows: rows + 200),
-    "a label is no class": lambda _: arrays(labels=["zebra"] * 24),
+    "a label is not a class name": lambda _: arrays(labels=["zebra"] * 24),
     "class names differ in case, underscores or a letter": lambda _: arrays(
         class_names=("black bear", *"bcdef"), labels=["Black_Bear"] * 24
     ),
@@ -227,6 +238,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "a further class has an unknown category": unknown_category,
     "Python objects in `.npy` or `.npz`": objects,
     "a matrix of a `.mat` file is sparse": lambda f: pair(f, att=scipy.sparse.csc_matrix),
+    "a folder given to `mlis add-images` holds images beside class folders": images_beside_classes,
     "folders of a split lie beside others": split_folders,
     "folders of images and described classes have other names": build,
     "descriptors are in another order than the labels": lambda f: pair(
@@ -257,6 +269,13 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
     ).recognizer.unknown(tiny().features, 0.05),
     "few classes to choose the calibration constant on": few_classes,
+    "a trade-off is asked of a model without a validation curve": lambda _: calibrate(
+        fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0).recognizer,
+        "seen-loss=5",
+    ),
+    "a calibration that is none": lambda _: Config.from_dict(
+        {"classification": {"calibration": "auc"}}
+    ),
     "features of another image model": lambda _: fit(
         tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
     ).recognizer.predict(np.ones((2, 3), np.float32)),

@@ -14,6 +14,8 @@ from mlis.errors import DataError, SettingsError
 from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
+from mlis.methods.gaussian import Gaussian
+from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import Metadata, replace
 from mlis.serving.descriptions import Describer, Description
 from mlis.serving.engine import Engine, Query
@@ -32,7 +34,7 @@ from serve_cases import (
     refusal,
     upload,
 )
-from simulated import tiny
+from simulated import linear_world, small, tiny
 
 ROWS = tiny().features[:20]
 
@@ -517,6 +519,45 @@ def test_metrics_count_requests_batches_and_bad_files():
     assert "xxx" not in text
 
 
+# --- the trade-off between seen and unseen classes ------------------------------------------------
+
+
+def test_a_request_chooses_its_own_trade_off():
+    data = linear_world(classes=16, unseen=4, per_class=10, noise=0.3)
+    model = Gaussian(small()).choose(data, device="cpu").recognizer
+    rows = data.features[:6]
+    with client(Engine(model)) as asker:
+        known = asker.get("/tradeoff").json()
+        assert known["calibration"] == model.calibration
+        assert len(known["points"]) == len(model.metadata.tradeoff.constants)
+        for choice in ("seen-loss=5", "h", -3.5, "-3.5", None):
+            results = post_rows(asker, rows.tolist(), calibration=choice).json()["results"]
+            scorer = model if choice is None else calibrate(model, float_or_text(choice))
+            expected = scorer.probabilities(rows)
+            found = [result["predictions"][0] for result in results]
+            names = [scorer.class_names[c] for c in expected.argmax(1)]
+            assert [each["class"] for each in found] == names
+            scores = [each["score"] for each in found]
+            np.testing.assert_allclose(scores, expected.max(1), atol=1e-4)
+        for bad in ("auc", "nan", 1e300, True, "x" * 41):
+            refused = refusal(post_rows(asker, rows.tolist(), calibration=bad), 422)
+            assert "calibration" in refused
+
+
+def float_or_text(value: float | str) -> float | str:
+    return -3.5 if value == "-3.5" else value
+
+
+def test_pictures_take_a_constant_without_a_curve(images):
+    known = images.get("/tradeoff").json()
+    assert known == {"calibration": 1.0, "points": []}
+    path = "/predict/images?top_k=6&calibration="
+    (found,) = images.post(f"{path}1e6", files=upload(png("red"))).json()["results"]
+    assert {each["class"] for each in found["predictions"][:2]} == set(UNSEEN)
+    said = refusal(images.post(f"{path}seen-loss=5", files=upload(png("red"))), 409)
+    assert "has no curve" in said
+
+
 # --- none of the classes --------------------------------------------------------------------------
 
 
@@ -544,7 +585,7 @@ def test_unknown_comes_first_at_the_rate_of_the_request_or_the_server():
 def test_a_model_that_cannot_reject_says_so(features):
     assert features.get("/health").json()["can_reject"] is False
     answer = post_rows(features, ROWS[:1].tolist(), reject=0.05)
-    assert answer.status_code == 422
+    assert answer.status_code == 409
     assert "Train it again" in answer.json()["detail"]
     with pytest.raises(DataError, match="Train it again"):
         Engine(feature_recognizer(), reject=0.05)

@@ -1,7 +1,7 @@
 """All checks of a dataset, and those that a saved model allows."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def check(subject: GZSLDataset | Recognizer, exemplars: ExemplarBuffer | None = 
     """
     if isinstance(subject, GZSLDataset):
         return _check_dataset(subject)
-    if isinstance(subject, Recognizer):
+    if isinstance(subject, Recognizer):  # pyright: ignore[reportUnnecessaryIsInstance]
         return _check_model(subject, exemplars)
     raise DataError(
         f"check: expected a dataset or a recognizer, got {type(subject).__name__}. Load one with "
@@ -95,10 +95,11 @@ def _exemplar_means(exemplars: ExemplarBuffer, count: int) -> np.ndarray:
 
 def _column_names(sources: Mapping[str, Any], size: int) -> list[str]:
     """Names of attribute columns; empty where descriptors are embeddings or not known."""
-    made = sources.get("descriptors") or {}
-    if len(names := list(made.get("columns") or ())) == size:
+    made = cast(dict[str, Any], sources.get("descriptors") or {})
+    names: list[Any] = list(made.get("columns") or ())
+    if len(names) == size:
         return [str(name) for name in names]
-    attributes = made.get("attributes") or []
+    attributes: list[dict[str, Any]] = made.get("attributes") or []
     if made.get("text") or len(attributes) != size:
         return []
     return [" ".join(filter(None, (str(a["name"]), str(a.get("value", ""))))) for a in attributes]

@@ -200,7 +200,7 @@ def likely_to_fail(found: ClassRisk, class_names: Sequence[str]) -> list[Finding
             f"{risk:.2f} of the distance between their predicted features, worse than for "
             f"{beyond:.0%} of the seen classes, were they left out",
             float(risk),
-            classes=(class_names[c], class_names[other]),
+            classes=(class_names[int(c)], class_names[int(other)]),
         )
         for c, risk, other, beyond in zip(*parts, strict=True)
         if beyond >= AT_RISK

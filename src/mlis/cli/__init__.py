@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import mlis
 from mlis.cli import (
+    add_images,
+    calibrate,
     check,
     classes,
     data,
@@ -35,7 +37,7 @@ from mlis.compute.memory import is_shortage
 from mlis.errors import MlisError
 
 COMMANDS = (
-    *(fit, evaluate, predict, serve, classes, export),
+    *(fit, evaluate, predict, serve, classes, add_images, calibrate, export),
     *(features, data, check, demo, reproduce, rerun, report, tune),
 )
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130

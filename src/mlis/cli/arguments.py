@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from mlis import presets
 from mlis.cli.output import complain
-from mlis.config import Config, checked_rate, read_toml, resolve
+from mlis.config import Config, checked_calibration, checked_rate, read_toml, resolve
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -150,6 +150,18 @@ def _distinct(values: list[Any], text: str) -> tuple[Any, ...]:
     return tuple(values)
 
 
+def calibration(text: str) -> float | str:
+    """ "h", "seen-loss=P" or a number.
+
+    >>> calibration("seen-loss=5"), calibration("0.3")
+    ('seen-loss=5', 0.3)
+    """
+    try:
+        return checked_calibration(_number_or_name(text), "")
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error).strip()) from None
+
+
 # Common flags
 
 _SHORT = {"--output": "-o", "--verbose": "-v"}
@@ -161,6 +173,12 @@ _COMMON: dict[str, dict[str, Any]] = {
     },
     "--output": {"metavar": "FOLDER", "type": Path, "required": True, "help": "folder to write"},
     "--force": {"action": "store_true"},
+    "--calibration": {
+        "metavar": "X",
+        "type": calibration,
+        "help": "h: the calibration constant with the best H on validation classes; seen-loss=P: "
+        "the largest at which S falls by at most P points there; or a number",
+    },
     "--device": {  # no choices: `cuda:1` is possible
         "default": "auto",
         "help": "where to compute: auto (default), cpu, cuda or cuda:N",

@@ -115,11 +115,12 @@ def _print(report: "Report", row_name: Callable[[int], str]) -> None:
 
 def _row_names(arguments: Mapping[str, Any], data: "GZSLDataset", report: "Report") -> list[str]:
     """Names of rows by number: the photograph where a file of the dataset names it."""
-    from mlis.data.io.benchmarks import benchmark_name, features_path_of
+    from mlis.data.io.benchmarks import benchmark_name, features_paths_of
     from mlis.data.io.csv_file import LABEL
     from mlis.data.io.feature_rows import read_rows
     from mlis.data.io.folder import is_dataset_folder
     from mlis.data.io.image_folders import FIELD
+    from mlis.data.io.joined import file_paths
     from mlis.data.io.matlab import field_shapes, read_strings
 
     count = len(data.labels)
@@ -127,8 +128,8 @@ def _row_names(arguments: Mapping[str, Any], data: "GZSLDataset", report: "Repor
     name, features = str(arguments.get("name_or_path", "")), arguments.get("features_file")
     benchmark = benchmark_name(name)
     if benchmark and "data_root" in arguments:
-        features = features_path_of(benchmark, arguments["data_root"], features)
-    place = Path(features or name)
+        features = features_paths_of(benchmark, arguments["data_root"], features)
+    place = file_paths(features or name)[0]  # files that are joined have the same rows
     if place.suffix == ".mat":
         if sorted(field_shapes(place).get(FIELD, ())) == [1, count]:
             rows = sorted({row for finding in report.findings for row in finding.rows})

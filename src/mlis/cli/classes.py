@@ -67,21 +67,21 @@ def run_add(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     from mlis.incremental import add_classes
 
-    recognizer, exemplars = _opened(args, args.device)
-    names, vectors = _described(args, recognizer)
+    recognizer, exemplars = opened(args, args.device)
+    names, vectors = described(args, recognizer)
     grown = add_classes(
         *(recognizer, exemplars, names, vectors),
         synthetic_per_class=args.synthetic,
         note=args.classes.name,
     )
-    _save(args, *grown, f"added {_listed(names)}", seconds=time.perf_counter() - started)
+    save(args, *grown, f"added {listed(names)}", seconds=time.perf_counter() - started)
 
 
 def run_remove(args: argparse.Namespace) -> None:
     """`mlis remove-classes`."""
     from mlis.incremental import remove_classes
 
-    _save(args, *remove_classes(*_opened(args), args.names), f"removed {_listed(args.names)}")
+    save(args, *remove_classes(*opened(args), args.names), f"removed {listed(args.names)}")
 
 
 def run_rename(args: argparse.Namespace) -> None:
@@ -90,13 +90,13 @@ def run_rename(args: argparse.Namespace) -> None:
         raise SettingsError(f"expected pairs OLD NEW, got {len(args.names)} names")
     old, new = args.names[::2], args.names[1::2]
     if len(set(old)) < len(old):
-        raise SettingsError(f"{_listed(old)}: a class is renamed twice. Give each pair once.")
+        raise SettingsError(f"{listed(old)}: a class is renamed twice. Give each pair once.")
     pairs = dict(zip(old, new, strict=True))
-    changes = _listed(pairs)
+    changes = listed(pairs)
     from mlis.incremental import rename_classes
 
-    recognizer, exemplars = _opened(args)
-    _save(args, rename_classes(recognizer, pairs), exemplars, f"renamed {changes}")
+    recognizer, exemplars = opened(args)
+    save(args, rename_classes(recognizer, pairs), exemplars, f"renamed {changes}")
 
 
 def run_show(args: argparse.Namespace) -> None:
@@ -108,7 +108,8 @@ def run_show(args: argparse.Namespace) -> None:
     pairs = list(zip(recognizer.class_names, recognizer.seen_mask.tolist(), strict=True))
     print_table([["class", ""], *([name, "seen" if s else "unseen"] for name, s in pairs)])
     for entry in recognizer.metadata.history:
-        say(f"{entry['when']}: {entry['action']} {_listed(entry['classes'])}")
+        changed = listed(entry["classes"]) if entry["classes"] else entry.get("to", "")
+        say(f"{entry['when']}: {entry['action']} {changed}")
     if args.json:
         classes = [{"name": name, "seen": seen} for name, seen in pairs]
         print_json(
@@ -116,7 +117,7 @@ def run_show(args: argparse.Namespace) -> None:
         )
 
 
-def _listed(classes: dict[str, str] | Sequence[str]) -> str:
+def listed(classes: dict[str, str] | Sequence[str]) -> str:
     """Names, shortened, or all pairs of old and new names."""
     from mlis.data.labels import shorten
 
@@ -125,7 +126,7 @@ def _listed(classes: dict[str, str] | Sequence[str]) -> str:
     return shorten(list(classes))
 
 
-def _opened(
+def opened(
     args: argparse.Namespace, device: str = "cpu"
 ) -> "tuple[Recognizer, ExemplarBuffer | None]":
     """The model and its exemplar buffer, if the output can be written."""
@@ -140,7 +141,7 @@ def _opened(
     return load_model(model, Precision.of("float32", device).device), load_exemplars(model)
 
 
-def _described(
+def described(
     args: argparse.Namespace, recognizer: "Recognizer"
 ) -> "tuple[tuple[str, ...], np.ndarray]":
     """Names and descriptors of the classes to add."""
@@ -161,7 +162,8 @@ def _described(
         refuse(args, ["text_model"], "with numeric descriptors")
         names, vectors = read_class_vectors(args.classes, names_file=args.names, columns=columns)
         gaps = vectors == made.get("missing")  # filled as in training, by the mean of its classes
-        return names, np.where(gaps, recognizer.descriptors.numpy(force=True).mean(axis=0), vectors)
+        known = recognizer.descriptors.numpy(force=True)
+        return names, np.where(gaps, known[known.any(axis=1)].mean(axis=0), vectors)
     refuse(args, ["names"], "with a table, which contains the names")
     model = None
     if args.text_model is not None:
@@ -171,14 +173,15 @@ def _described(
     return describe_like(made, args.classes, model=model)
 
 
-def _save(
+def save(
     args: argparse.Namespace,
     changed: "Recognizer",
     exemplars: "ExemplarBuffer | None",
     done: str,
     seconds: float | None = None,
+    **facts: Any,
 ) -> None:
-    """Write the new model, and print what it is."""
+    """Write the new model, and print what it is; `facts` join the JSON object."""
     from mlis.io.checkpoint import EXEMPLARS, save_model
 
     save_model(changed, args.output, exemplars)
@@ -189,5 +192,5 @@ def _save(
     if size := path.stat().st_size if path.exists() else 0:
         say(f"  {path.name}, for adding further classes: {size / 2**20:.1f} MiB")
     if args.json:
-        result: dict[str, Any] = {"classes": total, "seen": seen, "growth_bytes": size}
+        result: dict[str, Any] = {"classes": total, "seen": seen, "growth_bytes": size, **facts}
         print_json(result if seconds is None else {**result, "seconds": round(seconds, 3)})

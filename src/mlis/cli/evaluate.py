@@ -97,6 +97,7 @@ def add_to(commands: Commands) -> None:
         metavar="PATH",
         help="a folder of images, or features, of none of the model's classes",
     )
+    add_common(parser, "--calibration")
     add_common(parser.add_argument_group("images"), "--backbone", "--workers", "--device")
 
 
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
     from mlis.experiments.retrieval import UnseenImages
     from mlis.image_classifier import check_backbone
     from mlis.io.saved_models import find_models
+    from mlis.model.calibrate import constant_of
 
     started = time.perf_counter()
     models = find_models(args.model)
@@ -114,6 +116,8 @@ def run(args: argparse.Namespace) -> None:
     protocol, unseen, curves = "", None, dict[str, Any]()
     for model in models:
         recognizer = _loaded(model.folder, args.device)
+        if args.calibration is not None:
+            recognizer.calibration = constant_of(recognizer, args.calibration)
         check_backbone(recognizer, data.backbone, data.name)
         test = data.for_model(recognizer)
         protocol = _protocol(model.folder, recognizer, dataset)

@@ -85,8 +85,9 @@ def add_to(commands: Commands) -> None:
         "--method",
         metavar="NAME",
         help="auto (default): try several methods on validation classes and average the best; or "
-        "one system: cosine, prototype, eszsl, gaussian, ridge, raw, sje, vgse, cngzsl, zicldm, zlap, "
-        "cegzsl, tcn, cada-vae, lisgan, f-vaegan, tf-vaegan, free or mlis. With --components or settings of generation and refinement the default is mlis",
+        "one system: cosine, prototype, eszsl, gaussian, ridge, raw, sje, vgse, cngzsl, zicldm, "
+        "zlap, cegzsl, tcn, cada-vae, lisgan, f-vaegan, tf-vaegan, free or mlis. With --components "
+        "or settings of generation and refinement the default is mlis",
     )
     group.add_argument(
         "--budget",

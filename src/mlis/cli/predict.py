@@ -68,7 +68,7 @@ def add_to(commands: Commands) -> None:
         metavar="NAME",
         help="column of .csv and .parquet that is not a feature, if present (default: label)",
     )
-    add_common(parser, "--reject", "--backbone", "--workers", "--device")
+    add_common(parser, "--reject", "--calibration", "--backbone", "--workers", "--device")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,11 +80,14 @@ def run(args: argparse.Namespace) -> int:
     from mlis.data.io.joined import joined_name
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
+    from mlis.model.calibrate import constant_of
     from mlis.model.rejection import check_reject
 
     model = one_model(args.model)
     recognizer = load_model(model, Precision.of("float32", args.device).device)
     check_reject(recognizer, args.reject)
+    if args.calibration is not None:
+        recognizer.calibration = constant_of(recognizer, args.calibration)
     args.top_k = min(args.top_k, len(recognizer.class_names))
     if not all(map(is_features, args.inputs)):
         return _predict_images(args, recognizer)

@@ -72,6 +72,13 @@ def add_to(commands: Commands) -> None:
         default="paper",
         help="quick: a few steps and small networks, to test the set-up; figures mean nothing",
     )
+    group.add_argument(
+        "--methods",
+        type=names,
+        metavar="NAME[,NAME…]",
+        help="of table2, or `all`; default: those that a CPU trains in minutes. The generative "
+        "systems take hours to days at their published lengths",
+    )
     group.add_argument("--settings", metavar="FILE.toml", type=Path, help="override the presets")
     group.add_argument(
         "--protocol",
@@ -113,7 +120,8 @@ def run(args: argparse.Namespace) -> int:
         )
     both = {"test-best", "both"} & set(args.protocol or ())  # H@val is always there
     given = args.seeds or ((0,) if args.budget == "quick" else Budget.seeds)
-    budget = Budget(args.budget, given, args.device, PROTOCOLS if both else PROTOCOLS[:1])
+    protocols = PROTOCOLS if both else PROTOCOLS[:1]
+    budget = Budget(args.budget, given, args.device, protocols, _methods(args))
     wanted = NAMES if args.name == "all" else (args.name,)
     sources = _sources(args, wanted)
     plans = {name: plan(name, sources[name], budget) for name in wanted}
@@ -126,6 +134,20 @@ def run(args: argparse.Namespace) -> int:
     _execute(args, work, cluster)
     _print_done(args, work, started)
     return 1 if work.problems else 0
+
+
+def _methods(args: argparse.Namespace) -> tuple[str, ...]:
+    """Methods of table 2."""
+    from mlis.experiments.tasks import USUAL
+    from mlis.methods.registry import METHODS, check_name
+
+    if args.methods is None:
+        return USUAL
+    if args.methods == ("all",):
+        return tuple(METHODS)
+    for name in args.methods:
+        check_name(name)
+    return args.methods
 
 
 def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[Source]]":

@@ -44,6 +44,7 @@ from mlis.evaluation.measures import (
 from mlis.evaluation.rejection import Rejection, auroc, evaluate_rejection
 from mlis.evaluation.retrieval import Retrieval, evaluate_retrieval
 from mlis.evaluation.seeds import METRICS, summarise
+from mlis.evaluation.tradeoff import OperatingPoint, TradeOff
 
 __all__ = [
     "METRICS",
@@ -51,10 +52,12 @@ __all__ = [
     "Confidence",
     "Confusion",
     "Evaluation",
+    "OperatingPoint",
     "Rejection",
     "Reliability",
     "Retrieval",
     "SeenUnseenCurve",
+    "TradeOff",
     "auroc",
     "best_calibration",
     "best_temperature",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlis.config import Config
+from mlis.experiments.tasks import USUAL
 from mlis.provenance import PROTOCOL
 
 # upper limits of the quick budget: seconds a run, figures that mean nothing
@@ -55,12 +56,14 @@ class Budget:
         seeds: of each line of a table and each point of a curve.
         device: "auto", "cpu", "cuda", …
         protocols: H@val, and what is measured beside it.
+        methods: of table 2.
     """
 
     name: str = "paper"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     device: str = "auto"
     protocols: tuple[str, ...] = (PROTOCOL,)
+    methods: tuple[str, ...] = USUAL
 
     @property
     def quick(self) -> bool:

@@ -114,14 +114,15 @@ def _table1(source: Source, budget: Budget) -> Iterator[Entry]:
     yield Entry(source, "statistics", ())
 
 
-LABELS = {name: METHODS[name]().name for name in BASELINES}
+LABELS = {name: one().name for name, one in METHODS.items()}
 
 
 def _table2(source: Source, budget: Budget) -> Iterator[Entry]:
-    for method in BASELINES:
+    for method in (*BASELINES, METHOD):
+        if method not in budget.methods:
+            continue
         if source.shared_space or not METHODS[method].needs_shared_space:
             yield Entry(source, LABELS[method], _tasks(source, budget, {}, method))
-    yield Entry(source, "MLIS", _tasks(source, budget, {}))
 
 
 def _table3(source: Source, budget: Budget) -> Iterator[Entry]:

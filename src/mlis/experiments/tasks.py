@@ -21,6 +21,8 @@ from mlis.provenance import (
 
 METHOD = DEFAULT
 BASELINES = tuple(name for name in METHODS if name != METHOD)
+USUAL = ("cosine", "prototype", "eszsl", "gaussian", "ridge", "raw", "cegzsl", METHOD, "auto")
+"""Methods that are compared unless others are asked for: the rest takes hours to days on a CPU."""
 
 
 @dataclass(frozen=True)

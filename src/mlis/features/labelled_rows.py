@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 CLASS_COLUMNS = ("class", LABEL)
 _TABLES = (".csv", ".tsv", ".parquet")
+Marks = Sequence[Any] | np.ndarray | None
+Choose = Callable[[Marks, Path, int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,28 @@ class LabelledRows:
             seen_mask=recognizer.seen_mask.numpy(force=True),
             class_names=recognizer.class_names,
         )
+
+    def by_class(self, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Features (n, Dx) by class name, in the order of the rows.
+
+        Numbers that are no names are indices of the classes `names`; other labels are class names,
+        known or new.
+
+        Raises:
+            DataError: an index is out of range.
+        """
+        labels = [str(label) for label in self.labels]
+        if all(text.isdecimal() for text in labels):
+            numbers = match_labels(labels, names, f"{self.name}: labels")
+            labels = [names[number] for number in numbers]
+        labels = [normal(label) for label in labels]
+        if "" in labels:
+            raise DataError(
+                f"{self.name}: row {labels.index('')}: expected a class name, got an empty label. "
+                "Name the class, or leave the row out."
+            )
+        features, place = np.asarray(self.features), np.array(labels, dtype=object)
+        return {name: features[place == name] for name in dict.fromkeys(labels)}
 
     def _numbers(self, names: tuple[str, ...]) -> np.ndarray:
         place = {normal(name): number for number, name in enumerate(names)}
@@ -165,7 +189,11 @@ def embed_labelled(
 
 
 def read_labelled(
-    paths: Sequence[Path], labels: Path | None = None, column: str = ""
+    paths: Sequence[Path],
+    labels: Path | None = None,
+    column: str = "",
+    *,
+    choose: Choose | None = None,
 ) -> LabelledRows:
     """Features and labels from a feature folder or a file, or from several, joined by columns.
 
@@ -173,15 +201,16 @@ def read_labelled(
         paths: feature folders, `.npz`, `.csv`, `.parquet`, or `.npy` with `labels`.
         labels: file of the labels of a `.npy` file.
         column: of labels, in `.csv` and `.parquet`.
+        choose: which rows; default `for_testing`.
 
     Raises:
         DataError: names the file, and the row or column.
     """
-    path = paths[0]
+    path, choose = paths[0], choose or for_testing
     name = joined_name([str(path) for path in paths])
     if len(paths) == 1 and is_feature_folder(path) and labels is None:
         images = read_feature_folder(path)
-        kept = for_testing(images.marks, path, len(images.paths))
+        kept = choose(images.marks, path, len(images.paths))
         without = np.array([not name for name in images.classes], dtype=bool)
         bad = [Bad(images.paths[i], "no class") for i in np.flatnonzero(kept & without)]
         kept &= ~without
@@ -190,7 +219,7 @@ def read_labelled(
         chosen = images.choose(kept.tolist())
         return LabelledRows(name, chosen.features, chosen.classes, images.backbone, tuple(bad))
     rows = read_joined_rows(paths, labels, column or LABEL)
-    kept = np.flatnonzero(for_testing(rows.marks, path, len(rows.features)))
+    kept = np.flatnonzero(choose(rows.marks, path, len(rows.features)))
     found = rows.labels
     found = found if isinstance(found, np.ndarray) else np.array(found, dtype=object)
     if len(found) != len(rows.features):
@@ -201,7 +230,7 @@ def read_labelled(
     return LabelledRows(name, choose_rows(rows.features, kept), found[kept])
 
 
-def for_testing(marks: Sequence[Any] | np.ndarray | None, path: Path, count: int) -> np.ndarray:
+def for_testing(marks: Marks, path: Path, count: int) -> np.ndarray:
     """(N,) bool: rows marked test, or all if rows are not marked.
 
     Raises:
@@ -209,10 +238,29 @@ def for_testing(marks: Sequence[Any] | np.ndarray | None, path: Path, count: int
     """
     if marks is None:
         return np.ones(count, dtype=bool)
-    kept = np.array([str(mark).strip().casefold().startswith("test") for mark in marks], dtype=bool)
+    kept = _tests(marks)
     if not kept.any():
         raise DataError(
             f"{path}: {SPLIT}: expected rows marked test, got none. Mark the rows to evaluate, or "
             "omit the column to evaluate all."
         )
     return kept
+
+
+def for_training(marks: Marks, path: Path, count: int) -> np.ndarray:
+    """(N,) bool: rows that are not marked test.
+
+    Raises:
+        DataError: all are.
+    """
+    kept = ~_tests(marks) if marks is not None else np.ones(count, dtype=bool)
+    if not kept.any():
+        raise DataError(
+            f"{path}: {SPLIT}: expected rows that are not marked test, got none. Test rows are "
+            "never trained on: give other rows."
+        )
+    return kept
+
+
+def _tests(marks: Sequence[Any] | np.ndarray) -> np.ndarray:
+    return np.array([str(mark).strip().casefold().startswith("test") for mark in marks], dtype=bool)

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def add_classes(
             are asked of a head that needs none.
     """
     kept = _needed(recognizer, exemplars, synthetic_per_class)
-    names, vectors = _checked(recognizer, names, descriptors)
+    names, vectors = checked_classes(recognizer, names, descriptors)
     known = recognizer.descriptors.numpy(force=True)
     vectors = vectors.astype(known.dtype)
     seen = np.append(recognizer.seen_mask.numpy(force=True), np.zeros(len(names), dtype=bool))
@@ -70,11 +71,12 @@ def add_classes(
     if kept is None:
         head = recognizer.head.with_classes(torch.from_numpy(vectors))
     else:
+        check_refittable(recognizer.head)
         wanted = kept.config.classification.synthetic_per_unseen
         count = wanted if synthetic_per_class is None else synthetic_per_class
-        head, exemplars = _refitted(recognizer, kept, every, seen, count)
+        head, exemplars = refitted(recognizer, kept, every, seen, count)
         settings["synthetic_per_unseen"] = count
-    metadata = _noted(recognizer, "add", list(names), **settings, note=note)
+    metadata = noted(recognizer, "add", list(names), **settings, note=note)
     changes = {"head": head, "seen_mask": seen, "descriptors": every, "metadata": metadata}
     return replace(recognizer, class_names=(*recognizer.class_names, *names), **changes), exemplars
 
@@ -97,30 +99,41 @@ def _needed(
             "saved or trained without one, or trained when no class was unseen. Train it again, or "
             "copy the file beside it."
         )
+    return exemplars
+
+
+def check_refittable(head: Head) -> None:
+    """Raise `DataError` for a head that can neither be solved again nor be updated."""
     parts = [one.head for one in head.members] if isinstance(head, EnsembleHead) else [head]
     for one in parts:
         if not isinstance(one, LinearHead) and not one.knows_by_description:
             raise DataError(
                 f"cannot add classes: expected a linear or Gaussian head, got {one.kind!r}. Train "
-                "a model with such a head."
+                "a model with such a head, as the methods gaussian, ridge and mlis do."
             )
-    return exemplars
 
 
-def _refitted(
+def refitted(
     recognizer: Recognizer,
     exemplars: ExemplarBuffer,
     descriptors: np.ndarray,
     seen: np.ndarray,
     synthetic_per_class: int,
+    images: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[Head, ExemplarBuffer]:
-    """The head for all classes, the new ones last, and the buffer with the head before."""
+    """The head for all classes, the new ones last, and the buffer with the head before.
+
+    `images`, (n, Dx) scaled features and (n,) classes, update a Gaussian member; a linear head
+    takes them from the exemplars.
+    """
     settings = {"classification": {"synthetic_per_unseen": synthetic_per_class}}
     asked = dataclasses.replace(exemplars, config=exemplars.config.replace(settings))
+    new = torch.from_numpy(descriptors[len(recognizer.class_names) :])
 
     def grown(refiner: Refiner, head: Head) -> Head:
         if head.knows_by_description:
-            return head.with_classes(torch.from_numpy(descriptors[len(recognizer.class_names) :]))
+            head = head.with_classes(new)
+            return head if images is None else head.with_images(refiner(images[0]), images[1])
         assert isinstance(head, LinearHead)
         refine = copy.deepcopy(refiner).float()
         found = refit(asked, refine, descriptors, seen, head, recognizer.device)
@@ -166,7 +179,7 @@ def remove_classes(
         class_names=tuple(recognizer.class_names[i] for i in kept),
         seen_mask=recognizer.seen_mask[rows],
         descriptors=recognizer.descriptors[rows],
-        metadata=_noted(recognizer, "remove", [recognizer.class_names[i] for i in gone]),
+        metadata=noted(recognizer, "remove", [recognizer.class_names[i] for i in gone]),
     )
     return smaller, None if exemplars is None else exemplars.chosen(kept)
 
@@ -178,7 +191,7 @@ def rename_classes(recognizer: Recognizer, names: Mapping[str, str]) -> Recogniz
         DataError: a name that no class has, or two classes would have the same name.
     """
     _found(recognizer, list(names))
-    new = _check_names(list(names.values()), ())
+    new = check_names(list(names.values()), ())
     names = dict(zip(map(normal, names), new, strict=True))
     renamed = tuple(names.get(normal(name), name) for name in recognizer.class_names)
     twice = sorted({name for name in renamed if renamed.count(name) > 1})
@@ -186,7 +199,7 @@ def rename_classes(recognizer: Recognizer, names: Mapping[str, str]) -> Recogniz
         raise DataError(
             f"two classes would have the same name: {shorten(twice)}. Choose other names."
         )
-    metadata = _noted(recognizer, "rename", dict(names))
+    metadata = noted(recognizer, "rename", dict(names))
     return replace(recognizer, class_names=renamed, metadata=metadata)
 
 
@@ -206,11 +219,11 @@ def _head_before(
     return LinearHead(weight, bias) if fits else None
 
 
-def _checked(
+def checked_classes(
     recognizer: Recognizer, names: Sequence[str], descriptors: Any
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Names and (n, Da) float32 descriptors that suit the model."""
-    names = _check_names([names] if isinstance(names, str) else names, recognizer.class_names)
+    names = check_names([names] if isinstance(names, str) else names, recognizer.class_names)
     vectors = as_float32(descriptors, "descriptors")
     expected = (len(names), recognizer.descriptors.shape[1])
     if vectors.shape != expected:
@@ -228,7 +241,8 @@ def _checked(
     return names, vectors
 
 
-def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
+def check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
+    """Names in normal form. Raises `DataError` for one that is empty, given twice or `there`."""
     if not names:
         raise DataError("no class is named: name at least one")
     for name in names:
@@ -251,8 +265,10 @@ def _check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
 def _warn_of_descriptors(recognizer: Recognizer, names: Sequence[str], vectors: np.ndarray) -> None:
     """Warn of new classes that are described like another one, or like all of them."""
     known = recognizer.descriptors.numpy(force=True)
+    described = np.any(known, axis=1)
+    known = known[described]
     unit = unit_rows(np.concatenate([known, vectors]))
-    every, first = (*recognizer.class_names, *names), len(known)
+    every, first = (*compress(recognizer.class_names, described.tolist()), *names), len(known)
     mean = unit[:first].mean(axis=0)
     enough = first >= _ENOUGH
     centred = unit_rows(unit - mean) if enough else np.zeros_like(unit)
@@ -282,7 +298,7 @@ def _warn_of_descriptors(recognizer: Recognizer, names: Sequence[str], vectors: 
 
 def _found(recognizer: Recognizer, names: Sequence[str]) -> np.ndarray:
     """Indices of classes. Raises `DataError` for a name that no class has."""
-    names = _check_names([names] if isinstance(names, str) else list(names), ())
+    names = check_names([names] if isinstance(names, str) else list(names), ())
     place = {normal(name): i for i, name in enumerate(recognizer.class_names)}
     for name in names:
         if name not in place:
@@ -291,7 +307,7 @@ def _found(recognizer: Recognizer, names: Sequence[str]) -> np.ndarray:
     return np.array(sorted(place[name] for name in names))
 
 
-def _noted(recognizer: Recognizer, action: str, classes: Any, **settings: Any) -> Metadata:
+def noted(recognizer: Recognizer, action: str, classes: Any, **settings: Any) -> Metadata:
     """The metadata with one more entry in the history."""
     entry = {
         "action": action,

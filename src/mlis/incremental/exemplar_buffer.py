@@ -8,8 +8,9 @@ solved again, starting from the present weights. Generator and encoder stay as t
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -21,10 +22,11 @@ from mlis.compute.random import stream
 from mlis.config import Config
 from mlis.data.out_of_core.streaming import CHUNK_ROWS
 from mlis.errors import ModelFileError
-from mlis.generators.base import FeatureGenerator, synthesise
+from mlis.generators.base import FeatureGenerator, Sampler, synthesise
 from mlis.generators.ridge import RidgeGenerator, RidgePredictor
 from mlis.generators.wgan_gp.networks import Generator
 from mlis.generators.wgan_gp.trainer import WGANGenerator
+from mlis.incremental.image_posterior import informed_sampler
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors, normalise_descriptors
@@ -57,7 +59,8 @@ class ExemplarBuffer:
     Attributes:
         rows: (m, Dx) uint8; a scaled feature is `low + step * row`, at most half a step off.
         low, step: (Dx,) float32.
-        labels: (m,) int64, the recognizer's classes; seen ones only.
+        labels: (m,) int64, the recognizer's classes: seen ones, and those that were given
+            images later.
         sample_weight: (m,) float32, number of training images that a row represents.
         generator: the trained generator's tensors by name, networks in float16.
         config: settings of the training.
@@ -126,6 +129,29 @@ class ExemplarBuffer:
         except (ValueError, LookupError, TypeError) as error:
             raise ModelFileError(f"the exemplar buffer is damaged: {error!r}") from None
 
+    def with_images(self, x: Tensor, labels: Tensor) -> "ExemplarBuffer":
+        """Keep these scaled features (n, Dx) of classes (n,) too, each as one training image.
+
+        Where they leave the range of the rows, the range grows, and kept rows are rounded again.
+        """
+        x = x.float().cpu()
+        ends = self.low, self.low + 255 * self.step
+        low, high = torch.minimum(ends[0], x.amin(0)), torch.maximum(ends[1], x.amax(0))
+        wider = (low < ends[0]) | (high > ends[1])
+        step = torch.where(wider, (high - low) / 255, self.step)
+        rows = self.rows.clone()
+        kept = rows[:, wider] * self.step[wider] + ends[0][wider]
+        rows[:, wider] = _quantised(kept, low[wider], step[wider])
+        return dataclasses.replace(
+            self,
+            rows=torch.cat([rows, _quantised(x, low, step)]),
+            low=low,
+            step=step,
+            labels=torch.cat([self.labels, labels.cpu()]),
+            sample_weight=torch.cat([self.sample_weight, torch.ones(len(x))]),
+            previous_head=None,
+        )
+
     def chosen(self, classes: np.ndarray) -> "ExemplarBuffer | None":
         """Keep the rows of these classes (K,), which become 0 to K-1; None without any row.
 
@@ -169,11 +195,10 @@ def keep_exemplars(
         x = data.x[part.to(data.y.device)].float().cpu()
         low, high = torch.minimum(low, x.amin(0)), torch.maximum(high, x.amax(0))
     step = (high - low) / 255
-    divisor = torch.where(step > 0, step, 1.0)
     rows = torch.empty((len(chosen), len(low)), dtype=torch.uint8, device="cpu")
     for target, part in zip(rows.split(CHUNK_ROWS), chosen.split(CHUNK_ROWS), strict=True):
         x = data.x[part.to(data.y.device)].float().cpu()
-        target.copy_(((x - low) / divisor).round_())
+        target.copy_(_quantised(x, low, step))
     return ExemplarBuffer(
         rows=rows,
         low=low,
@@ -186,6 +211,12 @@ def keep_exemplars(
         unseen=len(data.unseen),
         signed=data.signed,
     )
+
+
+def _quantised(x: Tensor, low: Tensor, step: Tensor) -> Tensor:
+    """(B, Dx) uint8 of (B, Dx) scaled features."""
+    divisor = torch.where(step > 0, step, 1.0)
+    return ((x - low) / divisor).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _choose(y: Tensor, num_classes: int, num_seen: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -252,13 +283,9 @@ def refit(
     vectors = precision.tensor(descriptors).clone()
     described = normalise_descriptors(vectors, exemplars.config.preprocessing)
     known = torch.from_numpy(np.ascontiguousarray(seen)).to(device)
-    generator = _generator(exemplars, described[known], precision)
-    sampler, rng = (
-        generator.sampler(described),
-        stream(exemplars.seed, "classification", device=device),
-    )
-    parts = zip(exemplars.rows.split(CHUNK_ROWS), exemplars.labels.split(CHUNK_ROWS), strict=True)
-    real = ((_scaled(exemplars, rows, device), labels.to(device)) for rows, labels in parts)
+    sampler = _sampler(exemplars, described, known, precision)
+    rng = stream(exemplars.seed, "classification", device=device)
+    real = _scaled_rows(exemplars, device)
     unseen, of_seen = (torch.nonzero(mask).flatten() for mask in (~known, known))
     count = _rows_per_unseen(exemplars, len(unseen), len(described))
     synthetic = chain(
@@ -275,6 +302,27 @@ def refit(
     return fit_classifier(
         features, labels, len(described), settings, sample_weight=sample_weight, start=start
     )
+
+
+def _sampler(
+    exemplars: ExemplarBuffer, described: Tensor, known: Tensor, precision: Precision
+) -> Sampler:
+    """Of the trained generator; classes that were given images are drawn around what these say."""
+    generator = _generator(exemplars, known, described[known], precision)
+    if bool(known[exemplars.labels.to(known.device)].all()):
+        return generator.sampler(described)
+    rows = partial(_scaled_rows, exemplars, known.device)
+    rng = stream(exemplars.seed, "image posterior", device=known.device)
+    how = exemplars.config.generation
+    return informed_sampler(generator, how, rows, described, known, rng, signed=exemplars.signed)
+
+
+def _scaled_rows(
+    exemplars: ExemplarBuffer, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scaled features (B, Dx) and labels (B,) of all rows, part by part."""
+    parts = zip(exemplars.rows.split(CHUNK_ROWS), exemplars.labels.split(CHUNK_ROWS), strict=True)
+    return ((_scaled(exemplars, rows, device), labels.to(device)) for rows, labels in parts)
 
 
 def _rows_per_unseen(exemplars: ExemplarBuffer, unseen: int, classes: int) -> int:
@@ -299,9 +347,9 @@ def _scaled(exemplars: ExemplarBuffer, rows: Tensor, device: torch.device) -> Te
 
 
 def _generator(
-    exemplars: ExemplarBuffer, lenders: Tensor, precision: Precision
+    exemplars: ExemplarBuffer, known: Tensor, lenders: Tensor, precision: Precision
 ) -> FeatureGenerator:
-    """The trained generator; `lenders` are the descriptors of the classes that have rows."""
+    """The trained generator; `lenders` are the descriptors of the `known` (C,) classes."""
     settings, held = exemplars.config.generation, exemplars.generator
     try:
         predictor = None
@@ -310,7 +358,7 @@ def _generator(
             predictor = RidgePredictor(settings.ridge_kernel, **own)
         if settings.generator == "ridge":
             assert predictor is not None
-            return _ridge(exemplars, predictor, lenders, precision.device)
+            return _ridge(exemplars, predictor, known, lenders)
         (features, hidden), noise = held["to_features"].shape, held["from_noise"].shape[1]
         network = Generator(
             noise,
@@ -329,10 +377,11 @@ def _generator(
 
 
 def _ridge(
-    exemplars: ExemplarBuffer, predictor: RidgePredictor, lenders: Tensor, device: torch.device
+    exemplars: ExemplarBuffer, predictor: RidgePredictor, known: Tensor, lenders: Tensor
 ) -> RidgeGenerator:
-    x = _scaled(exemplars, exemplars.rows, device)
-    classes, y = exemplars.labels.to(device).unique(return_inverse=True)
+    lent = known.cpu()[exemplars.labels]
+    x = _scaled(exemplars, exemplars.rows[lent], known.device)
+    classes, y = exemplars.labels[lent].to(known.device).unique(return_inverse=True)
     counts = torch.bincount(y, minlength=len(classes))
     means = x.new_zeros(len(classes), x.shape[1]).index_add_(0, y, x)
     return RidgeGenerator(

@@ -2,7 +2,7 @@
 
 - `model.safetensors`: the recognizer's state.
 - `config.json`: its parts' kinds and sizes, class names, calibration, temperature, and the
-  metadata.
+  metadata, with the trade-off between seen and unseen classes where it was measured.
 - `exemplars.safetensors`: the exemplar buffer (:mod:`mlis.incremental.exemplar_buffer`), where it
   was saved.
 
@@ -23,6 +23,7 @@ from mlis.compute.memory import enough_memory
 from mlis.compute.precision import own_modes, resolve_device
 from mlis.data.io.folder import check_sources
 from mlis.errors import ModelFileError
+from mlis.evaluation import TradeOff
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.io import format_1
 from mlis.model.heads import HEADS
@@ -95,6 +96,7 @@ def write_model(
 
 def _description(recognizer: Recognizer) -> dict[str, Any]:
     metadata = recognizer.metadata
+    tradeoff = metadata.tradeoff
     return {
         "format": FORMAT,
         "mlis": mlis.__version__,
@@ -107,6 +109,7 @@ def _description(recognizer: Recognizer) -> dict[str, Any]:
         "temperature": recognizer.temperature,
         "sources": dict(metadata.sources),
         "history": [dict(entry) for entry in metadata.history],
+        **({} if tradeoff is None else {"tradeoff": tradeoff.to_dict()}),
         **({"rejection": list(metadata.rejection)} if metadata.rejection else {}),
     }
 
@@ -194,12 +197,13 @@ def _check_description(
     known = known and _are_quantiles(description.get("rejection", []))
     try:
         check_sources(sources)
-    except (TypeError, AttributeError):
+        _tradeoff(description)
+    except (TypeError, AttributeError, LookupError, ValueError):
         known = False
     if not names or not texts or not number or not known:
         raise ModelFileError(
-            f"{path} is damaged: class_names, calibration, temperature, sources, history or "
-            "rejection is not what a model has; copy both files of the model again"
+            f"{path} is damaged: class_names, calibration, temperature, sources, history, "
+            "rejection or tradeoff is not what a model has; copy both files of the model again"
         )
     _check_names(path, cast(list[str], names))
     if inside != json.dumps(description, sort_keys=True):
@@ -207,6 +211,12 @@ def _check_description(
             f"{path} and {weights} do not belong together: one of them was edited or replaced; "
             "copy both files of the model again"
         )
+
+
+def _tradeoff(description: Mapping[str, Any]) -> TradeOff | None:
+    """None where it was not measured, or before it was introduced. Raises as `from_dict` does."""
+    found = description.get("tradeoff")
+    return None if found is None else TradeOff.from_dict(found)
 
 
 def _is_number(value: Any) -> bool:
@@ -261,6 +271,7 @@ def _empty(path: Path, description: Mapping[str, Any], record: Mapping[str, Any]
                 description.get("sources", {}),
                 tuple(description.get("history", ())),
                 record,
+                _tradeoff(description),
                 tuple(description.get("rejection", ())),
             ),
             description.get("temperature", 1.0),

@@ -24,6 +24,7 @@ def model_card(
     names: dict[bool, list[str]] = {True: [], False: []}
     for name, seen in zip(recognizer.class_names, mask, strict=True):
         names[seen].append(name)
+    known = recognizer.metadata.tradeoff
     return _template().render(
         seen=names[True],
         unseen=names[False],
@@ -31,6 +32,7 @@ def model_card(
         descriptor_size=recognizer.descriptors.shape[1],
         calibration=recognizer.calibration,
         temperature=recognizer.temperature,
+        tradeoff=known and known.at(recognizer.calibration),
         history=recognizer.metadata.history,
         backbone=recorded_backbone(recognizer),
         exemplars=exemplars,

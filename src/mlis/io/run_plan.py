@@ -43,7 +43,7 @@ class RunPlan:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        if not str.isidentifier(self.method):  # it names folders
+        if not self.method.replace("-", "_").isidentifier():  # it names folders
             raise SettingsError(f"method: expected a name such as eszsl, got {self.method!r}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise SettingsError(f"seeds must be distinct and ≥ 0, but got {list(self.seeds)}")

@@ -24,17 +24,16 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import SettingsError
 from mlis.evaluation import Evaluation, best_temperature, evaluate
 from mlis.methods.base import Job, JobOptions, Method
+from mlis.methods.estimate import expect, lost_by_fewer
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.mlis import MLIS
 from mlis.methods.portfolio import (
     Choice,
     Trial,
-    accuracy_among,
-    average_constant,
     choose_members,
-    expect,
     harmonic,
     spread,
+    tradeoff,
 )
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.heads import EnsembleHead, Member
@@ -48,6 +47,8 @@ from mlis.training.checkpoints import CheckpointStore
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+MOST = 20_000
+"""Held-out rows of seen and of unseen classes, each, that a choice is made on."""
 _FINAL = 1.4  # a training on all rows, in trainings on a fold
 _LONGEST = 1e9  # seconds, as JSON has no infinity
 _DEARER = 3.0  # the next method's training, in those of the dearest one so far
@@ -154,11 +155,13 @@ class Auto(Method):
             found.append(methods[name].fit(training, exemplars=needed, **options))
         recognizer = together([one.recognizer for one in found], list(weights.values()))
         recognizer.metadata = Metadata(dataset.provenance.sources)
+        if not isinstance(given := self.config.classification.calibration, str):
+            recognizer.calibration = given
         kept = next((one.exemplars for one in found if one.exemplars), None)
         result = Chosen(recognizer, kept, method=self)
         if choice is not None:
             learning = [
-                _learning(trials[0].method, part, dataset, how)
+                lost_by_fewer(trials[0].method, part, dataset, how)
                 for part in folds(dataset, self.splits)[: len(choice.held_out)]
             ]
             result = _calibrated(result, trials, choice, dataset, learning)
@@ -172,18 +175,18 @@ class Auto(Method):
                 "form alone is trained, uncalibrated. Bring more classes, or more images."
             )
             return
-        parts, reserved, dearest = folds(dataset, self.splits), 0.0, 0.0
-        config = self.config
-        if config.preprocessing.feature_transform == "auto":
-            config = _best_transform(config, parts, how)
-        for entry in portfolio(config):
+        parts = [_limited(part) for part in folds(dataset, self.splits)]
+        config, closed = _closed_form(self.config, parts, how)
+        yield closed
+        reserved, dearest = _FINAL * closed.seconds, closed.seconds
+        for entry in portfolio(config)[1:]:
             left = self.budget - (time.perf_counter() - started) - reserved
-            if dearest and left < _DEARER * dearest:
+            if left < _DEARER * dearest:
                 logger.info("auto: %s is left out: %.0f s are left", entry.name, max(left, 0))
                 return
-            trial = _trial(entry, parts, how, left if dearest else np.inf)
+            trial = _trial(entry, parts, how, left)
             left = self.budget - (time.perf_counter() - started) - reserved
-            if dearest and left < _FINAL * trial.seconds:
+            if left < _FINAL * trial.seconds:
                 needed = _FINAL * trial.seconds
                 logger.info("auto: %s is left out: it needs %.0f s more", entry.name, needed)
                 return
@@ -192,15 +195,27 @@ class Auto(Method):
             yield trial
 
 
-def _best_transform(config: Config, parts: Sequence[GZSLDataset], how: JobOptions) -> Config:
-    """With the transform that the closed form does best with, where there is a choice."""
+def _limited(part: GZSLDataset) -> GZSLDataset:
+    """A fold with at most `MOST` held-out rows of either kind: all methods' scores are kept."""
+    rng = np.random.default_rng(0)
+    held = {"val_seen": part.split.val_seen, "val_unseen": part.split.val_unseen}
+    fewer = {name: rng.permutation(rows)[:MOST] for name, rows in held.items() if len(rows) > MOST}
+    return dataclasses.replace(part, split=dataclasses.replace(part.split, **fewer))
+
+
+def _closed_form(
+    config: Config, parts: Sequence[GZSLDataset], how: JobOptions
+) -> tuple[Config, Trial]:
+    """The first method on all folds, with the transform that it does best with."""
     training, _ = parts[0].for_validation()
-    if FeatureScaler.fit(training.features, config.preprocessing).transform == "none":
-        return config  # negative features have no square root
-    options = [with_transform(config, transform) for transform in ("sqrt", "none")]
+    preprocessing = config.preprocessing
+    options = [config]
+    if preprocessing.feature_transform == "auto":
+        open_to = FeatureScaler.fit(training.features, preprocessing).transform
+        options = [with_transform(config, one) for one in dict.fromkeys((open_to, "none"))]
     tried = [_trial(portfolio(one)[0], parts, how, np.inf) for one in options]
-    worth = [round(harmonic(list(one.folds.values())), 9) for one in tried]
-    return options[int(np.argmax(worth))]
+    best = int(np.argmax([round(harmonic(list(one.folds.values())), 9) for one in tried]))
+    return options[best], tried[best]
 
 
 def _trial(entry: Entry, parts: Sequence[GZSLDataset], how: JobOptions, left: float) -> Trial:
@@ -245,52 +260,29 @@ def _calibrated(
     learning: Sequence[float],
 ) -> Chosen:
     """With the constant that validation supports, its measures there, and what was tried."""
-    constant = average_constant(choice.curves)
-    result.recognizer.calibration = constant
-    found = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
-    result.recognizer.temperature = float(np.exp(np.mean(np.log(found))))
-    rejection = known_quantiles(choice.held_out, constant)
-    result.recognizer.metadata = dataclasses.replace(
-        result.recognizer.metadata, rejection=rejection
+    recognizer, calibration = result.recognizer, result.method.config.classification.calibration
+    found = tradeoff(choice.curves)
+    recognizer.calibration = constant = found.constant(calibration)
+    recognizer.metadata = dataclasses.replace(
+        recognizer.metadata,
+        tradeoff=found,
+        rejection=known_quantiles(choice.held_out, constant),
     )
+    temperatures = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
+    recognizer.temperature = float(np.exp(np.mean(np.log(temperatures))))
     rng, unseen = np.random.default_rng(0), len(dataset.unseen_classes)
-    estimate = expect(choice.held_out, unseen, rng, learning)
+    estimate = expect(choice.held_out, unseen, rng, learning, calibration)
     report = {
         "tried": {one.name: _summary(one) for one in trials},
         "kept": {name: round(weight, 6) for name, weight in choice.weights.items()},
         "spread": round(spread(choice.held_out), 6),
+        "feature_transform": recognizer.preprocessing.transform,
         "expected": dataclasses.asdict(estimate),
         "at_risk": _at_risk(dataset),
     }
     logger.info("auto: kept %s; expected of the test: %s", ", ".join(choice.weights), estimate)
     validation = _measured(choice.held_out[0], constant)
     return dataclasses.replace(result, validation=validation, report=report)
-
-
-def _learning(method: Method, part: GZSLDataset, whole: GZSLDataset, how: JobOptions) -> float:
-    """Points of T1 that a fold loses by having fewer seen classes than the whole training.
-
-    Measured with the closed form: the gain from half of the fold's seen classes to all of them is
-    one doubling.
-    """
-    labels, split = part.labels, part.split
-    seen = np.unique(labels[split.train])
-    half = np.random.default_rng(0).permutation(seen)[: len(seen) // 2]
-    if len(half) < 2:
-        return 0.0
-    rows = {
-        n: r[np.isin(labels[r], half)] for n, r in vars(split).items() if n in ("train", "val_seen")
-    }
-    fewer = dataclasses.replace(part, split=dataclasses.replace(split, **rows))
-    found: list[float] = []
-    for one in (part, fewer):
-        training, test = one.for_validation()
-        recognizer = method.fit(training, exemplars=False, **how).recognizer
-        scores = recognizer.scores(test.features)
-        held_out = HeldOut(scores, test.labels, test.seen_mask, test.class_names)
-        found.append(accuracy_among(held_out, np.flatnonzero(~test.seen_mask)))
-    gain = (found[0] - found[1]) / float(np.log2(len(seen) / len(half)))
-    return max(gain, 0.0) * float(np.log2(len(whole.seen_classes) / len(seen)))
 
 
 def _summary(trial: Trial) -> dict[str, Any]:

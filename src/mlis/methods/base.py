@@ -127,8 +127,8 @@ class Method(ABC):
     @property
     def chooses(self) -> bool:
         """Whether validation has something to choose: an alternative, or the constant."""
-        return len(self.alternatives()) > 1 or (
-            self.config.classification.calibration == "validation"
+        return len(self.alternatives()) > 1 or isinstance(
+            self.config.classification.calibration, str
         )
 
     def alternatives(self) -> Sequence[Self]:

@@ -24,20 +24,15 @@ and so γ between 20 and 781 by dataset (`PUBLISHED`). Other differences:
   validation classes, from one training. Stage 2 runs to convergence.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from mlis.compute.precision import Precision
 from mlis.generators.vae_gan.trainer import FVAEGANTrainer, VAEGANGenerator, VAEGANSettings
+from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.methods._stage2 import fit_softmax
-from mlis.methods.base import Job, Method
-from mlis.model.recognizer import Recognizer
+from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Identity
-from mlis.training.checkpoints import SnapshotSeries
-from mlis.training.loop import train
-
-SHARES = (0.25, 0.5, 1.0)  # of the steps, to choose from
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "CUB": {"steps": 4200},
@@ -50,19 +45,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """Options by dataset, where they differ from the defaults; steps = epochs · rows / batch_size."""
 
 
-def shorter(steps: int) -> list[int]:
-    """Numbers of steps to choose from: shares of `steps`."""
-    return sorted({max(1, round(share * steps)) for share in SHARES})
-
-
 @dataclass(frozen=True)
-class FVAEGAN(VAEGANSettings, Method):
+class FVAEGAN(VAEGANSettings, SnapshotMethod[FVAEGANTrainer]):
     """f-VAEGAN-D2 and a softmax.
 
     Attributes:
         config: `preprocessing`, `classification` and `precision` are used.
     """
 
+    stage: ClassVar[str] = "f-vaegan"
     remedy: ClassVar[str] = "Lower batch_size, hidden or critic_hidden of FVAEGAN"
 
     @property
@@ -70,25 +61,11 @@ class FVAEGAN(VAEGANSettings, Method):
         """As in the paper."""
         return "f-VAEGAN-D2"
 
-    def alternatives(self) -> Sequence[Self]:
-        """Shares of the steps."""
-        return [replace(self, steps=steps) for steps in shorter(self.steps)]
+    def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> FVAEGANTrainer:
+        """Of all networks."""
+        return FVAEGANTrainer(data, self, precision, seed)
 
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train one generator, and a softmax on each of its snapshots.
-
-        Raises:
-            DivergenceError: a loss became NaN or infinite.
-        """
-        scaler, data = job.prepare(self.config)
-        precision = Precision.of(self.config.precision, job.device)
-        trainer = FVAEGANTrainer(data, self, precision, job.seed)
-        steps = [one.steps for one in self.among(job)]
-        kept = SnapshotSeries(steps, trainer.kept())
-        train("f-vaegan", trainer, max(steps), job.callbacks, kept)
-        for one in self.among(job):
-            trainer.load_outcome(kept.states[one.steps])
-            generator = VAEGANGenerator(trainer.network, trainer.range)
-            settings = one.config.classification
-            head = fit_softmax(data, generator, Identity(), settings, job.seed)
-            yield one, job.recognizer(scaler, head)
+    def outcome(self, trainer: FVAEGANTrainer, data: TrainingTensors, seed: int) -> Parts:
+        """A softmax on features, real and synthetic."""
+        generator, refiner = VAEGANGenerator(trainer.network, trainer.range), Identity()
+        return fit_softmax(data, generator, refiner, self.config.classification, seed), refiner

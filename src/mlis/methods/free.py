@@ -27,9 +27,9 @@ runs to convergence; steps are chosen on validation classes, not on test rows. Î
 distances of about 85 to 1024 numbers. For features outside [0, 1] see :mod:`mlis.methods.f_vaegan`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,14 +40,10 @@ from mlis.config import setting
 from mlis.generators.vae_gan.losses import weighted_l1
 from mlis.generators.vae_gan.trainer import VAEGANGenerator, VAEGANSettings, VAEGANTrainer, update
 from mlis.generators.wgan_gp.networks import SLOPE
+from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.methods._stage2 import decoded, fit_softmax
-from mlis.methods.base import Job, Method
-from mlis.methods.f_vaegan import shorter
 from mlis.model.preprocessing import TrainingTensors
-from mlis.model.recognizer import Recognizer
-from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.layers import Perceptron
-from mlis.training.loop import train
 from mlis.training.state import Part
 
 _ANIMALS: dict[str, Any] = {
@@ -69,13 +65,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class FREE(VAEGANSettings, Method):
+class FREE(VAEGANSettings, SnapshotMethod["FREETrainer"]):
     """FREE; the defaults are those of CUB.
 
     Attributes:
         config: `preprocessing`, `classification` and `precision` are used.
     """
 
+    stage: ClassVar[str] = "free"
     remedy: ClassVar[str] = "Lower batch_size, hidden or critic_hidden of FREE"
 
     steps: int = setting(110200, "generator steps", low=1)
@@ -102,31 +99,18 @@ class FREE(VAEGANSettings, Method):
         """As in the paper."""
         return "FREE"
 
-    def alternatives(self) -> Sequence[Self]:
-        """Shares of the steps."""
-        return [replace(self, steps=steps) for steps in shorter(self.steps)]
+    def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> "FREETrainer":
+        """Of all networks."""
+        return FREETrainer(data, self, precision, seed)
 
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train all networks once, and a softmax on each snapshot.
-
-        Raises:
-            DivergenceError: a loss became NaN or infinite.
-        """
-        scaler, data = job.prepare(self.config)
-        precision = Precision.of(self.config.precision, job.device)
-        trainer = FREETrainer(data, self, precision, job.seed)
-        steps = [one.steps for one in self.among(job)]
-        kept = SnapshotSeries(steps, trainer.kept())
-        train("free", trainer, max(steps), job.callbacks, kept)
-        for one in self.among(job):
-            trainer.load_outcome(kept.states[one.steps])
-            generator = VAEGANGenerator(trainer.network, trainer.range)
-            attributes = data.descriptors.shape[1]
-            refiner = decoded(trainer.refinement, "sigmoid", attributes)  # without s
-            parts = (data.x.shape[1], self.hidden, attributes)
-            settings = one.config.classification
-            head = fit_softmax(data, generator, refiner, settings, job.seed, parts)
-            yield one, job.recognizer(scaler, head, refiner)
+    def outcome(self, trainer: "FREETrainer", data: TrainingTensors, seed: int) -> Parts:
+        """A softmax on [x ; h ; Ã¢], real and synthetic."""
+        generator = VAEGANGenerator(trainer.network, trainer.range)
+        attributes = data.descriptors.shape[1]
+        refiner = decoded(trainer.refinement, "sigmoid", attributes)  # without s
+        widths = (data.x.shape[1], self.hidden, attributes)
+        settings = self.config.classification
+        return fit_softmax(data, generator, refiner, settings, seed, widths), refiner
 
 
 def centre_loss(

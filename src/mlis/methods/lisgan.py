@@ -23,9 +23,8 @@ chosen on validation classes, not set for each dataset by hand; a last ReLU in G
 are not negative, as of the WGAN-GP.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,16 +34,12 @@ from mlis.compute.precision import Precision
 from mlis.config import Generation, Section, setting
 from mlis.data.out_of_core.streaming import StreamedRows
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
+from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.methods._stage2 import fit_softmax
-from mlis.methods.base import Job, Method
-from mlis.methods.f_vaegan import shorter
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
-from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Identity
-from mlis.training.checkpoints import SnapshotSeries
-from mlis.training.loop import train
 
 _ANIMALS = {"class_weight": 1e-3, "fake_weight": 3e-5, "learning_rate": 1e-5}
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -63,13 +58,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class LisGAN(Section, Method):
+class LisGAN(Section, SnapshotMethod[AdversarialTrainer]):
     """LisGAN without its transductive cascade; the defaults are those of CUB.
 
     Attributes:
         config: `preprocessing`, `classification` and `precision` are used.
     """
 
+    stage: ClassVar[str] = "lisgan"
     remedy: ClassVar[str] = "Lower batch_size, hidden or class_samples of LisGAN"
 
     steps: int = setting(6200, "generator steps", low=1)
@@ -89,28 +85,16 @@ class LisGAN(Section, Method):
         """As in the paper, and which part of it."""
         return "LisGAN (inductive)"
 
-    def alternatives(self) -> Sequence[Self]:
-        """Shares of the steps."""
-        return [replace(self, steps=steps) for steps in shorter(self.steps)]
+    def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> AdversarialTrainer:
+        """Of all networks."""
+        trainer = AdversarialTrainer(data, self._generation(data), precision, seed)
+        trainer.feedback = InvariantSide(trainer, self, seed)
+        return trainer
 
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train Q and one generator, and a softmax on each snapshot.
-
-        Raises:
-            DivergenceError: a loss became NaN or infinite.
-        """
-        scaler, data = job.prepare(self.config)
-        precision = Precision.of(self.config.precision, job.device)
-        trainer = AdversarialTrainer(data, self._generation(data), precision, job.seed)
-        trainer.feedback = InvariantSide(trainer, self, job.seed)
-        steps = [one.steps for one in self.among(job)]
-        kept = SnapshotSeries(steps, trainer.kept())
-        train("lisgan", trainer, max(steps), job.callbacks, kept)
-        for one in self.among(job):
-            trainer.load_outcome(kept.states[one.steps])
-            settings = one.config.classification
-            head = fit_softmax(data, trainer.generator, Identity(), settings, job.seed)
-            yield one, job.recognizer(scaler, head)
+    def outcome(self, trainer: AdversarialTrainer, data: TrainingTensors, seed: int) -> Parts:
+        """A softmax on features, real and synthetic."""
+        settings, refiner = self.config.classification, Identity()
+        return fit_softmax(data, trainer.generator, refiner, settings, seed), refiner
 
     def _generation(self, data: TrainingTensors) -> Generation:
         """The WGAN-GP's settings, from a cold start."""

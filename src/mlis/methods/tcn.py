@@ -24,9 +24,9 @@ Different here:
   on validation classes, among shares of `steps` of one training. The network is not fine-tuned.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,28 +37,28 @@ from mlis.compute.random import stream
 from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import prefetch
 from mlis.data.samplers import uniform_rows
-from mlis.methods.base import Job, Method
+from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.model.heads import RelationHead
 from mlis.model.preprocessing import TrainingTensors
-from mlis.model.recognizer import Recognizer
-from mlis.training.checkpoints import SnapshotSeries
+from mlis.model.refiners import Identity
 from mlis.training.layers import Perceptron, rectify, xavier
-from mlis.training.loop import adam, train
+from mlis.training.loop import adam
 from mlis.training.state import PackedTrainer, Part
 
 SLOPE = 0.01  # of LeakyReLU in A
-SHARES = (0.02, 0.04, 0.08, 0.12, 0.2, 0.4, 1.0)  # of the steps, to choose from
 LEAST = 1e-3  # smaller coefficients are dropped
 
 
 @dataclass(frozen=True)
-class TCN(Section, Method):
+class TCN(Section, SnapshotMethod["ContrastTrainer"]):
     """TCN.
 
     Attributes:
         config: `preprocessing` and `precision` are used.
     """
 
+    stage: ClassVar[str] = "tcn"
+    shares: ClassVar[tuple[float, ...]] = (0.02, 0.04, 0.08, 0.12, 0.2, 0.4, 1.0)
     remedy: ClassVar[str] = "Lower batch_size, hidden or relation_hidden of TCN"
 
     steps: int = setting(50_000, "of both networks", low=1)
@@ -76,26 +76,13 @@ class TCN(Section, Method):
         """As in the paper."""
         return "TCN"
 
-    def alternatives(self) -> Sequence[Self]:
-        """Shares of the steps."""
-        steps = sorted({max(1, round(share * self.steps)) for share in SHARES})
-        return [replace(self, steps=one) for one in steps]
+    def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> "ContrastTrainer":
+        """Of all networks."""
+        return ContrastTrainer(data, self, precision, seed)
 
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train both networks once, and take a recognizer from each snapshot.
-
-        Raises:
-            DivergenceError: a loss became NaN or infinite.
-        """
-        scaler, data = job.prepare(self.config)
-        precision = Precision.of(self.config.precision, job.device)
-        trainer = ContrastTrainer(data, self, precision, job.seed)
-        steps = [one.steps for one in self.among(job)]
-        kept = SnapshotSeries(steps, trainer.kept())
-        train("tcn", trainer, max(steps), job.callbacks, kept)
-        for one in self.among(job):
-            trainer.load_outcome(kept.states[one.steps])
-            yield one, job.recognizer(scaler, trainer.head())
+    def outcome(self, trainer: "ContrastTrainer", data: TrainingTensors, seed: int) -> Parts:
+        """The relation of features and prototypes."""
+        return trainer.head(), Identity()
 
 
 def class_similarity(seen: Tensor, unseen: Tensor, penalty: float) -> Tensor:

@@ -28,9 +28,9 @@ to convergence. The best epoch was picked on test rows; here a quarter, half or 
 chosen on validation classes. For features outside [0, 1] see :mod:`mlis.methods.f_vaegan`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +43,10 @@ from mlis.generators.base import Sampler
 from mlis.generators.vae_gan.losses import activate, weighted_l1
 from mlis.generators.vae_gan.trainer import VAEGANSettings, VAEGANTrainer, update
 from mlis.generators.wgan_gp.networks import SLOPE
+from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.methods._stage2 import decoded, fit_softmax
-from mlis.methods.base import Job, Method
-from mlis.methods.f_vaegan import shorter
 from mlis.model.preprocessing import TrainingTensors
-from mlis.model.recognizer import Recognizer
-from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.layers import Perceptron
-from mlis.training.loop import train
 from mlis.training.state import EpochCount, Part
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -71,13 +67,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class TFVAEGAN(VAEGANSettings, Method):
+class TFVAEGAN(VAEGANSettings, SnapshotMethod["TFVAEGANTrainer"]):
     """TF-VAEGAN; the defaults are those of CUB.
 
     Attributes:
         config: `preprocessing`, `classification` and `precision` are used.
     """
 
+    stage: ClassVar[str] = "tf-vaegan"
     remedy: ClassVar[str] = "Lower batch_size, hidden or critic_hidden of TFVAEGAN"
 
     steps: int = setting(66600, "generator steps", low=1)
@@ -102,29 +99,16 @@ class TFVAEGAN(VAEGANSettings, Method):
         """As in the paper."""
         return "TF-VAEGAN"
 
-    def alternatives(self) -> Sequence[Self]:
-        """Shares of the steps."""
-        return [replace(self, steps=steps) for steps in shorter(self.steps)]
+    def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> "TFVAEGANTrainer":
+        """Of all networks."""
+        return TFVAEGANTrainer(data, self, precision, seed)
 
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train all networks once, and a softmax on each snapshot.
-
-        Raises:
-            DivergenceError: a loss became NaN or infinite.
-        """
-        scaler, data = job.prepare(self.config)
-        precision = Precision.of(self.config.precision, job.device)
-        trainer = TFVAEGANTrainer(data, self, precision, job.seed)
-        steps = [one.steps for one in self.among(job)]
-        kept = SnapshotSeries(steps, trainer.kept())
-        train("tf-vaegan", trainer, max(steps), job.callbacks, kept)
-        for one in self.among(job):
-            trainer.load_outcome(kept.states[one.steps])
-            refiner = decoded(trainer.decoder, "unit")
-            parts = (data.x.shape[1], self.hidden, data.descriptors.shape[1])
-            settings = one.config.classification
-            head = fit_softmax(data, trainer, refiner, settings, job.seed, parts)
-            yield one, job.recognizer(scaler, head, refiner)
+    def outcome(self, trainer: "TFVAEGANTrainer", data: TrainingTensors, seed: int) -> Parts:
+        """A softmax on [x ; h ; â], real and synthetic."""
+        refiner = decoded(trainer.decoder, "unit")
+        widths = (data.x.shape[1], self.hidden, data.descriptors.shape[1])
+        settings = self.config.classification
+        return fit_softmax(data, trainer, refiner, settings, seed, widths), refiner
 
 
 class Feedback(nn.Module):

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from mlis.model.preprocessing import FeatureScaler
 from mlis.model.refiners import Refiner
 from mlis.model.rejection import known_levels, known_scores
 
+if TYPE_CHECKING:  # only for the type of a field: training code never imports evaluation
+    from mlis.evaluation import TradeOff
+
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 BATCH = 2048  # rows at a time: as fast as more of them, and its activations are 16 MiB
@@ -36,6 +39,8 @@ class Metadata:
             :class:`~mlis.data.dataset.Provenance`.
         history: additions, removals and renamings of classes: when, and with which settings.
         record: saved with it: settings, data, seed, results.
+        tradeoff: U and S on validation classes by the calibration constant, as it was trained;
+            None where nothing was chosen on validation classes.
         rejection: quantiles of `known_scores` over validation images of known classes, at
             :data:`mlis.model.rejection.LEVELS`; empty where there were none.
     """
@@ -43,6 +48,7 @@ class Metadata:
     sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     history: tuple[Mapping[str, Any], ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tradeoff: "TradeOff | None" = None
     rejection: tuple[float, ...] = ()
 
 

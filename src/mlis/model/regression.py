@@ -68,6 +68,12 @@ def left_out_error(gram: Tensor, values: Tensor) -> float:
     return min(map(error, PENALTIES))
 
 
+def left_out_errors(gram: Tensor, values: Tensor, penalty: float) -> Tensor:
+    """Errors (S, k) of kernel ridge regression where each row is left out; as `left_out_error`."""
+    inverse = torch.linalg.inv(gram + penalty * torch.eye(len(gram)).to(gram))
+    return (inverse @ values) / inverse.diagonal()[:, None]
+
+
 class ClassRegression(nn.Module):
     """Predicts mean and uncertainty of a class from its descriptor, in a space of k dimensions.
 
@@ -157,14 +163,33 @@ class ClassRegression(nn.Module):
         return cls(kernel, width, noise, unit, **tensors, **placed), basis
 
     def forward(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances, each (n, k) float64, of classes with these (n, Da) descriptors."""
+        """Means and variances, each (n, k) float64, of classes with these (n, Da) descriptors.
+
+        A descriptor of zeros says nothing: its class is that of `of_any_class`.
+        """
         known, root, dual = (part.double() for part in (self.known, self.root, self.dual))
         points = _centred(descriptors.double(), self.centre.double(), self.unit)
         with_known = kernel_matrix(self.kernel, points, known, self.width)
         own = points.square().sum(1) if self.kernel == "linear" else 1.0
         variance = own + self.noise - (with_known @ root).square().sum(1)
         variance = variance.clamp(min=self.noise)  # it is λ at least, but for rounding
-        return self.mean.double() + with_known @ dual, variance[:, None] * self.spread.double()
+        means, variances = self.mean.double() + with_known @ dual, variance[:, None] * self.spread
+        if bool((silent := ~descriptors.any(dim=1)).any()):
+            means[silent], variances[silent] = self.of_any_class()
+        return means, variances
+
+    def of_any_class(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (k,) float64 of a class of which nothing is known but that it is one.
+
+        Classes are a sample of S from a normal distribution of means: mean and variance of the
+        seen classes' means, the variance times 1 + 1/S for a further one.
+        """
+        known, dual = self.known.double(), self.dual.double()
+        gram = kernel_matrix(self.kernel, known, known, self.width)
+        means = gram @ dual + self.noise * dual  # less m: A α = M − m
+        classes = len(means)
+        variance = means.square().sum(0) / max(classes - 1, 1) * (1 + 1 / classes)
+        return self.mean.double(), variance
 
     def sizes(self) -> dict[str, Any]:
         """JSON-compatible arguments of `empty`."""

@@ -1,6 +1,7 @@
 """The routes of the HTTP API."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import re
@@ -36,7 +37,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         403: "not allowed",
         404: "no such class",
         408: "the body did not arrive in time",
-        409: "a class of that name exists",
+        409: "a class of that name exists, or the model cannot do that",
         413: "the body is too large",
         415: "a body of another media type",
         422: "not what was expected; `problems` says where",
@@ -79,7 +80,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
     @router.post(
         "/predict/images",
-        responses=responses(415),
+        responses=responses(409, 415),
         response_model=schemas.ImagesAnswer,
         openapi_extra=body_of(FORM, form),
         tags=["predict"],
@@ -87,6 +88,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
     async def predict_images(
         request: Request,
         top_k: Annotated[int, Query(ge=1, le=limits.max_top_k, description="classes per file")] = 5,
+        calibration: Annotated[schemas.Word | None, Query(description=schemas.CALIBRATION)] = None,
         reject: Annotated[float | None, Query(gt=0, lt=1, description=schemas.REJECT)] = None,
     ) -> Response:
         """The likeliest classes of each uploaded image.
@@ -95,10 +97,10 @@ def _add_images(router: APIRouter, service: Service) -> None:
         """
         client = client_of(request.scope)
         service.check_images(client)
-        least = service.engine.rejects(reject)
+        constant, least = _constant(service, calibration), service.engine.rejects(reject)
         with service.upload_room.hold(client) as take:
             files = await read_files(request, limits.upload_bytes, take, limits.max_files)
-            answers = await service.predict_images(files, client)
+            answers = await service.predict_images(files, client, constant)
             return await asyncio.to_thread(_images_answer, files, answers, top_k, least)
 
 
@@ -111,7 +113,7 @@ def _add_features(router: APIRouter, service: Service) -> None:
 
     @router.post(
         "/predict/features",
-        responses=responses(415),
+        responses=responses(409, 415),
         response_model=schemas.RowsAnswer,
         openapi_extra=json_of(expected),
         tags=["predict"],
@@ -122,10 +124,20 @@ def _add_features(router: APIRouter, service: Service) -> None:
         service.room.check(client)
         with service.upload_room.hold(client) as take:
             body = await read_json(request, expected, most, take, items)
+            constant = _constant(service, body.calibration)
             rows = await asyncio.to_thread(np.array, body.rows, np.float32)
             least = service.engine.rejects(body.reject)
-            answers = await service.predict_rows(rows, client)
+            answers = await service.predict_rows(rows, client, constant)
             return await asyncio.to_thread(_rows_answer, answers, body.top_k, least)
+
+
+def _constant(service: Service, calibration: float | str | None) -> float | None:
+    """The constant that a request chooses. Raises `ConflictError`."""
+    if calibration is None:
+        return None
+    with contextlib.suppress(ValueError):
+        calibration = float(calibration)
+    return service.engine.constant(calibration)
 
 
 def _add_classes(router: APIRouter, service: Service) -> None:
@@ -216,6 +228,13 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
             can_reject=engine.can_reject,
             reject=engine.reject or None,
         )
+
+    @router.get("/tradeoff", responses=responses(), tags=["server"])
+    async def get_tradeoff() -> schemas.TradeOff:
+        """What `calibration` of a prediction gives, on validation classes."""
+        known = service.engine.tradeoff
+        points = [] if known is None else [schemas.Point(**one._asdict()) for one in known.points]
+        return schemas.TradeOff(calibration=service.engine.calibration, points=points)
 
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 

@@ -21,11 +21,13 @@ from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.image_classifier import ImageClassifier, recorded_backbone
 from mlis.incremental import ExemplarBuffer, add_classes, remove_classes, rename_classes
 from mlis.io.checkpoint import load_exemplars, load_model
+from mlis.model.calibrate import constant_of
 from mlis.model.recognizer import Recognizer, probabilities_of
 from mlis.model.rejection import check_reject
 from mlis.serving.descriptions import Describer, Description
 
 if TYPE_CHECKING:
+    from mlis.evaluation import TradeOff
     from mlis.features.backbones.base import Backbone
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ NOT_FINITE = "its features are not finite, or so far from the training's that it
 
 
 class ConflictError(DataError):
-    """A class of that name exists."""
+    """A class of that name exists, or the model cannot do what was asked."""
 
 
 class NoSuchClassError(DataError):
@@ -60,10 +62,15 @@ class Catalogue:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """One image as `prepare` gives it, or one row of features (Dx,)."""
+    """One image as `prepare` gives it, or one row of features (Dx,).
+
+    Attributes:
+        constant: subtracted from seen-class scores; the model's own where absent.
+    """
 
     values: np.ndarray
     is_image: bool
+    constant: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +159,23 @@ class Engine:
         return self._served[-1]
 
     @property
+    def calibration(self) -> float:
+        """The model's own constant."""
+        return self._served[0].calibration
+
+    @property
+    def tradeoff(self) -> "TradeOff | None":
+        """U and S on validation classes by the constant, where the model keeps them."""
+        return self._served[0].metadata.tradeoff
+
+    def constant(self, calibration: float | str) -> float:
+        """The constant of a request's choice. Raises `ConflictError` without a curve."""
+        try:
+            return constant_of(self._served[0], calibration)
+        except SettingsError as error:
+            raise ConflictError(str(error)) from None
+
+    @property
     def can_reject(self) -> bool:
         """Whether the model can tell what looks like none of its classes."""
         return bool(self._served[0].metadata.rejection)
@@ -160,9 +184,12 @@ class Engine:
         """The level below which a request of this rate gets "unknown"; without one the engine's.
 
         Raises:
-            DataError: the model cannot.
+            ConflictError: the model cannot.
         """
-        check_reject(self._served[0], rate)
+        try:
+            check_reject(self._served[0], rate)
+        except DataError as error:
+            raise ConflictError(str(error)) from None
         return self.reject if rate is None else rate
 
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
@@ -194,6 +221,9 @@ class Engine:
         scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
             scores[finite] = _scores(recognizer, features[finite])
+        own = recognizer.calibration
+        shift = [0.0 if one.constant is None else own - one.constant for one in queries]
+        scores += np.outer(shift, catalogue.seen)
         known = np.asarray(np.isfinite(scores).all(axis=1))
         levels = np.ones(len(queries))
         if known.any() and recognizer.metadata.rejection:

@@ -63,6 +63,7 @@ def _html(service: Service, access: Access) -> str:
     return environment.get_template("page.html").render(
         version=mlis.__version__,
         takes_images=engine.backbone is not None,
+        chooses=engine.tradeoff is not None,
         changes=access.allow_changes,
         takes=describer.takes if describer else (),
         size=describer.size if describer else 0,

@@ -43,6 +43,14 @@ def _whole(value: Any) -> Any:
 
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Constant = Annotated[Number, Field(gt=-LARGEST_FEATURE, lt=LARGEST_FEATURE)]
+_LOSS, _DECIMAL = "(100|[0-9]{1,2}([.][0-9]{1,6})?)", "-?[0-9]{1,20}([.][0-9]{1,20})?(e-?[0-9])?"
+Word = Annotated[str, StringConstraints(pattern=f"^(h|seen-loss={_LOSS}|{_DECIMAL})$")]
+Calibration: Any = Constant | Word | None  # pyright: ignore[reportOperatorIssue]
+CALIBRATION = (
+    "the trade-off between seen and unseen classes: h, seen-loss=P, or the calibration constant; "
+    "the model's own where absent"
+)
 Feature = Annotated[Number, Field(ge=-LARGEST_FEATURE, le=LARGEST_FEATURE)]
 Name = Annotated[
     str,
@@ -115,6 +123,24 @@ class ClassList(Wire):
 
     count: int
     classes: list[ClassInfo]
+
+
+class Point(Wire):
+    """U, S and H on validation classes (per cent) at a calibration constant."""
+
+    constant: float
+    U: float = Field(description="accuracy on classes without images in training")
+    S: float = Field(description="accuracy on classes with images in training")
+    H: float = Field(description="harmonic mean of U and S")
+
+
+class TradeOff(Wire):
+    """The trade-off between seen and unseen classes."""
+
+    calibration: float = Field(description="constant of requests that choose none")
+    points: list[Point] = Field(
+        description="by ascending constant, as it was trained; empty where it was not measured"
+    )
 
 
 class NewClass(Wire):
@@ -191,5 +217,9 @@ def rows_request(limits: Limits, num_features: int) -> Any:
         reject=(
             Annotated[Number, Field(gt=0, lt=1)] | None,
             Field(default=None, description=REJECT),
+        ),
+        calibration=(
+            Calibration,
+            Field(default=None, description=CALIBRATION),
         ),
     )

@@ -137,8 +137,12 @@ class Service:
             )
         self.room.check(client)
 
-    async def predict_images(self, files: Sequence[Upload], client: str) -> list[Answer]:
+    async def predict_images(
+        self, files: Sequence[Upload], client: str, constant: float | None = None
+    ) -> list[Answer]:
         """One answer per file; a file that is not an image has a reason instead.
+
+        `constant` is the calibration constant, the model's own where absent.
 
         Raises:
             BusyError: too much is in progress.
@@ -146,7 +150,9 @@ class Service:
         with self.room.hold(client) as take:
             take(sum(1 + min(file.pixels, self.limits.pixels) // MEGA for file in files))
             prepared = await asyncio.gather(*(self._prepared(file) for file in files))
-            good = [Query(each, True) for each in prepared if isinstance(each, np.ndarray)]
+            good = [
+                Query(each, True, constant) for each in prepared if isinstance(each, np.ndarray)
+            ]
             answers = iter(await self._ask(good))
         results = [
             next(answers) if isinstance(each, np.ndarray) else Answer(self.catalogue, None, each)
@@ -155,7 +161,9 @@ class Service:
         self.metrics.bad_images.inc(sum(answer.probabilities is None for answer in results))
         return results
 
-    async def predict_rows(self, rows: np.ndarray, client: str) -> list[Answer]:
+    async def predict_rows(
+        self, rows: np.ndarray, client: str, constant: float | None = None
+    ) -> list[Answer]:
         """One answer per row of features (B, Dx) float32.
 
         Raises:
@@ -164,7 +172,7 @@ class Service:
         """
         with self.room.hold(client) as take:
             take(len(rows))
-            answers = await self._ask([Query(row, False) for row in rows])
+            answers = await self._ask([Query(row, False, constant) for row in rows])
         for i, answer in enumerate(answers):
             if answer.probabilities is None:
                 raise DataError(f"rows.{i}: {answer.reason}")

@@ -75,6 +75,10 @@ class PackedTrainer(ABC):
     rows: Tensor
 
     @abstractmethod
+    def step(self) -> Mapping[str, Tensor]:
+        """Take one step; return its losses as 0-d tensors, without waiting for them."""
+
+    @abstractmethod
     def parts(self) -> Mapping[str, Part]:
         """Everything the next step depends on besides its rows, by name."""
 

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -112,10 +112,10 @@ def join_columns(parts: Sequence[np.ndarray]) -> np.ndarray:
     return result
 
 
-_Column = tuple[Path, Sequence[Any] | np.ndarray | None]
+Values = TypeVar("Values", bound=Sequence[Any] | np.ndarray | None)
 
 
-def _same(what: str, known: _Column, other: _Column) -> _Column:
+def _same(what: str, known: tuple[Path, Values], other: tuple[Path, Values]) -> tuple[Path, Values]:
     """The first of two columns that exists. Raises `DataError` if both do and differ."""
     (path, values), (other_path, others) = known, other
     if others is None or not len(others):

@@ -178,9 +178,9 @@ def stored(array: np.ndarray) -> StoredArray | None:
     if not array.flags.c_contiguous or not array.size:
         return None
     file = root.__dict__.get("mlis_file")
-    if file is None and root.filename is None:
-        return None
     if file is None:
+        if root.filename is None:
+            return None
         file = _open(Path(root.filename))
         attach(root, file)
     first, origin = (a.__array_interface__["data"][0] for a in (array, root))

@@ -98,6 +98,28 @@ def find_images(
     return found
 
 
+def images_of_classes(folder: Path) -> list[ImageFile]:
+    """Images of a folder that is named after their class, or that holds such folders.
+
+    Those of a folder `test` are left out.
+
+    Raises:
+        DataError: the folder is missing or empty, or holds both.
+    """
+    found = [one for one in find_images(folder).images if not one.mark.startswith("test")]
+    direct = [one for one in found if not one.class_name]
+    if direct and len(direct) < len(found):
+        raise DataError(
+            f"{folder}: expected images of one class or a folder for each class, got both, such as "
+            f"{direct[0].path}. Move it into a class's folder."
+        )
+    name = normal(folder.resolve().name)
+    return [
+        replace(one, path=f"{folder}/{one.path}", class_name=one.class_name or name)
+        for one in found
+    ]
+
+
 def write_bad(folder: Path, bad: Sequence[Bad]) -> None:
     """Write path and reason of the files without features to `bad.csv`."""
     write_csv(folder / BAD, ("path", "reason"), [(each.path, each.reason) for each in bad])

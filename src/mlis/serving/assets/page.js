@@ -9,7 +9,7 @@ const UNREADABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and JPEG 2000 are read
 
 const $ = (id) => document.getElementById(id);
 const { changes, maxMib } = document.body.dataset;
-const state = { pictures: [], classes: [], round: 0 };
+const state = { pictures: [], classes: [], round: 0, points: [], constant: null };
 
 // --- small helpers -------------------------------------------------------------------------------
 
@@ -199,8 +199,9 @@ async function recognise(picture) {
     const form = new FormData();
     form.append("files", picture.file);
     const reject = $("reject")?.value;
-    const asked = `top_k=${$("top-k").value}${reject ? `&reject=${reject}` : ""}`;
-    const [found] = (await ask("POST", `predict/images?${asked}`, form)).results;
+    const chosen = state.constant === null ? "" : `&calibration=${state.constant}`;
+    const path = `predict/images?top_k=${$("top-k").value}${chosen}${reject ? `&reject=${reject}` : ""}`;
+    const [found] = (await ask("POST", path, form)).results;
     if (found.error) {
       const why = `${sentence(found.error)}. ${UNREADABLE}`;
       show(note("wrong", `${name} cannot be read as a picture`, why));
@@ -282,6 +283,41 @@ function downloadCsv() {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+// --- the trade-off between seen and unseen classes -----------------------------------------------
+
+async function loadTradeoff() {
+  let known;
+  try {
+    known = await ask("GET", "tradeoff");
+  } catch {
+    return; // the model's own stays
+  }
+  const slider = $("tradeoff");
+  const distance = (point) => Math.abs(point.constant - known.calibration);
+  const own = known.points.reduce((best, point, i, all) => (distance(point) < distance(all[best]) ? i : best), 0);
+  const expect = () => {
+    const { U, S } = known.points[slider.value];
+    $("expected").textContent = `Expected: ${S.toFixed(0)}\u202f% of seen, ${U.toFixed(0)}\u202f% of never seen classes`;
+  };
+  slider.max = known.points.length - 1;
+  slider.value = own;
+  slider.disabled = false;
+  expect();
+  slider.addEventListener("input", expect);
+  slider.addEventListener("change", () => {
+    state.constant = known.points[slider.value].constant;
+    $("own").disabled = false;
+    recogniseAll();
+  });
+  $("own").addEventListener("click", () => {
+    state.constant = null;
+    slider.value = own;
+    $("own").disabled = true;
+    expect();
+    recogniseAll();
+  });
+}
+
 // --- start ---------------------------------------------------------------------------------------
 
 function takePictures() {
@@ -308,6 +344,7 @@ function takePictures() {
 }
 
 if ($("picture")) takePictures();
+if ($("tradeoff")) loadTradeoff();
 $("add")?.addEventListener("submit", addClass);
 $("filter").addEventListener("input", showClasses);
 loadClasses();

@@ -1,0 +1,133 @@
+"""Add images to classes of a trained recognizer, or classes of which there are a few images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlis.compute.precision import own_modes
+from mlis.data.labels import normal, shorten, warn_of_similar
+from mlis.data.out_of_core.arrays import as_float32
+from mlis.errors import DataError
+from mlis.incremental.class_changes import (
+    check_names,
+    check_refittable,
+    checked_classes,
+    noted,
+    refitted,
+)
+from mlis.incremental.exemplar_buffer import ExemplarBuffer
+from mlis.model.heads import Head
+from mlis.model.recognizer import Recognizer, replace
+
+
+@own_modes()
+def add_images(
+    recognizer: Recognizer,
+    exemplars: ExemplarBuffer | None,
+    images: Mapping[str, Any],
+    descriptors: Mapping[str, Any] | None = None,
+    *,
+    note: str = "",
+) -> tuple[Recognizer, ExemplarBuffer | None]:
+    """A recognizer that has also learnt from these images, and its exemplar buffer.
+
+    What the descriptor predicts of a class and what its images show are weighed by their
+    uncertainties. A Gaussian head does so in closed form, and the scores of other classes stay. For
+    a linear head the synthetic features of an unseen class are shifted to what is then expected of
+    it (:mod:`mlis.incremental.image_posterior`), the images join the exemplars, and stage 2 is
+    solved again. Preprocessing, generator, encoder, calibration constant, and which classes are
+    seen stay.
+
+    Args:
+        recognizer: stays as it is.
+        exemplars: its exemplar buffer; None for a Gaussian head, which needs none.
+        images: features (n, Dx), n ≥ 1, by class, as the recognizer takes them. Classes that it
+            does not know are added.
+        descriptors: (Da,) of added classes, made as those of the training; a class without one
+            is known by its images alone.
+        note: kept in the history.
+
+    Raises:
+        DataError: there are no images, features have another length or are not finite, a
+            descriptor is not of an added class or does not fit, there is no exemplar buffer, or
+            the head is neither linear nor Gaussian.
+    """
+    _check_able(recognizer.head, exemplars)
+    features = _checked_images(recognizer, images)
+    place = {name: i for i, name in enumerate(recognizer.class_names)}
+    new = [name for name in features if name not in place]
+    vectors = _vectors(recognizer, new, descriptors or {})
+    place |= {name: i for i, name in enumerate(new, len(place))}
+    labels = np.repeat([place[name] for name in features], [len(x) for x in features.values()])
+    every = np.concatenate([recognizer.descriptors.numpy(force=True), vectors])
+    seen = np.append(recognizer.seen_mask.numpy(force=True), np.zeros(len(new), dtype=bool))
+    like = next(recognizer.head.parameters())
+    scaled = recognizer.preprocessing(
+        torch.from_numpy(np.concatenate(list(features.values()))).to(like)
+    )
+    rows = scaled, torch.from_numpy(labels).to(like.device)
+    if exemplars is not None:
+        exemplars = exemplars.with_images(*rows)
+    if recognizer.head.knows_by_description:
+        head = recognizer.head.with_classes(torch.from_numpy(vectors))
+        head = head.with_images(recognizer.refiner(rows[0]), rows[1])
+    else:
+        assert exemplars is not None
+        count = exemplars.config.classification.synthetic_per_unseen
+        head, exemplars = refitted(recognizer, exemplars, every, seen, count, rows)
+    counts = {name: len(x) for name, x in features.items()}
+    metadata = noted(recognizer, "add images", list(counts), images=counts, added=new, note=note)
+    changes = {"head": head, "seen_mask": seen, "descriptors": every, "metadata": metadata}
+    return replace(recognizer, class_names=(*recognizer.class_names, *new), **changes), exemplars
+
+
+def _check_able(head: Head, exemplars: ExemplarBuffer | None) -> None:
+    if head.knows_by_description:
+        return
+    check_refittable(head)
+    if exemplars is None:
+        raise DataError(
+            "cannot add images: the model has no exemplar buffer (exemplars.safetensors). It was "
+            "saved or trained without one, or trained when no class was unseen. Train it again, "
+            "copy the file beside it, or use the method gaussian, which needs none."
+        )
+
+
+def _checked_images(recognizer: Recognizer, images: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """(n, Dx) float32 features by class name."""
+    names = check_names(list(images), ())
+    features: dict[str, np.ndarray] = {}
+    for name, values in zip(names, images.values(), strict=True):
+        x = as_float32(values, f"features of {name!r}")
+        if x.ndim != 2 or x.shape[1] != recognizer.num_features or not len(x):
+            raise DataError(
+                f"features of {name!r}: expected shape (n, {recognizer.num_features}) with n ≥ 1, "
+                f"as in training, got {x.shape}. Give features of the model's backbone."
+            )
+        if not (finite := np.isfinite(x).all(axis=1)).all():
+            raise DataError(
+                f"features of {name!r}: row {int(finite.argmin())}: expected finite numbers, got "
+                "NaN or infinity. Leave that row out."
+            )
+        features[name] = x
+    return features
+
+
+def _vectors(recognizer: Recognizer, new: list[str], descriptors: Mapping[str, Any]) -> np.ndarray:
+    """Descriptors (n, Da) of added classes; zeros for those without."""
+    given = {normal(name): vector for name, vector in descriptors.items()}
+    if wrong := [name for name in given if name not in new]:
+        raise DataError(
+            f"descriptors: expected those of added classes alone, got {shorten(wrong)}. Leave "
+            "them out: the model knows the class, or there are no images of it."
+        )
+    known = recognizer.descriptors.numpy(force=True)
+    vectors = np.zeros((len(new), known.shape[1]), dtype=known.dtype)
+    if given:
+        names, found = checked_classes(recognizer, list(given), np.stack(list(given.values())))
+        vectors[[new.index(name) for name in names]] = found
+    elif new:
+        warn_of_similar((*recognizer.class_names, *new), "classes")
+    return vectors

@@ -1,0 +1,54 @@
+"""Another trade-off between seen and unseen classes for a trained recognizer, without training."""
+
+import dataclasses
+import datetime
+from typing import Any
+
+import mlis
+from mlis.config import checked_calibration
+from mlis.errors import SettingsError
+from mlis.model.recognizer import Recognizer, replace
+
+
+def calibrate(recognizer: Recognizer, calibration: float | str) -> Recognizer:
+    """A recognizer with another calibration constant; recorded in its history.
+
+    Its temperature stays.
+
+    Args:
+        recognizer: stays as it is.
+        calibration: "h": the constant with the best H on validation classes; "seen-loss=P": the
+            largest at which S falls there by at most P points below S at constant 0; or the
+            constant itself. What U, S and H are there says `recognizer.metadata.tradeoff`, which
+            was measured in training: before classes were added or removed, if any were.
+
+    Raises:
+        SettingsError: it is none of them, or not a number, and the recognizer has no trade-off.
+    """
+    constant = constant_of(recognizer, calibration)
+    entry: dict[str, Any] = {
+        "action": "calibrate",
+        "classes": [],
+        "to": f"{calibration}" if constant == calibration else f"{calibration} ({constant:g})",
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "mlis": mlis.__version__,
+    }
+    metadata = recognizer.metadata
+    metadata = dataclasses.replace(metadata, history=(*metadata.history, entry))
+    return replace(recognizer, calibration=constant, metadata=metadata)
+
+
+def constant_of(recognizer: Recognizer, calibration: float | str) -> float:
+    """The constant that `calibrate` sets. Raises what it does."""
+    calibration = checked_calibration(calibration, "calibration")
+    known = recognizer.metadata.tradeoff
+    if isinstance(calibration, float):
+        return calibration
+    if known is None:
+        raise SettingsError(
+            f"calibration: expected a number, got {calibration!r}: the model has no curve of "
+            "validation classes, as it is of an older version, or was trained with a given "
+            "constant or without validation classes. Give a number, or train it again with "
+            "--calibration h."
+        )
+    return known.constant(calibration)
