@@ -285,7 +285,7 @@ def refit(
     known = torch.from_numpy(np.ascontiguousarray(seen)).to(device)
     sampler = _sampler(exemplars, described, known, precision)
     rng = stream(exemplars.seed, "classification", device=device)
-    real = _scaled_rows(exemplars, device)
+    real = scaled_rows(exemplars, device)
     unseen, of_seen = (torch.nonzero(mask).flatten() for mask in (~known, known))
     count = _rows_per_unseen(exemplars, len(unseen), len(described))
     synthetic = chain(
@@ -311,15 +311,13 @@ def _sampler(
     generator = _generator(exemplars, known, described[known], precision)
     if bool(known[exemplars.labels.to(known.device)].all()):
         return generator.sampler(described)
-    rows = partial(_scaled_rows, exemplars, known.device)
+    rows = partial(scaled_rows, exemplars, known.device)
     rng = stream(exemplars.seed, "image posterior", device=known.device)
     how = exemplars.config.generation
     return informed_sampler(generator, how, rows, described, known, rng, signed=exemplars.signed)
 
 
-def _scaled_rows(
-    exemplars: ExemplarBuffer, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+def scaled_rows(exemplars: ExemplarBuffer, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Scaled features (B, Dx) and labels (B,) of all rows, part by part."""
     parts = zip(exemplars.rows.split(CHUNK_ROWS), exemplars.labels.split(CHUNK_ROWS), strict=True)
     return ((_scaled(exemplars, rows, device), labels.to(device)) for rows, labels in parts)

@@ -181,13 +181,19 @@ class Recognizer(nn.Module):
 
         See :meth:`mlis.model.heads.GaussianHead.background`; no constant is subtracted.
         """
+        if (part := self.gaussian_part()) is None:
+            return None
+        fill = partial(self._densities, *part)
+        return self._batched(x, batch_size, (len(self.class_names) + 1,), fill)
+
+    def gaussian_part(self) -> tuple[Refiner, GaussianHead] | None:
+        """The Gaussian head, alone or the first of an ensemble, with its refiner; None without."""
         parts = [(self.refiner, self.head)]
         if isinstance(self.head, EnsembleHead):
             parts = [(one.refiner, one.head) for one in self.head.members]
         for refiner, head in parts:
             if isinstance(head, GaussianHead):
-                fill = partial(self._densities, refiner, head)
-                return self._batched(x, batch_size, (len(self.class_names) + 1,), fill)
+                return refiner, head
         return None
 
     def known_scores(self, x: np.ndarray | StoredRows, batch_size: int = BATCH) -> np.ndarray:
