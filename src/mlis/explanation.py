@@ -100,7 +100,7 @@ class Explanation:
     nearest: tuple[Neighbour, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """For JSON; `because` and `resembles` say the rest as text."""
         nearest = [
             {"class": one.class_name, "similarity": round(one.similarity, 4), "name": one.name}
             for one in self.nearest
@@ -110,8 +110,15 @@ class Explanation:
             for one in self.attributes
         ]
         similarity = None if self.similarity is None else [round(c, 4) for c in self.similarity]
-        found = {"answer": self.answer, "runner_up": self.runner_up, "similarity": similarity}
-        return {**found, "attributes": attributes, "nearest": nearest}
+        return {
+            "answer": self.answer,
+            "runner_up": self.runner_up,
+            "because": self.because,
+            "resembles": self.resembles,
+            "similarity": similarity,
+            "attributes": attributes,
+            "nearest": nearest,
+        }
 
     @property
     def because(self) -> str:
@@ -249,7 +256,8 @@ class Explainer:
 
 def can_explain(recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> bool:
     """Whether `explain` has what it needs."""
-    return exemplars is not None or recognizer.gaussian_part() is not None
+    kept = exemplars is not None or recognizer.gaussian_part() is not None
+    return kept and bool(recognizer.seen_mask.any())
 
 
 def _coordinates(recognizer: Recognizer, scaled: Tensor) -> Tensor:
@@ -297,7 +305,7 @@ def _embedded(
 def _fitted(recognizer: Recognizer, examples: tuple[Tensor, Tensor] | None) -> AttributeEvidence:
     """The regression on the means of seen classes: the Gaussian head's, or those of the images."""
     seen, descriptors = recognizer.seen_mask, recognizer.descriptors.double()
-    if (part := recognizer.gaussian_part()) is not None:
+    if (part := recognizer.gaussian_part()) is not None and bool(seen.any()):
         means, variances = part[1].moments()
         return AttributeEvidence.fit(means[seen], descriptors[seen], variances[seen].mean(0))
     known = None if examples is None else seen[examples[1]]

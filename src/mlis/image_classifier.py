@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlis.errors import DataError, SettingsError
+from mlis.explanation import Explainer, Explanation
 from mlis.features.backbones import load_backbone
 from mlis.features.backbones.base import Backbone, show_spec, views_of
 from mlis.features.images.embed import Picture, embed
@@ -46,15 +47,20 @@ class ImagePrediction:
         path: as it was given; `image 0`, `image 1`, … by position for images in memory.
         classes: the best k, best first; empty where the image could not be read.
         reason: why it could not be read; empty where it could.
+        explanation: why it is the likeliest class, where that was asked for.
     """
 
     path: str
     classes: tuple[ClassScore, ...]
     reason: str = ""
+    explanation: Explanation | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `reason` only where there is one."""
-        found = {"path": self.path, "predictions": [one.to_dict() for one in self.classes]}
+        """For JSON; `reason` and `explanation` only where there is one."""
+        found: dict[str, Any] = {"path": self.path}
+        found["predictions"] = [one.to_dict() for one in self.classes]
+        if self.explanation is not None:
+            found["explanation"] = self.explanation.to_dict()
         return found | ({"reason": self.reason} if self.reason else {})
 
 
@@ -117,6 +123,7 @@ class ImageClassifier:
         *,
         workers: int | None = None,
         reject: float | str | None = None,
+        explainer: Explainer | None = None,
     ) -> list[ImagePrediction]:
         """The best k classes of each image, or why it could not be read.
 
@@ -126,6 +133,7 @@ class ImageClassifier:
             workers: threads that read and decode.
             reject: share of images of known classes that may be turned away, `0.05` or `"5%"`, so
                 that images of other things are: the first of the k classes is then "unknown".
+            explainer: explains the likeliest class of each.
 
         Raises:
             SettingsError: k is less than 1, or `reject` is not above 0 and below 1.
@@ -133,7 +141,7 @@ class ImageClassifier:
         """
         check_k(k)
         check_reject(self.recognizer, reject)
-        return list(self.stream(images, k, workers=workers, reject=reject))
+        return list(self.stream(images, k, workers=workers, reject=reject, explainer=explainer))
 
     def stream(
         self,
@@ -142,16 +150,19 @@ class ImageClassifier:
         *,
         workers: int | None = None,
         reject: float | str | None = None,
+        explainer: Explainer | None = None,
     ) -> Iterator[ImagePrediction]:
         """What `predict` returns, one after the other as they are computed."""
         for batch in embed(images, self.backbone, workers=workers):
             rows = [item.features for item in batch if item.features is not None]
-            found = iter(top_classes(self.recognizer, np.stack(rows), k, reject) if rows else ())
+            x = np.stack(rows) if rows else np.empty((0, self.recognizer.num_features), np.float32)
+            found = iter(top_classes(self.recognizer, x, k, reject))
+            why = iter(explainer(x) if explainer else [None] * len(x))
             for item in batch:
                 if item.features is None:
                     yield ImagePrediction(item.path, (), item.reason)
                 else:
-                    yield ImagePrediction(item.path, next(found))
+                    yield ImagePrediction(item.path, next(found), explanation=next(why))
 
 
 def recorded_backbone(recognizer: Recognizer) -> Mapping[str, Any]:

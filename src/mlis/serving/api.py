@@ -90,6 +90,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
         top_k: Annotated[int, Query(ge=1, le=limits.max_top_k, description="classes per file")] = 5,
         calibration: Annotated[schemas.Word | None, Query(description=schemas.CALIBRATION)] = None,
         reject: Annotated[float | None, Query(gt=0, lt=1, description=schemas.REJECT)] = None,
+        explain: Annotated[bool, Query(description=schemas.EXPLAIN)] = False,
     ) -> Response:
         """The likeliest classes of each uploaded image.
 
@@ -98,9 +99,10 @@ def _add_images(router: APIRouter, service: Service) -> None:
         client = client_of(request.scope)
         service.check_images(client)
         constant, least = _constant(service, calibration), service.engine.rejects(reject)
+        service.engine.check_explain(explain)
         with service.upload_room.hold(client) as take:
             files = await read_files(request, limits.upload_bytes, take, limits.max_files)
-            answers = await service.predict_images(files, client, constant)
+            answers = await service.predict_images(files, client, constant, explain)
             return await asyncio.to_thread(_images_answer, files, answers, top_k, least)
 
 
@@ -127,7 +129,8 @@ def _add_features(router: APIRouter, service: Service) -> None:
             constant = _constant(service, body.calibration)
             rows = await asyncio.to_thread(np.array, body.rows, np.float32)
             least = service.engine.rejects(body.reject)
-            answers = await service.predict_rows(rows, client, constant)
+            service.engine.check_explain(body.explain)
+            answers = await service.predict_rows(rows, client, constant, body.explain)
             return await asyncio.to_thread(_rows_answer, answers, body.top_k, least)
 
 
@@ -225,6 +228,7 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
             described_by=list(engine.describer.takes) if engine.describer else [],
             changes=access.allow_changes,
             token=bool(access.token),
+            can_explain=engine.can_explain,
             can_reject=engine.can_reject,
             reject=engine.reject or None,
         )
@@ -283,13 +287,19 @@ def _images_answer(files: list[Upload], answers: list[Answer], k: int, least: fl
         name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "?", file.name)[:MAX_FILE_NAME]
         found = None if answer.probabilities is None else predictions(answer, k, least)
         error = answer.reason if found is None else None
-        results.append({"file": name, "predictions": found, "error": error})
+        why = None if answer.explanation is None else answer.explanation.to_dict()
+        results.append({"file": name, "predictions": found, "error": error, "explanation": why})
     return JSONResponse({"results": results})
 
 
 def _rows_answer(answers: list[Answer], k: int, least: float) -> Response:
     rows = [
-        {"row": i, "predictions": predictions(each, k, least)} for i, each in enumerate(answers)
+        {
+            "row": i,
+            "predictions": predictions(each, k, least),
+            "explanation": None if each.explanation is None else each.explanation.to_dict(),
+        }
+        for i, each in enumerate(answers)
     ]
     return JSONResponse({"results": rows})
 

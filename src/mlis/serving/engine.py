@@ -16,6 +16,7 @@ import numpy as np
 
 from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
+from mlis.explanation import Explainer, Explanation, can_explain
 from mlis.features.decode import ImageError, decode
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.image_classifier import ImageClassifier, recorded_backbone
@@ -66,11 +67,13 @@ class Query:
 
     Attributes:
         constant: subtracted from seen-class scores; the model's own where absent.
+        explain: whether to explain the likeliest class.
     """
 
     values: np.ndarray
     is_image: bool
     constant: float | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +88,7 @@ class Answer:
     probabilities: np.ndarray | None
     reason: str = ""
     level: float = 1.0
+    explanation: Explanation | None = None
 
     def best(self, k: int) -> list[tuple[int, float]]:
         """Index and probability of the k likeliest classes, best first."""
@@ -152,6 +156,7 @@ class Engine:
             descriptions=dict(descriptions or {}),
         )
         self._served = (recognizer, exemplars, known)
+        self._explainer: Explainer | None = None
 
     @property
     def catalogue(self) -> Catalogue:
@@ -192,6 +197,19 @@ class Engine:
             raise ConflictError(str(error)) from None
         return self.reject if rate is None else rate
 
+    @property
+    def can_explain(self) -> bool:
+        """Whether the model has what explanations need."""
+        return can_explain(*self._served[:2])
+
+    def check_explain(self, asked: bool) -> None:
+        """Raise `ConflictError` where an explanation is asked for and cannot be given."""
+        if asked and not self.can_explain:
+            raise ConflictError(
+                "cannot explain: the model has no Gaussian classifier, and no exemplar buffer is "
+                "loaded (it is where classes may be changed)"
+            )
+
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
         """The backbone's input for the bytes of a file. Raises `ImageError`."""
         assert self.backbone is not None
@@ -216,7 +234,7 @@ class Engine:
                 features[rows] = self.backbone(values)
             else:
                 features[rows] = values
-        recognizer, _, catalogue = self._served
+        recognizer, exemplars, catalogue = self._served
         finite = np.asarray(np.isfinite(features).all(axis=1))
         scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
@@ -230,12 +248,23 @@ class Engine:
             levels[known] = recognizer.known_levels(features[known])
         with np.errstate(invalid="ignore"):
             probabilities = probabilities_of(scores, recognizer.temperature)
+        asked = [i for i, one in enumerate(queries) if one.explain and known[i]]
+        why: dict[int, Explanation] = {}
+        if asked and can_explain(recognizer, exemplars):
+            explainer = self._explainer_of(recognizer, exemplars)
+            why = dict(zip(asked, explainer(features[asked], scores[asked]), strict=True))
         return [
-            Answer(catalogue, probabilities[i], level=float(levels[i]))
+            Answer(catalogue, probabilities[i], "", float(levels[i]), why.get(i))
             if known[i]
             else Answer(catalogue, None, NOT_FINITE)
             for i in range(len(queries))
         ]
+
+    def _explainer_of(self, recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> Explainer:
+        """Made at the first request after a change of the classes."""
+        if self._explainer is None or self._explainer.recognizer is not recognizer:
+            self._explainer = Explainer(recognizer, exemplars)
+        return self._explainer
 
     def change(
         self, changes: Sequence[Change], max_classes: int = 1_000_000

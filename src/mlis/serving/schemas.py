@@ -23,6 +23,8 @@ REJECT = (
     "first class of what looks like none of them is `unknown`; without it that of --reject, if any"
 )
 
+EXPLAIN = "whether to say why it is the likeliest class, and not the second"
+
 
 def _printable(text: str) -> str:
     if not text.isprintable():
@@ -82,12 +84,50 @@ class Prediction(Wire):
     )
 
 
+class Evidence(Wire):
+    """What one attribute says."""
+
+    name: str
+    evidence: float = Field(
+        description="log-likelihood ratio of answer and runner-up; negative: it speaks against it"
+    )
+    image: float = Field(description="what the image shows, on the scale of the descriptors")
+    answer: float
+    runner_up: float
+
+
+class Neighbour(Wire):
+    """A training image that is near."""
+
+    class_name: str = Field(alias="class")
+    similarity: float = Field(description="cosine")
+    name: str = Field(description="empty, as the server does not know it")
+
+
+class Explanation(Wire):
+    """Why the likeliest class, and not the second."""
+
+    answer: str
+    runner_up: str
+    because: str = Field(description="attributes and their evidence, or similarity, as text")
+    resembles: str = Field(description="the nearest training images, as text")
+    similarity: tuple[float, float] | None = Field(
+        description="cosine of what the image shows with the descriptors of answer and runner-up"
+    )
+    attributes: list[Evidence] = Field(description="empty where columns have no names")
+    nearest: list[Neighbour] = Field(description="empty where no training images are kept")
+
+
+Why = Annotated[Explanation | None, Field(description="if it was asked for with `explain`")]
+
+
 class FileResult(Wire):
     """Predictions for one uploaded file, or the reason why there are none."""
 
     file: str = Field(description="name of the file as it was sent")
     predictions: list[Prediction] | None = Field(description="best first; null with an error")
     error: str | None = Field(description="why the file gave no predictions; else null")
+    explanation: Why = None
 
 
 class ImagesAnswer(Wire):
@@ -101,6 +141,7 @@ class RowResult(Wire):
 
     row: int = Field(ge=0, description="counts from 0")
     predictions: list[Prediction] = Field(description="best first")
+    explanation: Why = None
 
 
 class RowsAnswer(Wire):
@@ -182,6 +223,7 @@ class Health(Wire):
     described_by: list[str] = Field(description="how POST /classes may describe a new class")
     changes: bool = Field(description="whether classes may be added, removed and renamed")
     token: bool = Field(description="whether changes need a token")
+    can_explain: bool = Field(description="whether predictions may ask to `explain`")
     can_reject: bool = Field(description="whether predictions may ask to `reject`")
     reject: float | None = Field(description="of requests that do not say: that of --reject")
 
@@ -214,6 +256,7 @@ def rows_request(limits: Limits, num_features: int) -> Any:
             Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k), BeforeValidator(_whole)],
             Field(default=5, description="classes per row, best first"),
         ),
+        explain=(bool, Field(default=False, strict=True, description=EXPLAIN)),
         reject=(
             Annotated[Number, Field(gt=0, lt=1)] | None,
             Field(default=None, description=REJECT),

@@ -8,7 +8,7 @@ const TRIES = 6; // of a request that the server is too busy for
 const UNREADABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and JPEG 2000 are read.";
 
 const $ = (id) => document.getElementById(id);
-const { changes, maxMib } = document.body.dataset;
+const { changes, explains, maxMib } = document.body.dataset;
 const state = { pictures: [], classes: [], round: 0, points: [], constant: null };
 
 // --- small helpers -------------------------------------------------------------------------------
@@ -189,6 +189,13 @@ function best(predictions) {
   return list;
 }
 
+function reasons(why) {
+  if (!why) return [];
+  const because = why.because && `Why ${why.answer} and not ${why.runner_up}: ${why.because}`;
+  const resembles = why.resembles && `Most similar photographs of the training: ${why.resembles}`;
+  return [because, resembles].filter(Boolean).map((text) => make("p", "said", text));
+}
+
 async function recognise(picture) {
   const round = state.round;
   const show = (element) => round === state.round && picture.place.replaceChildren(element);
@@ -200,14 +207,14 @@ async function recognise(picture) {
     form.append("files", picture.file);
     const reject = $("reject")?.value;
     const chosen = state.constant === null ? "" : `&calibration=${state.constant}`;
-    const path = `predict/images?top_k=${$("top-k").value}${chosen}${reject ? `&reject=${reject}` : ""}`;
+    const path = `predict/images?top_k=${$("top-k").value}${chosen}${reject ? `&reject=${reject}` : ""}${explains === undefined ? "" : "&explain=true"}`;
     const [found] = (await ask("POST", path, form)).results;
     if (found.error) {
       const why = `${sentence(found.error)}. ${UNREADABLE}`;
       show(note("wrong", `${name} cannot be read as a picture`, why));
     } else if (round === state.round) {
       picture.predictions = found.predictions;
-      show(best(found.predictions));
+      show(make("div", "", best(found.predictions), ...reasons(found.explanation)));
     }
   } catch (error) {
     show(note("wrong", `${name} was not recognised`, error.message));
