@@ -18,8 +18,8 @@ def world(seed: int = 0, classes: int = 40, attributes: int = 6, noise: float = 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_left_out_errors_are_those_of_regressions_without_the_class(seed):
-    means, descriptors, _ = world(seed, classes=9, attributes=3, noise=0.5)
+def test_trust_in_a_prediction_is_that_of_regressions_without_the_class(seed):
+    means, descriptors, _ = world(seed, classes=12, attributes=3, noise=0.1)
     found = AttributeEvidence.fit(means, descriptors, torch.zeros(means.shape[1]))
     # the same ridge regression without each class, at the penalty that was chosen
     points = means - means.mean(0)
@@ -33,9 +33,15 @@ def test_left_out_errors_are_those_of_regressions_without_the_class(seed):
             rest = [j for j in range(len(means)) if j != i]
             kernel = gram[rest][:, rest] + penalty * torch.eye(len(rest)).double()
             errors.append(values[i] - gram[i, rest] @ torch.linalg.solve(kernel, values[rest]))
-        figures[penalty] = torch.stack(errors).square().mean(0)
-    best = min(figures.values(), key=lambda error: float(error.sum()))
-    torch.testing.assert_close(found.variance, best, rtol=1e-6, atol=1e-9)
+        figures[penalty] = torch.stack(errors)
+    errors = min(figures.values(), key=lambda error: float(error.square().sum()))
+    for j in range(values.shape[1]):
+        x, y = values[:, j].numpy(), (values - errors)[:, j].numpy()
+        (slope, offset), (squares,), *_ = np.polyfit(x, y, 1, full=True)
+        assert slope > 0
+        assert found.slope[j].item() == pytest.approx(slope, rel=1e-6)
+        assert found.offset[j].item() == pytest.approx(offset, rel=1e-6, abs=1e-9)
+        assert found.variance[j].item() == pytest.approx(squares / len(x), rel=1e-6)
 
 
 def test_evidence_is_the_log_likelihood_ratio():
@@ -44,8 +50,12 @@ def test_evidence_is_the_log_likelihood_ratio():
     one, other = descriptors[:5], descriptors[5:10]
     predicted = found.predict(means[:5])
     deviation = found.variance.sqrt() * found.spread
-    ratio = torch.distributions.Normal(one, deviation).log_prob(predicted)
-    ratio -= torch.distributions.Normal(other, deviation).log_prob(predicted)
+
+    def log_prob(values):
+        mean = found.centre + found.slope * (values - found.centre) + found.offset * found.spread
+        return torch.distributions.Normal(mean, deviation).log_prob(predicted)
+
+    ratio = log_prob(one) - log_prob(other)
     torch.testing.assert_close(found.evidence(predicted, one, other).float(), ratio.float())
 
 

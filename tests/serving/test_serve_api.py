@@ -11,6 +11,7 @@ import scipy.special
 
 import odd_images
 from mlis.errors import DataError, SettingsError
+from mlis.explanation import explain
 from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
@@ -589,3 +590,40 @@ def test_a_model_that_cannot_reject_says_so(features):
     assert "Train it again" in answer.json()["detail"]
     with pytest.raises(DataError, match="Train it again"):
         Engine(feature_recognizer(), reject=0.05)
+
+
+# --- why this class -------------------------------------------------------------------------------
+
+
+def test_an_answer_is_explained_where_it_is_asked_for():
+    data = linear_world(classes=16, unseen=4, per_class=10, noise=0.3)
+    model = Gaussian(small()).choose(data, device="cpu").recognizer
+    rows = data.features[:4]
+    with client(Engine(model)) as asker:
+        assert asker.get("/health").json()["can_explain"] is True
+        results = post_rows(asker, rows.tolist(), explain=True).json()["results"]
+        for result, expected in zip(results, explain(model, rows), strict=True):
+            assert result["explanation"]["because"] == expected.because
+            assert result["explanation"]["answer"] == result["predictions"][0]["class"]
+            assert result["explanation"]["runner_up"] == result["predictions"][1]["class"]
+        plain = post_rows(asker, rows.tolist()).json()["results"]
+        assert {result["explanation"] for result in plain} == {None}
+
+
+def test_explanations_follow_the_constant_and_the_classes():
+    with client(growing_engine()) as asker:
+        files = upload(png("red"))
+        for constant in (1e6, -1e6):
+            path = f"/predict/images?explain=true&calibration={constant:.0f}"
+            (found,) = asker.post(path, files=files).json()["results"]
+            names = [each["class"] for each in found["predictions"][:2]]
+            assert [found["explanation"][key] for key in ("answer", "runner_up")] == names
+            assert found["explanation"]["nearest"][0]["class"] == "red"
+        assert asker.delete("/classes/red").status_code == 204
+        (found,) = asker.post("/predict/images?explain=true", files=files).json()["results"]
+        assert found["explanation"]["nearest"][0]["class"] != "red"
+
+
+def test_a_model_that_cannot_explain_says_so(features):
+    assert features.get("/health").json()["can_explain"] is False
+    assert "cannot explain" in refusal(post_rows(features, ROWS[:1].tolist(), explain=True), 409)

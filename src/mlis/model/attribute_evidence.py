@@ -1,17 +1,20 @@
 """Predict attributes from features, and weigh what they say about two classes.
 
 Ridge regression of the seen classes' descriptors on the means of their features predicts what an
-image shows of each attribute, â. The prediction of attribute j for an image of a class that has the
-value v is taken as N(v, e_j²), where e_j² is the mean squared error on classes that are left out in
-turn (Rasmussen, Williams, "Gaussian Processes for Machine Learning", 2006, eq. 5.12), plus the
-variance of the prediction within classes. The evidence of attribute j for class a over class b is
-the log-likelihood ratio
+image shows of each attribute, â. How far to trust it is measured on classes that are left out in
+turn (in closed form: Rasmussen, Williams, "Gaussian Processes for Machine Learning", 2006, eq.
+5.12). Ridge predictions shrink towards the mean, so the prediction of attribute j for an image of a
+class that has the value v is taken as N(μ_j(v), e_j²) with μ_j(v) = α_j + ρ_j v: the line through
+the predictions of left out classes, the variance about it, and the variance of the prediction
+within classes. The evidence of attribute j for class a over class b is the log-likelihood ratio
 
-    ½ [(â_j − b_j)² − (â_j − a_j)²] / e_j² = (â_j − (a_j + b_j) / 2) (a_j − b_j) / e_j².
+    ½ [(â_j − μ_j(b_j))² − (â_j − μ_j(a_j))²] / e_j²
+      = (â_j − ½ (μ_j(a_j) + μ_j(b_j))) (μ_j(a_j) − μ_j(b_j)) / e_j².
 
-It is direct attribute prediction (Lampert, Nickisch, Harmeling, "Attribute-Based Classification for
-Zero-Shot Visual Object Categorization", TPAMI 2014) with normal in place of binary attributes.
-Attributes are taken one by one: of those that always come together each has the evidence of all.
+An attribute that features do not tell has ρ_j = 0, and thus no evidence. It is direct attribute
+prediction (Lampert, Nickisch, Harmeling, "Attribute-Based Classification for Zero-Shot Visual
+Object Categorization", TPAMI 2014) with normal in place of binary attributes. Attributes are taken
+one by one: of those that always come together each has the evidence of all.
 """
 
 from dataclasses import dataclass
@@ -33,6 +36,7 @@ class AttributeEvidence:
         weight, bias: (k, Da) and (Da,): attributes, standardised, of features less the origin.
         centre, spread: (Da,) mean and standard deviation of the seen classes' attributes; a spread
             of 0 where they are all the same.
+        slope, offset: (Da,) ρ, at least 0, and α, of standardised attributes.
         variance: (Da,) e², standardised.
     """
 
@@ -41,6 +45,8 @@ class AttributeEvidence:
     bias: Tensor
     centre: Tensor
     spread: Tensor
+    slope: Tensor
+    offset: Tensor
     variance: Tensor
 
     @classmethod
@@ -65,16 +71,21 @@ class AttributeEvidence:
         def solved(penalty: float) -> tuple[Tensor, Tensor]:
             inverse = 1 / (e + penalty)
             dual = Q @ (inverse[:, None] * rotated)
-            return dual, (dual / (Q.square() @ inverse)[:, None]).square().mean(0)
+            return dual, dual / (Q.square() @ inverse)[:, None]
 
-        dual, error = min(map(solved, PENALTIES), key=lambda found: float(found[1].sum()))
+        dual, errors = min(map(solved, PENALTIES), key=lambda found: float(found[1].square().sum()))
         weight = points.T @ dual / scale
+        left_out = values - errors
+        slope = (left_out * values).mean(0).clamp(min=0)
+        offset = left_out.mean(0)
+        error = (left_out - offset - slope * values).square().mean(0)
         within = within.double()
         if within.ndim == 1:
             error = error + within @ weight.square()
         else:
             error = error + (within @ weight).square().mean(0)
-        return cls(origin, weight, dual.sum(0), centre, spread, error.clamp(min=1e-12))
+        fitted = (origin, weight, dual.sum(0), centre, spread, slope, offset)
+        return cls(*fitted, error.clamp(min=1e-12))
 
     def predict(self, features: Tensor) -> Tensor:
         """Attributes (B, Da), on the scale of descriptors, of features (B, k)."""
@@ -88,9 +99,12 @@ class AttributeEvidence:
             predicted: (B, Da) of `predict`.
             one, other: descriptors; positive speaks for the former.
         """
-        variance = self.variance * self.spread.square()
-        product = (predicted - (one + other) / 2) * (one - other)
-        return torch.where(variance > 0, product / torch.where(variance > 0, variance, 1), 0.0)
+        varies = self.spread > 0
+        unit = torch.where(varies, self.spread, 1)
+        found, one, other = ((each - self.centre) / unit for each in (predicted, one, other))
+        middle = self.offset + self.slope * (one + other) / 2
+        ratio = (found - middle) * self.slope * (one - other) / self.variance
+        return torch.where(varies, ratio, 0.0)
 
     def similarity(self, predicted: Tensor, descriptors: Tensor) -> Tensor:
         """Cosines (B,) of predicted and true descriptors, the seen classes' mean subtracted."""
