@@ -181,7 +181,7 @@ class Explainer:
         self._labels: list[int] = []
         self._names: Sequence[str] = ()
         if examples is not None:
-            self._near = normalize(examples[0] - self._attributes.origin.float(), dim=1)
+            self._near = normalize(examples[0] - self._attributes.origin.to(examples[0]), dim=1)
             self._labels = examples[1].tolist()
         if isinstance(exemplars, Examples):
             self._names = exemplars.names or [f"row {row}" for row in range(len(self._labels))]
@@ -242,7 +242,7 @@ class Explainer:
     def _nearest(self, h: Tensor) -> list[tuple[Neighbour, ...]]:
         if self._near is None:
             return [()] * len(h)
-        cosines = normalize(h - self._attributes.origin.float(), dim=1) @ self._near.T
+        cosines = normalize(h - self._attributes.origin.to(h), dim=1) @ self._near.T
         values, rows = cosines.topk(min(NEAREST, len(self._near)), dim=1)
         names = self.recognizer.class_names
         return [
@@ -261,7 +261,8 @@ def can_explain(recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> boo
 
 
 def _coordinates(recognizer: Recognizer, scaled: Tensor) -> Tensor:
-    """(B, k) float32, what explanations are computed in, of (B, Dx) scaled features."""
+    """(B, k), what explanations are computed in, of (B, Dx) scaled features."""
+    scaled = scaled.to(next(recognizer.head.parameters()).dtype)
     if (part := recognizer.gaussian_part()) is None:
         return recognizer.refiner(scaled)
     refiner, head = part
