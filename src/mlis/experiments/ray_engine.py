@@ -5,8 +5,8 @@ its hash is the task's: on shared storage, or where each machine has a copy, not
 files that are larger than memory are mapped. Where that fails, the driver puts its own copy into
 Ray's object store, once a dataset, and every node that needs it fetches it once.
 
-**Deaths.** A task whose worker or node dies is begun anew elsewhere. Its snapshots lie on the node
-that it ran on; another node has none, begins at step 0, and comes to the same bits. Generators are
+**Deaths.** A task whose worker or node dies is started again elsewhere. Its snapshots lie on the
+node that it ran on; another node has none, begins at step 0, and comes to the same bits. Generators are
 kept in each node's own cache folder (`MLIS_CACHE`).
 
 **Rows** are appended by the driver alone, as they arrive, so that none is there twice; losses and

@@ -241,7 +241,7 @@ def _without_port(host: str) -> str:
 
 
 def _place(origin: str) -> str:
-    """`localhost:8000` of `http://localhost:8000`; nothing of `null` and of what is no origin."""
+    """`localhost:8000` of `http://localhost:8000`; nothing of `null` and of other texts."""
     try:
         return urlsplit(origin).netloc.casefold()
     except ValueError:
