@@ -1,4 +1,4 @@
-"""How much is spent on an experiment: the paper's settings, or a few steps to see that it runs."""
+"""The size of an experiment: the paper's settings, or a few steps as a smoke test."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ its hash is the task's: on shared storage, or where each machine has a copy, not
 files that are larger than memory are mapped. Where that fails, the driver puts its own copy into
 Ray's object store, once a dataset, and every node that needs it fetches it once.
 
-**Deaths.** A task whose worker or node dies is started again elsewhere. Its snapshots lie on the
+**Failures.** A task whose worker or node dies is started again elsewhere. Its snapshots lie on the
 node that it ran on; another node has none, begins at step 0, and comes to the same bits. Generators
 are kept in each node's own cache folder (`MLIS_CACHE`).
 

@@ -1,4 +1,4 @@
-"""Results that are only ever added to: one JSON object a line, one line a run.
+"""Append-only results store: JSON Lines, one line per run.
 
 Why JSON lines and not a database: a row is appended under a lock and flushed to disk, so that it is
 there whole or not at all; people and `grep` read it; two stores are merged by `cat`; it lies on any

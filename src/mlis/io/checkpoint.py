@@ -1,5 +1,7 @@
 """A saved model: a folder of weights, a description, and what adding classes needs.
 
+Snapshots of a training are in :mod:`mlis.training.checkpoints`.
+
 - `model.safetensors`: the recognizer's state.
 - `config.json`: its parts' kinds and sizes, class names, calibration, temperature, and the
   metadata, with the trade-off between seen and unseen classes where it was measured.

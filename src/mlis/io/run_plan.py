@@ -1,4 +1,4 @@
-"""What a run was asked to do, and how its records are written: with a format and check digits."""
+"""The plan of a run, and how its records are written: with a format and a checksum."""
 
 import dataclasses
 from collections.abc import Mapping

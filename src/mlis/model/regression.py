@@ -1,4 +1,4 @@
-"""What a class's images are like, from its descriptor alone: Gaussian-process regression."""
+"""Gaussian-process regression of a class's mean feature on its descriptor."""
 
 import math
 from typing import Any, Literal, Self

@@ -1,4 +1,4 @@
-"""ASGI middleware that limits one client and one request: rate, time, and whom the server answers.
+"""ASGI middleware that limits clients and requests: rate, time, allowed host names.
 
 Each answers in JSON what was expected, before the request reaches the application where it can.
 """

@@ -1,4 +1,4 @@
-"""Requests and answers, as the OpenAPI document shows them."""
+"""Schemas of requests and responses, as in the OpenAPI document."""
 
 from typing import Annotated, Any, ClassVar
 
