@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mlis.compute.precision import Precision
-from mlis.generators.vae_gan.trainer import FVAEGANTrainer, VAEGANGenerator, VAEGANSettings
+from mlis.generators.vae_gan.f_vaegan import FVAEGANTrainer, VAEGANGenerator
+from mlis.generators.vae_gan.trainer import VAEGANSettings
 from mlis.methods._refined_softmax import fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.model.preprocessing import TrainingTensors
