@@ -21,7 +21,7 @@ from mlis.compute.precision import own_modes
 from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError
 from mlis.features.descriptors.attributes import column_names
-from mlis.incremental.exemplar_buffer import ExemplarBuffer, scaled_rows
+from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.attribute_evidence import AttributeEvidence
 from mlis.model.recognizer import Recognizer
 
@@ -274,7 +274,7 @@ def _parts(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Scaled features and labels, some rows at a time."""
     if isinstance(exemplars, ExemplarBuffer):
-        yield from scaled_rows(exemplars, recognizer.device)
+        yield from exemplars.scaled(recognizer.device)
         return
     for start in range(0, len(exemplars.features), _ROWS):
         x = np.array(exemplars.features[start : start + _ROWS], dtype=np.float32)

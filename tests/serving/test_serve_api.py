@@ -531,7 +531,8 @@ def test_a_request_chooses_its_own_trade_off():
         known = asker.get("/tradeoff").json()
         assert known["calibration"] == model.calibration
         assert len(known["points"]) == len(model.metadata.tradeoff.constants)
-        for choice in ("seen-loss=5", "h", -3.5, "-3.5", None):
+        middle = known["points"][len(known["points"]) // 2]["constant"]
+        for choice in ("seen-loss=5", "h", -3.5, "-3.5", repr(middle), "1.5e-10", None):
             results = post_rows(asker, rows.tolist(), calibration=choice).json()["results"]
             scorer = model if choice is None else calibrate(model, float_or_text(choice))
             expected = scorer.probabilities(rows)
@@ -546,7 +547,10 @@ def test_a_request_chooses_its_own_trade_off():
 
 
 def float_or_text(value: float | str) -> float | str:
-    return -3.5 if value == "-3.5" else value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def test_pictures_take_a_constant_without_a_curve(images):

@@ -28,6 +28,7 @@ from mlis.evaluation.confidence import (
 )
 from mlis.evaluation.curve import (
     SeenUnseenCurve,
+    average_constant,
     best_calibration,
     common_constant,
     seen_unseen_curve,
@@ -59,6 +60,7 @@ __all__ = [
     "SeenUnseenCurve",
     "TradeOff",
     "auroc",
+    "average_constant",
     "best_calibration",
     "best_temperature",
     "common_constant",

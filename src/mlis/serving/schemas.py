@@ -1,4 +1,4 @@
-"""Requests and answers, as the OpenAPI document shows them."""
+"""Schemas of requests and responses, as in the OpenAPI document."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -46,7 +46,8 @@ def _whole(value: Any) -> Any:
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Constant = Annotated[Number, Field(gt=-LARGEST_FEATURE, lt=LARGEST_FEATURE)]
-_LOSS, _DECIMAL = "(100|[0-9]{1,2}([.][0-9]{1,6})?)", "-?[0-9]{1,20}([.][0-9]{1,20})?(e-?[0-9])?"
+_LOSS = "(100|[0-9]{1,2}([.][0-9]{1,6})?)"
+_DECIMAL = "-?[0-9]{1,20}([.][0-9]{1,20})?(e([0-9]|-[0-9]{1,2}))?"  # as the page writes any float
 Word = Annotated[str, StringConstraints(pattern=f"^(h|seen-loss={_LOSS}|{_DECIMAL})$")]
 Calibration: Any = Constant | Word | None  # pyright: ignore[reportOperatorIssue]
 CALIBRATION = (
