@@ -229,7 +229,8 @@ def _are_quantiles(values: Any) -> bool:
     """Whether it is what `Metadata.rejection` holds: nothing, or a rising number per level."""
     if not isinstance(values, list) or not all(map(_is_number, cast(list[Any], values))):
         return False
-    return not values or (len(values) == len(LEVELS) and bool((np.diff(values) >= 0).all()))
+    known = cast(list[float], values)
+    return not known or (len(known) == len(LEVELS) and bool((np.diff(known) >= 0).all()))
 
 
 def _check_names(path: Path, names: list[str]) -> None:

@@ -50,6 +50,7 @@ _LOSS = "(100|[0-9]{1,2}([.][0-9]{1,6})?)"
 _DECIMAL = "-?[0-9]{1,20}([.][0-9]{1,20})?(e([0-9]|-[0-9]{1,2}))?"  # as the page writes any float
 Word = Annotated[str, StringConstraints(pattern=f"^(h|seen-loss={_LOSS}|{_DECIMAL})$")]
 Calibration: Any = Constant | Word | None  # pyright: ignore[reportOperatorIssue]
+Rate: Any = Annotated[Number, Field(gt=0, lt=1)] | None  # pyright: ignore[reportOperatorIssue]
 CALIBRATION = (
     "the trade-off between seen and unseen classes: h, seen-loss=P, or the calibration constant; "
     "the model's own where absent"
@@ -259,7 +260,7 @@ def rows_request(limits: Limits, num_features: int) -> Any:
         ),
         explain=(bool, Field(default=False, strict=True, description=EXPLAIN)),
         reject=(
-            Annotated[Number, Field(gt=0, lt=1)] | None,
+            Rate,
             Field(default=None, description=REJECT),
         ),
         calibration=(

@@ -8,8 +8,7 @@ are those with the highest cosine, after the mean of the seen classes' means is 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from mlis.compute.class_sums import sum_by_class
 from mlis.compute.precision import own_modes
 from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError
+from mlis.explanation.result import Attribute, Explanation, Neighbour
 from mlis.features.descriptors.attributes import column_names
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.attribute_evidence import AttributeEvidence
@@ -44,97 +44,6 @@ class Examples:
     features: np.ndarray | StoredRows
     labels: np.ndarray
     names: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """What one attribute says.
-
-    Attributes:
-        name: of the column.
-        evidence: log-likelihood ratio of answer and runner-up; negative: it speaks against it.
-        image: predicted from the image, on the scale of the descriptors.
-        answer, runner_up: of the two classes' descriptors.
-    """
-
-    name: str
-    evidence: float
-    image: float
-    answer: float
-    runner_up: float
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A training image.
-
-    Attributes:
-        class_name: its class.
-        similarity: cosine with the image, from -1 to 1.
-        name: its path or row; empty for one of the exemplar buffer, which keeps none.
-    """
-
-    class_name: str
-    similarity: float
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why one image was recognised as the likeliest class.
-
-    Attributes:
-        answer, runner_up: the likeliest and the second class; the latter is empty where there is
-            no other class.
-        similarity: cosine of the descriptor predicted from the image with those of answer and
-            runner-up, the seen classes' mean subtracted; None where one has no descriptor.
-        attributes: at most five of the largest evidence, what speaks for the answer first, what
-            speaks against it last; empty where columns have no names.
-        nearest: at most three training images, the nearest first; empty without any to compare.
-    """
-
-    answer: str
-    runner_up: str
-    similarity: tuple[float, float] | None
-    attributes: tuple[Attribute, ...]
-    nearest: tuple[Neighbour, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; `because` and `resembles` say the rest as text."""
-        nearest = [
-            {"class": one.class_name, "similarity": round(one.similarity, 4), "name": one.name}
-            for one in self.nearest
-        ]
-        attributes = [
-            {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(one).items()}
-            for one in self.attributes
-        ]
-        similarity = None if self.similarity is None else [round(c, 4) for c in self.similarity]
-        return {
-            "answer": self.answer,
-            "runner_up": self.runner_up,
-            "because": self.because,
-            "resembles": self.resembles,
-            "similarity": similarity,
-            "attributes": attributes,
-            "nearest": nearest,
-        }
-
-    @property
-    def because(self) -> str:
-        """Evidence of the attributes; without their names, how similar the descriptors are."""
-        if self.attributes:
-            return "; ".join(f"{one.name} {one.evidence:+.1f}" for one in self.attributes)
-        if self.similarity is None:
-            return ""
-        own, other = self.similarity
-        return f"descriptor of {self.answer} {own:+.2f}; of {self.runner_up} {other:+.2f}"
-
-    @property
-    def resembles(self) -> str:
-        """The nearest training images."""
-        found = [(one.name, one.class_name) for one in self.nearest]
-        return "; ".join(f"{name} ({label})" if name else label for name, label in found)
 
 
 def explain(
@@ -244,14 +153,14 @@ class Explainer:
             return [()] * len(h)
         cosines = normalize(h - self._attributes.origin.to(h), dim=1) @ self._near.T
         values, rows = cosines.topk(min(NEAREST, len(self._near)), dim=1)
-        names = self.recognizer.class_names
         return [
-            tuple(
-                Neighbour(names[self._labels[row]], value, self._names[row] if self._names else "")
-                for value, row in zip(*pair, strict=True)
-            )
-            for pair in zip(values.tolist(), rows.tolist(), strict=True)
+            tuple(map(self._neighbour, *pair))
+            for pair in zip(rows.tolist(), values.tolist(), strict=True)
         ]
+
+    def _neighbour(self, row: int, similarity: float) -> Neighbour:
+        label = self.recognizer.class_names[self._labels[row]]
+        return Neighbour(label, similarity, self._names[row] if self._names else "")
 
 
 def can_explain(recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> bool:
