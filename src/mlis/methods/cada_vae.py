@@ -42,10 +42,9 @@ from mlis.methods._aligned_vae import (
     fit_on_latents,
     warm_up,
     wasserstein,
-    with_decays,
 )
 from mlis.methods._refined_softmax import as_refiner
-from mlis.methods.base import Job, Method
+from mlis.methods.base import Job, Method, with_decays
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Layers
