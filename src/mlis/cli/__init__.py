@@ -18,6 +18,7 @@ from mlis.cli import (
     calibrate,
     check,
     classes,
+    compare,
     data,
     demo,
     evaluate,
@@ -38,7 +39,7 @@ from mlis.errors import MlisError
 
 COMMANDS = (
     *(fit, evaluate, predict, serve, classes, add_images, calibrate, export),
-    *(features, data, check, demo, reproduce, rerun, report, tune),
+    *(features, data, check, compare, demo, reproduce, rerun, report, tune),
 )
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 

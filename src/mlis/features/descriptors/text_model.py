@@ -75,11 +75,14 @@ class TextModel:
 
     def describe(self, sentences: Sequence[Sequence[str]]) -> np.ndarray:
         """(C, D) float32: normalised mean of each class's sentences."""
-        flat = [text for texts in sentences for text in texts]
-        vectors = self.encode(flat)
-        ends = np.cumsum([len(texts) for texts in sentences])
-        means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        return class_vectors(self.encode([text for one in sentences for text in one]), sentences)
+
+
+def class_vectors(vectors: np.ndarray, texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """(C, D) float32: normalised mean of each class's vectors, of the (n, D) of all its texts."""
+    ends = np.cumsum([len(one) for one in texts])
+    means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def _packaged() -> Path:
