@@ -4,26 +4,8 @@ from pathlib import Path
 
 import torch
 
-WORDS = [
-    "a",
-    "an",
-    "the",
-    "photo",
-    "of",
-    "red",
-    "green",
-    "blue",
-    "animal",
-    "with",
-    "stripes",
-    "and",
-    "zebra",
-    "lion",
-    "okapi",
-    "it",
-    "is",
-    "one",
-]
+WORDS = ["a", "an", "the", "of", "it", "is", "with", "photo", "red", "blue", "stripes"]
+WORDS += ["one", "zebra", "lion", "okapi"]
 TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 TOWER |= {"intermediate_size": 16}
 LENGTH = 12
