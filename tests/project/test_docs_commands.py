@@ -6,6 +6,7 @@ run in test_docs. Lines that no test here runs are listed with the test that run
 
 import csv
 import io
+import json
 import re
 import shlex
 import shutil
@@ -130,6 +131,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "test.csv").write_text("\n".join(listed))
     described(place / "classes.csv", NAMES)
     described(place / "new-classes.csv", ("quagga",))
+    answer = {name: [f"its colour is number {i}", "it is plain"] for i, name in enumerate(NAMES)}
+    (place / "answer.txt").write_text(json.dumps(answer))
     features, split = write_tiny(place / "DIR" / "FLO")
     shutil.copytree(place / "DIR" / "FLO", place / "DIR" / "CUB")
     shutil.copyfile(features, place / "F.mat")
