@@ -42,6 +42,7 @@ from mlis.evaluation.measures import (
 from mlis.evaluation.retrieval import Retrieval, evaluate_retrieval
 from mlis.evaluation.seeds import METRICS, summarise
 from mlis.evaluation.tradeoff import OperatingPoint, TradeOff
+from mlis.evaluation.words import in_words
 
 __all__ = [
     "METRICS",
@@ -62,6 +63,7 @@ __all__ = [
     "evaluate_confidence",
     "evaluate_retrieval",
     "harmonic_mean",
+    "in_words",
     "per_class_accuracy",
     "seen_unseen_curve",
     "summarise",
