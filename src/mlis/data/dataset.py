@@ -104,7 +104,9 @@ class GZSLDataset:
     def _repr_html_(self) -> str:
         """A table of sizes and origins, for notebooks."""
         split, origin = self.split, self.provenance
-        seen, unseen = len(self.seen_classes), len(self.unseen_classes)
+        pairs = zip(self.class_names, self.seen_mask, strict=True)
+        names = [name for name, is_seen in pairs if not is_seen]
+        seen, unseen = len(self.seen_classes), len(names)
         return html_table(
             origin.name,
             [
@@ -112,7 +114,7 @@ class GZSLDataset:
                     "classes",
                     f"{seen} with training images (seen), {unseen} described only (unseen)",
                 ],
-                ["described only", shorten([self.class_names[c] for c in self.unseen_classes])],
+                ["described only", shorten(names)],
                 ["training images", len(split.trainval)],
                 ["test images", f"{len(split.test_seen)} seen, {len(split.test_unseen)} unseen"],
                 ["features", f"{self.features.shape[1]} numbers  {origin.features}"],
