@@ -44,7 +44,7 @@ from mlis.methods._aligned_vae import (
     wasserstein,
     with_decays,
 )
-from mlis.methods._stage2 import as_refiner
+from mlis.methods._refined_softmax import as_refiner
 from mlis.methods.base import Job, Method
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
