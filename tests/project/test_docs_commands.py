@@ -44,6 +44,8 @@ NOT_RUN = {
     "mlis rerun 3f9c": "test_experiments_cli.py: a row's name is not known before",
     "mlis tune FLO --data-root DIR -o runs/tune-flo": "test_tune.py; `--dry-run` runs here",
     "--settings runs/tune-flo/preset.toml": "test_tune.py fits with what a search wrote",
+    "--features centre.csv": "test_data_joined.py joins files",
+    "efficientnet_lite2_whole.mat": "test_data_joined.py joins files",
     "mlis compare": "test_cli_compare.py has tiny random models; weights are not shipped",
     "mlis map": "test_report_pictures.py",
     "mlis report": "test_cli_report.py",

@@ -12,6 +12,7 @@ from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.output import (
     number,
     print_json,
+    print_list,
     print_table,
     say,
 )
@@ -164,10 +165,10 @@ def _print(args: argparse.Namespace, data: "GZSLDataset", rows: "Sequence[Row]",
     tested = rows[0].evaluation
     say(f"{data.provenance.name}, image features of {args.clip}, {tested.images} test images")
     cells = [
-        [row.name, *(number(getattr(row.evaluation, name)) for name in MEASURES), row.protocol]
-        for row in rows
+        [row.name, *(number(getattr(row.evaluation, name)) for name in MEASURES)] for row in rows
     ]
-    print_table([["", *MEASURES, "trained and chosen"], *cells])
+    print_table([["", *MEASURES], *cells])
+    print_list("trained and chosen:", [f"{row.name}: {row.protocol}" for row in rows])
     if cut:
         say(f"{cut} descriptions are longer than the model reads and were truncated")
     for note in tested.notes:

@@ -43,7 +43,7 @@ TEMPLATES = (
 """CLIP's basic template, and the seven that its authors' notebook on prompts selects of 80."""
 NOTHING = "nothing trained or chosen"
 H_AT_VAL = f"{PROTOCOL}: trained on seen classes, settings chosen on validation classes"
-_PENALTIES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+_PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # of equals the first is chosen
 
 
 class TextModel(Protocol):
