@@ -29,6 +29,11 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{"semantic_encoder": 64, "semantic_decoder": 64},
         **{"seen_latents": 20, "unseen_latents": 40},
     },
+    "hsva": {
+        **{"epochs": 60, "batch_size": 60, "latent": 16, "learning_rate": 6e-3, "hidden": 64},
+        **{"structure": 64, "classifier_hidden": 16, "projections": 16},
+        **{"seen_latents": 20, "unseen_latents": 40},
+    },
     "tcn": {
         **{"steps": 400, "batch_size": 32, "hidden": 64, "relation_hidden": 64},
         **{"learning_rate": 3e-3},
@@ -155,6 +160,8 @@ def test_divergence_is_named(name):
         ("cada-vae", "latent", 0),
         ("cada-vae", "noise", "none"),
         ("cada-vae", "kl_weight", float("nan")),
+        ("hsva", "projections", 0),
+        ("hsva", "coral_limit", -1.0),
         ("tcn", "ridge_penalty", 0.0),
         ("lisgan", "souls", 0),
         ("lisgan", "class_samples", 2.5),

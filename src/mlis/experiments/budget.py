@@ -33,6 +33,10 @@ QUICK_OPTIONS: dict[str, dict[str, Any]] = {
         **{"visual_encoder": 32, "visual_decoder": 32},
         **{"semantic_encoder": 32, "semantic_decoder": 32},
     },
+    "hsva": {
+        **{"epochs": 1, "batch_size": 64, "latent": 8, "seen_latents": 10, "unseen_latents": 10},
+        **{"hidden": 32, "structure": 16, "classifier_hidden": 8, "projections": 4},
+    },
     "tcn": {"steps": 8, "batch_size": 16, "hidden": 16, "relation_hidden": 16},
     "lisgan": {
         **{"steps": 4, "batch_size": 32, "hidden": 32, "noise": 16, "critic_steps": 2},

@@ -12,6 +12,7 @@ from mlis.methods.eszsl import ESZSL
 from mlis.methods.f_vaegan import FVAEGAN
 from mlis.methods.free import FREE
 from mlis.methods.gaussian import Gaussian
+from mlis.methods.hsva import HSVA
 from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "cegzsl": CEGZSL,
     "tcn": TCN,
     "cada-vae": CADAVAE,
+    "hsva": HSVA,
     "lisgan": LisGAN,
     "f-vaegan": FVAEGAN,
     "tf-vaegan": TFVAEGAN,
