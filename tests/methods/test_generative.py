@@ -15,7 +15,7 @@ from mlis.data.load import load_dataset
 from mlis.errors import DivergenceError, SettingsError
 from mlis.evaluation import evaluate
 from mlis.experiments.budget import QUICK_OPTIONS
-from mlis.methods import f_vaegan, free, lisgan, tf_vaegan
+from mlis.methods import f_vaegan, free, lisgan, sdgzsl, tf_vaegan
 from mlis.methods.registry import METHODS, build_method
 from mlis.model.recognizer import Recognizer
 from simulated import linear_world, small, tiny
@@ -37,6 +37,11 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
     "tcn": {
         **{"steps": 400, "batch_size": 32, "hidden": 64, "relation_hidden": 64},
         **{"learning_rate": 3e-3},
+    },
+    "sdgzsl": {
+        **{"steps": 300, "hidden": 64, "code": 32, "latent": 8, "semantic": 32},
+        **{"learning_rate": 2e-3, "encoder_dropout": 0.1, "decoder_dropout": 0.1},
+        "autoencoder_dropout": 0.1,
     },
     "lisgan": {**GAN, "steps": 400, "class_samples": 4},
     "f-vaegan": {**VAEGAN, "steps": 250},
@@ -163,6 +168,8 @@ def test_divergence_is_named(name):
         ("hsva", "projections", 0),
         ("hsva", "coral_limit", -1.0),
         ("tcn", "ridge_penalty", 0.0),
+        ("sdgzsl", "decoder_dropout", 1.0),
+        ("sdgzsl", "discriminator_every", 0),
         ("lisgan", "souls", 0),
         ("lisgan", "class_samples", 2.5),
         ("f-vaegan", "steps", 0),
@@ -182,6 +189,7 @@ def test_settings_out_of_range_are_refused(name, option, value):
 @pytest.mark.parametrize(
     ("name", "published"),
     [
+        ("sdgzsl", sdgzsl.PUBLISHED),
         ("lisgan", lisgan.PUBLISHED),
         ("f-vaegan", f_vaegan.PUBLISHED),
         ("tf-vaegan", tf_vaegan.PUBLISHED),

@@ -38,6 +38,9 @@ QUICK_OPTIONS: dict[str, dict[str, Any]] = {
         **{"hidden": 32, "structure": 16, "classifier_hidden": 8, "projections": 4},
     },
     "tcn": {"steps": 8, "batch_size": 16, "hidden": 16, "relation_hidden": 16},
+    "sdgzsl": {
+        **{"steps": 8, "batch_size": 16, "hidden": 16, "code": 8, "latent": 4, "semantic": 8},
+    },
     "lisgan": {
         **{"steps": 4, "batch_size": 32, "hidden": 32, "noise": 16, "critic_steps": 2},
         **{"class_samples": 2},

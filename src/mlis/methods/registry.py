@@ -17,6 +17,7 @@ from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
+from mlis.methods.sdgzsl import SDGZSL
 from mlis.methods.sje import SJE
 from mlis.methods.tcn import TCN
 from mlis.methods.tf_vaegan import TFVAEGAN
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "tcn": TCN,
     "cada-vae": CADAVAE,
     "hsva": HSVA,
+    "sdgzsl": SDGZSL,
     "lisgan": LisGAN,
     "f-vaegan": FVAEGAN,
     "tf-vaegan": TFVAEGAN,
