@@ -50,7 +50,7 @@ QUICK_OPTIONS: dict[str, dict[str, Any]] = {
             **{"steps": 4, "batch_size": 32, "hidden": 32, "critic_hidden": 32, "noise": 16},
             **{"critic_steps": 2},
         }
-        for name in ("f-vaegan", "tf-vaegan", "free")
+        for name in ("f-vaegan", "tf-vaegan", "free", "gcm-cf")
     },
 }
 

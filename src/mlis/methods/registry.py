@@ -12,6 +12,7 @@ from mlis.methods.eszsl import ESZSL
 from mlis.methods.f_vaegan import FVAEGAN
 from mlis.methods.free import FREE
 from mlis.methods.gaussian import Gaussian
+from mlis.methods.gcm_cf import GCMCF
 from mlis.methods.hsva import HSVA
 from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
@@ -46,6 +47,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "f-vaegan": FVAEGAN,
     "tf-vaegan": TFVAEGAN,
     "free": FREE,
+    "gcm-cf": GCMCF,
     "mlis": MLIS,
     "auto": Auto,
 }
