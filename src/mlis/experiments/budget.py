@@ -59,6 +59,11 @@ QUICK_OPTIONS: dict[str, dict[str, Any]] = {
 _NARROW: dict[str, Any] = {"batch_size": 256, "hidden": 1024, "noise": 128}
 REDUCED_OPTIONS: dict[str, dict[str, Any]] = {
     "cada-vae": {"epochs": 60, "batch_size": 500, "learning_rate": 1e-3},
+    "hsva": {
+        **{"epochs": 60, "batch_size": 500, "hidden": 512, "structure": 256, "learning_rate": 1e-3},
+        "classifier_hidden": 256,
+    },
+    "sdgzsl": {"steps": 600, "batch_size": 128, "hidden": 1024, "learning_rate": 5e-4},
     "tcn": {"steps": 2000, "hidden": 512, "relation_hidden": 256, "learning_rate": 1e-4},
     "lisgan": {**_NARROW, "steps": 600, "class_samples": 4, "learning_rate": 5e-4},
     "f-vaegan": {**_NARROW, "steps": 600, "critic_hidden": 1024},
@@ -69,6 +74,11 @@ REDUCED_OPTIONS: dict[str, dict[str, Any]] = {
     "free": {
         **{**_NARROW, "steps": 600, "critic_hidden": 1024, "critic_steps": 2},
         **{"learning_rate": 5e-4, "refinement_rate": 5e-4},
+    },
+    "gcm-cf": {
+        **{**_NARROW, "steps": 600, "critic_hidden": 1024, "critic_steps": 2, "batch_size": 64},
+        **{"learning_rate": 5e-4, "decoder_rate": 5e-4, "feedback_rate": 1e-4, "kl_warm_up": 5},
+        **{"counterfactuals": 7, "gate_samples": 3},
     },
 }
 FULL, REDUCED, QUICK_SIZE = "full", "reduced", "quick"

@@ -109,7 +109,7 @@ class GCMCF(TFVAEGAN):
         rng = stream(seed, "counterfactuals")
         noise = torch.randn(self.gate_samples, trainer.network.noise, generator=rng)
         made = counterfactuals_of(trainer, data, noise.to(data.descriptors))
-        order = torch.cat((data.seen, data.unseen)).argsort()
+        order = torch.cat((data.seen, data.unseen)).argsort().tolist()
         parts = (known.scale, known.centres, known.seen, known.unseen, order)
         return CounterfactualHead(made, described, *parts), Identity()
 

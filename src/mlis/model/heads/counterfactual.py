@@ -1,6 +1,6 @@
 """Scores of two domains, seen and unseen classes, and a gate between them by counterfactuals."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -85,7 +85,7 @@ class CounterfactualHead(Head):
         scale: (Dh,), of `described`.
         centres: (S, Dh), m.
         seen, unseen: softmaxes on scaled `described` features.
-        order: (C,), where each class is among seen classes followed by unseen ones.
+        order: C numbers, where each class is among seen classes followed by unseen ones.
     """
 
     kind = "counterfactual"
@@ -98,26 +98,29 @@ class CounterfactualHead(Head):
         centres: Tensor,
         seen: LinearHead,
         unseen: LinearHead,
-        order: Tensor,
+        order: Sequence[int],
     ):
         super().__init__()
+        if sorted(order) != list(range(len(centres) + len(counterfactuals.class_terms))):
+            raise ValueError(f"order: expected a permutation of all classes, got {order}")
         self.counterfactuals: Counterfactuals = counterfactuals
         self.described: Refiner = described
         self.scale: nn.Parameter = nn.Parameter(scale, requires_grad=False)
         self.centres: nn.Parameter = nn.Parameter(centres, requires_grad=False)
         self.seen: LinearHead = seen
         self.unseen: LinearHead = unseen
-        self.order: Tensor
-        self.register_buffer("order", order)
+        self.order: list[int] = list(order)
 
     def chosen(self, classes: Tensor) -> Self:
         """A head of these classes."""
-        places, seen = self.order[classes], len(self.centres)
-        of_seen, of_unseen = places[places < seen], places[places >= seen] - seen
-        order = torch.empty_like(places)
-        order[places < seen] = torch.arange(len(of_seen), device=places.device)
-        rest = torch.arange(len(of_seen), len(places), device=places.device)
-        order[places >= seen] = rest
+        places, seen = [self.order[i] for i in classes.tolist()], len(self.centres)
+        of_seen, of_unseen = (
+            torch.tensor([p for p in places if (p < seen) == known], dtype=torch.int64)
+            for known in (True, False)
+        )
+        counts = iter(range(len(of_seen))), iter(range(len(of_seen), len(places)))
+        order = [next(counts[p >= seen]) for p in places]
+        of_seen, of_unseen = of_seen.to(classes.device), of_unseen.to(classes.device) - seen
         return type(self)(
             *(self.counterfactuals.of(of_unseen), self.described, self.scale),
             *(self.centres[of_seen], self.seen.chosen(of_seen), self.unseen.chosen(of_unseen)),
@@ -138,6 +141,7 @@ class CounterfactualHead(Head):
             "counts": [len(self.centres), len(made.class_terms), len(made.noise)],
             "features": len(made.output.bias),
             "output": made.kind,
+            "order": self.order,
         }
 
     @classmethod
@@ -149,6 +153,7 @@ class CounterfactualHead(Head):
         counts: list[int],
         features: int,
         output: str,
+        order: list[int],
     ) -> Self:
         """A head of these parts and sizes."""
         inputs, noise, hidden, width = widths
@@ -165,7 +170,6 @@ class CounterfactualHead(Head):
             *(new(samples, noise), output),
         )
         heads = (LinearHead.empty(width, classes) for classes in (seen, unseen))
-        order = torch.empty(seen + unseen, dtype=torch.int64, device="meta")
         parts = (empty_part(REFINERS, described), new(width), new(seen, width))
         return cls(made, *parts, *heads, order)
 
