@@ -121,6 +121,19 @@ def test_the_reduced_budget_cuts_only_what_is_slow(here):
         ), name
 
 
+def test_the_docs_say_what_is_reduced():
+    page = Path(__file__).parents[2] / "docs" / "reproduce.md"
+    told = dict(
+        re.findall(r"^\| `([\w-]+)` \| (.+ \(default .+) \|$", page.read_text("utf-8"), re.M)
+    )
+    task = {"config": Config().to_dict()}
+    details = {
+        name: size_of({**task, "method": name, "options": options})[1]
+        for name, options in REDUCED_OPTIONS.items()
+    }
+    assert told == {name: one.removeprefix("reduced size: ") for name, one in details.items()}
+
+
 def test_only_the_methods_that_were_asked_for_are_planned(here):
     two = replace(brief(), methods=("mlis", "tcn"))
     assert [e.label for e in plan("table2", [here], two)] == ["TCN", "MLIS"]
