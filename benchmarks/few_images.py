@@ -23,12 +23,12 @@ from report import Rows, markdown, write
 from mlis.config import Config, resolve
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
-from mlis.evaluation import seen_unseen_curve
+from mlis.evaluation import average_constant, seen_unseen_curve
 from mlis.incremental import ExemplarBuffer, add_images, remove_classes
 from mlis.methods.auto import together
 from mlis.methods.base import Method
 from mlis.methods.gaussian import Gaussian
-from mlis.methods.portfolio import Trial, average_constant, choose_members
+from mlis.methods.portfolio import Trial, choose_members
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.recognizer import Recognizer, replace
 from mlis.pipeline import Trained

@@ -1,5 +1,6 @@
 """What the tests of the server share: small models, pictures, and how to ask."""
 
+import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from mlis.data.dataset import GZSLDataset
+from mlis.evaluation.tradeoff import TradeOff
 from mlis.features.backbones.base import BackboneSpec
 from mlis.model.recognizer import Recognizer, replace
 from mlis.serving.app import create_app
@@ -100,8 +102,11 @@ def colour_engine() -> Engine:
 
 
 def growing_engine() -> Engine:
-    """Of a model whose classes may be described by a vector."""
+    """Of a model whose classes may be described by a vector, with a trade-off to choose from."""
     recognizer, exemplars = colour_pair()
+    curve = TradeOff(constants=(0.0, 1.0), U=(40.0, 60.0), S=(90.0, 80.0), best=1.0, splits=1)
+    metadata = dataclasses.replace(recognizer.metadata, tradeoff=curve)
+    recognizer = replace(recognizer, metadata=metadata)
     describer = Describer.of(recognizer)
     return Engine(recognizer, MeanColours(), describer, exemplars=exemplars)
 

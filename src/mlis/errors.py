@@ -1,4 +1,4 @@
-"""The errors that users see: what was expected, what came, where, and what to do.
+"""The errors that users see: what was expected, what was received, where, and what to do.
 
 Every error that bad input or bad settings can cause is a :class:`MlisError`; the command line
 prints its message on one line and exits with code 2. Anything else is a bug in `mlis`.

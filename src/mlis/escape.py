@@ -1,4 +1,4 @@
-"""Text that comes from files, escaped for where it is shown: names of classes, paths, datasets.
+"""Escapes text from files for where it is shown: names of classes, paths, datasets.
 
 Files keep names as they are; whatever shows one to a person passes it through one of these.
 """

@@ -14,6 +14,7 @@ from mlis.config import Config, Generation
 from mlis.data.dataset import GZSLDataset
 from mlis.generators.base import synthesise
 from mlis.generators.registry import fit_generator
+from mlis.generators.vae_gan.f_vaegan import FVAEGANTrainer, fit_f_vaegan
 from mlis.generators.vae_gan.losses import (
     activate,
     feature_range,
@@ -21,12 +22,7 @@ from mlis.generators.vae_gan.losses import (
     reconstruction,
     weighted_l1,
 )
-from mlis.generators.vae_gan.trainer import (
-    FVAEGANTrainer,
-    PenaltyWeight,
-    VAEGANSettings,
-    fit_f_vaegan,
-)
+from mlis.generators.vae_gan.trainer import PenaltyWeight, VAEGANSettings
 from mlis.methods.registry import build_method
 from mlis.model.preprocessing import TrainingTensors, prepare
 from mlis.pipeline import fit

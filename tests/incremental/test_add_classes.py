@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import coloured
-import mlis.incremental.exemplar_buffer
+import mlis.incremental.refit
 from cli_cases import last_json, printed, refused
 from coloured import COLOURS, LATER, UNSEEN, Colours, picture, write_table
 from fake_backbones import Letters
@@ -21,7 +21,7 @@ from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
 from mlis.features.descriptors.new_classes import describe_like
 from mlis.image_classifier import ImageClassifier
-from mlis.incremental.exemplar_buffer import refit
+from mlis.incremental.refit import refit
 from mlis.io.checkpoint import EXEMPLARS, RECORD, load_exemplars, load_model, save_model
 from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.pipeline import fit
@@ -198,13 +198,13 @@ def test_classes_added_one_by_one_or_together_give_the_same(generator):
 def test_the_cost_of_an_addition_does_not_grow_with_their_number(monkeypatch):
     """Rows × classes of stage 2; the rows' weights stay what the settings say."""
     solved: list[tuple[int, int, float]] = []
-    whole = mlis.incremental.exemplar_buffer.fit_classifier
+    whole = mlis.incremental.refit.fit_classifier
 
     def counted(features, labels, classes, settings, *, sample_weight, start):
         solved.append((len(features), classes, float(sample_weight.sum())))
         return whole(features, labels, classes, settings, sample_weight=sample_weight, start=start)
 
-    monkeypatch.setattr(mlis.incremental.exemplar_buffer, "fit_classifier", counted)
+    monkeypatch.setattr(mlis.incremental.refit, "fit_classifier", counted)
     per_class = {"synthetic_per_unseen": 100, "max_iterations": 2}
     config = small(generation={"generator": "ridge"}, classification=per_class)
     pair = trained_pair(DATA.for_training(), config, seed=1, device="cpu")
@@ -213,7 +213,7 @@ def test_the_cost_of_an_addition_does_not_grow_with_their_number(monkeypatch):
     for i, vector in enumerate(vectors):
         pair = pair.add([f"new {i}"], vector[None])
     rows, classes, weights = map(np.array, zip(*solved, strict=True))
-    few = mlis.incremental.exemplar_buffer.FEW
+    few = mlis.incremental.refit.FEW
     assert rows[:few].tolist() == [seen + 100 * (3 + i) for i in range(1, few + 1)]
     assert (rows * classes).max() == (rows * classes)[few - 1]
     np.testing.assert_allclose(weights, seen + 100 * (classes - 6), rtol=1e-5)

@@ -20,7 +20,7 @@ from mlis.methods.auto import Auto, together
 from mlis.methods.estimate import expect
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.mlis import MLIS
-from mlis.methods.portfolio import Trial, choose_members, combine, harmonic
+from mlis.methods.portfolio import Trial, choose_members, combine, mean_H
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.fused import FusedEnsemble
 from mlis.model.heads import EnsembleHead, GaussianHead, LinearHead, Member
@@ -66,8 +66,8 @@ def test_unlike_families_are_averaged_and_like_methods_chosen_between():
     ]
     choice = choose_members(trials)
     assert set(choice.weights) == {"a", "b"}
-    alone = max(harmonic(list(one.folds.values())) for one in trials)
-    assert harmonic(choice.held_out) > alone  # independent errors
+    alone = max(mean_H(list(one.folds.values())) for one in trials)
+    assert mean_H(choice.held_out) > alone  # independent errors
 
 
 def test_a_hopeless_family_is_left_out():
@@ -240,5 +240,5 @@ def test_an_ensemble_of_ensembles_is_refused(ensemble):
 
 
 def test_all_members_have_one_preprocessing():
-    preprocessing = {one.method.config.preprocessing for one in auto.portfolio(Config())}
+    preprocessing = {one.method.config.preprocessing for one in auto.members(Config())}
     assert len(preprocessing) == 1

@@ -35,6 +35,7 @@ QUIET = {
 OPERATIONS = [
     ("POST", "/predict/images"),
     ("POST", "/predict/features"),
+    ("GET", "/tradeoff"),
     ("GET", "/classes"),
     ("POST", "/classes"),
     ("PATCH", "/classes/{name}"),

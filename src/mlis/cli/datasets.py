@@ -1,4 +1,4 @@
-"""What names data on the command line: DATASET and its options, images of `mlis predict`."""
+"""Dataset arguments of the command line: DATASET and its options, images of `mlis predict`."""
 
 import argparse
 import glob

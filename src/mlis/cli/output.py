@@ -1,4 +1,4 @@
-"""What commands print and where they write: tables, JSON, errors, logs, checks of `-o`."""
+"""Output of commands: tables, JSON, errors, logs, checks of `-o`."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""How descriptors lie to each other: nearest other class, and nearness to their common mean."""
+"""Similarity of class descriptors: to the nearest other class, and to their common mean."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A metric loss of the user's own: `(embeddings, labels) → scalar`, with or without weights."""
+"""User-defined metric loss: `(embeddings, labels) → scalar`, with or without weights."""
 
 import copy
 

@@ -26,6 +26,7 @@ from mlis.evaluation.confidence import (
 )
 from mlis.evaluation.curve import (
     SeenUnseenCurve,
+    average_constant,
     best_calibration,
     common_constant,
     seen_unseen_curve,
@@ -54,6 +55,7 @@ __all__ = [
     "Retrieval",
     "SeenUnseenCurve",
     "TradeOff",
+    "average_constant",
     "best_calibration",
     "best_temperature",
     "common_constant",

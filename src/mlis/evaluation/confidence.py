@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say: calibration error, reliability diagram, temperature.
+"""Calibration of probabilities: expected error, reliability diagram, temperature scaling.
 
 Of 100 images that are each recognised with probability 0.8, 80 should be recognised correctly. The
 expected calibration error (ECE) is the mean over images of |accuracy − confidence| of the image's

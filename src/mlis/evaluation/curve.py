@@ -1,4 +1,4 @@
-"""The exact seen–unseen curve (Chao et al. 2016), its area, and the choice of the constant.
+"""The exact seen–unseen curve (Chao et al. 2016), its area, and choosing a calibration constant.
 
 The curve changes only where the constant passes the margin of an image (best seen minus best unseen
 score), so it is computed by sorting the margins.
@@ -88,6 +88,11 @@ def best_calibration(
         DataError: as :func:`evaluate`, and if there are no images of seen or of unseen classes.
     """
     return seen_unseen_curve(validation_scores, validation_labels, seen_mask).best_constant()
+
+
+def average_constant(curves: Sequence[SeenUnseenCurve]) -> float:
+    """The mean over folds of the constant with the best H: it varies least between folds."""
+    return float(np.mean([curve.best_constant() for curve in curves]))
 
 
 def common_constant(curves: Sequence[SeenUnseenCurve]) -> float:

@@ -1,4 +1,4 @@
-"""What the paper measured, and measuring it again.
+"""The paper's tables and figures, measured again.
 
 - what is asked: `plans` makes `tasks`, of each `source` as much as the `budget` allows; `outlook`
   says what that will take

@@ -1,4 +1,4 @@
-"""How much is spent on an experiment: the paper's settings, or less, and then the rows say so."""
+"""The size of an experiment: the paper's settings; reduced, which rows say; or a smoke test."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from mlis.experiments.tasks import USUAL
 from mlis.methods.registry import METHODS
 from mlis.provenance import PROTOCOL
 
-# upper limits of the quick budget: seconds a run, figures that mean nothing
+# upper limits of the quick budget: seconds per run, figures that mean nothing
 QUICK: dict[str, dict[str, int]] = {
     "generation": {"steps": 10, "critic_steps": 2, "hidden": 64, "noise": 32, "batch_size": 32},
     "refinement": {"steps": 10, "hidden": 64, "classes_per_batch": 16, "samples_per_class": 4},

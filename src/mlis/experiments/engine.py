@@ -1,4 +1,4 @@
-"""Runs many tasks: what the store has is skipped, what was interrupted continues.
+"""Runs many tasks: those in the store are skipped, interrupted ones continue.
 
 `RESULTS/results.jsonl` is the store, `RESULTS/work/STEM/` holds the snapshots of runs that are not
 finished, `RESULTS/runs/KEY/` the losses, and some models, of those that are. Any number of

@@ -1,4 +1,4 @@
-"""The dataset of a task, checked against the hash that the task was made with."""
+"""Loads the dataset of a task and verifies its hash."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""A row of the store, made of what a run measured and what it cost."""
+"""Makes a row of the store from what a run measured and what it cost."""
 
 import datetime
 import functools

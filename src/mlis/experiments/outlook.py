@@ -1,4 +1,4 @@
-"""What a list of tasks will take: which are done, what they share, how long the rest will be."""
+"""The cost of a list of tasks: which are done, what they share, how long the rest will take."""
 
 import statistics
 from collections.abc import Iterable, Sequence

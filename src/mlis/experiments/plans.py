@@ -47,12 +47,12 @@ QUICK_POINTS = 3  # of a sweep, with the quick budget
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A line of a table, or a point of a curve: one task a seed.
+    """A line of a table, or a point of a curve: one task per seed.
 
     Attributes:
         source: the dataset.
         label: the method; of a curve the label of the axis.
-        tasks: one a seed; none where the dataset is not there.
+        tasks: one per seed; none where the dataset is not there.
         x: where on the curve.
     """
 

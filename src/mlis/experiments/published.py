@@ -1,4 +1,4 @@
-"""Figures that others have published, as rows: facts to stand beside what is measured here.
+"""Published results of other methods, as rows, for comparison.
 
 `table2`, `table3` and `table4` are those of the paper that this package implements (its Table 1 is
 :data:`mlis.data.io.benchmarks.TABLE_1`), `others` holds related and later methods on the same
@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Literal
 
 from mlis.errors import DataError
+from mlis.evaluation import harmonic_mean
 
 Name = Literal["table2", "table3", "table4", "others"]
 NAMES: tuple[Name, ...] = ("table2", "table3", "table4", "others")
@@ -69,8 +70,8 @@ class Published:
         """Whether some U and S that round to these have a harmonic mean that rounds to this H."""
         if self.U is None or self.S is None:
             return True
-        low = _harmonic(max(self.U - DIGIT, 0.0), max(self.S - DIGIT, 0.0)) - DIGIT
-        high = _harmonic(self.U + DIGIT, self.S + DIGIT) + DIGIT
+        low = harmonic_mean(max(self.U - DIGIT, 0.0), max(self.S - DIGIT, 0.0)) - DIGIT
+        high = harmonic_mean(self.U + DIGIT, self.S + DIGIT) + DIGIT
         return low - 1e-9 <= self.H <= high + 1e-9
 
 
@@ -148,7 +149,3 @@ def _per_cent(cells: Mapping[str, str], name: str) -> float:
     if not 0 <= value <= 100:
         raise ValueError(f"expected {name} in per cent, got {cells[name]}")
     return value
-
-
-def _harmonic(U: float, S: float) -> float:
-    return 2 * U * S / (U + S) if U + S > 0 else 0.0

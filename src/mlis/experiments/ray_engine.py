@@ -5,9 +5,9 @@ its hash is the task's: on shared storage, or where each machine has a copy, not
 files that are larger than memory are mapped. Where that fails, the driver puts its own copy into
 Ray's object store, once a dataset, and every node that needs it fetches it once.
 
-**Deaths.** A task whose worker or node dies is begun anew elsewhere. Its snapshots lie on the node
-that it ran on; another node has none, begins at step 0, and comes to the same bits. Generators are
-kept in each node's own cache folder (`MLIS_CACHE`).
+**Failures.** A task whose worker or node dies is started again elsewhere. Its snapshots lie on the
+node that it ran on; another node has none, begins at step 0, and comes to the same bits. Generators
+are kept in each node's own cache folder (`MLIS_CACHE`).
 
 **Rows** are appended by the driver alone, as they arrive, so that none is there twice; losses and
 models come with them. Tasks of one `stem` (they differ in stage 2 alone) are one job, so that their

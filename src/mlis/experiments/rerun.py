@@ -1,4 +1,4 @@
-"""A row of the store, done again from itself alone."""
+"""Repeats the run of a stored row and compares."""
 
 import dataclasses
 import tempfile

@@ -1,4 +1,4 @@
-"""How a task is done.
+"""Runs one task: training, test, result row.
 
 Stages that several runs share are trained once: the generator is in the user's cache folder
 (:mod:`mlis.training.generator_cache`), and the encoder in the work folder, for runs that differ in

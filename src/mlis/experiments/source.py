@@ -1,4 +1,4 @@
-"""A dataset that an experiment is asked to measure on, or why it cannot be loaded."""
+"""A dataset of an experiment, or the reason that it cannot be loaded."""
 
 import functools
 from collections.abc import Mapping

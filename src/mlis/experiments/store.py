@@ -1,10 +1,10 @@
-"""Results that are only ever added to: one JSON object a line, one line a run.
+"""Append-only results store: JSON Lines, one line per run.
 
 Why JSON lines and not a database: a row is appended under a lock and flushed to disk, so that it is
 there whole or not at all; people and `grep` read it; two stores are merged by `cat`; it lies on any
 disk and needs no server. A row's key is the hash of everything that its numbers depend on, and no
-key is ever there twice. A last line that was cut short (a process killed while writing) is no row:
-readers pass it over, and the next writer removes it.
+key is ever there twice. A last line that was cut short (a process killed while writing) is not a
+row: readers pass it over, and the next writer removes it.
 """
 
 import dataclasses

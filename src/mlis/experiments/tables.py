@@ -157,7 +157,7 @@ def published_lines(name: str, dataset: str) -> Iterator[Line]:
 def measured_line(
     dataset: str, method: str, rows: Sequence[Row], *, note: str = "", budget: str = ""
 ) -> Line:
-    """A line of the runs of one method, one a seed, which have one protocol."""
+    """A line of the runs of one method and protocol, one run per seed."""
     (protocol,) = {row.protocol for row in rows}
     facts, (size, detail) = rows[0].provenance, size_of(rows[0].task)
     return Line(

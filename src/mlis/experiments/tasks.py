@@ -93,7 +93,7 @@ class Task:
 
     @property
     def kind(self) -> str:
-        """What is run, but for settings that are numbers: runs of one kind take alike long."""
+        """What is run, except settings that are numbers: runs of one kind take about as long."""
         if not self.has_components:
             return self.method
         refinement = self.config.refinement

@@ -1,9 +1,9 @@
 """H@test-best (optimistic): the best step and the best constant **on test data**.
 
 This is how nearly every published figure of the field is made, and it is measured here only to
-stand beside such figures, under its own label. Training is the one of H@val and sees no test row:
-it keeps its encoder of some steps, and what is done with test labels is done
-afterwards, here. Nothing that is chosen here goes back into a training, a preset or a model.
+be compared with such figures, under its own label. Training is the one of H@val and sees no test
+row: it keeps its encoder of some steps, and what is done with test labels is done afterwards, here.
+Nothing that is chosen here goes back into a training, a preset or a model.
 """
 
 import dataclasses

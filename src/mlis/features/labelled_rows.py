@@ -77,7 +77,7 @@ class LabelledRows:
     def by_class(self, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Features (n, Dx) by class name, in the order of the rows.
 
-        Numbers that are no names are indices of the classes `names`; other labels are class names,
+        Numbers that are not names are indices of the classes `names`; other labels are class names,
         known or new.
 
         Raises:

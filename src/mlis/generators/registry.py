@@ -9,7 +9,7 @@ from mlis.compute.precision import Precision
 from mlis.config import Generation
 from mlis.generators.base import FeatureGenerator
 from mlis.generators.ridge import fit_ridge
-from mlis.generators.vae_gan.trainer import fit_f_vaegan
+from mlis.generators.vae_gan.f_vaegan import fit_f_vaegan
 from mlis.generators.wgan_gp.trainer import fit_wgan_gp
 from mlis.model.preprocessing import TrainingTensors
 from mlis.training.callbacks import Callback

@@ -18,7 +18,8 @@ from mlis.data.descriptor_geometry import distinctness, unit_rows
 from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
-from mlis.incremental.exemplar_buffer import ExemplarBuffer, refit
+from mlis.incremental.exemplar_buffer import ExemplarBuffer
+from mlis.incremental.refit import refit
 from mlis.model.heads import EnsembleHead, Head, LinearHead
 from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.model.refiners import Refiner

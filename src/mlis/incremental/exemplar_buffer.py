@@ -8,28 +8,22 @@ solved again, starting from the present weights. Generator and encoder stay as t
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Config
 from mlis.data.out_of_core.streaming import CHUNK_ROWS
 from mlis.errors import ModelFileError
-from mlis.generators.base import FeatureGenerator, Sampler, synthesise
-from mlis.generators.ridge import RidgeGenerator, RidgePredictor
-from mlis.generators.wgan_gp.networks import Generator
+from mlis.generators.base import FeatureGenerator
+from mlis.generators.ridge import RidgeGenerator
 from mlis.generators.wgan_gp.trainer import WGANGenerator
-from mlis.incremental.image_posterior import informed_sampler
-from mlis.model.classification import fit_classifier
-from mlis.model.heads import LinearHead
-from mlis.model.preprocessing import TrainingTensors, normalise_descriptors
+from mlis.incremental.stored_generator import pack
+from mlis.model.preprocessing import TrainingTensors
 from mlis.storage.atomic import strict_json
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -39,9 +33,6 @@ PER_CLASS = 256
 IN_ALL = 65_536
 """Most images kept in total, where that leaves `LEAST` per class."""
 LEAST = 8
-FEW = 5
-"""Additions at full cost: from then on fewer synthetic rows per class keep the cost as it is."""
-_NETWORK = ("from_noise", "from_descriptor", "hidden_bias", "to_features", "feature_bias")
 _OWN = ("rows", "low", "step", "labels", "sample_weight")
 _PREVIOUS = ("previous_head.weight", "previous_head.bias")
 _RENAMED = {  # since mlis 0.1.0
@@ -49,7 +40,6 @@ _RENAMED = {  # since mlis 0.1.0
     "before.weight": "previous_head.weight",
     "before.bias": "previous_head.bias",
 }
-_RIDGE = ("descriptors", "mean", "weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +142,14 @@ class ExemplarBuffer:
             previous_head=None,
         )
 
+    def scaled(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scaled features (B, Dx) and labels (B,) of all rows, part by part."""
+        step, low = self.step.to(device), self.low.to(device)
+        for rows, labels in zip(
+            self.rows.split(CHUNK_ROWS), self.labels.split(CHUNK_ROWS), strict=True
+        ):
+            yield rows.to(device, torch.float32).mul_(step).add_(low), labels.to(device)
+
     def chosen(self, classes: np.ndarray) -> "ExemplarBuffer | None":
         """Keep the rows of these classes (K,), which become 0 to K-1; None without any row.
 
@@ -205,7 +203,7 @@ def keep_exemplars(
         step=step,
         labels=data.y.cpu()[chosen],
         sample_weight=sample_weight,
-        generator=_packed(generator),
+        generator=pack(generator),
         config=_with_kernel_of(generator, config),
         seed=seed,
         unseen=len(data.unseen),
@@ -237,161 +235,3 @@ def _with_kernel_of(generator: RidgeGenerator | WGANGenerator, config: Config) -
     if generator.predictor is None:
         return config
     return config.replace({"generation": {"ridge_kernel": generator.predictor.kernel}})
-
-
-def _packed(generator: RidgeGenerator | WGANGenerator) -> dict[str, Tensor]:
-    """The generator's tensors by name."""
-    if isinstance(generator, RidgeGenerator):
-        network, predictor = None, generator.predictor
-    else:
-        network, predictor = generator.network, generator.predictor
-    packed: dict[str, Tensor] = {}
-    if network is not None:
-        packed |= {name: getattr(network, name).detach().cpu().half() for name in _NETWORK}
-    if predictor is not None:
-        packed |= {f"ridge.{n}": getattr(predictor, n).detach().cpu().float() for n in _RIDGE}
-    # laid out as a file gives them back: the last bits of a product depend on the layout
-    return {
-        name: value.clone(memory_format=torch.contiguous_format) for name, value in packed.items()
-    }
-
-
-def refit(
-    exemplars: ExemplarBuffer,
-    refine: Callable[[Tensor], Tensor],
-    descriptors: np.ndarray,
-    seen: np.ndarray,
-    start: LinearHead,
-    device: torch.device,
-) -> LinearHead:
-    """Solve stage 2 again for classes of which some are new.
-
-    Args:
-        exemplars: the training's.
-        refine: scaled features (B, Dx) → (B, Dh), on `device`.
-        descriptors: (C, Da) of all classes, the new ones last.
-        seen: (C,) bool.
-        start: the present head, of the first classes.
-        device: where to compute.
-
-    Raises:
-        ModelFileError: the generator's tensors are not those of the settings.
-    """
-    precision = Precision.of("float32", device)
-    settings = exemplars.config.classification
-    # a copy: memory of another library is aligned by chance, and the last bits depend on that
-    vectors = precision.tensor(descriptors).clone()
-    described = normalise_descriptors(vectors, exemplars.config.preprocessing)
-    known = torch.from_numpy(np.ascontiguousarray(seen)).to(device)
-    sampler = _sampler(exemplars, described, known, precision)
-    rng = stream(exemplars.seed, "classification", device=device)
-    real = _scaled_rows(exemplars, device)
-    unseen, of_seen = (torch.nonzero(mask).flatten() for mask in (~known, known))
-    count = _rows_per_unseen(exemplars, len(unseen), len(described))
-    synthetic = chain(
-        synthesise(sampler, unseen, count, rng),
-        synthesise(sampler, of_seen, settings.synthetic_per_seen, rng),
-    )
-    pairs = [(refine(x), y) for x, y in chain(real, synthetic)]
-    features, labels = torch.cat([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
-    del pairs
-    sample_weight = torch.ones(len(labels), dtype=torch.float32, device=device)
-    kept = len(exemplars.sample_weight)
-    sample_weight[:kept] = exemplars.sample_weight.to(device)
-    sample_weight[kept : kept + count * len(unseen)] = settings.synthetic_per_unseen / count
-    return fit_classifier(
-        features, labels, len(described), settings, sample_weight=sample_weight, start=start
-    )
-
-
-def _sampler(
-    exemplars: ExemplarBuffer, described: Tensor, known: Tensor, precision: Precision
-) -> Sampler:
-    """Of the trained generator; classes that were given images are drawn around what these say."""
-    generator = _generator(exemplars, known, described[known], precision)
-    if bool(known[exemplars.labels.to(known.device)].all()):
-        return generator.sampler(described)
-    rows = partial(_scaled_rows, exemplars, known.device)
-    rng = stream(exemplars.seed, "image posterior", device=known.device)
-    how = exemplars.config.generation
-    return informed_sampler(generator, how, rows, described, known, rng, signed=exemplars.signed)
-
-
-def _scaled_rows(
-    exemplars: ExemplarBuffer, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scaled features (B, Dx) and labels (B,) of all rows, part by part."""
-    parts = zip(exemplars.rows.split(CHUNK_ROWS), exemplars.labels.split(CHUNK_ROWS), strict=True)
-    return ((_scaled(exemplars, rows, device), labels.to(device)) for rows, labels in parts)
-
-
-def _rows_per_unseen(exemplars: ExemplarBuffer, unseen: int, classes: int) -> int:
-    """Synthetic rows per unseen class: the setting while `FEW` or fewer classes were added.
-
-    A pass of stage 2 costs rows × classes. More classes share what the first `FEW` may cost, each
-    of their rows with a larger weight. It depends on the classes alone, not on their order.
-    """
-    wanted = exemplars.config.classification.synthetic_per_unseen
-    most, real = exemplars.unseen + FEW, len(exemplars.rows)
-    budget = (real + wanted * most) * (classes - unseen + most)
-    return min(wanted, max(LEAST, (budget // classes - real) // max(unseen, 1)))
-
-
-def _scaled(exemplars: ExemplarBuffer, rows: Tensor, device: torch.device) -> Tensor:
-    """(B, Dx) float32 of (B, Dx) uint8."""
-    return (
-        rows.to(device, torch.float32)
-        .mul_(exemplars.step.to(device))
-        .add_(exemplars.low.to(device))
-    )
-
-
-def _generator(
-    exemplars: ExemplarBuffer, known: Tensor, lenders: Tensor, precision: Precision
-) -> FeatureGenerator:
-    """The trained generator; `lenders` are the descriptors of the `known` (C,) classes."""
-    settings, held = exemplars.config.generation, exemplars.generator
-    try:
-        predictor = None
-        if "ridge.mean" in held and settings.ridge_kernel != "auto":
-            own = {n: precision.tensor(held[f"ridge.{n}"]) for n in _RIDGE}
-            predictor = RidgePredictor(settings.ridge_kernel, **own)
-        if settings.generator == "ridge":
-            assert predictor is not None
-            return _ridge(exemplars, predictor, known, lenders)
-        (features, hidden), noise = held["to_features"].shape, held["from_noise"].shape[1]
-        network = Generator(
-            noise,
-            held["from_descriptor"].shape[1],
-            hidden,
-            features,
-            std=1.0,
-            precision=precision,
-            rng=stream(0, "replaced"),
-            signed=exemplars.signed,
-        )
-        network.load_state_dict({name: held[name] for name in _NETWORK})
-        return WGANGenerator(network, predictor)
-    except (KeyError, RuntimeError, AssertionError) as error:
-        raise ModelFileError(f"the kept generator does not fit its settings: {error}") from None
-
-
-def _ridge(
-    exemplars: ExemplarBuffer, predictor: RidgePredictor, known: Tensor, lenders: Tensor
-) -> RidgeGenerator:
-    lent = known.cpu()[exemplars.labels]
-    x = _scaled(exemplars, exemplars.rows[lent], known.device)
-    classes, y = exemplars.labels[lent].to(known.device).unique(return_inverse=True)
-    counts = torch.bincount(y, minlength=len(classes))
-    means = x.new_zeros(len(classes), x.shape[1]).index_add_(0, y, x)
-    return RidgeGenerator(
-        predictor=predictor,
-        x=x,
-        order=torch.argsort(y, stable=True),
-        starts=counts.cumsum(0) - counts,
-        counts=counts,
-        means=means / counts[:, None],
-        neighbours=exemplars.config.generation.ridge_neighbours,
-        signed=exemplars.signed,
-        lenders=lenders,
-    )

@@ -1,4 +1,4 @@
-"""Synthetic features of classes of which there are some images, around what these say.
+"""Synthetic features of classes with a few images, drawn around the posterior mean.
 
 What a generator says of a class's mean is uncertain, as is the mean of a few images. In every
 feature, with m the mean of the class's synthetic features, v its prior variance, x̄ the mean of n

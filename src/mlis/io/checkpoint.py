@@ -1,5 +1,7 @@
 """A saved model: a folder of weights, a description, and what adding classes needs.
 
+Snapshots of a training are in :mod:`mlis.training.checkpoints`.
+
 - `model.safetensors`: the recognizer's state.
 - `config.json`: its parts' kinds and sizes, class names, calibration, temperature, and the
   metadata, with the trade-off between seen and unseen classes where it was measured.
@@ -286,16 +288,16 @@ def _check_tensors(
         good = value.dtype == torch.bool if boolean else value.dtype in _FLOATS
         if value.shape != wanted.shape or not good or not value.numel():
             raise ModelFileError(
-                f"{path} is no model: {name} is {tuple(value.shape)} of {value.dtype}, where "
+                f"{path} is not a model: {name} is {tuple(value.shape)} of {value.dtype}, where "
                 f"{tuple(wanted.shape)} of {'bool' if boolean else 'floating point numbers'} is "
                 "expected"
             )
         _check_finite(path, name, value)
     if unknown := sorted(tensors.keys() - expected.keys()):
-        raise ModelFileError(f"{path} is no model: it holds a tensor {unknown[0]!r}")
+        raise ModelFileError(f"{path} is not a model: it holds a tensor {unknown[0]!r}")
     weights = [name for name in expected if name.startswith(("refiner.", "head."))]
     if len({tensors[name].dtype for name in weights}) > 1:
-        raise ModelFileError(f"{path} is no model: its weights are of several types")
+        raise ModelFileError(f"{path} is not a model: its weights are of several types")
 
 
 def _check_finite(path: Path, name: str, value: Tensor) -> None:

@@ -40,7 +40,9 @@ def converted(
     except KeyError as error:
         raise ModelFileError(f"{path.parent}: the weights hold no tensor {error}") from None
     except ValueError as error:
-        raise ModelFileError(f"{path.parent}: the weights are no model: {error}") from None
+        raise ModelFileError(
+            f"{path.parent}: the weights are not those of a model: {error}"
+        ) from None
     linear = {"kind": "linear", "inputs": size, "outputs": inputs}
     return {
         **description,

@@ -1,4 +1,4 @@
-"""What a run was asked to do, and how its records are written: with a format and check digits."""
+"""The plan of a run, and how its records are written: with a format and a checksum."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -128,7 +128,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
     Raises:
         ModelFileError: it is of another format.
-        ValueError: it is no record, or not as it was written.
+        ValueError: it is not a record, or not as it was written.
     """
     values = strict_json(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):

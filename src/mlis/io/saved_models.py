@@ -1,4 +1,4 @@
-"""Where saved models are: a model's folder, or those of a run, by the path of either."""
+"""Finds saved models in a model folder or a run folder."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Methods that are trained step by step: one training, whose length validation chooses.
+"""Base of methods that train several networks: validation chooses the length of the training.
+
+Methods of one network: :mod:`mlis.methods.network_method`.
 
 The programs of these systems keep the epoch that is best on test rows. Here every alternative is a
 snapshot of the same training, and one is chosen on validation classes.

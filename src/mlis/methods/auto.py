@@ -31,7 +31,7 @@ from mlis.methods.portfolio import (
     Choice,
     Trial,
     choose_members,
-    harmonic,
+    mean_H,
     spread,
     tradeoff,
 )
@@ -63,7 +63,7 @@ class Entry:
     method: Method
 
 
-def portfolio(config: Config) -> list[Entry]:
+def members(config: Config) -> list[Entry]:
     """Methods to try, cheapest first. All have one preprocessing, and the ridge generator."""
     ridge = config.replace({"generation": {"generator": "ridge"}})
     refined = ridge.replace({"refinement": {"components": "ml+is+sfr", "schedule": "sequential"}})
@@ -115,7 +115,7 @@ class Auto(Method):
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer | Trained]]:
         """The closed form: nothing can be chosen without validation classes."""
-        first = portfolio(self.config)[0].method
+        first = members(self.config)[0].method
         for _, found in first.train(dataclasses.replace(job, choosing=False)):
             yield self, found
 
@@ -144,7 +144,7 @@ class Auto(Method):
         choice = choose_members(trials) if trials else None
         methods = {one.name: one.method for one in trials}
         if choice is None:  # no validation classes
-            first = portfolio(self.config)[0]
+            first = members(self.config)[0]
             weights, methods = {first.name: 1.0}, {first.name: first.method}
         else:
             weights = choice.weights
@@ -179,7 +179,7 @@ class Auto(Method):
         config, closed = _closed_form(self.config, parts, how)
         yield closed
         reserved, dearest = _FINAL * closed.seconds, closed.seconds
-        for entry in portfolio(config)[1:]:
+        for entry in members(config)[1:]:
             left = self.budget - (time.perf_counter() - started) - reserved
             if left < _DEARER * dearest:
                 logger.info("auto: %s is left out: %.0f s are left", entry.name, max(left, 0))
@@ -213,8 +213,8 @@ def _closed_form(
     if preprocessing.feature_transform == "auto":
         open_to = FeatureScaler.fit(training.features, preprocessing).transform
         options = [with_transform(config, one) for one in dict.fromkeys((open_to, "none"))]
-    tried = [_trial(portfolio(one)[0], parts, how, np.inf) for one in options]
-    best = int(np.argmax([round(harmonic(list(one.folds.values())), 9) for one in tried]))
+    tried = [_trial(members(one)[0], parts, how, np.inf) for one in options]
+    best = int(np.argmax([round(mean_H(list(one.folds.values())), 9) for one in tried]))
     return options[best], tried[best]
 
 
@@ -234,7 +234,7 @@ def _trial(entry: Entry, parts: Sequence[GZSLDataset], how: JobOptions, left: fl
             scores[index][number] = held_out
         seconds = time.perf_counter() - started
         left -= seconds
-    worth = [round(harmonic(list(one.values())), 9) for one in scores]
+    worth = [round(mean_H(list(one.values())), 9) for one in scores]
     best = int(np.argmax(worth))
     logger.info("auto: %s: H %.1f on %d splits", entry.name, worth[best], len(scores[best]))
     return Trial(entry.name, entry.family, alternatives[best], scores[best], seconds)

@@ -1,4 +1,4 @@
-"""What to expect of the test, before it, from the validation splits alone."""
+"""Predicts the test accuracy from the validation splits alone."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -28,9 +28,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mlis.compute.precision import Precision
-from mlis.generators.vae_gan.trainer import FVAEGANTrainer, VAEGANGenerator, VAEGANSettings
+from mlis.generators.vae_gan.f_vaegan import FVAEGANTrainer, VAEGANGenerator
+from mlis.generators.vae_gan.trainer import VAEGANSettings
+from mlis.methods._refined_softmax import fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
-from mlis.methods._stage2 import fit_softmax
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Identity
 

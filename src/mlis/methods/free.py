@@ -37,11 +37,12 @@ from torch import Tensor, nn
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import setting
+from mlis.generators.vae_gan.f_vaegan import VAEGANGenerator
 from mlis.generators.vae_gan.losses import weighted_l1
-from mlis.generators.vae_gan.trainer import VAEGANGenerator, VAEGANSettings, VAEGANTrainer, update
+from mlis.generators.vae_gan.trainer import VAEGANSettings, VAEGANTrainer, update
 from mlis.generators.wgan_gp.networks import SLOPE
+from mlis.methods._refined_softmax import decoded, fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
-from mlis.methods._stage2 import decoded, fit_softmax
 from mlis.model.preprocessing import TrainingTensors
 from mlis.training.layers import Perceptron
 from mlis.training.state import Part

@@ -44,8 +44,8 @@ from mlis.compute.random import stream
 from mlis.config import setting
 from mlis.generators.vae_gan.losses import kl_divergence, reconstruction
 from mlis.generators.wgan_gp.networks import SLOPE
+from mlis.methods._refined_softmax import as_refiner, decoded, fit_domains
 from mlis.methods._snapshots import Parts
-from mlis.methods._stage2 import as_refiner, decoded, fit_domains
 from mlis.methods.tf_vaegan import TFVAEGAN, TFVAEGANTrainer
 from mlis.model.heads import CounterfactualHead, Counterfactuals
 from mlis.model.preprocessing import TrainingTensors

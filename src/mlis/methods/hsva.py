@@ -52,7 +52,7 @@ from mlis.methods._aligned_vae import (
     warm_up,
     wasserstein,
 )
-from mlis.methods._stage2 import as_refiner
+from mlis.methods._refined_softmax import as_refiner
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Layers
 from mlis.training.layers import GaussianEncoder, Linear, Perceptron, xavier

@@ -34,8 +34,8 @@ from mlis.compute.precision import Precision
 from mlis.config import Generation, Section, setting
 from mlis.data.out_of_core.streaming import StreamedRows
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
+from mlis.methods._refined_softmax import fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
-from mlis.methods._stage2 import fit_softmax
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors

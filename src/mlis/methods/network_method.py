@@ -1,4 +1,6 @@
-"""What methods share that train one network by Adam: settings, loop, several lengths of training.
+"""Base of methods that train one network by Adam: settings, loop, several lengths of training.
+
+Methods of several networks: :mod:`mlis.methods._snapshots`.
 
 Published programs of this kind take the best epoch on test rows. Here the number of steps is chosen
 on validation classes: one training to the longest gives the network after each number of steps.

@@ -1,4 +1,4 @@
-"""Which of several trained methods to average, by what they do on validation classes.
+"""Which of several trained methods to average, by their accuracy on validation classes.
 
 A validation split holds out a few classes, so that the harmonic mean of one method moves by several
 points between splits, and the method that is best on held-out classes is often not the best on
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlis.evaluation import SeenUnseenCurve, TradeOff
+from mlis.evaluation import SeenUnseenCurve, TradeOff, average_constant
 from mlis.methods.base import Method
 from mlis.protocol import HeldOut
 
@@ -71,7 +71,7 @@ def choose_members(trials: Sequence[Trial]) -> Choice:
     families: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(one.family for one in trials):
         families[name] = _best_subset([one for one in trials if one.family == name])
-    worth = {name: harmonic(combine(trials, weights)) for name, weights in families.items()}
+    worth = {name: mean_H(combine(trials, weights)) for name, weights in families.items()}
     best = max(worth.values())
     kept = [name for name in families if worth[name] >= best - HOPELESS]
     weights: dict[str, float] = {}
@@ -91,7 +91,7 @@ def _best_subset(family: Sequence[Trial]) -> dict[str, float]:
         for subset in itertools.combinations(family, size)
     ]
     common = set.intersection(*(set(one.folds) for one in family))
-    return max(subsets, key=lambda weights: round(harmonic(combine(family, weights, common)), 9))
+    return max(subsets, key=lambda weights: round(mean_H(combine(family, weights, common)), 9))
 
 
 def combine(
@@ -111,17 +111,12 @@ def combine(
     return found
 
 
-def average_constant(curves: Sequence[SeenUnseenCurve]) -> float:
-    """The mean over folds of the constant with the best H: it varies least between folds."""
-    return float(np.mean([curve.best_constant() for curve in curves]))
-
-
 def tradeoff(curves: Sequence[SeenUnseenCurve]) -> TradeOff:
     """What a model keeps, with `average_constant` as the best."""
     return TradeOff.of(curves, average_constant(curves))
 
 
-def harmonic(held_out: Sequence[HeldOut]) -> float:
+def mean_H(held_out: Sequence[HeldOut]) -> float:
     """Mean H over folds at the constant that is best on average."""
     curves = [one.curve() for one in held_out]
     constant = average_constant(curves)

@@ -44,8 +44,8 @@ from mlis.data.samplers import uniform_rows
 from mlis.generators.base import Sampler
 from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.generators.vae_gan.trainer import update
+from mlis.methods._refined_softmax import fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
-from mlis.methods._stage2 import fit_softmax
 from mlis.methods.pairs import PairScorer
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import LinearReLU

@@ -43,8 +43,8 @@ from mlis.generators.base import Sampler
 from mlis.generators.vae_gan.losses import activate, weighted_l1
 from mlis.generators.vae_gan.trainer import VAEGANSettings, VAEGANTrainer, update
 from mlis.generators.wgan_gp.networks import SLOPE
+from mlis.methods._refined_softmax import decoded, fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
-from mlis.methods._stage2 import decoded, fit_softmax
 from mlis.model.preprocessing import TrainingTensors
 from mlis.training.layers import Perceptron
 from mlis.training.state import EpochCount, Part

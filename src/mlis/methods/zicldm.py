@@ -89,7 +89,7 @@ class RelationNetwork(nn.Module):
         return self.metric(torch.relu(self.visual(x)), self.semantic(descriptors)) + self.bias
 
     def parts(self, descriptors: Tensor) -> tuple[Layers, PairHead]:
-        """Refiner and head that score features as `forward` does, but for the common bias."""
+        """Refiner and head that score features as `forward` does, except for the common bias."""
         first, second = (
             LinearReLU(one.weight.detach(), one.bias.detach(), slope)
             for one, slope in ((self.visual, 0.0), (self.metric.visual, 1.0))

@@ -1,4 +1,7 @@
-"""Another trade-off between seen and unseen classes for a trained recognizer, without training."""
+"""Changes the calibration constant of a trained recognizer, without training.
+
+It is first chosen by :mod:`mlis.protocol`. Calibration of probabilities is another thing:
+:mod:`mlis.evaluation.confidence`."""
 
 import dataclasses
 import datetime

@@ -1,4 +1,4 @@
-"""Warns of features far outside the range of the training's, of which nothing was learned."""
+"""Warns of features far outside the training range."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""What heads and refiners have in common: a kind in a registry, and the sizes that rebuild them.
+"""Base of heads and refiners: a kind in a registry, and the sizes that rebuild them.
 
 So a model is saved as its tensors and a description in JSON, and nothing is unpickled.
 """

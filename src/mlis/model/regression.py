@@ -1,4 +1,4 @@
-"""What a class's images are like, from its descriptor alone: Gaussian-process regression."""
+"""Gaussian-process regression of a class's mean feature on its descriptor."""
 
 import math
 from typing import Any, Literal, Self
@@ -172,7 +172,7 @@ class ClassRegression(nn.Module):
         with_known = kernel_matrix(self.kernel, points, known, self.width)
         own = points.square().sum(1) if self.kernel == "linear" else 1.0
         variance = own + self.noise - (with_known @ root).square().sum(1)
-        variance = variance.clamp(min=self.noise)  # it is λ at least, but for rounding
+        variance = variance.clamp(min=self.noise)  # it is λ at least, except for rounding
         means, variances = self.mean.double() + with_known @ dual, variance[:, None] * self.spread
         if bool((silent := ~descriptors.any(dim=1)).any()):
             means[silent], variances[silent] = self.of_any_class()

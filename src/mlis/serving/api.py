@@ -26,7 +26,7 @@ from mlis.serving.settings import MIB, Access
 MAX_FILE_NAME = 255
 MAX_DIGITS = 32
 """Bytes of a number of a JSON array, with what separates it from the next."""
-_CALIBRATION = Query(max_length=schemas.CALIBRATION_LENGTH, description=schemas.CALIBRATION)
+_CALIBRATION = Query(pattern=schemas.CALIBRATION_FORM, description=schemas.CALIBRATION)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

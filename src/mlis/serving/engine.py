@@ -1,4 +1,4 @@
-"""The model as the server uses it: what goes in, what comes out, and how its classes change.
+"""The model as the server uses it: predictions and changes of its classes.
 
 A recognizer is immutable: a change makes another one, which replaces it between two batches. So
 predictions continue while a class is added.

@@ -1,4 +1,4 @@
-"""ASGI middleware that limits one client and one request: rate, time, and whom the server answers.
+"""ASGI middleware that limits clients and requests: rate, time, allowed host names.
 
 Each answers in JSON what was expected, before the request reaches the application where it can.
 """
@@ -241,7 +241,7 @@ def _without_port(host: str) -> str:
 
 
 def _place(origin: str) -> str:
-    """`localhost:8000` of `http://localhost:8000`; nothing of `null` and of what is no origin."""
+    """`localhost:8000` of `http://localhost:8000`; nothing of `null` and of other texts."""
     try:
         return urlsplit(origin).netloc.casefold()
     except ValueError:

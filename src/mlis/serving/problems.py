@@ -1,4 +1,4 @@
-"""Errors as answers that say what was expected and what was received; no input gives a 500."""
+"""Error responses: what was expected and what was received; no input gives a 500."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""Listens on an address until it is told to stop."""
+"""Starts and stops the HTTP server."""
 
 import asyncio
 import contextlib

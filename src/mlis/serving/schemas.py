@@ -1,4 +1,4 @@
-"""Requests and answers, as the OpenAPI document shows them."""
+"""Schemas of requests and responses, as in the OpenAPI document."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -38,9 +38,12 @@ def _whole(value: Any) -> Any:
 
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-CALIBRATION_LENGTH = 40
-Word = Annotated[str, StringConstraints(max_length=CALIBRATION_LENGTH)]
-Calibration: Any = Number | Word | None  # pyright: ignore[reportOperatorIssue]
+CALIBRATION_FORM = (
+    r"^(h|seen-loss=(100|[0-9]{1,2}(\.[0-9]{1,9})?)|-?[0-9]{1,9}(\.[0-9]{1,9})?(e[0-9])?)$"
+)
+Choice = Annotated[str, StringConstraints(pattern=CALIBRATION_FORM)]
+Constant = Annotated[Number, Field(gt=-1e30, lt=1e30)]
+Calibration: Any = Constant | Choice | None  # pyright: ignore[reportOperatorIssue]
 CALIBRATION = (
     "the trade-off between seen and unseen classes: h, seen-loss=P, or the calibration constant; "
     "the model's own where absent"

@@ -1,4 +1,4 @@
-"""What a server may be asked, and how much of it: every limit, its default and its range."""
+"""Limits of the server, with defaults and ranges."""
 
 import ipaddress
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Progress of a training: what is told, and the losses on disk."""
+"""Callbacks of a training: progress, and the losses on disk."""
 
 import json
 import time

@@ -130,7 +130,7 @@ def read_test_only(
     `load_folder` then.
 
     Raises:
-        DataError: a file is missing or damaged, or there are no test rows either.
+        DataError: a file is missing or damaged, or there are neither training nor test rows.
     """
     metadata = _read_metadata(folder / METADATA)
     names = [*_ARRAYS, *(f"split.{part}" for part in _PARTS)]

@@ -48,7 +48,7 @@ def _svg(figure: Figure, title: str) -> str:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a class may be called "$x$"
     with rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}), warnings.catch_warnings():
-        # text stays text, so whoever looks at it needs the glyphs, not matplotlib
+        # text stays text: the reader needs the glyphs, matplotlib does not
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(out, format="svg", transparent=True, metadata=about)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""A detailed look at a study's main series: losses, map of features, classes, confusions."""
+"""Details of a study's main series: losses, map of features, classes, confusions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a detailed look needs beside the rows: the data, the saved model's answers, losses."""
+"""Loads what the details of a study need: the data, the saved model's answers, losses."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""What a search found: the winner, the head of its settings file, and all trials as a table."""
+"""The result of a search: the winner, the head of its settings file, and all trials as a table."""
 
 import csv
 import datetime

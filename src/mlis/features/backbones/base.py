@@ -1,4 +1,4 @@
-"""The interface of backbones, their specification, and what their implementations share."""
+"""The interface of backbones: `prepare` (crop, resize) and the network; their specification."""
 
 import hashlib
 import json

@@ -1,5 +1,7 @@
 """Several views of each picture: one vector each, concatenated.
 
+Crop and resize themselves are in each backbone's `prepare`.
+
 - `centre`: the model's own preparation, as a rule a centre crop.
 - `whole`: the whole picture, squashed to the size of the model's input. What the crop cuts off is
   seen here, and what squashing distorts is undistorted there.

@@ -1,4 +1,4 @@
-"""Scores by the cosine with a prototype of each class."""
+"""Prototype head: scores by the cosine with a prototype of each class."""
 
 from typing import Any, Self
 

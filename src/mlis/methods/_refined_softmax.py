@@ -1,4 +1,6 @@
-"""Stage 2 of methods that refine features by something else than one encoder."""
+"""Softmax of methods with other refiners than one encoder.
+
+The solver is :mod:`mlis.model.classification`."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
