@@ -1,7 +1,7 @@
 """Tables 1 to 4: what was measured here beside what was published, each figure with its label."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mlis.data.io.benchmarks import Counts
@@ -196,8 +196,8 @@ def _measured(entry: Entry, store: Store, budget: Budget) -> Line:
     note = f"seeds {', '.join(map(str, missing))} not run" if missing else ""
     if rows:
         return measured_line(entry.source.label, entry.label, rows, note=note, budget=budget.name)
-    inputs = inputs_of(entry.source.dataset) if entry.source.dataset else {}
-    return Line(entry.source.label, entry.label, NOT_RUN, note=note, **inputs)
+    line = Line(entry.source.label, entry.label, NOT_RUN, note=note)
+    return replace(line, **(inputs_of(entry.source.dataset) if entry.source.dataset else {}))
 
 
 def _data(line: Line) -> Mapping[str, Any]:

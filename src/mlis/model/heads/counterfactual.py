@@ -163,15 +163,24 @@ class CounterfactualHead(Head):
             return torch.empty(shape, device="meta")
 
         made = Counterfactuals(
-            empty_part(REFINERS, encoder),
-            *(LinearReLU.empty(inputs, noise, 1.0) for _ in range(2)),
-            *(new(hidden, noise), new(unseen, hidden)),
-            LinearReLU.empty(hidden, features, 1.0),
-            *(new(samples, noise), output),
+            encoder=empty_part(REFINERS, encoder),
+            mean=LinearReLU.empty(inputs, noise, 1.0),
+            log_variance=LinearReLU.empty(inputs, noise, 1.0),
+            from_noise=new(hidden, noise),
+            class_terms=new(unseen, hidden),
+            output=LinearReLU.empty(hidden, features, 1.0),
+            noise=new(samples, noise),
+            kind=output,
         )
-        heads = (LinearHead.empty(width, classes) for classes in (seen, unseen))
-        parts = (empty_part(REFINERS, described), new(width), new(seen, width))
-        return cls(made, *parts, *heads, order)
+        return cls(
+            made,
+            described=empty_part(REFINERS, described),
+            scale=new(width),
+            centres=new(seen, width),
+            seen=LinearHead.empty(width, seen),
+            unseen=LinearHead.empty(width, unseen),
+            order=order,
+        )
 
     def gate(self, x: Tensor) -> Tensor:
         """t, (B,) of (B, Dx): how much nearer an image is to seen classes."""
