@@ -40,7 +40,7 @@ for (const table of document.querySelectorAll("[data-sortable] table")) {
   label.className = "filter";
   field.type = "search";
   label.append("Filter ", field, " ", count);
-  table.parentElement.before(label);
+  table.before(label);
   field.addEventListener("input", () => {
     const wanted = field.value.trim().toLowerCase();
     let shown = 0;
