@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlis.data import GZSLDataset, load_dataset, save_dataset
     from mlis.estimator import GZSLClassifier, MLISClassifier
     from mlis.evaluation import evaluate
+    from mlis.explanation import Examples, explain
     from mlis.image_classifier import ImageClassifier
     from mlis.incremental import add_classes, add_images, remove_classes, rename_classes
     from mlis.io.checkpoint import load_exemplars, load_model, save_model
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Config": "mlis.config",
+    "Examples": "mlis.explanation",
     "GZSLClassifier": "mlis.estimator",
     "GZSLDataset": "mlis.data",
     "ImageClassifier": "mlis.image_classifier",
@@ -36,6 +38,7 @@ _HOMES = {
     "calibrate": "mlis.model.calibrate",
     "check": "mlis.checks",
     "evaluate": "mlis.evaluation",
+    "explain": "mlis.explanation",
     "fit": "mlis.pipeline",
     "from_pretrained": "mlis.io.hub",
     "load_dataset": "mlis.data",
@@ -50,6 +53,7 @@ _HOMES = {
 __all__ = [
     "MLIS",
     "Config",
+    "Examples",
     "GZSLClassifier",
     "GZSLDataset",
     "ImageClassifier",
@@ -61,6 +65,7 @@ __all__ = [
     "calibrate",
     "check",
     "evaluate",
+    "explain",
     "fit",
     "from_pretrained",
     "load_dataset",

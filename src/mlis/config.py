@@ -398,3 +398,25 @@ def _in_range(where: str, f: dataclasses.Field[Any], value: float) -> float:
         bounds = bounds if high is None else f"between {low} and {high}"
         raise SettingsError(f"{where} must be {bounds}, but got {value}")
     return value
+
+
+def checked_rate(rate: float | str) -> float:
+    """The share of images of known classes that may be turned away, `0.05` or `"5%"`.
+
+    Raises:
+        SettingsError: it is not above 0 and below 1.
+
+    >>> checked_rate("5%"), checked_rate(0.05)
+    (0.05, 0.05)
+    """
+    text = str(rate).strip()
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 1:
+        raise SettingsError(
+            f"reject: expected a share above 0 and below 1, such as 0.05 or 5%, got {text!r}. "
+            "Name the share of images of known classes that may be turned away."
+        )
+    return value

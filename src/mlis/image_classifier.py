@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from mlis.errors import DataError, SettingsError
+from mlis.explanation import Explainer, Explanation
 from mlis.features.backbones import load_backbone
 from mlis.features.backbones.base import Backbone, show_spec, views_of
 from mlis.features.images.embed import Picture, embed
 from mlis.model.recognizer import Recognizer, probabilities_of
+from mlis.model.rejection import UNKNOWN, check_reject
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -21,19 +23,20 @@ class ClassScore:
     """One class for one image.
 
     Attributes:
-        name: of the class.
+        name: of the class; "unknown" for none of them.
         score: probability among all classes, seen and unseen: the softmax of calibrated scores over
-            the temperature.
-        seen: whether the class had images in training.
+            the temperature; None of "unknown".
+        seen: whether the class had images in training; None of "unknown".
     """
 
     name: str
-    score: float
-    seen: bool
+    score: float | None
+    seen: bool | None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"class": self.name, "score": round(self.score, 6), "seen": self.seen}
+        score = None if self.score is None else round(self.score, 6)
+        return {"class": self.name, "score": score, "seen": self.seen}
 
 
 @dataclass(frozen=True)
@@ -44,34 +47,47 @@ class ImagePrediction:
         path: as it was given; `image 0`, `image 1`, … by position for images in memory.
         classes: the best k, best first; empty where the image could not be read.
         reason: why it could not be read; empty where it could.
+        explanation: why it is the likeliest class, where that was asked for.
     """
 
     path: str
     classes: tuple[ClassScore, ...]
     reason: str = ""
+    explanation: Explanation | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `reason` only where there is one."""
-        found = {"path": self.path, "predictions": [one.to_dict() for one in self.classes]}
+        """For JSON; `reason` and `explanation` only where there is one."""
+        found: dict[str, Any] = {"path": self.path}
+        found["predictions"] = [one.to_dict() for one in self.classes]
+        if self.explanation is not None:
+            found["explanation"] = self.explanation.to_dict()
         return found | ({"reason": self.reason} if self.reason else {})
 
 
 def top_classes(
-    recognizer: Recognizer, features: np.ndarray, k: int
+    recognizer: Recognizer, features: np.ndarray, k: int, reject: float | str | None = None
 ) -> list[tuple[ClassScore, ...]]:
-    """The best k classes of each row of (B, Dx) features, best first."""
+    """The best k classes of each row of (B, Dx) features, best first.
+
+    With `reject`, as :meth:`ImageClassifier.predict` takes it, "unknown" is the first of the k
+    where a row looks like none of the classes.
+    """
     scores = recognizer.scores(features)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     every = probabilities_of(scores, recognizer.temperature)
     probabilities = np.take_along_axis(every, best, axis=1)
     names, seen = recognizer.class_names, recognizer.seen_mask.tolist()
-    return [
+    found = [
         tuple(
             ClassScore(names[c], float(probability), seen[c])
             for c, probability in zip(row, values, strict=True)
         )
         for row, values in zip(best, probabilities, strict=True)
     ]
+    if reject is None:
+        return found
+    unknown, first = recognizer.unknown(features, reject), ClassScore(UNKNOWN, None, None)
+    return [(first, *row[: k - 1]) if no else row for row, no in zip(found, unknown, strict=True)]
 
 
 class ImageClassifier:
@@ -101,7 +117,13 @@ class ImageClassifier:
         self.backbone: Backbone = _checked_backbone(recognizer, backbone, device, precision)
 
     def predict(
-        self, images: Iterable[Picture], k: int = 5, *, workers: int | None = None
+        self,
+        images: Iterable[Picture],
+        k: int = 5,
+        *,
+        workers: int | None = None,
+        reject: float | str | None = None,
+        explainer: Explainer | None = None,
     ) -> list[ImagePrediction]:
         """The best k classes of each image, or why it could not be read.
 
@@ -109,25 +131,38 @@ class ImageClassifier:
             images: paths, or PIL images.
             k: classes per image; all where there are fewer.
             workers: threads that read and decode.
+            reject: share of images of known classes that may be turned away, `0.05` or `"5%"`, so
+                that images of other things are: the first of the k classes is then "unknown".
+            explainer: explains the likeliest class of each.
 
         Raises:
-            SettingsError: k is less than 1.
+            SettingsError: k is less than 1, or `reject` is not above 0 and below 1.
+            DataError: images are to be turned away, and the model has no rejection quantiles.
         """
         check_k(k)
-        return list(self.stream(images, k, workers=workers))
+        check_reject(self.recognizer, reject)
+        return list(self.stream(images, k, workers=workers, reject=reject, explainer=explainer))
 
     def stream(
-        self, images: Iterable[Picture], k: int = 5, *, workers: int | None = None
+        self,
+        images: Iterable[Picture],
+        k: int = 5,
+        *,
+        workers: int | None = None,
+        reject: float | str | None = None,
+        explainer: Explainer | None = None,
     ) -> Iterator[ImagePrediction]:
         """What `predict` returns, one after the other as they are computed."""
         for batch in embed(images, self.backbone, workers=workers):
             rows = [item.features for item in batch if item.features is not None]
-            found = iter(top_classes(self.recognizer, np.stack(rows), k) if rows else ())
+            x = np.stack(rows) if rows else np.empty((0, self.recognizer.num_features), np.float32)
+            found = iter(top_classes(self.recognizer, x, k, reject))
+            why = iter(explainer(x) if explainer else [None] * len(x))
             for item in batch:
                 if item.features is None:
                     yield ImagePrediction(item.path, (), item.reason)
                 else:
-                    yield ImagePrediction(item.path, next(found))
+                    yield ImagePrediction(item.path, next(found), explanation=next(why))
 
 
 def recorded_backbone(recognizer: Recognizer) -> Mapping[str, Any]:

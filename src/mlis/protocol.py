@@ -30,6 +30,7 @@ from mlis.evaluation import (
     seen_unseen_curve,
 )
 from mlis.model.recognizer import Metadata, Recognizer
+from mlis.model.rejection import class_weighted_quantiles, known_scores
 from mlis.pipeline import Trained
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
@@ -63,6 +64,7 @@ class HeldOut:
         seen_mask: (C',) False for the classes that were held out.
         class_names: C' names.
         reused: whether the generator of that training came from the cache.
+        densities: (N, C' + 1) of :meth:`mlis.model.recognizer.Recognizer.densities`, or None.
     """
 
     scores: np.ndarray
@@ -70,10 +72,26 @@ class HeldOut:
     seen_mask: np.ndarray
     class_names: tuple[str, ...]
     reused: bool = False
+    densities: np.ndarray | None = None
 
     def curve(self) -> SeenUnseenCurve:
         """U and S by the constant."""
         return seen_unseen_curve(self.scores, self.labels, self.seen_mask)
+
+
+def known_quantiles(held_out: Sequence[HeldOut], constant: float) -> tuple[float, ...]:
+    """Quantiles by which images are later answered "unknown"; every class has the same weight.
+
+    Args:
+        held_out: rows of known classes, each fold by the recognizer that did not see them.
+        constant: of the recognizer.
+    """
+    values, weights = list[np.ndarray](), list[np.ndarray]()
+    for one in held_out:
+        scores = one.scores - np.float32(constant) * one.seen_mask
+        values.append(known_scores(scores, one.densities))
+        weights.append(1 / np.bincount(one.labels)[one.labels])
+    return class_weighted_quantiles(np.concatenate(values), np.concatenate(weights))
 
 
 def folds(dataset: GZSLDataset, count: int | None = None) -> list[GZSLDataset]:
@@ -117,7 +135,8 @@ def validate(
             trained = Trained.of(found)
             trained.recognizer.calibration = 0.0
             scores = trained.recognizer.scores(rows.features)
-            about = (rows.labels, rows.seen_mask, rows.class_names, trained.reused)
+            densities = trained.recognizer.densities(rows.features)
+            about = (rows.labels, rows.seen_mask, rows.class_names, trained.reused, densities)
             del found, trained  # the next training needs the memory
             yield one, HeldOut(scores, *about)
 
@@ -170,7 +189,7 @@ def choose(
     how: dict[str, Any] = {"seed": seed, "device": device, "reuse": reuse}
     method = _with_constant_of(dataset, method)
     constant, validation, reused = method.config.classification.calibration, None, False
-    tradeoff = None
+    tradeoff, rejection = None, tuple[float, ...]()
     if method.chooses:
         choice = _Choice(folds(dataset))
         hooks = {"callbacks": validation_callbacks, "checkpoints": validation_checkpoints}
@@ -178,7 +197,7 @@ def choose(
             for index, (one, held_out) in enumerate(validate(method, fold, **hooks, **how)):
                 choice.add(index, one, held_out)
             hooks = {}
-        method, tradeoff, constant, validation = choice.made()
+        method, tradeoff, rejection, constant, validation = choice.made()
         reused = choice.reused
     trained = method.fit(
         dataset.for_training(),
@@ -189,7 +208,8 @@ def choose(
     )
     recognizer = trained.recognizer
     recognizer.calibration = float(constant)
-    recognizer.metadata = Metadata(dataset.provenance.sources, tradeoff=tradeoff)
+    sources = dataset.provenance.sources
+    recognizer.metadata = Metadata(sources, tradeoff=tradeoff, rejection=rejection)
     seconds = time.perf_counter() - started
     about = (trained.exemplars, seconds, reused or trained.reused, validation)
     return Chosen(recognizer, *about, method=method)
@@ -238,8 +258,11 @@ class _Choice:
     def _best(self) -> _Tried:
         return max(self._tried, key=lambda one: one.worth)
 
-    def made(self) -> tuple["Method", TradeOff, float, Evaluation]:
-        """The alternative, its trade-off, its constant, its measures on the first fold with it."""
+    def made(self) -> tuple["Method", TradeOff, tuple[float, ...], float, Evaluation]:
+        """The alternative, its trade-off, quantiles and constant, its measures with it.
+
+        Quantiles and measures are those of the first fold.
+        """
         best, classes = self._best(), self._classes()
         tradeoff = TradeOff.of(best.curves, best.constant if classes > 1 else 0.0)
         constant = tradeoff.constant(best.method.config.classification.calibration)
@@ -256,13 +279,14 @@ class _Choice:
             )
         own = best.own
         assert own is not None
+        rejection = known_quantiles([own], constant)
         np.subtract(own.scores, constant, out=own.scores, where=own.seen_mask)  # no copy
         validation = evaluate(own.scores, own.labels, own.seen_mask, own.class_names)
         if len(self.folds) > 1:
             note = f"calibration chosen on {len(self.folds)} splits that hold out {classes} classes"
             validation = dataclasses.replace(validation, notes=(*validation.notes, note))
         logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-        return best.method, tradeoff, constant, validation
+        return best.method, tradeoff, rejection, constant, validation
 
     def _classes(self) -> int:
         """How many classes the folds hold out."""

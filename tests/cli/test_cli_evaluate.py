@@ -277,3 +277,14 @@ def test_without_unseen_test_images_there_is_nothing_to_retrieve(model, tmp_path
     found = evaluate(capsys, model, tmp_path / "data")
     assert not set(RETRIEVAL) & set(found)
     assert found["S"] is not None
+
+
+def test_unknown_rows_are_measured(run, model, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "other.npy", rng.random((20, small_dataset().features.shape[1]), np.float32))
+    found = evaluate(capsys, model, "--unknown", tmp_path / "other.npy")
+    assert found["unknown_images"] == 20
+    assert 0 <= found["AUROC_unknown"] <= 100
+    plain = evaluate(capsys, model)
+    assert plain["AUROC_unknown"] is None
+    assert plain["risk_coverage"][-1] == [100, pytest.approx(100 - plain["overall"], abs=1e-3)]

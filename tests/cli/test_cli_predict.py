@@ -13,6 +13,7 @@ import scipy.special
 import mlis.cli.predict
 from cli_cases import FEATURES, NAMES, QUICK, SEEN, refused, small_dataset
 from mlis.cli import main
+from mlis.data.io.folder import load_folder
 from mlis.errors import ModelFileError
 from mlis.io.checkpoint import load_model
 from mlis.io.hub import from_pretrained
@@ -203,3 +204,48 @@ def test_an_existing_output_stays_when_predicting_fails(model, tmp_path, capsys)
     np.save(tmp_path / "x.npy", np.where(np.arange(40)[:, None] == 7, np.inf, X))
     failure(capsys, model, tmp_path / "x.npy", "-o", tmp_path / "p.csv")
     assert (tmp_path / "p.csv").read_text() == "precious"
+
+
+# --- explanations ---------------------------------------------------------------------------------
+
+
+def test_explanations_are_columns_and_json(model, features, small_folder, capsys):
+    found = predict(capsys, model, features, "--explain", "--training", small_folder)
+    rows = list(csv.DictReader(io.StringIO(found)))
+    lines = predict(capsys, model, features, "--explain", "--format", "jsonl").splitlines()
+    for row, line in zip(rows, lines, strict=True):
+        kept = json.loads(line)["explanation"]  # of the buffer beside the model
+        assert (kept["answer"], kept["runner_up"]) == (row["class_1"], row["class_2"])
+        assert row["runner_up"] == row["class_2"]
+        assert row["because"].startswith(f"descriptor of {row['class_1']} ")
+        assert [one["name"] for one in kept["nearest"]] == ["", "", ""]
+        assert all(name in NAMES[:SEEN] for name in kept["resembles"].split("; "))
+        named = [one.partition(" (")[0] for one in row["resembles"].split("; ")]
+        assert len(named) == 3
+        data = load_folder(small_folder)
+        assert {int(one.removeprefix("row ")) for one in named} <= set(data.split.trainval.tolist())
+
+
+def test_training_rows_are_found_in_files_and_marked_test_rows_are_not(model, tmp_path, capsys):
+    data = small_dataset()
+    marks = np.where(np.isin(np.arange(len(data.labels)), data.split.trainval), "train", "test")
+    names = np.array([data.class_names[label] for label in data.labels])
+    np.savez(tmp_path / "t.npz", features=data.features, labels=names, split=marks)
+    test = data.split.test_seen[:5]
+    np.save(tmp_path / "x.npy", data.features[test])
+    training = ("--explain", "--training", tmp_path / "t.npz")
+    found = predict(capsys, model, tmp_path / "x.npy", *training)
+    for row in csv.DictReader(io.StringIO(found)):
+        numbers = [int(one.split()[1]) for one in row["resembles"].split("; ")]
+        assert (marks[numbers] == "train").all()
+
+
+def test_what_cannot_be_explained_is_refused(model, features, tmp_path, capsys):
+    assert "without --explain" in failure(capsys, model, features, "--training", features)
+    np.savez(tmp_path / "t.npz", features=X, labels=["nobody"] * len(X))
+    said = failure(capsys, model, features, "--explain", "--training", tmp_path / "t.npz")
+    assert "nobody" in said
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare)
+    (bare / "exemplars.safetensors").unlink()
+    assert "--training" in failure(capsys, bare, features, "--explain")

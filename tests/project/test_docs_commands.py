@@ -26,7 +26,7 @@ from standins import write_tiny
 
 SHORT = {  # appended: the last of a flag counts
     "fit": (
-        *(*QUICK[2:], "--generation-steps", "3", "--generation-hidden", "8", "--noise", "4"),
+        *(*QUICK[2:-2], "--generation-steps", "3", "--generation-hidden", "8", "--noise", "4"),
         *("--batch-size", "8", "--classes-per-batch", "4", "--samples-per-class", "2"),
     ),
     "reproduce": ("--budget", "quick", "--jobs", "1"),
@@ -117,7 +117,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in range(5):
             picture(number, seed).save(place / "photos" / name / f"{seed}.jpg")
     for number, name in enumerate(
-        ("holiday/1.jpg", "new-photos/2.jpg", "archive/2024-01/3.jpg", "photo.jpg", "other.png")
+        (
+            *("holiday/1.jpg", "new-photos/2.jpg", "archive/2024-01/3.jpg", "photo.jpg"),
+            *("other.png", "other-photos/6.jpg"),
+        )
     ):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         picture(number, 9).save(place / name)
@@ -138,7 +141,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for line in (
             "mlis features images photos -o features",
             "mlis data build --features features --classes classes.csv -o my-data",
-            "mlis fit my-data -o runs/mine --generator ridge --calibration 1",
+            "mlis fit my-data -o runs/mine --generator ridge",
         ):
             run(line)
     data = load_folder(place / "my-data")

@@ -20,6 +20,7 @@ from mlis.data.io.npy_file import load_npy
 from mlis.data.summary import describe, format_info
 from mlis.errors import DataError, FeatureRangeWarning, MlisError
 from mlis.experiments.store import Store
+from mlis.explanation import explain
 from mlis.io.checkpoint import load_model, record_path, save_model
 from mlis.methods.mlis import MLIS
 from mlis.model.calibrate import calibrate
@@ -265,6 +266,13 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "an unseen class has training rows": unseen_in_training,
     "a feature to be recognised is NaN or overflows": lambda _: recognised(1e300),
     "features to be recognised are of another scale": another_scale,
+    "`unknown` is asked of a model without quantiles": lambda _: fit(
+        tiny().for_training(), small(generation={"generator": "ridge"}), seed=0
+    ).recognizer.unknown(tiny().features, 0.05),
+    "an explanation is asked of a model without anything to compare with": lambda _: explain(
+        fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0).recognizer,
+        tiny().features,
+    ),
     "few classes to choose the calibration constant on": few_classes,
     "a trade-off is asked of a model without a validation curve": lambda _: calibrate(
         fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0).recognizer,

@@ -11,6 +11,7 @@ import scipy.special
 
 import odd_images
 from mlis.errors import DataError, SettingsError
+from mlis.explanation import explain
 from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, record_of
@@ -530,7 +531,8 @@ def test_a_request_chooses_its_own_trade_off():
         known = asker.get("/tradeoff").json()
         assert known["calibration"] == model.calibration
         assert len(known["points"]) == len(model.metadata.tradeoff.constants)
-        for choice in ("seen-loss=5", "h", -3.5, "-3.5", None):
+        middle = known["points"][len(known["points"]) // 2]["constant"]
+        for choice in ("seen-loss=5", "h", -3.5, "-3.5", repr(middle), "1.5e-10", None):
             results = post_rows(asker, rows.tolist(), calibration=choice).json()["results"]
             scorer = model if choice is None else calibrate(model, float_or_text(choice))
             expected = scorer.probabilities(rows)
@@ -545,7 +547,10 @@ def test_a_request_chooses_its_own_trade_off():
 
 
 def float_or_text(value: float | str) -> float | str:
-    return -3.5 if value == "-3.5" else value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def test_pictures_take_a_constant_without_a_curve(images):
@@ -554,5 +559,75 @@ def test_pictures_take_a_constant_without_a_curve(images):
     path = "/predict/images?top_k=6&calibration="
     (found,) = images.post(f"{path}1e6", files=upload(png("red"))).json()["results"]
     assert {each["class"] for each in found["predictions"][:2]} == set(UNSEEN)
-    said = refusal(images.post(f"{path}seen-loss=5", files=upload(png("red"))), 422)
+    said = refusal(images.post(f"{path}seen-loss=5", files=upload(png("red"))), 409)
     assert "has no curve" in said
+
+
+# --- none of the classes --------------------------------------------------------------------------
+
+
+def rejecting(reject: float = 0.0) -> Engine:
+    """A server of a model to which every row of `ROWS` looks known, and random ones do not."""
+    recognizer = feature_recognizer()
+    known = np.quantile(recognizer.known_scores(ROWS), np.linspace(0, 1, 101))
+    metadata = Metadata(rejection=tuple(known.tolist()))
+    return Engine(replace(recognizer, metadata=metadata), reject=reject)
+
+
+def test_unknown_comes_first_at_the_rate_of_the_request_or_the_server():
+    with client(rejecting(0.5)) as asker:
+        rows, levels = ROWS.tolist(), asker.app.state.service.engine._served[0].known_levels(ROWS)
+        for more, rate in (({}, 0.5), ({"reject": 0.2}, 0.2)):
+            results = post_rows(asker, rows, top_k=2, **more).json()["results"]
+            found = [one["predictions"][0] for one in results]
+            unknown = {"class": "unknown", "score": None, "seen": None}
+            assert [one == unknown for one in found] == (levels < rate).tolist()
+            assert {len(one["predictions"]) for one in results} == {2}
+        assert asker.get("/health").json()["reject"] == 0.5
+        assert post_rows(asker, rows, reject=5).status_code == 422
+
+
+def test_a_model_that_cannot_reject_says_so(features):
+    assert features.get("/health").json()["can_reject"] is False
+    answer = post_rows(features, ROWS[:1].tolist(), reject=0.05)
+    assert answer.status_code == 409
+    assert "Train it again" in answer.json()["detail"]
+    with pytest.raises(DataError, match="Train it again"):
+        Engine(feature_recognizer(), reject=0.05)
+
+
+# --- why this class -------------------------------------------------------------------------------
+
+
+def test_an_answer_is_explained_where_it_is_asked_for():
+    data = linear_world(classes=16, unseen=4, per_class=10, noise=0.3)
+    model = Gaussian(small()).choose(data, device="cpu").recognizer
+    rows = data.features[:4]
+    with client(Engine(model)) as asker:
+        assert asker.get("/health").json()["can_explain"] is True
+        results = post_rows(asker, rows.tolist(), explain=True).json()["results"]
+        for result, expected in zip(results, explain(model, rows), strict=True):
+            assert result["explanation"]["because"] == expected.because
+            assert result["explanation"]["answer"] == result["predictions"][0]["class"]
+            assert result["explanation"]["runner_up"] == result["predictions"][1]["class"]
+        plain = post_rows(asker, rows.tolist()).json()["results"]
+        assert {result["explanation"] for result in plain} == {None}
+
+
+def test_explanations_follow_the_constant_and_the_classes():
+    with client(growing_engine()) as asker:
+        files = upload(png("red"))
+        for constant in (1e6, -1e6):
+            path = f"/predict/images?explain=true&calibration={constant:.0f}"
+            (found,) = asker.post(path, files=files).json()["results"]
+            names = [each["class"] for each in found["predictions"][:2]]
+            assert [found["explanation"][key] for key in ("answer", "runner_up")] == names
+            assert found["explanation"]["nearest"][0]["class"] == "red"
+        assert asker.delete("/classes/red").status_code == 204
+        (found,) = asker.post("/predict/images?explain=true", files=files).json()["results"]
+        assert found["explanation"]["nearest"][0]["class"] != "red"
+
+
+def test_a_model_that_cannot_explain_says_so(features):
+    assert features.get("/health").json()["can_explain"] is False
+    assert "cannot explain" in refusal(post_rows(features, ROWS[:1].tolist(), explain=True), 409)

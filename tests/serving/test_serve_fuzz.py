@@ -41,6 +41,7 @@ OPERATIONS = [
     ("PATCH", "/classes/{name}"),
     ("DELETE", "/classes/{name}"),
     ("GET", "/health"),
+    ("GET", "/tradeoff"),
     ("GET", "/metrics"),
 ]
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]

@@ -1,14 +1,12 @@
 """All checks of a dataset, and those that a saved model allows."""
 
-from collections.abc import Mapping
-from typing import Any, cast
-
 import numpy as np
 
 from mlis.checks import classes, rows
 from mlis.checks.findings import Finding, Report
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
+from mlis.features.descriptors.attributes import column_names
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.recognizer import Recognizer
 
@@ -50,8 +48,10 @@ def _check_dataset(data: GZSLDataset) -> Report:
     found += rows.mislabelled(data, statistics)
     found += classes.few_rows(statistics.counts, data.class_names)
     found += classes.descriptions(data.descriptors, data.class_names)
-    names = _column_names(data.provenance.sources, data.descriptors.shape[1])
-    found += classes.columns(data.descriptors, statistics.class_means, data.seen_mask, names)
+    names = column_names(data.provenance.sources, data.descriptors.shape[1])
+    found += classes.columns(
+        data.descriptors, statistics.class_means, data.seen_mask, names if all(names) else []
+    )
     found += _risks(data.descriptors, statistics.class_means, data.seen_mask, data.class_names)
     return Report.of(data.provenance.name, found, notes)
 
@@ -91,15 +91,3 @@ def _exemplar_means(exemplars: ExemplarBuffer, count: int) -> np.ndarray:
     counts = np.bincount(labels, minlength=count)
     # the steps of the 8 bits are a scale of their own, which standardising removes
     return rows.RowStatistics.from_sums(sums, squares, counts).class_means
-
-
-def _column_names(sources: Mapping[str, Any], size: int) -> list[str]:
-    """Names of attribute columns; empty where descriptors are embeddings or not known."""
-    made = cast(dict[str, Any], sources.get("descriptors") or {})
-    names: list[Any] = list(made.get("columns") or ())
-    if len(names) == size:
-        return [str(name) for name in names]
-    attributes: list[dict[str, Any]] = made.get("attributes") or []
-    if made.get("text") or len(attributes) != size:
-        return []
-    return [" ".join(filter(None, (str(a["name"]), str(a.get("value", ""))))) for a in attributes]

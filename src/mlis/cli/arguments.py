@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from mlis import presets
 from mlis.cli.output import complain
-from mlis.config import Config, checked_calibration, read_toml, resolve
+from mlis.config import Config, checked_calibration, checked_rate, read_toml, resolve
 from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -103,6 +103,16 @@ def duration(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A share above 0 and below 1: 0.05, or "5%"."""
+    try:
+        return checked_rate(text)
+    except SettingsError:
+        raise argparse.ArgumentTypeError(
+            f"expected a share above 0 and below 1, such as 5% or 0.05, got {text!r}"
+        ) from None
+
+
 def finite(text: str) -> float:
     """A finite number ≥ 0."""
     if (value := not_negative(text)) == math.inf:
@@ -182,6 +192,12 @@ _COMMON: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": "the text model, if it has moved since training; a model of the hub is downloaded "
         "only if it is named here",
+    },
+    "--reject": {
+        "type": share,
+        "metavar": "RATE",
+        "help": "answer 'unknown' for what looks like none of the classes; RATE, e.g. 5%% or 0.05, "
+        "is the share of images of known classes that may be turned away",
     },
     "--workers": {
         "type": at_least(1),

@@ -32,6 +32,8 @@ from mlis.cli.output import (
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mlis.data.dataset import GZSLDataset
     from mlis.evaluation import Confidence, Evaluation
     from mlis.features.labelled_rows import LabelledRows
@@ -61,6 +63,11 @@ needs no training rows here; if rows are marked, those marked test are used.
   ECE      expected calibration error of the probabilities: the mean of |accuracy - confidence|
            over 15 bins of about equally many images, for images of all, seen and unseen classes
 
+and how well it can be told what to leave unanswered (`mlis predict --reject`): the risk-coverage
+curve, the error rate among the images that look most like known classes, and the area under it.
+With --unknown, images or features of things that are none of the model's classes, the AUROC of
+telling them from the test images, too; those that are answered are errors.
+
 and how well features alone separate unseen classes, raw and refined: Recall@1, the fraction of
 images whose nearest neighbour is of the same class, and MAP@R, the mean average precision among the
 R nearest, where R is the number of other images of the class."""
@@ -84,13 +91,19 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         help="most confused pairs to print, at most 10 (default: 5)",
     )
+    parser.add_argument(
+        "--unknown",
+        type=Path,
+        metavar="PATH",
+        help="a folder of images, or features, of none of the model's classes",
+    )
     add_common(parser, "--calibration")
     add_common(parser.add_argument_group("images"), "--backbone", "--workers", "--device")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run `mlis evaluate`."""
-    from mlis.evaluation import evaluate, evaluate_confidence
+    from mlis.evaluation import evaluate, evaluate_confidence, evaluate_rejection
     from mlis.experiments.retrieval import UnseenImages
     from mlis.image_classifier import check_backbone
     from mlis.io.saved_models import find_models
@@ -100,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
     models = find_models(args.model)
     data, dataset = _data(args, models[0])
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    protocol, unseen = "", None
+    protocol, unseen, curves = "", None, dict[str, Any]()
     for model in models:
         recognizer = _loaded(model.folder, args.device)
         if args.calibration is not None:
@@ -114,12 +127,24 @@ def run(args: argparse.Namespace) -> None:
         confidence = evaluate_confidence(
             *(scores, test.labels, test.seen_mask), temperature=recognizer.temperature
         )
+        right = scores.argmax(axis=1) == test.labels
+        rejection = evaluate_rejection(
+            recognizer.known_scores(test.features), right, _of_unknown(args, recognizer)
+        )
         retrieved = unseen.retrieved(recognizer)
         say(f"{model.folder} on {data.name}: {result.images} test images")
         _print_evaluation(args, result, confidence, retrieved)
+        say(rejection)
+        curves = rejection.to_dict()
         components = str(recognizer.metadata.record.get("components", "model"))
         rows[components].append(result.to_dict() | confidence.to_dict() | retrieved)
-    metadata = {"dataset": data.name, "protocol": protocol, "model": str(args.model)}
+    metadata: dict[str, Any] = {
+        "dataset": data.name,
+        "protocol": protocol,
+        "model": str(args.model),
+    }
+    if len(models) == 1:
+        metadata |= curves
     _print_summary(args, models, rows, metadata, time.perf_counter() - started)
     bad = [f"{one.path}: {one.reason}" for one in data.bad]
     report_unread(bad, len(data.labels) + len(bad))
@@ -214,6 +239,33 @@ def _of_labelled(args: argparse.Namespace, places: Sequence[Path]) -> "LabelledR
         )
 
 
+def _of_unknown(args: argparse.Namespace, recognizer: "Recognizer") -> "np.ndarray | None":
+    """Scores of the images or features of --unknown."""
+    import numpy as np
+
+    from mlis.cli.datasets import find_pictures
+    from mlis.data.io.feature_rows import backbone_of, is_features, read_rows
+    from mlis.features.images.embed import embed
+    from mlis.image_classifier import ImageClassifier, check_backbone
+
+    place: Path | None = args.unknown
+    if place is None:
+        return None
+    if is_features(place):
+        check_backbone(recognizer, backbone_of(place), str(place))
+        rows = np.asarray(read_rows(place).features, dtype=np.float32)
+    else:
+        backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
+        batches = embed(find_pictures([place]), backbone, workers=args.workers)
+        found = [one.features for batch in batches for one in batch if one.features is not None]
+        rows = np.stack(found) if found else np.empty((0, recognizer.num_features), np.float32)
+    if not len(rows):
+        raise DataError(
+            f"--unknown {place}: expected images or features, got none that is readable."
+        )
+    return recognizer.known_scores(rows)
+
+
 def _loaded(folder: Path, device: str) -> "Recognizer":
     from mlis.compute.precision import Precision
     from mlis.io.checkpoint import load_model
@@ -283,7 +335,7 @@ def _print_summary(
     args: argparse.Namespace,
     models: "list[SavedModel]",
     rows: dict[str, list[dict[str, Any]]],
-    metadata: dict[str, str],
+    metadata: dict[str, Any],
     seconds: float,
 ) -> None:
     from mlis.evaluation import summarise

@@ -16,9 +16,11 @@ from mlis.escape import csv_cell, json_line, terminal
 
 if TYPE_CHECKING:
     from mlis.data.io.feature_rows import Rows
+    from mlis.explanation import Examples, Explainer
     from mlis.model.recognizer import Recognizer
 
 ROWS_AT_A_TIME = 8192
+_EXPLANATION = ("runner_up", "because", "resembles")
 FAILED = 1  # the exit code if no image at all could be read
 
 _DESCRIPTION = """\
@@ -40,6 +42,15 @@ lines: {"path": …, "predictions": [{"class": …, "score": …, "seen": …}, 
 could not be read, "label" if it is known, or {"row": 0, …}. A score is the softmax probability
 among all classes, seen and unseen, after calibration; `seen` says whether the class had images in
 training. Rows count from 0.
+
+With --reject, the first class of what looks like none of the classes is `unknown`, without a score;
+the likeliest classes follow.
+
+With --explain, why the likeliest class and not the second: the columns `runner_up`; `because`,
+named attributes with their evidence (a log-likelihood ratio; negative: it speaks against), or how
+similar the described classes are to what the image shows; and `resembles`, the nearest training
+images: of --training, else the classes of those kept beside the model. JSON lines have all of it as
+"explanation". docs/trust.md defines it.
 
 Images that cannot be read are listed at the end. Exit code: 0 if any image was recognised, 1 if
 none could be read, 2 for wrong input or usage."""
@@ -65,7 +76,17 @@ def add_to(commands: Commands) -> None:
         metavar="NAME",
         help="column of .csv and .parquet that is not a feature, if present (default: label)",
     )
-    add_common(parser, "--calibration", "--backbone", "--workers", "--device")
+    parser.add_argument(
+        "--explain", action="store_true", help="why the likeliest class and not the second"
+    )
+    parser.add_argument(
+        "--training",
+        type=Path,
+        metavar="PATH",
+        help="labelled features of the training or a dataset folder, for --explain: its training "
+        "images are compared (default: those kept beside the model)",
+    )
+    add_common(parser, "--reject", "--calibration", "--backbone", "--workers", "--device")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,22 +99,67 @@ def run(args: argparse.Namespace) -> int:
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
     from mlis.model.calibrate import constant_of
+    from mlis.model.rejection import check_reject
 
     model = one_model(args.model)
     recognizer = load_model(model, Precision.of("float32", args.device).device)
+    check_reject(recognizer, args.reject)
     if args.calibration is not None:
         recognizer.calibration = constant_of(recognizer, args.calibration)
+    explainer = _explainer(args, model, recognizer)
     args.top_k = min(args.top_k, len(recognizer.class_names))
     if not all(map(is_features, args.inputs)):
-        return _predict_images(args, recognizer)
+        return _predict_images(args, recognizer, explainer)
     refuse(args, ("backbone", "workers"), "with features, which are already computed")
     rows, name = _rows(args, model, recognizer), joined_name([str(path) for path in args.inputs])
     first, last = "path" if rows.paths else "row", ["label"] if rows.labels else []
-    _write(args, _of_rows(recognizer, rows, name, args.top_k), first, last)
+    _write(args, _of_rows(recognizer, rows, name, args, explainer), first, last)
     return 0
 
 
-def _predict_images(args: argparse.Namespace, recognizer: "Recognizer") -> int:
+def _explainer(
+    args: argparse.Namespace, model: Path, recognizer: "Recognizer"
+) -> "Explainer | None":
+    """What --explain asks for."""
+    from mlis.explanation import Explainer
+    from mlis.io.checkpoint import load_exemplars
+
+    if not args.explain:
+        refuse(args, ("training",), "without --explain")
+        return None
+    if args.training is None:
+        return Explainer(recognizer, load_exemplars(model))
+    return Explainer(recognizer, _examples(args.training, args.label_column, recognizer))
+
+
+def _examples(place: Path, label_column: str, recognizer: "Recognizer") -> "Examples":
+    """The training rows of a dataset folder, feature folder or file; test rows are left out."""
+    import numpy as np
+
+    from mlis.data.io.feature_rows import backbone_of, read_labelled_rows, read_rows
+    from mlis.data.io.folder import is_dataset_folder, load_folder
+    from mlis.data.out_of_core.stored import choose_rows
+    from mlis.explanation import Examples
+    from mlis.features.labelled_rows import LabelledRows
+    from mlis.image_classifier import check_backbone
+
+    check_backbone(recognizer, backbone_of(place), str(place))
+    if is_dataset_folder(place):
+        rows, kept = read_rows(place), load_folder(place).split.trainval
+    else:
+        rows = read_labelled_rows(place, None, label_column)
+        marks = rows.marks if rows.marks is not None else [""] * len(rows.features)
+        kept = np.flatnonzero([str(mark).strip().casefold() != "test" for mark in marks])
+    labels = np.array([str(label) for label in rows.labels], dtype=object)[kept]
+    labelled = LabelledRows(str(place), choose_rows(rows.features, kept), list(labels))
+    found = labelled.for_model(recognizer)
+    names = [rows.paths[i] if rows.paths else f"row {i}" for i in kept.tolist()]
+    return Examples(found.features, found.labels, names)
+
+
+def _predict_images(
+    args: argparse.Namespace, recognizer: "Recognizer", explainer: "Explainer | None"
+) -> int:
     """Write a line for each image; list those that cannot be read; return the exit code."""
     from mlis.cli.progress import ImageBar
     from mlis.features.images.files import shown
@@ -112,7 +178,8 @@ def _predict_images(args: argparse.Namespace, recognizer: "Recognizer") -> int:
     def lines() -> Iterator[dict[str, Any]]:
         with ImageBar() as bar:
             bar.started(len(paths), 0)
-            for one in classifier.stream(paths, args.top_k, workers=args.workers):
+            options = {"workers": args.workers, "reject": args.reject, "explainer": explainer}
+            for one in classifier.stream(paths, args.top_k, **options):
                 path = shown(one.path)
                 if one.reason:
                     unread.append(f"{path}: {one.reason}")
@@ -143,7 +210,13 @@ def _rows(args: argparse.Namespace, model: Path, recognizer: "Recognizer") -> "R
     return rows
 
 
-def _of_rows(recognizer: "Recognizer", rows: "Rows", name: str, k: int) -> Iterator[dict[str, Any]]:
+def _of_rows(
+    recognizer: "Recognizer",
+    rows: "Rows",
+    name: str,
+    args: argparse.Namespace,
+    explainer: "Explainer | None",
+) -> Iterator[dict[str, Any]]:
     """A line for each row; features are read in blocks."""
     import numpy as np
 
@@ -154,9 +227,13 @@ def _of_rows(recognizer: "Recognizer", rows: "Rows", name: str, k: int) -> Itera
         if not (finite := np.isfinite(part).all(axis=1)).all():
             row = start + int(finite.argmin())
             raise DataError(f"{name}: row {row} contains NaN or infinity. Leave that row out.")
-        for row, classes in enumerate(top_classes(recognizer, part, k), start):
+        found = top_classes(recognizer, part, args.top_k, args.reject)
+        why = None if explainer is None else explainer(part)
+        for row, classes in enumerate(found, start):
             line: dict[str, Any] = {"path": rows.paths[row]} if rows.paths else {"row": row}
             line["predictions"] = [one.to_dict() for one in classes]
+            if why is not None:
+                line["explanation"] = why[row - start].to_dict()
             yield line | ({"label": rows.labels[row]} if rows.labels else {})
 
 
@@ -182,20 +259,29 @@ def _write(
         if kind == "jsonl":
             out.writelines(json_line(line) + "\n" for line in lines)
         else:
-            _write_csv(out, lines, first, last, args.top_k)
+            reasons = _EXPLANATION if args.explain else ()
+            _write_csv(out, lines, first, reasons, last, args.top_k)
 
 
 def _write_csv(
-    out: TextIO, lines: Iterator[dict[str, Any]], first: str, last: Sequence[str], k: int
+    out: TextIO,
+    lines: Iterator[dict[str, Any]],
+    first: str,
+    reasons: Sequence[str],
+    last: Sequence[str],
+    k: int,
 ) -> None:
     writer = csv.writer(out, lineterminator="\n")
     names = [f"{name}_{rank}" for rank in range(1, k + 1) for name in ("class", "score", "seen")]
-    writer.writerow([first, *names, *last])
+    writer.writerow([first, *names, *reasons, *last])
     for line in lines:
         row = [line[first]]
         for entry in line["predictions"]:
-            row += [entry["class"], entry["score"], str(entry["seen"]).lower()]
+            known = entry["seen"] is not None  # else "unknown"
+            score, seen = (entry["score"], str(entry["seen"]).lower()) if known else ("", "")
+            row += [entry["class"], score, seen]
         row += [""] * (1 + len(names) - len(row))
+        row += [line.get("explanation", {}).get(name, "") for name in reasons]
         row += [line.get(name, "") for name in last]
         cells = map(csv_cell, row)
         writer.writerow((terminal(str(cell)) for cell in cells) if out.isatty() else cells)

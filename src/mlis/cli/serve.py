@@ -44,7 +44,7 @@ def add_to(commands: Commands) -> None:
         type=Path,
         help="table of classes, as for `mlis data build`, whose sentences are shown",
     )
-    add_common(parser, "--backbone", "--text-model", "--device")
+    add_common(parser, "--reject", "--backbone", "--text-model", "--device")
     group = parser.add_argument_group("limits")
     for field in fields(Limits):
         group.add_argument(
@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
         text_model=args.text_model,
         changes=access.allow_changes,
         descriptions=args.descriptions,
+        reject=args.reject,
         progress=_progress,
     )
     if not is_loopback(args.host):

@@ -13,6 +13,8 @@ score); it is computed exactly by sorting the margins.
 
 Softmax probabilities are measured by their expected calibration error (ECE).
 
+Images of unknown classes are to be answered "unknown": AUROC, risk and coverage.
+
 Recall@1 and MAP@R measure retrieval with the features, without a classifier.
 
 A metric without images is None, never 0 or NaN, and `notes` gives the reason.
@@ -40,6 +42,7 @@ from mlis.evaluation.measures import (
     harmonic_mean,
     per_class_accuracy,
 )
+from mlis.evaluation.rejection import Rejection, auroc, evaluate_rejection
 from mlis.evaluation.retrieval import Retrieval, evaluate_retrieval
 from mlis.evaluation.seeds import METRICS, summarise
 from mlis.evaluation.tradeoff import OperatingPoint, TradeOff
@@ -51,10 +54,12 @@ __all__ = [
     "Confusion",
     "Evaluation",
     "OperatingPoint",
+    "Rejection",
     "Reliability",
     "Retrieval",
     "SeenUnseenCurve",
     "TradeOff",
+    "auroc",
     "average_constant",
     "best_calibration",
     "best_temperature",
@@ -62,6 +67,7 @@ __all__ = [
     "confusion_counts",
     "evaluate",
     "evaluate_confidence",
+    "evaluate_rejection",
     "evaluate_retrieval",
     "harmonic_mean",
     "per_class_accuracy",

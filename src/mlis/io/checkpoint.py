@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from mlis.model.parts import describe, empty_part
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Metadata, Recognizer
 from mlis.model.refiners import REFINERS
+from mlis.model.rejection import LEVELS
 from mlis.storage.atomic import strict_json, write_json
 from mlis.storage.folders import recover, replaced_together
 from mlis.storage.tensors import checksum, is_tensor_file, load_tensors, save_tensors
@@ -110,6 +112,7 @@ def _description(recognizer: Recognizer) -> dict[str, Any]:
         "sources": dict(metadata.sources),
         "history": [dict(entry) for entry in metadata.history],
         **({} if tradeoff is None else {"tradeoff": tradeoff.to_dict()}),
+        **({"rejection": list(metadata.rejection)} if metadata.rejection else {}),
     }
 
 
@@ -193,6 +196,7 @@ def _check_description(
     number = number and abs(float(constant or 0)) < 1e30 and 0 < float(temperature) < 1e30
     sources, history = description.get("sources", {}), description.get("history", [])
     known = isinstance(history, list) and all(map(_is_change, cast(list[Any], history)))
+    known = known and _are_quantiles(description.get("rejection", []))
     try:
         check_sources(sources)
         _tradeoff(description)
@@ -200,8 +204,8 @@ def _check_description(
         known = False
     if not names or not texts or not number or not known:
         raise ModelFileError(
-            f"{path} is damaged: class_names, calibration, temperature, sources, history or "
-            "tradeoff is not what a model has; copy both files of the model again"
+            f"{path} is damaged: class_names, calibration, temperature, sources, history, "
+            "rejection or tradeoff is not what a model has; copy both files of the model again"
         )
     _check_names(path, cast(list[str], names))
     if inside != json.dumps(description, sort_keys=True):
@@ -219,6 +223,14 @@ def _tradeoff(description: Mapping[str, Any]) -> TradeOff | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_quantiles(values: Any) -> bool:
+    """Whether it is what `Metadata.rejection` holds: nothing, or a rising number per level."""
+    if not isinstance(values, list) or not all(map(_is_number, cast(list[Any], values))):
+        return False
+    known = cast(list[float], values)
+    return not known or (len(known) == len(LEVELS) and bool((np.diff(known) >= 0).all()))
 
 
 def _check_names(path: Path, names: list[str]) -> None:
@@ -263,6 +275,7 @@ def _empty(path: Path, description: Mapping[str, Any], record: Mapping[str, Any]
                 tuple(description.get("history", ())),
                 record,
                 _tradeoff(description),
+                tuple(description.get("rejection", ())),
             ),
             description.get("temperature", 1.0),
         )

@@ -41,7 +41,7 @@ from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.model.refiners import Identity
 from mlis.pipeline import Trained
-from mlis.protocol import Chosen, HeldOut, folds, validate
+from mlis.protocol import Chosen, HeldOut, folds, known_quantiles, validate
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
 
@@ -263,7 +263,11 @@ def _calibrated(
     recognizer, calibration = result.recognizer, result.method.config.classification.calibration
     found = tradeoff(choice.curves)
     recognizer.calibration = constant = found.constant(calibration)
-    recognizer.metadata = dataclasses.replace(recognizer.metadata, tradeoff=found)
+    recognizer.metadata = dataclasses.replace(
+        recognizer.metadata,
+        tradeoff=found,
+        rejection=known_quantiles(choice.held_out, constant),
+    )
     temperatures = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
     recognizer.temperature = float(np.exp(np.mean(np.log(temperatures))))
     rng, unseen = np.random.default_rng(0), len(dataset.unseen_classes)

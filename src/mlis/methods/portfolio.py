@@ -107,7 +107,10 @@ def combine(
         scores = np.zeros_like(first.scores)
         for one in members:
             scores += np.float32(weights[one.name]) * one.folds[fold].scores
-        found.append(HeldOut(scores, first.labels, first.seen_mask, first.class_names))
+        densities = (one.folds[fold].densities for one in members)
+        known = next((each for each in densities if each is not None), None)
+        about = (first.labels, first.seen_mask, first.class_names)
+        found.append(HeldOut(scores, *about, densities=known))
     return found
 
 

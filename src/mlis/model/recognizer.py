@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlis.config import checked_rate
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError, SettingsError
 from mlis.model.batches import Workspace, in_batches
 from mlis.model.feature_range import FeatureRange, RangeWatch
 from mlis.model.fused import Folded, Fused
-from mlis.model.heads import Head
+from mlis.model.heads import EnsembleHead, GaussianHead, Head
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.refiners import Refiner
+from mlis.model.rejection import known_levels, known_scores
 
 if TYPE_CHECKING:  # only for the type of a field: training code never imports evaluation
     from mlis.evaluation import TradeOff
@@ -39,12 +41,15 @@ class Metadata:
         record: saved with it: settings, data, seed, results.
         tradeoff: U and S on validation classes by the calibration constant, as it was trained;
             None where nothing was chosen on validation classes.
+        rejection: quantiles of `known_scores` over validation images of known classes, at
+            :data:`mlis.model.rejection.LEVELS`; empty where there were none.
     """
 
     sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     history: tuple[Mapping[str, Any], ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tradeoff: "TradeOff | None" = None
+    rejection: tuple[float, ...] = ()
 
 
 class Recognizer(nn.Module):
@@ -171,6 +176,54 @@ class Recognizer(nn.Module):
         best = scores.topk(k, dim=1)
         return cast(Array, best.indices), cast(Array, best.values)
 
+    def densities(self, x: Tensor | np.ndarray | StoredRows, batch_size: int = BATCH) -> Any:
+        """Log-densities (B, C + 1) of the classes and of the background; None without a density.
+
+        See :meth:`mlis.model.heads.GaussianHead.background`; no constant is subtracted.
+        """
+        if (part := self.gaussian_part()) is None:
+            return None
+        fill = partial(self._densities, *part)
+        return self._batched(x, batch_size, (len(self.class_names) + 1,), fill)
+
+    def gaussian_part(self) -> tuple[Refiner, GaussianHead] | None:
+        """The Gaussian head, alone or the first of an ensemble, with its refiner; None without."""
+        parts = [(self.refiner, self.head)]
+        if isinstance(self.head, EnsembleHead):
+            parts = [(one.refiner, one.head) for one in self.head.members]
+        for refiner, head in parts:
+            if isinstance(head, GaussianHead):
+                return refiner, head
+        return None
+
+    def known_scores(self, x: np.ndarray | StoredRows, batch_size: int = BATCH) -> np.ndarray:
+        """How much each row looks like one of a known class, (B,); see `mlis.model.rejection`."""
+        scores = self.scores(x, batch_size)
+        return known_scores(scores, self.densities(x, batch_size))
+
+    def known_levels(self, x: np.ndarray, batch_size: int = BATCH) -> np.ndarray:
+        """Share of validation images of known classes that look less known than each row, (B,).
+
+        Raises:
+            DataError: the model has no rejection quantiles.
+        """
+        return known_levels(self.known_scores(x, batch_size), self.metadata.rejection)
+
+    def unknown(self, x: np.ndarray, rate: float | str, batch_size: int = BATCH) -> np.ndarray:
+        """Whether each row is to be answered "unknown", (B,) bool.
+
+        Args:
+            x: (B, Dx).
+            rate: share of images of known classes that may be turned away, `0.05` or `"5%"`.
+            batch_size: rows at a time.
+
+        Raises:
+            SettingsError: the rate is not above 0 and below 1.
+            DataError: the model has no rejection quantiles.
+        """
+        least = checked_rate(rate)
+        return self.known_levels(x, batch_size) < least
+
     @property
     def _weight(self) -> Tensor:
         return next(self.head.parameters())
@@ -201,6 +254,20 @@ class Recognizer(nn.Module):
         if fused is None:
             return out.copy_(self(x))
         fused.scores(x, out, work)
+        return out
+
+    def _densities(
+        self,
+        refiner: Refiner,
+        head: GaussianHead,
+        fused: Folded | None,
+        x: Tensor,
+        out: Tensor,
+        work: Workspace,
+    ) -> Tensor:
+        h = refiner(self.preprocessing(x))
+        out[:, :-1] = head(h)
+        out[:, -1] = head.background(h)
         return out
 
     def _predict(self, fused: Folded | None, x: Tensor, out: Tensor, work: Workspace) -> Tensor:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 import mlis
+from mlis.model.rejection import UNKNOWN
 from mlis.serving import schemas
 from mlis.serving.bodies import FORM, JSON, Upload, read_files, read_json
 from mlis.serving.descriptions import Description
@@ -26,7 +27,6 @@ from mlis.serving.settings import MIB, Access
 MAX_FILE_NAME = 255
 MAX_DIGITS = 32
 """Bytes of a number of a JSON array, with what separates it from the next."""
-_CALIBRATION = Query(pattern=schemas.CALIBRATION_FORM, description=schemas.CALIBRATION)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -37,7 +37,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         403: "not allowed",
         404: "no such class",
         408: "the body did not arrive in time",
-        409: "a class of that name exists",
+        409: "a class of that name exists, or the model cannot do that",
         413: "the body is too large",
         415: "a body of another media type",
         422: "not what was expected; `problems` says where",
@@ -80,7 +80,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
     @router.post(
         "/predict/images",
-        responses=responses(415),
+        responses=responses(409, 415),
         response_model=schemas.ImagesAnswer,
         openapi_extra=body_of(FORM, form),
         tags=["predict"],
@@ -88,7 +88,9 @@ def _add_images(router: APIRouter, service: Service) -> None:
     async def predict_images(
         request: Request,
         top_k: Annotated[int, Query(ge=1, le=limits.max_top_k, description="classes per file")] = 5,
-        calibration: Annotated[str | None, _CALIBRATION] = None,
+        calibration: Annotated[schemas.Word | None, Query(description=schemas.CALIBRATION)] = None,
+        reject: Annotated[float | None, Query(gt=0, lt=1, description=schemas.REJECT)] = None,
+        explain: Annotated[bool, Query(description=schemas.EXPLAIN)] = False,
     ) -> Response:
         """The likeliest classes of each uploaded image.
 
@@ -96,11 +98,12 @@ def _add_images(router: APIRouter, service: Service) -> None:
         """
         client = client_of(request.scope)
         service.check_images(client)
-        constant = _constant(service, calibration)
+        constant, least = _constant(service, calibration), service.engine.rejects(reject)
+        service.engine.check_explain(explain)
         with service.upload_room.hold(client) as take:
             files = await read_files(request, limits.upload_bytes, take, limits.max_files)
-            answers = await service.predict_images(files, client, constant)
-            return await asyncio.to_thread(_images_answer, files, answers, top_k)
+            answers = await service.predict_images(files, client, constant, explain)
+            return await asyncio.to_thread(_images_answer, files, answers, top_k, least)
 
 
 def _add_features(router: APIRouter, service: Service) -> None:
@@ -112,7 +115,7 @@ def _add_features(router: APIRouter, service: Service) -> None:
 
     @router.post(
         "/predict/features",
-        responses=responses(415),
+        responses=responses(409, 415),
         response_model=schemas.RowsAnswer,
         openapi_extra=json_of(expected),
         tags=["predict"],
@@ -125,12 +128,14 @@ def _add_features(router: APIRouter, service: Service) -> None:
             body = await read_json(request, expected, most, take, items)
             constant = _constant(service, body.calibration)
             rows = await asyncio.to_thread(np.array, body.rows, np.float32)
-            answers = await service.predict_rows(rows, client, constant)
-            return await asyncio.to_thread(_rows_answer, answers, body.top_k)
+            least = service.engine.rejects(body.reject)
+            service.engine.check_explain(body.explain)
+            answers = await service.predict_rows(rows, client, constant, body.explain)
+            return await asyncio.to_thread(_rows_answer, answers, body.top_k, least)
 
 
 def _constant(service: Service, calibration: float | str | None) -> float | None:
-    """The constant that a request chooses. Raises `SettingsError`."""
+    """The constant that a request chooses. Raises `ConflictError`."""
     if calibration is None:
         return None
     with contextlib.suppress(ValueError):
@@ -223,6 +228,9 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
             described_by=list(engine.describer.takes) if engine.describer else [],
             changes=access.allow_changes,
             token=bool(access.token),
+            can_explain=engine.can_explain,
+            can_reject=engine.can_reject,
+            reject=engine.reject or None,
         )
 
     @router.get("/tradeoff", responses=responses(), tags=["server"])
@@ -245,13 +253,19 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
-def predictions(answer: Answer, k: int) -> list[dict[str, Any]]:
-    """The k best classes of an answer that has some, each as a `schemas.Prediction`."""
+def predictions(answer: Answer, k: int, least: float) -> list[dict[str, Any]]:
+    """The k best classes of an answer that has some, each as a `schemas.Prediction`.
+
+    The first is "unknown" if the answer's level is below `least`.
+    """
     known = answer.catalogue
-    return [
+    found: list[dict[str, Any]] = [
         {"class": known.names[c], "score": score, "seen": bool(known.seen[c])}
         for c, score in answer.best(k)
     ]
+    if answer.level < least:
+        return [{"class": UNKNOWN, "score": None, "seen": None}, *found[: k - 1]]
+    return found
 
 
 def description_of(new: schemas.NewClass) -> Description:
@@ -267,18 +281,26 @@ def _cell(value: float | bool | str) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _images_answer(files: list[Upload], answers: list[Answer], k: int) -> Response:
+def _images_answer(files: list[Upload], answers: list[Answer], k: int, least: float) -> Response:
     results = []
     for file, answer in zip(files, answers, strict=True):
         name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "?", file.name)[:MAX_FILE_NAME]
-        found = None if answer.probabilities is None else predictions(answer, k)
+        found = None if answer.probabilities is None else predictions(answer, k, least)
         error = answer.reason if found is None else None
-        results.append({"file": name, "predictions": found, "error": error})
+        why = None if answer.explanation is None else answer.explanation.to_dict()
+        results.append({"file": name, "predictions": found, "error": error, "explanation": why})
     return JSONResponse({"results": results})
 
 
-def _rows_answer(answers: list[Answer], k: int) -> Response:
-    rows = [{"row": i, "predictions": predictions(each, k)} for i, each in enumerate(answers)]
+def _rows_answer(answers: list[Answer], k: int, least: float) -> Response:
+    rows = [
+        {
+            "row": i,
+            "predictions": predictions(each, k, least),
+            "explanation": None if each.explanation is None else each.explanation.to_dict(),
+        }
+        for i, each in enumerate(answers)
+    ]
     return JSONResponse({"results": rows})
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
+from mlis.explanation import Explainer, Explanation, can_explain
 from mlis.features.decode import ImageError, decode
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.image_classifier import ImageClassifier, recorded_backbone
@@ -23,6 +24,7 @@ from mlis.incremental import ExemplarBuffer, add_classes, remove_classes, rename
 from mlis.io.checkpoint import load_exemplars, load_model
 from mlis.model.calibrate import constant_of
 from mlis.model.recognizer import Recognizer, probabilities_of
+from mlis.model.rejection import check_reject
 from mlis.serving.descriptions import Describer, Description
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ NOT_FINITE = "its features are not finite, or so far from the training's that it
 
 
 class ConflictError(DataError):
-    """A class of that name exists."""
+    """A class of that name exists, or the model cannot do what was asked."""
 
 
 class NoSuchClassError(DataError):
@@ -65,20 +67,28 @@ class Query:
 
     Attributes:
         constant: subtracted from seen-class scores; the model's own where absent.
+        explain: whether to explain the likeliest class.
     """
 
     values: np.ndarray
     is_image: bool
     constant: float | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Probabilities (C,) of the classes of a catalogue, or the reason why there are none."""
+    """Probabilities (C,) of the classes of a catalogue, or the reason why there are none.
+
+    `level` is the share of validation images of known classes that look less known, where the model
+    can tell: with less than the rate of a request the answer is "unknown".
+    """
 
     catalogue: Catalogue
     probabilities: np.ndarray | None
     reason: str = ""
+    level: float = 1.0
+    explanation: Explanation | None = None
 
     def best(self, k: int) -> list[tuple[int, float]]:
         """Index and probability of the k likeliest classes, best first."""
@@ -119,6 +129,11 @@ class Engine:
         descriptions: sentences of classes by name, to show.
         exemplars: the recognizer's exemplar buffer, which `describer` needs beside it, unless the
             head makes classes from descriptors.
+        reject: rate at which images of known classes may be turned away where a request does not
+            say; 0: none.
+
+    Raises:
+        DataError: images are to be turned away, and the model has no rejection quantiles.
     """
 
     def __init__(
@@ -128,7 +143,10 @@ class Engine:
         describer: Describer | None = None,
         descriptions: Mapping[str, str] | None = None,
         exemplars: ExemplarBuffer | None = None,
+        reject: float = 0.0,
     ):
+        check_reject(recognizer, reject or None)
+        self.reject: float = reject
         self.backbone: Backbone | None = backbone
         self.describer: Describer | None = describer
         self.num_features: int = recognizer.num_features
@@ -138,6 +156,7 @@ class Engine:
             descriptions=dict(descriptions or {}),
         )
         self._served = (recognizer, exemplars, known)
+        self._explainer: Explainer | None = None
 
     @property
     def catalogue(self) -> Catalogue:
@@ -155,8 +174,41 @@ class Engine:
         return self._served[0].metadata.tradeoff
 
     def constant(self, calibration: float | str) -> float:
-        """The constant of a request's choice. Raises `SettingsError`."""
-        return constant_of(self._served[0], calibration)
+        """The constant of a request's choice. Raises `ConflictError` without a curve."""
+        try:
+            return constant_of(self._served[0], calibration)
+        except SettingsError as error:
+            raise ConflictError(str(error)) from None
+
+    @property
+    def can_reject(self) -> bool:
+        """Whether the model can tell what looks like none of its classes."""
+        return bool(self._served[0].metadata.rejection)
+
+    def rejects(self, rate: float | None) -> float:
+        """The level below which a request of this rate gets "unknown"; without one the engine's.
+
+        Raises:
+            ConflictError: the model cannot.
+        """
+        try:
+            check_reject(self._served[0], rate)
+        except DataError as error:
+            raise ConflictError(str(error)) from None
+        return self.reject if rate is None else rate
+
+    @property
+    def can_explain(self) -> bool:
+        """Whether the model has what explanations need."""
+        return can_explain(*self._served[:2])
+
+    def check_explain(self, asked: bool) -> None:
+        """Raise `ConflictError` where an explanation is asked for and cannot be given."""
+        if asked and not self.can_explain:
+            raise ConflictError(
+                "cannot explain: the model has no Gaussian classifier, and no exemplar buffer is "
+                "loaded (it is where classes may be changed)"
+            )
 
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
         """The backbone's input for the bytes of a file. Raises `ImageError`."""
@@ -182,7 +234,7 @@ class Engine:
                 features[rows] = self.backbone(values)
             else:
                 features[rows] = values
-        recognizer, _, catalogue = self._served
+        recognizer, exemplars, catalogue = self._served
         finite = np.asarray(np.isfinite(features).all(axis=1))
         scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
@@ -191,12 +243,28 @@ class Engine:
         shift = [0.0 if one.constant is None else own - one.constant for one in queries]
         scores += np.outer(shift, catalogue.seen)
         known = np.asarray(np.isfinite(scores).all(axis=1))
+        levels = np.ones(len(queries))
+        if known.any() and recognizer.metadata.rejection:
+            levels[known] = recognizer.known_levels(features[known])
         with np.errstate(invalid="ignore"):
             probabilities = probabilities_of(scores, recognizer.temperature)
+        asked = [i for i, one in enumerate(queries) if one.explain and known[i]]
+        why: dict[int, Explanation] = {}
+        if asked and can_explain(recognizer, exemplars):
+            explainer = self._explainer_of(recognizer, exemplars)
+            why = dict(zip(asked, explainer(features[asked], scores[asked]), strict=True))
         return [
-            Answer(catalogue, probabilities[i]) if known[i] else Answer(catalogue, None, NOT_FINITE)
+            Answer(catalogue, probabilities[i], "", float(levels[i]), why.get(i))
+            if known[i]
+            else Answer(catalogue, None, NOT_FINITE)
             for i in range(len(queries))
         ]
+
+    def _explainer_of(self, recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> Explainer:
+        """Made at the first request after a change of the classes."""
+        if self._explainer is None or self._explainer.recognizer is not recognizer:
+            self._explainer = Explainer(recognizer, exemplars)
+        return self._explainer
 
     def change(
         self, changes: Sequence[Change], max_classes: int = 1_000_000
@@ -320,6 +388,7 @@ def load_engine(
     text_model: str | None = None,
     changes: bool = True,
     descriptions: Path | None = None,
+    reject: float | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Engine:
     """Load a saved model and what is needed to serve it.
@@ -332,6 +401,7 @@ def load_engine(
         changes: whether classes may be added: the text model and the exemplar buffer are only
             loaded then.
         descriptions: table of classes whose sentences are shown, or None.
+        reject: as `Engine` takes it.
         progress: is told what is loaded next.
 
     Raises:
@@ -342,6 +412,7 @@ def load_engine(
     place = Precision.of("float32", device).device
     sentences = _sentences(descriptions)
     recognizer = load_model(model, place)
+    check_reject(recognizer, reject)
     exemplars = load_exemplars(model) if changes else None
     images = None
     if name := backbone or recorded_backbone(recognizer).get("name"):
@@ -355,7 +426,7 @@ def load_engine(
             describer = Describer.of(recognizer, str(place), text_model)
         except SettingsError as error:
             logger.warning("classes cannot be added: %s", error)
-    return Engine(recognizer, images, describer, sentences, exemplars)
+    return Engine(recognizer, images, describer, sentences, exemplars, reject or 0.0)
 
 
 def _sentences(table: Path | None) -> dict[str, str]:

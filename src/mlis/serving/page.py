@@ -73,4 +73,7 @@ def _html(service: Service, access: Access) -> str:
         name_length=NAME_LENGTH,
         max_mib=limits.max_upload,
         max_top_k=limits.max_top_k,
+        can_explain=engine.can_explain,
+        can_reject=engine.can_reject,
+        reject=engine.reject,
     )

@@ -18,6 +18,13 @@ NAME_LENGTH, SENTENCE_LENGTH, MAX_SENTENCES, MAX_ATTRIBUTES = 200, 5000, 100, 20
 LARGEST_FEATURE = 1e30
 """Far beyond any feature, and far enough within float32 that scores of it do not overflow."""
 
+REJECT = (
+    "share of images of known classes that may be turned away, above 0 and below 1, so that the "
+    "first class of what looks like none of them is `unknown`; without it that of --reject, if any"
+)
+
+EXPLAIN = "whether to say why it is the likeliest class, and not the second"
+
 
 def _printable(text: str) -> str:
     if not text.isprintable():
@@ -38,12 +45,12 @@ def _whole(value: Any) -> Any:
 
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-CALIBRATION_FORM = (
-    r"^(h|seen-loss=(100|[0-9]{1,2}(\.[0-9]{1,9})?)|-?[0-9]{1,9}(\.[0-9]{1,9})?(e[0-9])?)$"
-)
-Choice = Annotated[str, StringConstraints(pattern=CALIBRATION_FORM)]
-Constant = Annotated[Number, Field(gt=-1e30, lt=1e30)]
-Calibration: Any = Constant | Choice | None  # pyright: ignore[reportOperatorIssue]
+Constant = Annotated[Number, Field(gt=-LARGEST_FEATURE, lt=LARGEST_FEATURE)]
+_LOSS = "(100|[0-9]{1,2}([.][0-9]{1,6})?)"
+_DECIMAL = "-?[0-9]{1,20}([.][0-9]{1,20})?(e([0-9]|-[0-9]{1,2}))?"  # as the page writes any float
+Word = Annotated[str, StringConstraints(pattern=f"^(h|seen-loss={_LOSS}|{_DECIMAL})$")]
+Calibration: Any = Constant | Word | None  # pyright: ignore[reportOperatorIssue]
+Rate: Any = Annotated[Number, Field(gt=0, lt=1)] | None  # pyright: ignore[reportOperatorIssue]
 CALIBRATION = (
     "the trade-off between seen and unseen classes: h, seen-loss=P, or the calibration constant; "
     "the model's own where absent"
@@ -68,11 +75,52 @@ class Wire(BaseModel):
 class Prediction(Wire):
     """One class, and how likely it is."""
 
-    class_name: str = Field(alias="class", description="name of the class")
-    score: float = Field(
-        ge=0, le=1, description="softmax probability among all classes, after calibration"
+    class_name: str = Field(alias="class", description="name of the class, or unknown")
+    score: float | None = Field(
+        ge=0,
+        le=1,
+        description="softmax probability among all classes, after calibration; null of unknown",
     )
-    seen: bool = Field(description="whether the class had images in training")
+    seen: bool | None = Field(
+        description="whether the class had images in training; null of unknown"
+    )
+
+
+class Evidence(Wire):
+    """What one attribute says."""
+
+    name: str
+    evidence: float = Field(
+        description="log-likelihood ratio of answer and runner-up; negative: it speaks against it"
+    )
+    image: float = Field(description="what the image shows, on the scale of the descriptors")
+    answer: float
+    runner_up: float
+
+
+class Neighbour(Wire):
+    """A training image that is near."""
+
+    class_name: str = Field(alias="class")
+    similarity: float = Field(description="cosine")
+    name: str = Field(description="empty, as the server does not know it")
+
+
+class Explanation(Wire):
+    """Why the likeliest class, and not the second."""
+
+    answer: str
+    runner_up: str
+    because: str = Field(description="attributes and their evidence, or similarity, as text")
+    resembles: str = Field(description="the nearest training images, as text")
+    similarity: tuple[float, float] | None = Field(
+        description="cosine of what the image shows with the descriptors of answer and runner-up"
+    )
+    attributes: list[Evidence] = Field(description="empty where columns have no names")
+    nearest: list[Neighbour] = Field(description="empty where no training images are kept")
+
+
+Why = Annotated[Explanation | None, Field(description="if it was asked for with `explain`")]
 
 
 class FileResult(Wire):
@@ -81,6 +129,7 @@ class FileResult(Wire):
     file: str = Field(description="name of the file as it was sent")
     predictions: list[Prediction] | None = Field(description="best first; null with an error")
     error: str | None = Field(description="why the file gave no predictions; else null")
+    explanation: Why = None
 
 
 class ImagesAnswer(Wire):
@@ -94,6 +143,7 @@ class RowResult(Wire):
 
     row: int = Field(ge=0, description="counts from 0")
     predictions: list[Prediction] = Field(description="best first")
+    explanation: Why = None
 
 
 class RowsAnswer(Wire):
@@ -175,6 +225,9 @@ class Health(Wire):
     described_by: list[str] = Field(description="how POST /classes may describe a new class")
     changes: bool = Field(description="whether classes may be added, removed and renamed")
     token: bool = Field(description="whether changes need a token")
+    can_explain: bool = Field(description="whether predictions may ask to `explain`")
+    can_reject: bool = Field(description="whether predictions may ask to `reject`")
+    reject: float | None = Field(description="of requests that do not say: that of --reject")
 
 
 class Place(Wire):
@@ -204,6 +257,11 @@ def rows_request(limits: Limits, num_features: int) -> Any:
         top_k=(
             Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k), BeforeValidator(_whole)],
             Field(default=5, description="classes per row, best first"),
+        ),
+        explain=(bool, Field(default=False, strict=True, description=EXPLAIN)),
+        reject=(
+            Rate,
+            Field(default=None, description=REJECT),
         ),
         calibration=(
             Calibration,

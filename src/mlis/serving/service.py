@@ -138,11 +138,16 @@ class Service:
         self.room.check(client)
 
     async def predict_images(
-        self, files: Sequence[Upload], client: str, constant: float | None = None
+        self,
+        files: Sequence[Upload],
+        client: str,
+        constant: float | None = None,
+        explain: bool = False,
     ) -> list[Answer]:
         """One answer per file; a file that is not an image has a reason instead.
 
-        `constant` is the calibration constant, the model's own where absent.
+        `constant` is the calibration constant, the model's own where absent; `explain` asks for an
+        explanation of the likeliest class.
 
         Raises:
             BusyError: too much is in progress.
@@ -151,7 +156,9 @@ class Service:
             take(sum(1 + min(file.pixels, self.limits.pixels) // MEGA for file in files))
             prepared = await asyncio.gather(*(self._prepared(file) for file in files))
             good = [
-                Query(each, True, constant) for each in prepared if isinstance(each, np.ndarray)
+                Query(each, True, constant, explain)
+                for each in prepared
+                if isinstance(each, np.ndarray)
             ]
             answers = iter(await self._ask(good))
         results = [
@@ -162,7 +169,7 @@ class Service:
         return results
 
     async def predict_rows(
-        self, rows: np.ndarray, client: str, constant: float | None = None
+        self, rows: np.ndarray, client: str, constant: float | None = None, explain: bool = False
     ) -> list[Answer]:
         """One answer per row of features (B, Dx) float32.
 
@@ -172,7 +179,7 @@ class Service:
         """
         with self.room.hold(client) as take:
             take(len(rows))
-            answers = await self._ask([Query(row, False, constant) for row in rows])
+            answers = await self._ask([Query(row, False, constant, explain) for row in rows])
         for i, answer in enumerate(answers):
             if answer.probabilities is None:
                 raise DataError(f"rows.{i}: {answer.reason}")

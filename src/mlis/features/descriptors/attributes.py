@@ -216,3 +216,21 @@ def fit_column(name: str, cells: Sequence[str], values: np.ndarray) -> Column | 
 
 def _is_missing(number: float | None) -> bool:
     return number is None or math.isnan(number)
+
+
+def column_names(sources: Mapping[str, Any], size: int) -> list[str]:
+    """Names of the columns of descriptors of `size` numbers; "" for those of an embedding.
+
+    Args:
+        sources: of :class:`~mlis.data.dataset.Provenance`, how the descriptors were made.
+        size: Da.
+    """
+    made: Mapping[str, Any] = sources.get("descriptors") or {}
+    names = [str(name) for name in made.get("columns") or ()]
+    if not names:
+        attributes: list[Mapping[str, Any]] = made.get("attributes") or []
+        pairs = [(str(one["name"]), str(one.get("value", ""))) for one in attributes]
+        names = [" ".join(filter(None, pair)) for pair in pairs]
+        if made.get("text"):  # attributes come after the embedding of the sentences
+            names = [""] * (size - len(names)) + names
+    return names if len(names) == size else [""] * size

@@ -75,7 +75,7 @@ class GaussianHead(Head):
         theorem for a normal mean (Murphy, "Conjugate Bayesian analysis of the Gaussian
         distribution", 2007, eqs. 20 to 24), whether images come at once or one after the other.
         """
-        z = ((h - self.offset) @ self.projection.T).double()
+        z = self.coordinates(h).double()
         counts = torch.bincount(labels, minlength=len(self.bias)).double()[:, None]
         sums = sum_by_class(z, labels, len(counts))
         square, linear = self.weight.double().chunk(2, dim=1)
@@ -118,5 +118,30 @@ class GaussianHead(Head):
 
     def forward(self, h: Tensor) -> Tensor:
         """Scores (B, C) of (B, Dh) refined features."""
-        z = (h - self.offset) @ self.projection.T
+        z = self.coordinates(h)
         return torch.addmm(self.bias, torch.cat([z.square(), z], dim=1), self.weight.T)
+
+    def background(self, h: Tensor) -> Tensor:
+        """Log-density (B,) of (B, Dh) features of any class, less that of N(0, I), as in scores.
+
+        A class that the head does not know has a mean like those that it knows, so that its images
+        are N(mean of m, covariance of m + diag(mean of s)).
+        """
+        means, variances = self.moments()
+        z = self.coordinates(h).double()
+        centre = means.mean(0)
+        covariance = torch.cov(means.T, correction=0).reshape(z.shape[1], z.shape[1])
+        root = torch.linalg.cholesky(covariance + variances.mean(0).diag())
+        white = torch.linalg.solve_triangular(root, (z - centre).T, upper=False)
+        exponent = 0.5 * (z.square().sum(1) - white.square().sum(0))
+        return exponent - root.diagonal().log().sum()
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Means and variances, each (C, k) float64, of the classes."""
+        square, linear = self.weight.double().chunk(2, dim=1)
+        variances = 1 / (1 - 2 * square)
+        return linear * variances, variances
+
+    def coordinates(self, h: Tensor) -> Tensor:
+        """z (B, k) of (B, Dh) refined features."""
+        return (h - self.offset) @ self.projection.T

@@ -8,7 +8,7 @@ const TRIES = 6; // of a request that the server is too busy for
 const UNREADABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and JPEG 2000 are read.";
 
 const $ = (id) => document.getElementById(id);
-const { changes, maxMib } = document.body.dataset;
+const { changes, explains, maxMib } = document.body.dataset;
 const state = { pictures: [], classes: [], round: 0, points: [], constant: null };
 
 // --- small helpers -------------------------------------------------------------------------------
@@ -171,6 +171,10 @@ function best(predictions) {
   const known = new Map(state.classes.map((each) => [each.name, each]));
   const list = make("ol", "best");
   for (const each of predictions) {
+    if (each.score === null) { // none of the classes; those that it is most like follow
+      list.append(make("li", "unseen", make("div", "line", make("span", "name", each.class))));
+      continue;
+    }
     const about = known.get(each.class);
     const percent = `${(100 * each.score).toFixed(1)}`;
     const fill = make("i");
@@ -185,6 +189,13 @@ function best(predictions) {
   return list;
 }
 
+function reasons(why) {
+  if (!why) return [];
+  const because = why.because && `Why ${why.answer} and not ${why.runner_up}: ${why.because}`;
+  const resembles = why.resembles && `Most similar photographs of the training: ${why.resembles}`;
+  return [because, resembles].filter(Boolean).map((text) => make("p", "said", text));
+}
+
 async function recognise(picture) {
   const round = state.round;
   const show = (element) => round === state.round && picture.place.replaceChildren(element);
@@ -194,15 +205,16 @@ async function recognise(picture) {
     if (picture.file.size > Number(maxMib) * 2 ** 20) throw new Error(`It has more than ${maxMib} MiB.`);
     const form = new FormData();
     form.append("files", picture.file);
+    const reject = $("reject")?.value;
     const chosen = state.constant === null ? "" : `&calibration=${state.constant}`;
-    const path = `predict/images?top_k=${$("top-k").value}${chosen}`;
+    const path = `predict/images?top_k=${$("top-k").value}${chosen}${reject ? `&reject=${reject}` : ""}${explains === undefined ? "" : "&explain=true"}`;
     const [found] = (await ask("POST", path, form)).results;
     if (found.error) {
       const why = `${sentence(found.error)}. ${UNREADABLE}`;
       show(note("wrong", `${name} cannot be read as a picture`, why));
     } else if (round === state.round) {
       picture.predictions = found.predictions;
-      show(best(found.predictions));
+      show(make("div", "", best(found.predictions), ...reasons(found.explanation)));
     }
   } catch (error) {
     show(note("wrong", `${name} was not recognised`, error.message));
@@ -263,10 +275,11 @@ function clearPictures() {
 function downloadCsv() {
   // a cell that a spreadsheet would run as a formula gets an apostrophe
   const cell = (value) => `"${String(value).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
+  const seen = new Map([[true, "yes"], [false, "no"], [null, ""]]);
   const rows = [["file", "rank", "class", "score", "seen"]];
   for (const picture of state.pictures.filter((each) => each.predictions)) {
     picture.predictions.forEach((each, i) =>
-      rows.push([picture.file.name, i + 1, each.class, each.score, each.seen ? "yes" : "no"]),
+      rows.push([picture.file.name, i + 1, each.class, each.score ?? "", seen.get(each.seen)]),
     );
   }
   const text = rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
@@ -332,6 +345,7 @@ function takePictures() {
   });
   document.addEventListener("paste", (event) => addPictures(event.clipboardData.files));
   $("top-k").addEventListener("change", () => recogniseAll());
+  $("reject")?.addEventListener("change", () => recogniseAll());
   $("csv").addEventListener("click", downloadCsv);
   $("clear").addEventListener("click", clearPictures);
 }

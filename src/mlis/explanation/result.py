@@ -1,0 +1,95 @@
+"""What an explanation holds, and how it is written."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """What one attribute says.
+
+    Attributes:
+        name: of the column.
+        evidence: log-likelihood ratio of answer and runner-up; negative: it speaks against it.
+        image: predicted from the image, on the scale of the descriptors.
+        answer, runner_up: of the two classes' descriptors.
+    """
+
+    name: str
+    evidence: float
+    image: float
+    answer: float
+    runner_up: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training image.
+
+    Attributes:
+        class_name: its class.
+        similarity: cosine with the image, from -1 to 1.
+        name: its path or row; empty for one of the exemplar buffer, which keeps none.
+    """
+
+    class_name: str
+    similarity: float
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one image was recognised as the likeliest class.
+
+    Attributes:
+        answer, runner_up: the likeliest and the second class; the latter is empty where there is
+            no other class.
+        similarity: cosine of the descriptor predicted from the image with those of answer and
+            runner-up, the seen classes' mean subtracted; None where one has no descriptor.
+        attributes: at most five of the largest evidence, what speaks for the answer first, what
+            speaks against it last; empty where columns have no names.
+        nearest: at most three training images, the nearest first; empty without any to compare.
+    """
+
+    answer: str
+    runner_up: str
+    similarity: tuple[float, float] | None
+    attributes: tuple[Attribute, ...]
+    nearest: tuple[Neighbour, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `because` and `resembles` say the rest as text."""
+        nearest = [
+            {"class": one.class_name, "similarity": round(one.similarity, 4), "name": one.name}
+            for one in self.nearest
+        ]
+        attributes = [
+            {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(one).items()}
+            for one in self.attributes
+        ]
+        similarity = None if self.similarity is None else [round(c, 4) for c in self.similarity]
+        return {
+            "answer": self.answer,
+            "runner_up": self.runner_up,
+            "because": self.because,
+            "resembles": self.resembles,
+            "similarity": similarity,
+            "attributes": attributes,
+            "nearest": nearest,
+        }
+
+    @property
+    def because(self) -> str:
+        """Evidence of the attributes; without their names, how similar the descriptors are."""
+        if self.attributes:
+            return "; ".join(f"{one.name} {one.evidence:+.1f}" for one in self.attributes)
+        if self.similarity is None:
+            return ""
+        own, other = self.similarity
+        return f"descriptor of {self.answer} {own:+.2f}; of {self.runner_up} {other:+.2f}"
+
+    @property
+    def resembles(self) -> str:
+        """The nearest training images."""
+        found = [(one.name, one.class_name) for one in self.nearest]
+        return "; ".join(f"{name} ({label})" if name else label for name, label in found)
