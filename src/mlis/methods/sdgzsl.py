@@ -157,7 +157,9 @@ class VAE(nn.Module):
         precision: Precision,
     ):
         super().__init__()
-        s, self.settings, self.last_slope = settings, settings, 1.0 if linear else SLOPE
+        s = settings
+        self.settings: SDGZSL = settings
+        self.last_slope: float = 1.0 if linear else SLOPE
         encoder = (layer(features + attributes, s.hidden), layer(s.hidden, s.hidden))
         self.encoder: nn.ModuleList = nn.ModuleList((*encoder, layer(s.hidden, s.code)))
         self.mean: Linear = layer(s.code, s.latent)
@@ -202,7 +204,8 @@ class Autoencoder(nn.Module):
         self, features: int, settings: SDGZSL, linear: bool, layer: Callable[[int, int], Linear]
     ):
         super().__init__()
-        self.share, self.last_slope = settings.autoencoder_dropout, 1.0 if linear else SLOPE
+        self.share: float = settings.autoencoder_dropout
+        self.last_slope: float = 1.0 if linear else SLOPE
         self.encoder: Linear = layer(features, 2 * settings.semantic)
         hidden = layer(2 * settings.semantic, settings.hidden)
         self.decoder: nn.ModuleList = nn.ModuleList((hidden, layer(settings.hidden, features)))

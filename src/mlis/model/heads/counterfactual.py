@@ -1,6 +1,6 @@
 """Scores of two domains, seen and unseen classes, and a gate between them by counterfactuals."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -14,7 +14,10 @@ from mlis.model.refiners import REFINERS, LinearReLU, Refiner
 
 EPSILON = 1e-3  # of probabilities beside the gate
 SLOPE = 0.2  # of G's hidden units
-OUTPUTS = {"unit": torch.sigmoid, "positive": torch.relu, "signed": lambda x: x}
+OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    **{"unit": torch.sigmoid, "positive": torch.relu},
+    "signed": nn.Identity(),
+}
 
 
 class Counterfactuals(nn.Module):
