@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
-from mlis.config import Classification
-from mlis.methods.base import Job, Method, with_decays
+from mlis.config import Classification, Config
+from mlis.methods.base import Job, Method
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
@@ -23,6 +23,8 @@ from mlis.training.state import EpochCount, PackedTrainer
 
 Gaussians = tuple[Tensor, Tensor]
 """μ and log σ², (B, Dz) each."""
+
+DECAYS = (0.1, 1.0, 10.0)  # to choose from, times classification.weight_decay
 
 _ENCODED = 4096  # rows at a time
 
@@ -45,6 +47,12 @@ class LatentNoise:
         shape = (len(mean), 1) if self.shared else mean.shape
         eps = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
         return mean + (self.power * log_variance).exp() * eps.to(mean.dtype)
+
+
+def with_decays(config: Config) -> list[Config]:
+    """Settings with each weight decay of the softmax that validation may choose."""
+    decays = [factor * config.classification.weight_decay for factor in DECAYS]
+    return [config.replace({"classification": {"weight_decay": decay}}) for decay in decays]
 
 
 def absolute_error(predicted: Tensor, target: Tensor) -> Tensor:
