@@ -29,7 +29,7 @@ from mlis.generators.base import FeatureGenerator
 from mlis.generators.ridge import fit_ridge
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer
 from mlis.model.preprocessing import prepare
-from mlis.pipeline import recognizer_of
+from mlis.pipeline import recognizers_of
 
 
 def simulated(seed: int = 0) -> GZSLDataset:
@@ -53,7 +53,7 @@ def curve(
     scaler, data = prepare(training, config.preprocessing, precision)
 
     def measures(generator: FeatureGenerator, step: int, seconds: float):
-        recognizer = recognizer_of(training, scaler, data, generator, None, config, seed)
+        (recognizer,) = recognizers_of(training, scaler, data, generator, None, [config], seed)
         scores = recognizer.scores(held_out.features)
         found = evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)
         values = {"T1": found.T1, "AUSUC": found.AUSUC, "H": found.best_H}

@@ -20,6 +20,8 @@ from typing import Any, Literal, Self, Union, cast, get_args, get_origin
 
 from mlis.errors import SettingsError
 
+WEIGHT_DECAYS = (1e-3, 3e-4, 1e-4, 3e-5)
+FIXED_WEIGHT_DECAY = 1e-4
 _MOST_BITS = 53  # of a whole number; JSON readers keep no more
 _NUMBERS: dict[Any, Any] = {int: Integral, float: Real}
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "a string"}
@@ -207,11 +209,14 @@ class Classification(Section):
     balance: Literal["samples", "classes"] = setting(
         "classes", "every sample weighs the same, or every class"
     )
-    weight_decay: float = setting(
-        1e-5, "L2 penalty on the weights, for features of mean length 1", low=0
+    weight_decay: float | Literal["auto"] = setting(
+        "auto",
+        "L2 penalty on the weights, for features of mean length 1; auto: the methods mlis, raw and "
+        "ridge choose from 1e-3 to 3e-5 on validation classes, else 1e-4",
+        low=0,
     )
     tolerance: float = setting(
-        1e-5,
+        1e-4,
         "stop when the largest gradient entry is below (at most a tenth of the first one)",
         low=0,
     )
@@ -227,6 +232,16 @@ class Classification(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "calibration", checked_calibration(self.calibration))
+
+    @property
+    def weight_decays(self) -> tuple[float, ...]:
+        """What validation may choose from, the strongest first: a path that each begins on."""
+        return WEIGHT_DECAYS if self.weight_decay == "auto" else (self.weight_decay,)
+
+    @property
+    def fixed_weight_decay(self) -> float:
+        """Where nothing is chosen."""
+        return FIXED_WEIGHT_DECAY if self.weight_decay == "auto" else self.weight_decay
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from mlis.encoder.trainer import fit_encoder
 from mlis.generators.base import FeatureGenerator, synthesise
 from mlis.generators.registry import CLOSED_FORM, fit_generator
 from mlis.incremental.exemplar_buffer import ExemplarBuffer, keep_exemplars
-from mlis.model.classification import fit_classifier
+from mlis.model.classification import fit_classifiers
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import FeatureScaler, TrainingTensors, prepare
 from mlis.model.recognizer import Recognizer
@@ -93,6 +93,8 @@ def fit(
 ) -> Trained:
     """Train a recognizer of all classes of `training`, seen and unseen.
 
+    Raises what `fit_each` does.
+
     Args:
         training: rows of seen classes and descriptors of all; holds no test row.
         config: all settings. A `calibration` that validation is to choose counts as 0 here: it
@@ -106,6 +108,29 @@ def fit(
             later trainings (:mod:`mlis.training.generator_cache`); does not change the result.
         exemplars: whether the state needed to add classes later is kept
             (:mod:`mlis.incremental.exemplar_buffer`).
+    """
+    how: dict[str, Any] = {"callbacks": callbacks, "checkpoints": checkpoints, "reuse": reuse}
+    how |= {"seed": seed, "device": device, "loss": loss, "exemplars": exemplars}
+    (found,) = fit_each(training, [config], **how)
+    return found
+
+
+def fit_each(
+    training: TrainingSplit,
+    configs: Sequence[Config],
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    loss: EmbeddingLoss | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoints: CheckpointStore | None = None,
+    reuse: bool = False,
+    exemplars: bool = True,
+) -> Iterator[Trained]:
+    """Train stage 1 once, and stage 2 for each of several settings. Other arguments: as of `fit`.
+
+    Args:
+        configs: settings that differ in `classification.weight_decay` alone.
 
     Raises:
         DataError: the features do not suit the preprocessing.
@@ -113,7 +138,7 @@ def fit(
         OutOfMemoryError: memory does not suffice; names the settings to lower.
         SettingsError: `refinement.loss` names nothing, or the device is not there.
     """
-    started = time.perf_counter()
+    started, config = time.perf_counter(), configs[0]
     switches = config.refinement.switches
     if "ml" in switches and loss is None and similarity_loss(config.refinement) is None:
         loss = load_loss(config.refinement.loss)  # before an hour of generation, not after it
@@ -132,12 +157,13 @@ def fit(
         if switches:
             with enough_memory("refinement", _REMEDIES["refinement"]):
                 encoder = fit_encoder(data, generator, config.refinement, *how, loss)
-    recognizer = recognizer_of(training, scaler, data, generator, encoder, config, seed)
-    kept = None
-    if exemplars:
-        with enough_memory("the exemplar buffer", "Train with exemplars=False (--no-growth)"):
-            kept = keep_exemplars(data, generator, config, seed)
-    return Trained(recognizer, kept, time.perf_counter() - started, reused)
+    stages = (training, scaler, data, generator, encoder)
+    for one, recognizer in zip(configs, recognizers_of(*stages, configs, seed), strict=True):
+        kept = None
+        if exemplars:
+            with enough_memory("the exemplar buffer", "Train with exemplars=False (--no-growth)"):
+                kept = keep_exemplars(data, generator, one, seed)
+        yield Trained(recognizer, kept, time.perf_counter() - started, reused)
 
 
 def train_generator(
@@ -174,53 +200,57 @@ def train_generator(
         return GeneratorCache(checkpoints).get_or_fit(key, train)
 
 
-def recognizer_of(
+def recognizers_of(
     training: TrainingSplit,
     scaler: FeatureScaler,
     data: TrainingTensors,
     generator: FeatureGenerator | None,
     encoder: Encoder | None,
-    config: Config,
+    configs: Sequence[Config],
     seed: int,
-) -> Recognizer:
-    """Train stage 2 on what stage 1 made, and put the recognizer together.
+) -> list[Recognizer]:
+    """Train stage 2 on what stage 1 made, for each weight decay, and put recognizers together.
 
     Args:
         training, scaler, data: the training split, and what `prepare` made of it.
         generator: None where there is nothing to synthesise.
         encoder: None for a classifier of the scaled features themselves.
-        config, seed: as of `fit`.
+        configs, seed: as of `fit_each`.
     """
-    constant = config.classification.calibration
+    constant = configs[0].classification.calibration
     with enough_memory("classification", _REMEDIES["classification"]):
-        head = _train_classifier(data, generator, encoder, config, seed)
+        heads = _train_classifiers(data, generator, encoder, configs, seed)
     refiner = Identity()
     if encoder is not None:
         refiner = LinearReLU(encoder.weight.detach(), encoder.bias.detach())
-    return Recognizer(
-        preprocessing=scaler,
-        refiner=refiner,
-        head=head,
-        class_names=training.class_names,
-        seen_mask=training.seen_mask,
-        descriptors=training.descriptors,
-        calibration=0.0 if isinstance(constant, str) else constant,
-    )
+    return [
+        Recognizer(
+            preprocessing=scaler,
+            refiner=refiner,
+            head=head,
+            class_names=training.class_names,
+            seen_mask=training.seen_mask,
+            descriptors=training.descriptors,
+            calibration=0.0 if isinstance(constant, str) else constant,
+        )
+        for head in heads
+    ]
 
 
 @torch.no_grad()
-def _train_classifier(
+def _train_classifiers(
     data: TrainingTensors,
     generator: FeatureGenerator | None,
     encoder: Encoder | None,
-    config: Config,
+    configs: Sequence[Config],
     seed: int,
-) -> LinearHead:
+) -> list[LinearHead]:
     """Stage 2 on refined real and synthetic features."""
     refine: Callable[[Tensor], Tensor] = torch.nn.Identity() if encoder is None else encoder
     rows = cast(Rows, data.x)  # PyTorch leaves open what a tensor's split gives
     parts = zip(rows.split(CHUNK_ROWS), torch.split(data.y, CHUNK_ROWS), strict=True)
-    synthetic = _synthetic(data, generator, config.classification, seed)
+    settings = configs[0].classification
+    synthetic = _synthetic(data, generator, settings, seed)
     if not isinstance(data.x, StreamedRows):
         pairs = [(refine(x), y) for x, y in chain(parts, synthetic)]
         features, labels = torch.cat([h for h, _ in pairs]), torch.cat([y for _, y in pairs])
@@ -230,8 +260,9 @@ def _train_classifier(
         features, labels = ConcatenatedRows(data.x, features), torch.cat((data.y, labels))
     else:
         refined = ((encoder(x), y) for x, y in chain(parts, synthetic))
-        features, labels = spill(refined, data.x, config.refinement.hidden)
-    return fit_classifier(features, labels, data.num_classes, config.classification)
+        features, labels = spill(refined, data.x, configs[0].refinement.hidden)
+    decays = [one.classification.fixed_weight_decay for one in configs]
+    return fit_classifiers(features, labels, data.num_classes, settings, decays)
 
 
 def _synthetic(

@@ -304,12 +304,14 @@ def _with_constant_of(dataset: GZSLDataset, method: "Method") -> "Method":
 
     Of classes with a single image none is held out, and of two classes neither.
     """
-    calibrated = isinstance(method.config.classification.calibration, str)
-    if not calibrated or dataset.split.val_seen.size:
+    if dataset.split.val_seen.size:
         return method
-    logger.warning(
-        "calibration constant: expected validation images of seen classes, got none. It is 0; "
-        "bring more classes or images, or set classification.calibration to a number."
-    )
-    config = method.config.replace({"classification": {"calibration": 0.0}})
-    return dataclasses.replace(method, config=config)
+    settings = method.config.classification
+    changes: dict[str, Any] = {"weight_decay": settings.fixed_weight_decay}
+    if isinstance(settings.calibration, str):
+        changes["calibration"] = 0.0
+        logger.warning(
+            "calibration constant: expected validation images of seen classes, got none. It is 0; "
+            "bring more classes or images, or set classification.calibration to a number."
+        )
+    return dataclasses.replace(method, config=method.config.replace({"classification": changes}))

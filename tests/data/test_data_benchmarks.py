@@ -1,14 +1,17 @@
 """The benchmarks by name and as pairs of files: real files, stand-ins, and every fault."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 
-from mlis.data import TABLE_1, Counts, load_benchmark, load_pair
+from mlis.cli import main
+from mlis.data import TABLE_1, Counts, load_benchmark, load_dataset, load_pair
+from mlis.data.io.benchmarks import PROPOSED_SPLITS
 from mlis.errors import DataError
+from mlis.experiments.inputs import inputs_of
 from standins import CLASS_GROUPS, tiny_benchmark, write_mat, write_standin, write_tiny
 
 FLO = "efficientnet_lite2.mat"  # one of two files of features there
@@ -38,6 +41,19 @@ def test_the_real_split_files_give_table_1(standin_root, name):
     assert sorted(data.provenance.files) == sorted(
         ["res101.mat", "sent_splits.mat" if name == "CUB" else "att_splits.mat"]
     )
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+def test_the_version_of_the_split_is_known(standin_root, name):
+    data = load_benchmark(name, standin_root)
+    assert data.split.fingerprint == PROPOSED_SPLITS[name]
+    assert inputs_of(data)["split"] == f"proposed split v1, {PROPOSED_SPLITS[name]}"
+    rows = data.split.test_seen[1:]  # as another version has other rows
+    other = replace(data, split=replace(data.split, test_seen=rows))
+    assert inputs_of(other)["split"] == f"not proposed split v1, {other.split.fingerprint}"
+    assert other.split.fingerprint != data.split.fingerprint
+    kind = "sentence embeddings" if name in ("CUB", "FLO") else "attributes"
+    assert inputs_of(data)["descriptors"].startswith(f"{kind}, ")
 
 
 def test_table_1_is_the_papers(shared_data):
@@ -344,5 +360,14 @@ def test_a_root_without_the_benchmark_says_what_it_should_hold(tmp_path):
         load_benchmark("sun", tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         load_benchmark("sun", tmp_path / "none")
-    with pytest.raises(DataError, match=r"benchmark: expected one of CUB, AWA1.* got 'SUM'"):
+    said = r"benchmark: expected one of CUB, AWA1.* or a folder .* with att_splits\.mat, got 'SUM'"
+    with pytest.raises(DataError, match=said):
         load_benchmark("SUM", tmp_path)
+
+
+def test_another_folder_in_the_format_is_a_dataset_by_its_name(tmp_path):
+    write_tiny(tmp_path / "Mine")
+    data = load_dataset("Mine", data_root=tmp_path)
+    assert data.provenance.name == "Mine"
+    assert inputs_of(data)["split"].startswith("own split, ")
+    assert main(["data", "info", "Mine", "--data-root", str(tmp_path)]) == 0

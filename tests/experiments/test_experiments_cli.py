@@ -8,6 +8,7 @@ import pytest
 from cli_cases import last_json, one_line_error, printed, refused, save_small
 from mlis.cli import main
 from mlis.cli.output import to_toml
+from mlis.methods.registry import METHODS
 from simulated import small
 
 
@@ -60,6 +61,45 @@ def test_one_command_again_and_more(data, settings, tmp_path, capsys):
     assert seconds["birds, contrastive, seed 0"] is None  # never run: unknown, not guessed
     assert outlook["unknown"] == 8
     assert len(keys(results)) == 3
+
+
+def planned(capsys, data: Path, settings: Path, results: Path, *flags: str) -> list[str]:
+    call = command("table2", data, settings, results, "--seeds", "0", "--dry-run", *flags)
+    return [run["run"] for run in last_json(printed(capsys, *call))["runs"]]
+
+
+def test_methods_of_table_2(data, settings, tmp_path, capsys):
+    results = tmp_path / "results"
+    usual = planned(capsys, data, settings, results)
+    assert "birds, TCN, seed 0" not in usual
+    assert {"birds, MLIS, seed 0", "birds, ESZSL, seed 0"} <= set(usual)
+    every = planned(capsys, data, settings, results, "--methods", "all")
+    assert set(usual) < set(every)
+    assert len(every) == len(METHODS) - 1  # features and descriptors are of two models
+    two = planned(capsys, data, settings, results, "--methods", "mlis,tcn")
+    assert two == ["birds, TCN, seed 0", "birds, MLIS, seed 0"]
+    call = command("table2", data, settings, results, "--methods", "eszsl,esszl")
+    assert main(call) == 2
+    said = one_line_error(capsys.readouterr().err)
+    assert "'esszl'" in said
+    assert "eszsl" in said
+    assert not results.exists()
+
+
+def test_a_table_of_chosen_methods_is_continued_with_more(data, settings, tmp_path, capsys):
+    """Size, features, descriptors and split stand in each line; nothing is run twice."""
+    results = tmp_path / "results"
+    flags = ("--seeds", "0", "--budget", "quick")
+    call = command("table2", data, settings, results, *flags, "--methods", "eszsl")
+    assert last_json(printed(capsys, *call))["run_now"] == 1
+    call = command("table2", data, settings, results, *flags, "--methods", "tcn,eszsl")
+    assert last_json(printed(capsys, *call))["run_now"] == 1
+    text = (results / "tables" / "table2.md").read_text(encoding="utf-8")
+    for name in ("TCN", "ESZSL"):
+        assert "| H@val | quick |" in line_with(text, "birds", name)
+        assert "own split, " in line_with(text, "birds", name)
+    row = json.loads((results / "results.jsonl").read_text().splitlines()[0])
+    assert row["provenance"]["inputs"].keys() == {"features", "descriptors", "split"}
 
 
 def test_a_row_is_run_again(data, settings, tmp_path, capsys):

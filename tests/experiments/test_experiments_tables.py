@@ -13,13 +13,18 @@ import pytest
 from experiment_cases import brief, saved, source
 from mlis.config import Config
 from mlis.experiments import figures, tables
+from mlis.experiments.budget import QUICK_OPTIONS, REDUCED_OPTIONS, size_of
 from mlis.experiments.engine import store_of
+from mlis.experiments.inputs import NAMES as NAMES_OF_INPUTS
+from mlis.experiments.inputs import inputs_of
 from mlis.experiments.plans import NAMES, PAPER_DATASETS, SWEEPS, plan
 from mlis.experiments.published import published
 from mlis.experiments.source import Source
 from mlis.experiments.store import Store
 from mlis.experiments.table_files import csv_text, latex, markdown
-from mlis.experiments.tables import HOW_TO_GET, table
+from mlis.experiments.tables import HEADER, HOW_TO_GET, table
+from mlis.experiments.tasks import USUAL
+from mlis.methods.registry import METHODS, build_method
 from report_cases import row
 from simulated import small, tiny
 
@@ -99,6 +104,57 @@ def test_the_cosine_is_asked_for_where_it_can_be_taken(tmp_path):
     assert "cosine of feature and descriptor" not in labels
 
 
+def test_the_reduced_budget_cuts_only_what_is_slow(here):
+    every = replace(brief(name="reduced"), methods=tuple(METHODS))
+    for entry in plan("table2", [here], every):
+        (task,) = entry.tasks
+        assert task.options == REDUCED_OPTIONS.get(task.method, {})
+        assert task.config == here.config
+        size, detail = size_of(task.to_dict() | {"config": Config().to_dict()})
+        assert size == ("reduced" if task.method in REDUCED_OPTIONS else "full")
+        assert detail.startswith("reduced size: ") == (size == "reduced")
+    for name, options in REDUCED_OPTIONS.items():
+        usual = build_method(name).options
+        assert (
+            options["epochs" if "epochs" in options else "steps"]
+            < usual["epochs" if "epochs" in options else "steps"]
+        ), name
+
+
+def test_the_docs_say_what_is_reduced():
+    page = Path(__file__).parents[2] / "docs" / "reproduce.md"
+    told = dict(
+        re.findall(r"^\| `([\w-]+)` \| (.+ \(default .+) \|$", page.read_text("utf-8"), re.M)
+    )
+    task = {"config": Config().to_dict()}
+    details = {
+        name: size_of({**task, "method": name, "options": options})[1]
+        for name, options in REDUCED_OPTIONS.items()
+    }
+    assert told == {name: one.removeprefix("reduced size: ") for name, one in details.items()}
+
+
+def test_only_the_methods_that_were_asked_for_are_planned(here):
+    two = replace(brief(), methods=("mlis", "tcn"))
+    assert [e.label for e in plan("table2", [here], two)] == ["TCN", "MLIS"]
+    usual = [e.tasks[0].method for e in plan("table2", [here], brief())]
+    assert usual == [name for name in USUAL if name not in ("cosine", "mlis")] + ["mlis"]
+
+
+def test_a_row_knows_its_size_from_its_settings():
+    task = {"method": "zlap", "config": Config().to_dict(), "options": {}}
+    assert size_of(task) == ("full", "")
+    assert size_of({**task, "options": {"steps": 720}})[0] == "full"  # as it is by default
+    size, detail = size_of({**task, "options": {"steps": 100, "choices": [50, 100]}})
+    assert (size, detail) == (
+        "reduced",
+        "reduced size: steps 100 (default 720), choices 50/100 (default 240/720)",
+    )
+    assert size_of({**task, "options": QUICK_OPTIONS["zlap"]}) == ("quick", "")
+    quick = brief(name="quick").limited(Config()).to_dict()
+    assert size_of({**task, "config": quick, "method": "mlis"}) == ("quick", "")
+
+
 # --- tables -------------------------------------------------------------------------------------
 
 
@@ -122,6 +178,45 @@ def test_measured_and_published_stand_beside_each_other_with_their_labels(here, 
     assert missing["note"] == f"{MISSING.problem} ({HOW_TO_GET})"
 
 
+def test_every_line_names_features_descriptors_and_split(here, tmp_path):
+    budget = replace(brief(name="reduced"), methods=("tcn", "eszsl"))
+    entries = plan("table2", [replace(here, name="x")], budget)
+    (eszsl, tcn) = (entry.tasks[0] for entry in entries)
+    inputs = inputs_of(here.dataset)
+    store = store_of(tmp_path)
+    facts = row().provenance | {"inputs": inputs}
+    store.append(row(key=tcn.key, task=tcn.to_dict(), provenance=facts))
+    store.append(row(key=eszsl.key, task=eszsl.to_dict()))  # by an earlier version
+    full = [
+        dict(zip(HEADER, line, strict=True))
+        for line in table("table2", entries, store, budget).lines
+    ]
+    assert [one["size"] for one in full] == ["quick", "quick"]  # of these settings
+    assert [full[1][name] for name in NAMES_OF_INPUTS] == list(inputs.values())
+    assert (full[0]["features"], full[0]["descriptors"], full[0]["split"]) == (
+        "made.mat",
+        "att",
+        "",
+    )
+    assert inputs["split"] == f"own split, {here.dataset.split.fingerprint}"
+    assert inputs["features"].endswith("9-d")
+
+
+def test_a_reduced_line_says_what_was_reduced(here, tmp_path):
+    budget = replace(brief(name="reduced"), methods=("tcn",))
+    entries = plan("table2", [replace(here, name="x", config=Config())], budget)
+    (task,) = entries[0].tasks
+    store_of(tmp_path).append(row(key=task.key, task=task.to_dict()))
+    found = table("table2", entries, store_of(tmp_path), budget)
+    assert "at reduced size" in found.title
+    assert any(note.startswith("reduced: smaller networks") for note in found.notes)
+    (line,) = (dict(zip(HEADER, line, strict=True)) for line in found.lines)
+    assert line["size"] == "reduced"
+    assert "steps 2000 (default 50000)" in line["note"]
+    (data,) = csv.DictReader(io.StringIO(csv_text(found)))
+    assert (data["size"], data["budget"]) == ("reduced", "reduced")
+
+
 def test_what_was_not_run_says_so(here, results, tmp_path):
     entries = plan("table3", [here], brief(0, 1, 2))
     found = table("table3", entries, store_of(results), brief(0, 1, 2))
@@ -139,7 +234,10 @@ def test_every_format_has_every_label(here, results, budget):
     for text in (markdown(found), latex(found), csv_text(found)):
         for label in ("H@val", "as published", "measured", "published", "missing", "stand-in"):
             assert label in text
-        assert ("quick" in text) == budget.quick
+    for text in (markdown(found), latex(found)):
+        assert ("quick budget" in text) == budget.quick
+    rows = csv.DictReader(io.StringIO(csv_text(found)))
+    assert {row["budget"] for row in rows if row["kind"] == "measured"} == {budget.name}
 
 
 def test_formats_are_well_formed(here, results):

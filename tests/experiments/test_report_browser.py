@@ -98,3 +98,46 @@ def test_paper_is_white_and_tables_are_whole(browser, page_file):
     page.close()
     assert (ground, flow, nav) == ("rgb(255, 255, 255)", "visible", "none")
     assert printed.startswith(b"%PDF")
+
+
+LINES = """() => [...document.querySelectorAll('[data-sortable] tbody')].map(group =>
+  group.hidden ? [] : [...group.rows].filter(row => !row.hidden && row.className !== 'of')
+    .map(row => [row.cells[0].firstChild.textContent, row.cells[3].textContent]))"""
+
+
+def test_table_2_sorts_and_filters(browser, page_file):
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(page_file.as_uri())
+    written = page.evaluate(LINES)
+    published = max(written, key=len)
+    assert len(published) > 10
+    button = page.get_by_role("button", name="H", exact=True)
+    button.click()
+    by_h = max(page.evaluate(LINES), key=len)
+    values = [float(H) for _, H in by_h]
+    assert values == sorted(values, reverse=True)
+    assert sorted(by_h) == sorted(published)
+    assert page.locator("[data-sortable] th[aria-sort=descending]").inner_text() == "H"
+    button.focus()
+    page.keyboard.press("Enter")
+    values = [float(H) for _, H in max(page.evaluate(LINES), key=len)]
+    assert values == sorted(values)
+    page.get_by_role("button", name="U", exact=True).click()  # where only H is known: last
+    first, last = (max(page.evaluate(LINES), key=len)[i][0] for i in (0, -1))
+    assert (first, last) == ("ZLAP-WGAN", "ZeroDiff")
+    page.get_by_role("searchbox").fill("vaegan")
+    shown = [name for group in page.evaluate(LINES) for name, _ in group]
+    assert sorted(set(shown)) == ["TF-VAEGAN", "f-VAEGAN-D2"]
+    assert page.locator("output").inner_text() == f"{len(shown)} lines"
+    page.get_by_role("searchbox").fill("")
+    assert sum(map(len, page.evaluate(LINES))) == sum(map(len, written))
+    page.close()
+
+
+def test_without_scripts_table_2_is_whole(browser, page_file):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    assert page.locator("[data-sortable] button, [data-sortable] input").count() == 0
+    assert page.get_by_text("TF-VAEGAN").first.is_visible()
+    context.close()

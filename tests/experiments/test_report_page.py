@@ -16,7 +16,7 @@ from mlis.experiments.plans import plan
 from mlis.experiments.report.material import load_data, no_data
 from mlis.experiments.report.write import Written, write_report
 from mlis.experiments.store import TEST_BEST
-from page_cases import Reader
+from page_cases import Reader, check_self_contained
 from report_cases import CLASSES, row, stored, variants
 from simulated import tiny
 
@@ -192,6 +192,34 @@ def test_every_protocol_budget_and_stand_in_is_labelled(tmp_path):
         assert any(row[0].startswith(f"MLIS {label}") for row in page.rows)
         assert re.search(rf"MLIS \d+\.\d · {re.escape(label)}", page.text)
         assert f"FLO, {label}, H against scale factor γ" in page.text
+
+
+def test_a_reduced_system_is_labelled_in_table_and_chart(tmp_path):
+    small = row(method="tcn")
+    task = {**small.task, "options": {"steps": 2000}}
+    facts = {**small.provenance, "inputs": {"split": "own split, 12ab", "features": "f, 9-d"}}
+    rows = [row(method="eszsl"), replace(small, key="f" * 64, task=task, provenance=facts)]
+    page = read(stored(tmp_path / "results", rows), tmp_path / "r.html")
+    (line,) = [one for one in page.rows if one[0].startswith("TCN")]
+    assert "reduced size: steps 2000 (default 50000)" in line[0]
+    assert re.search(r"TCN \d+\.\d · H@val · reduced size", page.text)
+    assert "It shows that a system learns, not how good it is." in page.text
+    page = read(stored(tmp_path / "full", rows[:1]), tmp_path / "full.html")
+    assert "reduced size" not in page.text
+
+
+def test_features_descriptors_and_split_stand_above_the_lines(page, written):
+    (title, *_) = [one[0] for one in page.rows if one[0].startswith("tiny [quick budget] ")]
+    for words in ("9-d", "4-d", "own split, "):
+        assert words in title
+
+
+def test_the_page_is_alone_and_has_one_script_for_table_2(written, page):
+    text = written.page.read_text(encoding="utf-8")
+    check_self_contained(text, scripts=1)
+    assert [a for a in page.all("div") if "data-sortable" in a]
+    assert "fetch(" not in text
+    assert "innerHTML" not in text
 
 
 def test_the_page_is_bounded(tmp_path):

@@ -373,7 +373,7 @@ STAGES: dict[str, tuple[Place, Callable[[Path], Any], Callable[[Any], object]]] 
     "the generator is trained": ((mlis.pipeline, "fit_generator"), nothing, trained(small())),
     "the encoder is trained": ((mlis.pipeline, "fit_encoder"), nothing, trained(small())),
     "both are trained together": ((mlis.pipeline, "fit_joint"), nothing, trained(JOINT)),
-    "the classifier is trained": ((mlis.pipeline, "fit_classifier"), nothing, trained(small())),
+    "the classifier is trained": ((mlis.pipeline, "fit_classifiers"), nothing, trained(small())),
     "the exemplar buffer is made": (
         *((mlis.pipeline, "keep_exemplars"), nothing),
         with_exemplars,

@@ -9,7 +9,7 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.methods import cada_vae
 from mlis.methods._aligned_vae import LatentNoise, first_rows, warm_up, wasserstein
-from mlis.methods.cada_vae import CADAVAE, NOISE, AlignedTrainer
+from mlis.methods.cada_vae import CADAVAE, NOISE, CADAVAETrainer
 from mlis.model.preprocessing import prepare
 from simulated import small, tiny
 
@@ -21,10 +21,10 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def trainer(**options) -> AlignedTrainer:
+def trainer(**options) -> CADAVAETrainer:
     settings = CADAVAE(small("float64"), **{**SIZES, "latent": 3, "batch_size": 6, **options})
     _, data = prepare(tiny().for_training(), settings.config.preprocessing, DOUBLE)
-    return AlignedTrainer(data, settings, DOUBLE, 0)
+    return CADAVAETrainer(data, settings, DOUBLE, 0)
 
 
 def test_wasserstein_distance_of_diagonal_gaussians():

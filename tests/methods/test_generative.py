@@ -15,7 +15,7 @@ from mlis.data.load import load_dataset
 from mlis.errors import DivergenceError, SettingsError
 from mlis.evaluation import evaluate
 from mlis.experiments.budget import QUICK_OPTIONS
-from mlis.methods import f_vaegan, free, lisgan, tf_vaegan
+from mlis.methods import f_vaegan, free, gcm_cf, lisgan, sdgzsl, tf_vaegan
 from mlis.methods.registry import METHODS, build_method
 from mlis.model.recognizer import Recognizer
 from simulated import linear_world, small, tiny
@@ -29,14 +29,28 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{"semantic_encoder": 64, "semantic_decoder": 64},
         **{"seen_latents": 20, "unseen_latents": 40},
     },
+    "hsva": {
+        **{"epochs": 60, "batch_size": 60, "latent": 16, "learning_rate": 6e-3, "hidden": 64},
+        **{"structure": 64, "classifier_hidden": 16, "projections": 16},
+        **{"seen_latents": 20, "unseen_latents": 40},
+    },
     "tcn": {
         **{"steps": 400, "batch_size": 32, "hidden": 64, "relation_hidden": 64},
         **{"learning_rate": 3e-3},
+    },
+    "sdgzsl": {
+        **{"steps": 300, "hidden": 64, "code": 32, "latent": 8, "semantic": 32},
+        **{"learning_rate": 2e-3, "encoder_dropout": 0.1, "decoder_dropout": 0.1},
+        "autoencoder_dropout": 0.1,
     },
     "lisgan": {**GAN, "steps": 400, "class_samples": 4},
     "f-vaegan": {**VAEGAN, "steps": 250},
     "tf-vaegan": {**VAEGAN, "steps": 150, "decoder_rate": 2e-3},
     "free": {**VAEGAN, "steps": 250, "margin": 2.0, "refinement_rate": 2e-3},
+    "gcm-cf": {
+        **{**VAEGAN, "steps": 200, "decoder_rate": 2e-3, "counterfactuals": 8},
+        **{"kl_weight": 1.0, "kl_warm_up": 20},
+    },
 }
 NAMES = tuple(ENOUGH)
 
@@ -112,10 +126,9 @@ def test_choices_are_what_a_training_of_that_length_gives(name):
         alone = one.fit(training, seed=1, device="cpu").recognizer.state_dict()
         for key, value in recognizer.state_dict().items():
             assert torch.equal(value, alone[key]), key
-    first, last = (
-        recognizer.head.state_dict()["weight"] for _, recognizer in found[:: len(found) - 1]
-    )
-    assert not torch.equal(first, last)
+    rows = tiny().for_testing().features
+    first, last = (recognizer.scores(rows) for _, recognizer in found[:: len(found) - 1])
+    assert not np.array_equal(first, last)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -155,7 +168,11 @@ def test_divergence_is_named(name):
         ("cada-vae", "latent", 0),
         ("cada-vae", "noise", "none"),
         ("cada-vae", "kl_weight", float("nan")),
+        ("hsva", "projections", 0),
+        ("hsva", "coral_limit", -1.0),
         ("tcn", "ridge_penalty", 0.0),
+        ("sdgzsl", "decoder_dropout", 1.0),
+        ("sdgzsl", "discriminator_every", 0),
         ("lisgan", "souls", 0),
         ("lisgan", "class_samples", 2.5),
         ("f-vaegan", "steps", 0),
@@ -165,6 +182,8 @@ def test_divergence_is_named(name):
         ("tf-vaegan", "fakes", "posterior"),
         ("free", "balance", 1.5),
         ("free", "other_class", "any"),
+        ("gcm-cf", "counterfactuals", 0),
+        ("gcm-cf", "gate_samples", 1.5),
     ],
 )
 def test_settings_out_of_range_are_refused(name, option, value):
@@ -175,10 +194,12 @@ def test_settings_out_of_range_are_refused(name, option, value):
 @pytest.mark.parametrize(
     ("name", "published"),
     [
+        ("sdgzsl", sdgzsl.PUBLISHED),
         ("lisgan", lisgan.PUBLISHED),
         ("f-vaegan", f_vaegan.PUBLISHED),
         ("tf-vaegan", tf_vaegan.PUBLISHED),
         ("free", free.PUBLISHED),
+        ("gcm-cf", gcm_cf.PUBLISHED),
     ],
 )
 def test_published_options_are_options(name, published):

@@ -89,7 +89,7 @@ def test_it_is_served(name):
         assert one["predictions"][0]["score"] == pytest.approx(row.max(), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cegzsl", "prototype"])
+@pytest.mark.parametrize("name", ["cegzsl", "prototype", "gcm-cf"])
 def test_it_is_exported(name, tmp_path):
     ort = pytest.importorskip("onnxruntime")
     recognizer, path = chosen(name).recognizer, tmp_path / "model.onnx"

@@ -85,9 +85,10 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, text: str = "name or 
     """Add DATASET and the options that say where it is and how it is read."""
     group = parser.add_argument_group(
         "data",
-        "DATASET is a benchmark (CUB, AWA1, AWA2, SUN, FLO, aPY) under --data-root, `letters`\n"
-        "(built in), or a folder that `mlis data convert` wrote. Without DATASET: --features and\n"
-        "--split name a pair of files in the benchmarks' format, --features and --classes tables.",
+        "DATASET is a benchmark (CUB, AWA1, AWA2, SUN, FLO, aPY) or another folder of such files\n"
+        "under --data-root, `letters` (built in), or a folder that `mlis data convert` wrote.\n"
+        "Without DATASET: --features and --split name a pair of files in the benchmarks' format,\n"
+        "--features and --classes tables.",
     )
     group.add_argument("dataset", metavar="DATASET", nargs="?", help=text)
     add_dataset_options(group, *_OPTIONS)
@@ -175,7 +176,7 @@ def _absolute(path: str, *, or_bare: bool) -> str:
 
 def kind_of(name: str | None, options: Mapping[str, Any]) -> str:
     """What `load_dataset` would take the name and options for: BENCHMARK, LETTERS, FOLDER, …"""
-    from mlis.data.io.benchmarks import benchmark_name
+    from mlis.data.io.benchmarks import benchmark_name, is_benchmark
     from mlis.data.io.folder import is_dataset_folder
 
     if name is None:
@@ -185,7 +186,9 @@ def kind_of(name: str | None, options: Mapping[str, Any]) -> str:
                 "--split or --classes."
             )
         return TABLES if "classes_file" in options else PAIR
-    if benchmark_name(name) and ("data_root" in options or not is_dataset_folder(Path(name))):
+    if "data_root" in options and is_benchmark(name, options["data_root"]):
+        return BENCHMARK
+    if benchmark_name(name) and not is_dataset_folder(Path(name)):
         return BENCHMARK
     is_letters = name.casefold() == "letters" and not is_dataset_folder(Path(name))
     return LETTERS if is_letters else FOLDER

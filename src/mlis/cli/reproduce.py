@@ -68,9 +68,11 @@ def add_to(commands: Commands) -> None:
     )
     group.add_argument(
         "--budget",
-        choices=("paper", "quick"),
+        choices=("paper", "reduced", "quick"),
         default="paper",
-        help="quick: a few steps and small networks, to test the set-up; figures mean nothing",
+        help="reduced: the systems of table2 that take hours or days, cut down to minutes, and "
+        "labelled so in each row; quick: a few steps and small networks, to test the set-up; "
+        "figures mean nothing",
     )
     group.add_argument(
         "--methods",
@@ -171,11 +173,12 @@ def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[
 
 
 def _source(name: str, options: Mapping[str, Any], layer: Mapping[str, Any]) -> "Source":
-    from mlis.data.io.benchmarks import benchmark_name
+    from mlis.data.io.benchmarks import benchmark_name, is_benchmark
     from mlis.experiments.source import Source
 
     known = benchmark_name(name)
-    place = options if known else {}  # --data-root, --features
+    in_root = "data_root" in options and is_benchmark(name, options["data_root"])
+    place = options if known or in_root else {}  # --data-root, --features
     arguments = dataset_arguments(argparse.Namespace(dataset=name, **place))
     preset = presets.load(presets.own_preset(name))
     source = Source.load(known or Path(name).name, arguments, preset, layer)
@@ -266,7 +269,8 @@ class _Work:
             return figures.write(name, curves, self.budget, self.results / "figures")
         table = tables.table(name, entries, store, self.budget)
         say(table.title)
-        print_table([table.header[:-1], *(line[:-1] for line in table.lines)])
+        shown = len(table.header) - len(tables.ORIGIN if table.header == tables.HEADER else "1")
+        print_table([line[:shown] for line in (table.header, *table.lines)])
         return table_files.write(name, table, self.results / "tables")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlis.data.dataset import GZSLDataset
-from mlis.data.io.benchmarks import TABLE_1, benchmark_name, load_benchmark
+from mlis.data.io.benchmarks import TABLE_1, benchmark_name, is_benchmark, load_benchmark
 from mlis.data.io.csv_file import LABEL
 from mlis.data.io.folder import METADATA, is_dataset_folder, load_folder
 from mlis.data.io.joined import Files
@@ -34,7 +34,8 @@ def load_dataset(
 ) -> GZSLDataset:
     """Load a benchmark, a dataset folder, the embedded letters, or a pair of files.
 
-    - `load_dataset("FLO", data_root=DIR)`: a benchmark; see `load_benchmark`.
+    - `load_dataset("FLO", data_root=DIR)`: a benchmark, or any folder of DIR in the same format;
+      see `load_benchmark`.
     - `load_dataset("letters")`: the embedded demonstration data; see `load_letters`.
     - `load_dataset(FOLDER)`: a folder written by `save_dataset` or `mlis data convert`; features
       are memory-mapped and the hash is verified.
@@ -54,11 +55,11 @@ def load_dataset(
         "cache": cache,
     }
     if name_or_path is not None:
-        known = benchmark_name(os.fspath(name_or_path))
-        if known and data_root is not None:
+        name = os.fspath(name_or_path)
+        if data_root is not None and is_benchmark(name, data_root):
             files = {"features_file": features_file, "split_file": split_file}
-            return load_benchmark(known, data_root, **files, **pair_options)
-        return _load_named(name_or_path, known, seed)
+            return load_benchmark(name, data_root, **files, **pair_options)
+        return _load_named(name_or_path, benchmark_name(name), seed)
     if features_file is None or (split_file is None) == (classes_file is None):
         raise DataError(
             "dataset: expected the name of a benchmark, a dataset folder, or a features file "

@@ -9,6 +9,8 @@ the validation split. In the published files of CUB, AWA1, AWA2, SUN and FLO,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 
@@ -51,6 +53,12 @@ class Split:
                     f"{rows.dtype}."
                 )
             object.__setattr__(self, name, np.sort(rows.astype(np.int64)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits of a hash of which rows are for training and which for testing."""
+        parts = (self.trainval, self.test_seen, self.test_unseen)
+        return sha256(b"".join(part.astype("<i8").tobytes() for part in parts)).hexdigest()[:12]
 
     @property
     def has_validation(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import Evaluation
+from mlis.experiments.inputs import inputs_of
 from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.store import TEST_BEST, Row, parse
 from mlis.experiments.tasks import Task
@@ -73,7 +74,7 @@ def _row(
         cost=cost,
         provenance={
             **provenance(dataset, task.config, task.device),
-            **{"protocol": task.protocol, "cpu": _cpu()},
+            **{"protocol": task.protocol, "cpu": _cpu(), "inputs": inputs_of(dataset)},
         },
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

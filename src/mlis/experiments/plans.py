@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlis.experiments.budget import QUICK_OPTIONS, Budget
+from mlis.experiments.budget import Budget
 from mlis.experiments.source import FIVE, Source
 from mlis.experiments.tasks import BASELINES, METHOD, Task
 from mlis.methods.registry import METHODS
@@ -94,7 +94,6 @@ def _tasks(
     if source.dataset is None:
         return ()
     config = budget.limited(source.config).replace(changes)
-    options = QUICK_OPTIONS.get(method, {}) if budget.quick else {}
     return tuple(
         Task(
             name=source.name,
@@ -104,7 +103,7 @@ def _tasks(
             config=config,
             seed=seed,
             device=budget.device,
-            options=options,
+            options=budget.options(method),
         )
         for seed in budget.seeds
     )

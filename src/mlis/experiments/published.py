@@ -23,6 +23,11 @@ Name = Literal["table2", "table3", "table4", "others"]
 NAMES: tuple[Name, ...] = ("table2", "table3", "table4", "others")
 DATASETS = ("CUB", "AWA2", "SUN", "FLO", "aPY")
 PROTOCOL = "as published"
+_WORDS = {  # what a cell may say
+    "protocol": (PROTOCOL,),
+    "setting": ("inductive", "transductive", "not known"),
+    "selection": ("test rows", "last step", "not known"),
+}
 DIGIT = 0.05  # figures have one digit after the point
 
 
@@ -36,26 +41,35 @@ class Published:
         venue: where the method appeared.
         year: None where that is not known.
         dataset: one of `DATASETS`.
-        U, S, H: per cent.
+        U, S, H: per cent; U and S are None where only H is recorded.
         protocol: "as published".
+        features: the backbone, and whether it was frozen or fine-tuned on the seen classes.
+        setting: "inductive", "transductive" (unlabelled test rows took part), or "not known".
+        selection: of steps and settings, as far as the authors' program shows: by the result on
+            "test rows", the "last step", or "not known".
         source: where the figures stand.
-        note: features, runs, or what is odd about them; may be empty.
+        note: runs, descriptors, or what is odd about them; may be empty.
     """
 
     method: str
     venue: str
     year: int | None
     dataset: str
-    U: float
-    S: float
+    U: float | None
+    S: float | None
     H: float
     protocol: str
+    features: str
+    setting: str
+    selection: str
     source: str
     note: str
 
     @property
     def consistent(self) -> bool:
         """Whether some U and S that round to these have a harmonic mean that rounds to this H."""
+        if self.U is None or self.S is None:
+            return True
         low = harmonic_mean(max(self.U - DIGIT, 0.0), max(self.S - DIGIT, 0.0)) - DIGIT
         high = harmonic_mean(self.U + DIGIT, self.S + DIGIT) + DIGIT
         return low - 1e-9 <= self.H <= high + 1e-9
@@ -101,22 +115,26 @@ def parse(text: str, name: str) -> tuple[Published, ...]:
 
 def _row(cells: Mapping[str, str]) -> Published:
     """Check one line of cells; ValueError or KeyError says what is wrong."""
-    for name in ("method", "venue", "source"):
+    for name in ("method", "venue", "features", "source"):
         if not cells[name].strip():
             raise ValueError(f"{name} is empty")
-    if cells["protocol"] != PROTOCOL:
-        raise ValueError(f"expected the protocol {PROTOCOL!r}, got {cells['protocol']!r}")
+    for name, known in _WORDS.items():
+        if cells[name] not in known:
+            expected = " or ".join(map(repr, known))
+            raise ValueError(f"expected the {name} {expected}, got {cells[name]!r}")
+    if not cells["U"] == cells["S"] == "":
+        U, S = _per_cent(cells, "U"), _per_cent(cells, "S")
+    else:
+        U = S = None
     return Published(
         method=cells["method"],
         venue=cells["venue"],
         year=int(cells["year"]) if cells["year"] else None,
         dataset=_dataset(cells),
-        U=_per_cent(cells, "U"),
-        S=_per_cent(cells, "S"),
+        U=U,
+        S=S,
         H=_per_cent(cells, "H"),
-        protocol=cells["protocol"],
-        source=cells["source"],
-        note=cells["note"],
+        **{name: cells[name] for name in (*_WORDS, "features", "source", "note")},
     )
 
 

@@ -79,7 +79,8 @@ def compare(row: Row, again: Row) -> Comparison:
     """Two rows of one task."""
     pairs = [(row.test[name], again.test[name]) for name in MEASURES]
     known = [(a, b) for a, b in pairs if a is not None and b is not None]
-    one, two = ({**r.provenance, "notes": None, "features": None} for r in (row, again))
+    texts = dict.fromkeys(("notes", "features", "inputs"))  # which an earlier version worded else
+    one, two = ({**r.provenance, **texts} for r in (row, again))
     return Comparison(
         row=again,
         same_place=one == two,

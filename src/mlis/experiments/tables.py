@@ -1,12 +1,13 @@
 """Tables 1 to 4: what was measured here beside what was published, each figure with its label."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mlis.data.io.benchmarks import Counts
 from mlis.evaluation import METRICS, summarise
-from mlis.experiments.budget import Budget
+from mlis.experiments.budget import REDUCED, Budget, size_of
+from mlis.experiments.inputs import NAMES, inputs_of
 from mlis.experiments.plans import Entry
 from mlis.experiments.published import Name, Published, published
 from mlis.experiments.source import Source
@@ -18,6 +19,10 @@ HOW_TO_GET = (
     "the benchmarks' features (res101.mat) are in xlsa17.zip, from the page of Xian et al., "
     "“Zero-Shot Learning – The Good, the Bad and the Ugly”"
 )
+REDUCED_NOTE = (
+    "reduced: smaller networks, fewer steps, larger batches or step sizes than the system's "
+    "defaults, sized for a CPU. Such a line shows that a system learns, not how good it is."
+)
 _COMPARED: dict[str, tuple[Name, ...]] = {
     "table2": ("table2", "others"),
     "table3": ("table3",),
@@ -28,6 +33,11 @@ TEST_BEST_NOTE = (
     "baselines the best constant alone. To stand beside published figures; not to be compared with "
     "H@val."
 )
+HEADER = (
+    *("dataset", "method", "U", "S", "H", "runs", "", "protocol", "size"),
+    *("features", "descriptors", "split", "note"),
+)
+ORIGIN = HEADER[-4:]  # long texts, for files
 TITLES = {
     "table1": "Table 1: datasets",
     "table2": "Table 2: generalized zero-shot recognition",
@@ -47,9 +57,12 @@ class Line:
         summary: means and deviations over seeds (:func:`mlis.evaluation.summarise`), per cent.
         runs: how many seeds; None where a publication does not say.
         protocol: of the figures; empty without any.
+        size: of a measurement (:func:`mlis.experiments.budget.size_of`): full, reduced or quick.
         features: file or words.
+        descriptors: what kind, where from.
+        split: which version.
         note: what else must be said of them.
-        budget: what was spent on a measurement ("paper" or "quick").
+        budget: what was asked for ("paper", "reduced" or "quick").
     """
 
     dataset: str
@@ -58,7 +71,10 @@ class Line:
     summary: Mapping[str, Any] = field(default_factory=dict)
     runs: int | None = None
     protocol: str = ""
+    size: str = ""
     features: str = ""
+    descriptors: str = ""
+    split: str = ""
     note: str = ""
     budget: str = ""
 
@@ -84,12 +100,12 @@ def assemble(title: str, lines: Sequence[Line], said: Sequence[str]) -> Table:
     shown = tuple(
         (
             *(line.dataset, line.method, line.cell("U"), line.cell("S"), line.cell("H")),
-            *(str(line.runs or "–"), line.kind, line.protocol, line.features, line.note),
+            *(str(line.runs or "–"), line.kind, line.protocol, line.size),
+            *(line.features, line.descriptors, line.split, line.note),
         )
         for line in lines
     )
-    header = ("dataset", "method", "U", "S", "H", "runs", "", "protocol", "features", "note")
-    return Table(title, header, shown, tuple(_data(line) for line in lines), tuple(said))
+    return Table(title, HEADER, shown, tuple(_data(line) for line in lines), tuple(said))
 
 
 def rows_of(entry: Entry, store: Store) -> list[Row]:
@@ -99,8 +115,12 @@ def rows_of(entry: Entry, store: Store) -> list[Row]:
 
 
 def titled(title: str, budget: Budget) -> str:
-    """A title that says if the figures under it mean nothing."""
-    return f"{title} [quick budget: no result, only that it runs]" if budget.quick else title
+    """A title that says if the figures under it mean nothing, or less."""
+    said = {
+        "quick": " [quick budget: no result, only that it runs]",
+        "reduced": " [some systems at reduced size, see each line]",
+    }
+    return title + said.get(budget.name, "")
 
 
 def notes(rows: Sequence[Row], seeds: Sequence[int]) -> tuple[str, ...]:
@@ -115,6 +135,8 @@ def notes(rows: Sequence[Row], seeds: Sequence[int]) -> tuple[str, ...]:
     ]
     if any(row.protocol == TEST_BEST for row in rows):
         said.append(TEST_BEST_NOTE)
+    if any(size_of(row.task)[0] == REDUCED for row in rows):
+        said.append(REDUCED_NOTE)
     if any(row.stand_in for row in rows):
         said.append("stand-in: features made up in the benchmark's format; figures mean nothing.")
     said += sorted({f"{one['data']}: data SHA-256 {one['data_sha256']}" for one in facts})
@@ -137,10 +159,15 @@ def measured_line(
 ) -> Line:
     """A line of the runs of one method and protocol, one run per seed."""
     (protocol,) = {row.protocol for row in rows}
-    features = rows[0].provenance.get("features", "")
-    summary = summarise([row.test for row in rows])
-    facts = (dataset, method, MEASURED, summary, len(rows), protocol, features, note, budget)
-    return Line(*facts)
+    facts, (size, detail) = rows[0].provenance, size_of(rows[0].task)
+    return Line(
+        *(dataset, method, MEASURED, summarise([row.test for row in rows]), len(rows), protocol),
+        size=size,
+        **{name: facts.get(name, "") for name in ("features", "descriptors")}
+        | facts.get("inputs", {}),
+        note="; ".join(filter(None, (detail, note))),
+        budget=budget,
+    )
 
 
 def _lines(name: str, entries: Sequence[Entry], store: Store, budget: Budget) -> Iterator[Line]:
@@ -157,8 +184,10 @@ def _lines(name: str, entries: Sequence[Entry], store: Store, budget: Budget) ->
 def _published(one: Published) -> Line:
     summary = {f"{name}_mean": getattr(one, name) for name in ("U", "S", "H")}
     where = f"{one.venue} {one.year}" if one.year else one.venue
-    note = "; ".join(filter(None, (where, one.source, one.note)))
-    return Line(one.dataset, one.method, PUBLISHED, summary, None, one.protocol, "", note)
+    how = ("" if one.setting == "not known" else one.setting, f"selection: {one.selection}")
+    note = "; ".join(filter(None, (where, one.source, *how, one.note)))
+    facts = (one.dataset, one.method, PUBLISHED, summary, None, one.protocol)
+    return Line(*facts, features=one.features, note=note)
 
 
 def _measured(entry: Entry, store: Store, budget: Budget) -> Line:
@@ -167,8 +196,8 @@ def _measured(entry: Entry, store: Store, budget: Budget) -> Line:
     note = f"seeds {', '.join(map(str, missing))} not run" if missing else ""
     if rows:
         return measured_line(entry.source.label, entry.label, rows, note=note, budget=budget.name)
-    features = entry.source.dataset.provenance.features if entry.source.dataset else ""
-    return Line(entry.source.label, entry.label, NOT_RUN, features=features, note=note)
+    line = Line(entry.source.label, entry.label, NOT_RUN, note=note)
+    return replace(line, **(inputs_of(entry.source.dataset) if entry.source.dataset else {}))
 
 
 def _data(line: Line) -> Mapping[str, Any]:
@@ -176,8 +205,9 @@ def _data(line: Line) -> Mapping[str, Any]:
     return {
         **{name: getattr(line, name) for name in ("dataset", "method", "kind", "protocol")},
         "budget": line.budget,
+        "size": line.size,
         "runs": line.runs,
-        "features": line.features,
+        **{name: getattr(line, name) for name in NAMES},
         **{name: line.summary.get(name) for name in columns},
         "note": line.note,
     }

@@ -1,21 +1,28 @@
 """Two VAEs with one latent space, of features and of descriptors: distances, latents, softmax."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from mlis.compute.precision import Precision
 from mlis.compute.random import stream
-from mlis.config import Classification, Config
+from mlis.config import Classification
+from mlis.methods.base import Job, Method, with_decays
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
+from mlis.model.recognizer import Recognizer
+from mlis.model.refiners import Refiner
+from mlis.training.checkpoints import SnapshotSeries
+from mlis.training.loop import train
+from mlis.training.state import EpochCount, PackedTrainer
 
 Gaussians = tuple[Tensor, Tensor]
 """μ and log σ², (B, Dz) each."""
-
-DECAYS = (1.0, 10.0, 100.0)  # to choose from, times classification.weight_decay
 
 _ENCODED = 4096  # rows at a time
 
@@ -38,12 +45,6 @@ class LatentNoise:
         shape = (len(mean), 1) if self.shared else mean.shape
         eps = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
         return mean + (self.power * log_variance).exp() * eps.to(mean.dtype)
-
-
-def with_decays(config: Config) -> list[Config]:
-    """Settings with each weight decay of the softmax that validation may choose."""
-    decays = [factor * config.classification.weight_decay for factor in DECAYS]
-    return [config.replace({"classification": {"weight_decay": decay}}) for decay in decays]
 
 
 def absolute_error(predicted: Tensor, target: Tensor) -> Tensor:
@@ -102,3 +103,77 @@ def fit_on_latents(
         drawn.append(noise.draw(encoders[1](data.descriptors[part]), rng))
     labels = torch.cat((data.y[rows], unseen))
     return fit_classifier(torch.cat(drawn), labels, data.num_classes, settings)
+
+
+class AlignedTrainer(PackedTrainer):
+    """Trains two VAEs with one latent space.
+
+    Attributes:
+        clock: counts the steps.
+    """
+
+    clock: EpochCount
+
+    @abstractmethod
+    def latents_of_features(self, x: Tensor) -> Gaussians:
+        """μ and log σ² of (B, Dx)."""
+
+    @abstractmethod
+    def latents_of_descriptors(self, a: Tensor) -> Gaussians:
+        """μ and log σ² of (B, Da)."""
+
+    @abstractmethod
+    def refiner(self) -> Refiner:
+        """From features to μ, a copy."""
+
+
+T = TypeVar("T", bound=AlignedTrainer)
+
+
+class AlignedMethod(Method, Generic[T]):
+    """A method whose softmax learns from latents; validation chooses epochs and weight decay.
+
+    Attributes:
+        stage: name of the training, for progress and losses.
+        epochs: of the VAEs.
+        seen_latents, unseen_latents: of a class, for the softmax.
+    """
+
+    stage: ClassVar[str]
+    epochs: int
+    seen_latents: int
+    unseen_latents: int
+
+    @property
+    @abstractmethod
+    def latent_noise(self) -> LatentNoise:
+        """How latents are drawn."""
+
+    @abstractmethod
+    def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> T:
+        """Makes the networks and takes the steps."""
+
+    def alternatives(self) -> Sequence[Self]:
+        """Half or all epochs, with each weight decay of the softmax."""
+        configs = with_decays(self.config)
+        epochs = sorted({max(1, self.epochs // 2), self.epochs})
+        return [replace(self, epochs=n, config=config) for n in epochs for config in configs]
+
+    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
+        """Train the VAEs once, and a softmax for each alternative.
+
+        Raises:
+            DivergenceError: a loss became NaN or infinite.
+        """
+        scaler, data = job.prepare(self.config)
+        trainer = self.trainer(data, Precision.of(self.config.precision, job.device), job.seed)
+        steps = {one.epochs: one.epochs * trainer.clock.per_epoch for one in self.among(job)}
+        kept = SnapshotSeries(steps.values(), trainer.kept())
+        train(self.stage, trainer, max(steps.values()), job.callbacks, kept)
+        encoders = (trainer.latents_of_features, trainer.latents_of_descriptors)
+        counts = (self.seen_latents, self.unseen_latents)
+        for one in self.among(job):
+            trainer.load_outcome(kept.states[steps[one.epochs]])
+            settings = one.config.classification
+            head = fit_on_latents(data, encoders, self.latent_noise, counts, settings, job.seed)
+            yield one, job.recognizer(scaler, head, trainer.refiner())

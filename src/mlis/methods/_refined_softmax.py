@@ -4,6 +4,7 @@ The solver is :mod:`mlis.model.classification`."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,24 +77,72 @@ def fit_softmax(
     scale = _part_scale(data, refiner, parts) if len(parts) > 1 else None
     rows = chain(real, _synthetic(data, generator, settings, seed))
     refined = ((refiner(x) if scale is None else refiner(x).mul_(scale), y) for x, y in rows)
-    features, labels = _held(refined, data, width, settings)
+    synthetic = len(data.unseen) * settings.synthetic_per_unseen
+    synthetic += len(data.seen) * settings.synthetic_per_seen
+    features, labels = _held(refined, data, width, len(data.y) + synthetic)
     head = fit_classifier(features, labels, data.num_classes, settings)
     return head if scale is None else LinearHead(head.weight * scale, head.bias.detach())
+
+
+class Domains(NamedTuple):
+    """What is known of seen and of unseen classes apart, on features h that are scaled.
+
+    Attributes:
+        seen, unseen: softmaxes of S and of U classes on scaled h.
+        scale: (Dh,), of h.
+        centres: (S, Dh), means of scaled h.
+    """
+
+    seen: LinearHead
+    unseen: LinearHead
+    scale: Tensor
+    centres: Tensor
+
+
+@torch.no_grad()
+def fit_domains(
+    data: TrainingTensors,
+    generator: FeatureGenerator,
+    refiner: Refiner,
+    settings: Classification,
+    seed: int,
+    parts: Sequence[int],
+) -> Domains:
+    """Two softmaxes: of seen classes on real rows, of unseen ones on synthetic rows.
+
+    Args: see :func:`fit_softmax`; synthetic samples of seen classes are not used.
+    """
+    scale, seen, unseen = _part_scale(data, refiner, parts), len(data.seen), len(data.unseen)
+    own = torch.searchsorted(data.seen, data.y)
+    real = zip(data.x.split(CHUNK_ROWS), own.split(CHUNK_ROWS), strict=True)
+    refined = ((refiner(x).mul_(scale), y) for x, y in real)
+    features, labels = _held(refined, data, len(scale), len(own))
+    sums = data.descriptors.new_zeros(seen, len(scale))
+    for h, y in zip(features.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True):
+        sums.index_add_(0, y, h)
+    centres = sums / torch.bincount(own, minlength=seen)[:, None]
+    head = fit_classifier(features, labels, seen, settings)
+    sampler = generator.sampler(data.descriptors)
+    rng = stream(seed, "classification", device=data.y.device)
+    if not unseen:
+        return Domains(head, head.chosen(data.unseen), scale, centres)
+    drawn = list(synthesise(sampler, data.unseen, settings.synthetic_per_unseen, rng))
+    made = torch.cat([refiner(x).mul_(scale) for x, _ in drawn])
+    labels = torch.searchsorted(data.unseen, torch.cat([y for _, y in drawn]))
+    return Domains(head, fit_classifier(made, labels, unseen, settings), scale, centres)
 
 
 def _held(
     refined: Iterator[tuple[Tensor, Tensor]],
     data: TrainingTensors,
     width: int,
-    settings: Classification,
+    rows: int,
 ) -> tuple[Tensor | Rows, Tensor]:
     """All rows in one place, never twice."""
     if isinstance(data.x, StreamedRows):
         check_room(len(data.y), width, data.x.dtype)
         return spill(refined, data.x, width)
-    synthetic = len(data.unseen) * settings.synthetic_per_unseen
-    synthetic += len(data.seen) * settings.synthetic_per_seen
-    features = data.x.new_empty(len(data.y) + synthetic, width)
+    features = data.x.new_empty(rows, width)
     labels: list[Tensor] = []
     start = 0
     for h, y in refined:

@@ -84,6 +84,12 @@ class Job:
         )
 
 
+def with_decays(config: Config) -> list[Config]:
+    """Settings with each weight decay of stage 2 that validation may choose."""
+    decays = config.classification.weight_decays
+    return [config.replace({"classification": {"weight_decay": decay}}) for decay in decays]
+
+
 @dataclass(frozen=True)
 class Method(ABC):
     """A method and its settings: a frozen dataclass that says how to `train`.

@@ -23,9 +23,9 @@ Settings are those of the authors' program, the same for every dataset. There
   decay chosen on validation classes, as is half or all of the epochs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,22 +37,20 @@ from mlis.data.out_of_core.streaming import prefetch
 from mlis.data.samplers import uniform_rows
 from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.methods._aligned_vae import (
+    AlignedMethod,
+    AlignedTrainer,
+    Gaussians,
     LatentNoise,
     absolute_error,
-    fit_on_latents,
     warm_up,
     wasserstein,
-    with_decays,
 )
 from mlis.methods._refined_softmax import as_refiner
-from mlis.methods.base import Job, Method
 from mlis.model.preprocessing import TrainingTensors
-from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Layers
-from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.layers import GaussianEncoder, Linear, Perceptron, xavier
-from mlis.training.loop import adam, train
-from mlis.training.state import EpochCount, PackedTrainer, Part
+from mlis.training.loop import adam
+from mlis.training.state import EpochCount, Part
 
 NOISE: dict[str, LatentNoise] = {
     "program": LatentNoise(power=1.0, shared=True),
@@ -63,7 +61,7 @@ WARM_UP: dict[str, tuple[int, int]] = {"kl": (0, 93), "cross": (21, 75), "distan
 
 
 @dataclass(frozen=True)
-class CADAVAE(Section, Method):
+class CADAVAE(Section, AlignedMethod["CADAVAETrainer"]):
     """CADA-VAE.
 
     Attributes:
@@ -71,6 +69,7 @@ class CADAVAE(Section, Method):
             used.
     """
 
+    stage: ClassVar[str] = "cada-vae"
     remedy: ClassVar[str] = "Lower batch_size or the hidden sizes of CADAVAE"
 
     epochs: int = setting(100, "of the VAEs", low=1)
@@ -93,37 +92,17 @@ class CADAVAE(Section, Method):
         """As in the paper."""
         return "CADA-VAE"
 
-    def alternatives(self) -> Sequence[Self]:
-        """Half or all epochs, with each weight decay of the softmax."""
-        configs = with_decays(self.config)
-        epochs = sorted({max(1, self.epochs // 2), self.epochs})
-        return [replace(self, epochs=n, config=config) for n in epochs for config in configs]
+    @property
+    def latent_noise(self) -> LatentNoise:
+        """As `noise` says."""
+        return NOISE[self.noise]
 
-    def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train the VAEs once, and a softmax for each alternative.
-
-        Raises:
-            DivergenceError: a loss became NaN or infinite.
-        """
-        scaler, data = job.prepare(self.config)
-        precision = Precision.of(self.config.precision, job.device)
-        trainer = AlignedTrainer(data, self, precision, job.seed)
-        steps = {one.epochs: one.epochs * trainer.clock.per_epoch for one in self.among(job)}
-        kept = SnapshotSeries(steps.values(), trainer.kept())
-        train("cada-vae", trainer, max(steps.values()), job.callbacks, kept)
-        for one in self.among(job):
-            trainer.load_outcome(kept.states[steps[one.epochs]])
-            encoders = (trainer.visual_encoder, trainer.semantic_encoder)
-            counts = (self.seen_latents, self.unseen_latents)
-            settings = one.config.classification
-            head = fit_on_latents(data, encoders, NOISE[self.noise], counts, settings, job.seed)
-            first = cast(Linear, trainer.visual_encoder.layers[0])
-            mean = trainer.visual_encoder.mean
-            refiner = Layers([as_refiner(first, 0.0), as_refiner(mean, 1.0)])
-            yield one, job.recognizer(scaler, head, refiner)
+    def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> "CADAVAETrainer":
+        """Of both VAEs."""
+        return CADAVAETrainer(data, self, precision, seed)
 
 
-class AlignedTrainer(PackedTrainer):
+class CADAVAETrainer(AlignedTrainer):
     """One step = one update of both VAEs on a batch of real seen samples."""
 
     def __init__(self, data: TrainingTensors, settings: CADAVAE, precision: Precision, seed: int):
@@ -169,7 +148,7 @@ class AlignedTrainer(PackedTrainer):
 
     def losses(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
         """The four terms, without weights, of features (B, Dx) and their descriptors (B, Da)."""
-        noise = NOISE[self.settings.noise]
+        noise = self.settings.latent_noise
         visual, semantic = self.visual_encoder(x), self.semantic_encoder(a)
         z_v, z_a = noise.draw(visual, self.rng), noise.draw(semantic, self.rng)
         to_x, to_a = self.visual_decoder, self.semantic_decoder
@@ -179,6 +158,19 @@ class AlignedTrainer(PackedTrainer):
             "cross": absolute_error(to_x(z_a), x) + absolute_error(to_a(z_v), a),
             "distance": wasserstein(visual, semantic),
         }
+
+    def latents_of_features(self, x: Tensor) -> Gaussians:
+        """μ and log σ² of (B, Dx)."""
+        return self.visual_encoder(x)
+
+    def latents_of_descriptors(self, a: Tensor) -> Gaussians:
+        """μ and log σ² of (B, Da)."""
+        return self.semantic_encoder(a)
+
+    def refiner(self) -> Layers:
+        """From features to μ, a copy."""
+        first = cast(Linear, self.visual_encoder.layers[0])
+        return Layers([as_refiner(first, 0.0), as_refiner(self.visual_encoder.mean, 1.0)])
 
     def _draw_rows(self) -> Tensor:
         rows = uniform_rows(len(self.data.y), self.settings.batch_size, self.rng)

@@ -37,7 +37,7 @@ from mlis.incremental.exemplar_buffer import keep_exemplars
 from mlis.methods.base import Job, Method
 from mlis.methods.pairs import PairScorer
 from mlis.model.preprocessing import TrainingTensors
-from mlis.pipeline import Trained, recognizer_of, train_generator
+from mlis.pipeline import Trained, recognizers_of, train_generator
 from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.layers import Linear
 from mlis.training.loop import adam, train
@@ -124,7 +124,7 @@ class CEGZSL(Method):
             encoder = copy.deepcopy(trainer.encoder)
             unpack(kept.states[one.steps], encoder=encoder)
             common = (job.training, scaler, data, generator)
-            recognizer = recognizer_of(*common, encoder, one.config, job.seed)
+            (recognizer,) = recognizers_of(*common, encoder, [one.config], job.seed)
             exemplars = None
             if job.exemplars:
                 exemplars = keep_exemplars(data, generator, one.config, job.seed)

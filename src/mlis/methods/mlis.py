@@ -1,16 +1,15 @@
 """MLIS, the paper's method: generator, encoder trained with implicit semantics, softmax."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
 
 from mlis.data.dataset import TrainingSplit
 from mlis.encoder.metric_losses import EmbeddingLoss
-from mlis.methods.base import Job, Method
-from mlis.pipeline import Trained, fit
+from mlis.methods.base import Job, Method, with_decays
+from mlis.pipeline import Trained, fit_each
 from mlis.provenance import training_key
 
 
@@ -39,12 +38,15 @@ class MLIS(Method):
         """None: all that JSON can hold is in `config`."""
         return {}
 
+    def alternatives(self) -> Sequence[Self]:
+        """Weight decays of stage 2."""
+        return [replace(self, config=one) for one in with_decays(self.config)]
+
     def train(self, job: Job) -> Iterator[tuple[Self, Trained]]:
         """Train the generator, unless it is in the cache, the encoder and the classifier."""
-        # `map` and not a generator function: one frame less from `choose` to the loss
-        stages = partial(fit, job.training, loss=self.loss, **job.how)
         among = self.among(job)
-        return zip(among, map(stages, [one.config for one in among]), strict=True)
+        configs = [one.config for one in among]
+        return zip(among, fit_each(job.training, configs, loss=self.loss, **job.how), strict=True)
 
     def key(self, training: TrainingSplit, seed: int, device: str | torch.device = "auto") -> str:
         """Hash of everything that a training with these settings depends on, for its snapshots."""

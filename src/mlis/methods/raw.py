@@ -6,12 +6,12 @@ also learns from a softmax on seen classes, here it is the one that MLIS itself 
 two differ in refinement alone. With the ridge generator only the softmax is trained.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from mlis.methods.base import Job, Method
-from mlis.pipeline import Trained, fit
+from mlis.methods.base import Job, Method, with_decays
+from mlis.pipeline import Trained, fit_each
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,15 @@ class RawSoftmax(Method):
             return "raw softmax (f-CLSWGAN)"
         return f"raw softmax, {self.config.generation.generator} generator"
 
+    def alternatives(self) -> Sequence[Self]:
+        """Weight decays of the softmax."""
+        return [replace(self, config=one) for one in with_decays(self.config)]
+
     def train(self, job: Job) -> Iterator[tuple[Self, Trained]]:
         """Train the generator, unless it is in the cache, and the softmax."""
-        for one in self.among(job):
-            config = one.config.replace({"refinement": {"components": "none"}})
-            yield one, fit(job.training, config, **job.how)
+        among = self.among(job)
+        raw = [one.config.replace({"refinement": {"components": "none"}}) for one in among]
+        return zip(among, fit_each(job.training, raw, **job.how), strict=True)
 
 
 @dataclass(frozen=True)

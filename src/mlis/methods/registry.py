@@ -12,10 +12,13 @@ from mlis.methods.eszsl import ESZSL
 from mlis.methods.f_vaegan import FVAEGAN
 from mlis.methods.free import FREE
 from mlis.methods.gaussian import Gaussian
+from mlis.methods.gcm_cf import GCMCF
+from mlis.methods.hsva import HSVA
 from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
+from mlis.methods.sdgzsl import SDGZSL
 from mlis.methods.sje import SJE
 from mlis.methods.tcn import TCN
 from mlis.methods.tf_vaegan import TFVAEGAN
@@ -38,10 +41,13 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "cegzsl": CEGZSL,
     "tcn": TCN,
     "cada-vae": CADAVAE,
+    "hsva": HSVA,
+    "sdgzsl": SDGZSL,
     "lisgan": LisGAN,
     "f-vaegan": FVAEGAN,
     "tf-vaegan": TFVAEGAN,
     "free": FREE,
+    "gcm-cf": GCMCF,
     "mlis": MLIS,
     "auto": Auto,
 }

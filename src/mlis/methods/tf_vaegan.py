@@ -126,8 +126,16 @@ class Feedback(nn.Module):
 class TFVAEGANTrainer(VAEGANTrainer):
     """One step = updates of decoder and critic on each batch, then of the others; also samples."""
 
-    def __init__(self, data: TrainingTensors, settings: TFVAEGAN, precision: Precision, seed: int):
-        super().__init__(data, settings, precision, seed)
+    def __init__(
+        self,
+        data: TrainingTensors,
+        settings: TFVAEGAN,
+        precision: Precision,
+        seed: int,
+        *,
+        conditioned: bool = True,
+    ):
+        super().__init__(data, settings, precision, seed, conditioned=conditioned)
         self.settings: TFVAEGAN = settings
         sizes = (data.x.shape[1], settings.hidden, data.descriptors.shape[1])
         how = (settings.init_std, precision, stream(seed, "tf-vaegan"))
@@ -160,13 +168,22 @@ class TFVAEGANTrainer(VAEGANTrainer):
         adversarial = self.adversarial(fake, labels)
         semantic = self.semantic_loss(fake, labels)
         loss = variational + s.adversarial_weight * adversarial + s.decoder_weight * semantic
+        further = self.further_losses(x, labels, (mean, log_variance), with_feedback)
+        loss = sum(further.values(), loss)
         optimisers = [self.adam_encoder, self.adam_generator]
         optimisers += [self.adam_feedback] * with_feedback
         optimisers += [self.adam_decoder] * (s.decoder_on_fakes == "yes")
         update(loss, *optimisers)
         self.penalty.adapt()
         self.clock.advance()
-        return {**losses, "vae": variational.detach(), "generator": adversarial.detach()}
+        told = {"vae": variational, "generator": adversarial, **further}
+        return {**losses, **{name: value.detach() for name, value in told.items()}}
+
+    def further_losses(
+        self, x: Tensor, labels: Tensor, encoded: tuple[Tensor, Tensor], with_feedback: bool
+    ) -> dict[str, Tensor]:
+        """What a descendant's E and G minimise beside these, of features and their μ and log σ²."""
+        return {}
 
     def generate(self, z: Tensor, labels: Tensor, with_feedback: bool) -> Tensor:
         """G's output, (B, Dx), of z (B, Dz); corrected by F where `with_feedback`."""

@@ -1,7 +1,7 @@
 """Stage 2: softmax regression on refined features, real and synthetic. Never sees a descriptor."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,24 @@ def fit_classifier(
     sample_weight: Tensor | None = None,
     start: LinearHead | None = None,
 ) -> LinearHead:
+    """:func:`fit_classifiers` for the settings' own weight decay."""
+    decays = (settings.fixed_weight_decay,)
+    (head,) = fit_classifiers(
+        features, labels, num_classes, settings, decays, sample_weight=sample_weight, start=start
+    )
+    return head
+
+
+def fit_classifiers(
+    features: Tensor | Rows,
+    labels: Tensor,
+    num_classes: int,
+    settings: Classification,
+    decays: Sequence[float],
+    *,
+    sample_weight: Tensor | None = None,
+    start: LinearHead | None = None,
+) -> list[LinearHead]:
     """Minimise cross-entropy + weight_decay/2 · ‖W‖² with L-BFGS, to convergence.
 
     The refined features' length differs by orders of magnitude between runs (0.3 to 20 measured),
@@ -51,7 +69,8 @@ def fit_classifier(
             are read once for each pass of L-BFGS, and give the same up to the order of sums.
         labels: (n,) int64.
         num_classes: C; a class without samples gets the smallest bias and is never predicted.
-        settings: penalty, balance, tolerance.
+        settings: balance, tolerance; its weight decay is not used.
+        decays: a head is trained for each; each begins at the one before.
         sample_weight: (n,) number of samples that each one counts as; 1 where absent.
         start: a head of the first C' ≤ C classes whose weights L-BFGS starts from, which saves
             passes; zero where absent.
@@ -65,12 +84,19 @@ def fit_classifier(
         rows = _standardise_chunks(features, num_classes)
     weights = class_weights(labels, num_classes, settings.balance, sample_weight)
     weights = weights.to(rows.centre)[:, None]
-    objective = _Objective(rows, labels, weights, num_classes, settings.weight_decay)
+    objective = _Objective(rows, labels, weights, num_classes)
     present = torch.bincount(labels, minlength=num_classes) > 0
-    _minimise(objective, settings, None if start is None else _begun(start, rows, present))
-    folded = objective.weight / rows.length
-    bias = objective.bias - folded @ rows.centre
-    return LinearHead(folded, torch.where(present, bias, torch.finfo(bias.dtype).min / 4))
+    tolerance = _tolerance(objective, settings.tolerance)
+    if start is not None:
+        _begin(objective, start, rows, present)
+    heads: list[LinearHead] = []
+    for objective.weight_decay in decays:
+        _minimise(objective, tolerance, settings.max_iterations)
+        folded = objective.weight / rows.length
+        bias = objective.bias - folded @ rows.centre
+        lowest = torch.finfo(bias.dtype).min / 4
+        heads.append(LinearHead(folded, torch.where(present, bias, lowest)))
+    return heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,19 +153,18 @@ class _Objective:
         labels: Tensor,
         sample_weights: Tensor,
         num_classes: int,
-        weight_decay: float,
     ):
         self.weight = rows.centre.new_zeros(num_classes, len(rows.centre))
         self.bias = rows.centre.new_zeros(num_classes)
         self._rows, self._labels, self._sample_weights = rows, labels[:, None], sample_weights
-        self._weight_decay = weight_decay
+        self.weight_decay = 0.0
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
         weight, bias = self.weight, self.bias
         # Summed in float64: the line search compares losses that differ in the eighth digit.
-        loss = 0.5 * self._weight_decay * weight.square().sum(dtype=torch.float64)
-        weight.grad, bias.grad = self._weight_decay * weight, torch.zeros_like(bias)
+        loss = 0.5 * self.weight_decay * weight.square().sum(dtype=torch.float64)
+        weight.grad, bias.grad = self.weight_decay * weight, torch.zeros_like(bias)
         start = 0
         for part in self._rows.chunks():
             chunk = slice(start, start + len(part))
@@ -155,34 +180,30 @@ class _Objective:
         return loss
 
 
-def _begun(start: LinearHead, rows: _Standardised, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (C, Dh) and biases (C,) of the standardised features; zero for classes it lacks."""
-    weight = rows.centre.new_zeros(len(present), len(rows.centre))
-    bias = rows.centre.new_zeros(len(present))
+def _begin(objective: _Objective, start: LinearHead, rows: _Standardised, present: Tensor) -> None:
+    """Set weights (C, Dh) and biases (C,) of the standardised features; zero for new classes."""
     own = start.weight.to(rows.centre)
-    weight[: len(own)] = own * rows.length
-    bias[: len(own)] = start.bias.to(rows.centre) + own @ rows.centre
-    return weight, bias.where(present, 0.0)
+    objective.weight[: len(own)] = own * rows.length
+    objective.bias[: len(own)] = start.bias.to(rows.centre) + own @ rows.centre
+    objective.bias.copy_(objective.bias.where(present, 0.0))
 
 
-def _minimise(
-    objective: _Objective, settings: Classification, start: tuple[Tensor, Tensor] | None = None
-) -> None:
-    """Move the objective's weights to its minimum with L-BFGS."""
-    first: list[Tensor] = [objective()]
+def _tolerance(objective: _Objective, wanted: float) -> float:
+    """Largest gradient entry at the minimum, for an objective whose weights are zero."""
+    objective()
     assert objective.weight.grad is not None
     assert objective.bias.grad is not None
     steepest = max(float(objective.weight.grad.abs().max()), float(objective.bias.grad.abs().max()))
     # The gradient shrinks with the number of classes: with hundreds of them it begins below a
     # tolerance that means convergence for ten, and not one step would be taken.
-    tolerance = min(settings.tolerance, _LEAST_DESCENT * steepest)
-    if tolerance < settings.tolerance:
+    tolerance = min(wanted, _LEAST_DESCENT * steepest)
+    if tolerance < wanted:
         logger.info("classifier: tolerance %g, as the gradient begins at %g", tolerance, steepest)
-    if start is not None:  # the tolerance is that of a fit from zero
-        objective.weight.copy_(start[0])
-        objective.bias.copy_(start[1])
-        first.clear()
-    most = settings.max_iterations
+    return tolerance
+
+
+def _minimise(objective: _Objective, tolerance: float, most: int) -> None:
+    """Move the objective's weights to its minimum with L-BFGS."""
     optimiser = torch.optim.LBFGS(
         [objective.weight, objective.bias],
         max_iter=most,
@@ -192,7 +213,7 @@ def _minimise(
         history_size=20,
         line_search_fn="strong_wolfe",
     )
-    optimiser.step(lambda: first.pop() if first else objective())
+    optimiser.step(objective)
     state = optimiser.state[objective.weight]
     logger.info("classifier: %d iterations, %d passes", state["n_iter"], state["func_evals"])
     if state["n_iter"] >= most or state["func_evals"] >= 2 * most:

@@ -106,9 +106,8 @@ def adam(
     beta2: float,
     *,
     amsgrad: bool = False,
+    weight_decay: float = 0.0,
 ) -> torch.optim.Adam:
     """Adam with its update fused into one kernel."""
-    betas = (beta1, beta2)
-    return torch.optim.Adam(
-        list(parameters), lr=learning_rate, betas=betas, amsgrad=amsgrad, fused=True
-    )
+    options = {"lr": learning_rate, "betas": (beta1, beta2), "weight_decay": weight_decay}
+    return torch.optim.Adam(list(parameters), amsgrad=amsgrad, fused=True, **options)

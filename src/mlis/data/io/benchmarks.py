@@ -1,7 +1,7 @@
-"""The benchmarks by name, checked against Table 1 of the MLIS paper.
+"""The benchmarks by name, checked against Table 1 of the MLIS paper, and others beside them.
 
 The files are `DATA_ROOT/CUB/res101.mat`, `DATA_ROOT/CUB/att_splits.mat` etc., in the format of
-:mod:`mlis.data.io.xlsa17`.
+:mod:`mlis.data.io.xlsa17`. Any other folder with these files is a dataset by its name.
 """
 
 import logging
@@ -17,6 +17,7 @@ from mlis.errors import DataError
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+SPLITS = "att_splits.mat"
 STAND_IN = "stand-in.txt"  # marks a folder of artificial features, for all outputs
 
 # The split file of FLO has no names; these are in the numbering of Oxford-102.
@@ -76,10 +77,21 @@ TABLE_1 = {
     "aPY": Counts(32, 20, 12, 5932, 1483, 7924),
 }
 
+# `Split.fingerprint` of the first version; the files of the second have no train_loc and val_loc
+PROPOSED_SPLITS = {
+    **{"CUB": "4165c97f0b4d", "AWA1": "da3f9d1b46c6", "AWA2": "f44e90dd3c98"},
+    **{"SUN": "0d9954cb2213", "FLO": "80db2ef4d265", "aPY": "4f1074824009"},
+}
+
 
 def benchmark_name(name: str) -> str | None:
     """The usual spelling of a benchmark's name ("aPY" for "apy"), or None."""
     return {known.casefold(): known for known in TABLE_1}.get(name.casefold())
+
+
+def is_benchmark(name: str, data_root: str | os.PathLike[str]) -> bool:
+    """Whether `load_benchmark` takes that name: a benchmark's, or a folder's with a split file."""
+    return benchmark_name(name) is not None or (Path(data_root) / name / SPLITS).is_file()
 
 
 def load_benchmark(
@@ -96,7 +108,8 @@ def load_benchmark(
     """Load a benchmark from `data_root/NAME/`, and check its sizes against Table 1.
 
     Args:
-        name: CUB, AWA1, AWA2, SUN, FLO or aPY, in any case.
+        name: CUB, AWA1, AWA2, SUN, FLO or aPY, in any case; or another folder of `data_root` with
+            files in their format, whose sizes are not checked.
         data_root: folder that contains `CUB/`, `APY/`, ….
         features_file: name in that folder, or path; default `res101.mat`, or if absent, the only
             other file with `features`. Columns of several files are joined: see `load_pair`.
@@ -107,13 +120,16 @@ def load_benchmark(
     Raises:
         DataError: a file is missing or damaged, or a size differs from Table 1.
     """
-    known = benchmark_name(name)
-    if known is None:
-        raise DataError(f"benchmark: expected one of {', '.join(TABLE_1)}, got {name!r}.")
+    known = benchmark_name(name) or name
+    if not is_benchmark(name, data_root):
+        raise DataError(
+            f"benchmark: expected one of {', '.join(TABLE_1)}, or a folder of {data_root} with "
+            f"{SPLITS}, got {name!r}."
+        )
     folder = _benchmark_folder(known, Path(data_root))
     if split_file is None:
         use_sentences = known == "CUB" and (folder / "sent_splits.mat").exists()
-        split_file = "sent_splits.mat" if use_sentences else "att_splits.mat"
+        split_file = "sent_splits.mat" if use_sentences else SPLITS
     features_paths = features_paths_of(known, data_root, features_file)
     data = load_pair(
         features_paths,
@@ -125,7 +141,8 @@ def load_benchmark(
         seed=seed,
         cache=cache,
     )
-    _check_counts(known, data, features_paths[0])
+    if known in TABLE_1:
+        _check_counts(known, data, features_paths[0])
     if (folder / STAND_IN).exists():
         notes = (*data.provenance.notes, "stand-in: artificial features, results are meaningless")
         data = replace(data, provenance=replace(data.provenance, notes=notes))

@@ -8,7 +8,9 @@ from typing import Any
 
 from mlis.data.io.benchmarks import TABLE_1, Counts
 from mlis.experiments import figures, tables
+from mlis.experiments.budget import REDUCED
 from mlis.experiments.figures import Curve
+from mlis.experiments.inputs import NAMES
 from mlis.experiments.published import PROTOCOL as AS_PUBLISHED
 from mlis.experiments.published import published
 from mlis.experiments.report import charts
@@ -28,6 +30,8 @@ from mlis.experiments.tasks import METHOD
 TITLES = {**tables.TITLES, "others": "Other settings"}
 TABLES = ("table2", "table3", "table4")
 FIGURES = ("figure3", "figure4")
+REDUCED_SIZE = "reduced size"
+LABELS = (*PROTOCOLS, AS_PUBLISHED, STAND_IN, REDUCED_SIZE, QUICK)
 OTHERS, RUNS = 200, 1000  # lines of series that are in no table, of a study; runs listed
 Counted = tuple[str, str, Mapping[str, Any], str]  # dataset, kind, counts, note
 
@@ -42,12 +46,14 @@ def page_content(studies: Sequence[Study], looks: Sequence[Mapping[str, Any]]) -
     labels |= {AS_PUBLISHED} if any(study.name in FIVE for study in studies) else set()
     labels |= {STAND_IN} if any(row.stand_in for row in rows) else set()
     labels |= {QUICK} if any(study.quick for study in studies) else set()
+    sizes = {line.size for of in found.values() for block in of for line in block.lines}
+    labels |= {REDUCED_SIZE} if REDUCED in sizes else set()
     return {
         "names": list(dict.fromkeys(study.name for study in studies)),
         "when": " to ".join(dict.fromkeys((days[0], days[-1]))),
         "protocols": sorted({row.protocol for row in rows}),
         "seeds": sorted({seed for study in studies for seed in study.seeds}),
-        "labels": [name for name in (*PROTOCOLS, AS_PUBLISHED, STAND_IN, QUICK) if name in labels],
+        "labels": [name for name in LABELS if name in labels],
         "mains": [_main(study) for study in studies[:6]],
         "sizes": tables.statistics(_sizes(studies, looks)),
         "tables": [
@@ -131,6 +137,12 @@ class Block:
         """Whether its lines were measured here."""
         return self.lines[0].kind == MEASURED
 
+    @property
+    def inputs(self) -> str:
+        """Features, descriptors and split of measured lines, which are the same for all."""
+        found = (getattr(self.lines[0], name) for name in NAMES) if self.measured else ()
+        return "; ".join(filter(None, found))
+
 
 def blocks(table: str, studies: Sequence[Study]) -> list[Block]:
     """What was measured, study by study, and then what is published of the same dataset."""
@@ -185,9 +197,10 @@ def _bars_of(found: Sequence[Block]) -> Iterator[tuple[str, list[dict[str, Any]]
 def _bar(line: Line) -> dict[str, Any]:
     mean, std = line.summary["H_mean"], line.summary.get("H_std")
     low, high = max(mean - (std or 0), 0), min(mean + (std or 0), 100)
+    size = REDUCED_SIZE if line.size == REDUCED else ""
     return {
         **{"name": line.method, "title": line.method, "kind": line.kind, "percent": mean},
-        "value": f"{line.cell('H')} · {line.protocol}",
+        "value": " · ".join(filter(None, (line.cell("H"), line.protocol, size))),
         "spread": (low, high - low) if std is not None else None,
     }
 

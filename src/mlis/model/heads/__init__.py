@@ -6,6 +6,7 @@ with it can be saved. A new one is a file here, its line in `single.py`, and a t
 
 from mlis.model.heads.base import Head
 from mlis.model.heads.cosine import CosineHead
+from mlis.model.heads.counterfactual import CounterfactualHead, Counterfactuals
 from mlis.model.heads.ensemble import EnsembleHead, Member
 from mlis.model.heads.gaussian import GaussianHead
 from mlis.model.heads.linear import LinearHead
@@ -17,6 +18,8 @@ HEADS: dict[str, type[Head]] = {**SINGLE_HEADS, EnsembleHead.kind: EnsembleHead}
 __all__ = [
     "HEADS",
     "CosineHead",
+    "CounterfactualHead",
+    "Counterfactuals",
     "EnsembleHead",
     "GaussianHead",
     "Head",
