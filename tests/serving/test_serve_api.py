@@ -19,7 +19,8 @@ from mlis.methods.gaussian import Gaussian
 from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import Metadata, replace
 from mlis.serving.descriptions import Describer, Description
-from mlis.serving.engine import Engine, Query
+from mlis.serving.engine import Engine
+from mlis.serving.exchange import Query
 from mlis.serving.service import Room
 from mlis.serving.settings import Access
 from serve_cases import (

@@ -18,7 +18,7 @@ from mlis.model.rejection import UNKNOWN
 from mlis.serving import schemas
 from mlis.serving.bodies import FORM, JSON, Upload, read_files, read_json
 from mlis.serving.descriptions import Description
-from mlis.serving.engine import Answer, Catalogue, Change
+from mlis.serving.exchange import Answer, Catalogue, Change
 from mlis.serving.metrics import CONTENT_TYPE
 from mlis.serving.middleware import client_of
 from mlis.serving.service import Service

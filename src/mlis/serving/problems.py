@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 from mlis.errors import MlisError, OutOfMemoryError
 from mlis.serving.batching import BusyError
-from mlis.serving.engine import ConflictError, NoSuchClassError
+from mlis.serving.exchange import ConflictError, NoSuchClassError
 from mlis.serving.middleware import problem
 
 logger: logging.Logger = logging.getLogger(__name__)

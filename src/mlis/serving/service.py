@@ -14,7 +14,8 @@ from mlis.errors import DataError, MlisError
 from mlis.features.decode import ImageError
 from mlis.serving.batching import STOPPING, Batcher, BusyError
 from mlis.serving.bodies import Upload
-from mlis.serving.engine import Answer, Catalogue, Change, Engine, Query
+from mlis.serving.engine import Engine
+from mlis.serving.exchange import Answer, Catalogue, Change, Query
 from mlis.serving.metrics import Metrics
 from mlis.serving.settings import MEGA, Limits
 
