@@ -99,7 +99,12 @@ SMALL: dict[str, dict[str, Any]] = {
         "hidden": 10,
         "learning_rate": 1e-3,
     },
-    "classification": {"synthetic_per_unseen": 5, "calibration": 0.0},
+    "classification": {
+        "synthetic_per_unseen": 5,
+        "weight_decay": 1e-5,
+        "tolerance": 1e-5,
+        "calibration": 0.0,
+    },
 }
 
 

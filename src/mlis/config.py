@@ -208,10 +208,10 @@ class Classification(Section):
         "classes", "every sample weighs the same, or every class"
     )
     weight_decay: float = setting(
-        1e-5, "L2 penalty on the weights, for features of mean length 1", low=0
+        1e-4, "L2 penalty on the weights, for features of mean length 1", low=0
     )
     tolerance: float = setting(
-        1e-5,
+        3e-5,
         "stop when the largest gradient entry is below (at most a tenth of the first one)",
         low=0,
     )

@@ -6,6 +6,7 @@ Files keep names as they are; whatever shows one to a person passes it through o
 import html as _html
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -60,6 +61,18 @@ def html(text: str) -> str:
     '&lt;b title=&quot;x&quot;&gt;'
     """
     return "\n".join(terminal(line) for line in _html.escape(text).split("\n"))
+
+
+def html_table(title: str, rows: Sequence[Sequence[object]]) -> str:
+    """A small table for a notebook: a title, and rows of cells as escaped text.
+
+    >>> html_table("a<b", [["rows", 3]])
+    '<table><caption>a&lt;b</caption><tr><td>rows</td><td>3</td></tr></table>'
+    """
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html(str(cell))}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f"<table><caption>{html(title)}</caption>{body}</table>"
 
 
 def json_line(values: Any) -> str:

@@ -8,10 +8,10 @@ import dataclasses
 import hashlib
 import inspect
 import platform
+from importlib import metadata
 from typing import Any
 
 import numpy as np
-import scipy
 import torch
 
 import mlis
@@ -109,6 +109,6 @@ def provenance(dataset: GZSLDataset, config: Config, device: str) -> dict[str, A
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "scipy": scipy.__version__,
+            "scipy": metadata.version("scipy"),
         },
     }

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import scipy.special
 
 import coloured
-from cli_cases import refused
+from cli_cases import environment, refused
 from coloured import COLOURS, UNSEEN, Colours, picture
 from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
@@ -324,3 +326,26 @@ def test_photographs_of_a_class_that_the_model_does_not_know(place, photographs,
         path.write_bytes(b"no image")
     said = refused(capsys, "evaluate", place / "model", photographs)
     assert "expected labelled photographs, got 30 unusable" in said
+
+
+# --- start-up -----------------------------------------------------------------------------------
+
+QUICK = """
+import sys
+from pathlib import Path
+import numpy as np
+from mlis.image_classifier import top_classes
+from mlis.io.checkpoint import load_model
+from mlis.io.saved_models import one_model
+model = load_model(one_model(Path(sys.argv[1])))
+top_classes(model, np.zeros((1, model.num_features), np.float32), 3)
+heavy = {"torch._dynamo", "sympy", "scipy", "h5py", "sklearn", "pandas", "matplotlib", "fastapi"}
+print("heavy:", sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_predicting_loads_nothing_heavy_but_torch(place):
+    """PyTorch's compiler, which operations on the meta device load, takes longer than PyTorch."""
+    command = [sys.executable, "-W", "ignore", "-c", QUICK, str(place / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"

@@ -53,7 +53,7 @@ def test_shapes_are_matlabs(tmp_path, hdf5):
 @pytest.mark.parametrize("dtype", ["float64", "uint8"])
 def test_numbers_of_any_type_become_float32_rows(tmp_path, hdf5, dtype, compress, monkeypatch):
     monkeypatch.setattr("mlis.data.io.mat5.CHUNK_BYTES", 512)  # several pieces
-    monkeypatch.setattr("mlis.data.io.matlab.CHUNK_BYTES", 512)
+    monkeypatch.setattr("mlis.data.io.mat73.CHUNK_BYTES", 512)
     values = (100 * np.random.default_rng(0).random((7, 300))).astype(dtype)
     write_mat(tmp_path / "f.mat", {"features": values}, hdf5=hdf5, compress=compress)
     rows = read_columns(tmp_path / "f.mat", "features")

@@ -118,7 +118,7 @@ def test_without_names_the_similarity_is_told(trained, data):
     (one,) = explain(bare, data.features[:1])
     assert one.attributes == ()
     assert one.because == (
-        f"descriptor of {one.answer} {one.similarity[0]:+.2f}; "
+        f"similarity to the description of {one.answer} {one.similarity[0]:+.2f}, "
         f"of {one.runner_up} {one.similarity[1]:+.2f}"
     )
 

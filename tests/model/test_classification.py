@@ -53,7 +53,7 @@ def test_default_settings_converge(dtype, caplog):
     model, X, _ = scikit_learn(x, y, Classification().weight_decay, "classes")
     probabilities = torch.softmax(ours(x.to(dtype)), 1)
     assert ours.weight.dtype == dtype
-    assert np.abs(probabilities.numpy() - model.predict_proba(X)).max() < 5e-3
+    assert np.abs(probabilities.numpy() - model.predict_proba(X)).max() < 2e-2
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 

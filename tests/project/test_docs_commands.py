@@ -6,6 +6,7 @@ run in test_docs. Lines that no test here runs are listed with the test that run
 
 import csv
 import io
+import json
 import re
 import shlex
 import shutil
@@ -43,6 +44,9 @@ NOT_RUN = {
     "mlis rerun 3f9c": "test_experiments_cli.py: a row's name is not known before",
     "mlis tune FLO --data-root DIR -o runs/tune-flo": "test_tune.py; `--dry-run` runs here",
     "--settings runs/tune-flo/preset.toml": "test_tune.py fits with what a search wrote",
+    "--features centre.csv": "test_data_joined.py joins files",
+    "efficientnet_lite2_whole.mat": "test_data_joined.py joins files",
+    "mlis compare": "test_cli_compare.py has tiny random models; weights are not shipped",
     "mlis map": "test_report_pictures.py",
     "mlis report": "test_cli_report.py",
 }
@@ -132,6 +136,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "test.csv").write_text("\n".join(listed))
     described(place / "classes.csv", NAMES)
     described(place / "new-classes.csv", ("quagga",))
+    answer = {name: [f"its colour is number {i}", "it is plain"] for i, name in enumerate(NAMES)}
+    (place / "answer.txt").write_text(json.dumps(answer))
     features, split = write_tiny(place / "DIR" / "FLO")
     shutil.copytree(place / "DIR" / "FLO", place / "DIR" / "CUB")
     shutil.copyfile(features, place / "F.mat")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from mlis.checks.findings import Finding
 from mlis.data.dataset import GZSLDataset
@@ -189,6 +188,8 @@ def mislabelled(data: GZSLDataset, statistics: RowStatistics) -> list[Finding]:
     leverage. Only training rows are checked: test photographs that a model finds hard are not to be
     removed.
     """
+    import scipy.linalg
+
     rows, labels = data.split.trainval, data.labels
     seen = np.flatnonzero(statistics.counts)
     if len(seen) < 2:

@@ -18,8 +18,10 @@ from mlis.cli import (
     calibrate,
     check,
     classes,
+    compare,
     data,
     demo,
+    describe,
     evaluate,
     export,
     features,
@@ -38,7 +40,7 @@ from mlis.errors import MlisError
 
 COMMANDS = (
     *(fit, evaluate, predict, serve, classes, add_images, calibrate, export),
-    *(features, data, check, demo, reproduce, rerun, report, tune),
+    *(features, describe, data, check, compare, demo, reproduce, rerun, report, tune),
 )
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 

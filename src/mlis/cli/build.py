@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,25 +110,16 @@ def run(args: argparse.Namespace) -> None:
 
 def _redescribe(args: argparse.Namespace) -> None:
     """A dataset folder's rows, labels and split with the new descriptors."""
-    from mlis.data.io.feature_folder import IMAGES
-    from mlis.data.io.folder import SOURCES, load_folder, write_folder
+    from mlis.data.io.folder import load_folder
     from mlis.features.build import redescribe, unmatched
-    from mlis.storage.atomic import strict_json, write_json
-    from mlis.storage.folders import replaced_together
-    from mlis.storage.locks import held
+    from mlis.features.images.dataset_images import save_beside_photographs
 
     refuse(args, ("backbone", "views", "labels", "skip_undescribed"), "with a dataset's features")
     if args.output.resolve() == args.features.resolve():
         raise SettingsError(f"-o {args.output}: is the dataset itself. Name another folder.")
     old, descriptors = load_folder(args.features), _descriptors(args)
     data = redescribe(old, descriptors, name=args.output.absolute().name)
-    with held(args.output), replaced_together(args.output) as new:
-        write_folder(data, new)
-        if (args.features / IMAGES).exists():
-            shutil.copyfile(args.features / IMAGES, new / IMAGES)
-        if (args.features / SOURCES).exists():
-            known = strict_json((args.features / SOURCES).read_text(encoding="utf-8"))
-            write_json(new / SOURCES, {**known, **data.provenance.sources})
+    save_beside_photographs(data, args.features, args.output)
     features.report_unmatched(unmatched(data.class_names, descriptors.names), args.output)
     _report(args, data, 0)
 

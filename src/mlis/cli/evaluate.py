@@ -305,6 +305,10 @@ def _print_evaluation(
     confidence: "Confidence",
     retrieved: dict[str, float | None],
 ) -> None:
+    from mlis.evaluation import in_words
+
+    if words := in_words(result.U, result.S, result.H):
+        say(words)
     say(result)
     say(confidence)
     if retrieved:

@@ -119,6 +119,7 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
 
 CONTINUE = "run the same command again to continue after the last shard"
 TEXT_FLAGS = ("sentences", "attributes", "categories", "missing", "attribute_weight", "text_model")
+TEXT_FLAGS += ("subtract_mean",)
 
 
 def add_text_flags(parser: argparse._ActionsContainer) -> None:
@@ -144,6 +145,12 @@ def add_text_flags(parser: argparse._ActionsContainer) -> None:
         type=float,
         metavar="W",
         help="with sentences and attributes: the attributes' share of the cosine (default: 0.5)",
+    )
+    parser.add_argument(
+        "--subtract-mean",
+        action="store_true",
+        help="sentences: subtract the mean of all classes' vectors, which removes what all texts "
+        "have in common",
     )
     parser.add_argument(
         "--text-model",
@@ -284,9 +291,9 @@ def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
 
         model = text.TextModel(args.text_model or text.DEFAULT, device=args.device)
     else:
-        refuse(args, ["text_model"], f"with {table}, without sentences")
+        refuse(args, ["text_model", "subtract_mean"], f"with {table}, without sentences")
     weight = WEIGHT if args.attribute_weight is None else args.attribute_weight
-    return describe(words, model, weight=weight)
+    return describe(words, model, weight=weight, subtract_mean=args.subtract_mean)
 
 
 def report_unmatched(found: "Sequence[Unmatched]", output: Path) -> None:

@@ -251,9 +251,14 @@ def _execute(
 
 
 def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:
+    from mlis.evaluation import in_words
+
     seeds, summaries = results["seeds"], results["components"]
     say(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
     print_summaries(summaries)
+    *_, last = summaries.values()
+    if words := in_words(*(last[f"{name}_mean"] for name in "USH")):
+        say(words)
     _print_choice(folder / f"seed-{seeds[0]}" / "auto" / "result.json")
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
         say("some generators were reused from the cache (generator_reused)")

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mlis.data.checks import check_dataset
-from mlis.data.labels import class_indices, label_text, match_labels, warn_of_similar
+from mlis.data.labels import class_indices, label_text, match_labels, shorten, warn_of_similar
 from mlis.data.missing import warn_of_minus_one
 from mlis.data.out_of_core.arrays import as_float32, update_hash
 from mlis.data.out_of_core.stored import StoredRows, choose_rows
 from mlis.data.splits import Split, add_validation, choose_unseen, split_rows
 from mlis.errors import DataError
+from mlis.escape import html_table
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,28 @@ class GZSLDataset:
         return (
             f"GZSLDataset({self.provenance.name!r}: {len(self.labels)} rows of "
             f"{self.features.shape[1]} features, {seen} seen and {unseen} unseen classes)"
+        )
+
+    def _repr_html_(self) -> str:
+        """A table of sizes and origins, for notebooks."""
+        split, origin = self.split, self.provenance
+        pairs = zip(self.class_names, self.seen_mask, strict=True)
+        names = [name for name, is_seen in pairs if not is_seen]
+        seen, unseen = len(self.seen_classes), len(names)
+        return html_table(
+            origin.name,
+            [
+                [
+                    "classes",
+                    f"{seen} with training images (seen), {unseen} described only (unseen)",
+                ],
+                ["described only", shorten(names)],
+                ["training images", len(split.trainval)],
+                ["test images", f"{len(split.test_seen)} seen, {len(split.test_unseen)} unseen"],
+                ["features", f"{self.features.shape[1]} numbers  {origin.features}"],
+                ["descriptors", f"{self.descriptors.shape[1]} numbers  {origin.descriptors}"],
+                *(["note", note] for note in origin.notes),
+            ],
         )
 
     @property

@@ -46,6 +46,7 @@ from mlis.evaluation.rejection import Rejection, auroc, evaluate_rejection
 from mlis.evaluation.retrieval import Retrieval, evaluate_retrieval
 from mlis.evaluation.seeds import METRICS, summarise
 from mlis.evaluation.tradeoff import OperatingPoint, TradeOff
+from mlis.evaluation.words import in_words
 
 __all__ = [
     "METRICS",
@@ -70,6 +71,7 @@ __all__ = [
     "evaluate_rejection",
     "evaluate_retrieval",
     "harmonic_mean",
+    "in_words",
     "per_class_accuracy",
     "seen_unseen_curve",
     "summarise",

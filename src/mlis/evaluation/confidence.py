@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from mlis.compute.memory import in_parts
 from mlis.errors import DataError, SettingsError
@@ -178,6 +176,8 @@ def best_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     def loss(logarithm: float) -> float:
         return _loss(scores, own, weights, float(np.exp(logarithm)))
 
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(
         loss,
         bounds=(middle - np.log(_RANGE), middle + np.log(_RANGE)),
@@ -189,6 +189,8 @@ def best_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def _confidences(scores: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     """(N,) probability of the best class, from 0 to 1, and (N,) its index."""
+    from scipy.special import logsumexp
+
     confidence, best = np.empty(len(scores)), np.empty(len(scores), dtype=np.int64)
 
     def fill(part: slice) -> None:
@@ -213,6 +215,8 @@ def _reliability(confidence: np.ndarray, right: np.ndarray, bins: int) -> Reliab
 
 def _loss(scores: np.ndarray, own: np.ndarray, weights: np.ndarray, temperature: float) -> float:
     """Weighted mean of −log p of the labels, whose scores are `own` (N,)."""
+    from scipy.special import logsumexp
+
     losses = np.empty(len(own))
 
     def fill(part: slice) -> None:

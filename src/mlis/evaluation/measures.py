@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from mlis.errors import DataError
+from mlis.escape import html_table
 from mlis.evaluation.checks import checked
 from mlis.evaluation.curve import SeenUnseenCurve, best_among, exact_curve
+from mlis.evaluation.words import MEANING
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,17 @@ class Evaluation:
     def __str__(self) -> str:
         shown = {name: getattr(self, name) for name in ("U", "S", "H", "T1", "AUSUC", "overall")}
         shown["best H (optimistic)"] = self.best_H
-        return "  ".join(f"{k} {'–' if v is None else format(v, '.1f')}" for k, v in shown.items())
+        return "  ".join(f"{k} {_shown(v)}" for k, v in shown.items())
+
+    def _repr_html_(self) -> str:
+        """A table of the measures in plain words, for notebooks."""
+        rows = [[meaning, name, _shown(getattr(self, name))] for name, meaning in MEANING.items()]
+        rows += [["note", "", note] for note in self.notes]
+        return html_table(f"{self.images} test images, per cent", rows)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def evaluate(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from mlis.errors import DataError
 
@@ -75,6 +74,8 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     >>> auroc(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
     87.5
     """
+    from scipy.stats import rankdata
+
     known, unknown = _scores(known, "known"), _scores(unknown, "unknown")
     ranks = rankdata(np.concatenate([known, unknown]))
     pairs = len(known) * len(unknown)

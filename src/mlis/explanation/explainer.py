@@ -25,6 +25,10 @@ from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.attribute_evidence import AttributeEvidence
 from mlis.model.recognizer import Recognizer
 
+# PyTorch's types are partial
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 ATTRIBUTES, NEAREST = 5, 3
 """How many are named."""
 _ROWS = 1024

@@ -47,7 +47,8 @@ class Explanation:
         similarity: cosine of the descriptor predicted from the image with those of answer and
             runner-up, the seen classes' mean subtracted; None where one has no descriptor.
         attributes: at most five of the largest evidence, what speaks for the answer first, what
-            speaks against it last; empty where columns have no names.
+            speaks against it last; empty where columns have no names, or no attribute tells the
+            two classes apart.
         nearest: at most three training images, the nearest first; empty without any to compare.
     """
 
@@ -80,13 +81,16 @@ class Explanation:
 
     @property
     def because(self) -> str:
-        """Evidence of the attributes; without their names, how similar the descriptors are."""
+        """Evidence of the attributes; if none has any, how similar the descriptors are."""
         if self.attributes:
             return "; ".join(f"{one.name} {one.evidence:+.1f}" for one in self.attributes)
         if self.similarity is None:
             return ""
         own, other = self.similarity
-        return f"descriptor of {self.answer} {own:+.2f}; of {self.runner_up} {other:+.2f}"
+        return (
+            f"similarity to the description of {self.answer} {own:+.2f}, of {self.runner_up} "
+            f"{other:+.2f}"
+        )
 
     @property
     def resembles(self) -> str:

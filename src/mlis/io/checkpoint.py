@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import mlis
-from mlis.compute.memory import enough_memory
+from mlis.compute.memory import enough_memory, is_shortage
 from mlis.compute.precision import own_modes, resolve_device
 from mlis.data.io.folder import check_sources
 from mlis.errors import ModelFileError
@@ -149,6 +149,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Recogn
     recognizer = _empty(path, description, record)
     _check_tensors(folder / WEIGHTS, tensors, recognizer.state_dict())
     recognizer.load_state_dict(tensors, assign=True)
+    _check_scores(path, recognizer)
     return recognizer.to(device)
 
 
@@ -279,15 +280,34 @@ def _empty(path: Path, description: Mapping[str, Any], record: Mapping[str, Any]
             ),
             description.get("temperature", 1.0),
         )
-        scores = recognizer(torch.empty(1, recognizer.num_features, device="meta"))
-        if scores.shape != (1, len(names)):
-            raise ValueError(f"{tuple(scores.shape)} scores of {len(names)} classes")
     except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ModelFileError(
-            f"{path} is damaged: preprocessing, refiner and head do not make a model ({error!r}). "
-            "Copy both files of the model again, or use the version of mlis that wrote it."
-        ) from None
+        raise _no_model(path, error) from None
     return recognizer
+
+
+def _check_scores(path: Path, recognizer: Recognizer) -> None:
+    """One row: preprocessing, refiner and head fit together, and score every class.
+
+    Of the weights themselves: on the meta device PyTorch would load its compiler for this.
+    """
+    like = next(recognizer.head.parameters())
+    try:
+        scores = recognizer(like.new_zeros(1, recognizer.num_features))
+        if scores.shape != (1, len(recognizer.class_names)):
+            raise ValueError(
+                f"{tuple(scores.shape)} scores of {len(recognizer.class_names)} classes"
+            )
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        if is_shortage(error):
+            raise
+        raise _no_model(path, error) from None
+
+
+def _no_model(path: Path, error: Exception) -> ModelFileError:
+    return ModelFileError(
+        f"{path} is damaged: preprocessing, refiner and head do not make a model ({error!r}). "
+        "Copy both files of the model again, or use the version of mlis that wrote it."
+    )
 
 
 def _check_tensors(

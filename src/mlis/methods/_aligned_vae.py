@@ -24,7 +24,7 @@ from mlis.training.state import EpochCount, PackedTrainer
 Gaussians = tuple[Tensor, Tensor]
 """μ and log σ², (B, Dz) each."""
 
-DECAYS = (1.0, 10.0, 100.0)  # to choose from, times classification.weight_decay
+DECAYS = (0.1, 1.0, 10.0)  # to choose from, times classification.weight_decay
 
 _ENCODED = 4096  # rows at a time
 

@@ -47,7 +47,7 @@ from mlis.training.checkpoints import CheckpointStore
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-MOST = 20_000
+MOST = 10_000
 """Held-out rows of seen and of unseen classes, each, that a choice is made on."""
 _FINAL = 1.4  # a training on all rows, in trainings on a fold
 _LONGEST = 1e9  # seconds, as JSON has no infinity

@@ -23,7 +23,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -48,6 +47,8 @@ def mixture(target: np.ndarray, others: np.ndarray, alpha: float) -> np.ndarray:
         others: (S, D).
         alpha: the lower bound, at most 1/S.
     """
+    from scipy.optimize import nnls
+
     tau = 1 - alpha * len(others)
     d = target - alpha * others.sum(0) - tau * others
     scale = max(float(np.linalg.norm(d, axis=1).mean()), 1e-12)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mlis.config import checked_rate
+from mlis.data.labels import shorten
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError, SettingsError
+from mlis.escape import html_table
 from mlis.model.batches import Workspace, in_batches
 from mlis.model.feature_range import FeatureRange, RangeWatch
 from mlis.model.fused import Folded, Fused
@@ -116,6 +118,27 @@ class Recognizer(nn.Module):
             f"{len(self.class_names) - seen} unseen; {self.num_features} → {self._width} features, "
             f"{kinds}, calibration {self.calibration:g})"
         )
+
+    def _repr_html_(self) -> str:
+        """A table of classes, composition and what validation said, for notebooks."""
+        pairs = zip(self.class_names, self.seen_mask.numpy(force=True), strict=True)
+        names = [name for name, is_seen in pairs if not is_seen]
+        seen = len(self.class_names) - len(names)
+        tradeoff = self.metadata.tradeoff
+        point = None if tradeoff is None else tradeoff.at(self.calibration)
+        rows: list[Sequence[object]] = [
+            [
+                "classes",
+                f"{seen} with training images (seen), {len(names)} described only (unseen)",
+            ],
+            ["described only", shorten(names)],
+            ["features", f"{self.num_features} → {self._width} numbers"],
+            ["composition", f"{self.refiner.kind} refiner, {self.head.kind} head"],
+            ["calibration constant", f"{self.calibration:g}"],
+        ]
+        if point is not None:
+            rows.append(["on validation classes", f"U {point.U:.1f}, S {point.S:.1f}"])
+        return html_table("Recognizer", rows)
 
     @property
     def device(self) -> torch.device:

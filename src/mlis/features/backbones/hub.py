@@ -11,10 +11,21 @@ _HOW_TO_NAME = {
     "text model": "--text-model NAME; in Python model=TextModel(NAME)",
 }
 
+_ELSEWHERE = (
+    " (where the hub cannot be reached: `hf download NAME --local-dir FOLDER` on a machine that "
+    "reaches it, and copy FOLDER)"
+)
+
 
 @contextlib.contextmanager
 def loading(name: str, kind: str, extra: str, offline: str) -> Iterator[None]:
     """Load a model by hub name or local folder in the block, without progress bars and logs.
+
+    Args:
+        name: of the model.
+        kind: what it is, for messages.
+        extra: of the package, which it needs.
+        offline: a model of that kind whose weights are installed; empty if there is none.
 
     Raises:
         SettingsError: the extra is not installed, or the model cannot be loaded.
@@ -34,19 +45,26 @@ def loading(name: str, kind: str, extra: str, offline: str) -> Iterator[None]:
         raise
     except Exception as error:  # a damaged folder may raise any exception
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        where = (
-            "the folder contains no model that can be loaded"
-            if Path(name).is_dir()
-            else "there is no such folder, and it could not be downloaded from the hub"
-        )
+        where, elsewhere = "there is no such folder", ""
+        if Path(name).is_dir():
+            where = "the folder contains no model that can be loaded"
+        elif not _is_path(name):
+            where += ", and it could not be downloaded from the hub"
+            elsewhere = _ELSEWHERE
         raise SettingsError(
-            f"{kind} {name!r}: {where} ({reason}). Correct the name, give a folder written "
-            f"by save_pretrained, or use {offline}, whose weights are installed"
+            f"{kind} {name!r}: {where} ({reason}). Correct the name, or give a folder written by "
+            f"save_pretrained{elsewhere}"
+            + (f"; or use {offline}, whose weights are installed" if offline else "")
         ) from error
     finally:
         library_log.set_verbosity(level)
         if bar:
             library_log.enable_progress_bar()
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be a folder's: those of the hub are `NAME` or `OWNER/NAME`."""
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
 
 
 def on_this_machine(name: str, kind: str) -> str:

@@ -30,7 +30,7 @@ from mlis.features.descriptors.attributes import (
     fit_column,
 )
 from mlis.features.descriptors.class_descriptions import ClassDescriptions
-from mlis.features.descriptors.text_model import TextModel
+from mlis.features.descriptors.text_model import TextModel, without_common
 from mlis.storage.atomic import strict_json, write_json
 from mlis.storage.folders import recover, replaced_together
 
@@ -54,6 +54,7 @@ class Descriptors:
         source: name and SHA-256 of the table.
         sentence_columns: the columns of sentences in the table.
         missing: cells that were read as missing, besides the usual ones.
+        text_mean: D, mean of the classes' text vectors, if it was subtracted; else empty.
     """
 
     names: tuple[str, ...]
@@ -66,11 +67,13 @@ class Descriptors:
     source: Mapping[str, str] = field(default_factory=dict)
     sentence_columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    text_mean: tuple[float, ...] = ()
 
     @property
     def kind(self) -> str:
         """Short description."""
         text = "" if self.text is None else f"sentences by {self.text['name']}"
+        text += " without their mean" if self.text_mean else ""
         if not self.columns:
             return text
         attributes = f"{len(self.columns)} attributes"
@@ -78,7 +81,11 @@ class Descriptors:
 
 
 def describe(
-    table: ClassDescriptions, model: TextModel | None, *, weight: float = WEIGHT
+    table: ClassDescriptions,
+    model: TextModel | None,
+    *,
+    weight: float = WEIGHT,
+    subtract_mean: bool = False,
 ) -> Descriptors:
     """Descriptors of all classes of a table.
 
@@ -86,6 +93,8 @@ def describe(
         table: the classes.
         model: for sentences; may be None if there are none.
         weight: w of the attributes, if there are both.
+        subtract_mean: subtract the mean of all classes' text vectors, which removes what all
+            texts have in common.
 
     Raises:
         SettingsError: the weight is not between 0 and 1, or the model is None.
@@ -94,11 +103,16 @@ def describe(
     notes: list[str] = []
     parts: list[np.ndarray] = []
     columns: tuple[Column, ...] = ()
+    mean = np.empty(0, dtype=np.float32)
     if table.has_sentences:
         if model is None:
             raise SettingsError("model: expected a text model for the sentences, got None")
         notes.append(f"read as sentences: {shorten(table.sentence_columns)}")
-        parts.append(_text(table, model, notes))
+        vectors = _text(table, model, notes)
+        if subtract_mean:
+            mean = vectors.mean(axis=0)
+            vectors = without_common(vectors, mean)
+        parts.append(vectors)
     if table.attributes:
         numbers, columns = _attributes(table, notes, alone=not parts)
         parts.append(numbers)
@@ -120,6 +134,7 @@ def describe(
         {"name": table.path.name, "sha256": file_sha256(table.path)},
         table.sentence_columns,
         table.missing,
+        tuple(mean.tolist()),
     )
 
 
@@ -250,6 +265,7 @@ def record_of(descriptors: Descriptors) -> dict[str, Any]:
         "attribute_weight": descriptors.weight,
         "notes": list(descriptors.notes),
         "source": dict(descriptors.source),
+        **({"text_mean": list(descriptors.text_mean)} if descriptors.text_mean else {}),
     }
 
 
@@ -268,6 +284,7 @@ def read_descriptors(folder: Path) -> Descriptors:
         model = (record["text"], columns, float(record["attribute_weight"]))
         notes, source = tuple(record["notes"]), dict(record["source"])
         cells = (tuple(record.get("sentences", ())), tuple(record.get("missing", ())))
+        cells += (tuple(map(float, record.get("text_mean", ()))),)
     except DataError:
         raise
     except FileNotFoundError:

@@ -24,7 +24,7 @@ from mlis.features.descriptors.attributes import (
 )
 from mlis.features.descriptors.class_descriptions import ClassDescriptions, read_descriptions
 from mlis.features.descriptors.describe import FORMAT, VERSION, concatenate
-from mlis.features.descriptors.text_model import TextModel
+from mlis.features.descriptors.text_model import TextModel, without_common
 
 Descriptions = Mapping[str, str | Sequence[str]]
 """Name of a class → its sentence or sentences."""
@@ -60,6 +60,9 @@ def describe_like(
         columns = tuple(Column.from_dict(values) for values in record["attributes"])
         weight, text = float(record["attribute_weight"]), record["text"]
         expected = None if text is None else BackboneSpec.from_dict(text)
+        mean = np.array(record.get("text_mean", ()), dtype=np.float32)
+        if len(mean) and (expected is None or mean.shape != (expected.size,)):
+            raise ValueError(f"text_mean: {mean.shape}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"the record of the model's descriptors is damaged: {error!r}") from None
     if isinstance(classes, Mapping):
@@ -70,7 +73,8 @@ def describe_like(
     if expected is not None:
         if not described.has_sentences:
             raise DataError(f"{described.path}: expected sentences, as in training, got none.")
-        parts.append(_text_model(expected, model).describe(described.sentences))
+        vectors = _text_model(expected, model).describe(described.sentences)
+        parts.append(without_common(vectors, mean) if len(mean) else vectors)
     if columns:
         parts.append(_attributes(described, columns, alone=not parts))
     vectors = concatenate(*parts, weight=weight) if len(parts) == 2 else parts[0]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlis.compute.precision import Precision
-from mlis.errors import SettingsError
+from mlis.errors import DataError, SettingsError
 from mlis.features.backbones.base import BackboneSpec, weights_hash
 from mlis.features.backbones.hub import loading, on_this_machine
 
@@ -75,11 +75,33 @@ class TextModel:
 
     def describe(self, sentences: Sequence[Sequence[str]]) -> np.ndarray:
         """(C, D) float32: normalised mean of each class's sentences."""
-        flat = [text for texts in sentences for text in texts]
-        vectors = self.encode(flat)
-        ends = np.cumsum([len(texts) for texts in sentences])
-        means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        return class_vectors(self.encode([text for one in sentences for text in one]), sentences)
+
+
+def class_vectors(vectors: np.ndarray, texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """(C, D) float32: normalised mean of each class's vectors, of the (n, D) of all its texts."""
+    ends = np.cumsum([len(one) for one in texts])
+    means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def without_common(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(C, D) float32 unit vectors of the difference from the mean (D,) of the classes' vectors.
+
+    Texts on one kind of thing share much of their embedding; what remains tells them apart. Mu,
+    Viswanath: "All-but-the-Top", ICLR 2018, without its principal components.
+
+    Raises:
+        DataError: a class is the mean itself, as a single class is.
+    """
+    rest = vectors - mean
+    lengths = np.linalg.norm(rest, axis=1, keepdims=True)
+    if (lengths < 1e-6).any():
+        raise DataError(
+            "sentences: a class is described exactly as the mean of all: expected classes with "
+            "different sentences. Describe them, or leave --subtract-mean out."
+        )
+    return (rest / lengths).astype(np.float32)
 
 
 def _packaged() -> Path:

@@ -191,7 +191,7 @@ function best(predictions) {
 
 function reasons(why) {
   if (!why) return [];
-  const because = why.because && `Why ${why.answer} and not ${why.runner_up}: ${why.because}`;
+  const because = why.because && `${why.answer} against ${why.runner_up}: ${why.because}`;
   const resembles = why.resembles && `Most similar photographs of the training: ${why.resembles}`;
   return [because, resembles].filter(Boolean).map((text) => make("p", "said", text));
 }

@@ -1,0 +1,27 @@
+"""What the measures mean, in plain words, for those who do not know the symbols."""
+
+MEANING = {
+    "U": "photographs of described-only (unseen) classes named right",
+    "S": "photographs of classes with training images (seen) named right",
+    "H": "both in one number: the harmonic mean of U and S",
+    "T1": "photographs of described-only classes named right where no other class is possible",
+    "AUSUC": "U and S over all trade-offs between them: the area under their curve",
+    "overall": "photographs named right, whatever their class",
+}
+"""By symbol; per cent, of U, S and T1 the mean over classes."""
+
+
+def in_words(U: float | None, S: float | None, H: float | None) -> str:
+    """One line of U, S and H; what is undefined is left out. Empty without any.
+
+    >>> in_words(43.6, 80.2, 56.5)
+    'named right: 44 % of photographs of described-only classes (U), 80 % of photographs of
+    classes with training images (S); both in one number: 56 (H)'
+    """
+    shares = (
+        (U, "of photographs of described-only classes (U)"),
+        (S, "of photographs of classes with training images (S)"),
+    )
+    said = [f"{value:.0f} % {what}" for value, what in shares if value is not None]
+    both = "" if H is None else f"; both in one number: {H:.0f} (H)"
+    return f"named right: {', '.join(said)}{both}" if said else ""
