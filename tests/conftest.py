@@ -58,4 +58,8 @@ def _one_thread():
     """Tiny matrices are slower on several threads, and tests may run beside each other."""
     import torch
 
-    torch.set_num_threads(int(os.environ.get("MLIS_TEST_THREADS", "1")))
+    threads = os.environ.get("MLIS_TEST_THREADS", "1")
+    torch.set_num_threads(int(threads))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", threads)  # of programs that tests start
+        yield

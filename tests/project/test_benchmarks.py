@@ -78,7 +78,7 @@ def test_stage_two_and_scikit_learn_reach_the_same_objective(tmp_path):
     options = ("--shapes", "tiny", "--repeats", "2", "--patience", "1")
     (row,) = run(stage_two, tmp_path, *options)["rows"]
     assert row["sklearn_objective"] == pytest.approx(row["objective"], rel=1e-3)
-    assert row["objective"] < 0.1 < math.log(8)  # at zero
+    assert row["objective"] < 0.5 < math.log(8)  # at zero
     assert row["textbook"]["reached"] == (
         row["textbook"]["objective"] <= row["objective"] * (1 + row["tolerance"])
     )

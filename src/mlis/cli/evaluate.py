@@ -127,15 +127,15 @@ def run(args: argparse.Namespace) -> None:
         confidence = evaluate_confidence(
             *(scores, test.labels, test.seen_mask), temperature=recognizer.temperature
         )
-        right = scores.argmax(axis=1) == test.labels
-        rejection = evaluate_rejection(
-            recognizer.known_scores(test.features), right, _of_unknown(args, recognizer)
-        )
         retrieved = unseen.retrieved(recognizer)
         say(f"{model.folder} on {data.name}: {result.images} test images")
         _print_evaluation(args, result, confidence, retrieved)
-        say(rejection)
-        curves = rejection.to_dict()
+        if len(scores):
+            right, unknown = scores.argmax(axis=1) == test.labels, _of_unknown(args, recognizer)
+            known = recognizer.known_scores(test.features)
+            rejection = evaluate_rejection(known, right, unknown)
+            say(rejection)
+            curves = rejection.to_dict()
         components = str(recognizer.metadata.record.get("components", "model"))
         rows[components].append(result.to_dict() | confidence.to_dict() | retrieved)
     metadata: dict[str, Any] = {
