@@ -99,11 +99,11 @@ class A:
 
 
 UNKNOWN = {
-    f"{home}.{name}"
-    for home in ("mlis", "mlis.estimator")
-    for name in ("MLISClassifier", "GZSLClassifier")
+    *("mlis.MLISClassifier", "mlis.estimator.MLISClassifier"),
+    *("mlis.GZSLClassifier", "mlis.estimator.GZSLClassifier"),
+    *("mlis.cli.progress.ImageBar", "mlis.cli.progress.ImageBar.bar", "mlis.cli.progress.Progress"),
 }
-"""What stands on scikit-learn's bases, which ship no types."""
+"""What stands on classes of scikit-learn and tqdm, which ship no types."""
 
 
 @pytest.mark.slow
