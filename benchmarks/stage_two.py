@@ -62,7 +62,7 @@ class Problem:
     def objective(self, x: Tensor, weight: Tensor, bias: Tensor) -> float:
         """The minimised loss of a classifier of standardised features."""
         losses = cross_entropy(x @ weight.T + bias, self.labels, reduction="none")
-        penalty = 0.5 * self.settings.weight_decay * weight.double().square().sum()
+        penalty = 0.5 * self.settings.penalty(self.num_classes) * weight.double().square().sum()
         return float((losses * self.sample_weights()).sum(dtype=torch.float64) + penalty)
 
 
@@ -110,7 +110,7 @@ def scikit_learn(p: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
     """scikit-learn's L-BFGS on the same objective, to the same largest gradient entry."""
     n, weights = len(x), p.sample_weights()
     model = LogisticRegression(
-        C=1 / (p.settings.weight_decay * n),
+        C=1 / (p.settings.penalty(p.num_classes) * n),
         tol=_tolerance(p, x, weights),
         max_iter=p.settings.max_iterations,
     )
@@ -139,7 +139,7 @@ def textbook(p: Problem, x: Tensor, rate: float, goal: float, limit: float) -> d
     def epoch() -> None:
         for rows in torch.randperm(len(x)).split(batch):
             losses = cross_entropy(layer(x[rows]), p.labels[rows], reduction="none")
-            decay = 0.5 * p.settings.weight_decay * layer.weight.square().sum()
+            decay = 0.5 * p.settings.penalty(p.num_classes) * layer.weight.square().sum()
             adam.zero_grad()
             ((weights[rows] * losses).mean() + decay).backward()
             adam.step()

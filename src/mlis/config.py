@@ -207,8 +207,11 @@ class Classification(Section):
     balance: Literal["samples", "classes"] = setting(
         "classes", "every sample weighs the same, or every class"
     )
-    weight_decay: float = setting(
-        1e-4, "L2 penalty on the weights, for features of mean length 1", low=0
+    weight_decay: float | Literal["auto"] = setting(
+        "auto",
+        "L2 penalty on the weights, for features of mean length 1; auto: 0.01 divided by the "
+        "number of classes, each of which has that share of the loss",
+        low=0,
     )
     tolerance: float = setting(
         3e-5,
@@ -227,6 +230,10 @@ class Classification(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "calibration", checked_calibration(self.calibration))
+
+    def penalty(self, num_classes: int) -> float:
+        """The weight decay for so many classes."""
+        return 0.01 / num_classes if self.weight_decay == "auto" else self.weight_decay
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_equals_scikit_learn(penalty, balance):
 def test_default_settings_converge(dtype, caplog):
     x, y = clouds(C=6, n=400)
     ours = fit_classifier(x.to(dtype, copy=True), y, 6, Classification())
-    model, X, _ = scikit_learn(x, y, Classification().weight_decay, "classes")
+    model, X, _ = scikit_learn(x, y, Classification().penalty(6), "classes")
     probabilities = torch.softmax(ours(x.to(dtype)), 1)
     assert ours.weight.dtype == dtype
     assert np.abs(probabilities.numpy() - model.predict_proba(X)).max() < 2e-2
@@ -59,7 +59,7 @@ def test_default_settings_converge(dtype, caplog):
 
 def test_a_smaller_tolerance_comes_nearer():
     x, y = clouds(C=6, n=400)
-    model, X, _ = scikit_learn(x, y, Classification().weight_decay, "classes")
+    model, X, _ = scikit_learn(x, y, Classification().penalty(6), "classes")
     errors = []
     for tolerance in (1e-4, 1e-6, 1e-9):
         settings = Classification(tolerance=tolerance, max_iterations=3000)

@@ -24,7 +24,7 @@ from mlis.training.state import EpochCount, PackedTrainer
 Gaussians = tuple[Tensor, Tensor]
 """μ and log σ², (B, Dz) each."""
 
-DECAYS = (0.1, 1.0, 10.0)  # to choose from, times classification.weight_decay
+DECAYS = (1e-5, 1e-4, 1e-3)  # to choose from, unless classification.weight_decay is a number
 
 _ENCODED = 4096  # rows at a time
 
@@ -51,7 +51,8 @@ class LatentNoise:
 
 def with_decays(config: Config) -> list[Config]:
     """Settings with each weight decay of the softmax that validation may choose."""
-    decays = [factor * config.classification.weight_decay for factor in DECAYS]
+    given = config.classification.weight_decay
+    decays = DECAYS if given == "auto" else (given,)
     return [config.replace({"classification": {"weight_decay": decay}}) for decay in decays]
 
 

@@ -65,7 +65,8 @@ def fit_classifier(
         rows = _standardise_chunks(features, num_classes)
     weights = class_weights(labels, num_classes, settings.balance, sample_weight)
     weights = weights.to(rows.centre)[:, None]
-    objective = _Objective(rows, labels, weights, num_classes, settings.weight_decay)
+    decay = settings.penalty(num_classes)
+    objective = _Objective(rows, labels, weights, num_classes, decay)
     present = torch.bincount(labels, minlength=num_classes) > 0
     _minimise(objective, settings, None if start is None else _begun(start, rows, present))
     folded = objective.weight / rows.length
