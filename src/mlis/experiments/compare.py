@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from mlis.compute.precision import Precision, own_modes
 from mlis.config import Classification
@@ -218,7 +219,5 @@ def _of_all(names: Sequence[str], descriptions: Mapping[str, Sequence[str]]) -> 
 
 
 def _unit(rows: Any) -> np.ndarray:
-    """(n, D) float32 rows of length 1; those of zeros are kept."""
-    rows = np.asarray(rows, dtype=np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
+    """(n, D) float32 rows of length 1; those of zeros stay."""
+    return normalize(torch.tensor(np.asarray(rows, dtype=np.float32)), dim=1).numpy()

@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Section, setting
-from mlis.data.out_of_core.streaming import prefetch
-from mlis.data.samplers import uniform_rows
+from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.methods._aligned_vae import (
     AlignedMethod,
@@ -128,12 +127,12 @@ class CADAVAETrainer(AlignedTrainer):
         self.adam: torch.optim.Adam = adam(parameters, s.learning_rate, 0.9, 0.999, amsgrad=True)
         self.rng: torch.Generator = stream(seed, "cada-vae", device=precision.device)
         self.clock: EpochCount = EpochCount(len(data.y), s.batch_size)
-        self.rows: Tensor = self._draw_rows()
+        self.rows: Tensor = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
 
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch and update the four networks on the sum of the losses."""
         x, a = self.data.x[self.rows], self.data.descriptors[self.data.y[self.rows]]
-        self.rows = self._draw_rows()
+        self.rows = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
         losses = self.losses(x, a)
         s, epoch = self.settings, self.clock.epoch
         weights = {"kl": s.kl_weight, "cross": s.cross_weight, "distance": s.distance_weight}
@@ -171,11 +170,6 @@ class CADAVAETrainer(AlignedTrainer):
         """From features to μ, a copy."""
         first = cast(Linear, self.visual_encoder.layers[0])
         return Layers([as_refiner(first, 0.0), as_refiner(self.visual_encoder.mean, 1.0)])
-
-    def _draw_rows(self) -> Tensor:
-        rows = uniform_rows(len(self.data.y), self.settings.batch_size, self.rng)
-        prefetch(self.data.x, rows)
-        return rows
 
     def _networks(self) -> dict[str, nn.Module]:
         return {

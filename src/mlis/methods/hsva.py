@@ -39,7 +39,7 @@ from torch.nn.functional import cross_entropy, normalize
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Section, setting
-from mlis.data.out_of_core.streaming import prefetch
+from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.data.samplers import uniform_rows
 from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.generators.vae_gan.trainer import update
@@ -166,7 +166,7 @@ class HSVATrainer(AlignedTrainer):
         self.rng: torch.Generator = stream(seed, "hsva", device=precision.device)
         self.own: Tensor = torch.searchsorted(data.seen, data.y)
         self.clock: EpochCount = EpochCount(len(data.y), s.batch_size)
-        self.rows: Tensor = self._draw_rows()
+        self.rows: Tensor = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
 
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch, and take the updates A, B, C twice, D."""
@@ -175,7 +175,7 @@ class HSVATrainer(AlignedTrainer):
         weights = {name: w * warm_up(epoch, *WARM_UP[name]) for name, w in weights.items()}
         x, labels = self.data.x[self.rows], self.own[self.rows]
         a = self.data.descriptors[self.data.y[self.rows]]
-        self.rows = self._draw_rows()
+        self.rows = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
         classes, _ = self.structure_losses(x, a, labels)
         update(classes, self.adam_classifiers, self.adam_structure)
         classes, disagreement = self.structure_losses(x, a, labels)
@@ -247,11 +247,6 @@ class HSVATrainer(AlignedTrainer):
         rng = self.rng
         numbers = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
         return numbers.to(self.data.descriptors.dtype)
-
-    def _draw_rows(self) -> Tensor:
-        rows = uniform_rows(len(self.data.y), self.settings.batch_size, self.rng)
-        prefetch(self.data.x, rows)
-        return rows
 
     def _networks(self) -> dict[str, nn.Module]:
         return {

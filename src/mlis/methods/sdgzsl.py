@@ -39,8 +39,7 @@ from torch.nn.functional import batch_norm, cross_entropy, mse_loss, one_hot, so
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Section, setting
-from mlis.data.out_of_core.streaming import prefetch
-from mlis.data.samplers import uniform_rows
+from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.generators.base import Sampler
 from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.generators.vae_gan.trainer import update
@@ -249,12 +248,12 @@ class DisentanglingTrainer(PackedTrainer):
         )
         self.rng: torch.Generator = stream(seed, "sdgzsl", device=precision.device)
         self.clock: EpochCount = EpochCount(len(data.y), s.batch_size)
-        self.rows: Tensor = self._draw_rows()
+        self.rows: Tensor = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
 
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch; update all but d, with L_tc, or without it and then d."""
         x, labels = self.data.x[self.rows], self.data.y[self.rows]
-        self.rows = self._draw_rows()
+        self.rows = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
         s, epoch = self.settings, self.clock.epoch
         losses, parts = self.losses(x, labels)
         total = losses["error"] + min(s.kl_warm_up * epoch, 1.0) * losses["kl"]
@@ -336,11 +335,6 @@ class DisentanglingTrainer(PackedTrainer):
         rng = self.rng
         numbers = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
         return numbers.to(self.data.descriptors.dtype)
-
-    def _draw_rows(self) -> Tensor:
-        rows = uniform_rows(len(self.data.y), self.settings.batch_size, self.rng)
-        prefetch(self.data.x, rows)
-        return rows
 
     def parts(self) -> Mapping[str, Part]:
         """Networks, optimisers, count of steps and random stream."""

@@ -35,8 +35,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Section, setting
-from mlis.data.out_of_core.streaming import prefetch
-from mlis.data.samplers import uniform_rows
+from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.model.heads import RelationHead
 from mlis.model.preprocessing import TrainingTensors
@@ -123,12 +122,12 @@ class ContrastTrainer(PackedTrainer):
         if len(data.unseen):
             pair = data.descriptors[data.seen], data.descriptors[data.unseen]
             self.similarity = class_similarity(*pair, s.ridge_penalty)
-        self.rows: Tensor = self._draw_rows()
+        self.rows: Tensor = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
 
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch and update both networks on the sum of the losses."""
         x, labels = self.data.x[self.rows], self.own[self.rows]
-        self.rows = self._draw_rows()
+        self.rows = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
         losses = self.losses(x, labels)
         total = losses["contrast"] + self.settings.transfer_weight * losses["transfer"]
         self.adam.zero_grad()
@@ -161,11 +160,6 @@ class ContrastTrainer(PackedTrainer):
         parts = (first.weight, first.bias, last.weight[0], last.bias[0])
         prototypes = self.prototypes_of(self.data.descriptors)
         return RelationHead(prototypes, *(part.detach().clone() for part in parts))
-
-    def _draw_rows(self) -> Tensor:
-        rows = uniform_rows(len(self.data.y), self.settings.batch_size, self.rng)
-        prefetch(self.data.x, rows)
-        return rows
 
     def parts(self) -> Mapping[str, Part]:
         """Networks, optimiser and random stream."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mlis.data.out_of_core.stored import StoredRows
+from mlis.data.samplers import uniform_rows
 
 CHUNK_ROWS = 2048  # 16 MiB of 2048 float32 features: small enough to be reused by the allocator
 _MAX_PREFETCHED = 8  # batches
@@ -184,6 +185,13 @@ def prefetch(x: Tensor | StreamedRows, rows: Tensor) -> None:
     """Start reading rows for a later `x[rows]`; does nothing if `x` is in memory."""
     if isinstance(x, StreamedRows):
         x.prefetch(rows)
+
+
+def rows_ahead(x: Tensor | StreamedRows, count: int, rng: torch.Generator) -> Tensor:
+    """(count,) row indices of a later `x[rows]`, drawn uniformly; they are read meanwhile."""
+    rows = uniform_rows(len(x), count, rng)
+    prefetch(x, rows)
+    return rows
 
 
 class ConcatenatedRows:

@@ -17,8 +17,7 @@ from mlis.compute.buffers import Buffers
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Section, setting
-from mlis.data.out_of_core.streaming import prefetch
-from mlis.data.samplers import uniform_rows
+from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.generators.vae_gan.losses import (
     Range,
     activate,
@@ -228,9 +227,7 @@ class VAEGANTrainer(PackedTrainer):
 
     def _draw_rows(self) -> Tensor:
         size = self.options.critic_steps * self.options.batch_size
-        rows = uniform_rows(len(self.labels), size, self.rng)
-        prefetch(self.data.x, rows)
-        return rows
+        return rows_ahead(self.data.x, size, self.rng)
 
 
 def update(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
