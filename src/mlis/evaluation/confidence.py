@@ -242,7 +242,8 @@ def _loss(
         rows = (rows - rows.max(axis=1, keepdims=True)) / temperature
         total = np.asarray(logsumexp(rows, axis=1))  # −log c, as the best has 0
         np.put_along_axis(rows, best[part, None], -np.inf, axis=1)
-        losses[part] = total - np.where(right[part], 0.0, logsumexp(rows, axis=1))
+        others = np.asarray(logsumexp(rows, axis=1))
+        losses[part] = total - np.where(right[part], 0.0, others)
 
     in_parts(len(best), _ROWS, fill, "the temperature", "use fewer validation images")
     return float(losses @ weights)

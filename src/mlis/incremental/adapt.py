@@ -116,7 +116,7 @@ def _log_odds(recognizer: Recognizer, x: np.ndarray) -> Tensor:
     seen = recognizer.seen_mask.cpu()
     found: list[Tensor] = []
     for start in range(0, len(x), _ROWS):
-        scores = torch.from_numpy(recognizer.scores(x[start : start + _ROWS])).double()
+        scores = torch.tensor(recognizer.scores(x[start : start + _ROWS])).double()
         scores = (scores + recognizer.calibration * seen) / recognizer.temperature
         found.append(scores[:, ~seen].logsumexp(1) - scores[:, seen].logsumexp(1))
     return torch.cat(found)
