@@ -252,7 +252,7 @@ def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(
     threads, tmp_path, monkeypatch
 ):
     """It must not be left out as a bad file is: the result would depend on the machine's load."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # batches computed side by side
+    monkeypatch.setattr("mlis.features.images.embed._at_once", lambda *_: threads)
     images, output = tmp_path / "in", tmp_path / "out"
     write_images(images, names(12))
     with pytest.raises(OutOfMemoryError, match=r"a/008\.png: .*reduce --workers"):
