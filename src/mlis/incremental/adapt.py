@@ -21,33 +21,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlis.compute.memory import enough_memory
 from mlis.compute.precision import own_modes
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
 from mlis.incremental.class_changes import noted
 from mlis.model.heads import EnsembleHead, GaussianHead, Head
-from mlis.model.recognizer import ADAPTED, Recognizer, probabilities_of, replace
+from mlis.model.recognizer import ADAPTED, Recognizer, replace
 
 ROUNDS = 10
 """Of expectation maximisation: on validation classes 3 to 10 gave the same accuracy."""
 _ROWS = 8192  # processed at a time
 
 
+@enough_memory("adapting to unlabelled images", "Give fewer of them")
 @own_modes()
 def adapt(recognizer: Recognizer, unlabelled: Any, *, note: str = "") -> Recognizer:
     """A transductive recognizer, whose unseen classes are where unlabelled images suggest.
 
-    Results, the trade-off on validation classes and validation measures of the recognizer are not
-    those of the adapted one, and are not kept in it.
+    Results of the recognizer, and its trade-off on validation classes, are not those of the adapted
+    one, and are not kept in it. Its temperature stays.
 
     Args:
         recognizer: with a Gaussian classifier, alone or in an ensemble; stays as it is.
-        unlabelled: (N, Dx) features of images of its classes, seen or unseen, as it takes them.
+        unlabelled: (N, Dx) features of images of its classes, seen and unseen, as it takes them.
         note: kept in the history.
 
     Raises:
         DataError: no images, features of another length or not finite, no Gaussian classifier, no
             unseen class, or the recognizer is adapted already.
+        OutOfMemoryError: memory does not suffice.
     """
     x = as_float32(unlabelled, "unlabelled features")
     gaussian = _gaussian(recognizer)
@@ -56,16 +59,31 @@ def adapt(recognizer: Recognizer, unlabelled: Any, *, note: str = "") -> Recogni
             f"unlabelled features: expected shape (N, {recognizer.num_features}) with N ≥ 1, got "
             f"{x.shape}. Give features of the model's backbone."
         )
-    share, adapted = _unseen_share(recognizer, x), recognizer
-    for _ in range(ROUNDS):
-        head = gaussian.with_sums(*_responsibilities(adapted, gaussian, x))
-        adapted = replace(adapted, head=_with(recognizer.head, head))
-        adapted.calibration = _constant(adapted, x, share)
+    head, constant = _maximised(recognizer, gaussian, x)
     told = f"{len(x):,} unlabelled images: transductive"
     metadata = noted(recognizer, ADAPTED, [], to=told, note=note)
     record = {k: v for k, v in metadata.record.items() if k not in ("test", "validation")}
-    adapted.metadata = dataclasses.replace(metadata, record=record, tradeoff=None)
-    return adapted
+    metadata = dataclasses.replace(metadata, record=record, tradeoff=None)
+    head = _with(recognizer.head, head)
+    return replace(recognizer, head=head, calibration=constant, metadata=metadata)
+
+
+def _maximised(
+    recognizer: Recognizer, gaussian: GaussianHead, x: np.ndarray
+) -> tuple[GaussianHead, float]:
+    """The Gaussian head and the calibration constant, after `ROUNDS`."""
+    seen, temperature = recognizer.seen_mask, recognizer.temperature
+    constant, head = recognizer.calibration, gaussian
+    others, z, weight = _parts(recognizer, gaussian, x)
+    scores = others + weight * head.of_coordinates(z).double()
+    share = float((_log_odds(scores / temperature, seen) + constant / temperature).sigmoid().mean())
+    for _ in range(ROUNDS):
+        likely = torch.softmax((scores - constant * seen) / temperature, dim=1) * ~seen
+        head = gaussian.with_sums(likely.sum(0), likely.T @ z.double())
+        scores = others + weight * head.of_coordinates(z).double()
+        if 0 < share < 1:
+            constant = temperature * _shift(_log_odds(scores / temperature, seen), share)
+    return head, constant
 
 
 def _gaussian(recognizer: Recognizer) -> GaussianHead:
@@ -93,49 +111,36 @@ def _with(head: Head, gaussian: GaussianHead) -> Head:
     return EnsembleHead([one.with_head(gaussian) if one is first else one for one in head.members])
 
 
-def _responsibilities(
+def _parts(
     recognizer: Recognizer, gaussian: GaussianHead, x: np.ndarray
-) -> tuple[Tensor, Tensor]:
-    """Images (C,) that each unseen class has probably, and the sum (C, k) of their coordinates."""
-    part = recognizer.gaussian_part()
+) -> tuple[Tensor, Tensor, float]:
+    """Scores (N, C) of other members, float64, z (N, k), and the weight of the Gaussian's scores.
+
+    The calibration constant is in none of them.
+    """
+    part, head, weight = recognizer.gaussian_part(), recognizer.head, 1.0
     assert part is not None
-    counts = torch.zeros(len(gaussian.bias), dtype=torch.float64, device=recognizer.device)
-    sums = torch.zeros((), dtype=torch.float64, device=recognizer.device)
+    if isinstance(head, EnsembleHead):
+        weight = next(one.weight for one in head.members if one.head is gaussian)
+    others, z = list[Tensor](), list[Tensor]()
     for start in range(0, len(x), _ROWS):
         rows = torch.tensor(x[start : start + _ROWS]).to(gaussian.weight)
-        likely = probabilities_of(recognizer.scores(rows), recognizer.temperature).double()
-        likely = likely * ~recognizer.seen_mask
-        z = gaussian.coordinates(part[0](recognizer.preprocessing(rows))).double()
-        counts += likely.sum(0)
-        sums = sums + likely.T @ z
-    return counts, sums
+        scores = recognizer.scores(rows).double() + recognizer.calibration * recognizer.seen_mask
+        z.append(gaussian.coordinates(part[0](recognizer.preprocessing(rows))))
+        others.append(scores - weight * gaussian.of_coordinates(z[-1]).double())
+    return torch.cat(others), torch.cat(z), weight
 
 
-def _log_odds(recognizer: Recognizer, x: np.ndarray) -> Tensor:
-    """Log-odds (N,) of an unseen class, without the calibration constant, in float64."""
-    seen = recognizer.seen_mask.cpu()
-    found: list[Tensor] = []
-    for start in range(0, len(x), _ROWS):
-        scores = torch.tensor(recognizer.scores(x[start : start + _ROWS])).double()
-        scores = (scores + recognizer.calibration * seen) / recognizer.temperature
-        found.append(scores[:, ~seen].logsumexp(1) - scores[:, seen].logsumexp(1))
-    return torch.cat(found)
+def _log_odds(scores: Tensor, seen: Tensor) -> Tensor:
+    """Log-odds (N,) of an unseen class, of (N, C) scores."""
+    return scores[:, ~seen].logsumexp(1) - scores[:, seen].logsumexp(1)
 
 
-def _unseen_share(recognizer: Recognizer, x: np.ndarray) -> float:
-    """Mean probability of all unseen classes together."""
-    shift = recognizer.calibration / recognizer.temperature
-    return float((_log_odds(recognizer, x) + shift).sigmoid().mean())
-
-
-def _constant(recognizer: Recognizer, x: np.ndarray, share: float) -> float:
-    """The calibration constant with that mean probability of unseen classes, by bisection."""
-    odds = _log_odds(recognizer, x)
-    if not 0 < share < 1 or not bool(odds.isfinite().all()):  # as where no class is seen
-        return recognizer.calibration
+def _shift(odds: Tensor, share: float) -> float:
+    """What is to be added to log-odds (N,), so that `share` is the mean probability; bisection."""
     high = float(odds.abs().max()) + 800  # where the sigmoid is 0 or 1
     low = -high
     while (middle := (low + high) / 2) not in (low, high):
         less = float((odds + middle).sigmoid().mean()) < share
         low, high = (middle, high) if less else (low, middle)
-    return low * recognizer.temperature
+    return low

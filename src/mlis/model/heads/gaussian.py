@@ -125,7 +125,10 @@ class GaussianHead(Head):
 
     def forward(self, h: Tensor) -> Tensor:
         """Scores (B, C) of (B, Dh) refined features."""
-        z = self.coordinates(h)
+        return self.of_coordinates(self.coordinates(h))
+
+    def of_coordinates(self, z: Tensor) -> Tensor:
+        """Scores (B, C) of (B, k) coordinates."""
         return torch.addmm(self.bias, torch.cat([z.square(), z], dim=1), self.weight.T)
 
     def background(self, h: Tensor) -> Tensor:
