@@ -1,6 +1,6 @@
 """Every Python block of README and docs runs; every command line in them is one that exists.
 
-The tutorial's command lines run, too, each in its turn.
+The tutorial's command lines run, too, each in its turn; the worked example's in test_docs_day.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+DAY = ROOT / "docs" / "day.md"
+WHOLE = (TUTORIAL, DAY)  # pages that run from top to bottom, blocks of both languages in turn
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -36,7 +38,7 @@ def commands(block: str) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p != TUTORIAL], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if p not in WHOLE], ids=lambda page: page.name)
 def test_python_blocks_run_in_order(page: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
@@ -88,23 +90,7 @@ def test_examples_run(example: Path, tmp_path: Path):
 
 def test_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.chdir(tmp_path)
-    text = TUTORIAL.read_text(encoding="utf-8").replace("8000", str(free_port()))
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    answers: list[dict] = []
-    with contextlib.ExitStack() as servers:
-        for language, block in re.findall(r"^```(python|sh)\n(.*?)^```", text, re.S | re.M):
-            if language == "python":
-                exec(compile(block, TUTORIAL.name, "exec"), namespace)
-                continue
-            for words in commands(block):
-                if words[:2] == ["mlis", "serve"]:
-                    servers.enter_context(serving(words[1:]))
-                elif words[0] == "mlis":
-                    assert main(words[1:]) == 0, words
-                elif words[0] == "curl":
-                    answers.append(posted(words))
-                else:
-                    assert words[:2] == ["pip", "install"], words
+    answers = run_page(TUTORIAL)
     with Path("predictions.csv").open(newline="") as handle:
         rows = {Path(row["path"]).stem: row for row in csv.DictReader(handle)}
     assert rows.pop("broken")["reason"]
@@ -115,6 +101,33 @@ def test_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         ".jpg", ""
     )
     assert [each["predictions"][0]["class"] for each in answers[0]["results"]] == ["red circle"]
+
+
+def run_page(page: Path, shorter: Mapping[str, Sequence[str]] | None = None) -> list[dict]:
+    """Run every block of a page in the present folder; what its `curl`s are answered.
+
+    Args:
+        page: its commands are `mlis`, `curl` and `pip install`, of which the last do not run.
+        shorter: flags that are appended, by the command of `mlis`.
+    """
+    text = page.read_text(encoding="utf-8").replace("8000", str(free_port()))
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    answers: list[dict] = []
+    with contextlib.ExitStack() as servers:
+        for language, block in re.findall(r"^```(python|sh)\n(.*?)^```", text, re.S | re.M):
+            if language == "python":
+                exec(compile(block, page.name, "exec"), namespace)
+                continue
+            for words in commands(block):
+                if words[:2] == ["mlis", "serve"]:
+                    servers.enter_context(serving(words[1:]))
+                elif words[0] == "mlis":
+                    assert main([*words[1:], *(shorter or {}).get(words[1], ())]) == 0, words
+                elif words[0] == "curl":
+                    answers.append(posted(words))
+                else:
+                    assert words[:2] == ["pip", "install"], words
+    return answers
 
 
 def free_port() -> int:

@@ -1,7 +1,8 @@
 """The command lines of README and docs run, on small data in the places that they name.
 
-What trains is made short by further flags: that is all that differs from the page. The tutorial's
-run in test_docs. Lines that no test here runs are listed with the test that runs their like.
+What trains is made short by further flags: that is all that differs from the page. Whole pages,
+such as the tutorial, run in test_docs and test_docs_day. Lines that no test here runs are listed
+with the test that runs their like.
 """
 
 import csv
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_docs import PAGES, ROOT, TUTORIAL, blocks
+from test_docs import PAGES, ROOT, WHOLE, blocks
 
 from cli_cases import QUICK
 from mlis.cli import main
@@ -73,7 +74,7 @@ def lines(page: Path) -> list[list[str]]:
 EVERY = [
     (page, number, line)
     for page in PAGES
-    if page != TUTORIAL
+    if page not in WHOLE
     for number, block in enumerate(lines(page))
     for line in block
 ]
