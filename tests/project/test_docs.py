@@ -24,6 +24,7 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 DAY = ROOT / "docs" / "day.md"
+NOT_SHORTER: Mapping[str, Sequence[str]] = {}
 WHOLE = (TUTORIAL, DAY)  # pages that run from top to bottom, blocks of both languages in turn
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -103,12 +104,12 @@ def test_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert [each["predictions"][0]["class"] for each in answers[0]["results"]] == ["red circle"]
 
 
-def run_page(page: Path, shorter: Mapping[str, Sequence[str]] | None = None) -> list[dict]:
+def run_page(page: Path, shorter: Mapping[str, Sequence[str]] = NOT_SHORTER) -> list[dict]:
     """Run every block of a page in the present folder; what its `curl`s are answered.
 
     Args:
         page: its commands are `mlis`, `curl` and `pip install`, of which the last do not run.
-        shorter: flags that are appended, by the command of `mlis`.
+        shorter: flags that are appended, by how the line after `mlis` begins.
     """
     text = page.read_text(encoding="utf-8").replace("8000", str(free_port()))
     namespace: dict[str, object] = {"__name__": "__main__"}
@@ -122,7 +123,9 @@ def run_page(page: Path, shorter: Mapping[str, Sequence[str]] | None = None) -> 
                 if words[:2] == ["mlis", "serve"]:
                     servers.enter_context(serving(words[1:]))
                 elif words[0] == "mlis":
-                    assert main([*words[1:], *(shorter or {}).get(words[1], ())]) == 0, words
+                    line = " ".join(words[1:])
+                    flags = (more for start, more in shorter.items() if line.startswith(start))
+                    assert main([*words[1:], *next(flags, ())]) == 0, words
                 elif words[0] == "curl":
                     answers.append(posted(words))
                 else:
