@@ -275,3 +275,41 @@ def test_folders_of_a_split_become_a_dataset_with_that_split(pictures, table, tm
     assert len(data.split.trainval) == 18
     assert len(data.split.test_seen) == 12
     assert len(data.split.test_unseen) == 4
+
+
+@pytest.mark.usefixtures("fake")
+def test_boxes_of_a_table_are_cut_and_used(table, tmp_path, capsys):
+    photos, boxes = tmp_path / "photos", tmp_path / "boxes.csv"
+    photos.mkdir()
+    lines = ["path,class,x,y,width,height"]
+    for i in range(8):  # in each photograph a square of every class
+        photo = Image.new("RGB", (80, 20))
+        for place, (name, colour) in enumerate(CLASSES.items()):
+            photo.paste(
+                tuple(min(255, value + i) for value in colour), (20 * place, 0, 20 * place + 20, 20)
+            )
+            lines.append(f"{i}.png,{name},{20 * place},0,20,20")
+        photo.save(photos / f"{i}.png")
+    boxes.write_text("\n".join([*lines, "0.png,red,70,0,20,20", ""]))
+    data = tmp_path / "data"
+    command = (
+        "data",
+        "build",
+        "--images",
+        photos,
+        "--labels",
+        boxes,
+        "--classes",
+        table,
+        "-o",
+        data,
+    )
+    run(*command, *FAKE, "--sentences", "text")
+    assert "1 files gave no features" in capsys.readouterr().out
+    built = load_folder(data)
+    assert np.bincount(built.labels).tolist() == [8, 8, 8, 8]
+    for label, features in zip(built.labels, built.features, strict=True):
+        colour = CLASSES[built.class_names[label]]
+        assert np.abs(features.reshape(-1, 3) - colour).max() <= 8  # of its square alone
+    run(*command, *FAKE, "--sentences", "text", "--force")
+    assert load_folder(data).sha256 == built.sha256
