@@ -15,6 +15,7 @@ from mlis.escape import csv_cell
 from mlis.storage.atomic import atomic_write
 
 NAME, LABEL, SPLIT = "name", "label", "split"  # columns with a meaning
+DISPLAY = "display_name"  # of classes: what people read in place of the name
 
 _MAX_HEADER = 1 << 20
 _UNNAMED = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")

@@ -15,7 +15,7 @@ import numpy as np
 
 from mlis.data.io.cache import file_sha256
 from mlis.data.io.classes_file import read_classes
-from mlis.data.io.csv_file import NAME, SPLIT
+from mlis.data.io.csv_file import DISPLAY, NAME, SPLIT
 from mlis.data.labels import shorten
 from mlis.data.missing import warn_of_minus_one
 from mlis.errors import DataError, SettingsError
@@ -55,6 +55,7 @@ class Descriptors:
         sentence_columns: the columns of sentences in the table.
         missing: cells that were read as missing, besides the usual ones.
         text_mean: D, mean of the classes' text vectors, if it was subtracted; else empty.
+        display: name → display name, where there is one.
     """
 
     names: tuple[str, ...]
@@ -68,6 +69,7 @@ class Descriptors:
     sentence_columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     text_mean: tuple[float, ...] = ()
+    display: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -135,6 +137,7 @@ def describe(
         table.sentence_columns,
         table.missing,
         tuple(mean.tolist()),
+        table.display,
     )
 
 
@@ -244,10 +247,13 @@ def write_descriptors(descriptors: Descriptors, folder: Path) -> None:
     with replaced_together(folder) as new:
         with (new / TABLE).open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow([NAME, *([SPLIT] if descriptors.split else []), *header])
+            columns = [SPLIT] if descriptors.split else []
+            columns += [DISPLAY] if descriptors.display else []
+            writer.writerow([NAME, *columns, *header])
             for i, name in enumerate(descriptors.names):
-                split = [descriptors.split[i]] if descriptors.split else []
-                writer.writerow([name, *split, *(f"{v:.9g}" for v in descriptors.vectors[i])])
+                cells = [descriptors.split[i]] if descriptors.split else []
+                cells += [descriptors.display.get(name, "")] if descriptors.display else []
+                writer.writerow([name, *cells, *(f"{v:.9g}" for v in descriptors.vectors[i])])
         write_json(new / RECORD, record_of(descriptors))
 
 
@@ -304,4 +310,5 @@ def read_descriptors(folder: Path) -> Descriptors:
         notes,
         source,
         *cells,
+        table.display,
     )

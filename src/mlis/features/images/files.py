@@ -298,6 +298,7 @@ def _box(table: Path, columns: Columns, row: int) -> Box | None:
     if not any(cells):
         return None
     try:
-        return Box(*map(parse_number, cells))
+        x, y, width, height = map(parse_number, cells)
+        return Box(x, y, width, height)
     except ValueError as error:
         raise DataError(f"{table}: row {row}: {error}, in columns {', '.join(COLUMNS)}.") from None
