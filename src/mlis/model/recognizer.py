@@ -114,7 +114,7 @@ class Recognizer(nn.Module):
     @property
     def display_names(self) -> dict[str, str]:
         """What people read in place of a class name, where the table of classes said so."""
-        known = self.metadata.sources.get(DISPLAYED) or {}
+        known: Mapping[str, str] = self.metadata.sources.get(DISPLAYED) or {}
         return {name: known[name] for name in self.class_names if name in known}
 
     def __repr__(self) -> str:
