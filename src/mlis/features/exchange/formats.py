@@ -9,7 +9,7 @@ from types import ModuleType
 from mlis.data.io.text_table import read_table
 from mlis.errors import DataError
 from mlis.features.exchange import coco, fiftyone, hugging_face, label_studio
-from mlis.features.exchange.records import Annotated, read_json
+from mlis.features.exchange.records import Annotated, picture_size, read_json
 from mlis.features.images.boxes import Box
 from mlis.features.images.files import SPLIT_NAMES, Bad, ImageFile, find_images
 
@@ -44,8 +44,17 @@ def read(sources: Sequence[Path], images: Path | None = None, class_column: str 
         marks = [""] * len(parts)
     for (_, images_of), mark in zip(parts, marks, strict=True):
         for image in images_of():
-            known = isinstance(image, Bad) or image.mark or not mark
-            yield image if known else replace(image, mark=mark)
+            yield image if isinstance(image, Bad) else _marked(image, mark)
+
+
+def _marked(image: ImageFile, mark: str) -> ImageFile | Bad:
+    """With its own mark as `find_images` gives it, else with that of its file."""
+    if not image.mark:
+        return replace(image, mark=mark) if mark else image
+    known = SPLIT_NAMES.get(str(image.mark).casefold())
+    if known is None:
+        return Bad(image.path, f"split: expected train, val or test, got {str(image.mark)[:40]!r}")
+    return replace(image, mark=known)
 
 
 def _mark(path: Path) -> str:
@@ -129,7 +138,13 @@ def write(images: Images, name: str, output: Path, **options: str) -> tuple[int,
         elif isinstance(image, Annotated) and image.data is not None:
             raise DataError(f"{image.source}: contains its images. Import it (mlis data import).")
         else:
-            rows.append(image if isinstance(image, Annotated) else Annotated(**vars(image)))
+            row = image if isinstance(image, Annotated) else Annotated(**vars(image))
+            try:
+                if row.box is not None:
+                    row.box.crop(picture_size(row))
+                rows.append(row)
+            except ValueError as error:
+                bad.append(Bad(row.where or row.path, f"{row.path}: {error}"))
     if not rows:
         raise DataError(f"expected images, got {len(bad)} unusable records.")
     rows = _consistent(rows)

@@ -19,7 +19,6 @@ from mlis.features.images.boxes import Box, show
 from mlis.features.images.files import (
     BAD,
     LABELS,
-    SPLIT_NAMES,
     Bad,
     Found,
     ImageFile,
@@ -110,9 +109,6 @@ class _Writer:
             self.bad.append(Bad(row.path, f"{where}: {error}" if where else str(error)))
 
     def _add(self, row: ImageFile, data: bytes | None) -> None:
-        mark = SPLIT_NAMES.get(str(row.mark).casefold(), "")
-        if row.mark and not mark:
-            raise ImageError(f"split: expected train, val or test, got {str(row.mark)[:40]!r}")
         row.class_name.encode()  # raises ValueError for half a surrogate pair
         if data is None:
             if not row.source.is_file():
@@ -132,7 +128,7 @@ class _Writer:
             place.write_bytes(data)
         self._labels[row.source, row.box] = row.class_name
         name = place.relative_to(self.folder).as_posix()
-        self._lines.append((name, row.class_name, mark, row.path, edges))
+        self._lines.append((name, row.class_name, row.mark, row.path, edges))
 
     def _crop(self, row: ImageFile) -> tuple[Image.Image | None, str]:
         """The crop, and its "x y width height"; None and "" for the whole picture."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from mlis.errors import DataError
+from mlis.errors import DataError, MlisError
 from mlis.features.decode import ImageError, upright_size
 from mlis.features.images.boxes import Box
 from mlis.features.images.files import Bad, ImageFile, inside_path
@@ -56,8 +56,17 @@ def each(records: Iterable[tuple[str, Any]], read: Callable[[Any, str], Rows]) -
     for place, record in records:
         try:
             yield from read(record, place)
+        except MlisError:
+            raise
         except RecordError as error:
-            yield Bad(place, str(error))
+            yield Bad(place, _text(str(error)))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            yield Bad(place, _text(f"not a record of this format ({error})"))
+
+
+def _text(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON may have and no file can."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def numbered(where: str, records: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -101,7 +110,10 @@ def size_of(record: Any, width: str, height: str) -> tuple[int, int] | None:
     """The size of the picture, if the record has it. Raises `RecordError`."""
     if record.get(width) is None:
         return None
-    return field(record, width, int), field(record, height, int)
+    size = field(record, width, int), field(record, height, int)
+    if min(size) < 1:
+        raise RecordError(f"{width}, {height}: expected positive numbers, got {size}")
+    return size
 
 
 def picture_size(row: Annotated) -> tuple[int, int]:
