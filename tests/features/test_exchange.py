@@ -183,7 +183,7 @@ def test_coco_records_that_cannot_be_used_are_listed(photos, tmp_path):
         2: "no category has the id 8",
         3: "expected four numbers",
         4: "expected x, y, width > 0",
-        5: "no such file",
+        5: "no such file, or no permission",
         6: "labelled 'horse', and 'zebra' before",
     }.items():
         (line,) = [line for line in text.splitlines() if f"annotations[{number}]" in line]

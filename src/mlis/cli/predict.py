@@ -225,10 +225,9 @@ def _write_for_tool(
     from mlis.features.exchange.formats import write
     from mlis.features.exchange.records import Annotated
 
-    folders = [path if path.is_dir() else None for path in args.inputs]
-    parents = [Path(path).parent for path in paths]
-    every = [folder for folder in folders if folder] if all(folders) else parents
-    root = Path(os.path.commonpath([path.absolute() for path in every]))
+    alone = all(path.is_dir() for path in args.inputs)
+    folders = args.inputs if alone else [Path(path).parent for path in paths]
+    root = os.path.commonpath([os.path.abspath(folder) for folder in folders])  # noqa: PTH100
 
     def images() -> Iterator[Annotated]:
         for source, line in zip(paths, lines, strict=True):
@@ -236,7 +235,7 @@ def _write_for_tool(
             known = likely and likely[0] is line["predictions"][0]  # else "unknown"
             scores = tuple((one["class"], one["score"]) for one in likely) if known else ()
             if not line.get("reason"):
-                name = Path(source).absolute().relative_to(root).as_posix()
+                name = Path(os.path.relpath(source, root)).as_posix()
                 yield Annotated(name, Path(source), scores=scores)
 
     options = url_option(args)

@@ -51,7 +51,7 @@ def read_metadata(path: Path, root: Path) -> Rows:
         name = checked_path(field(record, "file_name", str))
         image = Annotated(name, root / name, mark=record.get("split", ""), where=place)
         if "objects" not in record:
-            label = next((record[one] for one in LABELS if one in record), "")
+            label = next((record[one] for one in LABELS if record.get(one) is not None), "")
             yield replace(image, class_name=normal(str(label)))
             return
         objects = field(record, "objects", dict)
@@ -110,6 +110,8 @@ def read_parquet(path: Path, root: Path, class_column: str = "") -> Rows:
             if not 0 <= target < len(names):
                 raise RecordError(f"{label}: expected a number below {len(names)}, got {target}")
             target = names[target]
+        if target is None:
+            raise RecordError(f"{label}: expected a class, got nothing")
         data, name = image.get("bytes"), image.get("path") or ""
         if data is None and name:
             yield Annotated(checked_path(name), root / checked_path(name), normal(str(target)))

@@ -29,7 +29,7 @@ from mlis.storage.atomic import clear_leftovers, temporary_name
 
 _COLUMNS = ("path", "class", "split", "source", "box")
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
-_LONGEST = 80  # characters of a folder
+_LONGEST = 60  # characters of a folder: at most 240 bytes
 
 
 def write_image_folder(
@@ -111,8 +111,8 @@ class _Writer:
     def _add(self, row: ImageFile, data: bytes | None) -> None:
         row.class_name.encode()  # raises ValueError for half a surrogate pair
         if data is None:
-            if not row.source.is_file():
-                raise ImageError("no such file")
+            if not row.source.is_file() or not os.access(row.source, os.R_OK):
+                raise ImageError("no such file, or no permission to read it")
             first = self._labels.get((row.source, row.box))
             if first is not None:  # several people may have labelled it
                 if first != row.class_name:
