@@ -114,6 +114,8 @@ def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested:
         model = load_model(folder)
     except (MlisError, OSError) as error:
         raise Missing(f"the saved model cannot be read: {error}") from None
+    if model.transductive:
+        raise Missing("the saved model was adapted to unlabelled images: it is transductive")
     test = dataset.for_testing()
     got = test.features.shape[1]
     if model.num_features != got:
