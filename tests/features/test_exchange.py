@@ -242,6 +242,21 @@ def test_label_studio_annotations_are_chosen_and_files_found(photos, tmp_path):
     assert "no file of" in reasons[f"{file}[5]"]
 
 
+def test_records_of_another_shape_are_listed(photos, tmp_path):
+    good = {"type": "choices", "value": {"choices": ["zebra"]}}
+    odd = [3, [[]], [{"result": 1}], [{"result": [{"value": []}]}], [{"result": [good, {}]}]]
+    odd += [
+        [{"result": [{"type": "choices", "value": {"choices": name}}]}] for name in (True, "\ud800")
+    ]
+    tasks = [{"data": {"image": "zebra/1.png"}, "annotations": one} for one in odd]
+    tasks += [{"data": {"image": name}} for name in (None, "http://[", "a" * 300, "/")]
+    tasks.append({"data": {"image": "fields/5.png"}, "annotations": [{"result": [good]}]})
+    file = write_json(tmp_path / "tasks.json", tasks)
+    run("data", "import", file, "--images", photos, "-o", tmp_path / "in")
+    assert [row["source"] for row in labels(tmp_path / "in")] == ["fields/5.png"]
+    assert len((tmp_path / "in" / "bad.csv").read_text().splitlines()) == len(tasks)
+
+
 def test_fiftyone_datasets_with_and_without_boxes(photos, tmp_path, capsys):
     folder = tmp_path / "fiftyone"
     folder.mkdir()
