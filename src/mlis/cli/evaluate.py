@@ -104,7 +104,7 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run `mlis evaluate`."""
     from mlis.evaluation import evaluate, evaluate_confidence, evaluate_rejection
-    from mlis.experiments.retrieval import UnseenImages
+    from mlis.experiments.retrieval import retrieved
     from mlis.image_classifier import check_backbone
     from mlis.io.saved_models import find_models
     from mlis.model.calibrate import constant_of
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
     models = find_models(args.model)
     data, dataset = _data(args, models[0])
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    protocol, unseen, curves = "", None, dict[str, Any]()
+    protocol, curves = "", dict[str, Any]()
     for model in models:
         recognizer = _loaded(model.folder, args.device)
         if args.calibration is not None:
@@ -121,15 +121,14 @@ def run(args: argparse.Namespace) -> None:
         check_backbone(recognizer, data.backbone, data.name)
         test = data.for_model(recognizer)
         protocol = _protocol(model.folder, recognizer, dataset)
-        unseen = unseen or UnseenImages(test)
         scores = recognizer.scores(test.features)
         result = evaluate(scores, test.labels, test.seen_mask, test.class_names)
         confidence = evaluate_confidence(
             *(scores, test.labels, test.seen_mask), temperature=recognizer.temperature
         )
-        retrieved = unseen.retrieved(recognizer)
+        nearest = retrieved(recognizer, test)
         say(f"{model.folder} on {data.name}: {result.images} test images")
-        _print_evaluation(args, result, confidence, retrieved)
+        _print_evaluation(args, result, confidence, nearest)
         if len(scores):
             right, unknown = scores.argmax(axis=1) == test.labels, _of_unknown(args, recognizer)
             known = recognizer.known_scores(test.features)
@@ -137,7 +136,7 @@ def run(args: argparse.Namespace) -> None:
             say(rejection)
             curves = rejection.to_dict()
         components = str(recognizer.metadata.record.get("components", "model"))
-        rows[components].append(result.to_dict() | confidence.to_dict() | retrieved)
+        rows[components].append(result.to_dict() | confidence.to_dict() | nearest)
     metadata: dict[str, Any] = {
         "dataset": data.name,
         "protocol": protocol,

@@ -86,7 +86,7 @@ def run_map(args: argparse.Namespace) -> None:
     """`mlis map`."""
     check_file(args.output, ".svg", new_folder=True)
     from mlis.experiments.report.charts import Map, map_sheet, retrieval, save
-    from mlis.experiments.retrieval import UnseenImages
+    from mlis.experiments.retrieval import retrieved
     from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
 
@@ -98,7 +98,7 @@ def run_map(args: argparse.Namespace) -> None:
     found = Map.of(dataset, recognizer)
     if found is None:
         raise DataError(f"{name}: expected at least 5 test images for a map, got fewer.")
-    test = UnseenImages(dataset).retrieved(recognizer)
+    test = retrieved(recognizer, dataset)
     title = f"{name}, test images"
     save(map_sheet(found, title, test), title, args.output)
     for which in ("raw", "refined"):

@@ -192,7 +192,7 @@ def map_sheet(found: Map, title: str, test: Mapping[str, Any]) -> Figure:
     Args:
         found: the map.
         title: of the whole.
-        test: a row's measures, or those of :class:`mlis.experiments.retrieval.UnseenImages`.
+        test: a row's measures, or those of :func:`mlis.experiments.retrieval.retrieved`.
     """
     figure = Figure(figsize=(10, 6.8), layout="constrained")
     figure.suptitle(title, fontweight="bold")
