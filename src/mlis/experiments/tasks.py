@@ -144,4 +144,7 @@ def load_data(task: Task) -> GZSLDataset:
 
 @functools.lru_cache(maxsize=1)  # tasks of one dataset follow each other
 def _loaded(arguments: str) -> GZSLDataset:
-    return load_dataset(**json.loads(arguments))
+    try:
+        return load_dataset(**json.loads(arguments))
+    except TypeError as error:  # of a row that someone wrote
+        raise DataError(f"unknown arguments of a dataset: {error}") from None
