@@ -49,12 +49,9 @@ class Curve:
         """The label that goes with the numbers."""
         return ", ".join(sorted({row.protocol for _, rows in self.points for row in rows}))
 
+    @functools.cached_property
     def summaries(self) -> list[Mapping[str, Any]]:
         """Means and deviations at each point."""
-        return self._summaries
-
-    @functools.cached_property
-    def _summaries(self) -> list[Mapping[str, Any]]:
         return [summarise([row.test for row in rows]) for _, rows in self.points]
 
 
@@ -102,7 +99,7 @@ def draw(title: str, found: Sequence[Curve]) -> Figure:
 def draw_curve(axes: Axes, curve: Curve) -> None:
     """U, S and H against the setting: means, a band of one deviation, each seed as a small dot."""
     places = range(len(curve.points))  # evenly spaced: 0 has no place on a logarithmic axis
-    summaries = curve.summaries()
+    summaries = curve.summaries
     for name, (colour, mark) in STYLES.items():
         means = [float("nan") if (m := s[f"{name}_mean"]) is None else m for s in summaries]
         spread = [s[f"{name}_std"] or 0.0 for s in summaries]
@@ -126,7 +123,7 @@ def describe(found: Sequence[Curve]) -> str:
     """What a figure shows, in words, for those who do not see it."""
     said = []
     for curve in found:
-        points = zip(curve.points, curve.summaries(), strict=True)
+        points = zip(curve.points, curve.summaries, strict=True)
         shown = [f"{x:g}: {s['H_mean']:.1f}" for (x, _), s in points if s["H_mean"] is not None]
         said.append(
             f"{curve.dataset}, {curve.protocol}, H against {curve.label}: {', '.join(shown)}"
@@ -142,7 +139,7 @@ def csv_text(found: Sequence[Curve], budget: Budget) -> str:
     writer = csv.writer(out)
     writer.writerow(columns)
     for curve in found:
-        for (value, rows), summary in zip(curve.points, curve.summaries(), strict=True):
+        for (value, rows), summary in zip(curve.points, curve.summaries, strict=True):
             labels = [curve.dataset, curve.label, value, curve.protocol, budget.name, len(rows)]
             row = [*labels, *(summary[name] for name in measures)]
             writer.writerow(map(csv_cell, row))

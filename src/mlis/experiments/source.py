@@ -7,7 +7,7 @@ from typing import Any
 
 from mlis.config import Config, resolve
 from mlis.data import load_dataset
-from mlis.data.dataset import GZSLDataset
+from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.data.io.benchmarks import TABLE_1, Counts
 from mlis.errors import DataError
 from mlis.experiments.store import is_stand_in
@@ -49,6 +49,12 @@ class Source:
     def counts(self) -> Counts | None:
         """Its sizes."""
         return None if self.dataset is None else Counts.of(self.dataset)
+
+    @functools.cached_property
+    def training(self) -> TrainingSplit:
+        """The training rows of a dataset that is there."""
+        assert self.dataset is not None
+        return self.dataset.for_training()
 
     @property
     def published_counts(self) -> Counts | None:
