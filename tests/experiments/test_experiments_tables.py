@@ -258,7 +258,7 @@ def test_statistics_stand_beside_table_1(here):
     rows = [dict(zip(found.header, line, strict=True)) for line in found.lines]
     assert [(row["dataset"], row[""]) for row in rows] == [
         *(("CUB", "published"), ("CUB", "missing")),
-        *(("FLO (stand-in)", "published"), ("FLO (stand-in)", "measured")),
+        *(("FLO", "published"), ("FLO (stand-in)", "measured")),
     ]
     assert rows[0]["trainval images"] == "7,057"
     assert rows[3]["classes"] == "9"
