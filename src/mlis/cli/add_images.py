@@ -1,4 +1,17 @@
-"""`mlis add-images`: images added to classes of a model."""
+"""Add images to classes of a trained model, or classes of which there are a few images, without its
+training data.
+
+IMAGES is folders of images, each named after its class (photos/okapi), or a folder of such folders;
+or features with labels: a folder of features, a .npz, .csv or .parquet file, or .npy with --labels.
+Rows marked `test` are not used. Classes that the model does not know are added: --classes describes
+them, as CLASSES of `mlis add-classes`; one that it does not describe is known by its images alone.
+
+What the description of a class predicts and what its images show are weighed by their
+uncertainties. A model of the method gaussian does this in closed form; for the others the
+classifier is fitted again, from exemplars.safetensors beside the model. Calibration is unchanged,
+and classes that had no image in training remain unseen ones. Results that are stored with the model
+describe the model before the change.
+"""
 
 import argparse
 import time
@@ -14,27 +27,12 @@ if TYPE_CHECKING:
     from mlis.features.labelled_rows import LabelledRows
     from mlis.model.recognizer import Recognizer
 
-_DESCRIPTION = """\
-Add images to classes of a trained model, or classes of which there are a few images, without its
-training data.
-
-IMAGES is folders of images, each named after its class (photos/okapi), or a folder of such folders;
-or features with labels: a folder of features, a .npz, .csv or .parquet file, or .npy with --labels.
-Rows marked `test` are not used. Classes that the model does not know are added: --classes describes
-them, as CLASSES of `mlis add-classes`; one that it does not describe is known by its images alone.
-
-What the description of a class predicts and what its images show are weighed by their
-uncertainties. A model of the method gaussian does this in closed form; for the others the
-classifier is fitted again, from exemplars.safetensors beside the model. Calibration is unchanged,
-and classes that had no image in training remain unseen ones. Results that are stored with the model
-describe the model before the change."""
-
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "add-images", run, "add images to classes of a trained model"),
-        _DESCRIPTION,
+        __doc__,
     )
     add_common(parser, "model")
     parser.add_argument("images", metavar="IMAGES", type=Path, nargs="+", help="images or features")
@@ -49,7 +47,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`mlis add-images`."""
+    """Run the command."""
     started = time.perf_counter()
     from mlis.incremental import add_images
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import math
 import typing
 from collections import Counter
@@ -50,13 +51,16 @@ def add_command(
     name: str,
     run: Callable[[argparse.Namespace], int | None],
     text: str,
-    description: str = "",
+    description: str | None = None,
     *,
     usage: str | None = None,
     json: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command; return its parser, which has `--verbose`, and `--json` if it has a result."""
-    description = description or f"{text[0].upper()}{text[1:]}."
+    """Add a command; return its parser, which has `--verbose`, and `--json` if it has a result.
+
+    It is described by the docstring of `run`, unless a `description` is given.
+    """
+    description = description or inspect.getdoc(run)
     parser = commands.add_parser(name, help=text, description=description, usage=usage)
     add_common(parser, *(["--json"] if json else []), "--verbose")
     parser.set_defaults(run=run)

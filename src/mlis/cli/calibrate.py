@@ -1,4 +1,15 @@
-"""`mlis calibrate`: the trade-off between seen and unseen classes of a trained model."""
+"""Show the trade-off between seen and unseen classes of a model, or choose another one.
+
+  mlis calibrate MODEL                                  what each choice gives
+  mlis calibrate MODEL --calibration seen-loss=5 -o OUT
+  mlis calibrate MODEL --calibration 0.3 --force        in place
+
+The calibration constant is subtracted from the scores of seen classes: a larger one gives a higher
+accuracy on unseen classes (U), and a lower one on seen classes (S). Nothing is trained. U, S and H
+are those on validation classes, measured in training: before any class was added or removed.
+Expect a lower U of a test with more unseen classes than were held out. `mlis predict` and
+`mlis evaluate` take --calibration for one call.
+"""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -12,31 +23,18 @@ if TYPE_CHECKING:
     from mlis.evaluation import OperatingPoint
     from mlis.model.recognizer import Recognizer
 
-_DESCRIPTION = """\
-Show the trade-off between seen and unseen classes of a model, or choose another one.
-
-  mlis calibrate MODEL                                  what each choice gives
-  mlis calibrate MODEL --calibration seen-loss=5 -o OUT
-  mlis calibrate MODEL --calibration 0.3 --force        in place
-
-The calibration constant is subtracted from the scores of seen classes: a larger one gives a higher
-accuracy on unseen classes (U), and a lower one on seen classes (S). Nothing is trained. U, S and H
-are those on validation classes, measured in training: before any class was added or removed.
-Expect a lower U of a test with more unseen classes than were held out. `mlis predict` and
-`mlis evaluate` take --calibration for one call."""
-
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     text = "choose the trade-off between seen and unseen classes of a trained model"
-    parser = add_command(commands, "calibrate", run, text, _DESCRIPTION)
+    parser = add_command(commands, "calibrate", run, text, __doc__)
     add_common(parser, "model", "--calibration")
     add_common(parser, "--output", required=False)
     add_common(parser, "--force", help="replace the model in FOLDER, or, without -o, MODEL itself")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis calibrate`."""
+    """Run the command."""
     if args.calibration is None:
         refuse(args, ["output", "force"], "without --calibration")
         _show(args)

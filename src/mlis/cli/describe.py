@@ -1,15 +1,5 @@
-"""`mlis describe`: a prompt for any language model, and its answer as a table of classes."""
-
-import argparse
-from pathlib import Path
-
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
-from mlis.cli.output import check_file, print_json, say
-from mlis.errors import DataError, SettingsError
-
-_DESCRIPTION = """\
-Have classes described by a language model of your choice. No model is called: --prompt prints what
-to ask, --import reads the answer.
+"""Have classes described by a language model of your choice. No model is called: --prompt prints
+what to ask, --import reads the answer.
 
   mlis describe my-data --prompt --kind "garden flowers"      to paste into any language model
   mlis describe my-data --import answer.txt -o descriptions.csv
@@ -18,14 +8,22 @@ to ask, --import reads the answer.
 CLASSES is a dataset folder, a folder of images by class, a table with a column `name`, or a .txt
 file with one name per line. An answer is a JSON object (name: a list of texts), alone or in a
 fenced block, or lines `name: text`; --import takes several, each of some classes. Several texts of
-a class are averaged as embeddings."""
+a class are averaged as embeddings.
+"""
+
+import argparse
+from pathlib import Path
+
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
+from mlis.cli.output import check_file, print_json, say
+from mlis.errors import DataError, SettingsError
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "describe", run, "descriptions of classes by any language model"),
-        _DESCRIPTION,
+        __doc__,
         usage="mlis describe CLASSES --prompt [options]\n"
         "       mlis describe [CLASSES] --import ANSWER … -o FILE.csv",
     )
@@ -53,7 +51,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis describe`."""
+    """Run the command."""
     if args.prompt:
         return _prompt(args)
     refuse(args, ("kind", "texts"), "with --import, which asks nothing")

@@ -1,4 +1,33 @@
-"""`mlis evaluate`: measure saved models on labelled images, features or a dataset."""
+"""Measure a saved model, or all finished models of a run, on labelled rows that it was not trained
+on.
+
+  mlis evaluate runs/mine                          the test rows of the run's own dataset
+  mlis evaluate runs/mine test-photos/             images by folder: CLASS/*.jpg
+  mlis evaluate runs/mine test.csv                 images in a table: path, class
+  mlis evaluate runs/mine features/                what `mlis features images` wrote
+  mlis evaluate runs/mine test.npz                 features with labels; also .csv, .parquet
+  mlis evaluate runs/mine FLO --data-root DIR      the test rows of a dataset
+
+Labels are matched to the model's classes by name; the model says which classes are seen. A dataset
+needs no training rows here; if rows are marked, those marked test are used.
+
+  U, S     mean over unseen (seen) classes of top-1 accuracy, with all classes as candidates
+  H        2US / (U + S)
+  T1       images of unseen classes, with only unseen classes as candidates
+  AUSUC    area under the seen-unseen curve
+  overall  fraction of all test images that are classified correctly
+  ECE      expected calibration error of the probabilities: the mean of |accuracy - confidence|
+           over 15 bins of about equally many images, for images of all, seen and unseen classes
+
+and how well it can be told what to leave unanswered (`mlis predict --reject`): the risk-coverage
+curve, the error rate among the images that look most like known classes, and the area under it.
+With --unknown, images or features of things that are none of the model's classes, the AUROC of
+telling them from the test images, too; those that are answered are errors.
+
+and how well features alone separate unseen classes, raw and refined: Recall@1, the fraction of
+images whose nearest neighbour is of the same class, and MAP@R, the mean average precision among the
+R nearest, where R is the number of other images of the class.
+"""
 
 import argparse
 import logging
@@ -42,42 +71,12 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_DESCRIPTION = """\
-Measure a saved model, or all finished models of a run, on labelled rows that it was not trained on.
-
-  mlis evaluate runs/mine                          the test rows of the run's own dataset
-  mlis evaluate runs/mine test-photos/             images by folder: CLASS/*.jpg
-  mlis evaluate runs/mine test.csv                 images in a table: path, class
-  mlis evaluate runs/mine features/                what `mlis features images` wrote
-  mlis evaluate runs/mine test.npz                 features with labels; also .csv, .parquet
-  mlis evaluate runs/mine FLO --data-root DIR      the test rows of a dataset
-
-Labels are matched to the model's classes by name; the model says which classes are seen. A dataset
-needs no training rows here; if rows are marked, those marked test are used.
-
-  U, S     mean over unseen (seen) classes of top-1 accuracy, with all classes as candidates
-  H        2US / (U + S)
-  T1       images of unseen classes, with only unseen classes as candidates
-  AUSUC    area under the seen-unseen curve
-  overall  fraction of all test images that are classified correctly
-  ECE      expected calibration error of the probabilities: the mean of |accuracy - confidence|
-           over 15 bins of about equally many images, for images of all, seen and unseen classes
-
-and how well it can be told what to leave unanswered (`mlis predict --reject`): the risk-coverage
-curve, the error rate among the images that look most like known classes, and the area under it.
-With --unknown, images or features of things that are none of the model's classes, the AUROC of
-telling them from the test images, too; those that are answered are errors.
-
-and how well features alone separate unseen classes, raw and refined: Recall@1, the fraction of
-images whose nearest neighbour is of the same class, and MAP@R, the mean average precision among the
-R nearest, where R is the number of other images of the class."""
-
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "evaluate", run, "measure a saved model on labelled images or a dataset"),
-        _DESCRIPTION,
+        __doc__,
         usage="mlis evaluate MODEL_OR_RUN [DATA] [options]",
     )
     add_common(parser, "model", metavar="MODEL_OR_RUN", help="folder of a saved model, or of a run")
@@ -102,7 +101,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis evaluate`."""
+    """Run the command."""
     from mlis.evaluation import evaluate, evaluate_confidence, evaluate_rejection
     from mlis.experiments.retrieval import retrieved
     from mlis.image_classifier import check_backbone

@@ -1,4 +1,15 @@
-"""`mlis reproduce`: tables and figures of the paper."""
+"""Measure what a table or figure of the paper needs, under H@val, and write it.
+
+  mlis reproduce table3 --datasets FLO --data-root DIR -o results
+  mlis reproduce all --datasets FLO --data-root DIR -o results --dry-run
+
+Every run is a row of RESULTS/results.jsonl, to which rows are only added. Finished runs are not
+repeated: a command that was stopped at any moment continues when it is run again. Several processes
+may share one RESULTS. Settings: defaults < the dataset's own preset < --settings; all methods
+choose their calibration constant on validation classes. A dataset whose files are missing becomes a
+line that says so. Writes RESULTS/tables/NAME.md, .csv, .tex and RESULTS/figures/NAME.svg, .png,
+.csv.
+"""
 
 import argparse
 import contextlib
@@ -36,24 +47,11 @@ if TYPE_CHECKING:
 
 NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4")
 
-_DESCRIPTION = """\
-Measure what a table or figure of the paper needs, under H@val, and write it.
-
-  mlis reproduce table3 --datasets FLO --data-root DIR -o results
-  mlis reproduce all --datasets FLO --data-root DIR -o results --dry-run
-
-Every run is a row of RESULTS/results.jsonl, to which rows are only added. Finished runs are not
-repeated: a command that was stopped at any moment continues when it is run again. Several processes
-may share one RESULTS. Settings: defaults < the dataset's own preset < --settings; all methods
-choose their calibration constant on validation classes. A dataset whose files are missing becomes a
-line that says so. Writes RESULTS/tables/NAME.md, .csv, .tex and RESULTS/figures/NAME.svg, .png,
-.csv."""
-
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     text = "measure tables and figures of the paper"
-    parser = add_command(commands, "reproduce", run, text, _DESCRIPTION)
+    parser = add_command(commands, "reproduce", run, text, __doc__)
     parser.add_argument("name", metavar="NAME", choices=(*NAMES, "all"), help="|".join(NAMES))
     group = parser.add_argument_group("what")
     group.add_argument(
@@ -104,7 +102,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `mlis reproduce`; return the exit code."""
+    """Return the exit code."""
     from mlis.experiments.budget import Budget
     from mlis.experiments.engine import store_of
     from mlis.experiments.outlook import outlook

@@ -1,4 +1,14 @@
-"""`mlis tune`: search settings on validation classes."""
+"""Search settings on validation classes of DATASET; test rows are not touched.
+
+  mlis tune FLO --data-root DIR -o runs/tune-flo --trials 60
+  mlis fit FLO --data-root DIR -o runs/flo --settings runs/tune-flo/preset.toml
+
+A trial is worth the mean, over class splits of the training classes, of H at the best calibration
+constant on the held-out classes. Trial 0 is the dataset's preset, trial 1 the defaults. Writes
+OUT/preset.toml, the settings of the fastest trial that is within --within points of the best,
+OUT/trials.csv, and OUT/study.jsonl, an Optuna study. An interrupted search continues when the
+command is repeated. Settings given as flags are not searched.
+"""
 
 import argparse
 import json
@@ -28,25 +38,13 @@ if TYPE_CHECKING:
     from mlis.experiments.tuning.search import Search
     from mlis.experiments.tuning.space import Space
 
-_DESCRIPTION = """\
-Search settings on validation classes of DATASET; test rows are not touched.
-
-  mlis tune FLO --data-root DIR -o runs/tune-flo --trials 60
-  mlis fit FLO --data-root DIR -o runs/flo --settings runs/tune-flo/preset.toml
-
-A trial is worth the mean, over class splits of the training classes, of H at the best calibration
-constant on the held-out classes. Trial 0 is the dataset's preset, trial 1 the defaults. Writes
-OUT/preset.toml, the settings of the fastest trial that is within --within points of the best,
-OUT/trials.csv, and OUT/study.jsonl, an Optuna study. An interrupted search continues when the
-command is repeated. Settings given as flags are not searched."""
-
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = commands.add_parser(
         "tune",
         help="search settings on validation classes",
-        description=_DESCRIPTION,
+        description=__doc__,
         usage="mlis tune DATASET [--data-root DIR] -o OUT [options]",
     )
     add_dataset_arguments(parser)
