@@ -156,18 +156,13 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
         kept = {image.path for image in found.images}
         return table.choose([path in kept for path in table.paths]), found.bad
     backbone = features.load_image_model(args)
-    with ImageBar() as bar:
-        try:
-            result = extract(
-                found,
-                backbone,
-                args.output,
-                shard_images=args.shard_images,
-                workers=args.workers,
-                progress=bar,
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(features.CONTINUE) from None
+    with ImageBar(features.CONTINUE) as bar:
+        result = extract(
+            *(found, backbone, args.output),
+            shard_images=args.shard_images,
+            workers=args.workers,
+            progress=bar,
+        )
     remove_unused_shards(result, backbone, args.output)
     return result.images, result.bad
 

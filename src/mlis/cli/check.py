@@ -118,9 +118,8 @@ def _row_names(arguments: Mapping[str, Any], data: "GZSLDataset", report: "Repor
     from mlis.data.io.csv_file import LABEL
     from mlis.data.io.feature_rows import read_rows
     from mlis.data.io.folder import is_dataset_folder
-    from mlis.data.io.image_folders import FIELD
+    from mlis.data.io.image_folders import image_files
     from mlis.data.io.joined import file_paths
-    from mlis.data.io.matlab import field_shapes, read_strings
 
     count = len(data.labels)
     names = [f"row {row}" for row in range(count)]
@@ -130,10 +129,9 @@ def _row_names(arguments: Mapping[str, Any], data: "GZSLDataset", report: "Repor
         features = features_paths_of(benchmark, arguments["data_root"], features)
     place = file_paths(features or name)[0]  # files that are joined have the same rows
     if place.suffix == ".mat":
-        if sorted(field_shapes(place).get(FIELD, ())) == [1, count]:
-            rows = sorted({row for finding in report.findings for row in finding.rows})
-            for row, path in zip(rows, read_strings(place, FIELD, rows), strict=True):
-                names[row] = path
+        rows = sorted({row for finding in report.findings for row in finding.rows})
+        for row, path in zip(rows, image_files(place, count, rows), strict=False):
+            names[row] = path
     elif features is not None or is_dataset_folder(place):
         paths = read_rows(place, arguments.get("label_column", LABEL)).paths
         names = list(paths) if len(paths) == count else names

@@ -155,20 +155,15 @@ def run_images(args: argparse.Namespace) -> None:
     from mlis.features.images.extract import extract_folder
 
     backbone = load_image_model(args)
-    with ImageBar() as bar:
-        try:
-            result = extract_folder(
-                found,
-                backbone,
-                args.output,
-                replace=args.force,
-                shard_images=args.shard_images,
-                workers=args.workers,
-                progress=bar,
-                compute=_ray_compute(args, cluster, backbone),
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(CONTINUE) from None
+    with ImageBar(CONTINUE) as bar:
+        result = extract_folder(
+            *(found, backbone, args.output),
+            replace=args.force,
+            shard_images=args.shard_images,
+            workers=args.workers,
+            progress=bar,
+            compute=_ray_compute(args, cluster, backbone),
+        )
     _report_images(args, result, found)
 
 

@@ -139,17 +139,7 @@ def _resumed(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
     """A run continues with its own settings: none may be given again but the loss's name."""
     from mlis.io.run_plan import RunPlan
 
-    own = (
-        "output",
-        "dry_run",
-        "seeds",
-        "method",
-        "budget",
-        "device",
-        "preset",
-        "settings",
-        "precision",
-    )
+    own = ("output", "dry_run", "seeds", "method", "budget", "device", "preset", "settings")
     settings = [name for name in vars(args) if "." in name and name != "refinement.loss"]
     where = args.resume / "run.json"
     refuse(args, [*own, "precision", *settings], f"with --resume, as {where} has all settings")
@@ -234,18 +224,15 @@ def _execute(
     from mlis.cli.progress import Progress
     from mlis.runs.run import execute
 
-    with Progress() as progress:
-        try:
-            return execute(
-                *(folder, plan, dataset),
-                listen=progress,
-                snapshot_every=args.snapshot_every,
-                reuse=not args.no_reuse,
-                exemplars=not args.no_growth,
-            )
-        except KeyboardInterrupt:
-            resume = f"mlis fit --resume {shlex.quote(str(folder))}"
-            raise KeyboardInterrupt(f"continue with: {resume}") from None
+    advice = f"continue with: mlis fit --resume {shlex.quote(str(folder))}"
+    with Progress(advice) as progress:
+        return execute(
+            *(folder, plan, dataset),
+            listen=progress,
+            snapshot_every=args.snapshot_every,
+            reuse=not args.no_reuse,
+            exemplars=not args.no_growth,
+        )
 
 
 def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:

@@ -285,12 +285,9 @@ def _execute(args: argparse.Namespace, work: _Work, cluster: "Cluster | None") -
     from mlis.experiments.ray_engine import RayEngine
 
     models_of = (min(work.budget.seeds),)
-    with Progress() as progress:
+    with Progress("continue with the same command") as progress:
         local = LocalEngine(args.jobs, models_of, progress)
-        try:
-            work.run(local if cluster is None else RayEngine(cluster, models_of))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("continue with the same command") from None
+        work.run(local if cluster is None else RayEngine(cluster, models_of))
 
 
 def _print_done(args: argparse.Namespace, work: _Work, started: float) -> None:

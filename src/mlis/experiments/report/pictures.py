@@ -20,8 +20,8 @@ from mlis.data.dataset import GZSLDataset
 from mlis.data.io.benchmarks import benchmark_name, features_paths_of
 from mlis.data.io.feature_folder import IMAGES
 from mlis.data.io.folder import SOURCES
+from mlis.data.io.image_folders import image_files
 from mlis.data.io.joined import file_paths
-from mlis.data.io.matlab import field_shapes, read_strings
 from mlis.data.letters.dataset import load_letters
 from mlis.errors import DataError
 from mlis.features.decode import ImageError, decode, quiet_pillow, read_file
@@ -104,12 +104,12 @@ def _named(arguments: Mapping[str, Any], count: int, images: Path | None) -> lis
     if images is None:
         raise DataError("no picture of a row is known; --images names a folder of photographs")
     path = _features_path(arguments)
-    if path is None or sorted(field_shapes(path).get("image_files", ())) != [1, count]:
+    names = () if path is None else image_files(path, count)
+    if not names:
         raise DataError("the features file does not name the images (image_files)")
     there: dict[str, list[Path]] = {}
     for file in images.rglob("*"):
         there.setdefault(file.name, []).append(file)
-    names = read_strings(path, "image_files", np.arange(count))
     wanted = [PurePosixPath(name.replace("\\", "/")) for name in names]
     return [_only(name, there.get(name.name, [])) for name in wanted]
 
