@@ -14,7 +14,7 @@ Expect a lower U of a test with more unseen classes than were held out. `mlis pr
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.arguments import Commands, add_command, add_common, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, load_recognizer, refuse
 from mlis.cli.classes import opened, save
 from mlis.cli.output import number, print_json, print_table, say
 from mlis.errors import SettingsError
@@ -59,11 +59,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     from mlis.evaluation.tradeoff import EXAMPLES
-    from mlis.io.checkpoint import load_model
-    from mlis.io.saved_models import one_model
     from mlis.model.calibrate import constant_of
 
-    recognizer = load_model(one_model(args.model))
+    recognizer = load_recognizer(args.model)
     constants = {name: constant_of(recognizer, name) for name in EXAMPLES}
     constants = {"h" if name == "validation" else name: c for name, c in constants.items()}
     known = recognizer.metadata.tradeoff

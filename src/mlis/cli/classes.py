@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, load_recognizer, refuse
 from mlis.cli.output import check_folder, check_replaceable, print_json, print_table, say
 from mlis.errors import DataError, SettingsError
 
@@ -98,10 +98,7 @@ def run_rename(args: argparse.Namespace) -> None:
 
 def run_show(args: argparse.Namespace) -> None:
     """List the classes of a trained model, and its changes since training."""
-    from mlis.io.checkpoint import load_model
-    from mlis.io.saved_models import one_model
-
-    recognizer = load_model(one_model(args.model))
+    recognizer = load_recognizer(args.model)
     pairs = list(zip(recognizer.class_names, recognizer.seen_mask.tolist(), strict=True))
     print_table([["class", ""], *([name, "seen" if s else "unseen"] for name, s in pairs)])
     for entry in recognizer.metadata.history:
@@ -127,15 +124,13 @@ def opened(
     args: argparse.Namespace, device: str = "cpu"
 ) -> "tuple[Recognizer, ExemplarBuffer | None]":
     """The model and its exemplar buffer, if the output can be written."""
-    from mlis.compute.precision import Precision
-    from mlis.io.checkpoint import WEIGHTS, is_model, load_exemplars, load_model
+    from mlis.io.checkpoint import WEIGHTS, is_model, load_exemplars
     from mlis.io.saved_models import one_model
 
     check_folder(args.output)
     there = is_model(args.output) or (args.output / WEIGHTS).exists()
     check_replaceable(args.output, "a model", there=there, force=args.force)
-    model = one_model(args.model)
-    return load_model(model, Precision.of("float32", device).device), load_exemplars(model)
+    return load_recognizer(args.model, device), load_exemplars(one_model(args.model))
 
 
 def described(

@@ -37,7 +37,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, load_recognizer, refuse
 from mlis.cli.datasets import (
     BENCHMARK,
     FLAGS,
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     protocol, curves = "", dict[str, Any]()
     for model in models:
-        recognizer = _loaded(model.folder, args.device)
+        recognizer = load_recognizer(model.folder, args.device)
         if args.calibration is not None:
             recognizer.calibration = constant_of(recognizer, args.calibration)
         check_backbone(recognizer, data.backbone, data.name)
@@ -228,7 +228,7 @@ def _of_labelled(args: argparse.Namespace, places: Sequence[Path]) -> "LabelledR
         refuse(args, ("backbone", "workers"), "with features, which are already computed")
         return labelled.read_labelled(places, table, column)
     images = labelled.find_labelled(place, table, column)
-    recognizer = _loaded(find_models(args.model)[0].folder, args.device)
+    recognizer = load_recognizer(find_models(args.model)[0].folder, args.device)
     backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
     with ImageBar() as bar:
         bar.started(len(images), 0)
@@ -262,13 +262,6 @@ def _of_unknown(args: argparse.Namespace, recognizer: "Recognizer") -> "np.ndarr
             f"--unknown {place}: expected images or features, got none that is readable."
         )
     return recognizer.known_scores(rows)
-
-
-def _loaded(folder: Path, device: str) -> "Recognizer":
-    from mlis.compute.precision import Precision
-    from mlis.io.checkpoint import load_model
-
-    return load_model(folder, Precision.of("float32", device).device)
 
 
 def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | None") -> str:

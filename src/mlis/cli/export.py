@@ -13,7 +13,7 @@ largest.
 
 import argparse
 
-from mlis.cli.arguments import Commands, add_command, add_common, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, load_recognizer, refuse
 from mlis.cli.output import check_file, print_json, say
 
 
@@ -32,11 +32,9 @@ def run(args: argparse.Namespace) -> None:
     check_file(args.output, ".onnx")
     if not args.images:
         refuse(args, ["backbone"], "without --images")
-    from mlis.io.checkpoint import load_model
     from mlis.io.onnx import export_onnx
-    from mlis.io.saved_models import one_model
 
-    recognizer = load_model(one_model(args.model))
+    recognizer = load_recognizer(args.model)
     done = export_onnx(recognizer, args.output, images=args.images, backbone=args.backbone)
     what = "images" if args.images else "features"
     say(

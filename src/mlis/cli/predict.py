@@ -38,7 +38,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, load_recognizer, refuse
 from mlis.cli.datasets import find_pictures
 from mlis.cli.output import check_file, report_unread
 from mlis.errors import DataError
@@ -91,16 +91,14 @@ def run(args: argparse.Namespace) -> int:
     """Return the exit code."""
     if args.output is not None:
         check_file(args.output, *(() if args.format else (".csv", ".jsonl")))
-    from mlis.compute.precision import Precision
     from mlis.data.io.feature_rows import is_features
     from mlis.data.io.joined import joined_name
-    from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
     from mlis.model.calibrate import constant_of
     from mlis.model.rejection import check_reject
 
     model = one_model(args.model)
-    recognizer = load_model(model, Precision.of("float32", args.device).device)
+    recognizer = load_recognizer(model, args.device)
     check_reject(recognizer, args.reject)
     if args.calibration is not None:
         recognizer.calibration = constant_of(recognizer, args.calibration)

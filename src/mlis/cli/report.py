@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from mlis.cli.arguments import Commands, add_command, add_common
+from mlis.cli.arguments import Commands, add_command, add_common, load_recognizer
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.output import check_file, print_json, say
 from mlis.errors import DataError
@@ -83,10 +83,8 @@ def run_map(args: argparse.Namespace) -> None:
     check_file(args.output, ".svg", new_folder=True)
     from mlis.experiments.report.charts import Map, map_sheet, retrieval, save
     from mlis.experiments.retrieval import retrieved
-    from mlis.io.checkpoint import load_model
-    from mlis.io.saved_models import one_model
 
-    recognizer = load_model(one_model(args.model))
+    recognizer = load_recognizer(args.model)
     dataset = load(dataset_arguments(args))
     name = dataset.provenance.name
     if tuple(recognizer.class_names) != tuple(dataset.class_names):

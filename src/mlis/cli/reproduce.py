@@ -40,9 +40,10 @@ from mlis.escape import terminal
 if TYPE_CHECKING:
     from mlis.compute.ray_cluster import Cluster
     from mlis.experiments.budget import Budget
-    from mlis.experiments.engine import Engine
+    from mlis.experiments.engine import LocalEngine
     from mlis.experiments.outlook import Prospect
     from mlis.experiments.plans import Entry
+    from mlis.experiments.ray_engine import RayEngine
     from mlis.experiments.source import Source
 
 NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4")
@@ -227,7 +228,7 @@ class _Work:
     files: list[Path] = field(default_factory=list[Path])
     problems: dict[str, str] = field(default_factory=dict[str, str])
 
-    def run(self, engine: "Engine") -> None:
+    def run(self, engine: "LocalEngine | RayEngine") -> None:
         """Run what is left; write each table and figure as soon as all its runs are done."""
         done = {one.task.key for one in self.prospects if one.state == "done"}
         titles = {one.task.key: one.title for one in self.prospects}

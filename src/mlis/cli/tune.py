@@ -21,8 +21,8 @@ from mlis.cli.arguments import (
     add_common,
     add_setting_flags,
     at_least,
-    finite,
     given_settings,
+    not_negative,
     resolve_settings,
     seeds,
 )
@@ -54,7 +54,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     flags: list[tuple[str, Any, str, Any, str]] = [
         ("--space", Path, "FILE.toml", None, "what is searched (default: see --dry-run)"),
         ("--trials", positive, "N", 50, "in total, with those of earlier commands (default: 50)"),
-        ("--timeout", finite, "SECONDS", None, "begin no trial later than this (default: none)"),
+        (
+            "--timeout",
+            not_negative,
+            "SECONDS",
+            None,
+            "begin no trial later than this (default: none)",
+        ),
         (
             *("--class-splits", natural, "N", 5),
             "splits of the training classes on which a trial is measured; 0: the dataset's own "
@@ -62,7 +68,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         ),
         ("--seeds", seeds, "N[,N…]", (0,), "of trainings (default: 0)"),
         ("--search-seed", natural, "N", 0, "of the sampler (default: 0)"),
-        ("--within", finite, "POINTS", 0.0, "of H to give up for a faster training (default: 0)"),
+        (
+            "--within",
+            not_negative,
+            "POINTS",
+            0.0,
+            "of H to give up for a faster training (default: 0)",
+        ),
         ("--jobs", positive, "N", 1, "trials at a time, each in a process (default: 1)"),
     ]
     for flag, kind, metavar, default, text in flags:

@@ -58,7 +58,7 @@ class RayEngine:
     snapshot_every: float = 30.0
 
     def run(self, tasks: Sequence[Task], results: Path) -> Generator[Outcome, None, None]:
-        """See :class:`~mlis.experiments.engine.Engine`.
+        """See :meth:`mlis.experiments.engine.LocalEngine.run`.
 
         Raises:
             SettingsError: see :func:`mlis.compute.ray_cluster.connected`.

@@ -1,6 +1,5 @@
 """Datasets from image features and class descriptors."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.io.csv_file import write_csv
 from mlis.data.io.feature_folder import IMAGES, ImageFeatures, images_table
 from mlis.data.io.folder import SOURCES
-from mlis.data.labels import match_labels, plain, shorten
+from mlis.data.labels import closest, match_labels, shorten
 from mlis.data.row_marks import read_marks, split_by_marks
 from mlis.errors import DataError
 from mlis.features.backbones.base import BackboneSpec
@@ -21,7 +20,6 @@ from mlis.features.images.files import Bad, Found
 from mlis.storage.atomic import write_json
 
 UNMATCHED = "unmatched.csv"
-_LONGEST = 60  # characters of a name that are compared
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,9 @@ def unmatched(with_images: Sequence[str], described: Sequence[str]) -> list[Unma
     images, words = set(with_images), set(described)
     only_images, only_words = sorted(images - words), sorted(words - images)
     return [
-        *(Unmatched(name, "description", _nearest(name, only_words)) for name in only_images),
-        *(Unmatched(name, "images", _nearest(name, only_images)) for name in only_words),
+        *(Unmatched(name, "description", closest(name, only_words)) for name in only_images),
+        *(Unmatched(name, "images", closest(name, only_images)) for name in only_words),
     ]
-
-
-def _nearest(name: str, others: Sequence[str]) -> str:
-    forms = {plain(other[:_LONGEST]): other for other in others}
-    close = difflib.get_close_matches(plain(name[:_LONGEST]), forms, n=1, cutoff=0.7)
-    return forms[close[0]] if close else ""
 
 
 def write_unmatched(found: Sequence[Unmatched], folder: Path) -> None:

@@ -41,18 +41,11 @@ class Progress(Protocol):
         """Another `images` images were read, including known and bad ones."""
 
 
-class Compute(Protocol):
-    """Computes shards, here or on other machines."""
-
-    def __call__(
-        self,
-        parts: Sequence[Sequence[ImageFile]],
-        known: Collection[str],
-        keep: Keep,
-        done: Callable[[int], None],
-    ) -> None:
-        """Compute the images of each part, except `known` hashes; report finished shards."""
-        ...
+Compute = Callable[
+    [Sequence[Sequence[ImageFile]], Collection[str], Keep, Callable[[int], None]], None
+]
+"""Computes the images of each part, except known hashes, here or on other machines; is handed what
+keeps finished shards, and what counts images."""
 
 
 @dataclass(frozen=True, eq=False)
