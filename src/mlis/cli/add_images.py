@@ -74,7 +74,7 @@ def _labelled(args: argparse.Namespace, recognizer: "Recognizer") -> "LabelledRo
     from mlis.cli.progress import ImageBar
     from mlis.data.io.feature_rows import is_features
     from mlis.features.images.files import images_of_classes
-    from mlis.features.labelled_rows import embed_labelled, for_training, read_labelled
+    from mlis.features.labelled_rows import embed_labelled, read_labelled
     from mlis.image_classifier import ImageClassifier, check_backbone
 
     name = ", ".join(map(str, args.images))
@@ -83,7 +83,7 @@ def _labelled(args: argparse.Namespace, recognizer: "Recognizer") -> "LabelledRo
     pictures = [path for path in args.images if path.is_dir() and not is_features(path)]
     if not pictures:
         refuse(args, ("backbone", "workers"), "with features, which are already computed")
-        rows = read_labelled(args.images, args.labels, args.label_column or "", choose=for_training)
+        rows = read_labelled(args.images, args.labels, args.label_column or "", testing=False)
         check_backbone(recognizer, rows.backbone, name)
         return rows
     if len(pictures) < len(args.images):

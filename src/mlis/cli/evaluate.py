@@ -175,7 +175,7 @@ def _test_features(options: dict[str, Any]) -> tuple[Path, ...]:
     """The files or folders of `--features`, if none of their rows is for training."""
     from mlis.data.io.csv_file import LABEL
     from mlis.data.io.joined import file_paths, read_joined_rows
-    from mlis.features.labelled_rows import for_testing
+    from mlis.features.labelled_rows import chosen_rows
 
     if "features_file" not in options:
         return ()
@@ -184,7 +184,7 @@ def _test_features(options: dict[str, Any]) -> tuple[Path, ...]:
         return paths
     labels = Path(options["labels_file"]) if "labels_file" in options else None
     marks = read_joined_rows(paths, labels, options.get("label_column", LABEL)).marks
-    only_test = marks is not None and for_testing(marks, paths[0], len(marks)).all()
+    only_test = marks is not None and chosen_rows(marks, paths[0], len(marks), testing=True).all()
     return paths if only_test else ()
 
 
