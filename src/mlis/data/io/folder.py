@@ -19,7 +19,7 @@ from mlis.data.out_of_core.safetensors_file import map_arrays, write_arrays
 from mlis.data.out_of_core.stored import stored
 from mlis.data.splits import Split
 from mlis.errors import DataError
-from mlis.storage.atomic import strict_json, write_json
+from mlis.storage.atomic import write_json
 from mlis.storage.folders import read_versioned, recover, replaced_together
 
 FORMAT = "mlis-dataset"
@@ -176,18 +176,18 @@ def _read_metadata(folder: Path) -> tuple[tuple[str, ...], Provenance, str]:
         names = metadata["class_names"]
         if not isinstance(names, list):
             raise TypeError("class_names is not a list")
-        return tuple(names), _provenance(metadata["provenance"], folder), str(metadata["sha256"])
+        return tuple(names), _provenance(metadata["provenance"]), str(metadata["sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: damaged: {error!r}. {_AGAIN}") from error
 
 
-def _provenance(known: dict[str, Any], folder: Path) -> Provenance:
+def _provenance(known: dict[str, Any]) -> Provenance:
     name, features, descriptors = (known[key] for key in ("name", "features", "descriptors"))
     files, notes = dict(known["files"]), tuple(known["notes"])
     texts = (name, features, descriptors, *files, *files.values(), *notes)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("provenance contains values other than text")
-    sources = known.get("sources") or _sources_beside(folder)
+    sources = known.get("sources") or {}
     check_sources(sources)
     return Provenance(name, features, descriptors, files, notes, dict(sources))
 
@@ -206,14 +206,3 @@ def check_sources(sources: Any) -> None:
         texts = [model.get(name, "") for name in ("name", "pooling", "fingerprint")]
         if model and ("name" not in model or not all(isinstance(text, str) for text in texts)):
             raise TypeError("sources: a model's name, pooling and fingerprint must be text")
-
-
-def _sources_beside(folder: Path) -> dict[str, Any]:
-    """Content of `sources.json`, for a `dataset.json` of an earlier version without sources."""
-    try:
-        sources = strict_json((folder / SOURCES).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise DataError(f"{folder / SOURCES}: cannot be read: {error.strerror}.") from error
-    return {name: sources[name] for name in ("backbone", "descriptors") if sources.get(name)}

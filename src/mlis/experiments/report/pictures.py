@@ -5,7 +5,6 @@ and files of the benchmarks' format together with a folder that holds the photog
 `image_files` names.
 """
 
-import csv
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +24,8 @@ from mlis.data.io.joined import file_paths
 from mlis.data.letters.dataset import load_letters
 from mlis.errors import DataError
 from mlis.features.decode import ImageError, decode, quiet_pillow, read_file
+from mlis.features.images.dataset_images import photographs
 from mlis.pages import data_uri
-from mlis.storage.atomic import strict_json
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -83,20 +82,11 @@ def pictures_of(
             )
         folder = Path(name)
         if name and (folder / IMAGES).is_file() and (folder / SOURCES).is_file():
-            return _files(_built(folder, count, images))
+            found, _ = photographs(folder, count)
+            return _files([(images or found.root) / one.path for one in found.images])
         return _files(_named(arguments, count, images))
     except (DataError, OSError, ValueError) as error:
         return Pictures(np.zeros(count, dtype=bool), problem=str(error))
-
-
-def _built(folder: Path, count: int, images: Path | None) -> list[Path | None]:
-    with (folder / IMAGES).open(encoding="utf-8", newline="") as handle:
-        paths = [row["path"] for row in csv.DictReader(handle) if row.get("path")]
-    if len(paths) != count:
-        raise DataError(f"{folder / IMAGES}: expected {count} images, one a row, got {len(paths)}")
-    record = strict_json((folder / SOURCES).read_text(encoding="utf-8"))
-    root = images or Path(str(record.get("root", "")) if isinstance(record, dict) else "")
-    return [root / path for path in paths]
 
 
 def _named(arguments: Mapping[str, Any], count: int, images: Path | None) -> list[Path | None]:
