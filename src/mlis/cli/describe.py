@@ -84,10 +84,9 @@ def _prompt(args: argparse.Namespace) -> None:
         for line in text.splitlines():
             say(line)
         return
-    from mlis.storage.atomic import atomic_write
+    from mlis.storage.atomic import write_text
 
-    with atomic_write(args.output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(args.output, text)
     say(f"{args.output}: {len(text):,} characters")
 
 
@@ -99,6 +98,7 @@ def class_names(path: Path) -> list[str]:
     """
     from mlis.data.io.csv_file import NAME
     from mlis.data.io.folder import is_dataset_folder, load_folder
+    from mlis.data.io.reading import read_text
     from mlis.data.io.text_table import find_column, read_table
     from mlis.data.labels import normal
     from mlis.features.images.files import find_images
@@ -108,12 +108,7 @@ def class_names(path: Path) -> list[str]:
             return list(load_folder(path).class_names)
         found = list(find_images(path).class_names)
     elif path.suffix.casefold() == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{path}: cannot be read: {reason}. Give UTF-8 text.") from error
-        found = [normal(line) for line in lines]
+        found = [normal(line) for line in read_text(path).splitlines()]
     else:
         found = [normal(name) for name in find_column(path, read_table(path), NAME)]
     names = list(dict.fromkeys(name for name in found if name))

@@ -160,10 +160,10 @@ def _write(args: argparse.Namespace, search: "Search", study: "optuna.Study") ->
     """Write trials.csv and, once a trial is complete, preset.toml."""
     from mlis.config import Config
     from mlis.experiments.tuning import report
-    from mlis.storage.atomic import atomic_write
+    from mlis.storage.atomic import write_text
 
     trials = [one for one in study.trials if report.status(one) != "waiting"]
-    files = {"trials.csv": report.csv_text(search, trials)}
+    files = {"trials.csv": report.trials_csv(search, trials)}
     if best := report.winner(trials, args.within):
         command = f"mlis {shlex.join(sys.argv[1:])}"
         head = report.settings_head(search, trials, best, args.within, command)
@@ -171,8 +171,7 @@ def _write(args: argparse.Namespace, search: "Search", study: "optuna.Study") ->
         calibrated = config.replace({"classification": {"calibration": "validation"}})
         files["preset.toml"] = f"{head}\n{to_toml(calibrated)}"
     for name, text in files.items():
-        with atomic_write(args.output / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(args.output / name, text)
 
 
 def _print_found(args: argparse.Namespace, study: "optuna.Study", name: str) -> None:

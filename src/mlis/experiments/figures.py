@@ -1,8 +1,6 @@
 """Figures 3 and 4: U, S and H against one setting, with their spread over seeds."""
 
-import csv
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlis.escape import csv_cell
+from mlis.data.io.csv_file import write_csv
 from mlis.evaluation import summarise
 from mlis.experiments.budget import Budget
 from mlis.experiments.plans import Entry
@@ -81,8 +79,7 @@ def write(name: str, found: Sequence[Curve], budget: Budget, folder: Path) -> li
             figure.savefig(temporary, format="svg", metadata={**about, "Date": None})
     with atomic_write(paths[1]) as temporary:
         figure.savefig(temporary, format="png", dpi=150, metadata=about)
-    with atomic_write(paths[2]) as temporary:
-        temporary.write_text(csv_text(found, budget), encoding="utf-8")
+    _write_csv(paths[2], found, budget)
     return paths
 
 
@@ -131,16 +128,16 @@ def describe(found: Sequence[Curve]) -> str:
     return ". ".join(said)
 
 
-def csv_text(found: Sequence[Curve], budget: Budget) -> str:
+def _write_csv(path: Path, found: Sequence[Curve], budget: Budget) -> None:
     """One line a point, with protocol and budget."""
-    out = io.StringIO()
     measures = [f"{name}_{part}" for name in STYLES for part in ("mean", "std")]
-    columns = ["dataset", "setting", "value", "protocol", "budget", "runs", *measures]
-    writer = csv.writer(out)
-    writer.writerow(columns)
-    for curve in found:
-        for (value, rows), summary in zip(curve.points, curve.summaries, strict=True):
-            labels = [curve.dataset, curve.label, value, curve.protocol, budget.name, len(rows)]
-            row = [*labels, *(summary[name] for name in measures)]
-            writer.writerow(map(csv_cell, row))
-    return out.getvalue()
+    rows = [
+        [
+            *(curve.dataset, curve.label, value, curve.protocol, budget.name, len(rows)),
+            *(summary[name] for name in measures),
+        ]
+        for curve in found
+        for (value, rows), summary in zip(curve.points, curve.summaries, strict=True)
+    ]
+    columns = ("dataset", "setting", "value", "protocol", "budget", "runs")
+    write_csv(path, [*columns, *measures], rows)
