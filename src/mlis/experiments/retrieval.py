@@ -5,7 +5,6 @@ import functools
 import numpy as np
 
 from mlis.data.dataset import GZSLDataset, TestSplit
-from mlis.data.out_of_core.stored import StoredRows
 from mlis.evaluation import Retrieval, evaluate_retrieval
 from mlis.model.recognizer import Recognizer
 
@@ -25,9 +24,7 @@ def retrieved(recognizer: Recognizer, data: GZSLDataset | TestSplit) -> dict[str
 
 
 @functools.lru_cache(maxsize=1)  # of raw features, the same for all runs of a dataset
-def _unseen(
-    data: GZSLDataset | TestSplit,
-) -> tuple[np.ndarray | StoredRows, np.ndarray, Retrieval | None]:
+def _unseen(data: GZSLDataset | TestSplit) -> tuple[np.ndarray, np.ndarray, Retrieval | None]:
     test = data.for_testing() if isinstance(data, GZSLDataset) else data
     rows = (~test.seen_mask[test.labels]).nonzero()[0]
     features, labels = test.features[rows], test.labels[rows]
