@@ -208,7 +208,7 @@ def test_extraction_goes_on_when_a_node_dies(nodes, tmp_path, monkeypatch, capsy
     assert main([*once, "-o", str(tmp_path / "local")]) == 0
 
     victim = nodes.add()
-    monkeypatch.setattr("mlis.features.images.ray_shards._sight", hide(images / "b"))
+    monkeypatch.setattr("mlis.features.images.ray_shards._stat", hide(images / "b"))
     kept: list[str] = []
     from mlis.features.images.shards import Store
 

@@ -50,8 +50,9 @@ class _Owner:
         advice: how to continue after Ctrl-C.
     """
 
+    bar: _Bar | None = None
+
     def __init__(self, advice: str = ""):
-        self.bar: _Bar | None = None
         self._advice = advice
 
     def __enter__(self) -> Self:
