@@ -187,17 +187,16 @@ class Store:
             DataError: it is whole, or not the beginning of a row: nothing of others is removed.
         """
         rest = self._after(self._read)
-        try:
-            strict_json(rest)
-        except ValueError:
-            if not _BEGINNING.startswith(rest[: len(_BEGINNING)]):
-                raise DataError(
-                    f"{self.path}: its last line is not a result row: {rest[:40]!r}. Remove that "
-                    "line, or choose another folder."
-                ) from None
-            handle.truncate(self._read)
-        else:
-            self._parse(rest, self._lines + 1)
+        whole = _whole(rest)
+        if whole is not None:
+            self._parse(rest[:whole], self._lines + 1)
+        elif not _BEGINNING.startswith(rest[: len(_BEGINNING)]):
+            raise DataError(
+                f"{self.path}: its last line is not a result row: {rest[:40]!r}. Remove that line, "
+                "or choose another folder."
+            )
+        handle.truncate(self._read + (whole or 0))
+        if whole is not None:
             handle.write(b"\n")
         handle.flush()
 
@@ -228,3 +227,16 @@ class Store:
                 f"{self.path}, line {number}: no result row ({error}): remove that line, "
                 f"and its run is done again"
             ) from None
+
+
+def _whole(rest: bytes) -> int | None:
+    """Bytes of the JSON object that `rest` begins with; None where it is cut short.
+
+    What follows a whole object is its newline, damaged.
+    """
+    text = rest.decode("utf-8", "surrogateescape")
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return len(text[:end].encode("utf-8", "surrogateescape"))
