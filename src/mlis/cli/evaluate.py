@@ -47,6 +47,7 @@ from mlis.cli.datasets import (
     given_options,
     kind_of,
     load,
+    read_unlabelled,
     relocated,
 )
 from mlis.cli.output import (
@@ -61,13 +62,16 @@ from mlis.cli.output import (
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mlis.data.dataset import GZSLDataset
     from mlis.evaluation import Confidence, Evaluation
     from mlis.features.labelled_rows import LabelledRows
     from mlis.io.saved_models import SavedModel
     from mlis.model.recognizer import Recognizer
+
+TRANSDUCTIVE = (
+    "transductive: the model was adapted to unlabelled images, which may be these. Not comparable "
+    "with figures of inductive models."
+)
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -127,14 +131,20 @@ def run(args: argparse.Namespace) -> None:
         )
         nearest = retrieved(recognizer, test)
         say(f"{model.folder} on {data.name}: {result.images} test images")
+        components = str(recognizer.metadata.record.get("components", "model"))
+        if recognizer.transductive:
+            say(TRANSDUCTIVE)
+            protocol, components = f"transductive, {protocol}", f"{components} (transductive)"
         _print_evaluation(args, result, confidence, nearest)
         if len(scores):
-            right, unknown = scores.argmax(axis=1) == test.labels, _of_unknown(args, recognizer)
+            right, unknown = scores.argmax(axis=1) == test.labels, None
+            if args.unknown is not None:
+                rows_of_none = read_unlabelled("--unknown", args.unknown, recognizer, args)
+                unknown = recognizer.known_scores(rows_of_none)
             known = recognizer.known_scores(test.features)
             rejection = evaluate_rejection(known, right, unknown)
             say(rejection)
             curves = rejection.to_dict()
-        components = str(recognizer.metadata.record.get("components", "model"))
         rows[components].append(result.to_dict() | confidence.to_dict() | nearest)
     metadata: dict[str, Any] = {
         "dataset": data.name,
@@ -235,33 +245,6 @@ def _of_labelled(args: argparse.Namespace, places: Sequence[Path]) -> "LabelledR
         return labelled.embed_labelled(
             str(place), images, backbone, workers=args.workers, done=bar.done
         )
-
-
-def _of_unknown(args: argparse.Namespace, recognizer: "Recognizer") -> "np.ndarray | None":
-    """Scores of the images or features of --unknown."""
-    import numpy as np
-
-    from mlis.cli.datasets import find_pictures
-    from mlis.data.io.feature_rows import backbone_of, is_features, read_rows
-    from mlis.features.images.embed import embed
-    from mlis.image_classifier import ImageClassifier, check_backbone
-
-    place: Path | None = args.unknown
-    if place is None:
-        return None
-    if is_features(place):
-        check_backbone(recognizer, backbone_of(place), str(place))
-        rows = np.asarray(read_rows(place).features, dtype=np.float32)
-    else:
-        backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
-        batches = embed(find_pictures([place]), backbone, workers=args.workers)
-        found = [one.features for batch in batches for one in batch if one.features is not None]
-        rows = np.stack(found) if found else np.empty((0, recognizer.num_features), np.float32)
-    if not len(rows):
-        raise DataError(
-            f"--unknown {place}: expected images or features, got none that is readable."
-        )
-    return recognizer.known_scores(rows)
 
 
 def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | None") -> str:

@@ -96,6 +96,8 @@ def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested:
         where = f"runs/{row.key[:16]}/model"
         raise DataError(f"{where} is not there (seed {row.task['seed']})")
     model, test = load_model(folder), dataset.for_testing()
+    if model.transductive:
+        raise DataError("the saved model was adapted to unlabelled images: it is transductive")
     got = test.features.shape[1]
     if model.num_features != got:
         raise DataError(f"the saved model: expected {model.num_features} features, got {got}")
