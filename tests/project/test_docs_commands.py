@@ -47,6 +47,10 @@ NOT_RUN = {
     "--features centre.csv": "test_data_joined.py joins files",
     "efficientnet_lite2_whole.mat": "test_data_joined.py joins files",
     "mlis compare": "test_cli_compare.py has tiny random models; weights are not shipped",
+    "mlis add-images": "test_cli_add_images.py",
+    "mlis adapt": "test_cli_adapt.py",
+    "mlis evaluate ADAPTED": "test_cli_adapt.py",
+    "mlis fit letters": "test_demo.py trains on them",
     "mlis map": "test_report_pictures.py",
     "mlis report": "test_cli_report.py",
 }
