@@ -147,8 +147,8 @@ class Recognizer(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Dx, the length of the features that it takes."""
-        return len(self.preprocessing.shift)
+        """The length of the features that it takes, of all regions."""
+        return self.preprocessing.inputs
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (B, C) of (B, Dx) features, of its device and dtype; differentiable."""
@@ -253,7 +253,7 @@ class Recognizer(nn.Module):
 
     @property
     def _width(self) -> int:
-        return self.refiner.width(self.num_features)
+        return self.refiner.width(len(self.preprocessing.shift))
 
     def _ready(self) -> "_Prepared":
         """What inference needs, made again where a tensor or the constant was changed."""

@@ -55,6 +55,8 @@ class Descriptors:
         sentence_columns: the columns of sentences in the table.
         missing: cells that were read as missing, besides the usual ones.
         text_mean: D, mean of the classes' text vectors, if it was subtracted; else empty.
+        phrases: vectors of names by a text model: `attributes`, one of each column, and `classes`,
+            by name; empty if they were not asked for.
     """
 
     names: tuple[str, ...]
@@ -68,6 +70,7 @@ class Descriptors:
     sentence_columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     text_mean: tuple[float, ...] = ()
+    phrases: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -86,27 +89,29 @@ def describe(
     *,
     weight: float = WEIGHT,
     subtract_mean: bool = False,
+    phrases: bool = False,
 ) -> Descriptors:
     """Descriptors of all classes of a table.
 
     Args:
         table: the classes.
-        model: for sentences; may be None if there are none.
+        model: for sentences and phrases; may be None if there are none.
         weight: w of the attributes, if there are both.
         subtract_mean: subtract the mean of all classes' text vectors, which removes what all
             texts have in common.
+        phrases: also embed the names of attributes and classes.
 
     Raises:
         SettingsError: the weight is not between 0 and 1, or the model is None.
         DataError: a class has no usable attribute.
     """
+    if model is None and (table.has_sentences or phrases):
+        raise SettingsError("model: expected a text model for sentences and phrases, got None")
     notes: list[str] = []
     parts: list[np.ndarray] = []
     columns: tuple[Column, ...] = ()
     mean = np.empty(0, dtype=np.float32)
-    if table.has_sentences:
-        if model is None:
-            raise SettingsError("model: expected a text model for the sentences, got None")
+    if model is not None and table.has_sentences:
         notes.append(f"read as sentences: {shorten(table.sentence_columns)}")
         vectors = _text(table, model, notes)
         if subtract_mean:
@@ -135,7 +140,22 @@ def describe(
         table.sentence_columns,
         table.missing,
         tuple(mean.tolist()),
+        _phrases(columns, table.names, model) if model is not None and phrases else {},
     )
+
+
+def _phrases(
+    columns: Sequence[Column], names: Sequence[str], model: TextModel
+) -> dict[str, Any]:
+    """Vectors of the names of attributes and classes, rounded to what JSON is to hold."""
+    labels = [column.label.replace("=", " ") for column in columns]
+    vectors = model.encode([*labels, *names]).astype(float).round(5).tolist()
+    classes = dict(zip(names, vectors[len(labels) :], strict=True))
+    return {
+        "text": model.identity.to_dict(),
+        "attributes": vectors[: len(labels)],
+        "classes": classes,
+    }
 
 
 def _text(table: ClassDescriptions, model: TextModel, notes: list[str]) -> np.ndarray:
@@ -266,6 +286,7 @@ def record_of(descriptors: Descriptors) -> dict[str, Any]:
         "notes": list(descriptors.notes),
         "source": dict(descriptors.source),
         **({"text_mean": list(descriptors.text_mean)} if descriptors.text_mean else {}),
+        **({"phrases": dict(descriptors.phrases)} if descriptors.phrases else {}),
     }
 
 
@@ -284,7 +305,7 @@ def read_descriptors(folder: Path) -> Descriptors:
         model = (record["text"], columns, float(record["attribute_weight"]))
         notes, source = tuple(record["notes"]), dict(record["source"])
         cells = (tuple(record.get("sentences", ())), tuple(record.get("missing", ())))
-        cells += (tuple(map(float, record.get("text_mean", ()))),)
+        cells += (tuple(map(float, record.get("text_mean", ()))), dict(record.get("phrases", {})))
     except DataError:
         raise
     except FileNotFoundError:

@@ -25,7 +25,7 @@ from typing import Any
 from mlis.compute.ray_cluster import Cluster, Pool, connected, fetch
 from mlis.errors import DataError, SettingsError
 from mlis.features.backbones import Backbone, load_backbone
-from mlis.features.backbones.base import CENTRE
+from mlis.features.backbones.base import CENTRE, grid_of
 from mlis.features.decode import ImageError, read_file
 from mlis.features.images.files import Bad, ImageFile
 from mlis.features.images.shards import Keep, Shard, Stamp, compute_shard
@@ -41,7 +41,7 @@ class Model:
     """A backbone that must be the same on all machines.
 
     Attributes:
-        name, device, precision, views: for :func:`mlis.features.backbones.load_backbone`.
+        name, device, precision, views, grid: for :func:`mlis.features.backbones.load_backbone`.
         fingerprint: of weights and preprocessing.
         batch: images per batch, which may affect the last bits.
     """
@@ -52,12 +52,14 @@ class Model:
     fingerprint: str
     batch: int
     views: tuple[str, ...] = CENTRE
+    grid: int = 1
 
     @classmethod
     def of(cls, backbone: Backbone, device: str) -> "Model":
         """The specification of a loaded backbone."""
         identity, batch = backbone.identity, backbone.batch
-        rest = (backbone.precision, identity.fingerprint, batch, identity.views)
+        grid = grid_of(identity.to_dict())
+        rest = (backbone.precision, identity.fingerprint, batch, identity.views, grid)
         return cls(identity.name, device, *rest)
 
 
@@ -202,7 +204,11 @@ def _hashes(reference: Any) -> frozenset[str]:
 @functools.lru_cache(maxsize=1)
 def _loaded(model: Model) -> Backbone:
     backbone = load_backbone(
-        model.name, device=model.device, precision=model.precision, views=model.views
+        model.name,
+        device=model.device,
+        precision=model.precision,
+        views=model.views,
+        grid=model.grid,
     )
     found = Model.of(backbone, model.device)
     if (
