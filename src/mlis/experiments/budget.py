@@ -18,6 +18,14 @@ QUICK: dict[str, dict[str, int]] = {
 QUICK_OPTIONS: dict[str, dict[str, Any]] = {
     "sje": {"steps": 10, "choices": [5, 10]},
     "vgse": {"steps": 10, "choices": [5, 10]},
+    "vgse-patches": {
+        **{"steps": 10, "choices": [5, 10], "clusters": 8, "cluster_steps": 5, "cluster_batch": 16},
+    },
+    "dazle": {"steps": 10, "choices": [5, 10], "batch_size": 32},
+    "dvbe": {
+        **{"steps": 10, "choices": [5, 10], "batch_size": 32},
+        **{"channels": 8, "gate_hidden": 4, "width": 16, "hidden": 16},
+    },
     "cngzsl": {"steps": 10, "choices": [5, 10], "batch_size": 32, "hidden": 32},
     "zicldm": {
         **{"steps": 10, "choices": [5, 10], "batch_size": 32},

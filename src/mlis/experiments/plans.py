@@ -113,7 +113,10 @@ def _table1(source: Source, budget: Budget) -> Iterator[Entry]:
     yield Entry(source, "statistics", ())
 
 
-LABELS = {name: one().name for name, one in METHODS.items()}
+def label_of(method: str, source: Source) -> str:
+    """A method as it stands in a table of this dataset."""
+    regions = 1 if source.dataset is None else source.dataset.provenance.regions
+    return METHODS[method]().name_on(regions)
 
 
 def _table2(source: Source, budget: Budget) -> Iterator[Entry]:
@@ -121,7 +124,7 @@ def _table2(source: Source, budget: Budget) -> Iterator[Entry]:
         if method not in budget.methods:
             continue
         if source.shared_space or not METHODS[method].needs_shared_space:
-            yield Entry(source, LABELS[method], _tasks(source, budget, {}, method))
+            yield Entry(source, label_of(method, source), _tasks(source, budget, {}, method))
 
 
 def _table3(source: Source, budget: Budget) -> Iterator[Entry]:

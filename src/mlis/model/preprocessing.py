@@ -141,9 +141,7 @@ class FeatureScaler(nn.Module):
         return bool((low < -1e-6).any())
 
 
-def _column_range(
-    features: np.ndarray | StoredRows, regions: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _column_range(features: np.ndarray | StoredRows, regions: int) -> tuple[np.ndarray, np.ndarray]:
     """Minimum and maximum of each column, float64, reading some thousands of rows at a time."""
     low = np.full(features.shape[1] // regions, np.inf)
     high = np.full(features.shape[1] // regions, -np.inf)

@@ -148,7 +148,9 @@ class VisionModel:
         """(B, D, h, w) patch tokens of (B, T, D), without class and register tokens before them."""
         config = getattr(self._net.config, "vision_config", self._net.config)
         patch, count = getattr(config, "patch_size", 0), tokens.shape[1]
-        height, width = (side // patch for side in size) if isinstance(patch, int) and patch else (0, 0)
+        height, width = (
+            (side // patch for side in size) if isinstance(patch, int) and patch else (0, 0)
+        )
         if not 0 < height * width <= count:  # patches are merged from layer to layer
             height = width = math.isqrt(count)
             if height * width != count:

@@ -45,12 +45,14 @@ def with_views(model: PictureModel, views: Sequence[str] | None) -> Backbone:
             f"views: expected {CENTRE[0]!r} with {model.identity.name}, whose own preparation does "
             f"not crop, got {','.join(views)}. Omit {WHOLE!r}"
         )
+    if views == CENTRE:
+        return model
     if model.identity.regions > 1 and any(view.endswith(FLIP) for view in views):
         raise SettingsError(
             f"views: expected {' or '.join(_CROPS)} with regions, as those of a mirrored picture are "
             f"others, got {','.join(views)}. Omit the mirrored ones"
         )
-    return model if views == CENTRE else Views(model, views)
+    return Views(model, views)
 
 
 def _in_order(views: Sequence[str]) -> tuple[str, ...]:

@@ -144,9 +144,7 @@ def describe(
     )
 
 
-def _phrases(
-    columns: Sequence[Column], names: Sequence[str], model: TextModel
-) -> dict[str, Any]:
+def _phrases(columns: Sequence[Column], names: Sequence[str], model: TextModel) -> dict[str, Any]:
     """Vectors of the names of attributes and classes, rounded to what JSON is to hold."""
     labels = [column.label.replace("=", " ") for column in columns]
     vectors = model.encode([*labels, *names]).astype(float).round(5).tolist()
