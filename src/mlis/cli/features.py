@@ -91,8 +91,8 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
         "--regions",
         type=at_least(2),
         metavar="GRID",
-        help="features of GRID × GRID regions of each view, joined, for the methods dazle, dvbe and "
-        "vgse-patches; other methods see their mean. Views: centre unless --views names others",
+        help="features of GRID × GRID regions of each view, joined: for the methods dazle, dvbe "
+        "and vgse-patches; others see their mean. Views: centre unless --views names others",
     )
     parser.add_argument(
         "--labels",

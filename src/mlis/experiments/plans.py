@@ -113,9 +113,8 @@ def _table1(source: Source, budget: Budget) -> Iterator[Entry]:
     yield Entry(source, "statistics", ())
 
 
-def label_of(method: str, source: Source) -> str:
-    """A method as it stands in a table of this dataset."""
-    regions = 1 if source.dataset is None else source.dataset.provenance.regions
+def label_of(method: str, regions: int) -> str:
+    """A method as it stands in a table of a dataset with so many regions per image."""
     return METHODS[method]().name_on(regions)
 
 
@@ -124,7 +123,8 @@ def _table2(source: Source, budget: Budget) -> Iterator[Entry]:
         if method not in budget.methods:
             continue
         if source.shared_space or not METHODS[method].needs_shared_space:
-            yield Entry(source, label_of(method, source), _tasks(source, budget, {}, method))
+            regions = 1 if source.dataset is None else source.dataset.provenance.regions
+            yield Entry(source, label_of(method, regions), _tasks(source, budget, {}, method))
 
 
 def _table3(source: Source, budget: Budget) -> Iterator[Entry]:

@@ -3,8 +3,8 @@
 Min, Yao, Xie, Wang, Zha, Zhang: "Domain-aware Visual Bias Eliminating for Generalized Zero-Shot
 Learning", CVPR 2020. Two branches on the same regions x_r of an image (R of them):
 
-**ODR**, free of semantics, is to tell seen classes apart as well as it can. With y_r = ReLU(BN(x_r))
-after a linear layer to K numbers, gates of channels and regions, and their cross-covariance:
+**ODR**, free of semantics, is to tell seen classes apart as well as it can. With y_r = ReLU(BN(·))
+of a linear layer from x_r to K numbers, gates of channels and regions, and their cross-covariance:
 
     m_c = sigmoid(C₂ ReLU(C₁ mean_r y))         m_s = sigmoid(S₂ ReLU(S₁ y_r))
     A = 1/R Σ_r (y1_r − ȳ1)(y2_r − ȳ2)ᵀ         y1 = y + m_c y,  y2 = y + m_s y
@@ -16,10 +16,10 @@ after a linear layer to K numbers, gates of channels and regions, and their cros
 
     L_ZSR = mean 1 − cos(v, w_y)  +  CE of a linear layer on v
 
-An image is of the seen class that o says if max p exceeds a threshold, else of the unseen class with
-the largest cosine. As one matrix of scores (:class:`mlis.model.heads.GatedHead`), the calibration
-constant is that threshold, and validation classes choose it. With one region there is no covariance:
-o is linear in y, and the method "DVBE (pooled)".
+An image is of the seen class that o says if max p exceeds a threshold, else of the unseen class
+with the largest cosine. As one matrix of scores (:class:`mlis.model.heads.GatedHead`), the
+calibration constant is that threshold, which validation classes choose. With one region there is no
+covariance: o is linear in y, and the method "DVBE (pooled)".
 
 As in the authors' program: the gate by the largest probability (the paper: by entropy), σ = 0.5,
 K = 256, five iterations for the square root, 16 hidden units of gates, 1,024 between a_c and w_c,

@@ -11,8 +11,8 @@ seen classes alone:
         + γ mean ‖S a − w_y‖                              and say what is known of the class
 
 A seen class is described by φ_s, the mean of a over the patches of its images; an unseen class by
-the mixture of the φ_s that its embedding w is of theirs (SMO: :mod:`mlis.methods.vgse`); and a class
-with [φ ; w] is recognised by SJE on the features of the whole image.
+the mixture of the φ_s that its embedding w is of theirs (SMO: :mod:`mlis.methods.vgse`). A class
+with the vector [φ ; w] is recognised by SJE on the features of the whole image.
 
 Patches are the regions of the dataset, in the paper 9 of a segmentation of each image; with one
 region, "VGSE (pooled)", the whole image is the only patch. The training program was never

@@ -17,7 +17,7 @@ from mlis.config import Config, hash_of
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import summarise
 from mlis.experiments.budget import within_quick
-from mlis.experiments.plans import BASELINES, COMPONENTS, LABELS, LOSSES, SWEEPS
+from mlis.experiments.plans import BASELINES, COMPONENTS, LOSSES, SWEEPS, label_of
 from mlis.experiments.store import PROTOCOLS, STAND_IN, Row, Store
 from mlis.experiments.tasks import METHOD
 
@@ -250,7 +250,10 @@ def series_of(rows: Iterable[Row]) -> list[Series]:
 # --- series to studies ----------------------------------------------------------------------------
 
 _ORDER: Mapping[str, tuple[str, ...]] = {
-    "table2": (*(LABELS[name] for name in BASELINES), "MLIS"),
+    "table2": (
+        *dict.fromkeys(label_of(name, regions) for name in BASELINES for regions in (2, 1)),
+        "MLIS",
+    ),
     "table3": tuple(COMPONENTS),
     "table4": tuple(loss + suffix for loss in LOSSES for suffix in ("", "+IS")),
     **{name: tuple(label for label, *_ in sweeps) for name, sweeps in SWEEPS.items()},
@@ -259,7 +262,8 @@ _ORDER: Mapping[str, tuple[str, ...]] = {
 
 def _places(experiment: str, one: Series, base: Values) -> list[Place]:
     if one.method != METHOD:
-        return [Place(LABELS[one.method], None, one)] if experiment == "table2" else []
+        label = label_of(one.method, one.first.provenance.get("regions", 1))
+        return [Place(label, None, one)] if experiment == "table2" else []
     values = _swept(one.config)
     components, loss = values[:2]
     other = _differing(values, base)

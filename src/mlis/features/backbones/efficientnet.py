@@ -114,7 +114,7 @@ class EfficientNetLite:
         return self.pooled(self.normalised(batch))
 
     def regions(self, batch: Tensor, grid: int) -> Tensor:
-        """(B, grid², 1280) of (B, P, P, 3) uint8, from the map that `features` is the average of."""
+        """(B, grid², 1280) of (B, P, P, 3) uint8, of the map that `features` averages."""
         return grid_means(self.net.extract_features(self.normalised(batch)), grid)
 
     def normalised(self, batch: Tensor) -> Tensor:

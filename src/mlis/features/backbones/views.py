@@ -49,8 +49,8 @@ def with_views(model: PictureModel, views: Sequence[str] | None) -> Backbone:
         return model
     if model.identity.regions > 1 and any(view.endswith(FLIP) for view in views):
         raise SettingsError(
-            f"views: expected {' or '.join(_CROPS)} with regions, as those of a mirrored picture are "
-            f"others, got {','.join(views)}. Omit the mirrored ones"
+            f"views: expected {', '.join(_CROPS)} with regions, as those of a mirrored picture "
+            f"are others, got {','.join(views)}. Omit the mirrored ones"
         )
     return Views(model, views)
 

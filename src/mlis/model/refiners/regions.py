@@ -171,14 +171,10 @@ class SecondOrder(Refiner):
     @classmethod
     def empty(cls, channels: int, hidden: int) -> Self:
         """Pooling of regions of `channels` numbers."""
-        first, of_region, of_channels = (
-            (channels, hidden),
-            (hidden, 1, 1.0),
-            (hidden, channels, 1.0),
-        )
+        first, second = (LinearReLU.empty(channels, hidden) for _ in range(2))
         return cls(
-            (LinearReLU.empty(*first), LinearReLU.empty(*of_region)),
-            (LinearReLU.empty(*first), LinearReLU.empty(*of_channels)),
+            (first, LinearReLU.empty(hidden, 1, 1.0)),
+            (second, LinearReLU.empty(hidden, channels, 1.0)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
