@@ -39,7 +39,7 @@ What differs:
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,7 @@ from mlis.model.refiners import (
 from mlis.training.layers import Linear, Perceptron
 
 SLOPE = 0.01  # of the layers from descriptors
+Layer = TypeVar("Layer", bound=LinearReLU)
 
 
 class RegionUnits(nn.Module):
@@ -126,17 +127,17 @@ class Branches(nn.Module):
     ):
         super().__init__()
 
-        def layer(inputs: int, outputs: int, slope: float = 0.0) -> LinearReLU:
+        def layer(kind: type[Layer], inputs: int, outputs: int, slope: float = 0.0) -> Layer:
             made = Linear(inputs, outputs, (2 / inputs) ** 0.5, precision, rng)
-            return LinearReLU(made.weight.detach(), made.bias.detach(), slope)
+            return kind(made.weight.detach(), made.bias.detach(), slope)
 
         channels, hidden, width = settings.channels, settings.gate_hidden, settings.width
         self.units: RegionUnits = RegionUnits(size, channels, precision, rng)
         self.pooling: Refiner = Identity()
         if regions > 1:
-            spatial = layer(channels, hidden), layer(hidden, 1, 1.0)
             self.pooling = SecondOrder(
-                spatial, (layer(channels, hidden), layer(hidden, channels, 1.0))
+                (layer(RegionLinear, channels, hidden), layer(RegionLinear, hidden, 1, 1.0)),
+                (layer(LinearReLU, channels, hidden), layer(LinearReLU, hidden, channels, 1.0)),
             ).requires_grad_(True)
         pooled = self.pooling.width(channels)
         self.seen: Linear = Linear(pooled, classes, pooled**-0.5, precision, rng)

@@ -5,12 +5,17 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import leaky_relu, linear, normalize
 
 from mlis.model.refiners.base import LinearReLU, Refiner
 
 ITERATIONS = 5  # of Newton and Schulz
 _LEAST = 1e-6  # trace of a covariance: regions may be equal
+
+
+def regions_of(x: Tensor, size: int) -> Tensor:
+    """(B, R, D) of (B, R · D), D being `size`."""
+    return x.unflatten(1, (x.shape[1] // size, size))
 
 
 class RegionLinear(LinearReLU):
@@ -25,8 +30,8 @@ class RegionLinear(LinearReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine (B, R · D) features."""
-        size = self.weight.shape[1]
-        return super().forward(x.reshape(-1, size)).reshape(len(x), self.width(x.shape[1]))
+        z = linear(regions_of(x, self.weight.shape[1]), self.weight, self.bias).flatten(1)
+        return leaky_relu(z, self.slope) if self.slope else torch.relu(z)
 
 
 class RegionMean(Refiner):
@@ -58,7 +63,7 @@ class RegionMean(Refiner):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine (B, R · D) features."""
-        return x.unflatten(1, (-1, self.size)).mean(1)
+        return regions_of(x, self.size).mean(1)
 
 
 def attribute_scores(
@@ -72,11 +77,10 @@ def attribute_scores(
         product: of matrices.
     """
     count, size = queries.shape[1:]
-    f = normalize(x.reshape(-1, size), dim=1)
-    found = product(f, queries.flatten(0, 1).T).view(len(x), -1, 3, count)
-    attention = found[:, :, 0].softmax(1)
-    seen, counts = ((attention * found[:, :, i]).sum(1) for i in (1, 2))
-    return counts.sigmoid() * seen
+    f = normalize(regions_of(x, size), dim=2)
+    looks, sees, counts = product(f, queries.flatten(0, 1).T).split(count, dim=2)  # (B, R, Da)
+    attention = looks.softmax(1)
+    return (attention * counts).sum(1).sigmoid() * (attention * sees).sum(1)
 
 
 class AttributeAttention(Refiner):
@@ -141,14 +145,14 @@ class SecondOrder(Refiner):
     See :mod:`mlis.methods.dvbe`. The square root's upper triangle, with the diagonal.
 
     Args:
-        spatial: from a region (K) to hidden units, and from these to its weight.
+        spatial: from each region (K) to hidden units, and from these to its weight.
         channel: from the mean region (K) to hidden units, and from these to K weights.
     """
 
     kind = "second-order"
 
     def __init__(
-        self, spatial: tuple[LinearReLU, LinearReLU], channel: tuple[LinearReLU, LinearReLU]
+        self, spatial: tuple[RegionLinear, RegionLinear], channel: tuple[LinearReLU, LinearReLU]
     ):
         super().__init__()
         self.spatial: nn.Sequential = nn.Sequential(*spatial)
@@ -171,18 +175,17 @@ class SecondOrder(Refiner):
     @classmethod
     def empty(cls, channels: int, hidden: int) -> Self:
         """Pooling of regions of `channels` numbers."""
-        first, second = (LinearReLU.empty(channels, hidden) for _ in range(2))
         return cls(
-            (first, LinearReLU.empty(hidden, 1, 1.0)),
-            (second, LinearReLU.empty(hidden, channels, 1.0)),
+            (RegionLinear.empty(channels, hidden), RegionLinear.empty(hidden, 1, 1.0)),
+            (LinearReLU.empty(channels, hidden), LinearReLU.empty(hidden, channels, 1.0)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine (B, R · K) features."""
         channels = self._sizes[0]
-        y = x.unflatten(1, (-1, channels))
+        y = regions_of(x, channels)
         of_channels = self.channel(y.mean(1)).sigmoid()[:, None]
-        of_regions = self.spatial(x.reshape(-1, channels)).sigmoid().view(len(x), -1, 1)
+        of_regions = self.spatial(x).sigmoid()[:, :, None]
         root = covariance_root(y + of_channels * y, y + of_regions * y)
         rows, columns = torch.triu_indices(channels, channels, device=x.device)
         return root[:, rows, columns]
