@@ -129,7 +129,7 @@ def test_vectors_of_attribute_names_are_used_where_there_are_some():
     training = regions_world().for_training()
     vectors = RNG.normal(size=(8, 5)).astype(np.float32)
     named = replace(training, attribute_vectors=vectors)
-    method = build_method("dazle", steps=1, choices=(1,), learning_rate=0.0)
+    method = DAZLE(Config(precision="float64"), steps=1, choices=(1,), learning_rate=0.0)
     plain, told, again = (
         method.fit(t, device="cpu").recognizer.refiner.state_dict()
         for t in (training, named, replace(named, attribute_vectors=3 * vectors))

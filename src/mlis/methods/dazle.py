@@ -74,11 +74,12 @@ class DenseAttention(nn.Module):
 
     def queries(self) -> Tensor:
         """(3, Da, D): v W₂, v W₁, v W₃."""
-        return torch.stack([self.precision.mm(self.vectors, weight) for weight in self.weights])
+        return self.vectors @ self.weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Score the attributes of (B, R · D) features."""
-        return attribute_scores(x, self.queries(), self.precision.mm)
+        queries = self.precision.mm(self.vectors, self.weights)
+        return attribute_scores(x, queries, self.precision.mm)
 
 
 def self_calibration(scores: Tensor, unseen: Tensor) -> Tensor:
