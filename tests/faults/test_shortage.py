@@ -247,8 +247,12 @@ def test_an_image_for_which_memory_was_short_is_read_again_and_is_not_lost(tmp_p
     check(images, output, names(12))
 
 
-def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_image_that_does_not_fit_ends_the_extraction_with_what_to_lower(
+    threads, tmp_path, monkeypatch
+):
     """It must not be left out as a bad file is: the result would depend on the machine's load."""
+    monkeypatch.setattr("mlis.features.images.embed._at_once", lambda *_: threads)
     images, output = tmp_path / "in", tmp_path / "out"
     write_images(images, names(12))
     with pytest.raises(OutOfMemoryError, match=r"a/008\.png: .*reduce --workers"):

@@ -240,15 +240,27 @@ def _compute(backbone: Backbone, pixels: Rows) -> Rows:
 def _in_order(
     pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """`pool.map` that submits at most `ahead` items in advance."""
+    """`pool.map` that submits at most `ahead` items in advance.
+
+    Where `items` fails, the results before it are yielded first, so that finished shards are kept.
+    """
     waiting: deque[Future[Result]] = deque()
+    source, failure = iter(items), None
     try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
+        while True:
+            try:
+                waiting.append(pool.submit(work, next(source)))
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+                break
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+        if failure:
+            raise failure
     finally:
         for future in waiting:  # the consumer stopped early
             future.cancel()
