@@ -40,21 +40,27 @@ class Provenance:
     @property
     def regions(self) -> int:
         """R, number of regions of an image whose features are joined in a row."""
-        return int((self.sources.get("backbone") or {}).get("regions", 1))
+        return int(_part(self.sources, "backbone").get("regions", 1))
 
     @property
     def phrases(self) -> Mapping[str, Any]:
         """`attributes`, a vector of the name of each, and `classes`, one by name; empty if none."""
-        return (self.sources.get("descriptors") or {}).get("phrases") or {}
+        return _part(_part(self.sources, "descriptors"), "phrases")
 
     @property
     def model_sources(self) -> dict[str, Any]:
         """What a trained model stores: `sources` without the phrases, which only training needs."""
-        made = self.sources.get("descriptors")
-        if not made:
+        made = _part(self.sources, "descriptors")
+        if "phrases" not in made:
             return dict(self.sources)
         kept = {name: value for name, value in made.items() if name != "phrases"}
         return {**self.sources, "descriptors": kept}
+
+
+def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object inside another one; empty where it is not there."""
+    found: Mapping[str, Any] | None = values.get(name)
+    return found or dict[str, Any]()
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,14 +325,14 @@ class GZSLDataset:
 
     def _attribute_vectors(self) -> np.ndarray | None:
         """(Da, k), where each descriptor column is an attribute whose name has a vector."""
-        found = self.provenance.phrases.get("attributes") or ()
+        found: Sequence[Sequence[float]] = self.provenance.phrases.get("attributes", ())
         if len(found) != self.descriptors.shape[1]:
             return None
         return as_float32(found, f"{self.provenance.name}: phrases: attributes")
 
     def _name_vectors(self, names: Sequence[str]) -> np.ndarray | None:
         """(C, k), where the name of every class has a vector."""
-        found = self.provenance.phrases.get("classes") or {}
+        found: Mapping[str, Sequence[float]] = _part(self.provenance.phrases, "classes")
         if not set(names) <= set(found):
             return None
         return as_float32([found[name] for name in names], f"{self.provenance.name}: phrases")

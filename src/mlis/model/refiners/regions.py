@@ -1,7 +1,7 @@
 """Refiners of features of several regions: (B, R · D) is read as (B, R, D), R being what fits."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -160,8 +160,8 @@ class SecondOrder(Refiner):
 
     @property
     def _sizes(self) -> tuple[int, int]:
-        (last,) = list(self.channel)[1:]
-        return last.weight.shape
+        channels, hidden = cast(LinearReLU, self.channel[1]).weight.shape
+        return channels, hidden
 
     def width(self, inputs: int) -> int:
         """K (K + 1) / 2."""
