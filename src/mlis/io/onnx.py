@@ -185,7 +185,7 @@ def _image_model(recognizer: Recognizer, backbone: "Backbone | str | None") -> _
     if not isinstance(lite, EfficientNetLite):
         raise DataError(
             f"{model.identity} cannot be written together with the recognizer, which only "
-            "EfficientNet-Lite without regions can: export features → scores (without --images), "
+            "EfficientNet-Lite can, without regions: export features → scores (without --images), "
             "and the image model by its own library"
         )
     return _ImageModel(model, lite, views)
