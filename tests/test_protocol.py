@@ -14,7 +14,13 @@ import torch
 from mlis.data.dataset import GZSLDataset
 from mlis.data.splits import Split, add_validation, validation_splits
 from mlis.errors import DataError, FeatureRangeWarning
-from mlis.evaluation import best_calibration, common_constant, evaluate, seen_unseen_curve
+from mlis.evaluation import (
+    best_calibration,
+    best_temperature,
+    common_constant,
+    evaluate,
+    seen_unseen_curve,
+)
 from mlis.methods.auto import Auto
 from mlis.methods.eszsl import ESZSL
 from mlis.methods.mlis import MLIS
@@ -75,11 +81,28 @@ def test_the_constant_is_the_best_on_the_validation_classes():
     span = np.abs(scores).max() * 2
     assert chosen == best_calibration(scores, held_out.labels, held_out.seen_mask)
     assert chosen != 0
+    calibrated = scores - np.float32(chosen) * held_out.seen_mask
+    suited = best_temperature(calibrated, held_out.labels, held_out.seen_mask)
+    assert trained.recognizer.temperature == pytest.approx(suited, rel=1e-6)
     assert H(chosen) == pytest.approx(max(H(c) for c in np.linspace(-span, span, 4001)), abs=1e-9)
     assert H(chosen) > H(0.0)  # in this case calibration is worth something
     assert trained.validation is not None
     assert pytest.approx(H(chosen)) == trained.validation.H
     assert not trained.validation.notes
+
+
+def test_the_temperature_is_the_mean_over_all_folds():
+    data, method = linear_world(classes=16, unseen=4, per_class=12, noise=1.5), ESZSL()
+    trained = method.choose(data, device="cpu")
+    suited: list[float] = []
+    for fold in folds(data):
+        training, rows = fold.for_validation()
+        scores = trained.method.fit(training, device="cpu").recognizer.scores(rows.features)
+        scores -= np.float32(trained.recognizer.calibration) * rows.seen_mask
+        suited.append(best_temperature(scores, rows.labels, rows.seen_mask))
+    assert len(suited) > 1
+    assert trained.recognizer.temperature == pytest.approx(np.exp(np.mean(np.log(suited))))
+    assert trained.recognizer.temperature != 1
 
 
 @pytest.mark.slow

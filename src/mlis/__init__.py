@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlis.evaluation import evaluate
     from mlis.explanation import Examples, explain
     from mlis.image_classifier import ImageClassifier
-    from mlis.incremental import add_classes, add_images, remove_classes, rename_classes
+    from mlis.incremental import adapt, add_classes, add_images, remove_classes, rename_classes
     from mlis.io.checkpoint import load_exemplars, load_model, save_model
     from mlis.io.hub import from_pretrained
     from mlis.methods.mlis import MLIS
@@ -33,6 +33,7 @@ _HOMES = {
     "MLIS": "mlis.methods.mlis",
     "MLISClassifier": "mlis.estimator",
     "Recognizer": "mlis.model.recognizer",
+    "adapt": "mlis.incremental",
     "add_classes": "mlis.incremental",
     "add_images": "mlis.incremental",
     "calibrate": "mlis.model.calibrate",
@@ -60,6 +61,7 @@ __all__ = [
     "MLISClassifier",
     "Recognizer",
     "__version__",
+    "adapt",
     "add_classes",
     "add_images",
     "calibrate",

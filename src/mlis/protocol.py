@@ -25,6 +25,7 @@ from mlis.evaluation import (
     Evaluation,
     SeenUnseenCurve,
     TradeOff,
+    best_temperature,
     common_constant,
     evaluate,
     seen_unseen_curve,
@@ -78,6 +79,12 @@ class HeldOut:
         """U and S by the constant."""
         return seen_unseen_curve(self.scores, self.labels, self.seen_mask)
 
+    def sample(self, most: int = 10_000) -> "HeldOut":
+        """At most so many rows, without densities."""
+        rows = np.sort(np.random.default_rng(0).permutation(len(self.labels))[:most])
+        scores, labels = self.scores[rows], self.labels[rows]
+        return dataclasses.replace(self, scores=scores, labels=labels, densities=None)
+
 
 def known_quantiles(held_out: Sequence[HeldOut], constant: float) -> tuple[float, ...]:
     """Quantiles by which images are later answered "unknown"; every class has the same weight.
@@ -92,6 +99,22 @@ def known_quantiles(held_out: Sequence[HeldOut], constant: float) -> tuple[float
         values.append(known_scores(scores, one.densities))
         weights.append(1 / np.bincount(one.labels)[one.labels])
     return class_weighted_quantiles(np.concatenate(values), np.concatenate(weights))
+
+
+def validation_temperature(held_out: Sequence[HeldOut], constant: float) -> float:
+    """Geometric mean over folds of the temperature that suits each best.
+
+    Args:
+        held_out: rows of each fold, by the recognizer that did not see them.
+        constant: of the recognizer.
+    """
+    found = [
+        best_temperature(
+            one.scores - np.float32(constant) * one.seen_mask, one.labels, one.seen_mask
+        )
+        for one in held_out
+    ]
+    return float(np.exp(np.mean(np.log(found))))
 
 
 def folds(dataset: GZSLDataset, count: int | None = None) -> list[GZSLDataset]:
@@ -161,9 +184,10 @@ def choose(
     all folds support (:func:`mlis.evaluation.common_constant`). If the validation split holds out
     fewer than 10 classes, up to four more trainings hold out others; with a single held-out class
     that constant is 0. `classification.calibration` says which constant is kept: that one, the
-    one of "seen-loss=P" (:class:`mlis.evaluation.TradeOff`), or a number. A method without
-    alternatives whose constant is a number leaves nothing to choose: it is trained once. Test rows
-    are not used.
+    one of "seen-loss=P" (:class:`mlis.evaluation.TradeOff`), or a number. The temperature is chosen
+    at it (:func:`mlis.evaluation.best_temperature`), on all folds. A method without
+    alternatives whose constant is a number leaves nothing to choose: it is trained once, and its
+    temperature is 1. Test rows are not used.
 
     Args:
         method: and its fixed settings.
@@ -189,7 +213,7 @@ def choose(
     how: dict[str, Any] = {"seed": seed, "device": device, "reuse": reuse}
     method = _with_constant_of(dataset, method)
     constant, validation, reused = method.config.classification.calibration, None, False
-    tradeoff, rejection = None, tuple[float, ...]()
+    tradeoff, rejection, temperature = None, tuple[float, ...](), 1.0
     if method.chooses:
         choice = _Choice(folds(dataset))
         hooks = {"callbacks": validation_callbacks, "checkpoints": validation_checkpoints}
@@ -197,7 +221,7 @@ def choose(
             for index, (one, held_out) in enumerate(validate(method, fold, **hooks, **how)):
                 choice.add(index, one, held_out)
             hooks = {}
-        method, tradeoff, rejection, constant, validation = choice.made()
+        method, tradeoff, rejection, constant, temperature, validation = choice.made()
         reused = choice.reused
     trained = method.fit(
         dataset.for_training(),
@@ -207,7 +231,7 @@ def choose(
         **how,
     )
     recognizer = trained.recognizer
-    recognizer.calibration = float(constant)
+    recognizer.calibration, recognizer.temperature = float(constant), temperature
     sources = dataset.provenance.model_sources
     recognizer.metadata = Metadata(sources, tradeoff=tradeoff, rejection=rejection)
     seconds = time.perf_counter() - started
@@ -221,6 +245,7 @@ class _Tried:
     def __init__(self, method: "Method", own: HeldOut):
         self.method, self.curves = method, list[SeenUnseenCurve]()
         self.own: HeldOut | None = own
+        self.others = list[HeldOut]()  # of further folds, whose classes and rows are few
 
     @functools.cached_property
     def constant(self) -> float:
@@ -249,6 +274,8 @@ class _Choice:
         self.reused |= held_out.reused
         if index == len(self._tried):
             self._tried.append(_Tried(method, held_out))
+        else:
+            self._tried[index].others.append(held_out.sample())
         self._tried[index].curves.append(held_out.curve())
         if len(self.folds) == 1:  # there may be many rows and alternatives: keep the best's scores
             best = self._best()
@@ -258,8 +285,8 @@ class _Choice:
     def _best(self) -> _Tried:
         return max(self._tried, key=lambda one: one.worth)
 
-    def made(self) -> tuple["Method", TradeOff, tuple[float, ...], float, Evaluation]:
-        """The alternative, its trade-off, quantiles and constant, its measures with it.
+    def made(self) -> tuple["Method", TradeOff, tuple[float, ...], float, float, Evaluation]:
+        """The alternative, its trade-off, quantiles, constant and temperature; its measures there.
 
         Quantiles and measures are those of the first fold.
         """
@@ -280,13 +307,14 @@ class _Choice:
         own = best.own
         assert own is not None
         rejection = known_quantiles([own], constant)
+        temperature = validation_temperature([own, *best.others], constant)
         np.subtract(own.scores, constant, out=own.scores, where=own.seen_mask)  # no copy
         validation = evaluate(own.scores, own.labels, own.seen_mask, own.class_names)
         if len(self.folds) > 1:
             note = f"calibration chosen on {len(self.folds)} splits that hold out {classes} classes"
             validation = dataclasses.replace(validation, notes=(*validation.notes, note))
         logger.info("calibration %.4f chosen on validation: %s", constant, validation)
-        return best.method, tradeoff, rejection, constant, validation
+        return best.method, tradeoff, rejection, constant, temperature, validation
 
     def _classes(self) -> int:
         """How many classes the folds hold out."""

@@ -213,7 +213,7 @@ def test_unlabelled_images_have_features_and_make_no_dataset(table, tmp_path, ca
         (("data", "build", "--classes", "TABLE", "-o", "OUT"), "one of the arguments"),
         (
             ("data", "build", "--features", "NOWHERE", "--classes", "TABLE", "-o", "OUT"),
-            "Give a complete feature folder",
+            "Give a complete folder of the format 'mlis-features'",
         ),
     ],
 )  # fmt: skip

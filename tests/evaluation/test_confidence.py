@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import best_temperature, evaluate_confidence
@@ -94,30 +94,44 @@ def test_huge_scores_do_not_overflow():
 @pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
 def test_the_temperature_that_made_the_labels_is_found(true):
     scores, labels = drawn(20_000, true)
-    assert best_temperature(scores, labels) == pytest.approx(true, rel=0.1)
+    assert best_temperature(scores, labels, SEEN) == pytest.approx(true, rel=0.1)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_it_is_in_the_unit_of_the_scores(scale):
     scores, labels = drawn(500, 1.0)
-    assert best_temperature(scale * scores, labels) == pytest.approx(
-        scale * best_temperature(scores, labels), rel=1e-3
+    assert best_temperature(scale * scores, labels, SEEN) == pytest.approx(
+        scale * best_temperature(scores, labels, SEEN), rel=1e-3
     )
 
 
-def test_nothing_near_it_is_likelier_and_classes_count_alike():
+def test_nothing_near_it_is_likelier_and_kinds_and_classes_count_alike():
     scores, labels = drawn(300, 2.0)
-    weights = 1 / np.bincount(labels)[labels]
+    right = scores.argmax(1) == labels
+    counts = np.bincount(labels)
+    weights = 1 / (counts * np.where(SEEN, SEEN.sum(), (~SEEN).sum()))
 
     def loss(temperature: float) -> float:
-        log_p = log_softmax(scores / temperature, axis=1)
-        return -float(weights @ log_p[np.arange(len(labels)), labels])
+        confidence = softmax(scores / temperature, axis=1).max(1)
+        likelihood = np.where(right, confidence, 1 - confidence)
+        return -float(weights[labels] @ np.log(likelihood))
 
-    best = best_temperature(scores, labels)
+    best = best_temperature(scores, labels, SEEN)
     assert loss(best) <= min(loss(0.99 * best), loss(1.01 * best))
     again = np.flatnonzero(labels == 0)  # one class has all its images twice
     doubled = np.concatenate([np.arange(len(labels)), again])
-    assert best_temperature(scores[doubled], labels[doubled]) == pytest.approx(best, rel=1e-3)
+    found = best_temperature(scores[doubled], labels[doubled], SEEN)
+    assert found == pytest.approx(best, rel=1e-3)
+
+
+def test_a_few_hopeless_images_do_not_rule_it():
+    """Their label has a probability of next to nothing at any temperature that suits the others."""
+    scores, labels = drawn(2_000, 1.0)
+    best = best_temperature(scores, labels, SEEN)
+    rows = np.arange(10)
+    scores[rows, (scores[rows].argmax(1) + 1) % 4] -= 1e4
+    labels[rows] = (scores[rows].argmax(1) + 1) % 4
+    assert best_temperature(scores, labels, SEEN) == pytest.approx(best, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -125,16 +139,16 @@ def test_nothing_near_it_is_likelier_and_classes_count_alike():
 )
 def test_without_a_best_one_it_is_1_and_said(labels, caplog):
     with caplog.at_level(logging.WARNING, logger="mlis"):
-        assert best_temperature(np.eye(4), np.array(labels)) == 1.0
+        assert best_temperature(np.eye(4), np.array(labels), SEEN) == 1.0
     assert "4 validation images" in caplog.text
 
 
 def test_constant_scores_have_no_best_one(caplog):
-    assert best_temperature(np.zeros((5, 3)), np.arange(5) % 3) == 1.0
+    assert best_temperature(np.zeros((5, 4)), np.arange(5) % 4, SEEN) == 1.0
 
 
 def test_wrong_arguments_of_the_temperature():
     with pytest.raises(DataError, match=r"labels in 0\.\.3"):
-        best_temperature(np.eye(4), np.array([0, 1, 2, 4]))
+        best_temperature(np.eye(4), np.array([0, 1, 2, 4]), SEEN)
     with pytest.raises(DataError, match="non-empty"):
-        best_temperature(np.empty((0, 4)), np.empty(0, dtype=int))
+        best_temperature(np.empty((0, 4)), np.empty(0, dtype=int), SEEN)

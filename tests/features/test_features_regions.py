@@ -322,7 +322,11 @@ def test_phrases_on_the_command_line(tmp_path, capsys, monkeypatch):
     path.write_text("name,head,bead\nabe,1,0\nbag,0,1\n")
     command = ["features", "text", str(path), "-o", str(tmp_path / "words")]
     assert last_json(printed(capsys, *command, "--phrases", "--json"))["classes"] == 2
-    assert set(read_descriptors(tmp_path / "words").phrases) == {"text", "attributes", "classes"}
+    assert set(read_descriptors(tmp_path / "words").record["phrases"]) == {
+        "text",
+        "attributes",
+        "classes",
+    }
     said = refused(capsys, *command, "--text-model", "x")
     assert "--text-model" in said
     with pytest.raises(SettingsError, match="expected a text model"):

@@ -158,8 +158,8 @@ def test_bad_options(options):
 def test_temperature_makes_probabilities_of_validation_rows_likely(found):
     folds = [held_out(i, 1.5) for i in range(2)]
     for one in folds:
-        assert best_temperature(one.scores * 10, one.labels) == pytest.approx(
-            10 * best_temperature(one.scores, one.labels), rel=0.01
+        assert best_temperature(one.scores * 10, *(one.labels, one.seen_mask)) == pytest.approx(
+            10 * best_temperature(one.scores, one.labels, one.seen_mask), rel=0.01
         )
     rows = tiny().for_testing().features
     probabilities = found.recognizer.probabilities(rows)

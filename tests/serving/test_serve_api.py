@@ -14,7 +14,7 @@ from mlis.errors import DataError, SettingsError
 from mlis.explanation import explain
 from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
-from mlis.features.descriptors.describe import describe, record_of
+from mlis.features.descriptors.describe import describe
 from mlis.methods.gaussian import Gaussian
 from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import Metadata, replace
@@ -445,7 +445,7 @@ def by_attributes(tmp_path):
     words = read_descriptions(table, attributes=["stripes", "height cm"])
     descriptors = describe(words, None)
     return Describer(
-        2, record_of(descriptors), None, ("attributes", "vector"), ("stripes", "height cm")
+        2, dict(descriptors.record), None, ("attributes", "vector"), ("stripes", "height cm")
     ), descriptors
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import mlis
 from mlis.cli import (
+    adapt,
     add_images,
     calibrate,
     check,
@@ -39,7 +40,7 @@ from mlis.compute.memory import is_shortage
 from mlis.errors import MlisError
 
 COMMANDS = (
-    *(fit, evaluate, predict, serve, classes, add_images, calibrate, export),
+    *(fit, evaluate, predict, serve, classes, add_images, adapt, calibrate, export),
     *(features, describe, data, check, compare, demo, reproduce, rerun, report, tune),
 )
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130

@@ -15,15 +15,11 @@ def add_to(commands: Commands) -> None:
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     info = add_command(
         *(actions, "info", run_info, "sizes, images per class, checks, hash"),
-        "Print sizes, images per class, descriptor similarity, passed checks and the\n"
-        "hash of a dataset.",
         usage="mlis data info DATASET [options]",
     )
     add_dataset_arguments(info)
     convert = add_command(
         *(actions, "convert", run_convert, "write any dataset as a dataset folder"),
-        "Write a dataset as a folder (features.safetensors and dataset.json), which\n"
-        "every command takes as DATASET and which loads without parsing.",
         usage="mlis data convert DATASET -o FOLDER [options]",
         json=False,
     )
@@ -34,7 +30,9 @@ def add_to(commands: Commands) -> None:
 
 
 def run_info(args: argparse.Namespace) -> None:
-    """`mlis data info`."""
+    """Print sizes, images per class, descriptor similarity, passed checks and the hash of a
+    dataset.
+    """
     arguments = dataset_arguments(args)
     from mlis.data import describe, format_info
 
@@ -45,7 +43,9 @@ def run_info(args: argparse.Namespace) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> None:
-    """`mlis data convert`."""
+    """Write a dataset as a folder (features.safetensors and dataset.json), which every command
+    takes as DATASET and which loads without parsing.
+    """
     arguments = dataset_arguments(args)
     build.check_output(args)
     data = load(arguments)

@@ -13,7 +13,10 @@ from mlis.cli.arguments import at_least
 from mlis.errors import DataError, ModelFileError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mlis.data.dataset import GZSLDataset
+    from mlis.model.recognizer import Recognizer
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -210,6 +213,29 @@ def find_pictures(inputs: Sequence[Path]) -> list[str]:
     if not found:
         raise DataError("no image is named: the list on standard input is empty.")
     return list(found)
+
+
+def read_unlabelled(
+    flag: str, place: Path, recognizer: "Recognizer", args: argparse.Namespace
+) -> "np.ndarray":
+    """(N, Dx) features of a folder of images, or of features, that `flag` names; N at least 1."""
+    import numpy as np
+
+    from mlis.data.io.feature_rows import backbone_of, is_features, read_rows
+    from mlis.features.images.embed import embed
+    from mlis.image_classifier import ImageClassifier, check_backbone
+
+    if is_features(place):
+        check_backbone(recognizer, backbone_of(place), str(place))
+        rows = np.asarray(read_rows(place).features, dtype=np.float32)
+    else:
+        backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
+        batches = embed(find_pictures([place]), backbone, workers=args.workers)
+        found = [one.features for batch in batches for one in batch if one.features is not None]
+        rows = np.stack(found) if found else np.empty((0, recognizer.num_features), np.float32)
+    if not len(rows):
+        raise DataError(f"{flag} {place}: expected images or features, got none that is readable.")
+    return rows
 
 
 def _named(path: Path) -> Iterable[str]:

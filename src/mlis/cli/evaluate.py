@@ -1,49 +1,5 @@
-"""`mlis evaluate`: measure saved models on labelled images, features or a dataset."""
-
-import argparse
-import logging
-import time
-from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
-from mlis.cli.datasets import (
-    BENCHMARK,
-    FLAGS,
-    LETTERS,
-    add_dataset_arguments,
-    dataset_arguments,
-    given_options,
-    kind_of,
-    load,
-    relocated,
-)
-from mlis.cli.output import (
-    number,
-    print_json,
-    print_summaries,
-    print_table,
-    report_unread,
-    result_object,
-    say,
-)
-from mlis.errors import DataError, SettingsError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from mlis.data.dataset import GZSLDataset
-    from mlis.evaluation import Confidence, Evaluation
-    from mlis.features.labelled_rows import LabelledRows
-    from mlis.io.saved_models import SavedModel
-    from mlis.model.recognizer import Recognizer
-
-logger: logging.Logger = logging.getLogger(__name__)
-
-_DESCRIPTION = """\
-Measure a saved model, or all finished models of a run, on labelled rows that it was not trained on.
+"""Measure a saved model, or all finished models of a run, on labelled rows that it was not trained
+on.
 
   mlis evaluate runs/mine                          the test rows of the run's own dataset
   mlis evaluate runs/mine test-photos/             images by folder: CLASS/*.jpg
@@ -70,14 +26,61 @@ telling them from the test images, too; those that are answered are errors.
 
 and how well features alone separate unseen classes, raw and refined: Recall@1, the fraction of
 images whose nearest neighbour is of the same class, and MAP@R, the mean average precision among the
-R nearest, where R is the number of other images of the class."""
+R nearest, where R is the number of other images of the class.
+"""
+
+import argparse
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, load_recognizer, refuse
+from mlis.cli.datasets import (
+    BENCHMARK,
+    FLAGS,
+    LETTERS,
+    add_dataset_arguments,
+    dataset_arguments,
+    given_options,
+    kind_of,
+    load,
+    read_unlabelled,
+    relocated,
+)
+from mlis.cli.output import (
+    number,
+    print_json,
+    print_summaries,
+    print_table,
+    report_unread,
+    result_object,
+    say,
+)
+from mlis.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from mlis.data.dataset import GZSLDataset
+    from mlis.evaluation import Confidence, Evaluation
+    from mlis.features.labelled_rows import LabelledRows
+    from mlis.io.saved_models import SavedModel
+    from mlis.model.recognizer import Recognizer
+
+TRANSDUCTIVE = (
+    "transductive: the model was adapted to unlabelled images, which may be these. Not comparable "
+    "with figures of inductive models."
+)
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "evaluate", run, "measure a saved model on labelled images or a dataset"),
-        _DESCRIPTION,
+        __doc__,
         usage="mlis evaluate MODEL_OR_RUN [DATA] [options]",
     )
     add_common(parser, "model", metavar="MODEL_OR_RUN", help="folder of a saved model, or of a run")
@@ -102,9 +105,9 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis evaluate`."""
+    """Run the command."""
     from mlis.evaluation import evaluate, evaluate_confidence, evaluate_rejection
-    from mlis.experiments.retrieval import UnseenImages
+    from mlis.experiments.retrieval import retrieved
     from mlis.image_classifier import check_backbone
     from mlis.io.saved_models import find_models
     from mlis.model.calibrate import constant_of
@@ -113,31 +116,36 @@ def run(args: argparse.Namespace) -> None:
     models = find_models(args.model)
     data, dataset = _data(args, models[0])
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    protocol, unseen, curves = "", None, dict[str, Any]()
+    protocol, curves = "", dict[str, Any]()
     for model in models:
-        recognizer = _loaded(model.folder, args.device)
+        recognizer = load_recognizer(model.folder, args.device)
         if args.calibration is not None:
             recognizer.calibration = constant_of(recognizer, args.calibration)
         check_backbone(recognizer, data.backbone, data.name)
         test = data.for_model(recognizer)
         protocol = _protocol(model.folder, recognizer, dataset)
-        unseen = unseen or UnseenImages(test)
         scores = recognizer.scores(test.features)
         result = evaluate(scores, test.labels, test.seen_mask, test.class_names)
         confidence = evaluate_confidence(
             *(scores, test.labels, test.seen_mask), temperature=recognizer.temperature
         )
-        retrieved = unseen.retrieved(recognizer)
+        nearest = retrieved(recognizer, test)
         say(f"{model.folder} on {data.name}: {result.images} test images")
-        _print_evaluation(args, result, confidence, retrieved)
+        components = str(recognizer.metadata.record.get("components", "model"))
+        if recognizer.transductive:
+            say(TRANSDUCTIVE)
+            protocol, components = f"transductive, {protocol}", f"{components} (transductive)"
+        _print_evaluation(args, result, confidence, nearest)
         if len(scores):
-            right, unknown = scores.argmax(axis=1) == test.labels, _of_unknown(args, recognizer)
+            right, unknown = scores.argmax(axis=1) == test.labels, None
+            if args.unknown is not None:
+                rows_of_none = read_unlabelled("--unknown", args.unknown, recognizer, args)
+                unknown = recognizer.known_scores(rows_of_none)
             known = recognizer.known_scores(test.features)
             rejection = evaluate_rejection(known, right, unknown)
             say(rejection)
             curves = rejection.to_dict()
-        components = str(recognizer.metadata.record.get("components", "model"))
-        rows[components].append(result.to_dict() | confidence.to_dict() | retrieved)
+        rows[components].append(result.to_dict() | confidence.to_dict() | nearest)
     metadata: dict[str, Any] = {
         "dataset": data.name,
         "protocol": protocol,
@@ -177,7 +185,7 @@ def _test_features(options: dict[str, Any]) -> tuple[Path, ...]:
     """The files or folders of `--features`, if none of their rows is for training."""
     from mlis.data.io.csv_file import LABEL
     from mlis.data.io.joined import file_paths, read_joined_rows
-    from mlis.features.labelled_rows import for_testing
+    from mlis.features.labelled_rows import chosen_rows
 
     if "features_file" not in options:
         return ()
@@ -186,7 +194,7 @@ def _test_features(options: dict[str, Any]) -> tuple[Path, ...]:
         return paths
     labels = Path(options["labels_file"]) if "labels_file" in options else None
     marks = read_joined_rows(paths, labels, options.get("label_column", LABEL)).marks
-    only_test = marks is not None and for_testing(marks, paths[0], len(marks)).all()
+    only_test = marks is not None and chosen_rows(marks, paths[0], len(marks), testing=True).all()
     return paths if only_test else ()
 
 
@@ -230,47 +238,13 @@ def _of_labelled(args: argparse.Namespace, places: Sequence[Path]) -> "LabelledR
         refuse(args, ("backbone", "workers"), "with features, which are already computed")
         return labelled.read_labelled(places, table, column)
     images = labelled.find_labelled(place, table, column)
-    recognizer = _loaded(find_models(args.model)[0].folder, args.device)
+    recognizer = load_recognizer(find_models(args.model)[0].folder, args.device)
     backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
     with ImageBar() as bar:
         bar.started(len(images), 0)
         return labelled.embed_labelled(
             str(place), images, backbone, workers=args.workers, done=bar.done
         )
-
-
-def _of_unknown(args: argparse.Namespace, recognizer: "Recognizer") -> "np.ndarray | None":
-    """Scores of the images or features of --unknown."""
-    import numpy as np
-
-    from mlis.cli.datasets import find_pictures
-    from mlis.data.io.feature_rows import backbone_of, is_features, read_rows
-    from mlis.features.images.embed import embed
-    from mlis.image_classifier import ImageClassifier, check_backbone
-
-    place: Path | None = args.unknown
-    if place is None:
-        return None
-    if is_features(place):
-        check_backbone(recognizer, backbone_of(place), str(place))
-        rows = np.asarray(read_rows(place).features, dtype=np.float32)
-    else:
-        backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
-        batches = embed(find_pictures([place]), backbone, workers=args.workers)
-        found = [one.features for batch in batches for one in batch if one.features is not None]
-        rows = np.stack(found) if found else np.empty((0, recognizer.num_features), np.float32)
-    if not len(rows):
-        raise DataError(
-            f"--unknown {place}: expected images or features, got none that is readable."
-        )
-    return recognizer.known_scores(rows)
-
-
-def _loaded(folder: Path, device: str) -> "Recognizer":
-    from mlis.compute.precision import Precision
-    from mlis.io.checkpoint import load_model
-
-    return load_model(folder, Precision.of("float32", device).device)
 
 
 def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | None") -> str:

@@ -26,42 +26,19 @@ if TYPE_CHECKING:
     from mlis.features.images.extract import Compute, Extraction
     from mlis.features.images.files import Bad, Found
 
-_IMAGES = """\
-Compute features of all images in DIR with a pretrained model.
-
-The class of DIR/a/b/c.jpg is `a`, unless --labels gives a table. Files that cannot be read as
-images do not stop the command: they are listed at the end and in bad.csv, with the reason.
-
-The work is done in shards, which are kept in the output folder: if the command is killed, run it
-again to continue after the last shard; if DIR has changed, it computes what is new."""
-
-_TEXT = """\
-Turn descriptions of classes into one vector each.
-
-FILE is a .csv, .tsv or .parquet table with a column `name`, optionally `split` (seen or unseen),
-and columns of sentences or attributes; a class may have several rows. Columns of numbers, yes and
-no, or percentages are attributes; columns of a few words that classes share are categories; all
-others are sentences, unless --sentences, --attributes or --categories name them. The command prints
-how each column was read.
-
-Sentences are embedded, normalised to unit length and averaged. Attributes: yes/no and 0/1 are kept,
-percentages are divided by 100, other numbers are scaled to 0 (smallest class) … 1 (largest);
-categories are one-hot; a missing value becomes the mean of the classes that have it. With both, the
-two vectors are normalised to unit length, weighted and concatenated."""
-
 
 def add_to(commands: Commands) -> None:
     """Add both commands."""
     text = "features of images, descriptors of classes"
     parser = commands.add_parser("features", help=text, description=text)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    images = add_command(actions, "images", run_images, "features of a folder of images", _IMAGES)
+    images = add_command(actions, "images", run_images, "features of a folder of images")
     images.add_argument("folder", metavar="DIR", type=Path, help="folder of images")
     add_common(images, "--output")
     add_common(images, "--force", help="replace features of another model in FOLDER")
     add_image_flags(images)
     add_engine_flags(images, "shard")
-    words = add_command(actions, "text", run_text, "descriptors of described classes", _TEXT)
+    words = add_command(actions, "text", run_text, "descriptors of described classes")
     words.add_argument("table", metavar="FILE", type=Path, help="described classes")
     add_common(words, "--output")
     words.add_argument(
@@ -174,7 +151,14 @@ def add_text_flags(parser: argparse._ActionsContainer) -> None:
 
 
 def run_images(args: argparse.Namespace) -> None:
-    """`mlis features images`."""
+    """Compute features of all images in DIR with a pretrained model.
+
+    The class of DIR/a/b/c.jpg is `a`, unless --labels gives a table. Files that cannot be read as
+    images do not stop the command: they are listed at the end and in bad.csv, with the reason.
+
+    The work is done in shards, which are kept in the output folder: if the command is killed, run
+    it again to continue after the last shard; if DIR has changed, it computes what is new.
+    """
     cluster = cluster_of(args)
     if cluster is not None:
         refuse(args, ["workers"], "with --engine ray, which has --cores")
@@ -184,20 +168,15 @@ def run_images(args: argparse.Namespace) -> None:
     from mlis.features.images.extract import extract_folder
 
     backbone = load_image_model(args)
-    with ImageBar() as bar:
-        try:
-            result = extract_folder(
-                found,
-                backbone,
-                args.output,
-                replace=args.force,
-                shard_images=args.shard_images,
-                workers=args.workers,
-                progress=bar,
-                compute=_ray_compute(args, cluster, backbone),
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(CONTINUE) from None
+    with ImageBar(CONTINUE) as bar:
+        result = extract_folder(
+            *(found, backbone, args.output),
+            replace=args.force,
+            shard_images=args.shard_images,
+            workers=args.workers,
+            progress=bar,
+            compute=_ray_compute(args, cluster, backbone),
+        )
     _report_images(args, result, found)
 
 
@@ -263,7 +242,19 @@ def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
 
 
 def run_text(args: argparse.Namespace) -> None:
-    """`mlis features text`."""
+    """Turn descriptions of classes into one vector each.
+
+    FILE is a .csv, .tsv or .parquet table with a column `name`, optionally `split` (seen or
+    unseen), and columns of sentences or attributes; a class may have several rows. Columns of
+    numbers, yes and no, or percentages are attributes; columns of a few words that classes share
+    are categories; all others are sentences, unless --sentences, --attributes or --categories name
+    them. The command prints how each column was read.
+
+    Sentences are embedded, normalised to unit length and averaged. Attributes: yes/no and 0/1 are
+    kept, percentages are divided by 100, other numbers are scaled to 0 (smallest class) … 1
+    (largest); categories are one-hot; a missing value becomes the mean of the classes that have it.
+    With both, the two vectors are normalised to unit length, weighted and concatenated.
+    """
     check_folder(args.output)
     descriptors = describe_table(args, args.table)
     from mlis.features.build import unmatched

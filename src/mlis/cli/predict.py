@@ -1,30 +1,4 @@
-"""`mlis predict`: images or features in, classes and probabilities out."""
-
-import argparse
-import contextlib
-import csv
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
-
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
-from mlis.cli.datasets import find_pictures
-from mlis.cli.output import check_file, report_unread
-from mlis.errors import DataError
-from mlis.escape import csv_cell, json_line, terminal
-
-if TYPE_CHECKING:
-    from mlis.data.io.feature_rows import Rows
-    from mlis.explanation import Examples, Explainer
-    from mlis.model.recognizer import Recognizer
-
-ROWS_AT_A_TIME = 8192
-_EXPLANATION = ("runner_up", "because", "resembles")
-FAILED = 1  # the exit code if no image at all could be read
-
-_DESCRIPTION = """\
-Recognise images, or rows of features.
+"""Recognise images, or rows of features.
 
 INPUT is any number of image files, folders (all files in them), quoted patterns, or `-` for a list
 of files on standard input, one per line. Features are computed with the image model of the
@@ -53,13 +27,37 @@ images: of --training, else the classes of those kept beside the model. JSON lin
 "explanation". docs/trust.md defines it.
 
 Images that cannot be read are listed at the end. Exit code: 0 if any image was recognised, 1 if
-none could be read, 2 for wrong input or usage."""
+none could be read, 2 for wrong input or usage.
+"""
+
+import argparse
+import contextlib
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, load_recognizer, refuse
+from mlis.cli.datasets import find_pictures
+from mlis.cli.output import check_file, report_unread
+from mlis.errors import DataError
+from mlis.escape import csv_cell, json_line, terminal
+
+if TYPE_CHECKING:
+    from mlis.data.io.feature_rows import Rows
+    from mlis.explanation import Examples, Explainer
+    from mlis.model.recognizer import Recognizer
+
+ROWS_AT_A_TIME = 8192
+_EXPLANATION = ("runner_up", "because", "resembles")
+FAILED = 1  # the exit code if no image at all could be read
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     text = "recognise images, or rows of features"
-    parser = add_command(commands, "predict", run, text, _DESCRIPTION, json=False)
+    parser = add_command(commands, "predict", run, text, __doc__, json=False)
     add_common(parser, "model")
     parser.add_argument("inputs", metavar="INPUT", type=Path, nargs="+", help="images, or features")
     text = ".csv or .jsonl (default: stdout)"
@@ -90,19 +88,17 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `mlis predict`; return the exit code."""
+    """Return the exit code."""
     if args.output is not None:
         check_file(args.output, *(() if args.format else (".csv", ".jsonl")))
-    from mlis.compute.precision import Precision
     from mlis.data.io.feature_rows import is_features
     from mlis.data.io.joined import joined_name
-    from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
     from mlis.model.calibrate import constant_of
     from mlis.model.rejection import check_reject
 
     model = one_model(args.model)
-    recognizer = load_model(model, Precision.of("float32", args.device).device)
+    recognizer = load_recognizer(model, args.device)
     check_reject(recognizer, args.reject)
     if args.calibration is not None:
         recognizer.calibration = constant_of(recognizer, args.calibration)

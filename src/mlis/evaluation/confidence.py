@@ -30,6 +30,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 BINS = 15
 _ROWS = 8192  # processed at a time
 _RANGE = 1e3  # the temperature is sought between 1/1000 and 1000 times the spread of scores
+_GRID = 16  # temperatures that are tried first: the likelihood need not have a single maximum
+_FLAT = 1e-9  # gain over the highest temperature, at which all classes are equally likely
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +132,22 @@ def checked_temperature(value: float) -> float:
     return float(value)
 
 
-def best_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the lowest negative log-likelihood **on validation scores**.
+def best_temperature(scores: np.ndarray, labels: np.ndarray, seen_mask: np.ndarray) -> float:
+    """The temperature at which the confidence is likeliest, **on validation scores**.
 
-    Never call it with test scores. Every class with images has the same weight, however many images
-    it has, as in U and S. The likelihood has a single maximum in 1 / temperature; it is sought on a
-    logarithmic scale.
+    Never call it with test scores. It minimises the negative log-likelihood of whether the best
+    class is right, whose probability is the confidence c: −log c where it is, −log (1 − c) where it
+    is not (top-label calibration; Gupta, Ramdas: "Top-label calibration and multiclass-to-binary
+    reductions", ICLR 2022). The likelihood of the label itself (Guo et al.) would be ruled by the
+    few images whose label has next to no probability, of which heads of log-densities have many.
+
+    Images of seen and of unseen classes have the same weight in total, as in H, by which the
+    calibration constant is chosen; in each, every class has the same, however many images it has.
 
     Args:
         scores: (N, C) validation scores, with the calibration constant subtracted.
         labels: (N,) int in 0..C-1.
+        seen_mask: (C,) bool, True for seen classes.
 
     Returns:
         The temperature; 1.0, with a warning, where no temperature is best: if all images are
@@ -150,41 +158,45 @@ def best_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
         DataError: shapes disagree, a label is out of range, a score is not finite, or no images.
 
     >>> scores = np.log([[0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.2, 0.8], [0.8, 0.2]])
-    >>> round(best_temperature(scores, np.array([0, 0, 0, 0, 1, 1])), 2)  # log 4 / log 3
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> round(best_temperature(scores, labels, np.array([True, False])), 2)  # log 4 / log 3
     1.26
     """
-    classes = np.ones(scores.shape[1] if np.ndim(scores) == 2 else 0, dtype=bool)
-    scores, labels, _ = checked(scores, labels, classes)
+    scores, labels, seen_mask = checked(scores, labels, seen_mask)
     if not len(labels):
         raise DataError("temperature: expected validation images, got none.")
-    counts = np.bincount(labels)
-    weights = 1 / (counts[labels] * np.count_nonzero(counts))
-    own = np.take_along_axis(scores, labels[:, None], axis=1)[:, 0].astype(np.float64)
-    # The loss is convex in 1 / temperature. It falls for ever if every label has the best score,
-    # and rises from the start unless labels have more than the mean score.
-    better = float(weights @ (own - scores.mean(axis=1, dtype=np.float64))) > 0
-    if not better or (own >= scores.max(axis=1)).all():
+    weights = _balanced(labels, seen_mask)
+    best = scores.argmax(axis=1)
+    right = best == labels
+    middle = np.log(max(float(np.mean(scores.std(axis=1, dtype=np.float64))), 1e-300))
+
+    def loss(logarithm: float) -> float:
+        return _loss(scores, best, right, weights, float(np.exp(logarithm)))
+
+    from scipy.optimize import minimize_scalar
+
+    grid = middle + np.linspace(-np.log(_RANGE), np.log(_RANGE), _GRID)
+    losses = [loss(one) for one in grid]
+    at = int(np.argmin(losses))
+    if right.all() or losses[-1] <= losses[at] + _FLAT:
         logger.warning(
             "temperature: no best one on %d validation images, which are %s. It is 1; bring more "
             "validation images.",
             len(labels),
-            "all recognised correctly" if better else "recognised no better than by chance",
+            "all recognised correctly" if right.all() else "recognised no better than by chance",
         )
         return 1.0
-    middle = np.log(np.mean(scores.std(axis=1, dtype=np.float64)))
-
-    def loss(logarithm: float) -> float:
-        return _loss(scores, own, weights, float(np.exp(logarithm)))
-
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(
-        loss,
-        bounds=(middle - np.log(_RANGE), middle + np.log(_RANGE)),
-        method="bounded",
-        options={"xatol": 1e-4},
-    )
+    near = grid[max(at - 1, 0)], grid[at + 1]
+    found = minimize_scalar(loss, bounds=near, method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x))
+
+
+def _balanced(labels: np.ndarray, seen_mask: np.ndarray) -> np.ndarray:
+    """(N,) weights that sum to 1: of all classes of a kind alike, and of both kinds alike."""
+    counts = np.bincount(labels, minlength=len(seen_mask))
+    kinds = np.array([np.count_nonzero(counts[seen_mask == kind]) for kind in (False, True)])
+    weights = 1 / (counts[labels] * kinds[seen_mask[labels].astype(int)])
+    return weights / weights.sum()
 
 
 def _confidences(scores: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -213,16 +225,25 @@ def _reliability(confidence: np.ndarray, right: np.ndarray, bins: int) -> Reliab
     return Reliability(mean, accuracy, images[full])
 
 
-def _loss(scores: np.ndarray, own: np.ndarray, weights: np.ndarray, temperature: float) -> float:
-    """Weighted mean of −log p of the labels, whose scores are `own` (N,)."""
+def _loss(
+    scores: np.ndarray,
+    best: np.ndarray,
+    right: np.ndarray,
+    weights: np.ndarray,
+    temperature: float,
+) -> float:
+    """Weighted mean of −log c where the `best` class is right, of −log (1 − c) elsewhere."""
     from scipy.special import logsumexp
 
-    losses = np.empty(len(own))
+    losses = np.empty(len(best))
 
     def fill(part: slice) -> None:
         rows = scores[part].astype(np.float64)
-        total = np.asarray(logsumexp(rows / temperature, axis=1))
-        losses[part] = total - own[part] / temperature
+        rows = (rows - rows.max(axis=1, keepdims=True)) / temperature
+        total = np.asarray(logsumexp(rows, axis=1))  # −log c, as the best has 0
+        np.put_along_axis(rows, best[part, None], -np.inf, axis=1)
+        others = np.asarray(logsumexp(rows, axis=1))
+        losses[part] = total - np.where(right[part], 0.0, others)
 
-    in_parts(len(own), _ROWS, fill, "the temperature", "use fewer validation images")
+    in_parts(len(best), _ROWS, fill, "the temperature", "use fewer validation images")
     return float(losses @ weights)

@@ -115,19 +115,25 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
         ImageError: the image cannot be decoded.
         ImageMemoryError: there is not enough memory.
     """
+    with _reasons(data), _open(data) as image:
+        if enough is not None and image.format == "JPEG":
+            image.draft(image.mode, _at_least(image.size, enough))
+        if image.width * image.height > MAX_PIXELS:
+            raise _bomb(image.size)
+        if image.width * image.height > max_pixels:
+            raise ImageError(
+                f"expected at most {max_pixels:,} pixels, got {image.width} × {image.height}"
+            )
+        image.seek(0)
+        image.load()
+        return _to_rgb(_upright(image))
+
+
+@contextlib.contextmanager
+def _reasons(data: bytes) -> Iterator[None]:
+    """Turn whatever decoders raise into `ImageError`."""
     try:
-        with _open(data) as image:
-            if enough is not None and image.format == "JPEG":
-                image.draft(image.mode, _at_least(image.size, enough))
-            if image.width * image.height > MAX_PIXELS:
-                raise _bomb(image.size)
-            if image.width * image.height > max_pixels:
-                raise ImageError(
-                    f"expected at most {max_pixels:,} pixels, got {image.width} × {image.height}"
-                )
-            image.seek(0)
-            image.load()
-            return _to_rgb(_upright(image))
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -137,7 +143,8 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
     except MemoryError:
         raise ImageMemoryError("not enough memory to decode it") from None
     except Exception as error:  # decoders raise arbitrary exceptions on damaged files
-        raise _damaged(error) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ImageError(f"damaged or truncated: {reason}") from error
 
 
 def claimed_pixels(data: bytes) -> int:
@@ -156,20 +163,9 @@ def rgb(image: Image.Image) -> Image.Image:
         ImageError: the image cannot be decoded.
         ImageMemoryError: there is not enough memory.
     """
-    try:
+    with _reasons(b""):
         image.load()
         return _to_rgb(_upright(image))
-    except ImageError:
-        raise
-    except MemoryError:
-        raise ImageMemoryError("not enough memory to decode it") from None
-    except Exception as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> ImageError:
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    return ImageError(f"damaged or truncated: {reason}")
 
 
 def _open(data: bytes) -> Image.Image:

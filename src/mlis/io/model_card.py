@@ -33,6 +33,7 @@ def model_card(
         calibration=recognizer.calibration,
         temperature=recognizer.temperature,
         tradeoff=known and known.at(recognizer.calibration),
+        transductive=recognizer.transductive,
         history=recognizer.metadata.history,
         backbone=recorded_backbone(recognizer),
         exemplars=exemplars,

@@ -207,6 +207,7 @@ def _metadata(recognizer: Recognizer, model: _ImageModel | None) -> dict[str, st
         "seen": json.dumps(recognizer.seen_mask.tolist()),
         "calibration": repr(float(recognizer.calibration)),
         "temperature": repr(recognizer.temperature),
+        "transductive": json.dumps(recognizer.transductive),
         "backbone": json.dumps(backbone),
         "preprocessing_inside": done,
         "preprocessing_outside": outside,

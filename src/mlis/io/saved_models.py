@@ -41,12 +41,12 @@ def find_models(path: Path) -> list[SavedModel]:
             for seed, components in done
         ]
     if is_model(path):
-        return [SavedModel(path, _run_of(path))]
+        return [SavedModel(path, run_of(path))]
     missing = "is not there" if not path.exists() else f"holds neither {RECORD} nor run.json"
     raise ModelFileError(f"no saved model: {path} {missing}")
 
 
-def _run_of(model: Path) -> Path | None:
+def run_of(model: Path) -> Path | None:
     """The run that a model's folder lies in: RUN/seed-0/ml+is+sfr/model."""
     above = model.absolute().parents
     run = above[2] if len(above) > 2 else None

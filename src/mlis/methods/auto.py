@@ -22,7 +22,7 @@ from mlis.compute.precision import own_modes
 from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import SettingsError
-from mlis.evaluation import Evaluation, best_temperature, evaluate
+from mlis.evaluation import Evaluation, evaluate
 from mlis.methods.base import Job, JobOptions, Method
 from mlis.methods.estimate import expect, lost_by_fewer
 from mlis.methods.gaussian import Gaussian
@@ -41,7 +41,14 @@ from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.model.refiners import Identity
 from mlis.pipeline import Trained
-from mlis.protocol import Chosen, HeldOut, folds, known_quantiles, validate
+from mlis.protocol import (
+    Chosen,
+    HeldOut,
+    folds,
+    known_quantiles,
+    validate,
+    validation_temperature,
+)
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
 
@@ -268,8 +275,7 @@ def _calibrated(
         tradeoff=found,
         rejection=known_quantiles(choice.held_out, constant),
     )
-    temperatures = [best_temperature(_at(one, constant), one.labels) for one in choice.held_out]
-    recognizer.temperature = float(np.exp(np.mean(np.log(temperatures))))
+    recognizer.temperature = validation_temperature(choice.held_out, constant)
     rng, unseen = np.random.default_rng(0), len(dataset.unseen_classes)
     estimate = expect(choice.held_out, unseen, rng, learning, calibration)
     report = {
@@ -308,11 +314,6 @@ def _at_risk(dataset: GZSLDataset) -> list[tuple[str, ...]]:
     return [finding.classes for finding in likely_to_fail(found, dataset.class_names)]
 
 
-def _at(held_out: HeldOut, constant: float) -> np.ndarray:
-    """Scores with the constant subtracted from those of seen classes."""
-    return held_out.scores - np.float32(constant) * held_out.seen_mask
-
-
 def _measured(held_out: HeldOut, constant: float) -> Evaluation:
-    scores = _at(held_out, constant)
+    scores = held_out.scores - np.float32(constant) * held_out.seen_mask
     return evaluate(scores, held_out.labels, held_out.seen_mask, held_out.class_names)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # only for the type of a field: training code never imports e
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
+ADAPTED = "adapt"  # an action of the history: the model is transductive
 BATCH = 2048  # rows at a time: as fast as more of them, and its activations are 16 MiB
 
 
@@ -116,7 +117,7 @@ class Recognizer(nn.Module):
         return (
             f"Recognizer({len(self.class_names)} classes: {seen} seen, "
             f"{len(self.class_names) - seen} unseen; {self.num_features} → {self._width} features, "
-            f"{kinds}, calibration {self.calibration:g})"
+            f"{kinds}, calibration {self.calibration:g}{', transductive' * self.transductive})"
         )
 
     def _repr_html_(self) -> str:
@@ -136,6 +137,8 @@ class Recognizer(nn.Module):
             ["composition", f"{self.refiner.kind} refiner, {self.head.kind} head"],
             ["calibration constant", f"{self.calibration:g}"],
         ]
+        if self.transductive:
+            rows.append(["adapted to unlabelled images", "transductive"])
         if point is not None:
             rows.append(["on validation classes", f"U {point.U:.1f}, S {point.S:.1f}"])
         return html_table("Recognizer", rows)
@@ -149,6 +152,14 @@ class Recognizer(nn.Module):
     def num_features(self) -> int:
         """The length of the features that it takes, of all regions."""
         return self.preprocessing.inputs
+
+    @property
+    def transductive(self) -> bool:
+        """Whether it learnt from unlabelled images of the classes (:mod:`mlis.incremental.adapt`).
+
+        Its figures are not comparable with those of inductive models.
+        """
+        return any(entry.get("action") == ADAPTED for entry in self.metadata.history)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (B, C) of (B, Dx) features, of its device and dtype; differentiable."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlis.data.io.csv_file import NAME, SPLIT, read_csv, row_numbers
 from mlis.data.io.npy_file import load_npy
+from mlis.data.io.reading import read_text
 from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
 
@@ -104,10 +105,7 @@ def _read_array(path: Path, names_file: Path | None) -> tuple[tuple[str, ...], n
     if names_file is None:
         raise DataError(f"{path}: a .npy file contains no names. Give a file of names (--names).")
     vectors = np.array(load_npy(path))
-    try:
-        lines = names_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{names_file}: cannot be read: {error}.") from error
+    lines = read_text(names_file).splitlines()
     names = tuple(normal(line) for line in lines if line.strip())
     if vectors.ndim != 2 or len(vectors) != len(names):
         raise DataError(

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from mlis.errors import MlisError
 from mlis.experiments.report import charts
 from mlis.experiments.report.material import (
     Data,
     Loader,
-    Missing,
     Tested,
     losses_of,
     tested,
@@ -39,8 +39,8 @@ def look(folder: Path, study: Study, load: Loader, anchor: str, with_maps: bool)
         data = load(study)
         answers = tested(folder, study, data.dataset)
         found = charts.Map.of(data.dataset, answers.recognizer) if with_maps else None
-    except Missing as missing:
-        problem = str(missing)
+    except (MlisError, OSError) as error:  # the page says why a part is not there
+        problem = str(error)
     unmapped = problem or "fewer than 5 test images" if with_maps else "it was not asked for"
     losses, without = losses_of(folder, study)
     classes = list(_classes(series.rows))

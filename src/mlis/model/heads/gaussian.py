@@ -76,8 +76,15 @@ class GaussianHead(Head):
         distribution", 2007, eqs. 20 to 24), whether images come at once or one after the other.
         """
         z = self.coordinates(h).double()
-        counts = torch.bincount(labels, minlength=len(self.bias)).double()[:, None]
-        sums = sum_by_class(z, labels, len(counts))
+        counts = torch.bincount(labels, minlength=len(self.bias)).double()
+        return self.with_sums(counts, sum_by_class(z, labels, len(counts)))
+
+    def with_sums(self, counts: Tensor, sums: Tensor) -> Self:
+        """The same of images of which each class has these float64 (C,) counts and (C, k) sums.
+
+        The sums are of coordinates; counts may be sums of probabilities.
+        """
+        counts = counts[:, None]
         square, linear = self.weight.double().chunk(2, dim=1)
         variances = 1 / (1 - 2 * square)
         prior = 2 * square * variances  # s − 1, without its cancellation
@@ -118,7 +125,10 @@ class GaussianHead(Head):
 
     def forward(self, h: Tensor) -> Tensor:
         """Scores (B, C) of (B, Dh) refined features."""
-        z = self.coordinates(h)
+        return self.of_coordinates(self.coordinates(h))
+
+    def of_coordinates(self, z: Tensor) -> Tensor:
+        """Scores (B, C) of (B, k) coordinates."""
         return torch.addmm(self.bias, torch.cat([z.square(), z], dim=1), self.weight.T)
 
     def background(self, h: Tensor) -> Tensor:
