@@ -40,6 +40,11 @@ def add_to(commands: Commands) -> None:
     rename = add_command(commands, "rename-classes", run_rename, text)
     add_common(rename, "model")
     rename.add_argument("names", metavar="OLD NEW", nargs="+", help="present and new name")
+    rename.add_argument(
+        "--display",
+        action="store_true",
+        help="pairs CLASS DISPLAY: what people read; the class name stays (empty: show it again)",
+    )
     for parser in (add, remove, rename):
         add_common(parser, "--output")
         add_common(parser, "--force", help="replace the model in FOLDER")
@@ -62,7 +67,7 @@ def run_add(args: argparse.Namespace) -> None:
     alone: it needs no such file, and the scores of other classes do not change.
     """
     started = time.perf_counter()
-    from mlis.incremental import add_classes
+    from mlis.incremental import add_classes, set_display_names
 
     recognizer, exemplars = opened(args, args.device)
     names, vectors = described(args, recognizer)
@@ -71,7 +76,20 @@ def run_add(args: argparse.Namespace) -> None:
         synthetic_per_class=args.synthetic,
         note=args.classes.name,
     )
+    if shown := {name: t for name, t in _display_names(args.classes).items() if name in names}:
+        grown = set_display_names(grown[0], shown), grown[1]
     save(args, *grown, f"added {listed(names)}", seconds=time.perf_counter() - started)
+
+
+def _display_names(table: Path) -> dict[str, str]:
+    """Display names in a table of classes, by class name."""
+    from mlis.data.io.csv_file import DISPLAY, NAME
+    from mlis.data.io.text_table import read_table
+    from mlis.data.labels import normal
+
+    columns = {} if table.suffix.casefold() == ".npy" else read_table(table)
+    pairs = zip(columns.get(NAME, ()), columns.get(DISPLAY, ()), strict=False)
+    return {normal(name): text for name, text in pairs if text}
 
 
 def run_remove(args: argparse.Namespace) -> None:
@@ -90,22 +108,27 @@ def run_rename(args: argparse.Namespace) -> None:
         raise SettingsError(f"{listed(old)}: a class is renamed twice. Give each pair once.")
     pairs = dict(zip(old, new, strict=True))
     changes = listed(pairs)
-    from mlis.incremental import rename_classes
+    from mlis.incremental import rename_classes, set_display_names
 
     recognizer, exemplars = opened(args)
-    save(args, rename_classes(recognizer, pairs), exemplars, f"renamed {changes}")
+    change = set_display_names if args.display else rename_classes
+    save(args, change(recognizer, pairs), exemplars, f"renamed {changes}")
 
 
 def run_show(args: argparse.Namespace) -> None:
     """List the classes of a trained model, and its changes since training."""
     recognizer = load_recognizer(args.model)
     pairs = list(zip(recognizer.class_names, recognizer.seen_mask.tolist(), strict=True))
-    print_table([["class", ""], *([name, "seen" if s else "unseen"] for name, s in pairs)])
+    shown = recognizer.display_names
+    rows = [[name, "seen" if s else "unseen", shown.get(name, "")] for name, s in pairs]
+    print_table([row if shown else row[:2] for row in [["class", "", "display name"], *rows]])
     for entry in recognizer.metadata.history:
         changed = listed(entry["classes"]) if entry["classes"] else entry.get("to", "")
         say(f"{entry['when']}: {entry['action']} {changed}")
     if args.json:
         classes = [{"name": name, "seen": seen} for name, seen in pairs]
+        for one in classes:
+            one |= {"display_name": shown[one["name"]]} if one["name"] in shown else {}
         print_json(
             {"classes": classes, "history": [dict(entry) for entry in recognizer.metadata.history]}
         )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlis.cli import build
+from mlis.cli import build, exchange
 from mlis.cli.arguments import Commands, add_command, add_common
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.output import print_json, say
@@ -10,7 +10,7 @@ from mlis.cli.output import print_json, say
 
 def add_to(commands: Commands) -> None:
     """Add the commands."""
-    text = "inspect, convert or build datasets"
+    text = "inspect, convert, build, import or export datasets"
     parser = commands.add_parser("data", help=text, description=text)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     info = add_command(
@@ -27,6 +27,7 @@ def add_to(commands: Commands) -> None:
     add_common(convert, "--output")
     add_common(convert, "--force", help="replace the dataset in FOLDER")
     build.add_to(actions)
+    exchange.add_to(actions)
 
 
 def run_info(args: argparse.Namespace) -> None:

@@ -76,7 +76,8 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
         metavar="FILE",
         type=Path,
         help=".csv, .tsv or .parquet with columns path (below DIR) and class, optionally split "
-        "(train, val, test); only the files that it names are read",
+        "(train, val, test), and x, y, width, height: a box, in pixels, whose crop is written to "
+        "FOLDER/crops; only the files that it names are read (default: DIR/labels.csv, if any)",
     )
     parser.add_argument(
         "--path-column", metavar="NAME", default="", help="of --labels (default: path)"
@@ -101,6 +102,7 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
     add_common(parser, "--device")
 
 
+CROPS = "crops"
 CONTINUE = "run the same command again to continue after the last shard"
 TEXT_FLAGS = ("sentences", "attributes", "categories", "missing", "attribute_weight", "text_model")
 TEXT_FLAGS += ("subtract_mean", "phrases")
@@ -221,9 +223,14 @@ def find(args: argparse.Namespace, folder: Path) -> "Found":
 
     if args.output.resolve().is_relative_to(folder.resolve()):
         raise SettingsError(f"-o {args.output}: lies inside {folder}. Choose a folder outside it.")
-    return find_images(
+    found = find_images(
         folder, args.labels, class_column=args.class_column, path_column=args.path_column
     )
+    if not any(image.box for image in found.images):
+        return found
+    from mlis.features.exchange.image_folder import write_image_folder
+
+    return write_image_folder(found.images, args.output / CROPS, replace=True)
 
 
 def load_image_model(args: argparse.Namespace) -> "Backbone":

@@ -19,15 +19,19 @@ from mlis.data.splits import Split, add_validation, choose_unseen, split_rows
 from mlis.errors import DataError
 from mlis.escape import html_table
 
+DISPLAYED = "display_names"
+"""Key of `Provenance.sources`."""
+
 
 @dataclass(frozen=True)
 class Provenance:
     """Origin of a dataset; error messages name these files.
 
     `sources` holds JSON values, each if known: `backbone`, the image model of the features, whose
-    `regions` says of how many regions each row is; and `descriptors`, how class descriptors were
-    computed, whose `phrases` are vectors of the names of attributes and classes. A trained model
-    stores all but the phrases in order to recognise photographs and to add classes.
+    `regions` says of how many regions each row is; `descriptors`, how class descriptors were
+    computed, whose `phrases` are vectors of the names of attributes and classes; and
+    `display_names`, by class name, what people read in its place. A trained model stores all but
+    the phrases in order to recognise photographs and to add classes.
     """
 
     name: str  # "FLO", "letters", "my-data"

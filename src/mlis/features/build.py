@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.dataset import DISPLAYED, GZSLDataset, Provenance
 from mlis.data.io.csv_file import write_csv
 from mlis.data.io.feature_folder import IMAGES, ImageFeatures, images_table
 from mlis.data.io.folder import SOURCES
@@ -205,7 +205,7 @@ def redescribe(data: GZSLDataset, descriptors: Descriptors, *, name: str) -> GZS
             descriptors=descriptors.kind,
             files=_files(descriptors),
             notes=(*old.notes, *descriptors.notes),
-            sources={**old.sources, "descriptors": dict(descriptors.record)},
+            sources={**old.sources, **_described(descriptors)},
         ),
     )
 
@@ -220,7 +220,12 @@ def write_sources(images: ImageFeatures, descriptors: Descriptors, folder: Path)
 
 
 def _sources(images: ImageFeatures, descriptors: Descriptors) -> dict[str, Any]:
-    return {"backbone": dict(images.backbone), "descriptors": dict(descriptors.record)}
+    return {"backbone": dict(images.backbone), **_described(descriptors)}
+
+
+def _described(descriptors: Descriptors) -> dict[str, Any]:
+    shown = {DISPLAYED: dict(descriptors.display)} if descriptors.display else {}
+    return {"descriptors": dict(descriptors.record), **shown}
 
 
 def _files(descriptors: Descriptors) -> dict[str, str]:

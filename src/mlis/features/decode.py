@@ -16,13 +16,14 @@ import hashlib
 import io
 import os
 import stat
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 VERSION = 1
@@ -154,6 +155,18 @@ def claimed_pixels(data: bytes) -> int:
             return image.width * image.height
     except Exception:  # decoding reports the reason
         return 0
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image file as `decode` gives it, from its header.
+
+    Raises:
+        ImageError: it cannot be read, or is not an image.
+    """
+    data = read_file(path, time.time_ns()).data
+    with quiet_pillow(), _reasons(data), _open(data) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size
 
 
 def rgb(image: Image.Image) -> Image.Image:

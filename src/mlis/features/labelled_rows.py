@@ -26,7 +26,7 @@ from mlis.data.labels import match_labels, normal, shorten, suggestion
 from mlis.data.out_of_core.stored import StoredRows, choose_rows
 from mlis.errors import DataError
 from mlis.features.images.embed import embed
-from mlis.features.images.files import PATHS, Bad, ImageFile, find_images
+from mlis.features.images.files import PATHS, Bad, ImageFile, check_no_boxes, find_images
 
 if TYPE_CHECKING:
     from mlis.features.backbones.base import Backbone
@@ -140,6 +140,7 @@ def find_labelled(path: Path, table: Path | None = None, column: str = "") -> li
         return list(find_images(path).images)
     table, root = (table, path) if table is not None else (path, path.parent)
     columns = read_table(table)
+    check_no_boxes(table, columns)
     known = [name for name in PATHS if name in columns]
     paths = find_column(table, columns, known[0] if known else PATHS[0])
     named = [name for name in CLASS_COLUMNS if name in columns]

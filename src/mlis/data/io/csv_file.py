@@ -17,6 +17,7 @@ from mlis.escape import csv_cell
 from mlis.storage.atomic import write_text
 
 NAME, LABEL, SPLIT = "name", "label", "split"  # columns with a meaning
+DISPLAY = "display_name"  # of classes: what people read in place of the name
 
 _MAX_HEADER = 1 << 20
 _UNNAMED = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.dataset import GZSLDataset, Provenance, content_hash
+from mlis.data.dataset import DISPLAYED, GZSLDataset, Provenance, content_hash
 from mlis.data.io.cache import CachedHash
 from mlis.data.out_of_core.safetensors_file import map_arrays, write_arrays
 from mlis.data.out_of_core.stored import stored
@@ -201,6 +201,9 @@ def check_sources(sources: Any) -> None:
             raise TypeError(f"sources: {name}: expected an object, got {type(found).__name__}")
         return found
 
+    shown = part(sources, DISPLAYED)
+    if not all(isinstance(text, str) for text in shown.values()):
+        raise TypeError("sources: display names must be text")
     descriptors = part(sources, "descriptors")
     for model in (part(sources, "backbone"), part(descriptors, "text")):
         texts = [model.get(name, "") for name in ("name", "pooling", "fingerprint")]

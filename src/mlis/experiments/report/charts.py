@@ -149,7 +149,9 @@ class Map:
             return None
         features = np.ascontiguousarray(np.asarray(test.features[rows]), dtype=np.float32)
         places = {"raw": project(features), "refined": project(recognizer.refine(features))}
-        names = tuple(shown(test.class_names[c]) for c in classes)
+        display = recognizer.display_names
+        names = [test.class_names[c] for c in classes]
+        names = tuple(shown(display.get(name, name)) for name in names)
         return cls(places, test.labels[rows], classes, names)
 
     @property

@@ -7,7 +7,7 @@ attributes.
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from mlis.data.io.cache import file_sha256
 from mlis.data.io.classes_file import read_classes
-from mlis.data.io.csv_file import NAME, SPLIT
+from mlis.data.io.csv_file import DISPLAY, NAME, SPLIT
 from mlis.data.labels import shorten
 from mlis.data.missing import warn_of_minus_one
 from mlis.errors import DataError, SettingsError
@@ -53,12 +53,14 @@ class Descriptors:
             as missing; `text_mean`, if it was subtracted; `kind`, a short description; `notes`;
             `source`, name and SHA-256 of the table; `phrases`, if they were asked for, vectors of
             names: `attributes`, one of each column, and `classes`, by name.
+        display: name → display name, where there is one.
     """
 
     names: tuple[str, ...]
     vectors: np.ndarray
     split: tuple[str, ...] | None
     record: Mapping[str, Any]
+    display: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def kind(self) -> str:
@@ -132,7 +134,7 @@ def describe(
         **({"text_mean": mean.tolist()} if mean.size else {}),
         **({"phrases": _phrases(columns, table.names, model)} if model and phrases else {}),
     }
-    return Descriptors(table.names, vectors.astype(np.float32), table.split, record)
+    return Descriptors(table.names, vectors.astype(np.float32), table.split, record, table.display)
 
 
 def _kind(
@@ -263,10 +265,13 @@ def write_descriptors(descriptors: Descriptors, folder: Path) -> None:
     with replaced_together(folder) as new:
         with (new / TABLE).open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow([NAME, *([SPLIT] if descriptors.split else []), *header])
+            columns = [SPLIT] if descriptors.split else []
+            columns += [DISPLAY] if descriptors.display else []
+            writer.writerow([NAME, *columns, *header])
             for i, name in enumerate(descriptors.names):
-                split = [descriptors.split[i]] if descriptors.split else []
-                writer.writerow([name, *split, *(f"{v:.9g}" for v in descriptors.vectors[i])])
+                cells = [descriptors.split[i]] if descriptors.split else []
+                cells += [descriptors.display.get(name, "")] if descriptors.display else []
+                writer.writerow([name, *cells, *(f"{v:.9g}" for v in descriptors.vectors[i])])
         write_json(new / RECORD, descriptors.record)
 
 
@@ -280,4 +285,4 @@ def read_descriptors(folder: Path) -> Descriptors:
     table, split = read_classes(folder / TABLE), None
     if table.unseen is not None:
         split = tuple("unseen" if i in table.unseen else "seen" for i in range(len(table.names)))
-    return Descriptors(table.names, table.descriptors, split, record)
+    return Descriptors(table.names, table.descriptors, split, record, table.display)

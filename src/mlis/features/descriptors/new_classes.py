@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.io.csv_file import NAME, SPLIT
+from mlis.data.io.csv_file import DISPLAY, NAME, SPLIT
 from mlis.data.io.text_table import read_table
 from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
@@ -106,7 +106,7 @@ def _from_table(
     sentences: list[str] = []
     if record["text"] is not None:
         trained = record.get("sentences", ())  # missing in records of earlier versions
-        known = {NAME, SPLIT, *(column.name for column in columns)}
+        known = {NAME, SPLIT, DISPLAY, *(column.name for column in columns)}
         sentences = [name for name in (trained or there) if name in there]
         sentences = sentences if trained else [name for name in sentences if name not in known]
         if not sentences:
