@@ -10,7 +10,7 @@ import numpy as np
 from mlis.errors import DataError, SettingsError
 from mlis.explanation import Explainer, Explanation
 from mlis.features.backbones import load_backbone
-from mlis.features.backbones.base import Backbone, show_spec, views_of
+from mlis.features.backbones.base import Backbone, grid_of, show_spec, views_of
 from mlis.features.images.embed import Picture, embed
 from mlis.model.recognizer import Recognizer, probabilities_of
 from mlis.model.rejection import UNKNOWN, check_reject
@@ -27,16 +27,19 @@ class ClassScore:
         score: probability among all classes, seen and unseen: the softmax of calibrated scores over
             the temperature; None of "unknown".
         seen: whether the class had images in training; None of "unknown".
+        display_name: what people read in place of the name; empty where there is none.
     """
 
     name: str
     score: float | None
     seen: bool | None
+    display_name: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         score = None if self.score is None else round(self.score, 6)
-        return {"class": self.name, "score": score, "seen": self.seen}
+        found = {"class": self.name, "score": score, "seen": self.seen}
+        return found | ({"display_name": self.display_name} if self.display_name else {})
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,10 @@ def top_classes(
     every = probabilities_of(scores, recognizer.temperature)
     probabilities = np.take_along_axis(every, best, axis=1)
     names, seen = recognizer.class_names, recognizer.seen_mask.tolist()
+    shown = recognizer.display_names
     found = [
         tuple(
-            ClassScore(names[c], float(probability), seen[c])
+            ClassScore(names[c], float(probability), seen[c], shown.get(names[c], ""))
             for c, probability in zip(row, values, strict=True)
         )
         for row, values in zip(best, probabilities, strict=True)
@@ -97,7 +101,7 @@ class ImageClassifier:
         recognizer: the model.
         backbone: its image model. The recorded one where absent, which is used where it is on this
             machine: what a file names is not downloaded. A name given here is; or a loaded one. Of
-            each image it sees the views that are recorded.
+            each image it sees the views and regions that are recorded.
         device, precision: as :func:`mlis.features.backbones.load_backbone` takes them.
 
     Raises:
@@ -174,7 +178,7 @@ def _checked_backbone(
     recognizer: Recognizer, backbone: Backbone | str | None, device: str, precision: str
 ) -> Backbone:
     recorded = recorded_backbone(recognizer)
-    options: dict[str, Any] = {"device": device, "precision": precision}
+    options: dict[str, Any] = {"device": device, "precision": precision, "grid": grid_of(recorded)}
     views = views_of(recorded)
     if backbone is None and not recorded:
         raise DataError(

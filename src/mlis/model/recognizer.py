@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlis.config import checked_rate
+from mlis.data.dataset import DISPLAYED
 from mlis.data.labels import shorten
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.data.out_of_core.stored import StoredRows
@@ -111,6 +112,12 @@ class Recognizer(nn.Module):
         self.requires_grad_(False).eval().to(self.device)
         self._prepared: _Prepared | None = None
 
+    @property
+    def display_names(self) -> dict[str, str]:
+        """What people read in place of a class name, where the table of classes said so."""
+        known: Mapping[str, str] = self.metadata.sources.get(DISPLAYED) or {}
+        return {name: known[name] for name in self.class_names if name in known}
+
     def __repr__(self) -> str:
         seen = int(self.seen_mask.sum())
         kinds = f"{self.refiner.kind} refiner, {self.head.kind} head"
@@ -150,8 +157,8 @@ class Recognizer(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Dx, the length of the features that it takes."""
-        return len(self.preprocessing.shift)
+        """The length of the features that it takes, of all regions."""
+        return self.preprocessing.inputs
 
     @property
     def transductive(self) -> bool:
@@ -264,7 +271,7 @@ class Recognizer(nn.Module):
 
     @property
     def _width(self) -> int:
-        return self.refiner.width(self.num_features)
+        return self.refiner.width(len(self.preprocessing.shift))
 
     def _ready(self) -> "_Prepared":
         """What inference needs, made again where a tensor or the constant was changed."""
