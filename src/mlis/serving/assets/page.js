@@ -112,11 +112,10 @@ async function change(place, title, good, request) {
     place.replaceChildren(note("good", text, "It is so until the server stops."));
   } catch (error) {
     place.replaceChildren(note("wrong", title, error.message));
-    return false;
+    return;
   }
   await loadClasses();
   await recogniseAll();
-  return true;
 }
 
 async function renameClass(name) {
