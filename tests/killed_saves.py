@@ -14,7 +14,13 @@ import torch
 from cli_cases import NAMES, small_dataset
 from mlis.data.io.feature_folder import ImageFeatures, read_feature_folder, write_feature_folder
 from mlis.data.io.folder import load_folder, save_dataset
-from mlis.features.descriptors.describe import Descriptors, read_descriptors, write_descriptors
+from mlis.features.descriptors.describe import (
+    FORMAT,
+    VERSION,
+    Descriptors,
+    read_descriptors,
+    write_descriptors,
+)
 from mlis.io.checkpoint import load_exemplars, load_model
 from mlis.io.hub import save_pretrained
 from mlis.storage.folders import replaced_together
@@ -67,8 +73,9 @@ def features(version: int) -> Save:
 
 def descriptors(version: int) -> Save:
     vectors = small_dataset(seed=version).descriptors
-    notes, source = (f"version {version}",), {"name": "x"}
-    made = Descriptors(NAMES, vectors, None, None, (), 0.0, notes, source)
+    record = {"format": FORMAT, "version": VERSION, "kind": "numbers", "attributes": []}
+    record |= {"notes": [f"version {version}"], "source": {"name": "x"}}
+    made = Descriptors(NAMES, vectors, None, record)
     return lambda folder: write_descriptors(made, folder)
 
 

@@ -243,9 +243,11 @@ def feature_folder(folder: Path) -> list[Target]:
     names = tuple(f"class {label}" for label in LABELS)
     images = ImageFeatures(FEATURES, paths, names, tuple(MARKS), ("00ff",) * count, {"name": "x"})
     write_feature_folder(images, folder)
-    said = descriptors.Descriptors(
-        ("a", "b"), np.eye(2, dtype=np.float32), ("seen", "unseen"), {"name": "t"}, (), 0.5
-    )
+    record = {"format": descriptors.FORMAT, "version": descriptors.VERSION, "kind": "text by t"}
+    record |= {"text": {"name": "t"}, "attributes": [], "attribute_weight": 0.5}
+    record |= {"notes": [], "source": {}}
+    vectors = np.eye(2, dtype=np.float32)
+    said = descriptors.Descriptors(("a", "b"), vectors, ("seen", "unseen"), record)
     described = folder / "descriptors"
     descriptors.write_descriptors(said, described)
 

@@ -27,16 +27,19 @@ class ClassScore:
         score: probability among all classes, seen and unseen: the softmax of calibrated scores over
             the temperature; None of "unknown".
         seen: whether the class had images in training; None of "unknown".
+        display_name: what people read in place of the name; empty where there is none.
     """
 
     name: str
     score: float | None
     seen: bool | None
+    display_name: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         score = None if self.score is None else round(self.score, 6)
-        return {"class": self.name, "score": score, "seen": self.seen}
+        found = {"class": self.name, "score": score, "seen": self.seen}
+        return found | ({"display_name": self.display_name} if self.display_name else {})
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,10 @@ def top_classes(
     every = probabilities_of(scores, recognizer.temperature)
     probabilities = np.take_along_axis(every, best, axis=1)
     names, seen = recognizer.class_names, recognizer.seen_mask.tolist()
+    shown = recognizer.display_names
     found = [
         tuple(
-            ClassScore(names[c], float(probability), seen[c])
+            ClassScore(names[c], float(probability), seen[c], shown.get(names[c], ""))
             for c, probability in zip(row, values, strict=True)
         )
         for row, values in zip(best, probabilities, strict=True)

@@ -12,9 +12,11 @@ import odd_images
 from cli_cases import QUICK
 from coloured import Colours
 from mlis.cli import main
+from mlis.data.io.classes_file import read_class_vectors, read_classes
 from mlis.data.io.feature_folder import ImageFeatures, read_feature_folder, write_feature_folder
 from mlis.data.io.folder import load_folder
 from mlis.features.images.files import shown
+from mlis.io.checkpoint import load_model
 
 CLASSES = {
     "red": (200, 30, 30),
@@ -213,7 +215,7 @@ def test_unlabelled_images_have_features_and_make_no_dataset(table, tmp_path, ca
         (("data", "build", "--classes", "TABLE", "-o", "OUT"), "one of the arguments"),
         (
             ("data", "build", "--features", "NOWHERE", "--classes", "TABLE", "-o", "OUT"),
-            "Give a complete feature folder",
+            "Give a complete folder of the format 'mlis-features'",
         ),
     ],
 )  # fmt: skip
@@ -275,3 +277,80 @@ def test_folders_of_a_split_become_a_dataset_with_that_split(pictures, table, tm
     assert len(data.split.trainval) == 18
     assert len(data.split.test_seen) == 12
     assert len(data.split.test_unseen) == 4
+
+
+@pytest.mark.usefixtures("fake")
+def test_boxes_of_a_table_are_cut_and_used(table, tmp_path, capsys):
+    photos, boxes = tmp_path / "photos", tmp_path / "boxes.csv"
+    photos.mkdir()
+    lines = ["path,class,x,y,width,height"]
+    for i in range(8):  # in each photograph a square of every class
+        photo = Image.new("RGB", (80, 20))
+        for place, (name, colour) in enumerate(CLASSES.items()):
+            photo.paste(
+                tuple(min(255, value + i) for value in colour), (20 * place, 0, 20 * place + 20, 20)
+            )
+            lines.append(f"{i}.png,{name},{20 * place},0,20,20")
+        photo.save(photos / f"{i}.png")
+    boxes.write_text("\n".join([*lines, "0.png,red,70,0,20,20", ""]))
+    data = tmp_path / "data"
+    command = (
+        "data",
+        "build",
+        "--images",
+        photos,
+        "--labels",
+        boxes,
+        "--classes",
+        table,
+        "-o",
+        data,
+    )
+    run(*command, *FAKE, "--sentences", "text")
+    assert "1 files gave no features" in capsys.readouterr().out
+    built = load_folder(data)
+    assert np.bincount(built.labels).tolist() == [8, 8, 8, 8]
+    for label, features in zip(built.labels, built.features, strict=True):
+        colour = CLASSES[built.class_names[label]]
+        assert np.abs(features.reshape(-1, 3) - colour).max() <= 8  # of its square alone
+    run(*command, *FAKE, "--sentences", "text", "--force")
+    assert load_folder(data).sha256 == built.sha256
+
+
+@pytest.mark.usefixtures("fake")
+def test_display_names_go_from_the_table_to_whoever_reads_them(pictures, tmp_path, capsys):
+    table, numbers = tmp_path / "classes.csv", tmp_path / "numbers.csv"
+    display = {"red": "Красный", "grey": "=Grey <b>", "pink": ""}
+    rows = [line.split(",") for line in TABLE.splitlines()]
+    rows[0].append("display_name")
+    table.write_text("\n".join(",".join([*r[:5], display.get(r[0], "")]) for r in rows[1:]))
+    head = "name,split,text,warm,share,display_name\n"
+    table.write_text(head + table.read_text() + "\n", encoding="utf-8")
+    words, data, model = tmp_path / "words", tmp_path / "data", tmp_path / "run"
+    run("features", "text", table, "-o", words, "--attributes", "warm", "share")
+    run("data", "build", "--images", pictures, "--classes", words, "-o", data, *FAKE)
+    said = {"red": "Красный", "grey": "=Grey <b>"}
+    built = load_folder(data)
+    assert built.provenance.sources["display_names"] == said
+    assert "Красный" not in built.class_names
+    assert built.descriptors.shape[1] == 2  # it is no category
+    run("fit", data, "-o", model, *QUICK, "--classes-per-batch", "3")
+    capsys.readouterr()
+    run("classes", model)
+    assert "Красный" in capsys.readouterr().out
+    run("predict", model, pictures / "red" / "0.png", "--format", "jsonl", "--top-k", "9")
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert {one["class"]: one.get("display_name") for one in found} == {
+        name: said.get(name) for name in [*CLASSES, "pink"]
+    }
+    renamed, again, larger = (tmp_path / name for name in ("renamed", "again", "larger"))
+    run("rename-classes", model, "red", "rouge", "-o", renamed)
+    run("rename-classes", renamed, "--display", "grey", "", "blue", "Blau", "-o", again)
+    table.write_text("name,warm,share,display_name\nteal,no,5%,Teal!\n")
+    run("add-classes", again, table, "-o", larger)
+    names = load_model(larger).display_names
+    assert names == {"rouge": "Красный", "blue": "Blau", "teal": "Teal!"}
+    numbers.write_text("name,a,b,display_name\nred,1,2,Rot\nblue,2,1,\ngreen,3,1,Grün\n")
+    assert read_classes(numbers).display == {"red": "Rot", "green": "Grün"}
+    assert read_classes(numbers).columns == ("a", "b")
+    assert read_class_vectors(numbers)[1].shape == (3, 2)

@@ -24,7 +24,7 @@ def test_report_writes_the_page_and_nothing_else(results, tmp_path, capsys):
     assert found["bytes"] == output.stat().st_size
     assert found["runs"] == 26
     assert list(output.parent.iterdir()) == [output]
-    assert any("its data cannot be read: /nowhere/birds" in one for one in found["missing"])
+    assert any("/nowhere/birds: expected a dataset folder" in one for one in found["missing"])
     assert out.count("not on the page: ") == len(found["missing"])
     assert sorted(results.rglob("*")) == before  # the store is only read
 

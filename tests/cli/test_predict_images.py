@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.special
+from PIL import Image
 
 import coloured
-from cli_cases import environment, refused
+from cli_cases import environment, last_json, refused
 from coloured import COLOURS, UNSEEN, Colours, picture
 from mlis.cli import main
 from mlis.data.io.feature_folder import ImageFeatures, write_feature_folder
@@ -349,3 +350,58 @@ def test_predicting_loads_nothing_heavy_but_torch(place):
     command = [sys.executable, "-W", "ignore", "-c", QUICK, str(place / "model")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+@pytest.mark.parametrize("tool", ["label-studio", "fiftyone"])
+def test_predictions_are_corrected_in_a_tool_and_come_back(place, tmp_path, capsys, tool):
+    photos, out = tmp_path / "photos", tmp_path / "out.json"
+    for name in ("red", "blue"):
+        (photos / name).mkdir(parents=True)
+        picture(COLOURS[name], 7).save(photos / name / "1.png")
+    (photos / "broken.png").write_bytes(b"no image")
+    command = ["predict", place / "model", photos, "--format", tool, "--top-k", "2"]
+    assert main([*map(str, command)]) == 2  # no file
+    assert main([*map(str, [*command, "-o", out])]) == 0
+    assert "broken.png" in capsys.readouterr().err
+    content = json.loads(out.read_text())
+    if tool == "fiftyone":
+        assert content["labels"]["red/1"]["label"] == "red"
+        assert 0.2 < content["labels"]["red/1"]["confidence"] <= 1
+        content["labels"]["red/1"]["label"] = "pink"
+    else:
+        blue, red = content
+        (guess,) = red["predictions"]
+        assert (red["data"]["image"], guess["result"][0]["value"]["choices"]) == (
+            "/data/local-files/?d=red/1.png",
+            ["red"],
+        )
+        assert guess["model_version"].startswith("model (mlis ")
+        assert red["data"]["likely"].startswith("red ")
+        interface = out.with_suffix(".xml").read_text()
+        assert '<Choice value="red"/>' in interface
+        assert f'name="{guess["result"][0]["from_name"]}"' in interface
+        blue["annotations"] = [{"result": blue["predictions"][0]["result"]}]
+        red["annotations"] = [{"result": [{**guess["result"][0], "value": {"choices": ["pink"]}}]}]
+    out.write_text(json.dumps(content))
+    given = ("data", "import", out, "--images", photos, "-o", tmp_path / "in", "--json")
+    assert main([*map(str, given)]) == 0
+    assert last_json(capsys.readouterr().out) == {"images": 2, "classes": 2, "bad": 0}
+    found = (tmp_path / "in" / "labels.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[1:3] for line in found] == [
+        ["blue", "blue/1.png"],
+        ["pink", "red/1.png"],
+    ]
+
+
+def test_crops_of_new_photographs_are_recognised(place, tmp_path, capsys):
+    photo = Image.new("RGB", (60, 30))
+    for i, name in enumerate(("red", "blue")):
+        photo.paste(COLOURS[name], (30 * i, 0, 30 * i + 30, 30))
+    photo.save(tmp_path / "photo.png")
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("path,x,y,width,height\nphoto.png,0,0,30,30\nphoto.png,30,0,30,30\n")
+    assert main(["data", "import", str(boxes), "-o", str(tmp_path / "crops")]) == 0
+    capsys.readouterr()
+    found, _ = rows(capsys, place / "model", tmp_path / "crops", "--top-k", "1")
+    assert [row["class_1"] for row in found] == ["red", "blue"]
+    assert found[0]["path"].endswith("photo_0-0-30-30.png")

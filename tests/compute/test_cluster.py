@@ -124,18 +124,17 @@ def hide_from_workers(patch: pytest.MonkeyPatch, ray: PretendRay, folder: Path) 
     """The driver has read the data, which then are at no path any more."""
     from mlis.data import load_dataset
     from mlis.experiments import ray_engine
-    from mlis.experiments.loading import loaded
-    from mlis.experiments.retrieval import UnseenImages
+    from mlis.experiments.tasks import load_data
 
     data = load_dataset(folder)
     shutil.rmtree(folder)
 
     def load(one: Any) -> Any:
         if ray.working or one.dataset != {"name_or_path": str(folder)}:
-            return loaded(one)
-        return data, UnseenImages(data)
+            return load_data(one)
+        return data
 
-    patch.setattr(ray_engine, "loaded", load)
+    patch.setattr(ray_engine, "load_data", load)
 
 
 def test_data_that_nobody_has_are_a_problem_of_those_runs(tmp_path, monkeypatch):

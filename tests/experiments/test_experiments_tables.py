@@ -21,7 +21,7 @@ from mlis.experiments.plans import NAMES, PAPER_DATASETS, SWEEPS, plan
 from mlis.experiments.published import published
 from mlis.experiments.source import Source
 from mlis.experiments.store import Store
-from mlis.experiments.table_files import csv_text, latex, markdown
+from mlis.experiments.table_files import latex, markdown, table_csv
 from mlis.experiments.tables import HEADER, HOW_TO_GET, table
 from mlis.experiments.tasks import USUAL
 from mlis.methods.registry import METHODS, build_method
@@ -213,7 +213,7 @@ def test_a_reduced_line_says_what_was_reduced(here, tmp_path):
     (line,) = (dict(zip(HEADER, line, strict=True)) for line in found.lines)
     assert line["size"] == "reduced"
     assert "steps 2000 (default 50000)" in line["note"]
-    (data,) = csv.DictReader(io.StringIO(csv_text(found)))
+    (data,) = csv.DictReader(io.StringIO(table_csv(found)))
     assert (data["size"], data["budget"]) == ("reduced", "reduced")
 
 
@@ -231,12 +231,12 @@ def test_every_format_has_every_label(here, results, budget):
     budget = brief(0, 1, name=budget)
     entries = plan("table3", [MISSING, here], brief(0, 1))  # rows of the paper's budget
     found = table("table3", entries, store_of(results), budget)
-    for text in (markdown(found), latex(found), csv_text(found)):
+    for text in (markdown(found), latex(found), table_csv(found)):
         for label in ("H@val", "as published", "measured", "published", "missing", "stand-in"):
             assert label in text
     for text in (markdown(found), latex(found)):
         assert ("quick budget" in text) == budget.quick
-    rows = csv.DictReader(io.StringIO(csv_text(found)))
+    rows = csv.DictReader(io.StringIO(table_csv(found)))
     assert {row["budget"] for row in rows if row["kind"] == "measured"} == {budget.name}
 
 
@@ -245,7 +245,7 @@ def test_formats_are_well_formed(here, results):
     found = table("table3", entries, store_of(results), brief(0, 1))
     lines = [line for line in markdown(found).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(found.header) + 1}
-    rows = list(csv.DictReader(io.StringIO(csv_text(found))))
+    rows = list(csv.DictReader(io.StringIO(table_csv(found))))
     assert len(rows) == len(found.lines)
     body = [line for line in latex(found).splitlines() if line.endswith(r"\\")]
     assert len(body) == len(found.lines) + 1
@@ -258,7 +258,7 @@ def test_statistics_stand_beside_table_1(here):
     rows = [dict(zip(found.header, line, strict=True)) for line in found.lines]
     assert [(row["dataset"], row[""]) for row in rows] == [
         *(("CUB", "published"), ("CUB", "missing")),
-        *(("FLO (stand-in)", "published"), ("FLO (stand-in)", "measured")),
+        *(("FLO", "published"), ("FLO (stand-in)", "measured")),
     ]
     assert rows[0]["trainval images"] == "7,057"
     assert rows[3]["classes"] == "9"

@@ -20,7 +20,7 @@ from mlis.experiments.rerun import rerun
 from mlis.experiments.running import How, run
 from mlis.experiments.source import Source
 from mlis.experiments.store import PROTOCOLS, TEST_BEST
-from mlis.experiments.table_files import csv_text, latex, markdown
+from mlis.experiments.table_files import latex, markdown, table_csv
 from mlis.experiments.tasks import BASELINES, Task
 from mlis.experiments.testbest import EncoderCheckpoints, _recognizers, measure_test_best, steps_of
 from mlis.methods.mlis import MLIS
@@ -209,7 +209,7 @@ def test_tables_have_a_line_a_protocol_and_mix_nothing(here, tmp_path):
     before = tables.table("table3", alone, store, brief(0))
     assert before.lines == table.lines[::2]
     assert TEST_BEST not in markdown(before) + latex(before)
-    for text in (markdown(table), csv_text(table), latex(table)):
+    for text in (markdown(table), table_csv(table), latex(table)):
         lines = [line for line in text.splitlines() if "ML" in line and "measured" in line]
         assert [TEST_BEST in line for line in lines] == [False, True] * 3
         assert ["H@val" in line for line in lines] == [True, False] * 3

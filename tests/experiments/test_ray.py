@@ -106,7 +106,7 @@ def test_a_node_dies_and_all_rows_arrive_once_with_the_same_bits(nodes, tmp_path
     alone = LocalEngine(snapshot_every=0.0)  # as often as below: divergence is seen at snapshots
     local = {one.task.key: one for one in alone.run(tasks, tmp_path / "local")}
     shutil.rmtree(Path(os.environ["MLIS_CACHE"]) / "generators")  # the workers train their own
-    monkeypatch.setattr("mlis.experiments.ray_engine.loaded", remember_then_delete(gone))
+    monkeypatch.setattr("mlis.experiments.ray_engine.load_data", remember_then_delete(gone))
     victim = nodes.add()
     results = tmp_path / "results"
     outcomes, found = RayEngine(snapshot_every=0.0).run(tasks, results), []
@@ -139,14 +139,13 @@ def test_a_node_dies_and_all_rows_arrive_once_with_the_same_bits(nodes, tmp_path
 def remember_then_delete(folder: Path):
     """Of the driver: it has read the data, which then are at no path any more."""
     from mlis.data import load_dataset
-    from mlis.experiments.retrieval import UnseenImages
 
     data = load_dataset(folder)
     shutil.rmtree(folder)
 
     def loaded(one: Any):
         assert one.dataset == {"name_or_path": str(folder)}  # the others were not asked for
-        return data, UnseenImages(data)
+        return data
 
     return loaded
 
@@ -209,7 +208,7 @@ def test_extraction_goes_on_when_a_node_dies(nodes, tmp_path, monkeypatch, capsy
     assert main([*once, "-o", str(tmp_path / "local")]) == 0
 
     victim = nodes.add()
-    monkeypatch.setattr("mlis.features.images.ray_shards._sight", hide(images / "b"))
+    monkeypatch.setattr("mlis.features.images.ray_shards._stat", hide(images / "b"))
     kept: list[str] = []
     from mlis.features.images.shards import Store
 

@@ -75,9 +75,9 @@ def test_damaged_images_and_tables_are_passed_over(built, tmp_path, caplog):
     pictures = pictures_of({"name_or_path": str(built)}, data, None)
     assert pictures.thumbnail(0) is None
     assert "the picture of row 0 is left out" in caplog.text
-    (built / "images.csv").write_text("path,class\none.png,1\n", encoding="utf-8")
+    (built / "images.csv").write_text("path,class,sha256\none.png,1,0\n", encoding="utf-8")
     pictures = pictures_of({"name_or_path": str(built)}, data, None)
-    assert f"expected {len(data.labels)} images, one a row, got 1" in pictures.problem
+    assert f"one line for each of {len(data.labels)} rows, got 1" in pictures.problem
     (built / "sources.json").write_text("{", encoding="utf-8")
     lines = ["path,class", *(f"{i}.png,1" for i in range(len(data.labels)))]
     (built / "images.csv").write_text("\n".join(lines), encoding="utf-8")

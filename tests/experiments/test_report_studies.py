@@ -77,7 +77,7 @@ def test_a_damaged_row_is_named(tmp_path, place, value, said):
 
 def test_every_series_finds_its_tables_and_figures(tmp_path):
     (study,) = studies(tmp_path, [*variants(), row(method="eszsl"), row(method="raw")])
-    assert study.base[0] == "ml+is+sfr"
+    assert study.settings["refinement"]["components"] == "ml+is+sfr"
     labels = {
         name: [place.label for place in study.places(name)]
         for name in ("table2", "table3", "table4")

@@ -9,7 +9,6 @@ from fake_backbones import Letters
 from mlis.errors import DataError
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, read_descriptors, write_descriptors
-from mlis.features.descriptors.describe import record_of as record
 from mlis.features.descriptors.language_model import prompt, read_answers, write_texts
 from mlis.features.descriptors.new_classes import describe_like
 
@@ -126,13 +125,13 @@ def test_the_mean_of_all_texts_is_subtracted_also_from_new_classes(tmp_path):
     expected = rest / np.linalg.norm(rest, axis=1, keepdims=True)
     np.testing.assert_allclose(found.vectors, expected, atol=1e-6)
     assert found.kind == "sentences by letters without their mean"
-    assert "text_mean" not in record(plain)
+    assert "text_mean" not in plain.record
     write_descriptors(found, tmp_path / "out")
-    assert read_descriptors(tmp_path / "out").text_mean == found.text_mean
-    names, again = describe_like(record(found), TEXTS, model=model)
+    assert read_descriptors(tmp_path / "out").record == found.record
+    names, again = describe_like(found.record, TEXTS, model=model)
     assert names == tuple(NAMES)
     np.testing.assert_allclose(again, found.vectors, atol=1e-5)
-    damaged = record(found) | {"text_mean": [1.0]}
+    damaged = dict(found.record) | {"text_mean": [1.0]}
     with pytest.raises(DataError, match="damaged"):
         describe_like(damaged, TEXTS, model=model)
 

@@ -10,12 +10,11 @@ from fake_backbones import Letters
 from mlis.data.io.classes_file import read_classes
 from mlis.errors import DataError, SettingsError
 from mlis.features.build import described_images, unmatched
-from mlis.features.descriptors.attributes import read_cell
+from mlis.features.descriptors.attributes import Column, read_cell
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import (
     describe,
     read_descriptors,
-    record_of,
     write_descriptors,
 )
 from mlis.features.descriptors.new_classes import describe_like
@@ -103,7 +102,7 @@ def test_what_is_no_attribute(cell):
 def test_attributes_are_scaled_and_gaps_say_nothing(tmp_path):
     text = "name,cm,red,flies,tame,dull\nant,1,10%,no,?,1\nowl,50,,yes,1,1\nroc,201,90%,yes,,1\n"
     result = describe(read_descriptions(table(tmp_path, text)), None)
-    kinds = [(column.name, column.kind) for column in result.columns]
+    kinds = [(one["name"], one["kind"]) for one in result.record["attributes"]]
     assert kinds == [("cm", "number"), ("red", "per cent"), ("flies", "binary")]
     expected = [[0, 0.1, 0], [49 / 200, 0.5, 1], [1, 0.9, 1]]
     np.testing.assert_allclose(result.vectors, expected, atol=1e-6)
@@ -144,7 +143,7 @@ def test_categories_become_a_number_a_value_and_it_is_told(tmp_path):
         table(tmp_path, BIRDS), categories=["bill shape", "back colour"], attributes=["wingspan"]
     )
     result = describe(words, None)
-    labels = [column.label for column in result.columns]
+    labels = [Column.from_dict(one).label for one in result.record["attributes"]]
     bills = [f"bill shape={value}" for value in ("all-purpose", "cone", "hooked")]
     backs = [f"back colour={value}" for value in ("black", "brown", "brown and white")]
     assert labels == ["wingspan", *bills, *backs]
@@ -159,7 +158,7 @@ def test_categories_become_a_number_a_value_and_it_is_told(tmp_path):
 
 def test_further_classes_get_the_same_columns(tmp_path):
     words = read_descriptions(table(tmp_path, BIRDS), categories=["bill shape", "back colour"])
-    record = json.loads(json.dumps(record_of(describe(words, None))))
+    record = json.loads(json.dumps(dict(describe(words, None).record)))
     further = "name,back colour,bill shape,song\nraven,black,ALL-PURPOSE,croaks\nrook,,cone,caws\n"
     (tmp_path / "new.csv").write_text(further)
     names, vectors = describe_like(record, tmp_path / "new.csv")
@@ -183,7 +182,7 @@ def test_minus_one_is_warned_of_and_can_be_missing(tmp_path, caplog):
     assert not caplog.records
     np.testing.assert_allclose(described.vectors, [[1, 0.5], [0.25, 0], [0, 1]])
     (tmp_path / "new.csv").write_text("name,cm,kg\nelk,101,-1.0\n")
-    record = json.loads(json.dumps(record_of(described)))
+    record = json.loads(json.dumps(described.record))
     np.testing.assert_allclose(describe_like(record, tmp_path / "new.csv")[1], [[0.5, 0.5]])
 
 
@@ -233,11 +232,12 @@ def test_the_folder_keeps_every_bit_and_how_it_was_made(tmp_path):
     assert classes.names == ("cat", "owl, the")
     np.testing.assert_array_equal(classes.descriptors, result.vectors)
     back = read_descriptors(tmp_path / "out")
-    assert (back.names, back.split, back.weight) == (result.names, result.split, 0.3)
-    assert (back.columns, back.text) == (result.columns, result.text)
+    assert (back.names, back.split) == (result.names, result.split)
+    assert back.record == result.record
+    assert back.record["attribute_weight"] == 0.3
     record = tmp_path / "out" / "descriptors.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"version": 2}))
-    with pytest.raises(DataError, match="expected the format 'mlis-descriptors'"):
+    with pytest.raises(DataError, match="expected version 1, got 2"):
         read_descriptors(tmp_path / "out")
 
 

@@ -18,7 +18,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, ModelFileError, SettingsError
 from mlis.evaluation import Evaluation, evaluate
 from mlis.features.descriptors.class_descriptions import read_descriptions
-from mlis.features.descriptors.describe import describe, record_of
+from mlis.features.descriptors.describe import describe
 from mlis.features.descriptors.new_classes import describe_like
 from mlis.image_classifier import ImageClassifier
 from mlis.incremental.refit import refit
@@ -322,7 +322,7 @@ bee,bead,6,yes,30%
 def words_record(tmp_path: Path) -> tuple[dict, np.ndarray]:
     (tmp_path / "train.csv").write_text(WORDS)
     made = describe(read_descriptions(tmp_path / "train.csv"), Letters(), weight=0.3)
-    return json.loads(json.dumps(record_of(made))), made.vectors
+    return json.loads(json.dumps(dict(made.record))), made.vectors
 
 
 def test_described_again_alone_a_class_has_the_training_s_vector(tmp_path):

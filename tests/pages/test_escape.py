@@ -13,7 +13,7 @@ from mlis.cli import main
 from mlis.data.dataset import Provenance
 from mlis.data.io.csv_file import write_csv
 from mlis.data.io.folder import save_dataset
-from mlis.experiments.table_files import Table, csv_text, latex, markdown
+from mlis.experiments.table_files import Table, latex, markdown, table_csv
 from mlis.incremental import rename_classes
 from mlis.io.checkpoint import save_model
 from mlis.io.model_card import model_card
@@ -91,7 +91,7 @@ def test_lists_for_people_and_tables(tmp_path):
     assert (tmp_path / "bad.csv").read_text() == "path,reason\n'=a.jpg,\x1b[1m\n"
     line = {"dataset": "=a", "H": -1.5}
     table = Table("t", ("dataset", "H"), (("<b>|*x*", "1"),), (line,), ("a\nb <i>",))
-    assert "'=a,-1.5" in csv_text(table)
+    assert "'=a,-1.5" in table_csv(table)
     assert "| &lt;b&gt;\\|\\*x\\* | 1 |" in markdown(table)
     assert "- a b &lt;i&gt;" in markdown(table)
     assert "\n% a b <i>\n" in latex(table)

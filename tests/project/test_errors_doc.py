@@ -108,14 +108,12 @@ def table(folder: Path, features: str, classes: str = "name,x,y\na,1,2\nb,2,1\nc
 
 def unknown_category(folder: Path) -> None:
     from mlis.features.descriptors.class_descriptions import read_descriptions
-    from mlis.features.descriptors.describe import describe, record_of
+    from mlis.features.descriptors.describe import describe
     from mlis.features.descriptors.new_classes import describe_like
 
     (folder / "c.csv").write_text("name,bill\na,hooked\nb,cone\nc,cone\n")
     (folder / "new.csv").write_text("name,bill\nd,spoon\n")
-    describe_like(
-        record_of(describe(read_descriptions(folder / "c.csv"), None)), folder / "new.csv"
-    )
+    describe_like(describe(read_descriptions(folder / "c.csv"), None).record, folder / "new.csv")
 
 
 def objects(folder: Path) -> None:

@@ -14,7 +14,8 @@ from mlis.errors import DataError, SettingsError
 from mlis.explanation import explain
 from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
-from mlis.features.descriptors.describe import describe, record_of
+from mlis.features.descriptors.describe import describe
+from mlis.incremental import set_display_names
 from mlis.methods.gaussian import Gaussian
 from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import Metadata, replace
@@ -338,6 +339,7 @@ def test_a_class_that_is_described_is_recognised_at_once(monkeypatch):
         answer = asker.post("/classes", json=CYAN)
         assert answer.status_code == 201
         expected = {"name": "cyan", "seen": False, "added": True, "description": None}
+        expected |= {"display_name": None}
         assert answer.json() == expected
         assert asker.get("/classes").json()["classes"][-1] == expected
         of_cyan, of_red = scores(asker, "cyan"), scores(asker, "red")
@@ -368,6 +370,18 @@ def test_a_class_that_cannot_be_added_leaves_all_as_it_was(new, status, said):
         assert asker.get("/classes").json()["count"] == len(COLOURS)
 
 
+def test_both_names_of_a_class_are_answered():
+    recognizer = set_display_names(colour_recognizer(), {"red": "Красный"})
+    with client(Engine(recognizer, MeanColours())) as asker:
+        listed = {
+            one["name"]: one["display_name"] for one in asker.get("/classes").json()["classes"]
+        }
+        assert {name for name, text in listed.items() if text} == {"red"}
+        (found,) = asker.post("/predict/images", files=upload(png("red"))).json()["results"]
+        assert found["predictions"][0]["class"] == "red"
+        assert [one.get("display_name") for one in found["predictions"]][:2] == ["Красный", None]
+
+
 def test_classes_are_added_only_where_that_is_allowed_and_not_without_end():
     with growing(host="0.0.0.0") as asker:
         assert "--allow-changes" in refusal(asker.post("/classes", json=CYAN), 403)
@@ -384,7 +398,8 @@ def test_classes_are_added_only_where_that_is_allowed_and_not_without_end():
 def test_a_class_is_renamed_and_removed():
     with growing() as asker:
         assert asker.patch("/classes/red", json={"name": "crimson / red"}).json() == {
-            **{"name": "crimson / red", "seen": True, "added": False, "description": None}
+            **{"name": "crimson / red", "seen": True, "added": False, "description": None},
+            "display_name": None,
         }
         assert asker.post("/classes", json=CYAN).status_code == 201
         assert asker.patch("/classes/cyan", json={"name": "teal"}).json()["added"] is True
@@ -445,7 +460,7 @@ def by_attributes(tmp_path):
     words = read_descriptions(table, attributes=["stripes", "height cm"])
     descriptors = describe(words, None)
     return Describer(
-        2, record_of(descriptors), None, ("attributes", "vector"), ("stripes", "height cm")
+        2, dict(descriptors.record), None, ("attributes", "vector"), ("stripes", "height cm")
     ), descriptors
 
 

@@ -1,16 +1,4 @@
-"""`mlis adapt`: a model adapted to unlabelled images."""
-
-import argparse
-import time
-from pathlib import Path
-
-from mlis.cli.arguments import Commands, add_command, add_common
-from mlis.cli.classes import opened, save
-from mlis.cli.datasets import read_unlabelled
-from mlis.errors import SettingsError
-
-_DESCRIPTION = """\
-Adapt a trained model to unlabelled images of its classes, without its training data.
+"""Adapt a trained model to unlabelled images of its classes, without its training data.
 
   mlis adapt runs/mine --unlabelled photos/ -o models/adapted
 
@@ -22,13 +10,23 @@ It needs a Gaussian classifier: a model of the method auto, where it kept that o
 The new model is *transductive*, and says so wherever it is shown or measured: it may have learnt
 from the images that it is tested on, so that its figures must not stand beside inductive ones.
 Results that were stored with the model are not kept. The images should show classes of the
-model."""
+model.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from mlis.cli.arguments import Commands, add_command, add_common
+from mlis.cli.classes import opened, save
+from mlis.cli.datasets import read_unlabelled
+from mlis.errors import SettingsError
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     text = "adapt a trained model to unlabelled images (transductive)"
-    parser = add_command(commands, "adapt", run, text, _DESCRIPTION)
+    parser = add_command(commands, "adapt", run, text, __doc__)
     add_common(parser, "model")
     parser.add_argument(
         *("--unlabelled",), metavar="PATH", type=Path, required=True, help="images or features"
@@ -39,7 +37,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis adapt`."""
+    """Run the command."""
     started = time.perf_counter()
     from mlis.incremental import adapt
     from mlis.io.saved_models import run_of

@@ -1,4 +1,17 @@
-"""`mlis add-images`: images added to classes of a model."""
+"""Add images to classes of a trained model, or classes of which there are a few images, without its
+training data.
+
+IMAGES is folders of images, each named after its class (photos/okapi), or a folder of such folders;
+or features with labels: a folder of features, a .npz, .csv or .parquet file, or .npy with --labels.
+Rows marked `test` are not used. Classes that the model does not know are added: --classes describes
+them, as CLASSES of `mlis add-classes`; one that it does not describe is known by its images alone.
+
+What the description of a class predicts and what its images show are weighed by their
+uncertainties. A model of the method gaussian does this in closed form; for the others the
+classifier is fitted again, from exemplars.safetensors beside the model. Calibration is unchanged,
+and classes that had no image in training remain unseen ones. Results that are stored with the model
+describe the model before the change.
+"""
 
 import argparse
 import time
@@ -14,27 +27,12 @@ if TYPE_CHECKING:
     from mlis.features.labelled_rows import LabelledRows
     from mlis.model.recognizer import Recognizer
 
-_DESCRIPTION = """\
-Add images to classes of a trained model, or classes of which there are a few images, without its
-training data.
-
-IMAGES is folders of images, each named after its class (photos/okapi), or a folder of such folders;
-or features with labels: a folder of features, a .npz, .csv or .parquet file, or .npy with --labels.
-Rows marked `test` are not used. Classes that the model does not know are added: --classes describes
-them, as CLASSES of `mlis add-classes`; one that it does not describe is known by its images alone.
-
-What the description of a class predicts and what its images show are weighed by their
-uncertainties. A model of the method gaussian does this in closed form; for the others the
-classifier is fitted again, from exemplars.safetensors beside the model. Calibration is unchanged,
-and classes that had no image in training remain unseen ones. Results that are stored with the model
-describe the model before the change."""
-
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "add-images", run, "add images to classes of a trained model"),
-        _DESCRIPTION,
+        __doc__,
     )
     add_common(parser, "model")
     parser.add_argument("images", metavar="IMAGES", type=Path, nargs="+", help="images or features")
@@ -49,7 +47,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`mlis add-images`."""
+    """Run the command."""
     started = time.perf_counter()
     from mlis.incremental import add_images
 
@@ -76,7 +74,7 @@ def _labelled(args: argparse.Namespace, recognizer: "Recognizer") -> "LabelledRo
     from mlis.cli.progress import ImageBar
     from mlis.data.io.feature_rows import is_features
     from mlis.features.images.files import images_of_classes
-    from mlis.features.labelled_rows import embed_labelled, for_training, read_labelled
+    from mlis.features.labelled_rows import embed_labelled, read_labelled
     from mlis.image_classifier import ImageClassifier, check_backbone
 
     name = ", ".join(map(str, args.images))
@@ -85,7 +83,7 @@ def _labelled(args: argparse.Namespace, recognizer: "Recognizer") -> "LabelledRo
     pictures = [path for path in args.images if path.is_dir() and not is_features(path)]
     if not pictures:
         refuse(args, ("backbone", "workers"), "with features, which are already computed")
-        rows = read_labelled(args.images, args.labels, args.label_column or "", choose=for_training)
+        rows = read_labelled(args.images, args.labels, args.label_column or "", testing=False)
         check_backbone(recognizer, rows.backbone, name)
         return rows
     if len(pictures) < len(args.images):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import math
 import typing
 from collections import Counter
@@ -16,6 +17,7 @@ from mlis.errors import SettingsError
 
 if TYPE_CHECKING:
     from mlis.compute.ray_cluster import Cluster
+    from mlis.model.recognizer import Recognizer
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
@@ -50,13 +52,16 @@ def add_command(
     name: str,
     run: Callable[[argparse.Namespace], int | None],
     text: str,
-    description: str = "",
+    description: str | None = None,
     *,
     usage: str | None = None,
     json: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add a command; return its parser, which has `--verbose`, and `--json` if it has a result."""
-    description = description or f"{text[0].upper()}{text[1:]}."
+    """Add a command; return its parser, which has `--verbose`, and `--json` if it has a result.
+
+    It is described by the docstring of `run`, unless a `description` is given.
+    """
+    description = description or inspect.getdoc(run)
     parser = commands.add_parser(name, help=text, description=description, usage=usage)
     add_common(parser, *(["--json"] if json else []), "--verbose")
     parser.set_defaults(run=run)
@@ -78,12 +83,12 @@ def at_least(low: int) -> Callable[[str], int]:
 
 
 def not_negative(text: str) -> float:
-    """A number ≥ 0, or `inf`."""
+    """A finite number ≥ 0."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not value >= 0:
+    if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number ≥ 0, got {text!r}")
     return value
 
@@ -111,13 +116,6 @@ def share(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"expected a share above 0 and below 1, such as 5% or 0.05, got {text!r}"
         ) from None
-
-
-def finite(text: str) -> float:
-    """A finite number ≥ 0."""
-    if (value := not_negative(text)) == math.inf:
-        raise argparse.ArgumentTypeError(f"expected a finite number ≥ 0, got {text!r}")
-    return value
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -248,6 +246,19 @@ def refuse(args: argparse.Namespace, dests: typing.Iterable[str], reason: str) -
         ]
         them = "it" if len(given) == 1 else "them"
         raise SettingsError(f"{', '.join(flags)}: not allowed {reason}. Leave {them} out.")
+
+
+def load_recognizer(model: Path, device: str = "cpu") -> "Recognizer":
+    """The only model at MODEL, on a device.
+
+    Raises:
+        ModelFileError: there is none, or several, or it is damaged.
+    """
+    from mlis.compute.precision import Precision
+    from mlis.io.checkpoint import load_model
+    from mlis.io.saved_models import one_model
+
+    return load_model(one_model(model), Precision.of("float32", device).device)
 
 
 _RAY_ONLY = ("address", "cores", "gpus")

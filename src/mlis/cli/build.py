@@ -1,4 +1,12 @@
-"""`mlis data build`: images and a table of classes become a dataset folder."""
+"""Compute features of images and descriptors of classes, and write them as a dataset folder.
+
+The class of DIR/a/b.jpg is `a`; its name must be spelled exactly as in the table. Unseen are the
+classes that the table's column `split` says; without it, those that have no images; if all have
+some, a fifth chosen by --split-seed. Beside the dataset: images.csv (the image of each row),
+sources.json (the models), bad.csv (files without a row), unmatched.csv (classes with only images
+or only a description). If the command is killed, run it again to continue; with --force it adds
+what is new in DIR.
+"""
 
 import argparse
 import logging
@@ -22,22 +30,12 @@ _SPLITTING = ("seed", "test_fraction")  # of `mlis.features.build.build`, and th
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_DESCRIPTION = """\
-Compute features of images and descriptors of classes, and write them as a dataset folder.
-
-The class of DIR/a/b.jpg is `a`; its name must be spelled exactly as in the table. Unseen are the
-classes that the table's column `split` says; without it, those that have no images; if all have
-some, a fifth chosen by --split-seed. Beside the dataset: images.csv (the image of each row),
-sources.json (the models), bad.csv (files without a row), unmatched.csv (classes with only images
-or only a description). If the command is killed, run it again to continue; with --force it adds
-what is new in DIR."""
-
 
 def add_to(actions: Commands) -> None:
     """Add the command to those of `mlis data`."""
     parser = add_command(
         *(actions, "build", run, "a dataset from a folder of images and a table of classes"),
-        _DESCRIPTION,
+        __doc__,
         usage="mlis data build (--images DIR | --features FOLDER) --classes FILE -o FOLDER",
     )
     source = parser.add_mutually_exclusive_group(required=True)
@@ -76,7 +74,7 @@ def check_output(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis data build`."""
+    """Run the command."""
     check_output(args)
     from mlis.data.io.folder import METADATA, write_folder
     from mlis.features.build import build, check_seen, described_images, unmatched, write_sources
@@ -158,18 +156,13 @@ def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures,
         kept = {image.path for image in found.images}
         return table.choose([path in kept for path in table.paths]), found.bad
     backbone = features.load_image_model(args)
-    with ImageBar() as bar:
-        try:
-            result = extract(
-                found,
-                backbone,
-                args.output,
-                shard_images=args.shard_images,
-                workers=args.workers,
-                progress=bar,
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(features.CONTINUE) from None
+    with ImageBar(features.CONTINUE) as bar:
+        result = extract(
+            *(found, backbone, args.output),
+            shard_images=args.shard_images,
+            workers=args.workers,
+            progress=bar,
+        )
     remove_unused_shards(result, backbone, args.output)
     return result.images, result.bad
 

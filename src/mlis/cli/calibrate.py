@@ -1,19 +1,4 @@
-"""`mlis calibrate`: the trade-off between seen and unseen classes of a trained model."""
-
-import argparse
-from typing import TYPE_CHECKING, Any
-
-from mlis.cli.arguments import Commands, add_command, add_common, refuse
-from mlis.cli.classes import opened, save
-from mlis.cli.output import number, print_json, print_table, say
-from mlis.errors import SettingsError
-
-if TYPE_CHECKING:
-    from mlis.evaluation import OperatingPoint
-    from mlis.model.recognizer import Recognizer
-
-_DESCRIPTION = """\
-Show the trade-off between seen and unseen classes of a model, or choose another one.
+"""Show the trade-off between seen and unseen classes of a model, or choose another one.
 
   mlis calibrate MODEL                                  what each choice gives
   mlis calibrate MODEL --calibration seen-loss=5 -o OUT
@@ -23,20 +8,33 @@ The calibration constant is subtracted from the scores of seen classes: a larger
 accuracy on unseen classes (U), and a lower one on seen classes (S). Nothing is trained. U, S and H
 are those on validation classes, measured in training: before any class was added or removed.
 Expect a lower U of a test with more unseen classes than were held out. `mlis predict` and
-`mlis evaluate` take --calibration for one call."""
+`mlis evaluate` take --calibration for one call.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from mlis.cli.arguments import Commands, add_command, add_common, load_recognizer, refuse
+from mlis.cli.classes import opened, save
+from mlis.cli.output import number, print_json, print_table, say
+from mlis.errors import SettingsError
+
+if TYPE_CHECKING:
+    from mlis.evaluation import OperatingPoint
+    from mlis.model.recognizer import Recognizer
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     text = "choose the trade-off between seen and unseen classes of a trained model"
-    parser = add_command(commands, "calibrate", run, text, _DESCRIPTION)
+    parser = add_command(commands, "calibrate", run, text, __doc__)
     add_common(parser, "model", "--calibration")
     add_common(parser, "--output", required=False)
     add_common(parser, "--force", help="replace the model in FOLDER, or, without -o, MODEL itself")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis calibrate`."""
+    """Run the command."""
     if args.calibration is None:
         refuse(args, ["output", "force"], "without --calibration")
         _show(args)
@@ -61,11 +59,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     from mlis.evaluation.tradeoff import EXAMPLES
-    from mlis.io.checkpoint import load_model
-    from mlis.io.saved_models import one_model
     from mlis.model.calibrate import constant_of
 
-    recognizer = load_model(one_model(args.model))
+    recognizer = load_recognizer(args.model)
     constants = {name: constant_of(recognizer, name) for name in EXAMPLES}
     constants = {"h" if name == "validation" else name: c for name, c in constants.items()}
     known = recognizer.metadata.tradeoff

@@ -1,4 +1,26 @@
-"""`mlis check`: what is likely wrong with a dataset or a model, and what to do about it."""
+"""Print what is likely wrong with a dataset or a trained model, and what to do about it.
+
+  mlis check FLO --data-root DIR
+  mlis check data/mine
+  mlis check --features features/ --classes classes.csv
+  mlis check runs/mine/seed-0/ml+is+sfr/model
+
+A dataset:
+  test-duplicates       test photographs that are nearly a training one
+  label-conflicts       nearly equal training photographs of two classes
+  mislabelled           training photographs that look like another class
+  few-rows              classes with very few training photographs
+  alike                 classes that are described almost alike
+  says-little           descriptors near the mean of all others
+  constant-column       attributes that are the same for all seen classes
+  uninformative-column  attributes that cannot be told from photographs
+  likely-to-fail        unseen classes whose features are predicted badly, or near another class's
+
+A model: what its descriptors say, and, if it has an exemplar buffer, the classes likely to fail.
+
+Findings are suggestions, ranked, the worst first. Only near-duplicates look at test rows. Features
+stay in their file. Exit code 0; with --strict 1 if anything was found.
+"""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -21,36 +43,13 @@ if TYPE_CHECKING:
     from mlis.data.dataset import GZSLDataset
 
 _SHOWN = 10  # findings of one check on the screen
-_DESCRIPTION = """\
-Print what is likely wrong with a dataset or a trained model, and what to do about it.
-
-  mlis check FLO --data-root DIR
-  mlis check data/mine
-  mlis check --features features/ --classes classes.csv
-  mlis check runs/mine/seed-0/ml+is+sfr/model
-
-A dataset:
-  test-duplicates       test photographs that are nearly a training one
-  label-conflicts       nearly equal training photographs of two classes
-  mislabelled           training photographs that look like another class
-  few-rows              classes with very few training photographs
-  alike                 classes that are described almost alike
-  says-little           descriptors near the mean of all others
-  constant-column       attributes that are the same for all seen classes
-  uninformative-column  attributes that cannot be told from photographs
-  likely-to-fail        unseen classes whose features are predicted badly, or near another class's
-
-A model: what its descriptors say, and, if it has an exemplar buffer, the classes likely to fail.
-
-Findings are suggestions, ranked, the worst first. Only near-duplicates look at test rows. Features
-stay in their file. Exit code 0; with --strict 1 if anything was found."""
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "check", run, "find what is likely wrong with a dataset or a model"),
-        _DESCRIPTION,
+        __doc__,
         usage="mlis check MODEL|DATASET [options]",
     )
     add_dataset_arguments(parser, "name or folder; or the folder of a saved model")
@@ -58,7 +57,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `mlis check`."""
+    """Run the command."""
     model = None if args.dataset is None else Path(args.dataset)
     if model is not None and _is_model(model):
         if given := given_options(args):
@@ -119,9 +118,8 @@ def _row_names(arguments: Mapping[str, Any], data: "GZSLDataset", report: "Repor
     from mlis.data.io.csv_file import LABEL
     from mlis.data.io.feature_rows import read_rows
     from mlis.data.io.folder import is_dataset_folder
-    from mlis.data.io.image_folders import FIELD
+    from mlis.data.io.image_folders import image_files
     from mlis.data.io.joined import file_paths
-    from mlis.data.io.matlab import field_shapes, read_strings
 
     count = len(data.labels)
     names = [f"row {row}" for row in range(count)]
@@ -131,10 +129,9 @@ def _row_names(arguments: Mapping[str, Any], data: "GZSLDataset", report: "Repor
         features = features_paths_of(benchmark, arguments["data_root"], features)
     place = file_paths(features or name)[0]  # files that are joined have the same rows
     if place.suffix == ".mat":
-        if sorted(field_shapes(place).get(FIELD, ())) == [1, count]:
-            rows = sorted({row for finding in report.findings for row in finding.rows})
-            for row, path in zip(rows, read_strings(place, FIELD, rows), strict=True):
-                names[row] = path
+        rows = sorted({row for finding in report.findings for row in finding.rows})
+        for row, path in zip(rows, image_files(place, count, rows), strict=False):
+            names[row] = path
     elif features is not None or is_dataset_folder(place):
         paths = read_rows(place, arguments.get("label_column", LABEL)).paths
         names = list(paths) if len(paths) == count else names

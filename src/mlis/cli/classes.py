@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, load_recognizer, refuse
 from mlis.cli.output import check_folder, check_replaceable, print_json, print_table, say
 from mlis.errors import DataError, SettingsError
 
@@ -16,24 +16,10 @@ if TYPE_CHECKING:
     from mlis.incremental import ExemplarBuffer
     from mlis.model.recognizer import Recognizer
 
-_ADD = """\
-Add classes without images to a trained model, without its training data.
-
-CLASSES is a .csv, .tsv or .parquet table like the training's (`name`, then sentences or
-attributes): descriptors are computed as in training, with the same text model and scaling of
-attributes. For a model trained on numbers, or with --vectors: a .csv table with `name` and the
-training's columns, or a .npy array (n, Da) with --names.
-
-The trained generator makes synthetic features of the new classes; the encoder is unchanged, and
-only the classifier is fitted again. The state that this needs is exemplars.safetensors beside the
-model. Calibration is unchanged. Results that are stored with the model describe the model before
-the change. A model of the method gaussian predicts new classes from their descriptors alone: it
-needs no such file, and the scores of other classes do not change."""
-
 
 def add_to(commands: Commands) -> None:
     """Add the commands."""
-    add = add_command(commands, "add-classes", run_add, "add classes to a trained model", _ADD)
+    add = add_command(commands, "add-classes", run_add, "add classes to a trained model")
     add_common(add, "model")
     add.add_argument("classes", metavar="CLASSES", type=Path, help="described classes")
     add.add_argument("--vectors", action="store_true", help="CLASSES contains numeric descriptors")
@@ -46,8 +32,7 @@ def add_to(commands: Commands) -> None:
     )
     add_common(add, "--text-model", "--device")
     remove = add_command(
-        *(commands, "remove-classes", run_remove, "remove classes from a trained model"),
-        "Remove classes from a trained model; the scores of the others do not change.",
+        commands, "remove-classes", run_remove, "remove classes from a trained model"
     )
     add_common(remove, "model")
     remove.add_argument("names", metavar="NAME", nargs="+", help="of a class")
@@ -55,6 +40,11 @@ def add_to(commands: Commands) -> None:
     rename = add_command(commands, "rename-classes", run_rename, text)
     add_common(rename, "model")
     rename.add_argument("names", metavar="OLD NEW", nargs="+", help="present and new name")
+    rename.add_argument(
+        "--display",
+        action="store_true",
+        help="pairs CLASS DISPLAY: what people read; the class name stays (empty: show it again)",
+    )
     for parser in (add, remove, rename):
         add_common(parser, "--output")
         add_common(parser, "--force", help="replace the model in FOLDER")
@@ -63,9 +53,21 @@ def add_to(commands: Commands) -> None:
 
 
 def run_add(args: argparse.Namespace) -> None:
-    """`mlis add-classes`."""
+    """Add classes without images to a trained model, without its training data.
+
+    CLASSES is a .csv, .tsv or .parquet table like the training's (`name`, then sentences or
+    attributes): descriptors are computed as in training, with the same text model and scaling of
+    attributes. For a model trained on numbers, or with --vectors: a .csv table with `name` and the
+    training's columns, or a .npy array (n, Da) with --names.
+
+    The trained generator makes synthetic features of the new classes; the encoder is unchanged, and
+    only the classifier is fitted again. The state that this needs is exemplars.safetensors beside
+    the model. Calibration is unchanged. Results that are stored with the model describe the model
+    before the change. A model of the method gaussian predicts new classes from their descriptors
+    alone: it needs no such file, and the scores of other classes do not change.
+    """
     started = time.perf_counter()
-    from mlis.incremental import add_classes
+    from mlis.incremental import add_classes, set_display_names
 
     recognizer, exemplars = opened(args, args.device)
     names, vectors = described(args, recognizer)
@@ -74,18 +76,31 @@ def run_add(args: argparse.Namespace) -> None:
         synthetic_per_class=args.synthetic,
         note=args.classes.name,
     )
+    if shown := {name: t for name, t in _display_names(args.classes).items() if name in names}:
+        grown = set_display_names(grown[0], shown), grown[1]
     save(args, *grown, f"added {listed(names)}", seconds=time.perf_counter() - started)
 
 
+def _display_names(table: Path) -> dict[str, str]:
+    """Display names in a table of classes, by class name."""
+    from mlis.data.io.csv_file import DISPLAY, NAME
+    from mlis.data.io.text_table import read_table
+    from mlis.data.labels import normal
+
+    columns = {} if table.suffix.casefold() == ".npy" else read_table(table)
+    pairs = zip(columns.get(NAME, ()), columns.get(DISPLAY, ()), strict=False)
+    return {normal(name): text for name, text in pairs if text}
+
+
 def run_remove(args: argparse.Namespace) -> None:
-    """`mlis remove-classes`."""
+    """Remove classes from a trained model; the scores of the others do not change."""
     from mlis.incremental import remove_classes
 
     save(args, *remove_classes(*opened(args), args.names), f"removed {listed(args.names)}")
 
 
 def run_rename(args: argparse.Namespace) -> None:
-    """`mlis rename-classes`."""
+    """Rename classes of a trained model."""
     if len(args.names) % 2:
         raise SettingsError(f"expected pairs OLD NEW, got {len(args.names)} names")
     old, new = args.names[::2], args.names[1::2]
@@ -93,25 +108,27 @@ def run_rename(args: argparse.Namespace) -> None:
         raise SettingsError(f"{listed(old)}: a class is renamed twice. Give each pair once.")
     pairs = dict(zip(old, new, strict=True))
     changes = listed(pairs)
-    from mlis.incremental import rename_classes
+    from mlis.incremental import rename_classes, set_display_names
 
     recognizer, exemplars = opened(args)
-    save(args, rename_classes(recognizer, pairs), exemplars, f"renamed {changes}")
+    change = set_display_names if args.display else rename_classes
+    save(args, change(recognizer, pairs), exemplars, f"renamed {changes}")
 
 
 def run_show(args: argparse.Namespace) -> None:
-    """`mlis classes`."""
-    from mlis.io.checkpoint import load_model
-    from mlis.io.saved_models import one_model
-
-    recognizer = load_model(one_model(args.model))
+    """List the classes of a trained model, and its changes since training."""
+    recognizer = load_recognizer(args.model)
     pairs = list(zip(recognizer.class_names, recognizer.seen_mask.tolist(), strict=True))
-    print_table([["class", ""], *([name, "seen" if s else "unseen"] for name, s in pairs)])
+    shown = recognizer.display_names
+    rows = [[name, "seen" if s else "unseen", shown.get(name, "")] for name, s in pairs]
+    print_table([row if shown else row[:2] for row in [["class", "", "display name"], *rows]])
     for entry in recognizer.metadata.history:
         changed = listed(entry["classes"]) if entry["classes"] else entry.get("to", "")
         say(f"{entry['when']}: {entry['action']} {changed}")
     if args.json:
         classes = [{"name": name, "seen": seen} for name, seen in pairs]
+        for one in classes:
+            one |= {"display_name": shown[one["name"]]} if one["name"] in shown else {}
         print_json(
             {"classes": classes, "history": [dict(entry) for entry in recognizer.metadata.history]}
         )
@@ -130,15 +147,13 @@ def opened(
     args: argparse.Namespace, device: str = "cpu"
 ) -> "tuple[Recognizer, ExemplarBuffer | None]":
     """The model and its exemplar buffer, if the output can be written."""
-    from mlis.compute.precision import Precision
-    from mlis.io.checkpoint import WEIGHTS, is_model, load_exemplars, load_model
+    from mlis.io.checkpoint import WEIGHTS, is_model, load_exemplars
     from mlis.io.saved_models import one_model
 
     check_folder(args.output)
     there = is_model(args.output) or (args.output / WEIGHTS).exists()
     check_replaceable(args.output, "a model", there=there, force=args.force)
-    model = one_model(args.model)
-    return load_model(model, Precision.of("float32", device).device), load_exemplars(model)
+    return load_recognizer(args.model, device), load_exemplars(one_model(args.model))
 
 
 def described(

@@ -1,4 +1,18 @@
-"""`mlis compare`: an image-text model and this package on the same test rows, in one table."""
+"""Test an image-text model and this package on the same photographs, in one table:
+
+  zero-shot, class names    the class whose name, in prompt templates, fits the image best
+  zero-shot, descriptions   the same with texts of --descriptions; and with names and texts
+  linear probe              softmax regression on image features of seen classes; names no other
+  mlis                      --method on the same image features and DATASET's descriptors
+
+  mlis compare my-data --clip openai/clip-vit-base-patch32
+  mlis compare my-data --clip /models/siglip --descriptions classes.csv -o my-data-siglip
+
+DATASET is a folder that `mlis data build` wrote: its photographs are embedded by the model, unless
+its features are the model's already. Test rows are those of DATASET, and influence no choice.
+`Unseen` means without training images here: the model's own training, on images and texts from the
+web, may well have had images of these classes, and even these photographs.
+"""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -23,28 +37,13 @@ if TYPE_CHECKING:
     from mlis.experiments.compare import Row
 
 MEASURES = ("U", "S", "H", "T1")
-_DESCRIPTION = """\
-Test an image-text model and this package on the same photographs, in one table:
-
-  zero-shot, class names    the class whose name, in prompt templates, fits the image best
-  zero-shot, descriptions   the same with texts of --descriptions; and with names and texts
-  linear probe              softmax regression on image features of seen classes; names no other
-  mlis                      --method on the same image features and DATASET's descriptors
-
-  mlis compare my-data --clip openai/clip-vit-base-patch32
-  mlis compare my-data --clip /models/siglip --descriptions classes.csv -o my-data-siglip
-
-DATASET is a folder that `mlis data build` wrote: its photographs are embedded by the model, unless
-its features are the model's already. Test rows are those of DATASET, and influence no choice.
-`Unseen` means without training images here: the model's own training, on images and texts from the
-web, may well have had images of these classes, and even these photographs."""
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "compare", run, "an image-text model (CLIP, SigLIP) and mlis in one table"),
-        _DESCRIPTION,
+        __doc__,
         usage="mlis compare DATASET --clip NAME [options]",
     )
     add_dataset_arguments(parser)
@@ -90,7 +89,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis compare`."""
+    """Run the command."""
     if args.output is not None:
         check_output(args)
         if args.dataset is not None and args.output.resolve() == Path(args.dataset).resolve():

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mlis.cli import build
+from mlis.cli import build, exchange
 from mlis.cli.arguments import Commands, add_command, add_common
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.output import print_json, say
@@ -10,20 +10,16 @@ from mlis.cli.output import print_json, say
 
 def add_to(commands: Commands) -> None:
     """Add the commands."""
-    text = "inspect, convert or build datasets"
+    text = "inspect, convert, build, import or export datasets"
     parser = commands.add_parser("data", help=text, description=text)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     info = add_command(
         *(actions, "info", run_info, "sizes, images per class, checks, hash"),
-        "Print sizes, images per class, descriptor similarity, passed checks and the\n"
-        "hash of a dataset.",
         usage="mlis data info DATASET [options]",
     )
     add_dataset_arguments(info)
     convert = add_command(
         *(actions, "convert", run_convert, "write any dataset as a dataset folder"),
-        "Write a dataset as a folder (features.safetensors and dataset.json), which\n"
-        "every command takes as DATASET and which loads without parsing.",
         usage="mlis data convert DATASET -o FOLDER [options]",
         json=False,
     )
@@ -31,10 +27,13 @@ def add_to(commands: Commands) -> None:
     add_common(convert, "--output")
     add_common(convert, "--force", help="replace the dataset in FOLDER")
     build.add_to(actions)
+    exchange.add_to(actions)
 
 
 def run_info(args: argparse.Namespace) -> None:
-    """`mlis data info`."""
+    """Print sizes, images per class, descriptor similarity, passed checks and the hash of a
+    dataset.
+    """
     arguments = dataset_arguments(args)
     from mlis.data import describe, format_info
 
@@ -45,7 +44,9 @@ def run_info(args: argparse.Namespace) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> None:
-    """`mlis data convert`."""
+    """Write a dataset as a folder (features.safetensors and dataset.json), which every command
+    takes as DATASET and which loads without parsing.
+    """
     arguments = dataset_arguments(args)
     build.check_output(args)
     data = load(arguments)

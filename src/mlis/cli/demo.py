@@ -13,8 +13,6 @@ def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "demo", run, "train on letters, recognise letters never seen"),
-        "Train on accented letters, rendered from fonts that come with matplotlib,\n"
-        "and recognise letters that were never seen; write a page with pictures. No download.",
     )
     folder = Path("demo-out")
     add_common(parser, "--output", default=folder, required=False, help=f"default: {folder}")
@@ -23,7 +21,9 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis demo`."""
+    """Train on accented letters, rendered from fonts that come with matplotlib, and recognise
+    letters that were never seen; write a page with pictures. No download.
+    """
     check_folder(args.output)
     from mlis.cli.progress import Progress
     from mlis.demo import run_demo

@@ -1,15 +1,5 @@
-"""`mlis describe`: a prompt for any language model, and its answer as a table of classes."""
-
-import argparse
-from pathlib import Path
-
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
-from mlis.cli.output import check_file, print_json, say
-from mlis.errors import DataError, SettingsError
-
-_DESCRIPTION = """\
-Have classes described by a language model of your choice. No model is called: --prompt prints what
-to ask, --import reads the answer.
+"""Have classes described by a language model of your choice. No model is called: --prompt prints
+what to ask, --import reads the answer.
 
   mlis describe my-data --prompt --kind "garden flowers"      to paste into any language model
   mlis describe my-data --import answer.txt -o descriptions.csv
@@ -18,14 +8,22 @@ to ask, --import reads the answer.
 CLASSES is a dataset folder, a folder of images by class, a table with a column `name`, or a .txt
 file with one name per line. An answer is a JSON object (name: a list of texts), alone or in a
 fenced block, or lines `name: text`; --import takes several, each of some classes. Several texts of
-a class are averaged as embeddings."""
+a class are averaged as embeddings.
+"""
+
+import argparse
+from pathlib import Path
+
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
+from mlis.cli.output import check_file, print_json, say
+from mlis.errors import DataError, SettingsError
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "describe", run, "descriptions of classes by any language model"),
-        _DESCRIPTION,
+        __doc__,
         usage="mlis describe CLASSES --prompt [options]\n"
         "       mlis describe [CLASSES] --import ANSWER … -o FILE.csv",
     )
@@ -53,7 +51,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis describe`."""
+    """Run the command."""
     if args.prompt:
         return _prompt(args)
     refuse(args, ("kind", "texts"), "with --import, which asks nothing")
@@ -86,10 +84,9 @@ def _prompt(args: argparse.Namespace) -> None:
         for line in text.splitlines():
             say(line)
         return
-    from mlis.storage.atomic import atomic_write
+    from mlis.storage.atomic import write_text
 
-    with atomic_write(args.output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(args.output, text)
     say(f"{args.output}: {len(text):,} characters")
 
 
@@ -101,6 +98,7 @@ def class_names(path: Path) -> list[str]:
     """
     from mlis.data.io.csv_file import NAME
     from mlis.data.io.folder import is_dataset_folder, load_folder
+    from mlis.data.io.reading import read_text
     from mlis.data.io.text_table import find_column, read_table
     from mlis.data.labels import normal
     from mlis.features.images.files import find_images
@@ -110,12 +108,7 @@ def class_names(path: Path) -> list[str]:
             return list(load_folder(path).class_names)
         found = list(find_images(path).class_names)
     elif path.suffix.casefold() == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{path}: cannot be read: {reason}. Give UTF-8 text.") from error
-        found = [normal(line) for line in lines]
+        found = [normal(line) for line in read_text(path).splitlines()]
     else:
         found = [normal(name) for name in find_column(path, read_table(path), NAME)]
     names = list(dict.fromkeys(name for name in found if name))

@@ -1,4 +1,33 @@
-"""`mlis evaluate`: measure saved models on labelled images, features or a dataset."""
+"""Measure a saved model, or all finished models of a run, on labelled rows that it was not trained
+on.
+
+  mlis evaluate runs/mine                          the test rows of the run's own dataset
+  mlis evaluate runs/mine test-photos/             images by folder: CLASS/*.jpg
+  mlis evaluate runs/mine test.csv                 images in a table: path, class
+  mlis evaluate runs/mine features/                what `mlis features images` wrote
+  mlis evaluate runs/mine test.npz                 features with labels; also .csv, .parquet
+  mlis evaluate runs/mine FLO --data-root DIR      the test rows of a dataset
+
+Labels are matched to the model's classes by name; the model says which classes are seen. A dataset
+needs no training rows here; if rows are marked, those marked test are used.
+
+  U, S     mean over unseen (seen) classes of top-1 accuracy, with all classes as candidates
+  H        2US / (U + S)
+  T1       images of unseen classes, with only unseen classes as candidates
+  AUSUC    area under the seen-unseen curve
+  overall  fraction of all test images that are classified correctly
+  ECE      expected calibration error of the probabilities: the mean of |accuracy - confidence|
+           over 15 bins of about equally many images, for images of all, seen and unseen classes
+
+and how well it can be told what to leave unanswered (`mlis predict --reject`): the risk-coverage
+curve, the error rate among the images that look most like known classes, and the area under it.
+With --unknown, images or features of things that are none of the model's classes, the AUROC of
+telling them from the test images, too; those that are answered are errors.
+
+and how well features alone separate unseen classes, raw and refined: Recall@1, the fraction of
+images whose nearest neighbour is of the same class, and MAP@R, the mean average precision among the
+R nearest, where R is the number of other images of the class.
+"""
 
 import argparse
 import logging
@@ -8,7 +37,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, load_recognizer, refuse
 from mlis.cli.datasets import (
     BENCHMARK,
     FLAGS,
@@ -46,42 +75,12 @@ TRANSDUCTIVE = (
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_DESCRIPTION = """\
-Measure a saved model, or all finished models of a run, on labelled rows that it was not trained on.
-
-  mlis evaluate runs/mine                          the test rows of the run's own dataset
-  mlis evaluate runs/mine test-photos/             images by folder: CLASS/*.jpg
-  mlis evaluate runs/mine test.csv                 images in a table: path, class
-  mlis evaluate runs/mine features/                what `mlis features images` wrote
-  mlis evaluate runs/mine test.npz                 features with labels; also .csv, .parquet
-  mlis evaluate runs/mine FLO --data-root DIR      the test rows of a dataset
-
-Labels are matched to the model's classes by name; the model says which classes are seen. A dataset
-needs no training rows here; if rows are marked, those marked test are used.
-
-  U, S     mean over unseen (seen) classes of top-1 accuracy, with all classes as candidates
-  H        2US / (U + S)
-  T1       images of unseen classes, with only unseen classes as candidates
-  AUSUC    area under the seen-unseen curve
-  overall  fraction of all test images that are classified correctly
-  ECE      expected calibration error of the probabilities: the mean of |accuracy - confidence|
-           over 15 bins of about equally many images, for images of all, seen and unseen classes
-
-and how well it can be told what to leave unanswered (`mlis predict --reject`): the risk-coverage
-curve, the error rate among the images that look most like known classes, and the area under it.
-With --unknown, images or features of things that are none of the model's classes, the AUROC of
-telling them from the test images, too; those that are answered are errors.
-
-and how well features alone separate unseen classes, raw and refined: Recall@1, the fraction of
-images whose nearest neighbour is of the same class, and MAP@R, the mean average precision among the
-R nearest, where R is the number of other images of the class."""
-
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "evaluate", run, "measure a saved model on labelled images or a dataset"),
-        _DESCRIPTION,
+        __doc__,
         usage="mlis evaluate MODEL_OR_RUN [DATA] [options]",
     )
     add_common(parser, "model", metavar="MODEL_OR_RUN", help="folder of a saved model, or of a run")
@@ -106,9 +105,9 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis evaluate`."""
+    """Run the command."""
     from mlis.evaluation import evaluate, evaluate_confidence, evaluate_rejection
-    from mlis.experiments.retrieval import UnseenImages
+    from mlis.experiments.retrieval import retrieved
     from mlis.image_classifier import check_backbone
     from mlis.io.saved_models import find_models
     from mlis.model.calibrate import constant_of
@@ -117,27 +116,26 @@ def run(args: argparse.Namespace) -> None:
     models = find_models(args.model)
     data, dataset = _data(args, models[0])
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    protocol, unseen, curves = "", None, dict[str, Any]()
+    protocol, curves = "", dict[str, Any]()
     for model in models:
-        recognizer = _loaded(model.folder, args.device)
+        recognizer = load_recognizer(model.folder, args.device)
         if args.calibration is not None:
             recognizer.calibration = constant_of(recognizer, args.calibration)
         check_backbone(recognizer, data.backbone, data.name)
         test = data.for_model(recognizer)
         protocol = _protocol(model.folder, recognizer, dataset)
-        unseen = unseen or UnseenImages(test)
         scores = recognizer.scores(test.features)
         result = evaluate(scores, test.labels, test.seen_mask, test.class_names)
         confidence = evaluate_confidence(
             *(scores, test.labels, test.seen_mask), temperature=recognizer.temperature
         )
-        retrieved = unseen.retrieved(recognizer)
+        nearest = retrieved(recognizer, test)
         say(f"{model.folder} on {data.name}: {result.images} test images")
         components = str(recognizer.metadata.record.get("components", "model"))
         if recognizer.transductive:
             say(TRANSDUCTIVE)
             protocol, components = f"transductive, {protocol}", f"{components} (transductive)"
-        _print_evaluation(args, result, confidence, retrieved)
+        _print_evaluation(args, result, confidence, nearest)
         if len(scores):
             right, unknown = scores.argmax(axis=1) == test.labels, None
             if args.unknown is not None:
@@ -147,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
             rejection = evaluate_rejection(known, right, unknown)
             say(rejection)
             curves = rejection.to_dict()
-        rows[components].append(result.to_dict() | confidence.to_dict() | retrieved)
+        rows[components].append(result.to_dict() | confidence.to_dict() | nearest)
     metadata: dict[str, Any] = {
         "dataset": data.name,
         "protocol": protocol,
@@ -187,7 +185,7 @@ def _test_features(options: dict[str, Any]) -> tuple[Path, ...]:
     """The files or folders of `--features`, if none of their rows is for training."""
     from mlis.data.io.csv_file import LABEL
     from mlis.data.io.joined import file_paths, read_joined_rows
-    from mlis.features.labelled_rows import for_testing
+    from mlis.features.labelled_rows import chosen_rows
 
     if "features_file" not in options:
         return ()
@@ -196,7 +194,7 @@ def _test_features(options: dict[str, Any]) -> tuple[Path, ...]:
         return paths
     labels = Path(options["labels_file"]) if "labels_file" in options else None
     marks = read_joined_rows(paths, labels, options.get("label_column", LABEL)).marks
-    only_test = marks is not None and for_testing(marks, paths[0], len(marks)).all()
+    only_test = marks is not None and chosen_rows(marks, paths[0], len(marks), testing=True).all()
     return paths if only_test else ()
 
 
@@ -240,20 +238,13 @@ def _of_labelled(args: argparse.Namespace, places: Sequence[Path]) -> "LabelledR
         refuse(args, ("backbone", "workers"), "with features, which are already computed")
         return labelled.read_labelled(places, table, column)
     images = labelled.find_labelled(place, table, column)
-    recognizer = _loaded(find_models(args.model)[0].folder, args.device)
+    recognizer = load_recognizer(find_models(args.model)[0].folder, args.device)
     backbone = ImageClassifier(recognizer, args.backbone, device=args.device).backbone
     with ImageBar() as bar:
         bar.started(len(images), 0)
         return labelled.embed_labelled(
             str(place), images, backbone, workers=args.workers, done=bar.done
         )
-
-
-def _loaded(folder: Path, device: str) -> "Recognizer":
-    from mlis.compute.precision import Precision
-    from mlis.io.checkpoint import load_model
-
-    return load_model(folder, Precision.of("float32", device).device)
 
 
 def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | None") -> str:

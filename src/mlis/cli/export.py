@@ -1,12 +1,4 @@
-"""`mlis export`: a trained model as an ONNX file."""
-
-import argparse
-
-from mlis.cli.arguments import Commands, add_command, add_common, refuse
-from mlis.cli.output import check_file, print_json, say
-
-_DESCRIPTION = """\
-Write a model as ONNX, for onnxruntime and others: features → scores, or with --images image →
+"""Write a model as ONNX, for onnxruntime and others: features → scores, or with --images image →
 scores (EfficientNet-Lite only).
 
 Input `features` (N, Dx) float32; with --images `pixels` (N, P, P, 3) uint8, RGB. With --images, the
@@ -16,13 +8,19 @@ centre P × P; normalisation is part of the file. Outputs `scores` (N, C), calib
 and preprocessing.
 
 The file is kept only if onnxruntime's scores differ from PyTorch's by at most 1e-4 of the
-largest."""
+largest.
+"""
+
+import argparse
+
+from mlis.cli.arguments import Commands, add_command, add_common, load_recognizer, refuse
+from mlis.cli.output import check_file, print_json, say
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     text = "write a trained model as an ONNX file"
-    parser = add_command(commands, "export", run, text, _DESCRIPTION)
+    parser = add_command(commands, "export", run, text, __doc__)
     add_common(parser, "model")
     add_common(parser, "--output", metavar="FILE.onnx", help="file to write")
     parser.add_argument("--images", action="store_true", help="include the image model")
@@ -30,15 +28,13 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis export`."""
+    """Run the command."""
     check_file(args.output, ".onnx")
     if not args.images:
         refuse(args, ["backbone"], "without --images")
-    from mlis.io.checkpoint import load_model
     from mlis.io.onnx import export_onnx
-    from mlis.io.saved_models import one_model
 
-    recognizer = load_model(one_model(args.model))
+    recognizer = load_recognizer(args.model)
     done = export_onnx(recognizer, args.output, images=args.images, backbone=args.backbone)
     what = "images" if args.images else "features"
     say(

@@ -26,42 +26,19 @@ if TYPE_CHECKING:
     from mlis.features.images.extract import Compute, Extraction
     from mlis.features.images.files import Bad, Found
 
-_IMAGES = """\
-Compute features of all images in DIR with a pretrained model.
-
-The class of DIR/a/b/c.jpg is `a`, unless --labels gives a table. Files that cannot be read as
-images do not stop the command: they are listed at the end and in bad.csv, with the reason.
-
-The work is done in shards, which are kept in the output folder: if the command is killed, run it
-again to continue after the last shard; if DIR has changed, it computes what is new."""
-
-_TEXT = """\
-Turn descriptions of classes into one vector each.
-
-FILE is a .csv, .tsv or .parquet table with a column `name`, optionally `split` (seen or unseen),
-and columns of sentences or attributes; a class may have several rows. Columns of numbers, yes and
-no, or percentages are attributes; columns of a few words that classes share are categories; all
-others are sentences, unless --sentences, --attributes or --categories name them. The command prints
-how each column was read.
-
-Sentences are embedded, normalised to unit length and averaged. Attributes: yes/no and 0/1 are kept,
-percentages are divided by 100, other numbers are scaled to 0 (smallest class) … 1 (largest);
-categories are one-hot; a missing value becomes the mean of the classes that have it. With both, the
-two vectors are normalised to unit length, weighted and concatenated."""
-
 
 def add_to(commands: Commands) -> None:
     """Add both commands."""
     text = "features of images, descriptors of classes"
     parser = commands.add_parser("features", help=text, description=text)
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    images = add_command(actions, "images", run_images, "features of a folder of images", _IMAGES)
+    images = add_command(actions, "images", run_images, "features of a folder of images")
     images.add_argument("folder", metavar="DIR", type=Path, help="folder of images")
     add_common(images, "--output")
     add_common(images, "--force", help="replace features of another model in FOLDER")
     add_image_flags(images)
     add_engine_flags(images, "shard")
-    words = add_command(actions, "text", run_text, "descriptors of described classes", _TEXT)
+    words = add_command(actions, "text", run_text, "descriptors of described classes")
     words.add_argument("table", metavar="FILE", type=Path, help="described classes")
     add_common(words, "--output")
     words.add_argument(
@@ -92,7 +69,8 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
         metavar="FILE",
         type=Path,
         help=".csv, .tsv or .parquet with columns path (below DIR) and class, optionally split "
-        "(train, val, test); only the files that it names are read",
+        "(train, val, test), and x, y, width, height: a box, in pixels, whose crop is written to "
+        "FOLDER/crops; only the files that it names are read (default: DIR/labels.csv, if any)",
     )
     parser.add_argument(
         "--path-column", metavar="NAME", default="", help="of --labels (default: path)"
@@ -117,6 +95,7 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
     add_common(parser, "--device")
 
 
+CROPS = "crops"
 CONTINUE = "run the same command again to continue after the last shard"
 TEXT_FLAGS = ("sentences", "attributes", "categories", "missing", "attribute_weight", "text_model")
 TEXT_FLAGS += ("subtract_mean",)
@@ -161,7 +140,14 @@ def add_text_flags(parser: argparse._ActionsContainer) -> None:
 
 
 def run_images(args: argparse.Namespace) -> None:
-    """`mlis features images`."""
+    """Compute features of all images in DIR with a pretrained model.
+
+    The class of DIR/a/b/c.jpg is `a`, unless --labels gives a table. Files that cannot be read as
+    images do not stop the command: they are listed at the end and in bad.csv, with the reason.
+
+    The work is done in shards, which are kept in the output folder: if the command is killed, run
+    it again to continue after the last shard; if DIR has changed, it computes what is new.
+    """
     cluster = cluster_of(args)
     if cluster is not None:
         refuse(args, ["workers"], "with --engine ray, which has --cores")
@@ -171,20 +157,15 @@ def run_images(args: argparse.Namespace) -> None:
     from mlis.features.images.extract import extract_folder
 
     backbone = load_image_model(args)
-    with ImageBar() as bar:
-        try:
-            result = extract_folder(
-                found,
-                backbone,
-                args.output,
-                replace=args.force,
-                shard_images=args.shard_images,
-                workers=args.workers,
-                progress=bar,
-                compute=_ray_compute(args, cluster, backbone),
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(CONTINUE) from None
+    with ImageBar(CONTINUE) as bar:
+        result = extract_folder(
+            *(found, backbone, args.output),
+            replace=args.force,
+            shard_images=args.shard_images,
+            workers=args.workers,
+            progress=bar,
+            compute=_ray_compute(args, cluster, backbone),
+        )
     _report_images(args, result, found)
 
 
@@ -229,9 +210,14 @@ def find(args: argparse.Namespace, folder: Path) -> "Found":
 
     if args.output.resolve().is_relative_to(folder.resolve()):
         raise SettingsError(f"-o {args.output}: lies inside {folder}. Choose a folder outside it.")
-    return find_images(
+    found = find_images(
         folder, args.labels, class_column=args.class_column, path_column=args.path_column
     )
+    if not any(image.box for image in found.images):
+        return found
+    from mlis.features.exchange.image_folder import write_image_folder
+
+    return write_image_folder(found.images, args.output / CROPS, replace=True)
 
 
 def load_image_model(args: argparse.Namespace) -> "Backbone":
@@ -249,7 +235,19 @@ def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
 
 
 def run_text(args: argparse.Namespace) -> None:
-    """`mlis features text`."""
+    """Turn descriptions of classes into one vector each.
+
+    FILE is a .csv, .tsv or .parquet table with a column `name`, optionally `split` (seen or
+    unseen), and columns of sentences or attributes; a class may have several rows. Columns of
+    numbers, yes and no, or percentages are attributes; columns of a few words that classes share
+    are categories; all others are sentences, unless --sentences, --attributes or --categories name
+    them. The command prints how each column was read.
+
+    Sentences are embedded, normalised to unit length and averaged. Attributes: yes/no and 0/1 are
+    kept, percentages are divided by 100, other numbers are scaled to 0 (smallest class) … 1
+    (largest); categories are one-hot; a missing value becomes the mean of the classes that have it.
+    With both, the two vectors are normalised to unit length, weighted and concatenated.
+    """
     check_folder(args.output)
     descriptors = describe_table(args, args.table)
     from mlis.features.build import unmatched

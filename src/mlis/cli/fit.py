@@ -1,4 +1,20 @@
-"""`mlis fit`: train, test once, save; or resume a run."""
+"""Train a recognizer on DATASET and test it once.
+
+  mlis fit DATASET -o RUN
+  mlis fit FLO --data-root DIR -o runs/flo --budget 10m
+  mlis fit FLO --data-root DIR -o runs/ablation --seeds 0-2 --components ml,ml+is,ml+is+sfr
+  mlis fit --features F.mat --split S.mat -o runs/own --generator ridge
+  mlis fit FLO --data-root DIR -o runs/eszsl --method eszsl
+  mlis fit --resume runs/flo
+
+The run folder contains all settings (run.json), losses (*.jsonl), snapshots, the saved model of
+each seed and components (RUN/seed-0/ml+is+sfr/model) and results.json. Finished work is never
+repeated: a run that was stopped at any moment continues with --resume and ends with the same
+weights. Trained generators are kept in the user's cache folder (MLIS_CACHE, or the system's
+default), where later runs with the same data, generator settings and seed find them; they can be
+deleted at any time. Settings: defaults < preset < settings file < flags; --dry-run prints the
+result.
+"""
 
 import argparse
 import logging
@@ -43,30 +59,12 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_DESCRIPTION = """\
-Train a recognizer on DATASET and test it once.
-
-  mlis fit DATASET -o RUN
-  mlis fit FLO --data-root DIR -o runs/flo --budget 10m
-  mlis fit FLO --data-root DIR -o runs/ablation --seeds 0-2 --components ml,ml+is,ml+is+sfr
-  mlis fit --features F.mat --split S.mat -o runs/own --generator ridge
-  mlis fit FLO --data-root DIR -o runs/eszsl --method eszsl
-  mlis fit --resume runs/flo
-
-The run folder contains all settings (run.json), losses (*.jsonl), snapshots, the saved model of
-each seed and components (RUN/seed-0/ml+is+sfr/model) and results.json. Finished work is never
-repeated: a run that was stopped at any moment continues with --resume and ends with the same
-weights. Trained generators are kept in the user's cache folder (MLIS_CACHE, or the system's
-default), where later runs with the same data, generator settings and seed find them; they can be
-deleted at any time. Settings: defaults < preset < settings file < flags; --dry-run prints the
-result."""
-
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(
         *(commands, "fit", run, "train on a dataset, test once, save"),
-        _DESCRIPTION,
+        __doc__,
         usage="mlis fit DATASET [--data-root DIR] -o RUN [options]\n"
         "       mlis fit --features FILE --split FILE -o RUN [options]\n"
         "       mlis fit --resume RUN [--data-root DIR]",
@@ -123,7 +121,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis fit`."""
+    """Run the command."""
     if args.resume is not None:
         folder, plan, dataset = _resumed(args)
     else:
@@ -141,17 +139,7 @@ def _resumed(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
     """A run continues with its own settings: none may be given again but the loss's name."""
     from mlis.io.run_plan import RunPlan
 
-    own = (
-        "output",
-        "dry_run",
-        "seeds",
-        "method",
-        "budget",
-        "device",
-        "preset",
-        "settings",
-        "precision",
-    )
+    own = ("output", "dry_run", "seeds", "method", "budget", "device", "preset", "settings")
     settings = [name for name in vars(args) if "." in name and name != "refinement.loss"]
     where = args.resume / "run.json"
     refuse(args, [*own, "precision", *settings], f"with --resume, as {where} has all settings")
@@ -236,18 +224,15 @@ def _execute(
     from mlis.cli.progress import Progress
     from mlis.runs.run import execute
 
-    with Progress() as progress:
-        try:
-            return execute(
-                *(folder, plan, dataset),
-                listen=progress,
-                snapshot_every=args.snapshot_every,
-                reuse=not args.no_reuse,
-                exemplars=not args.no_growth,
-            )
-        except KeyboardInterrupt:
-            resume = f"mlis fit --resume {shlex.quote(str(folder))}"
-            raise KeyboardInterrupt(f"continue with: {resume}") from None
+    advice = f"continue with: mlis fit --resume {shlex.quote(str(folder))}"
+    with Progress(advice) as progress:
+        return execute(
+            *(folder, plan, dataset),
+            listen=progress,
+            snapshot_every=args.snapshot_every,
+            reuse=not args.no_reuse,
+            exemplars=not args.no_growth,
+        )
 
 
 def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:

@@ -1,30 +1,4 @@
-"""`mlis predict`: images or features in, classes and probabilities out."""
-
-import argparse
-import contextlib
-import csv
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
-
-from mlis.cli.arguments import Commands, add_command, add_common, at_least, refuse
-from mlis.cli.datasets import find_pictures
-from mlis.cli.output import check_file, report_unread
-from mlis.errors import DataError
-from mlis.escape import csv_cell, json_line, terminal
-
-if TYPE_CHECKING:
-    from mlis.data.io.feature_rows import Rows
-    from mlis.explanation import Examples, Explainer
-    from mlis.model.recognizer import Recognizer
-
-ROWS_AT_A_TIME = 8192
-_EXPLANATION = ("runner_up", "because", "resembles")
-FAILED = 1  # the exit code if no image at all could be read
-
-_DESCRIPTION = """\
-Recognise images, or rows of features.
+"""Recognise images, or rows of features.
 
 INPUT is any number of image files, folders (all files in them), quoted patterns, or `-` for a list
 of files on standard input, one per line. Features are computed with the image model of the
@@ -52,21 +26,56 @@ similar the described classes are to what the image shows; and `resembles`, the 
 images: of --training, else the classes of those kept beside the model. JSON lines have all of it as
 "explanation". docs/trust.md defines it.
 
+With --format label-studio or fiftyone, correct the classes there and read them with `mlis data
+import`. Boxes: `mlis data import` cuts them to crops first.
+
 Images that cannot be read are listed at the end. Exit code: 0 if any image was recognised, 1 if
-none could be read, 2 for wrong input or usage."""
+none could be read, 2 for wrong input or usage.
+"""
+
+import argparse
+import contextlib
+import csv
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mlis.cli.arguments import Commands, add_command, add_common, at_least, load_recognizer, refuse
+from mlis.cli.datasets import find_pictures
+from mlis.cli.exchange import add_url_flag, url_option
+from mlis.cli.output import check_file, report_unread, say
+from mlis.errors import DataError, SettingsError
+from mlis.escape import csv_cell, json_line, terminal
+
+if TYPE_CHECKING:
+    from mlis.data.io.feature_rows import Rows
+    from mlis.explanation import Examples, Explainer
+    from mlis.model.recognizer import Recognizer
+
+ROWS_AT_A_TIME = 8192
+_TOOLS = ("label-studio", "fiftyone")
+_EXPLANATION = ("runner_up", "because", "resembles")
+FAILED = 1  # the exit code if no image at all could be read
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     text = "recognise images, or rows of features"
-    parser = add_command(commands, "predict", run, text, _DESCRIPTION, json=False)
+    parser = add_command(commands, "predict", run, text, __doc__, json=False)
     add_common(parser, "model")
     parser.add_argument("inputs", metavar="INPUT", type=Path, nargs="+", help="images, or features")
-    text = ".csv or .jsonl (default: stdout)"
+    text = ".csv or .jsonl (default: stdout); .json with another --format"
     add_common(parser, "--output", metavar="FILE", required=False, help=text)
     parser.add_argument(
-        "--format", choices=("csv", "jsonl"), help="default: by FILE's name, csv on stdout"
+        "--format",
+        choices=("csv", "jsonl", *_TOOLS),
+        help="default: by FILE's name, csv on stdout. label-studio: tasks with predictions, and "
+        "FILE.xml, the labeling interface; fiftyone: labels with confidence. Both name images by "
+        "their path below the folder that holds all inputs",
     )
+    add_url_flag(parser)
     parser.add_argument(
         "--top-k", type=at_least(1), default=5, metavar="K", help="classes per row (default: 5)"
     )
@@ -90,19 +99,16 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `mlis predict`; return the exit code."""
-    if args.output is not None:
-        check_file(args.output, *(() if args.format else (".csv", ".jsonl")))
-    from mlis.compute.precision import Precision
+    """Return the exit code."""
+    _check_output(args)
     from mlis.data.io.feature_rows import is_features
     from mlis.data.io.joined import joined_name
-    from mlis.io.checkpoint import load_model
     from mlis.io.saved_models import one_model
     from mlis.model.calibrate import constant_of
     from mlis.model.rejection import check_reject
 
     model = one_model(args.model)
-    recognizer = load_model(model, Precision.of("float32", args.device).device)
+    recognizer = load_recognizer(model, args.device)
     check_reject(recognizer, args.reject)
     if args.calibration is not None:
         recognizer.calibration = constant_of(recognizer, args.calibration)
@@ -111,10 +117,23 @@ def run(args: argparse.Namespace) -> int:
     if not all(map(is_features, args.inputs)):
         return _predict_images(args, recognizer, explainer)
     refuse(args, ("backbone", "workers"), "with features, which are already computed")
+    if args.format in _TOOLS:
+        raise SettingsError(f"--format {args.format}: expected images, got features.")
     rows, name = _rows(args, model, recognizer), joined_name([str(path) for path in args.inputs])
     first, last = "path" if rows.paths else "row", ["label"] if rows.labels else []
     _write(args, _of_rows(recognizer, rows, name, args, explainer), first, last)
     return 0
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    if args.format in _TOOLS:
+        refuse(args, ("explain",), f"with --format {args.format}")
+        if args.output is None:
+            raise SettingsError(f"--format {args.format}: expected a file. Name one with -o.")
+        check_file(args.output, ".json")
+    elif args.output is not None:
+        check_file(args.output, *(() if args.format else (".csv", ".jsonl")))
+    url_option(args)
 
 
 def _explainer(
@@ -186,9 +205,40 @@ def _predict_images(
                 yield one.to_dict() | {"path": path}
                 bar.done(1)
 
-    _write(args, lines(), "path", ["reason"])
+    if args.format in _TOOLS:
+        _write_for_tool(args, paths, lines())
+    else:
+        _write(args, lines(), "path", ["reason"])
     report_unread(unread, len(paths))
     return FAILED if len(unread) == len(paths) else 0
+
+
+def _write_for_tool(
+    args: argparse.Namespace, paths: Sequence[str], lines: Iterator[dict[str, Any]]
+) -> None:
+    """Write predictions that an annotation tool shows, to be corrected and imported again."""
+    import mlis
+    from mlis.features.exchange.formats import write
+    from mlis.features.exchange.records import Annotated
+
+    alone = all(path.is_dir() for path in args.inputs)
+    folders = args.inputs if alone else [Path(path).parent for path in paths]
+    root = os.path.commonpath([os.path.abspath(folder) for folder in folders])  # noqa: PTH100
+
+    def images() -> Iterator[Annotated]:
+        for source, line in zip(paths, lines, strict=True):
+            likely = [one for one in line["predictions"] if one["score"] is not None]
+            known = likely and likely[0] is line["predictions"][0]  # else "unknown"
+            scores = tuple((one["class"], one["score"]) for one in likely) if known else ()
+            if not line.get("reason"):
+                name = Path(os.path.relpath(source, root)).as_posix()
+                yield Annotated(name, Path(source), scores=scores)
+
+    options = url_option(args)
+    if args.format == "label-studio":
+        options["model"] = f"{args.model.absolute().name} (mlis {mlis.__version__})"
+    count, _ = write(images(), args.format, args.output, **options)
+    say(f"{args.output}: {count:,} images, by their paths below {root}")
 
 
 def _rows(args: argparse.Namespace, model: Path, recognizer: "Recognizer") -> "Rows":

@@ -44,15 +44,24 @@ class _Bar(tqdm):
 
 
 class _Owner:
-    """Shows one bar at a time, and closes it at the end of a `with` block."""
+    """Shows one bar at a time, and closes it at the end of a `with` block.
+
+    Args:
+        advice: how to continue after Ctrl-C.
+    """
 
     bar: _Bar | None = None
+
+    def __init__(self, advice: str = ""):
+        self._advice = advice
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
+        if kind is KeyboardInterrupt and self._advice:
+            raise KeyboardInterrupt(self._advice) from None
 
     def close(self) -> None:
         """Close the present bar."""

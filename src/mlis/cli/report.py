@@ -6,31 +6,16 @@ import sys
 import time
 from pathlib import Path
 
-from mlis.cli.arguments import Commands, add_command, add_common
+from mlis.cli.arguments import Commands, add_command, add_common, load_recognizer
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
 from mlis.cli.output import check_file, print_json, say
 from mlis.errors import DataError
-
-_REPORT = """\
-Write one self-contained page about RESULTS, the folder that `mlis reproduce -o` filled: tables
-beside published figures, curves, training curves, classes, confusions, what was trained, the effect
-of refinement, and the source of every number. RESULTS is only read.
-
-  mlis report results -o report.html
-  mlis report results -o report.html --images photographs --data-root DIR
-
-Map and thumbnails come from a dataset's files if they are still where the rows say; the page says
-what is missing. For tables and figures as files, use `mlis reproduce` and `mlis map`."""
-
-_MAP = """\
-Place test images of seen and unseen classes in two dimensions, by their raw features and by the
-features that a saved model refines, side by side, with Recall@1 and MAP@R of both."""
 
 
 def add_to(commands: Commands) -> None:
     """Add both commands."""
     text = "one page about the results of `mlis reproduce`"
-    parser = add_command(commands, "report", run, text, _REPORT)
+    parser = add_command(commands, "report", run, text)
     parser.add_argument("results", metavar="RESULTS", type=Path, help="folder with results.jsonl")
     page = Path("report.html")
     text = f"default: {page}"
@@ -45,14 +30,23 @@ def add_to(commands: Commands) -> None:
     )
     group.add_argument("--no-map", action="store_true", help="leave out the map, the slowest part")
     text = "raw and refined features in two dimensions"
-    parser = add_command(commands, "map", run_map, text, _MAP)
+    parser = add_command(commands, "map", run_map, text)
     add_common(parser, "model")
     add_dataset_arguments(parser)
     add_common(parser, "--output", metavar="FILE.svg", help="file to write")
 
 
 def run(args: argparse.Namespace) -> None:
-    """`mlis report`."""
+    """Write one self-contained page about RESULTS, the folder that `mlis reproduce -o` filled:
+    tables beside published figures, curves, training curves, classes, confusions, what was trained,
+    the effect of refinement, and the source of every number. RESULTS is only read.
+
+      mlis report results -o report.html
+      mlis report results -o report.html --images photographs --data-root DIR
+
+    Map and thumbnails come from a dataset's files if they are still where the rows say; the page
+    says what is missing. For tables and figures as files, use `mlis reproduce` and `mlis map`.
+    """
     check_file(args.output, ".html", new_folder=True)
     for flag, folder in (("--images", args.images), ("--data-root", args.data_root)):
         if folder is not None and not folder.is_dir():
@@ -83,14 +77,14 @@ def _say(what: str) -> None:
 
 
 def run_map(args: argparse.Namespace) -> None:
-    """`mlis map`."""
+    """Place test images of seen and unseen classes in two dimensions, by their raw features and by
+    the features that a saved model refines, side by side, with Recall@1 and MAP@R of both.
+    """
     check_file(args.output, ".svg", new_folder=True)
     from mlis.experiments.report.charts import Map, map_sheet, retrieval, save
-    from mlis.experiments.retrieval import UnseenImages
-    from mlis.io.checkpoint import load_model
-    from mlis.io.saved_models import one_model
+    from mlis.experiments.retrieval import retrieved
 
-    recognizer = load_model(one_model(args.model))
+    recognizer = load_recognizer(args.model)
     dataset = load(dataset_arguments(args))
     name = dataset.provenance.name
     if tuple(recognizer.class_names) != tuple(dataset.class_names):
@@ -98,7 +92,7 @@ def run_map(args: argparse.Namespace) -> None:
     found = Map.of(dataset, recognizer)
     if found is None:
         raise DataError(f"{name}: expected at least 5 test images for a map, got fewer.")
-    test = UnseenImages(dataset).retrieved(recognizer)
+    test = retrieved(recognizer, dataset)
     title = f"{name}, test images"
     save(map_sheet(found, title, test), title, args.output)
     for which in ("raw", "refined"):

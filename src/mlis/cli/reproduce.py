@@ -1,4 +1,15 @@
-"""`mlis reproduce`: tables and figures of the paper."""
+"""Measure what a table or figure of the paper needs, under H@val, and write it.
+
+  mlis reproduce table3 --datasets FLO --data-root DIR -o results
+  mlis reproduce all --datasets FLO --data-root DIR -o results --dry-run
+
+Every run is a row of RESULTS/results.jsonl, to which rows are only added. Finished runs are not
+repeated: a command that was stopped at any moment continues when it is run again. Several processes
+may share one RESULTS. Settings: defaults < the dataset's own preset < --settings; all methods
+choose their calibration constant on validation classes. A dataset whose files are missing becomes a
+line that says so. Writes RESULTS/tables/NAME.md, .csv, .tex and RESULTS/figures/NAME.svg, .png,
+.csv.
+"""
 
 import argparse
 import contextlib
@@ -29,31 +40,19 @@ from mlis.escape import terminal
 if TYPE_CHECKING:
     from mlis.compute.ray_cluster import Cluster
     from mlis.experiments.budget import Budget
-    from mlis.experiments.engine import Engine
+    from mlis.experiments.engine import LocalEngine
     from mlis.experiments.outlook import Prospect
     from mlis.experiments.plans import Entry
+    from mlis.experiments.ray_engine import RayEngine
     from mlis.experiments.source import Source
 
 NAMES = ("table1", "table2", "table3", "table4", "figure3", "figure4")
-
-_DESCRIPTION = """\
-Measure what a table or figure of the paper needs, under H@val, and write it.
-
-  mlis reproduce table3 --datasets FLO --data-root DIR -o results
-  mlis reproduce all --datasets FLO --data-root DIR -o results --dry-run
-
-Every run is a row of RESULTS/results.jsonl, to which rows are only added. Finished runs are not
-repeated: a command that was stopped at any moment continues when it is run again. Several processes
-may share one RESULTS. Settings: defaults < the dataset's own preset < --settings; all methods
-choose their calibration constant on validation classes. A dataset whose files are missing becomes a
-line that says so. Writes RESULTS/tables/NAME.md, .csv, .tex and RESULTS/figures/NAME.svg, .png,
-.csv."""
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     text = "measure tables and figures of the paper"
-    parser = add_command(commands, "reproduce", run, text, _DESCRIPTION)
+    parser = add_command(commands, "reproduce", run, text, __doc__)
     parser.add_argument("name", metavar="NAME", choices=(*NAMES, "all"), help="|".join(NAMES))
     group = parser.add_argument_group("what")
     group.add_argument(
@@ -104,7 +103,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `mlis reproduce`; return the exit code."""
+    """Return the exit code."""
     from mlis.experiments.budget import Budget
     from mlis.experiments.engine import store_of
     from mlis.experiments.outlook import outlook
@@ -229,7 +228,7 @@ class _Work:
     files: list[Path] = field(default_factory=list[Path])
     problems: dict[str, str] = field(default_factory=dict[str, str])
 
-    def run(self, engine: "Engine") -> None:
+    def run(self, engine: "LocalEngine | RayEngine") -> None:
         """Run what is left; write each table and figure as soon as all its runs are done."""
         done = {one.task.key for one in self.prospects if one.state == "done"}
         titles = {one.task.key: one.title for one in self.prospects}
@@ -287,12 +286,9 @@ def _execute(args: argparse.Namespace, work: _Work, cluster: "Cluster | None") -
     from mlis.experiments.ray_engine import RayEngine
 
     models_of = (min(work.budget.seeds),)
-    with Progress() as progress:
+    with Progress("continue with the same command") as progress:
         local = LocalEngine(args.jobs, models_of, progress)
-        try:
-            work.run(local if cluster is None else RayEngine(cluster, models_of))
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("continue with the same command") from None
+        work.run(local if cluster is None else RayEngine(cluster, models_of))
 
 
 def _print_done(args: argparse.Namespace, work: _Work, started: float) -> None:

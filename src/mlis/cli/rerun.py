@@ -1,4 +1,7 @@
-"""`mlis rerun`: repeat the run of one stored row, and compare."""
+"""Repeat the run of one row, from what the row says alone, and compare all numbers. Expected are
+the same bits on the same machine with the same versions, else U, S and H within 1 point. The store
+is not changed. Exit code 1 if the results do not agree.
+"""
 
 import argparse
 
@@ -7,15 +10,10 @@ from mlis.cli.datasets import add_dataset_options, relocated
 from mlis.cli.fit import check_loss
 from mlis.cli.output import number, print_json, print_table, say
 
-_DESCRIPTION = """\
-Repeat the run of one row, from what the row says alone, and compare all numbers. Expected are the
-same bits on the same machine with the same versions, else U, S and H within 1 point. The store is
-not changed. Exit code 1 if the results do not agree."""
-
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = add_command(commands, "rerun", run, "repeat a result's run and compare", _DESCRIPTION)
+    parser = add_command(commands, "rerun", run, "repeat a result's run and compare", __doc__)
     parser.add_argument("row", metavar="ROW", help="key of the row, or its first characters")
     add_common(parser, "--output", metavar="RESULTS", help="folder of the results")
     add_dataset_options(parser, "data_root")
@@ -27,7 +25,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `mlis rerun`; return the exit code."""
+    """Return the exit code."""
     from mlis.cli.progress import Progress
     from mlis.experiments.engine import store_of
     from mlis.experiments.rerun import rerun

@@ -1,4 +1,14 @@
-"""`mlis serve`: a saved model behind HTTP, with a page to try it."""
+"""Serve predictions of a saved model over HTTP until Ctrl-C.
+
+POST /predict/images takes image files, POST /predict/features rows of features, GET /classes
+lists the classes; POST /classes adds one by its description, PATCH and DELETE /classes/NAME rename
+and remove it; GET /health, /metrics (Prometheus) and /openapi.json. A web page does the same. The
+server makes no outgoing connection. It needs the extra `serve`: pip install 'mlis[serve]'.
+
+Only this machine can connect, unless --host says otherwise. Predictions need no password; changes
+of the classes from other machines need --allow-changes, --hostname and --token-file.
+docs/serving.md describes how to put the server behind a proxy.
+"""
 
 import argparse
 import functools
@@ -17,25 +27,13 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_DESCRIPTION = """\
-Serve predictions of a saved model over HTTP until Ctrl-C.
-
-POST /predict/images takes image files, POST /predict/features rows of features, GET /classes
-lists the classes; POST /classes adds one by its description, PATCH and DELETE /classes/NAME rename
-and remove it; GET /health, /metrics (Prometheus) and /openapi.json. A web page does the same. The
-server makes no outgoing connection. It needs the extra `serve`: pip install 'mlis[serve]'.
-
-Only this machine can connect, unless --host says otherwise. Predictions need no password; changes
-of the classes from other machines need --allow-changes, --hostname and --token-file.
-docs/serving.md describes how to put the server behind a proxy."""
-
 _METAVARS = {"max_upload": "MIB", "rate": "N", "timeout": "SECONDS", "max_wait": "MS"}
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
     text = "serve predictions over HTTP, with a page to try it"
-    parser = add_command(commands, "serve", run, text, _DESCRIPTION, json=False)
+    parser = add_command(commands, "serve", run, text, __doc__, json=False)
     add_common(parser, "model")
     _add_access_flags(parser)
     parser.add_argument(
@@ -88,7 +86,7 @@ def _add_access_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run `mlis serve`."""
+    """Run the command."""
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     access = Access.of(
         args.host,

@@ -1,4 +1,14 @@
-"""`mlis tune`: search settings on validation classes."""
+"""Search settings on validation classes of DATASET; test rows are not touched.
+
+  mlis tune FLO --data-root DIR -o runs/tune-flo --trials 60
+  mlis fit FLO --data-root DIR -o runs/flo --settings runs/tune-flo/preset.toml
+
+A trial is worth the mean, over class splits of the training classes, of H at the best calibration
+constant on the held-out classes. Trial 0 is the dataset's preset, trial 1 the defaults. Writes
+OUT/preset.toml, the settings of the fastest trial that is within --within points of the best,
+OUT/trials.csv, and OUT/study.jsonl, an Optuna study. An interrupted search continues when the
+command is repeated. Settings given as flags are not searched.
+"""
 
 import argparse
 import json
@@ -11,8 +21,8 @@ from mlis.cli.arguments import (
     add_common,
     add_setting_flags,
     at_least,
-    finite,
     given_settings,
+    not_negative,
     resolve_settings,
     seeds,
 )
@@ -28,25 +38,13 @@ if TYPE_CHECKING:
     from mlis.experiments.tuning.search import Search
     from mlis.experiments.tuning.space import Space
 
-_DESCRIPTION = """\
-Search settings on validation classes of DATASET; test rows are not touched.
-
-  mlis tune FLO --data-root DIR -o runs/tune-flo --trials 60
-  mlis fit FLO --data-root DIR -o runs/flo --settings runs/tune-flo/preset.toml
-
-A trial is worth the mean, over class splits of the training classes, of H at the best calibration
-constant on the held-out classes. Trial 0 is the dataset's preset, trial 1 the defaults. Writes
-OUT/preset.toml, the settings of the fastest trial that is within --within points of the best,
-OUT/trials.csv, and OUT/study.jsonl, an Optuna study. An interrupted search continues when the
-command is repeated. Settings given as flags are not searched."""
-
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
     parser = commands.add_parser(
         "tune",
         help="search settings on validation classes",
-        description=_DESCRIPTION,
+        description=__doc__,
         usage="mlis tune DATASET [--data-root DIR] -o OUT [options]",
     )
     add_dataset_arguments(parser)
@@ -56,7 +54,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     flags: list[tuple[str, Any, str, Any, str]] = [
         ("--space", Path, "FILE.toml", None, "what is searched (default: see --dry-run)"),
         ("--trials", positive, "N", 50, "in total, with those of earlier commands (default: 50)"),
-        ("--timeout", finite, "SECONDS", None, "begin no trial later than this (default: none)"),
+        (
+            "--timeout",
+            not_negative,
+            "SECONDS",
+            None,
+            "begin no trial later than this (default: none)",
+        ),
         (
             *("--class-splits", natural, "N", 5),
             "splits of the training classes on which a trial is measured; 0: the dataset's own "
@@ -64,7 +68,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         ),
         ("--seeds", seeds, "N[,N…]", (0,), "of trainings (default: 0)"),
         ("--search-seed", natural, "N", 0, "of the sampler (default: 0)"),
-        ("--within", finite, "POINTS", 0.0, "of H to give up for a faster training (default: 0)"),
+        (
+            "--within",
+            not_negative,
+            "POINTS",
+            0.0,
+            "of H to give up for a faster training (default: 0)",
+        ),
         ("--jobs", positive, "N", 1, "trials at a time, each in a process (default: 1)"),
     ]
     for flag, kind, metavar, default, text in flags:
@@ -150,10 +160,10 @@ def _write(args: argparse.Namespace, search: "Search", study: "optuna.Study") ->
     """Write trials.csv and, once a trial is complete, preset.toml."""
     from mlis.config import Config
     from mlis.experiments.tuning import report
-    from mlis.storage.atomic import atomic_write
+    from mlis.storage.atomic import write_text
 
     trials = [one for one in study.trials if report.status(one) != "waiting"]
-    files = {"trials.csv": report.csv_text(search, trials)}
+    files = {"trials.csv": report.trials_csv(search, trials)}
     if best := report.winner(trials, args.within):
         command = f"mlis {shlex.join(sys.argv[1:])}"
         head = report.settings_head(search, trials, best, args.within, command)
@@ -161,8 +171,7 @@ def _write(args: argparse.Namespace, search: "Search", study: "optuna.Study") ->
         calibrated = config.replace({"classification": {"calibration": "validation"}})
         files["preset.toml"] = f"{head}\n{to_toml(calibrated)}"
     for name, text in files.items():
-        with atomic_write(args.output / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(args.output / name, text)
 
 
 def _print_found(args: argparse.Namespace, study: "optuna.Study", name: str) -> None:

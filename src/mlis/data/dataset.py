@@ -19,14 +19,18 @@ from mlis.data.splits import Split, add_validation, choose_unseen, split_rows
 from mlis.errors import DataError
 from mlis.escape import html_table
 
+DISPLAYED = "display_names"
+"""Key of `Provenance.sources`."""
+
 
 @dataclass(frozen=True)
 class Provenance:
     """Origin of a dataset; error messages name these files.
 
-    `sources` holds JSON values, each if known: `backbone`, the image model of the features, and
-    `descriptors`, how class descriptors were computed. A trained model stores them in order to
-    recognise photographs and to add classes.
+    `sources` holds JSON values, each if known: `backbone`, the image model of the features;
+    `descriptors`, how class descriptors were computed; and `display_names`, by class name, what
+    people read in its place. A trained model stores them in order to recognise photographs and to
+    add classes.
     """
 
     name: str  # "FLO", "letters", "my-data"

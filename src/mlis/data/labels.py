@@ -200,10 +200,16 @@ def warn_of_similar(names: Sequence[str], what: str) -> None:
 
 
 def suggestion(name: str, class_names: Sequence[str]) -> str:
-    """` Did you mean …?` with the closest name (case, underscores, typing errors)."""
-    by_form = {plain(known): known for known in class_names}
+    """` Did you mean …?` with the closest name."""
+    close = closest(name, class_names)
+    return f" Did you mean {close!r}?" if close else ""
+
+
+def closest(name: str, names: Sequence[str]) -> str:
+    """The most similar name (case, underscores, typing errors); empty if none is close."""
+    by_form = {plain(known[:_LONGEST]): known for known in names}
     close = difflib.get_close_matches(plain(name[:_LONGEST]), by_form, n=1, cutoff=0.7)
-    return f" Did you mean {by_form[close[0]]!r}?" if close else ""
+    return by_form[close[0]] if close else ""
 
 
 def shorten(names: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from mlis.methods.prototype import RidgePrototype
 from mlis.model.recognizer import Recognizer
 from mlis.protocol import evaluate_on_test
 from mlis.provenance import PROTOCOL, provenance
-from mlis.storage.atomic import atomic_write, write_json
+from mlis.storage.atomic import write_json, write_text
 from mlis.training.callbacks import Callback
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -149,8 +149,7 @@ def _findings(
 def _write(folder: Path, findings: Findings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
-    with atomic_write(page) as temporary:
-        temporary.write_text(render_page(findings), encoding="utf-8")
+    write_text(page, render_page(findings))
     baselines = dict(findings.methods)
     result = {
         **baselines.pop("mlis"),

@@ -1,7 +1,9 @@
 """The size of an experiment: the paper's settings; reduced, which rows say; or a smoke test."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from mlis.config import Config
@@ -9,78 +11,12 @@ from mlis.experiments.tasks import USUAL
 from mlis.methods.registry import METHODS
 from mlis.provenance import PROTOCOL
 
-# upper limits of the quick budget: seconds per run, figures that mean nothing
-QUICK: dict[str, dict[str, int]] = {
-    "generation": {"steps": 10, "critic_steps": 2, "hidden": 64, "noise": 32, "batch_size": 32},
-    "refinement": {"steps": 10, "hidden": 64, "classes_per_batch": 16, "samples_per_class": 4},
-    "classification": {"synthetic_per_unseen": 10, "synthetic_per_seen": 10, "max_iterations": 50},
-}
-QUICK_OPTIONS: dict[str, dict[str, Any]] = {
-    "sje": {"steps": 10, "choices": [5, 10]},
-    "vgse": {"steps": 10, "choices": [5, 10]},
-    "cngzsl": {"steps": 10, "choices": [5, 10], "batch_size": 32, "hidden": 32},
-    "zicldm": {
-        **{"steps": 10, "choices": [5, 10], "batch_size": 32},
-        **{"common": 32, "hidden": 32, "relation": 16},
-    },
-    "zlap": {"steps": 10, "choices": [5, 10], "batch_size": 32, "hidden": 32},
-    "cegzsl": {
-        **{"steps": 10, "choices": [5, 10], "batch_size": 64},
-        **{"embedding": 64, "projection": 32, "hidden": 64},
-    },
-    "cada-vae": {
-        **{"epochs": 1, "batch_size": 64, "latent": 8, "seen_latents": 10, "unseen_latents": 10},
-        **{"visual_encoder": 32, "visual_decoder": 32},
-        **{"semantic_encoder": 32, "semantic_decoder": 32},
-    },
-    "hsva": {
-        **{"epochs": 1, "batch_size": 64, "latent": 8, "seen_latents": 10, "unseen_latents": 10},
-        **{"hidden": 32, "structure": 16, "classifier_hidden": 8, "projections": 4},
-    },
-    "tcn": {"steps": 8, "batch_size": 16, "hidden": 16, "relation_hidden": 16},
-    "sdgzsl": {
-        **{"steps": 8, "batch_size": 16, "hidden": 16, "code": 8, "latent": 4, "semantic": 8},
-    },
-    "lisgan": {
-        **{"steps": 4, "batch_size": 32, "hidden": 32, "noise": 16, "critic_steps": 2},
-        **{"class_samples": 2},
-    },
-    **{
-        name: {
-            **{"steps": 4, "batch_size": 32, "hidden": 32, "critic_hidden": 32, "noise": 16},
-            **{"critic_steps": 2},
-        }
-        for name in ("f-vaegan", "tf-vaegan", "free", "gcm-cf")
-    },
-}
-
-# Systems that take hours to days at their default lengths, cut down to minutes of a core: larger
-# batches and step sizes, narrower networks, fewer steps. Sized by time, never by a result.
-_NARROW: dict[str, Any] = {"batch_size": 256, "hidden": 1024, "noise": 128}
-REDUCED_OPTIONS: dict[str, dict[str, Any]] = {
-    "cada-vae": {"epochs": 60, "batch_size": 500, "learning_rate": 1e-3},
-    "hsva": {
-        **{"epochs": 60, "batch_size": 500, "hidden": 512, "structure": 256, "learning_rate": 1e-3},
-        "classifier_hidden": 256,
-    },
-    "sdgzsl": {"steps": 600, "batch_size": 128, "hidden": 1024, "learning_rate": 5e-4},
-    "tcn": {"steps": 2000, "hidden": 512, "relation_hidden": 256, "learning_rate": 1e-4},
-    "lisgan": {**_NARROW, "steps": 600, "class_samples": 4, "learning_rate": 5e-4},
-    "f-vaegan": {**_NARROW, "steps": 600, "critic_hidden": 1024},
-    "tf-vaegan": {
-        **{**_NARROW, "steps": 700, "critic_hidden": 1024, "critic_steps": 2},
-        **{"learning_rate": 5e-4, "decoder_rate": 5e-4, "feedback_rate": 1e-4},
-    },
-    "free": {
-        **{**_NARROW, "steps": 600, "critic_hidden": 1024, "critic_steps": 2},
-        **{"learning_rate": 5e-4, "refinement_rate": 5e-4},
-    },
-    "gcm-cf": {
-        **{**_NARROW, "steps": 600, "critic_hidden": 1024, "critic_steps": 2, "batch_size": 64},
-        **{"learning_rate": 5e-4, "decoder_rate": 5e-4, "feedback_rate": 1e-4, "kl_warm_up": 5},
-        **{"counterfactuals": 7, "gate_samples": 3},
-    },
-}
+_SIZES = tomllib.loads(
+    resources.files("mlis.experiments").joinpath("budget.toml").read_text(encoding="utf-8")
+)
+QUICK: dict[str, dict[str, int]] = _SIZES["quick"]["limits"]
+QUICK_OPTIONS: dict[str, dict[str, Any]] = _SIZES["quick"]["options"]
+REDUCED_OPTIONS: dict[str, dict[str, Any]] = _SIZES["reduced"]["options"]
 FULL, REDUCED, QUICK_SIZE = "full", "reduced", "quick"
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from mlis.data.dataset import GZSLDataset, TestSplit
 from mlis.data.labels import shorten
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import Evaluation, evaluate
+from mlis.features.descriptors.text_tower import TextTower
 from mlis.methods.base import Method
 from mlis.methods.registry import build_method
 from mlis.model.classification import fit_classifier
@@ -45,16 +46,6 @@ TEMPLATES = (
 NOTHING = "nothing trained or chosen"
 H_AT_VAL = f"{PROTOCOL}: trained on seen classes, settings chosen on validation classes"
 _PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # of equals the first is chosen
-
-
-class TextModel(Protocol):
-    """Embeds texts in the space of the image features: a
-    :class:`~mlis.features.descriptors.text_tower.TextTower`.
-    """
-
-    def describe(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
-        """(C, D) unit vectors, the normalised mean of each class's texts."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +73,7 @@ class Row:
 
 def compare(
     data: GZSLDataset,
-    texts: TextModel,
+    texts: TextTower,
     *,
     templates: Sequence[str] = TEMPLATES,
     descriptions: Mapping[str, Sequence[str]] | None = None,

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from mlis.compute.processes import call_many
 from mlis.errors import MlisError
@@ -32,17 +31,6 @@ class Outcome:
     task: Task
     row: Row | None
     problem: str = ""
-
-
-class Engine(Protocol):
-    """Where tasks are run."""
-
-    def run(self, tasks: Sequence[Task], results: Path) -> Generator[Outcome, None, None]:
-        """Give one outcome a task, in any order, each when its row is in the store.
-
-        A task that cannot be run (its data are gone, a loss diverged) does not stop the others.
-        """
-        ...
 
 
 @functools.lru_cache(maxsize=4)
@@ -78,7 +66,10 @@ class LocalEngine:
     snapshot_every: float = 30.0
 
     def run(self, tasks: Sequence[Task], results: Path) -> Generator[Outcome, None, None]:
-        """See :class:`Engine`."""
+        """Give one outcome a task, in any order, each when its row is in the store.
+
+        A task that cannot be run (its data are gone, a loss diverged) does not stop the others.
+        """
         todo = {task.key: task for task in tasks}
         for outcome in there(todo, results):
             del todo[outcome.task.key]

@@ -1,8 +1,6 @@
 """Figures 3 and 4: U, S and H against one setting, with their spread over seeds."""
 
-import csv
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlis.escape import csv_cell
+from mlis.data.io.csv_file import write_csv
 from mlis.evaluation import summarise
 from mlis.experiments.budget import Budget
 from mlis.experiments.plans import Entry
@@ -49,12 +47,9 @@ class Curve:
         """The label that goes with the numbers."""
         return ", ".join(sorted({row.protocol for _, rows in self.points for row in rows}))
 
+    @functools.cached_property
     def summaries(self) -> list[Mapping[str, Any]]:
         """Means and deviations at each point."""
-        return self._summaries
-
-    @functools.cached_property
-    def _summaries(self) -> list[Mapping[str, Any]]:
         return [summarise([row.test for row in rows]) for _, rows in self.points]
 
 
@@ -84,8 +79,7 @@ def write(name: str, found: Sequence[Curve], budget: Budget, folder: Path) -> li
             figure.savefig(temporary, format="svg", metadata={**about, "Date": None})
     with atomic_write(paths[1]) as temporary:
         figure.savefig(temporary, format="png", dpi=150, metadata=about)
-    with atomic_write(paths[2]) as temporary:
-        temporary.write_text(csv_text(found, budget), encoding="utf-8")
+    _write_csv(paths[2], found, budget)
     return paths
 
 
@@ -102,7 +96,7 @@ def draw(title: str, found: Sequence[Curve]) -> Figure:
 def draw_curve(axes: Axes, curve: Curve) -> None:
     """U, S and H against the setting: means, a band of one deviation, each seed as a small dot."""
     places = range(len(curve.points))  # evenly spaced: 0 has no place on a logarithmic axis
-    summaries = curve.summaries()
+    summaries = curve.summaries
     for name, (colour, mark) in STYLES.items():
         means = [float("nan") if (m := s[f"{name}_mean"]) is None else m for s in summaries]
         spread = [s[f"{name}_std"] or 0.0 for s in summaries]
@@ -126,7 +120,7 @@ def describe(found: Sequence[Curve]) -> str:
     """What a figure shows, in words, for those who do not see it."""
     said = []
     for curve in found:
-        points = zip(curve.points, curve.summaries(), strict=True)
+        points = zip(curve.points, curve.summaries, strict=True)
         shown = [f"{x:g}: {s['H_mean']:.1f}" for (x, _), s in points if s["H_mean"] is not None]
         said.append(
             f"{curve.dataset}, {curve.protocol}, H against {curve.label}: {', '.join(shown)}"
@@ -134,16 +128,16 @@ def describe(found: Sequence[Curve]) -> str:
     return ". ".join(said)
 
 
-def csv_text(found: Sequence[Curve], budget: Budget) -> str:
+def _write_csv(path: Path, found: Sequence[Curve], budget: Budget) -> None:
     """One line a point, with protocol and budget."""
-    out = io.StringIO()
     measures = [f"{name}_{part}" for name in STYLES for part in ("mean", "std")]
-    columns = ["dataset", "setting", "value", "protocol", "budget", "runs", *measures]
-    writer = csv.writer(out)
-    writer.writerow(columns)
-    for curve in found:
-        for (value, rows), summary in zip(curve.points, curve.summaries(), strict=True):
-            labels = [curve.dataset, curve.label, value, curve.protocol, budget.name, len(rows)]
-            row = [*labels, *(summary[name] for name in measures)]
-            writer.writerow(map(csv_cell, row))
-    return out.getvalue()
+    rows = [
+        [
+            *(curve.dataset, curve.label, value, curve.protocol, budget.name, len(rows)),
+            *(summary[name] for name in measures),
+        ]
+        for curve in found
+        for (value, rows), summary in zip(curve.points, curve.summaries, strict=True)
+    ]
+    columns = ("dataset", "setting", "value", "protocol", "budget", "runs")
+    write_csv(path, [*columns, *measures], rows)

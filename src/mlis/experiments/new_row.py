@@ -10,59 +10,23 @@ from typing import Any
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import Evaluation
 from mlis.experiments.inputs import inputs_of
-from mlis.experiments.retrieval import UnseenImages
-from mlis.experiments.store import TEST_BEST, Row, parse
+from mlis.experiments.store import Row, parse
 from mlis.experiments.tasks import Task
-from mlis.experiments.testbest import TestBest, constant_test_best
-from mlis.protocol import Chosen, evaluate_on_test
 from mlis.provenance import provenance
 
 
-def row_of(task: Task, dataset: GZSLDataset, chosen: Chosen, unseen: UnseenImages) -> Row:
-    """Of a method that was trained and chosen under H@val; tested here under the task's protocol.
-
-    Args:
-        task, dataset: what was run.
-        chosen: what came of it.
-        unseen: retrieval among the images of unseen classes.
-    """
-    recognizer, constant = chosen.recognizer, chosen.recognizer.calibration
-    test = evaluate_on_test(recognizer, dataset).to_dict()
-    if recognizer.refiner.kind != "none":
-        test |= unseen.retrieved(recognizer)
-    if task.protocol == TEST_BEST:
-        best = constant_test_best(recognizer, dataset)
-        test, constant = {**test, **best.test.to_dict()}, best.calibration
-    cost = _cost(chosen.seconds, chosen.reused)
-    # the task has all settings of a method with components
-    settings = {} if chosen.method.has_components else chosen.method.settings
-    return _row(task, dataset, test, chosen.validation, constant, settings, cost)
-
-
-def row_of_test_best(
-    task: Task, dataset: GZSLDataset, found: TestBest, unseen: UnseenImages
-) -> Row:
-    """Of a method whose encoder's best step was taken, under H@test-best."""
-    assert found.last is not None
-    assert found.recognizer is not None
-    test = found.test.to_dict() | unseen.retrieved(found.recognizer)
-    cost = _cost(found.last.seconds + found.seconds, found.last.reused)
-    return _row(task, dataset, test, None, found.calibration, found.chosen, cost)
-
-
-def _cost(seconds: float, reused: bool) -> dict[str, Any]:
-    return {"seconds": round(seconds, 3), "reused": reused}
-
-
-def _row(
+def new_row(
     task: Task,
     dataset: GZSLDataset,
     test: Mapping[str, Any],
-    validation: Evaluation | None,
+    *,
     calibration: float,
     chosen: Mapping[str, Any],
-    cost: Mapping[str, Any],
+    seconds: float,
+    reused: bool,
+    validation: Evaluation | None = None,
 ) -> Row:
+    """The row of a run; arguments are attributes of :class:`~mlis.experiments.store.Row`."""
     row = Row(
         key=task.key,
         protocol=task.protocol,
@@ -71,7 +35,7 @@ def _row(
         validation=None if validation is None else validation.to_dict(),
         calibration=calibration,
         chosen=chosen,
-        cost=cost,
+        cost={"seconds": round(seconds, 3), "reused": reused},
         provenance={
             **provenance(dataset, task.config, task.device),
             **{"protocol": task.protocol, "cpu": _cpu(), "inputs": inputs_of(dataset)},

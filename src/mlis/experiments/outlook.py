@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlis.data.dataset import TrainingSplit
 from mlis.experiments.engine import work_of
 from mlis.experiments.plans import Entry
 from mlis.experiments.source import Source
@@ -46,53 +45,35 @@ def outlook(entries: Sequence[Entry], store: Store, results: Path) -> list[Prosp
     for entry in entries:
         for task in entry.tasks:
             asked.setdefault(task.key, (task, entry))
-    shared = _Shared()
+    stems, generators = set[str](), set[str]()  # what the tasks before in the list train
     found = []
     for task, entry in asked.values():
         title = entry.title(task)
         if store.get(task.key) is not None:
             found.append(Prospect(task, title, DONE, "", 0.0))
             continue
-        begun = (work_of(results, task) / "training").exists() and task.stem not in shared.stems
-        reuses = _reuses(task, entry.source, shared)
+        begun = (work_of(results, task) / "training").exists() and task.stem not in stems
+        reuses = ["encoder of a run before it"] if task.stem in stems else []
+        stems.add(task.stem)
+        if key := _generator(task, entry.source):
+            if (generator_folder(key) / f"{STAGE}.safetensors").exists():
+                reuses.append("generator in the cache")
+            elif key in generators:
+                reuses.append("generator of a run before it")
+            generators.add(key)
         state = BEGUN if begun else TO_DO
-        found.append(Prospect(task, title, state, reuses, estimate(task, rows)))
+        found.append(Prospect(task, title, state, ", ".join(reuses), estimate(task, rows)))
     return found
 
 
-class _Shared:
-    """What the tasks before in the list have trained by then."""
-
-    def __init__(self) -> None:
-        self.stems: set[str] = set()
-        self.generators: set[str] = set()
-        self._splits: dict[str, TrainingSplit] = {}
-
-    def split(self, source: Source) -> TrainingSplit:
-        """Training rows of a dataset, made once."""
-        assert source.dataset is not None  # else it has no tasks
-        if source.name not in self._splits:
-            self._splits[source.name] = source.dataset.for_training()
-        return self._splits[source.name]
-
-
-def _reuses(task: Task, source: Source, shared: _Shared) -> str:
-    """Which stages are there, or will be when it is this task's turn."""
-    said = []
-    if task.stem in shared.stems:
-        said.append("encoder of a run before it")
-    shared.stems.add(task.stem)
+def _generator(task: Task, source: Source) -> str | None:
+    """Key of the generator in the user's cache folder, if the task has one there."""
     config = task.config
     stored = config.generation.generator not in CLOSED_FORM
     sequential = config.refinement.schedule == "sequential"
     if stored and sequential and METHODS[task.method].uses_generator:
-        key = generation_key(shared.split(source), config, task.seed, task.device)
-        if (generator_folder(key) / f"{STAGE}.safetensors").exists():
-            said.append("generator in the cache")
-        elif key in shared.generators:
-            said.append("generator of a run before it")
-        shared.generators.add(key)
-    return ", ".join(said)
+        return generation_key(source.training, config, task.seed, task.device)
+    return None
 
 
 def estimate(task: Task, rows: Iterable[Row]) -> float | None:

@@ -1,10 +1,9 @@
 """What each table and figure of the paper asks for, as lists of tasks."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlis.experiments.budget import Budget
 from mlis.experiments.source import FIVE, Source
@@ -17,12 +16,6 @@ FIGURES = ("figure3", "figure4")
 NAMES = (*TABLES, *FIGURES)
 PAPER_DATASETS = {name: ("CUB", "AWA2") if name in ("table4", *FIGURES) else FIVE for name in NAMES}
 
-COMPONENTS = {"ML": "ml", "ML+IS": "ml+is", "ML+IS+SFR": "ml+is+sfr"}
-LOSSES = {
-    "circle": "circle",
-    "contrastive": "contrastive",
-    "multi-similarity": "multi_similarity",
-}
 # what is swept: label of the axis, section and setting, values
 SWEEPS: dict[str, tuple[tuple[str, str, str, tuple[float, ...]], ...]] = {
     "figure3": (
@@ -43,6 +36,34 @@ SWEEPS: dict[str, tuple[tuple[str, str, str, tuple[float, ...]], ...]] = {
     ),
 }
 QUICK_POINTS = 3  # of a sweep, with the quick budget
+LABELS = {name: one().name for name, one in METHODS.items()}
+
+
+class Variant(NamedTuple):
+    """A line of a table or a point of a curve: its label, where on the curve, changed settings."""
+
+    label: str
+    x: float | None
+    changes: Mapping[str, Mapping[str, Any]]
+
+
+def variants(name: str, points: int | None = None) -> list[Variant]:
+    """What a table or figure varies of MLIS; of a curve the first `points`, or all."""
+    parts = {"ML": "ml", "ML+IS": "ml+is", "ML+IS+SFR": "ml+is+sfr"}
+    losses = ("circle", "contrastive", "multi-similarity")
+    if name == "table3":
+        return [Variant(k, None, {"refinement": {"components": v}}) for k, v in parts.items()]
+    if name == "table4":
+        return [
+            Variant(loss + suffix, None, {"refinement": {"components": components, "loss": code}})
+            for loss, code in ((one, one.replace("-", "_")) for one in losses)
+            for suffix, components in (("", "ml"), ("+IS", "ml+is"))
+        ]
+    return [
+        Variant(label, value, {section: {setting: value}})
+        for label, section, setting, values in SWEEPS.get(name, ())
+        for value in values[:points]
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +101,7 @@ def plan(name: str, sources: Sequence[Source], budget: Budget) -> list[Entry]:
     >>> [entry.label for entry in plan("table3", [Source("CUB", {}, Config(), None)], Budget())]
     ['ML', 'ML+IS', 'ML+IS+SFR']
     """
-    entries = [entry for source in sources for entry in _PLANS[name](source, budget)]
+    entries = [entry for source in sources for entry in _entries(name, source, budget)]
     return [
         entry.under(protocol)
         for entry in entries
@@ -109,44 +130,12 @@ def _tasks(
     )
 
 
-def _table1(source: Source, budget: Budget) -> Iterator[Entry]:
-    yield Entry(source, "statistics", ())
-
-
-LABELS = {name: one().name for name, one in METHODS.items()}
-
-
-def _table2(source: Source, budget: Budget) -> Iterator[Entry]:
-    for method in (*BASELINES, METHOD):
-        if method not in budget.methods:
-            continue
-        if source.shared_space or not METHODS[method].needs_shared_space:
+def _entries(name: str, source: Source, budget: Budget) -> Iterator[Entry]:
+    if name == "table1":
+        yield Entry(source, "statistics", ())
+    for method in (*BASELINES, METHOD) if name == "table2" else ():
+        usable = source.shared_space or not METHODS[method].needs_shared_space
+        if usable and method in budget.methods:
             yield Entry(source, LABELS[method], _tasks(source, budget, {}, method))
-
-
-def _table3(source: Source, budget: Budget) -> Iterator[Entry]:
-    for label, components in COMPONENTS.items():
-        tasks = _tasks(source, budget, {"refinement": {"components": components}})
-        yield Entry(source, label, tasks)
-
-
-def _table4(source: Source, budget: Budget) -> Iterator[Entry]:
-    for label, loss in LOSSES.items():
-        for suffix, components in (("", "ml"), ("+IS", "ml+is")):
-            changes = {"refinement": {"components": components, "loss": loss}}
-            yield Entry(source, label + suffix, _tasks(source, budget, changes))
-
-
-def _sweeps(name: str, source: Source, budget: Budget) -> Iterator[Entry]:
-    for label, section, setting, values in SWEEPS[name]:
-        for value in values[:QUICK_POINTS] if budget.quick else values:
-            yield Entry(source, label, _tasks(source, budget, {section: {setting: value}}), value)
-
-
-_PLANS: dict[str, Callable[[Source, Budget], Iterator[Entry]]] = {
-    "table1": _table1,
-    "table2": _table2,
-    "table3": _table3,
-    "table4": _table4,
-    **{name: functools.partial(_sweeps, name) for name in FIGURES},
-}
+    for one in variants(name, QUICK_POINTS if budget.quick else None):
+        yield Entry(source, one.label, _tasks(source, budget, one.changes), one.x)

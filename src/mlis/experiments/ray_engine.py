@@ -32,10 +32,9 @@ from mlis.compute.precision import Precision
 from mlis.compute.ray_cluster import Cluster, Pool, connected
 from mlis.errors import DataError
 from mlis.experiments.engine import Outcome, clear, record_of, store_of, there, work_of
-from mlis.experiments.loading import loaded
 from mlis.experiments.ray_worker import Absent, Answer, work
 from mlis.experiments.store import parse
-from mlis.experiments.tasks import Task
+from mlis.experiments.tasks import Task, load_data
 from mlis.storage.atomic import atomic_write
 from mlis.storage.locks import lock_folder
 
@@ -59,7 +58,7 @@ class RayEngine:
     snapshot_every: float = 30.0
 
     def run(self, tasks: Sequence[Task], results: Path) -> Generator[Outcome, None, None]:
-        """See :class:`~mlis.experiments.engine.Engine`.
+        """See :meth:`mlis.experiments.engine.LocalEngine.run`.
 
         Raises:
             SettingsError: see :func:`mlis.compute.ray_cluster.connected`.
@@ -132,7 +131,7 @@ class _Driver:
         """Put the driver's own data into the object store; say what is wrong with them."""
         if task.data_sha256 not in self._data:
             try:
-                dataset, _ = loaded(task)
+                dataset = load_data(task)
             except DataError as error:
                 return str(error)
             logger.info("%s is sent to the workers, which do not have it: %s", task.name, why)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mlis.compute.ray_cluster import fetch, node_name
+from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, MlisError, SettingsError
-from mlis.experiments.loading import Loaded, loaded
-from mlis.experiments.retrieval import UnseenImages
 from mlis.experiments.running import How, run
-from mlis.experiments.tasks import Task
+from mlis.experiments.tasks import Task, load_data
 from mlis.storage.locks import lock_folder
 
 
@@ -97,7 +96,7 @@ def _answer(task: Task, key: str, place: Path, how: How) -> Answer:
     return Answer(key, row.to_line(), "", files)
 
 
-def _data(task: Task, reference: Any | None) -> Loaded:
+def _data(task: Task, reference: Any | None) -> GZSLDataset:
     """From the task's own path, else from the object store.
 
     Raises:
@@ -106,14 +105,13 @@ def _data(task: Task, reference: Any | None) -> Loaded:
     if reference is not None and reference in _sent:
         return _sent[reference]
     try:
-        return loaded(task)
+        return load_data(task)
     except DataError:
         if reference is None:
             raise
-    dataset = fetch(reference)
     _sent.clear()
-    _sent[reference] = dataset, UnseenImages(dataset)
+    _sent[reference] = fetch(reference)
     return _sent[reference]
 
 
-_sent: dict[Any, Loaded] = {}  # the last dataset that this worker took from the object store
+_sent: dict[Any, GZSLDataset] = {}  # the last dataset that this worker took from the object store

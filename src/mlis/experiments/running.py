@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from mlis.data.dataset import GZSLDataset, TrainingSplit
-from mlis.experiments.loading import Loaded, loaded
-from mlis.experiments.new_row import row_of, row_of_test_best
-from mlis.experiments.retrieval import UnseenImages
+from mlis.experiments.new_row import new_row
+from mlis.experiments.retrieval import retrieved
 from mlis.experiments.store import TEST_BEST, Row
-from mlis.experiments.tasks import Task, stage_one
-from mlis.experiments.testbest import measure_test_best
+from mlis.experiments.tasks import Task, load_data, stage_one
+from mlis.experiments.testbest import at_best_constant, measure_test_best
 from mlis.io.checkpoint import save_model
 from mlis.methods.base import Method
 from mlis.methods.registry import METHODS, build_method
+from mlis.protocol import evaluate_on_test
 from mlis.training.callbacks import Callback, LossLog
 from mlis.training.checkpoints import CheckpointFolder
 
@@ -51,7 +51,7 @@ class How:
     keep_model: bool = False
     snapshot_every: float = 30.0
     reuse: bool = True
-    load: Callable[[Task], Loaded] = loaded
+    load: Callable[[Task], GZSLDataset] = load_data
 
 
 def run(task: Task, work: Path, how: How) -> Row:
@@ -68,9 +68,9 @@ def run(task: Task, work: Path, how: How) -> Row:
         DataError: the data are not there, or are not those of the task.
         DivergenceError: a training diverged.
     """
-    dataset, unseen = how.load(task)
+    dataset = how.load(task)
     if task.protocol == TEST_BEST and METHODS[task.method].has_components:
-        return _run_steps_test_best(task, dataset, unseen, work, how)
+        return _run_steps_test_best(task, dataset, work, how)
     method = build_method(task.method, task.config, **_tuples(task.options))
     parts = {"training": _hooks(task, method, "training", dataset.for_training(), work, how)}
     if method.chooses:
@@ -86,7 +86,22 @@ def run(task: Task, work: Path, how: How) -> Row:
         **parts["training"],
         **validation,
     )
-    row = row_of(task, dataset, chosen, unseen)
+    recognizer, constant = chosen.recognizer, chosen.recognizer.calibration
+    test = evaluate_on_test(recognizer, dataset).to_dict()
+    if recognizer.refiner.kind != "none":
+        test |= retrieved(recognizer, dataset)
+    if task.protocol == TEST_BEST:
+        best, constant = at_best_constant(recognizer, dataset.for_testing())
+        test |= best.to_dict()
+    row = new_row(
+        *(task, dataset, test),
+        calibration=constant,
+        # the task has all settings of a method with components
+        chosen={} if method.has_components else chosen.method.settings,
+        seconds=chosen.seconds,
+        reused=chosen.reused,
+        validation=chosen.validation,
+    )
     if how.record is not None:
         _keep_losses(work, how.record, parts)
         if how.keep_model and task.protocol != TEST_BEST:
@@ -112,9 +127,7 @@ def _hooks(
     }
 
 
-def _run_steps_test_best(
-    task: Task, dataset: GZSLDataset, unseen: UnseenImages, work: Path, how: How
-) -> Row:
+def _run_steps_test_best(task: Task, dataset: GZSLDataset, work: Path, how: How) -> Row:
     """Of a method whose encoder's best step is taken; keep no model chosen on test data."""
     found = measure_test_best(
         dataset,
@@ -126,7 +139,13 @@ def _run_steps_test_best(
         callback=how.listen(task.title),
         reuse=how.reuse,
     )
-    row = row_of_test_best(task, dataset, found, unseen)
+    row = new_row(
+        *(task, dataset, found.test.to_dict() | retrieved(found.recognizer, dataset)),
+        calibration=found.calibration,
+        chosen=found.chosen,
+        seconds=found.last.seconds + found.seconds,
+        reused=found.last.reused,
+    )
     if how.record is not None:
         _keep_losses(work, how.record, ["training"])
     return row

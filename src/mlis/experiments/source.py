@@ -7,8 +7,7 @@ from typing import Any
 
 from mlis.config import Config, resolve
 from mlis.data import load_dataset
-from mlis.data.dataset import GZSLDataset
-from mlis.data.io.benchmarks import TABLE_1, Counts
+from mlis.data.dataset import GZSLDataset, TrainingSplit
 from mlis.errors import DataError
 from mlis.experiments.store import is_stand_in
 
@@ -46,14 +45,10 @@ class Source:
             return cls(name, arguments, config, None, str(error))
 
     @functools.cached_property
-    def counts(self) -> Counts | None:
-        """Its sizes."""
-        return None if self.dataset is None else Counts.of(self.dataset)
-
-    @property
-    def published_counts(self) -> Counts | None:
-        """Those of the paper's Table 1."""
-        return TABLE_1.get(self.name) if self.name in FIVE else None
+    def training(self) -> TrainingSplit:
+        """The training rows of a dataset that is there."""
+        assert self.dataset is not None
+        return self.dataset.for_training()
 
     @property
     def stand_in(self) -> bool:

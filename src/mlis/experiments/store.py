@@ -26,6 +26,12 @@ TEST_BEST = "H@test-best (optimistic)"
 PROTOCOLS = (PROTOCOL, TEST_BEST)
 STAND_IN = "stand-in"
 _BEGINNING = b'{"key": '  # of a line
+_WORDS: dict[Any, str] = {str: "text", Mapping: "an object", Mapping | None: "an object or null"}
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("key", "finished"), str),
+    **dict.fromkeys(("task", "test", "chosen", "cost", "provenance"), Mapping),
+    "validation": Mapping | None,
+}
 
 
 @dataclass(frozen=True)
@@ -65,14 +71,9 @@ class Row:
         if self.protocol not in PROTOCOLS:
             expected = " or ".join(map(repr, PROTOCOLS))
             raise DataError(f"protocol: expected {expected}, got {self.protocol!r}")
-        if not isinstance(self.key, str) or not isinstance(self.finished, str):
-            raise DataError(f"key and finished: expected text, got {self.key!r}, {self.finished!r}")
-        named = "task", "test", "chosen", "cost", "provenance"
-        for name in named:
-            if not isinstance(getattr(self, name), Mapping):
-                raise DataError(f"{name}: expected an object, got {getattr(self, name)!r}")
-        if self.validation is not None and not isinstance(self.validation, Mapping):
-            raise DataError(f"validation: expected an object or null, got {self.validation!r}")
+        for name, kind in _KINDS.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise DataError(f"{name}: expected {_WORDS[kind]}, got {value!r}")
         if self.provenance.get("stacked"):  # earlier versions could train seeds together
             raise DataError(
                 f"provenance.stacked: expected none, got {self.provenance['stacked']!r}: seeds are "

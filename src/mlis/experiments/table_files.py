@@ -1,15 +1,13 @@
 """A table as Markdown, CSV and LaTeX."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlis import escape
-from mlis.escape import csv_cell
-from mlis.storage.atomic import atomic_write
+from mlis.data.io.csv_file import csv_text
+from mlis.storage.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -33,10 +31,9 @@ class Table:
 def write(name: str, table: Table, folder: Path) -> list[Path]:
     """Write NAME.md, NAME.csv and NAME.tex into `folder`, made if absent."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"md": markdown(table), "csv": csv_text(table), "tex": latex(table)}
+    texts = {"md": markdown(table), "csv": table_csv(table), "tex": latex(table)}
     for suffix, text in texts.items():
-        with atomic_write(folder / f"{name}.{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / f"{name}.{suffix}", text)
     return [folder / f"{name}.{suffix}" for suffix in texts]
 
 
@@ -52,13 +49,10 @@ def _pipes(cells: Sequence[str]) -> str:
     return f"| {' | '.join(escape.markdown(' '.join(cell.split())) for cell in cells)} |"
 
 
-def csv_text(table: Table) -> str:
+def table_csv(table: Table) -> str:
     """One line a line, numbers unrounded, protocol, kind and budget in columns of their own."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(table.data[0]) if table.data else ["dataset"])
-    writer.writeheader()
-    writer.writerows({k: csv_cell(v) for k, v in line.items()} for line in table.data)
-    return out.getvalue()
+    columns = table.data[0] if table.data else ["dataset"]
+    return csv_text(columns, (line.values() for line in table.data))
 
 
 _ESCAPES = str.maketrans(

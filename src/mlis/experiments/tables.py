@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from mlis.data.io.benchmarks import Counts
+from mlis.data.io.benchmarks import TABLE_1, Counts
 from mlis.evaluation import METRICS, summarise
 from mlis.experiments.budget import REDUCED, Budget, size_of
 from mlis.experiments.inputs import NAMES, inputs_of
 from mlis.experiments.plans import Entry
 from mlis.experiments.published import Name, Published, published
-from mlis.experiments.source import Source
+from mlis.experiments.source import FIVE, Source
 from mlis.experiments.store import TEST_BEST, Row, Store
 from mlis.experiments.table_files import Table
 
@@ -89,7 +89,7 @@ class Line:
 def table(name: str, entries: Sequence[Entry], store: Store, budget: Budget) -> Table:
     """Put a table together from the rows that the store has."""
     if name == "table1":
-        return statistics((e.source.label, *one) for e in entries for one in _counted(e.source))
+        return statistics(one for entry in entries for one in _sizes_of(entry.source))
     rows = [row for entry in entries for row in rows_of(entry, store)]
     said = notes(rows, budget.seeds)
     return assemble(titled(TITLES[name], budget), list(_lines(name, entries, store, budget)), said)
@@ -175,8 +175,7 @@ def _lines(name: str, entries: Sequence[Entry], store: Store, budget: Budget) ->
     for source in sources.values():
         yield from published_lines(name, source.name)
         if source.dataset is None:
-            note = f"{source.problem} ({HOW_TO_GET})" if source.published_counts else source.problem
-            yield Line(source.label, "ours", MISSING, note=note)
+            yield Line(source.label, "ours", MISSING, note=_problem(source))
             continue
         yield from (_measured(entry, store, budget) for entry in entries if entry.source is source)
 
@@ -213,7 +212,31 @@ def _data(line: Line) -> Mapping[str, Any]:
     }
 
 
-def statistics(found: Iterable[tuple[str, str, Mapping[str, Any], str]]) -> Table:
+Sizes = tuple[str, str, Mapping[str, Any], str]  # dataset, kind, counts, note
+
+
+def sizes(name: str, label: str, counts: Counts | None, problem: str) -> Iterator[Sizes]:
+    """Published sizes of a dataset and those of its data, or the problem with them."""
+    paper = TABLE_1.get(name) if name in FIVE else None
+    if paper is not None:
+        yield name, PUBLISHED, asdict(paper), "MLIS paper, Table 1"
+    if counts is None:
+        yield label, MISSING, {}, problem
+        return
+    note = "" if paper is None else "as published" if counts == paper else "differs"
+    yield label, MEASURED, asdict(counts), note
+
+
+def _sizes_of(source: Source) -> Iterator[Sizes]:
+    counts = None if source.dataset is None else Counts.of(source.dataset)
+    return sizes(source.name, source.label, counts, _problem(source))
+
+
+def _problem(source: Source) -> str:
+    return f"{source.problem} ({HOW_TO_GET})" if source.name in FIVE else source.problem
+
+
+def statistics(found: Iterable[Sizes]) -> Table:
     """Table 1 of lines: dataset, kind, counts by name (those of `Counts`, if known), note."""
     names = [field.name for field in fields(Counts)]
     data = tuple(
@@ -229,14 +252,3 @@ def statistics(found: Iterable[tuple[str, str, Mapping[str, Any], str]]) -> Tabl
     header = ("dataset", "", *(name.replace("_", " ") for name in names), "note")
     said = ("Published: Table 1 of the paper. Measured: of the files that were read.",)
     return Table(TITLES["table1"], header, lines, data, said)
-
-
-def _counted(source: Source) -> Iterator[tuple[str, dict[str, int], str]]:
-    paper = source.published_counts
-    if paper is not None:
-        yield PUBLISHED, asdict(paper), "MLIS paper, Table 1"
-    if source.counts is None:
-        yield MISSING, {}, f"{source.problem} ({HOW_TO_GET})" if paper else source.problem
-        return
-    same = "" if paper is None else "as published" if source.counts == paper else "differs"
-    yield MEASURED, asdict(source.counts), same

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlis.config import Classification, Config, hash_of
+from mlis.data import load_dataset
+from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.store import PROTOCOLS
 from mlis.experiments.testbest import POINTS
@@ -122,3 +125,26 @@ def stage_one(config: Config) -> Config:
     """Settings with those of stage 2 set back, as far as stage 1 does not look at them."""
     kept = Classification(synthetic_per_seen=config.classification.synthetic_per_seen)
     return dataclasses.replace(config, classification=kept)
+
+
+def load_data(task: Task) -> GZSLDataset:
+    """The dataset from where the task says that it is.
+
+    Raises:
+        DataError: it is not there, or it is another one.
+    """
+    dataset = _loaded(json.dumps(dict(task.dataset), sort_keys=True))
+    if dataset.sha256 != task.data_sha256:
+        raise DataError(
+            f"{task.name}: expected data with SHA-256 {task.data_sha256[:16]}…, but got "
+            f"{dataset.sha256[:16]}…: another file, split or descriptors"
+        )
+    return dataset
+
+
+@functools.lru_cache(maxsize=1)  # tasks of one dataset follow each other
+def _loaded(arguments: str) -> GZSLDataset:
+    try:
+        return load_dataset(**json.loads(arguments))
+    except TypeError as error:  # of a row that someone wrote
+        raise DataError(f"unknown arguments of a dataset: {error}") from None

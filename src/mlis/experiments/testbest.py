@@ -6,7 +6,6 @@ row: it keeps its encoder of some steps, and what is done with test labels is do
 Nothing that is chosen here goes back into a training, a preset or a model.
 """
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,9 +37,9 @@ class TestBest:
     Attributes:
         test: measures there.
         calibration: constant taken from seen scores.
-        chosen: the step, all steps that were tried, and what they gave; of a baseline nothing.
-        recognizer: of that step, without the constant; None for a baseline.
-        last: the training, as H@val would test it; None for a baseline.
+        chosen: the step, all steps that were tried, and what they gave.
+        recognizer: of that step, without the constant.
+        last: the training, as H@val would test it.
         seconds: that trying the steps took.
     """
 
@@ -49,9 +48,9 @@ class TestBest:
     test: Evaluation
     calibration: float
     chosen: Mapping[str, Any]
-    recognizer: Recognizer | None = None
-    last: Trained | None = None
-    seconds: float = 0.0
+    recognizer: Recognizer
+    last: Trained
+    seconds: float
 
 
 def steps_of(config: Config) -> tuple[int, ...]:
@@ -141,12 +140,20 @@ def measure_test_best(
     common = {"seed": seed, "device": device, "reuse": reuse, "exemplars": False}
     callbacks = [LossLog(folder), callback]
     last = fit(training, config, callbacks=callbacks, checkpoints=kept, **common)
-    started = time.perf_counter()
-    found = _best(
-        dataset.for_testing(),
-        _recognizers(training, config, steps, last.recognizer, kept, (folder, key), common),
-    )
-    return dataclasses.replace(found, last=last, seconds=time.perf_counter() - started)
+    started, test = time.perf_counter(), dataset.for_testing()
+    tried: list[dict[str, Any]] = []
+    best: tuple[float, int, Recognizer] | None = None
+    place = (folder, key)
+    for step, one in _recognizers(training, config, steps, last.recognizer, kept, place, common):
+        measured = _evaluated(one.scores(test.features), test)
+        tried.append({"step": step, "H": measured.best_H, "H_uncalibrated": measured.H})
+        if best is None or (measured.best_H or 0.0) > best[0]:  # the first of the best
+            best = (measured.best_H or 0.0, step, one)
+    assert best is not None
+    _, step, recognizer = best
+    found, constant = at_best_constant(recognizer, test)
+    chosen, seconds = {"step": step, "tried": tried}, time.perf_counter() - started
+    return TestBest(found, constant, chosen, recognizer, last, seconds)
 
 
 def _recognizers(
@@ -167,31 +174,9 @@ def _recognizers(
     yield steps[-1], last
 
 
-def _best(test: TestSplit, found: Iterator[tuple[int, Recognizer]]) -> TestBest:
-    """The first of the best steps; looks at test labels."""
-    tried: list[dict[str, Any]] = []
-    best: tuple[float, int, Recognizer, np.ndarray] | None = None
-    for step, recognizer in found:
-        scores = recognizer.scores(test.features)
-        measured = _evaluated(scores, test)
-        tried.append({"step": step, "H": measured.best_H, "H_uncalibrated": measured.H})
-        if best is None or (measured.best_H or 0.0) > best[0]:
-            best = (measured.best_H or 0.0, step, recognizer, scores)
-    assert best is not None
-    _, step, recognizer, scores = best
-    at_best, constant = _at_best_constant(scores, test)
-    return TestBest(at_best, constant, {"step": step, "tried": tried}, recognizer)
-
-
-def constant_test_best(recognizer: Recognizer, dataset: GZSLDataset) -> TestBest:
-    """A recognizer that was trained and chosen under H@val, at the best constant on test data."""
-    test = dataset.for_testing()
-    recognizer = replace(recognizer, calibration=0.0)
-    found, constant = _at_best_constant(recognizer.scores(test.features), test)
-    return TestBest(found, constant, {})
-
-
-def _at_best_constant(scores: np.ndarray, test: TestSplit) -> tuple[Evaluation, float]:
+def at_best_constant(recognizer: Recognizer, test: TestSplit) -> tuple[Evaluation, float]:
+    """Measures at the best constant on test data, whatever the recognizer's own; the constant."""
+    scores = replace(recognizer, calibration=0.0).scores(test.features)
     plain = _evaluated(scores, test)
     constant = 0.0 if plain.curve is None else plain.curve.best_constant()
     at_best = _evaluated(np.where(test.seen_mask, scores - constant, scores), test)

@@ -131,7 +131,7 @@ class Explainer:
         similar = torch.stack(pair, dim=1).tolist()
         evidence = self._attributes.evidence(predicted, one, other)
         values = torch.stack([evidence, predicted, one, other], dim=2).cpu().numpy()
-        nearest = self._nearest(h)
+        nearest, shown = self._nearest(h), self.recognizer.display_names
         return [
             Explanation(
                 names[classes[0]],
@@ -139,6 +139,7 @@ class Explainer:
                 (similar[i][0], similar[i][1]) if known[i] else None,
                 self._named(values[i]) if known[i] else (),
                 nearest[i],
+                shown,
             )
             for i, classes in enumerate(best.tolist())
         ]

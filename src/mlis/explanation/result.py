@@ -1,6 +1,7 @@
 """What an explanation holds, and how it is written."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -50,6 +51,7 @@ class Explanation:
             speaks against it last; empty where columns have no names, or no attribute tells the
             two classes apart.
         nearest: at most three training images, the nearest first; empty without any to compare.
+        display_names: of these classes, for the texts.
     """
 
     answer: str
@@ -57,6 +59,7 @@ class Explanation:
     similarity: tuple[float, float] | None
     attributes: tuple[Attribute, ...]
     nearest: tuple[Neighbour, ...]
+    display_names: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `because` and `resembles` say the rest as text."""
@@ -87,13 +90,12 @@ class Explanation:
         if self.similarity is None:
             return ""
         own, other = self.similarity
-        return (
-            f"similarity to the description of {self.answer} {own:+.2f}, of {self.runner_up} "
-            f"{other:+.2f}"
-        )
+        names = [self.display_names.get(one, one) for one in (self.answer, self.runner_up)]
+        return f"similarity to the description of {names[0]} {own:+.2f}, of {names[1]} {other:+.2f}"
 
     @property
     def resembles(self) -> str:
         """The nearest training images."""
-        found = [(one.name, one.class_name) for one in self.nearest]
+        shown = self.display_names
+        found = [(one.name, shown.get(one.class_name, one.class_name)) for one in self.nearest]
         return "; ".join(f"{name} ({label})" if name else label for name, label in found)

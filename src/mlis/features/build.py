@@ -1,6 +1,5 @@
 """Datasets from image features and class descriptors."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,20 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.dataset import DISPLAYED, GZSLDataset, Provenance
 from mlis.data.io.csv_file import write_csv
 from mlis.data.io.feature_folder import IMAGES, ImageFeatures, images_table
 from mlis.data.io.folder import SOURCES
-from mlis.data.labels import match_labels, plain, shorten
+from mlis.data.labels import closest, match_labels, shorten
 from mlis.data.row_marks import read_marks, split_by_marks
 from mlis.errors import DataError
 from mlis.features.backbones.base import BackboneSpec
-from mlis.features.descriptors.describe import Descriptors, record_of
+from mlis.features.descriptors.describe import Descriptors
 from mlis.features.images.files import Bad, Found
 from mlis.storage.atomic import write_json
 
 UNMATCHED = "unmatched.csv"
-_LONGEST = 60  # characters of a name that are compared
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,9 @@ def unmatched(with_images: Sequence[str], described: Sequence[str]) -> list[Unma
     images, words = set(with_images), set(described)
     only_images, only_words = sorted(images - words), sorted(words - images)
     return [
-        *(Unmatched(name, "description", _nearest(name, only_words)) for name in only_images),
-        *(Unmatched(name, "images", _nearest(name, only_images)) for name in only_words),
+        *(Unmatched(name, "description", closest(name, only_words)) for name in only_images),
+        *(Unmatched(name, "images", closest(name, only_images)) for name in only_words),
     ]
-
-
-def _nearest(name: str, others: Sequence[str]) -> str:
-    forms = {plain(other[:_LONGEST]): other for other in others}
-    close = difflib.get_close_matches(plain(name[:_LONGEST]), forms, n=1, cutoff=0.7)
-    return forms[close[0]] if close else ""
 
 
 def write_unmatched(found: Sequence[Unmatched], folder: Path) -> None:
@@ -120,7 +112,7 @@ def check_seen(descriptors: Descriptors, with_images: Sequence[str]) -> None:
     missing = [name for name, part in pairs if part == "seen" and name not in present]
     if missing:
         raise DataError(
-            f"{descriptors.source.get('name', 'classes')}: {len(missing)} classes are marked as "
+            f"{_table(descriptors)}: {len(missing)} classes are marked as "
             f"seen, but have no images: {shorten(missing)}. Add images, or mark them as unseen."
         )
 
@@ -199,7 +191,7 @@ def redescribe(data: GZSLDataset, descriptors: Descriptors, *, name: str) -> GZS
         got = expected if descriptors.split is None else descriptors.split[row]
         if got != expected:
             raise DataError(
-                f"{descriptors.source.get('name', 'classes')}: class {class_name!r}: expected "
+                f"{_table(descriptors)}: class {class_name!r}: expected "
                 f"{expected}, as in {data.provenance.name}, got {got}. The split of the dataset is "
                 "kept: correct the column, or omit it."
             )
@@ -213,7 +205,7 @@ def redescribe(data: GZSLDataset, descriptors: Descriptors, *, name: str) -> GZS
             descriptors=descriptors.kind,
             files=_files(descriptors),
             notes=(*old.notes, *descriptors.notes),
-            sources={**old.sources, "descriptors": record_of(descriptors)},
+            sources={**old.sources, **_described(descriptors)},
         ),
     )
 
@@ -228,9 +220,18 @@ def write_sources(images: ImageFeatures, descriptors: Descriptors, folder: Path)
 
 
 def _sources(images: ImageFeatures, descriptors: Descriptors) -> dict[str, Any]:
-    return {"backbone": dict(images.backbone), "descriptors": record_of(descriptors)}
+    return {"backbone": dict(images.backbone), **_described(descriptors)}
+
+
+def _described(descriptors: Descriptors) -> dict[str, Any]:
+    shown = {DISPLAYED: dict(descriptors.display)} if descriptors.display else {}
+    return {"descriptors": dict(descriptors.record), **shown}
 
 
 def _files(descriptors: Descriptors) -> dict[str, str]:
-    source = descriptors.source
+    source = descriptors.record["source"]
     return {source["name"]: source["sha256"]} if source else {}
+
+
+def _table(descriptors: Descriptors) -> str:
+    return descriptors.record["source"].get("name", "classes")

@@ -16,13 +16,14 @@ import hashlib
 import io
 import os
 import stat
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 VERSION = 1
@@ -115,19 +116,25 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
         ImageError: the image cannot be decoded.
         ImageMemoryError: there is not enough memory.
     """
+    with _reasons(data), _open(data) as image:
+        if enough is not None and image.format == "JPEG":
+            image.draft(image.mode, _at_least(image.size, enough))
+        if image.width * image.height > MAX_PIXELS:
+            raise _bomb(image.size)
+        if image.width * image.height > max_pixels:
+            raise ImageError(
+                f"expected at most {max_pixels:,} pixels, got {image.width} × {image.height}"
+            )
+        image.seek(0)
+        image.load()
+        return _to_rgb(_upright(image))
+
+
+@contextlib.contextmanager
+def _reasons(data: bytes) -> Iterator[None]:
+    """Turn whatever decoders raise into `ImageError`."""
     try:
-        with _open(data) as image:
-            if enough is not None and image.format == "JPEG":
-                image.draft(image.mode, _at_least(image.size, enough))
-            if image.width * image.height > MAX_PIXELS:
-                raise _bomb(image.size)
-            if image.width * image.height > max_pixels:
-                raise ImageError(
-                    f"expected at most {max_pixels:,} pixels, got {image.width} × {image.height}"
-                )
-            image.seek(0)
-            image.load()
-            return _to_rgb(_upright(image))
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -137,7 +144,8 @@ def decode(data: bytes, enough: int | None = None, max_pixels: int = MAX_PIXELS)
     except MemoryError:
         raise ImageMemoryError("not enough memory to decode it") from None
     except Exception as error:  # decoders raise arbitrary exceptions on damaged files
-        raise _damaged(error) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ImageError(f"damaged or truncated: {reason}") from error
 
 
 def claimed_pixels(data: bytes) -> int:
@@ -149,6 +157,18 @@ def claimed_pixels(data: bytes) -> int:
         return 0
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image file as `decode` gives it, from its header.
+
+    Raises:
+        ImageError: it cannot be read, or is not an image.
+    """
+    data = read_file(path, time.time_ns()).data
+    with quiet_pillow(), _reasons(data), _open(data) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size
+
+
 def rgb(image: Image.Image) -> Image.Image:
     """Convert an open image to an upright RGB image, like `decode`.
 
@@ -156,20 +176,9 @@ def rgb(image: Image.Image) -> Image.Image:
         ImageError: the image cannot be decoded.
         ImageMemoryError: there is not enough memory.
     """
-    try:
+    with _reasons(b""):
         image.load()
         return _to_rgb(_upright(image))
-    except ImageError:
-        raise
-    except MemoryError:
-        raise ImageMemoryError("not enough memory to decode it") from None
-    except Exception as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> ImageError:
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    return ImageError(f"damaged or truncated: {reason}")
 
 
 def _open(data: bytes) -> Image.Image:

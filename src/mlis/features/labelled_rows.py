@@ -26,7 +26,7 @@ from mlis.data.labels import match_labels, normal, shorten, suggestion
 from mlis.data.out_of_core.stored import StoredRows, choose_rows
 from mlis.errors import DataError
 from mlis.features.images.embed import embed
-from mlis.features.images.files import PATHS, Bad, ImageFile, find_images
+from mlis.features.images.files import PATHS, Bad, ImageFile, check_no_boxes, find_images
 
 if TYPE_CHECKING:
     from mlis.features.backbones.base import Backbone
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 CLASS_COLUMNS = ("class", LABEL)
 _TABLES = (".csv", ".tsv", ".parquet")
 Marks = Sequence[Any] | np.ndarray | None
-Choose = Callable[[Marks, Path, int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +140,7 @@ def find_labelled(path: Path, table: Path | None = None, column: str = "") -> li
         return list(find_images(path).images)
     table, root = (table, path) if table is not None else (path, path.parent)
     columns = read_table(table)
+    check_no_boxes(table, columns)
     known = [name for name in PATHS if name in columns]
     paths = find_column(table, columns, known[0] if known else PATHS[0])
     named = [name for name in CLASS_COLUMNS if name in columns]
@@ -152,7 +152,7 @@ def find_labelled(path: Path, table: Path | None = None, column: str = "") -> li
         ImageFile(name, root / name, normal(label))
         for name, label in zip(paths, classes, strict=True)
     ]
-    return list(compress(images, for_testing(columns.get(SPLIT), table, len(images))))
+    return list(compress(images, chosen_rows(columns.get(SPLIT), table, len(images), testing=True)))
 
 
 def embed_labelled(
@@ -193,7 +193,7 @@ def read_labelled(
     labels: Path | None = None,
     column: str = "",
     *,
-    choose: Choose | None = None,
+    testing: bool = True,
 ) -> LabelledRows:
     """Features and labels from a feature folder or a file, or from several, joined by columns.
 
@@ -201,16 +201,16 @@ def read_labelled(
         paths: feature folders, `.npz`, `.csv`, `.parquet`, or `.npy` with `labels`.
         labels: file of the labels of a `.npy` file.
         column: of labels, in `.csv` and `.parquet`.
-        choose: which rows; default `for_testing`.
+        testing: whether rows marked test are read, or those that are not.
 
     Raises:
         DataError: names the file, and the row or column.
     """
-    path, choose = paths[0], choose or for_testing
+    path = paths[0]
     name = joined_name([str(path) for path in paths])
     if len(paths) == 1 and is_feature_folder(path) and labels is None:
         images = read_feature_folder(path)
-        kept = choose(images.marks, path, len(images.paths))
+        kept = chosen_rows(images.marks, path, len(images.paths), testing=testing)
         without = np.array([not name for name in images.classes], dtype=bool)
         bad = [Bad(images.paths[i], "no class") for i in np.flatnonzero(kept & without)]
         kept &= ~without
@@ -219,7 +219,7 @@ def read_labelled(
         chosen = images.choose(kept.tolist())
         return LabelledRows(name, chosen.features, chosen.classes, images.backbone, tuple(bad))
     rows = read_joined_rows(paths, labels, column or LABEL)
-    kept = np.flatnonzero(choose(rows.marks, path, len(rows.features)))
+    kept = np.flatnonzero(chosen_rows(rows.marks, path, len(rows.features), testing=testing))
     found = rows.labels
     found = found if isinstance(found, np.ndarray) else np.array(found, dtype=object)
     if len(found) != len(rows.features):
@@ -230,37 +230,24 @@ def read_labelled(
     return LabelledRows(name, choose_rows(rows.features, kept), found[kept])
 
 
-def for_testing(marks: Marks, path: Path, count: int) -> np.ndarray:
-    """(N,) bool: rows marked test, or all if rows are not marked.
+def chosen_rows(marks: Marks, path: Path, count: int, *, testing: bool) -> np.ndarray:
+    """(N,) bool: rows marked test, or those that are not; all if rows are not marked.
 
     Raises:
-        DataError: rows are marked, but none as test.
+        DataError: there is none.
     """
     if marks is None:
         return np.ones(count, dtype=bool)
-    kept = _tests(marks)
+    kept = np.array([_is_test(mark) == testing for mark in marks], dtype=bool)
     if not kept.any():
-        raise DataError(
-            f"{path}: {SPLIT}: expected rows marked test, got none. Mark the rows to evaluate, or "
-            "omit the column to evaluate all."
+        which, remedy = (
+            ("marked", "Mark the rows to evaluate, or omit the column to evaluate all.")
+            if testing
+            else ("that are not marked", "Test rows are never trained on: give other rows.")
         )
+        raise DataError(f"{path}: {SPLIT}: expected rows {which} test, got none. {remedy}")
     return kept
 
 
-def for_training(marks: Marks, path: Path, count: int) -> np.ndarray:
-    """(N,) bool: rows that are not marked test.
-
-    Raises:
-        DataError: all are.
-    """
-    kept = ~_tests(marks) if marks is not None else np.ones(count, dtype=bool)
-    if not kept.any():
-        raise DataError(
-            f"{path}: {SPLIT}: expected rows that are not marked test, got none. Test rows are "
-            "never trained on: give other rows."
-        )
-    return kept
-
-
-def _tests(marks: Sequence[Any] | np.ndarray) -> np.ndarray:
-    return np.array([str(mark).strip().casefold().startswith("test") for mark in marks], dtype=bool)
+def _is_test(mark: Any) -> bool:
+    return str(mark).strip().casefold().startswith("test")

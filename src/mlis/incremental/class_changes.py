@@ -14,6 +14,7 @@ import torch
 import mlis
 from mlis.compute.memory import enough_memory
 from mlis.compute.precision import own_modes
+from mlis.data.dataset import DISPLAYED
 from mlis.data.descriptor_geometry import distinctness, unit_rows
 from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
@@ -174,13 +175,16 @@ def remove_classes(
         )
     rows = torch.from_numpy(kept).to(recognizer.device)
     restored = None if exemplars is None else _head_before(recognizer, exemplars, gone)
+    names = [recognizer.class_names[i] for i in gone]
+    metadata = noted(recognizer, "remove", names)
+    shown = {name: text for name, text in recognizer.display_names.items() if name not in names}
     smaller = replace(
         recognizer,
         head=restored or recognizer.head.chosen(rows),
         class_names=tuple(recognizer.class_names[i] for i in kept),
         seen_mask=recognizer.seen_mask[rows],
         descriptors=recognizer.descriptors[rows],
-        metadata=noted(recognizer, "remove", [recognizer.class_names[i] for i in gone]),
+        metadata=_shown(metadata, shown),
     )
     return smaller, None if exemplars is None else exemplars.chosen(kept)
 
@@ -201,7 +205,32 @@ def rename_classes(recognizer: Recognizer, names: Mapping[str, str]) -> Recogniz
             f"two classes would have the same name: {shorten(twice)}. Choose other names."
         )
     metadata = noted(recognizer, "rename", dict(names))
-    return replace(recognizer, class_names=renamed, metadata=metadata)
+    shown = {names.get(name, name): text for name, text in recognizer.display_names.items()}
+    return replace(recognizer, class_names=renamed, metadata=_shown(metadata, shown))
+
+
+def set_display_names(recognizer: Recognizer, names: Mapping[str, str]) -> Recognizer:
+    """A recognizer with other display names, {class name: display name}; empty: the class name.
+
+    Display names are what people read, on the page and in lists. Class names stay, and with them
+    the keys of files and of the API.
+
+    Raises:
+        DataError: a name that no class has, or a display name that is not Unicode text.
+    """
+    _found(recognizer, list(names))
+    for text in names.values():
+        check_unicode(text, "display name")
+    new = {normal(name): normal(text) for name, text in names.items()}
+    shown = {name: text for name, text in {**recognizer.display_names, **new}.items() if text}
+    metadata = noted(recognizer, "display", new)
+    return replace(recognizer, metadata=_shown(metadata, shown))
+
+
+def _shown(metadata: Metadata, names: Mapping[str, str]) -> Metadata:
+    rest = {name: value for name, value in metadata.sources.items() if name != DISPLAYED}
+    sources = {**rest, DISPLAYED: dict(names)} if names else rest
+    return dataclasses.replace(metadata, sources=sources)
 
 
 def _head_before(

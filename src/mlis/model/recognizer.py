@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlis.config import checked_rate
+from mlis.data.dataset import DISPLAYED
 from mlis.data.labels import shorten
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.data.out_of_core.stored import StoredRows
@@ -110,6 +111,12 @@ class Recognizer(nn.Module):
         self.register_buffer("descriptors", _tensor(descriptors))
         self.requires_grad_(False).eval().to(self.device)
         self._prepared: _Prepared | None = None
+
+    @property
+    def display_names(self) -> dict[str, str]:
+        """What people read in place of a class name, where the table of classes said so."""
+        known: Mapping[str, str] = self.metadata.sources.get(DISPLAYED) or {}
+        return {name: known[name] for name in self.class_names if name in known}
 
     def __repr__(self) -> str:
         seen = int(self.seen_mask.sum())

@@ -337,7 +337,8 @@ def predictions(answer: Answer, k: int, least: float) -> list[dict[str, Any]]:
     """
     known = answer.catalogue
     found: list[dict[str, Any]] = [
-        {"class": known.names[c], "score": score, "seen": bool(known.seen[c])}
+        {"class": (name := known.names[c]), "score": score, "seen": bool(known.seen[c])}
+        | ({"display_name": known.display_names[name]} if name in known.display_names else {})
         for c, score in answer.best(k)
     ]
     if answer.level < least:
@@ -397,4 +398,5 @@ def _info(known: Catalogue, index: int) -> schemas.ClassInfo:
         seen=bool(known.seen[index]),
         added=name in known.added,
         description=known.descriptions.get(name),
+        display_name=known.display_names.get(name),
     )

@@ -80,6 +80,7 @@ class Engine:
             recognizer.class_names,
             recognizer.seen_mask.numpy(force=True),
             descriptions=dict(descriptions or {}),
+            display_names=recognizer.display_names,
         )
         self._served = (recognizer, exemplars, known)
         self._explainer: Explainer | None = None
@@ -352,11 +353,9 @@ class Engine:
         descriptions: Mapping[str, str],
     ) -> None:
         seen = recognizer.seen_mask.numpy(force=True)
-        self._served = (
-            recognizer,
-            exemplars,
-            Catalogue(recognizer.class_names, seen, added, dict(descriptions)),
-        )
+        names, shown = recognizer.class_names, recognizer.display_names
+        known = Catalogue(names, seen, added, dict(descriptions), shown)
+        self._served = (recognizer, exemplars, known)
 
     def _alike(self, queries: Sequence[Query]) -> list[list[int]]:
         """Queries that are computed in one call: all rows; images of one shape, in batches."""

@@ -28,12 +28,14 @@ class Catalogue:
         seen: (C,) bool, whether a class had images in training.
         added: names of those added since the server started.
         descriptions: sentences by name, where they are known.
+        display_names: by name, where there is one.
     """
 
     names: tuple[str, ...]
     seen: np.ndarray
     added: frozenset[str] = frozenset()
     descriptions: Mapping[str, str] = field(default_factory=dict)
+    display_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,6 +86,9 @@ class Prediction(Wire):
     seen: bool | None = Field(
         description="whether the class had images in training; null of unknown"
     )
+    display_name: str | None = Field(
+        default=None, description="what people read in place of the name; absent if the same"
+    )
 
 
 class Evidence(Wire):
@@ -161,6 +164,9 @@ class ClassInfo(Wire):
     seen: bool = Field(description="whether it had images in training")
     added: bool = Field(description="whether it was added since the server started")
     description: str | None = Field(description="its sentences, where they are known")
+    display_name: str | None = Field(
+        default=None, description="what people read in place of the name, if it differs"
+    )
 
 
 class ClassList(Wire):

@@ -12,10 +12,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from mlis.storage.atomic import clear_leftovers, temporary_name
+from mlis.errors import DataError
+from mlis.storage.atomic import clear_leftovers, strict_json, temporary_name
 
 PENDING = ".mlis-save"
+_MAX_RECORD = 256 << 20  # bytes
 _REMOVED = ".removed"  # suffix of an empty file that marks a file to delete
 
 
@@ -100,3 +103,35 @@ def _move(path: Path, folder: Path) -> None:
         path.unlink()
     else:
         path.replace(folder / path.name)
+
+
+def read_versioned(path: Path, kind: str, version: int, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file of a folder, after completing an interrupted save of the folder.
+
+    Args:
+        path: of the file.
+        kind: its `format`.
+        version: its `version`.
+        remedy: last part of the messages.
+
+    Raises:
+        DataError: the file is missing, damaged, or of another format or version.
+    """
+    try:
+        recover(path.parent)
+        if path.stat().st_size > _MAX_RECORD:
+            raise ValueError(f"expected at most {_MAX_RECORD} bytes, got more")
+        record = strict_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file. Give a complete folder of the format {kind!r}."
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: damaged, or cannot be read: {reason}. {remedy}") from error
+    if not isinstance(record, dict) or record.get("format") != kind:
+        raise DataError(f"{path}: expected the format {kind!r}. {remedy}")
+    if record.get("version") != version:
+        got = record.get("version")
+        raise DataError(f"{path}: expected version {version}, got {got!r}. {remedy}")
+    return record

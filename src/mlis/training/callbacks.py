@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mlis.storage.atomic import atomic_write, naming, strict_json
+from mlis.storage.atomic import naming, strict_json, write_text
 
 
 class Callback:
@@ -82,5 +82,4 @@ def _keep_lines(path: Path, step: int) -> None:
             break
     after = "".join(f"{line}\n" for line in kept)
     if after != before:
-        with atomic_write(path) as temporary:
-            temporary.write_text(after, encoding="utf-8")
+        write_text(path, after)

@@ -7,6 +7,7 @@ The files are `DATA_ROOT/CUB/res101.mat`, `DATA_ROOT/CUB/att_splits.mat` etc., i
 import logging
 import os
 from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
 from pathlib import Path
 
 from mlis.data.dataset import GZSLDataset
@@ -21,26 +22,9 @@ SPLITS = "att_splits.mat"
 STAND_IN = "stand-in.txt"  # marks a folder of artificial features, for all outputs
 
 # The split file of FLO has no names; these are in the numbering of Oxford-102.
-_FLOWERS = """
-pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold,
-tiger lily, moon orchid, bird of paradise, monkshood, globe thistle, snapdragon, colt's foot,
-king protea, spear thistle, yellow iris, globe-flower, purple coneflower, peruvian lily,
-balloon flower, giant white arum lily, fire lily, pincushion flower, fritillary, red ginger,
-grape hyacinth, corn poppy, prince of wales feathers, stemless gentian, artichoke,
-sweet william, carnation, garden phlox, love in the mist, mexican aster, alpine sea holly,
-ruby-lipped cattleya, cape flower, great masterwort, siam tulip, lenten rose, barbeton daisy,
-daffodil, sword lily, poinsettia, bolero deep blue, wallflower, marigold, buttercup,
-oxeye daisy, common dandelion, petunia, wild pansy, primula, sunflower, pelargonium,
-bishop of llandaff, gaura, geranium, orange dahlia, pink-yellow dahlia, cautleya spicata,
-japanese anemone, black-eyed susan, silverbush, californian poppy, osteospermum, spring crocus,
-bearded iris, windflower, tree poppy, gazania, azalea, water lily, rose, thorn apple,
-morning glory, passion flower, lotus lotus, toad lily, anthurium, frangipani, clematis,
-hibiscus, columbine, desert-rose, tree mallow, magnolia, cyclamen, watercress, canna lily,
-hippeastrum, bee balm, ball moss, foxglove, bougainvillea, camellia, mallow, mexican petunia,
-bromelia, blanket flower, trumpet creeper, blackberry lily
-"""
-
-FLOWER_NAMES = tuple(_FLOWERS.replace("\n", " ").strip().split(", "))
+FLOWER_NAMES = tuple(
+    resources.files("mlis.data.io").joinpath("flowers.txt").read_text("utf-8").splitlines()
+)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,7 @@ def cached_arrays(
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, cached until its size, times or inode change."""
-    with _opened(path) as handle:
+    with _read_errors(path), path.open("rb") as handle:
         cached = CachedHash("file-hashes", path, handle.fileno())
         digest = cached.load()
         if digest is None:
@@ -89,53 +88,43 @@ class CachedHash:
 
     def load(self) -> str | None:
         """The stored hash of this file, or None if there is none or the entry is damaged."""
-        return _read_hash(self._entry)
+        try:
+            digest, check = self._entry.read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            return None
+        return digest if check == _checksum(digest) else None
 
     def store(self, digest: str) -> None:
         """Store the hash, unless the file has changed since, or may have."""
         *_, modified, changed, _ = self._identity
-        if max(modified, changed) < self._settled and self._stat() == self._identity:
-            _write_hash(self._entry, digest)
+        if max(modified, changed) >= self._settled or self._stat() != self._identity:
+            return
+        try:
+            self._entry.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self._entry) as temporary:
+                temporary.write_text(f"{digest} {_checksum(digest)}\n", encoding="ascii")
+        except OSError as error:
+            logger.debug("%s: not stored (%s)", self._entry, error)
 
     def _stat(self) -> tuple[str, int, int, int, int, int]:
         return _identified(self._resolved, os.fstat(self._descriptor))
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader]:
-    try:
-        with path.open("rb") as handle:
-            yield handle
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
-
-
 def _identity(path: Path) -> tuple[str, int, int, int, int, int]:
-    try:
+    with _read_errors(path):
         return _identified(os.fspath(path.resolve()), path.stat())
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def _identified(path: str, stat: os.stat_result) -> tuple[str, int, int, int, int, int]:
     return path, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
-
-
-def _read_hash(entry: Path) -> str | None:
-    try:
-        digest, check = entry.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return None
-    return digest if check == _checksum(digest) else None
-
-
-def _write_hash(entry: Path, digest: str) -> None:
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(entry) as temporary:
-            temporary.write_text(f"{digest} {_checksum(digest)}\n", encoding="ascii")
-    except OSError as error:
-        logger.debug("%s: not stored (%s)", entry, error)
 
 
 def _checksum(digest: str) -> str:

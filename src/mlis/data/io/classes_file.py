@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlis.data.io.csv_file import NAME, SPLIT, read_csv, row_numbers
+from mlis.data.io.csv_file import DISPLAY, NAME, SPLIT, read_csv, row_numbers
 from mlis.data.io.npy_file import load_npy
+from mlis.data.io.reading import read_text
 from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
 
@@ -20,10 +21,11 @@ class Classes:
     descriptors: np.ndarray  # (C, Da) float32
     unseen: np.ndarray | None  # (U,) int64 indices; None without a column `split`
     columns: tuple[str, ...]  # Da names
+    display: dict[str, str]  # name → display name, where the column `display_name` has one
 
 
 def read_classes(path: Path) -> Classes:
-    """Read `classes.csv`: `name`, optionally `split`, and one column per attribute.
+    """Read `classes.csv`: `name`, optionally `split`, `display_name`; one column per attribute.
 
     Raises:
         DataError: names line and column.
@@ -31,12 +33,12 @@ def read_classes(path: Path) -> Classes:
     header, rows = read_csv(path)
     if NAME not in header:
         raise DataError(f"{path}: expected a column {NAME!r}, got {shorten(header)}.")
-    columns = [name for name in header if name not in (NAME, SPLIT)]
+    columns = [name for name in header if name not in (NAME, SPLIT, DISPLAY)]
     if not columns:
         raise DataError(f"{path}: expected attributes, got {shorten(header)}. Add a column each.")
-    names, descriptors, parts = _read(path, header, rows, columns)
+    names, descriptors, parts, shown = _read(path, header, rows, columns)
     unseen = None if parts is None else np.flatnonzero(np.array(parts) == "unseen")
-    return Classes(names, descriptors, unseen, tuple(columns))
+    return Classes(names, descriptors, unseen, tuple(columns), shown)
 
 
 def read_class_vectors(
@@ -67,10 +69,11 @@ def read_class_vectors(
             f"{path}: missing columns {shorten(missing)}, got {shorten(header)}. New classes need "
             "the columns of the training table."
         )
-    chosen = list(columns) or [name for name in header if name not in (NAME, SPLIT)]
+    special = (NAME, SPLIT, DISPLAY)
+    chosen = list(columns) or [name for name in header if name not in special]
     if not chosen:
         raise DataError(f"{path}: expected numbers, got {shorten(header)}. Add a column each.")
-    names, descriptors, _ = _read(path, [h if h != SPLIT else "" for h in header], rows, chosen)
+    names, descriptors, *_ = _read(path, [h if h != SPLIT else "" for h in header], rows, chosen)
     return names, descriptors
 
 
@@ -79,12 +82,13 @@ def _read(
     header: list[str],
     rows: Iterable[tuple[int, list[str]]],
     columns: Sequence[str],
-) -> tuple[tuple[str, ...], np.ndarray, list[str] | None]:
-    """Names, (C, Da) float32 of `columns`, and the parts of the column `split` or None."""
+) -> tuple[tuple[str, ...], np.ndarray, list[str] | None, dict[str, str]]:
+    """Names, (C, Da) float32 of `columns`, parts of the column `split` or None, display names."""
     places, name_at = [header.index(name) for name in columns], header.index(NAME)
     names: list[str] = []
     vectors: list[np.ndarray] = []
     parts: list[str] | None = [] if SPLIT in header else None
+    shown: dict[str, str] = {}
     for line, row in rows:
         if parts is not None:
             cell = row[header.index(SPLIT)]
@@ -94,20 +98,19 @@ def _read(
                     f"{path}: line {line}, column {SPLIT!r}: expected seen or unseen, got {cell!r}."
                 )
         names.append(normal(row[name_at]))
+        if DISPLAY in header and (display := normal(row[header.index(DISPLAY)])):
+            shown[names[-1]] = display
         vectors.append(row_numbers(path, line, header, row, places))
     if not names:
         raise DataError(f"{path}: no classes below the header.")
-    return tuple(names), np.stack(vectors), parts
+    return tuple(names), np.stack(vectors), parts, shown
 
 
 def _read_array(path: Path, names_file: Path | None) -> tuple[tuple[str, ...], np.ndarray]:
     if names_file is None:
         raise DataError(f"{path}: a .npy file contains no names. Give a file of names (--names).")
     vectors = np.array(load_npy(path))
-    try:
-        lines = names_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{names_file}: cannot be read: {error}.") from error
+    lines = read_text(names_file).splitlines()
     names = tuple(normal(line) for line in lines if line.strip())
     if vectors.ndim != 2 or len(vectors) != len(names):
         raise DataError(

@@ -1,20 +1,23 @@
 """CSV tables with a header; errors name line and column."""
 
 import csv
+import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
 from mlis.escape import csv_cell
-from mlis.storage.atomic import atomic_write
+from mlis.storage.atomic import write_text
 
 NAME, LABEL, SPLIT = "name", "label", "split"  # columns with a meaning
+DISPLAY = "display_name"  # of classes: what people read in place of the name
 
 _MAX_HEADER = 1 << 20
 _UNNAMED = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__")
@@ -132,12 +135,15 @@ def row_numbers(
     return values.astype(np.float32)
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a CSV file for spreadsheets atomically; cells that would be formulas are escaped."""
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as handle,
-    ):
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([csv_cell(cell) for cell in row] for row in rows)
+def csv_text(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A CSV file for spreadsheets; cells that would be formulas are escaped."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(map(csv_cell, row) for row in rows)
+    return out.getvalue()
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write `csv_text` to a file atomically."""
+    write_text(path, csv_text(header, rows))

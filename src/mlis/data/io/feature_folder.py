@@ -20,8 +20,8 @@ from mlis.data.io.csv_file import read_csv
 from mlis.data.labels import normal
 from mlis.data.out_of_core.safetensors_file import checksum, map_arrays, write_arrays
 from mlis.errors import DataError
-from mlis.storage.atomic import strict_json, write_json
-from mlis.storage.folders import recover
+from mlis.storage.atomic import write_json
+from mlis.storage.folders import read_versioned, recover
 
 FORMAT, VERSION = "mlis-features", 1
 TENSORS, IMAGES, RECORD = "features.safetensors", "images.csv", "features.json"
@@ -101,19 +101,7 @@ def images_table(images: ImageFeatures) -> str:
 def read_record(folder: Path) -> dict[str, Any]:
     """`features.json` of a complete feature folder. Raises `DataError`."""
     path = folder / RECORD
-    try:
-        recover(folder)
-        record = strict_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Give a complete feature folder.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read: {error}. {_AGAIN}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise DataError(f"{path}: expected the format {FORMAT!r}.")
-    if record.get("version") != VERSION:
-        raise DataError(
-            f"{path}: expected version {VERSION}, got {record.get('version')!r}. {_AGAIN}"
-        )
+    record = read_versioned(path, FORMAT, VERSION, _AGAIN)
     if not isinstance(record.get("backbone"), dict) or not isinstance(record.get("root"), str):
         raise DataError(f"{path}: damaged: backbone or root is missing. {_AGAIN}")
     return record

@@ -17,7 +17,7 @@ from mlis.data.io.folder import is_dataset_folder, load_folder, read_sources
 from mlis.data.io.matlab import read_columns
 from mlis.data.io.npy_file import load_npy, read_npz
 from mlis.data.io.parquet import open_parquet, parquet_features
-from mlis.data.io.reading import reading
+from mlis.data.io.reading import read_text, reading
 from mlis.data.labels import shorten
 from mlis.errors import DataError
 
@@ -159,10 +159,7 @@ def _image_paths(folder: Path) -> Sequence[str]:
 def _read_labels(path: Path) -> Sequence[Any] | np.ndarray:
     if path.suffix.casefold() == ".npy":
         return load_npy(path)
-    try:
-        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}.") from error
+    return read_text(path).rstrip().splitlines()
 
 
 def _read_csv(path: Path, label_column: str, *, labelled: bool) -> Rows:

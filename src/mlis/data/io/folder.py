@@ -13,23 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.dataset import GZSLDataset, Provenance, content_hash
+from mlis.data.dataset import DISPLAYED, GZSLDataset, Provenance, content_hash
 from mlis.data.io.cache import CachedHash
 from mlis.data.out_of_core.safetensors_file import map_arrays, write_arrays
 from mlis.data.out_of_core.stored import stored
 from mlis.data.splits import Split
 from mlis.errors import DataError
-from mlis.storage.atomic import strict_json, write_json
-from mlis.storage.folders import recover, replaced_together
+from mlis.storage.atomic import write_json
+from mlis.storage.folders import read_versioned, recover, replaced_together
 
 FORMAT = "mlis-dataset"
 VERSION = 1
 TENSORS, METADATA, SOURCES = "features.safetensors", "dataset.json", "sources.json"
 VERIFY_ONCE = 256 << 20
 """Size of features in bytes from which a verified file is not verified again."""
-_MAX_JSON = 256 << 20
 _ARRAYS = ("features", "labels", "descriptors")
 _PARTS = tuple(Split.__dataclass_fields__)
+_AGAIN = "Save the dataset again."
 
 
 def save_dataset(data: GZSLDataset, folder: str | os.PathLike[str]) -> None:
@@ -87,35 +87,23 @@ def load_folder(folder: str | os.PathLike[str]) -> GZSLDataset:
             together.
     """
     folder = Path(folder)
-    metadata = _read_metadata(folder / METADATA)
-    names = [*_ARRAYS, *(f"split.{part}" for part in _PARTS)]
-    arrays, _ = map_arrays(folder / TENSORS, names)
-    try:
-        class_names, provenance = _class_names(metadata), _provenance(metadata, folder)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{folder / METADATA}: damaged: {error!r}. Save the dataset again."
-        ) from error
+    class_names, provenance, sha256 = _read_metadata(folder)
+    arrays, split = _read_arrays(folder)
     verified = _verified_hash(folder / TENSORS, arrays["features"], class_names)
     known = None if verified is None else verified.load()
     if known is not None and (where := stored(arrays["features"])) is not None:
         where.file.finite = True
     data = GZSLDataset(
-        features=arrays["features"],
-        labels=np.array(arrays["labels"]),
-        descriptors=np.array(arrays["descriptors"]),
-        class_names=class_names,
-        split=Split(**{part: arrays[f"split.{part}"] for part in _PARTS}),
-        provenance=provenance,
+        arrays["features"],
+        np.array(arrays["labels"]),
+        np.array(arrays["descriptors"]),
+        class_names,
+        split,
+        provenance,
     )
     if known is not None:
         data.__dict__["sha256"] = known
-    if data.sha256 != metadata.get("sha256"):
-        raise DataError(
-            f"{folder}: {TENSORS} and {METADATA} are damaged or do not belong together: expected "
-            f"SHA-256 {str(metadata.get('sha256'))[:12]}…, got {data.sha256[:12]}…. Save the "
-            "dataset again."
-        )
+    _check_hash(folder, sha256, data.sha256)
     if verified is not None and known is None:
         verified.store(data.sha256)
     return data
@@ -132,29 +120,19 @@ def read_test_only(
     Raises:
         DataError: a file is missing or damaged, or there are neither training nor test rows.
     """
-    metadata = _read_metadata(folder / METADATA)
-    names = [*_ARRAYS, *(f"split.{part}" for part in _PARTS)]
-    arrays, _ = map_arrays(folder / TENSORS, names)
-    if arrays["split.trainval"].size:
+    class_names, provenance, sha256 = _read_metadata(folder)
+    arrays, split = _read_arrays(folder)
+    if split.trainval.size:
         return None
-    split = Split(**{part: arrays[f"split.{part}"] for part in _PARTS})
-    try:
-        class_names, sources = _class_names(metadata), _provenance(metadata, folder).sources
-        rows = np.concatenate([split.test_seen, split.test_unseen])
-        found = tuple(class_names[label] for label in np.array(arrays["labels"])[rows])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise DataError(
-            f"{folder / METADATA}: damaged: {error!r}. Save the dataset again."
-        ) from error
-    content = {name: arrays[name] for name in _ARRAYS}
-    if content_hash(class_names, content, split) != metadata.get("sha256"):
-        raise DataError(
-            f"{folder}: {TENSORS} and {METADATA} are damaged or do not belong together. Save the "
-            "dataset again."
-        )
+    _check_hash(folder, sha256, content_hash(class_names, arrays, split))
+    rows = np.concatenate([split.test_seen, split.test_unseen])
     if not rows.size:
         raise DataError(f"{folder}: expected test rows, got none.")
-    return np.asarray(arrays["features"][rows]), found, sources
+    try:
+        names = tuple(class_names[label] for label in np.array(arrays["labels"])[rows])
+    except IndexError as error:
+        raise DataError(f"{folder / TENSORS}: damaged: {error}. {_AGAIN}") from error
+    return np.asarray(arrays["features"][rows]), names, provenance.sources
 
 
 def read_sources(folder: Path) -> Mapping[str, Any]:
@@ -163,13 +141,7 @@ def read_sources(folder: Path) -> Mapping[str, Any]:
     Raises:
         DataError: `dataset.json` is missing, damaged or of another version.
     """
-    metadata = _read_metadata(folder / METADATA)
-    try:
-        return _provenance(metadata, folder).sources
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{folder / METADATA}: damaged: {error!r}. Save the dataset again."
-        ) from error
+    return _read_metadata(folder)[1].sources
 
 
 def _verified_hash(
@@ -182,45 +154,40 @@ def _verified_hash(
     return CachedHash("verified", path, where.file.descriptor, VERSION, class_names)
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
-    try:
-        recover(path.parent)
-        if path.stat().st_size > _MAX_JSON:
-            raise DataError(f"{path}: expected at most {_MAX_JSON} bytes, got a larger file.")
-        metadata = strict_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Give a dataset folder.") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+def _check_hash(folder: Path, recorded: str, found: str) -> None:
+    if recorded != found:
         raise DataError(
-            f"{path}: damaged: invalid JSON: {error}. Save the dataset again."
-        ) from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise DataError(f"{path}: expected the format {FORMAT!r}.")
-    if metadata.get("version") != VERSION:
-        raise DataError(
-            f"{path}: expected version {VERSION}, got {metadata.get('version')!r}. Save the "
-            "dataset again with this version of mlis, or use one that reads it."
+            f"{folder}: {TENSORS} and {METADATA} are damaged or do not belong together: expected "
+            f"SHA-256 {recorded[:12]}…, got {found[:12]}…. {_AGAIN}"
         )
-    return metadata
 
 
-def _class_names(metadata: dict[str, Any]) -> tuple[str, ...]:
-    names = metadata["class_names"]
-    if not isinstance(names, list):
-        raise TypeError("class_names is not a list")
-    return tuple(names)
+def _read_arrays(folder: Path) -> tuple[dict[str, np.ndarray], Split]:
+    arrays, _ = map_arrays(folder / TENSORS, [*_ARRAYS, *(f"split.{part}" for part in _PARTS)])
+    split = Split(**{part: arrays.pop(f"split.{part}") for part in _PARTS})
+    return arrays, split
 
 
-def _provenance(metadata: dict[str, Any], folder: Path) -> Provenance:
-    known = metadata["provenance"]
+def _read_metadata(folder: Path) -> tuple[tuple[str, ...], Provenance, str]:
+    """Class names, provenance and the recorded SHA-256."""
+    path = folder / METADATA
+    metadata = read_versioned(path, FORMAT, VERSION, _AGAIN)
+    try:
+        names = metadata["class_names"]
+        if not isinstance(names, list):
+            raise TypeError("class_names is not a list")
+        return tuple(names), _provenance(metadata["provenance"]), str(metadata["sha256"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: damaged: {error!r}. {_AGAIN}") from error
+
+
+def _provenance(known: dict[str, Any]) -> Provenance:
     name, features, descriptors = (known[key] for key in ("name", "features", "descriptors"))
     files, notes = dict(known["files"]), tuple(known["notes"])
     texts = (name, features, descriptors, *files, *files.values(), *notes)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("provenance contains values other than text")
-    sources = known.get("sources") or _sources_beside(folder)
+    sources = known.get("sources") or {}
     check_sources(sources)
     return Provenance(name, features, descriptors, files, notes, dict(sources))
 
@@ -234,19 +201,11 @@ def check_sources(sources: Any) -> None:
             raise TypeError(f"sources: {name}: expected an object, got {type(found).__name__}")
         return found
 
+    shown = part(sources, DISPLAYED)
+    if not all(isinstance(text, str) for text in shown.values()):
+        raise TypeError("sources: display names must be text")
     descriptors = part(sources, "descriptors")
     for model in (part(sources, "backbone"), part(descriptors, "text")):
         texts = [model.get(name, "") for name in ("name", "pooling", "fingerprint")]
         if model and ("name" not in model or not all(isinstance(text, str) for text in texts)):
             raise TypeError("sources: a model's name, pooling and fingerprint must be text")
-
-
-def _sources_beside(folder: Path) -> dict[str, Any]:
-    """Content of `sources.json`, for a `dataset.json` of an earlier version without sources."""
-    try:
-        sources = strict_json((folder / SOURCES).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise DataError(f"{folder / SOURCES}: cannot be read: {error.strerror}.") from error
-    return {name: sources[name] for name in ("backbone", "descriptors") if sources.get(name)}

@@ -32,16 +32,22 @@ def read_folders(path: Path, labels: np.ndarray) -> np.ndarray:
         (n,) int64: pairs of label and folder, encoded by `pack`.
     """
     pairs: set[tuple[int, str]] = set()
-    if sorted(field_shapes(path).get(FIELD, ())) == [1, len(labels)]:
-        groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        rows = np.unique([rows[at] for rows in groups for at in (0, len(rows) // 2, -1)])
-        try:
-            files = read_strings(path, FIELD, rows)
-        except DataError:  # this field is optional
-            files = ()
-        for row, file in zip(rows, files, strict=False):
-            pairs.add((int(labels[row]), re.sub(r"[/\\]?[^/\\]*$", "", file)))
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    rows = np.unique([rows[at] for rows in groups for at in (0, len(rows) // 2, -1)])
+    for row, file in zip(rows, image_files(path, len(labels), rows), strict=False):
+        pairs.add((int(labels[row]), re.sub(r"[/\\]?[^/\\]*$", "", file)))
     return pack(pairs)
+
+
+def image_files(
+    path: Path, count: int, rows: Sequence[int] | np.ndarray | None = None
+) -> tuple[str, ...]:
+    """Names of the images of `rows` (default: all); empty if the file does not have `count`."""
+    try:
+        there = sorted(field_shapes(path).get(FIELD, ())) == sorted((1, count))
+        return read_strings(path, FIELD, rows) if there else ()
+    except DataError:  # this field is optional
+        return ()
 
 
 def pack(pairs: Iterable[tuple[int, str]]) -> np.ndarray:

@@ -38,5 +38,14 @@ def reading(path: Path, kind: str, remedy: str) -> Iterator[None]:
         raise DataError(f"{path}: not {kind}, or damaged ({_reason(error)}). {remedy}") from error
 
 
+def read_text(path: Path) -> str:
+    """The content of a text file in UTF-8. Raises `DataError`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read: {reason}. Give a text file in UTF-8.") from error
+
+
 def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__

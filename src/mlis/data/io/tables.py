@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.dataset import GZSLDataset, Provenance
+from mlis.data.dataset import DISPLAYED, GZSLDataset, Provenance
 from mlis.data.io.cache import file_sha256
 from mlis.data.io.classes_file import Classes, read_classes
 from mlis.data.io.csv_file import LABEL, SPLIT
@@ -127,6 +127,8 @@ def _hashes(paths: Sequence[Path]) -> dict[str, str]:
 
 def _sources(features: Sequence[Path], classes: Classes, missing: float | None) -> dict[str, Any]:
     sources: dict[str, Any] = {"descriptors": {"format": COLUMNS, "columns": [*classes.columns]}}
+    if classes.display:
+        sources[DISPLAYED] = classes.display
     if missing is not None:
         sources["descriptors"]["missing"] = missing
     if len(features) == 1 and is_feature_folder(features[0]):  # of several, no one model gives all

@@ -21,7 +21,7 @@ import numpy as np
 from mlis.data.dataset import GZSLDataset, Provenance
 from mlis.data.io.cache import cached_arrays, file_sha256
 from mlis.data.io.feature_rows import Rows
-from mlis.data.io.image_folders import FIELD, folder_mismatch, read_folders
+from mlis.data.io.image_folders import folder_mismatch, image_files, read_folders
 from mlis.data.io.joined import Files, distinct_names, file_paths, join_rows, joined_name
 from mlis.data.io.matlab import field_shapes, read_array, read_columns, read_strings
 from mlis.data.labels import normal, shorten, warn_of_similar
@@ -116,21 +116,12 @@ def _features_of(paths: Sequence[Path], cache: bool) -> tuple[dict[str, np.ndarr
     if len(paths) == 1:
         return found[0], hashes
     parts = [
-        Rows(arrays["features"], arrays["labels"], paths=_image_files(path, len(arrays["labels"])))
+        Rows(arrays["features"], arrays["labels"], paths=image_files(path, len(arrays["labels"])))
         for path, arrays in zip(paths, found, strict=True)
     ]
     joined = join_rows(paths, parts)
     folders = max((arrays["folders"] for arrays in found), key=len)  # some files have none
     return {"features": joined.features, "labels": found[0]["labels"], "folders": folders}, hashes
-
-
-def _image_files(path: Path, count: int) -> Sequence[str]:
-    """Names of the images; empty if the file does not contain them."""
-    named = sorted(field_shapes(path).get(FIELD, ())) == sorted((1, count))
-    try:
-        return read_strings(path, FIELD) if named else ()
-    except DataError:  # this field is optional
-        return ()
 
 
 def _read_features(path: Path) -> dict[str, np.ndarray]:

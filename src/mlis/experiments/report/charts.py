@@ -26,7 +26,7 @@ from mlis.experiments.figures import Curve, describe, draw_curve
 from mlis.model.recognizer import Recognizer
 from mlis.pages import colours
 from mlis.pages.projection import project
-from mlis.storage.atomic import atomic_write
+from mlis.storage.atomic import write_text
 
 UNSEEN, OF_UNSEEN = 8, 30  # classes with a sign of their own, and images of each at most
 SEEN, OF_SEEN = 20, 12
@@ -68,8 +68,7 @@ def save(figure: Figure, title: str, path: Path) -> Path:
     """Write a figure to an SVG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.set_facecolor("white")
-    with atomic_write(path) as temporary:
-        temporary.write_text(_svg(figure, title), encoding="utf-8")
+    write_text(path, _svg(figure, title))
     return path
 
 
@@ -150,7 +149,9 @@ class Map:
             return None
         features = np.ascontiguousarray(np.asarray(test.features[rows]), dtype=np.float32)
         places = {"raw": project(features), "refined": project(recognizer.refine(features))}
-        names = tuple(shown(test.class_names[c]) for c in classes)
+        display = recognizer.display_names
+        names = [test.class_names[c] for c in classes]
+        names = tuple(shown(display.get(name, name)) for name in names)
         return cls(places, test.labels[rows], classes, names)
 
     @property
@@ -192,7 +193,7 @@ def map_sheet(found: Map, title: str, test: Mapping[str, Any]) -> Figure:
     Args:
         found: the map.
         title: of the whole.
-        test: a row's measures, or those of :class:`mlis.experiments.retrieval.UnseenImages`.
+        test: a row's measures, or those of :func:`mlis.experiments.retrieval.retrieved`.
     """
     figure = Figure(figsize=(10, 6.8), layout="constrained")
     figure.suptitle(title, fontweight="bold")

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from mlis.data.dataset import DISPLAYED
+from mlis.errors import MlisError
 from mlis.experiments.report import charts
 from mlis.experiments.report.material import (
     Data,
     Loader,
-    Missing,
     Tested,
     losses_of,
     tested,
@@ -39,11 +40,12 @@ def look(folder: Path, study: Study, load: Loader, anchor: str, with_maps: bool)
         data = load(study)
         answers = tested(folder, study, data.dataset)
         found = charts.Map.of(data.dataset, answers.recognizer) if with_maps else None
-    except Missing as missing:
-        problem = str(missing)
+    except (MlisError, OSError) as error:  # the page says why a part is not there
+        problem = str(error)
     unmapped = problem or "fewer than 5 test images" if with_maps else "it was not asked for"
     losses, without = losses_of(folder, study)
-    classes = list(_classes(series.rows))
+    shown = data.dataset.provenance.sources.get(DISPLAYED, {}) if data else {}
+    classes = list(_classes(series.rows, shown))
     said = {which: charts.retrieval(series.first.test, which) for which in ("raw", "refined")}
     return {
         **{"anchor": anchor, "label": study.label, "what": what, "seed": series.seeds[0]},
@@ -60,7 +62,7 @@ def look(folder: Path, study: Study, load: Loader, anchor: str, with_maps: bool)
         "retrieval": said,
         "classes": classes,
         "class_bars": [_bars(classes, seen) for seen in (False, True)],
-        "confusions": list(_confusions(series.first, data, answers)),
+        "confusions": list(_confusions(series.first, data, answers, shown)),
         "picture_problem": problem or (data.pictures.problem if data else ""),
     }
 
@@ -73,7 +75,7 @@ def problems(found: Mapping[str, Any]) -> list[str]:
     return [f"{found['label']}: {one}" for one in dict.fromkeys(said) if one]
 
 
-def _classes(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _classes(rows: Sequence[Row], shown: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Accuracy of each class with test images over seeds, in the order of the first row."""
     found: dict[str, tuple[Mapping[str, Any], list[float]]] = {}
     for row in rows:
@@ -84,7 +86,7 @@ def _classes(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         mean = float(np.mean(values))
         spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
         yield {
-            **{"name": name[:NAME], "seen": one["seen"], "images": one["images"]},
+            **{"name": shown.get(name, name)[:NAME], "seen": one["seen"], "images": one["images"]},
             **{"mean": mean, "cell": f"{mean:.1f}{spread}"},
         }
 
@@ -108,24 +110,23 @@ def _bars(classes: Sequence[Mapping[str, Any]], seen: bool) -> dict[str, Any]:
     return {"said": said, "parts": parts if bars else {}}
 
 
-def _confusions(row: Row, data: Data | None, answers: Tested | None) -> Iterator[dict[str, Any]]:
+def _confusions(
+    row: Row, data: Data | None, answers: Tested | None, shown: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
     """The most frequent mistakes of a run, with a mistaken image and one of the other class."""
     seen = {one["name"]: one["seen"] for one in row.test.get("per_class", ())}
     pairs = [one for one in row.test.get("confusions", ()) if isinstance(one, Mapping)]
     for one in pairs[:CONFUSIONS]:
         names = [str(one.get("label")), str(one.get("predicted"))]
-        pictures = []
+        texts, pictures = [shown.get(name, name)[:NAME] for name in names], []
         if data and answers:
             rows = answers.rows_of(*names), answers.rows_of(names[1])
-            alts = (
-                f"{names[0][:NAME]}, taken for {names[1][:NAME]}",
-                f"an image of {names[1][:NAME]}",
-            )
+            alts = (f"{texts[0]}, taken for {texts[1]}", f"an image of {texts[1]}")
             found = [_thumbnail(data, wanted) for wanted in rows]
             pictures = [pair for pair in zip(found, alts, strict=True) if pair[0]]
         kinds = ["" if name not in seen else "seen" if seen[name] else "unseen" for name in names]
         yield {
-            "classes": [(name[:NAME], kind) for name, kind in zip(names, kinds, strict=True)],
+            "classes": list(zip(texts, kinds, strict=True)),
             "count": one.get("count"),
             "share": float(one.get("share", 0)),
             "pictures": pictures,

@@ -3,10 +3,10 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from mlis.data.io.benchmarks import TABLE_1, Counts
+from mlis.data.io.benchmarks import Counts
 from mlis.experiments import figures, tables
 from mlis.experiments.budget import REDUCED
 from mlis.experiments.figures import Curve
@@ -19,8 +19,6 @@ from mlis.experiments.source import FIVE
 from mlis.experiments.store import PROTOCOLS, STAND_IN, Row
 from mlis.experiments.tables import (
     MEASURED,
-    MISSING,
-    PUBLISHED,
     Line,
     measured_line,
     published_lines,
@@ -33,7 +31,6 @@ FIGURES = ("figure3", "figure4")
 REDUCED_SIZE = "reduced size"
 LABELS = (*PROTOCOLS, AS_PUBLISHED, STAND_IN, REDUCED_SIZE, QUICK)
 OTHERS, RUNS = 200, 1000  # lines of series that are in no table, of a study; runs listed
-Counted = tuple[str, str, Mapping[str, Any], str]  # dataset, kind, counts, note
 
 
 def page_content(studies: Sequence[Study], looks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -98,21 +95,14 @@ def _main(study: Study) -> dict[str, Any]:
 # --- table 1 --------------------------------------------------------------------------------------
 
 
-def _sizes(studies: Sequence[Study], looks: Sequence[Mapping[str, Any]]) -> Iterator[Counted]:
+def _sizes(studies: Sequence[Study], looks: Sequence[Mapping[str, Any]]) -> Iterator[tables.Sizes]:
     """Published sizes and those of the data, for each dataset, however many studies it has."""
     shown = {one["label"]: (one["dataset"], one["data_problem"]) for one in looks}
     first = {study.data_sha256: study for study in reversed(studies)}
     for study in reversed(first.values()):
-        paper = TABLE_1.get(study.name) if study.name in FIVE else None
-        if paper is not None:
-            yield study.name, PUBLISHED, asdict(paper), "MLIS paper, Table 1"
         dataset, problem = shown.get(study.label, (None, "not shown in detail"))
-        if dataset is None:
-            yield study.label, MISSING, {}, problem
-            continue
-        counts = asdict(Counts.of(dataset))
-        note = "" if paper is None else "as published" if counts == asdict(paper) else "differs"
-        yield study.label, MEASURED, counts, note
+        counts = None if dataset is None else Counts.of(dataset)
+        yield from tables.sizes(study.name, study.label, counts, problem)
 
 
 # --- tables 2 to 4 --------------------------------------------------------------------------------

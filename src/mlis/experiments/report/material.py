@@ -1,6 +1,6 @@
 """Loads what the details of a study need: the data, the saved model's answers, losses."""
 
-import functools
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -10,22 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset
-from mlis.errors import MlisError
+from mlis.errors import DataError
 from mlis.evaluation import Confidence, evaluate_confidence
 from mlis.experiments.engine import record_of
 from mlis.experiments.report.pictures import Pictures, pictures_of
 from mlis.experiments.report.series import Study
+from mlis.experiments.tasks import Task
+from mlis.experiments.tasks import load_data as load_tasks_data
 from mlis.io.checkpoint import is_model, load_model
 from mlis.model.recognizer import Recognizer
 
 Losses = dict[str, dict[str, list[tuple[float, float]]]]  # "refinement: metric" → run → points
 POINTS = 200  # of a loss curve
-
-
-class Missing(Exception):  # noqa: N818  (nothing is wrong: the page says why a part is not there)
-    """A part of the page cannot be made; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +33,12 @@ class Data:
     pictures: Pictures
 
 
-Loader = Callable[[Study], Data]  # raises Missing
+Loader = Callable[[Study], Data]  # raises DataError
 
 
 def no_data(study: Study) -> Data:
     """Read nothing but the results."""
-    raise Missing("the data were not to be read")
+    raise DataError("the data were not to be read")
 
 
 def load_data(study: Study, *, data_root: Path | None, images: Path | None) -> Data:
@@ -53,27 +50,14 @@ def load_data(study: Study, *, data_root: Path | None, images: Path | None) -> D
         images: folder that holds the photographs.
 
     Raises:
-        Missing: it is not there any more, or is another one.
+        DataError: it is not there any more, or is another one.
     """
-    task = study.main.first.task
-    arguments = dict(task["dataset"])
+    task = Task.from_dict(study.main.first.task)
+    arguments = dict(task.dataset)
     if data_root is not None and "data_root" in arguments:
         arguments["data_root"] = str(data_root)
-    try:
-        dataset = _loaded(json.dumps(arguments, sort_keys=True))
-    except (MlisError, OSError, TypeError) as error:
-        raise Missing(f"its data cannot be read: {error}") from None
-    if dataset.sha256 != task["data_sha256"]:
-        raise Missing(
-            f"the data have changed: expected SHA-256 {task['data_sha256'][:16]}…, got "
-            f"{dataset.sha256[:16]}…"
-        )
+    dataset = load_tasks_data(dataclasses.replace(task, dataset=arguments))
     return Data(dataset, pictures_of(arguments, dataset, images))
-
-
-@functools.lru_cache(maxsize=1)  # studies of one dataset follow each other
-def _loaded(arguments: str) -> GZSLDataset:
-    return load_dataset(**json.loads(arguments))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,22 +88,19 @@ def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested:
     """Let the saved model of the main series' lowest seed predict again.
 
     Raises:
-        Missing: there is none, or it does not fit the data.
+        DataError: there is none, or it does not fit the data.
     """
     row = study.main.first
     folder = record_of(results, row.key) / "model"
     if not is_model(folder):
-        raise Missing(f"runs/{row.key[:16]}/model is not there (seed {row.task['seed']})")
-    try:
-        model = load_model(folder)
-    except (MlisError, OSError) as error:
-        raise Missing(f"the saved model cannot be read: {error}") from None
+        where = f"runs/{row.key[:16]}/model"
+        raise DataError(f"{where} is not there (seed {row.task['seed']})")
+    model, test = load_model(folder), dataset.for_testing()
     if model.transductive:
-        raise Missing("the saved model was adapted to unlabelled images: it is transductive")
-    test = dataset.for_testing()
+        raise DataError("the saved model was adapted to unlabelled images: it is transductive")
     got = test.features.shape[1]
     if model.num_features != got:
-        raise Missing(f"the saved model: expected {model.num_features} features, got {got}")
+        raise DataError(f"the saved model: expected {model.num_features} features, got {got}")
     rows = np.concatenate([dataset.split.test_seen, dataset.split.test_unseen])
     scores = model.scores(test.features)
     confidence = evaluate_confidence(

@@ -5,7 +5,6 @@ and files of the benchmarks' format together with a folder that holds the photog
 `image_files` names.
 """
 
-import csv
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,13 @@ from mlis.data.dataset import GZSLDataset
 from mlis.data.io.benchmarks import benchmark_name, features_paths_of
 from mlis.data.io.feature_folder import IMAGES
 from mlis.data.io.folder import SOURCES
+from mlis.data.io.image_folders import image_files
 from mlis.data.io.joined import file_paths
-from mlis.data.io.matlab import field_shapes, read_strings
 from mlis.data.letters.dataset import load_letters
 from mlis.errors import DataError
 from mlis.features.decode import ImageError, decode, quiet_pillow, read_file
+from mlis.features.images.dataset_images import photographs
 from mlis.pages import data_uri
-from mlis.storage.atomic import strict_json
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -83,20 +82,11 @@ def pictures_of(
             )
         folder = Path(name)
         if name and (folder / IMAGES).is_file() and (folder / SOURCES).is_file():
-            return _files(_built(folder, count, images))
+            found, _ = photographs(folder, count)
+            return _files([(images or found.root) / one.path for one in found.images])
         return _files(_named(arguments, count, images))
     except (DataError, OSError, ValueError) as error:
         return Pictures(np.zeros(count, dtype=bool), problem=str(error))
-
-
-def _built(folder: Path, count: int, images: Path | None) -> list[Path | None]:
-    with (folder / IMAGES).open(encoding="utf-8", newline="") as handle:
-        paths = [row["path"] for row in csv.DictReader(handle) if row.get("path")]
-    if len(paths) != count:
-        raise DataError(f"{folder / IMAGES}: expected {count} images, one a row, got {len(paths)}")
-    record = strict_json((folder / SOURCES).read_text(encoding="utf-8"))
-    root = images or Path(str(record.get("root", "")) if isinstance(record, dict) else "")
-    return [root / path for path in paths]
 
 
 def _named(arguments: Mapping[str, Any], count: int, images: Path | None) -> list[Path | None]:
@@ -104,12 +94,12 @@ def _named(arguments: Mapping[str, Any], count: int, images: Path | None) -> lis
     if images is None:
         raise DataError("no picture of a row is known; --images names a folder of photographs")
     path = _features_path(arguments)
-    if path is None or sorted(field_shapes(path).get("image_files", ())) != [1, count]:
+    names = () if path is None else image_files(path, count)
+    if not names:
         raise DataError("the features file does not name the images (image_files)")
     there: dict[str, list[Path]] = {}
     for file in images.rglob("*"):
         there.setdefault(file.name, []).append(file)
-    names = read_strings(path, "image_files", np.arange(count))
     wanted = [PurePosixPath(name.replace("\\", "/")) for name in names]
     return [_only(name, there.get(name.name, [])) for name in wanted]
 

@@ -17,18 +17,17 @@ from mlis.config import Config, hash_of
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import summarise
 from mlis.experiments.budget import within_quick
-from mlis.experiments.plans import BASELINES, COMPONENTS, LABELS, LOSSES, SWEEPS
+from mlis.experiments.plans import BASELINES, FIGURES, LABELS, SWEEPS, variants
 from mlis.experiments.store import PROTOCOLS, STAND_IN, Row, Store
 from mlis.experiments.tasks import METHOD
 
 MEASURES = ("U", "S", "H")
 QUICK = "quick budget"
+COMPONENTS, LOSS = "refinement.components", "refinement.loss"
 SWEPT = (
-    ("refinement", "components"),
-    ("refinement", "loss"),
-    *((section, name) for sweeps in SWEEPS.values() for _, section, name, _ in sweeps),
+    *(COMPONENTS, LOSS),
+    *(f"{section}.{name}" for sweeps in SWEEPS.values() for _, section, name, _ in sweeps),
 )
-Values = tuple[Any, ...]  # of SWEPT
 _OF_ONE_RUN = ("seed", "dataset", "device", "config")  # of a task: what does not name its series
 
 
@@ -90,14 +89,12 @@ class Study:
         name: of the dataset.
         label: with everything that must be known of its numbers: "FLO (stand-in) [quick budget]".
         series: all of them, any protocol.
-        base: values of `SWEPT` that tables and figures vary.
-        settings: all settings of the base.
+        settings: of the base.
     """
 
     name: str
     label: str
     series: tuple[Series, ...]
-    base: Values
     settings: Mapping[str, Any]
 
     @property
@@ -135,7 +132,7 @@ class Study:
 
     def places(self, experiment: str) -> list[Place]:
         """What the study has of a table or figure, in its order; H@val before test-best."""
-        found = [place for one in self.series for place in _places(experiment, one, self.base)]
+        found = [place for one in self.series for place in _places(experiment, one, self.settings)]
         order = {label: i for i, label in enumerate(_ORDER[experiment])}
         return sorted(
             found,
@@ -155,10 +152,11 @@ class Study:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {"precision": config["precision"]}
-    for section, settings in config.items():
-        if isinstance(settings, Mapping):
-            flat |= {f"{section}.{name}": value for name, value in settings.items()}
+    """Values by "section.name"."""
+    flat = {}
+    for section, value in config.items():
+        named = value.items() if isinstance(value, Mapping) else ()
+        flat |= {f"{section}.{name}": one for name, one in named} or {section: value}
     return flat
 
 
@@ -251,49 +249,36 @@ def series_of(rows: Iterable[Row]) -> list[Series]:
 
 _ORDER: Mapping[str, tuple[str, ...]] = {
     "table2": (*(LABELS[name] for name in BASELINES), "MLIS"),
-    "table3": tuple(COMPONENTS),
-    "table4": tuple(loss + suffix for loss in LOSSES for suffix in ("", "+IS")),
-    **{name: tuple(label for label, *_ in sweeps) for name, sweeps in SWEEPS.items()},
+    **{
+        name: tuple(dict.fromkeys(one.label for one in variants(name)))
+        for name in ("table3", "table4", *FIGURES)
+    },
 }
 
 
-def _places(experiment: str, one: Series, base: Values) -> list[Place]:
+def _places(experiment: str, one: Series, base: Mapping[str, Any]) -> list[Place]:
     if one.method != METHOD:
         return [Place(LABELS[one.method], None, one)] if experiment == "table2" else []
-    values = _swept(one.config)
-    components, loss = values[:2]
-    other = _differing(values, base)
+    found, usual = _swept(one.config), _swept(base)
     if experiment == "table2":
-        return [] if other else [Place("MLIS", None, one)]
-    if experiment == "table3":
-        labels = [label for label, name in COMPONENTS.items() if name == components]
-        return [Place(label, None, one) for label in labels if other <= {0}]
-    if experiment == "table4":
-        suffix = {"ml": "", "ml+is": "+IS"}.get(components)
-        labels = [label for label, name in LOSSES.items() if name == loss]
-        fits = suffix is not None and other <= {0, 1}
-        return [Place(f"{label}{suffix}", None, one) for label in labels if fits]
+        return [Place("MLIS", None, one)] if found == usual else []
     return [
-        Place(label, float(values[at]), one)
-        for label, section, name, points in SWEEPS[experiment]
-        for at in [SWEPT.index((section, name))]
-        if other == {at} or (not other and values[at] in points)
+        Place(variant.label, variant.x, one)
+        for variant in variants(experiment)
+        if found == usual | _flat(variant.changes)
     ]
 
 
-def _swept(config: Mapping[str, Any]) -> Values:
-    return tuple(config[section][name] for section, name in SWEPT)
-
-
-def _differing(values: Values, base: Values) -> set[int]:
-    return {i for i, pair in enumerate(zip(values, base, strict=True)) if pair[0] != pair[1]}
+def _swept(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat = _flat(config)
+    return {name: flat[name] for name in SWEPT}
 
 
 def studies_of(series: Sequence[Series]) -> list[Study]:
     """Group series into studies, in the order of the store."""
     families: dict[tuple[str, str], dict[str, list[Series]]] = {}
     for one in series:
-        fixed = {k: v for k, v in _flat(one.config).items() if tuple(k.split(".")) not in SWEPT}
+        fixed = {k: v for k, v in _flat(one.config).items() if k not in SWEPT}
         data = (one.first.task["name"], one.first.task["data_sha256"])
         families.setdefault(data, {}).setdefault(hash_of(fixed), []).append(one)
     names = [name for name, _ in families]
@@ -305,24 +290,24 @@ def studies_of(series: Sequence[Series]) -> list[Study]:
 
 
 def _study(name: str, sha256: str, number: int, members: Sequence[Series]) -> Study:
-    base = _base(_swept(one.config) for one in members)
     settings = {**members[0].config}
-    for (section, setting), value in zip(SWEPT, base, strict=True):
+    for name_of, value in _base([_swept(one.config) for one in members]).items():
+        section, setting = name_of.split(".")
         settings[section] = {**settings[section], setting: value}
     label = name + (f", data {sha256[:8]}" if sha256 else "")
     label += f" ({STAND_IN})" if any(row.stand_in for row in members[0].rows) else ""
     label += f", settings {number}" if number > 1 else ""
     label += f" [{QUICK}]" if within_quick(settings) else ""
-    return Study(name, label, tuple(members), base, settings)
+    return Study(name, label, tuple(members), settings)
 
 
-def _base(found: Iterable[Values]) -> Values:
+def _base(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What figures and tables vary from: the paper's method, else the most frequent values."""
-    columns = [Counter(values) for values in zip(*found, strict=True)]
-    default = _swept(Config().to_dict())
-    base = []
-    for count, usual in zip(columns, default, strict=True):
+    base = _swept(Config().to_dict())
+    for name, usual in base.items():
+        count = Counter(one[name] for one in found)
         (value, most), *rest = count.most_common(2)
-        base.append(usual if rest and rest[0][1] == most else value)
-    loss = default[1] if default[1] in columns[1] else base[1]
-    return (default[0], loss, *base[2:])
+        tied = rest and rest[0][1] == most
+        if name != COMPONENTS and not tied and not (name == LOSS and usual in count):
+            base[name] = value
+    return base

@@ -9,7 +9,7 @@ from mlis.experiments.report.content import page_content
 from mlis.experiments.report.material import Loader
 from mlis.experiments.report.series import read_rows, series_of, studies_of
 from mlis.pages import render
-from mlis.storage.atomic import atomic_write
+from mlis.storage.atomic import write_text
 
 CLOSE = 12  # studies that are shown in detail; tables and curves are of all
 
@@ -52,7 +52,6 @@ def write_report(
         looks.append(look(folder, study, load, f"study{number}", with_maps))
     text = render("experiments/report/report.html", **page_content(studies, looks))
     output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(output, text)
     missing = tuple(dict.fromkeys(problem for one in looks for problem in problems(one)))
     return Written(output, len(text.encode()), len(rows), missing)

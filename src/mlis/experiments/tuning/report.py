@@ -1,8 +1,6 @@
 """The result of a search: the winner, the head of its settings file, and all trials as a table."""
 
-import csv
 import datetime
-import io
 import platform
 import statistics
 from collections.abc import Sequence
@@ -12,7 +10,8 @@ from optuna.trial import FrozenTrial
 
 import mlis
 from mlis.config import Config
-from mlis.escape import csv_cell, terminal
+from mlis.data.io.csv_file import csv_text
+from mlis.escape import terminal
 from mlis.experiments.tuning.search import Search, mean_of, status
 from mlis.experiments.tuning.space import COLD, is_used, value_of
 from mlis.provenance import PROTOCOL
@@ -75,14 +74,13 @@ def settings_head(
     return "".join(f"# {terminal(fact)}\n" for fact in facts)
 
 
-def csv_text(search: Search, trials: Sequence[FrozenTrial]) -> str:
+def trials_csv(search: Search, trials: Sequence[FrozenTrial]) -> str:
     """One line per trial: state, H of every class split, seconds, and every searched setting."""
     names = list(dict.fromkeys(key.removeprefix(COLD) for key in search.space))
     rounds = [f"H_validation_split_{index + 1}" for index in range(search.splits or 1)]
     columns = ["trial", "state", "role", "protocol", "H_validation", *rounds]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [*columns, "seconds_without_generator", *names, "problem"])
-    writer.writeheader()
+    columns += ["seconds_without_generator", *names, "problem"]
+    rows = []
     for trial in trials:
         known = trial.user_attrs
         row = {"trial": trial.number, "state": status(trial), "protocol": PROTOCOL}
@@ -94,5 +92,5 @@ def csv_text(search: Search, trials: Sequence[FrozenTrial]) -> str:
         if "settings" in known:
             config = Config.from_dict(known["settings"])
             row |= {name: value_of(name, config) for name in names if is_used(name, config)}
-        writer.writerow({name: csv_cell(value) for name, value in row.items()})
-    return out.getvalue()
+        rows.append([row.get(name, "") for name in columns])
+    return csv_text(columns, rows)

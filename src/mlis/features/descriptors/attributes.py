@@ -24,14 +24,8 @@ from mlis.data.labels import normal, shorten, suggestion
 from mlis.errors import DataError
 
 _BOOLEANS = {
-    "yes": 1.0,
-    "true": 1.0,
-    "y": 1.0,
-    "t": 1.0,
-    "no": 0.0,
-    "false": 0.0,
-    "n": 0.0,
-    "f": 0.0,
+    **dict.fromkeys(("yes", "true", "y", "t"), 1.0),
+    **dict.fromkeys(("no", "false", "n", "f"), 0.0),
 }
 _MISSING = {"", "?", "-", "–", "na", "n/a", "nan", "none", "null", "unknown"}
 _MISSING_CATEGORY = _MISSING - {"none"}  # "none" may be a category: tall, short, none

@@ -1,16 +1,17 @@
 """Tables of class descriptions: names, sentences and attributes.
 
 A class has one row or several. Unless columns are named explicitly, `name` is the class, `split` is
-seen or unseen, columns of numbers, yes/no or percentages are attributes, columns of a few words
-shared by several classes are categories, and all others are sentences.
+seen or unseen, `display_name` is what people read, columns of numbers, yes/no or percentages are
+attributes, columns of a few words shared by several classes are categories, and all others are
+sentences.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlis.data.io.csv_file import NAME, SPLIT, parse_number
+from mlis.data.io.csv_file import DISPLAY, NAME, SPLIT, parse_number
 from mlis.data.io.text_table import Columns, find_column, read_table
 from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
@@ -31,6 +32,7 @@ class ClassDescriptions:
         sentence_columns: columns of the sentences.
         categories: columns of `attributes` that are categories.
         missing: cells that were read as missing, besides the usual ones.
+        display: name → display name, the first in the column `display_name`.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class ClassDescriptions:
     sentence_columns: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    display: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def has_sentences(self) -> bool:
@@ -105,7 +108,14 @@ def read_descriptions(
         tuple(sentences),
         tuple(categories),
         tuple(missing),
+        _display(columns, names_of_rows),
     )
+
+
+def _display(columns: Columns, names: Sequence[str]) -> dict[str, str]:
+    cells = columns.get(DISPLAY, ())
+    rows = zip(reversed(names), reversed(cells), strict=False)
+    return {name: normal(cell) for name, cell in rows if cell}
 
 
 def _without(cells: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
@@ -120,7 +130,7 @@ def _sort_columns(
     """Columns of sentences, of attributes and of categories, by their content."""
     sentences, attributes, categories = [], [], []
     for name, cells in columns.items():
-        if name in (name_column, SPLIT) or not any(cells):
+        if name in (name_column, SPLIT, DISPLAY) or not any(cells):
             continue
         if looks_like_attribute(cells):
             attributes.append(name)

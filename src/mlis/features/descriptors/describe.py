@@ -15,7 +15,7 @@ import numpy as np
 
 from mlis.data.io.cache import file_sha256
 from mlis.data.io.classes_file import read_classes
-from mlis.data.io.csv_file import NAME, SPLIT
+from mlis.data.io.csv_file import DISPLAY, NAME, SPLIT
 from mlis.data.labels import shorten
 from mlis.data.missing import warn_of_minus_one
 from mlis.errors import DataError, SettingsError
@@ -31,8 +31,8 @@ from mlis.features.descriptors.attributes import (
 )
 from mlis.features.descriptors.class_descriptions import ClassDescriptions
 from mlis.features.descriptors.text_model import TextModel, without_common
-from mlis.storage.atomic import strict_json, write_json
-from mlis.storage.folders import recover, replaced_together
+from mlis.storage.atomic import write_json
+from mlis.storage.folders import read_versioned, replaced_together
 
 FORMAT, VERSION = "mlis-descriptors", 1
 TABLE, RECORD = "classes.csv", "descriptors.json"
@@ -41,43 +41,35 @@ WEIGHT = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Descriptors:
-    """Vectors of C classes, and everything needed to describe new classes in the same way.
+    """Vectors of C classes.
 
     Attributes:
         names: C.
         vectors: (C, Da) float32.
         split: C of seen or unseen, or None.
-        text: `BackboneSpec.to_dict` of the text model, or None.
-        columns: scaling of the attributes; may be empty.
-        weight: w of the attributes, 0 to 1.
-        notes: on omitted and filled-in values.
-        source: name and SHA-256 of the table.
-        sentence_columns: the columns of sentences in the table.
-        missing: cells that were read as missing, besides the usual ones.
-        text_mean: D, mean of the classes' text vectors, if it was subtracted; else empty.
+        record: how the vectors were computed, as JSON values, sufficient to describe new classes in
+            the same way: `text`, `BackboneSpec.to_dict` of the text model; `sentences`, the columns
+            of sentences; `attributes`, each a `Column`; `attribute_weight`; `missing`, cells read
+            as missing; `text_mean`, if it was subtracted; `kind`, a short description; `notes`;
+            `source`, name and SHA-256 of the table.
+        display: name → display name, where there is one.
     """
 
     names: tuple[str, ...]
     vectors: np.ndarray
     split: tuple[str, ...] | None
-    text: Mapping[str, Any] | None
-    columns: tuple[Column, ...]
-    weight: float
-    notes: tuple[str, ...] = ()
-    source: Mapping[str, str] = field(default_factory=dict)
-    sentence_columns: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    text_mean: tuple[float, ...] = ()
+    record: Mapping[str, Any]
+    display: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def kind(self) -> str:
         """Short description."""
-        text = "" if self.text is None else f"sentences by {self.text['name']}"
-        text += " without their mean" if self.text_mean else ""
-        if not self.columns:
-            return text
-        attributes = f"{len(self.columns)} attributes"
-        return f"{text} and {attributes}, weight {self.weight:g}" if text else attributes
+        return self.record["kind"]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """On omitted and filled-in values."""
+        return tuple(self.record["notes"])
 
 
 def describe(
@@ -123,19 +115,32 @@ def describe(
         )
     share = weight if both else float(bool(columns))
     vectors = concatenate(*parts, weight=share) if both else parts[0]
-    return Descriptors(
-        table.names,
-        vectors.astype(np.float32),
-        table.split,
-        model.identity.to_dict() if model is not None and table.has_sentences else None,
-        columns,
-        share,
-        tuple(notes),
-        {"name": table.path.name, "sha256": file_sha256(table.path)},
-        table.sentence_columns,
-        table.missing,
-        tuple(mean.tolist()),
-    )
+    text = model.identity.to_dict() if model is not None and table.has_sentences else None
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": _kind(text, len(columns), share, without_mean=subtract_mean),
+        "size": vectors.shape[1],
+        "text": text,
+        "sentences": list(table.sentence_columns),
+        "missing": list(table.missing),
+        "attributes": [asdict(column) for column in columns],
+        "attribute_weight": share,
+        "notes": notes,
+        "source": {"name": table.path.name, "sha256": file_sha256(table.path)},
+        **({"text_mean": mean.tolist()} if mean.size else {}),
+    }
+    return Descriptors(table.names, vectors.astype(np.float32), table.split, record, table.display)
+
+
+def _kind(
+    text: Mapping[str, Any] | None, attributes: int, weight: float, *, without_mean: bool
+) -> str:
+    parts = [f"{attributes} attributes"] if attributes else []
+    if text is not None:
+        mean = " without their mean" if without_mean else ""
+        parts.insert(0, f"sentences by {text['name']}{mean}")
+    return " and ".join(parts) + (f", weight {weight:g}" if len(parts) == 2 else "")
 
 
 def _text(table: ClassDescriptions, model: TextModel, notes: list[str]) -> np.ndarray:
@@ -238,70 +243,30 @@ def write_descriptors(descriptors: Descriptors, folder: Path) -> None:
 
     Numbers are written with enough digits to restore float32 exactly.
     """
-    width = descriptors.vectors.shape[1]
-    text = width - len(descriptors.columns)
-    header = [f"t{i:04d}" for i in range(text)] + [f"a:{c.label}" for c in descriptors.columns]
+    columns = [Column.from_dict(one) for one in descriptors.record["attributes"]]
+    text = descriptors.vectors.shape[1] - len(columns)
+    header = [f"t{i:04d}" for i in range(text)] + [f"a:{c.label}" for c in columns]
     with replaced_together(folder) as new:
         with (new / TABLE).open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow([NAME, *([SPLIT] if descriptors.split else []), *header])
+            columns = [SPLIT] if descriptors.split else []
+            columns += [DISPLAY] if descriptors.display else []
+            writer.writerow([NAME, *columns, *header])
             for i, name in enumerate(descriptors.names):
-                split = [descriptors.split[i]] if descriptors.split else []
-                writer.writerow([name, *split, *(f"{v:.9g}" for v in descriptors.vectors[i])])
-        write_json(new / RECORD, record_of(descriptors))
-
-
-def record_of(descriptors: Descriptors) -> dict[str, Any]:
-    """How the vectors were computed, as JSON values."""
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "kind": descriptors.kind,
-        "size": descriptors.vectors.shape[1],
-        "text": None if descriptors.text is None else dict(descriptors.text),
-        "sentences": list(descriptors.sentence_columns),
-        "missing": list(descriptors.missing),
-        "attributes": [asdict(column) for column in descriptors.columns],
-        "attribute_weight": descriptors.weight,
-        "notes": list(descriptors.notes),
-        "source": dict(descriptors.source),
-        **({"text_mean": list(descriptors.text_mean)} if descriptors.text_mean else {}),
-    }
+                cells = [descriptors.split[i]] if descriptors.split else []
+                cells += [descriptors.display.get(name, "")] if descriptors.display else []
+                writer.writerow([name, *cells, *(f"{v:.9g}" for v in descriptors.vectors[i])])
+        write_json(new / RECORD, descriptors.record)
 
 
 def read_descriptors(folder: Path) -> Descriptors:
     """Read a folder written by `write_descriptors`. Raises `DataError`."""
-    path = folder / RECORD
-    try:
-        recover(folder)
-        record = strict_json(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT or record["version"] != VERSION:
-            raise DataError(
-                f"{path}: expected the format {FORMAT!r}, version {VERSION}. Compute the "
-                "descriptors again."
-            )
-        columns = tuple(Column.from_dict(values) for values in record["attributes"])
-        model = (record["text"], columns, float(record["attribute_weight"]))
-        notes, source = tuple(record["notes"]), dict(record["source"])
-        cells = (tuple(record.get("sentences", ())), tuple(record.get("missing", ())))
-        cells += (tuple(map(float, record.get("text_mean", ()))),)
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Give a folder of descriptors.") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"{path}: cannot be read: {error!r}. Compute the descriptors again."
-        ) from error
-    table = read_classes(folder / TABLE)
-    unseen = set(() if table.unseen is None else table.unseen.tolist())
-    split = tuple("unseen" if i in unseen else "seen" for i in range(len(table.names)))
-    return Descriptors(
-        table.names,
-        table.descriptors,
-        None if table.unseen is None else split,
-        *model,
-        notes,
-        source,
-        *cells,
-    )
+    path, again = folder / RECORD, "Compute the descriptors again."
+    record = read_versioned(path, FORMAT, VERSION, again)
+    kinds = {"kind": str, "notes": list, "source": dict, "attributes": list}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
+        raise DataError(f"{path}: damaged: {', '.join(wrong)} missing. {again}")
+    table, split = read_classes(folder / TABLE), None
+    if table.unseen is not None:
+        split = tuple("unseen" if i in table.unseen else "seen" for i in range(len(table.names)))
+    return Descriptors(table.names, table.descriptors, split, record, table.display)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlis.data.io.csv_file import NAME, write_csv
+from mlis.data.io.reading import read_text
 from mlis.data.labels import normal, shorten, suggestion
 from mlis.errors import DataError
 
@@ -109,11 +110,7 @@ def write_texts(texts: Mapping[str, Sequence[str]], path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, tuple[str, ...]]:
-    try:
-        answer = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read: {reason}. Give a text file in UTF-8.") from error
+    answer = read_text(path)
     if answer.lstrip().startswith("["):
         raise DataError(
             f"{path}: expected a JSON object, whose keys are the classes, got a list. Ask for the "

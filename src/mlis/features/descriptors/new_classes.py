@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlis.data.io.csv_file import NAME, SPLIT
+from mlis.data.io.csv_file import DISPLAY, NAME, SPLIT
 from mlis.data.io.text_table import read_table
 from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
@@ -35,7 +35,6 @@ def describe_like(
     classes: str | Path | Descriptions,
     *,
     model: TextModel | None = None,
-    name_column: str = NAME,
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Names (n) and descriptors (n, Da) float32 of new classes.
 
@@ -44,7 +43,6 @@ def describe_like(
         classes: a table with the columns of the training table (absent columns of attributes are
             missing values), or a mapping from names to sentences.
         model: the text model; default: the recorded one, which is not downloaded.
-        name_column: column of the class names.
 
     Raises:
         DataError: the record is of another version, or the table is invalid; names column, row
@@ -68,7 +66,7 @@ def describe_like(
     if isinstance(classes, Mapping):
         described = _from_sentences(classes)
     else:
-        described = _from_table(Path(classes), record, columns, name_column)
+        described = _from_table(Path(classes), record, columns)
     parts: list[np.ndarray] = []
     if expected is not None:
         if not described.has_sentences:
@@ -95,7 +93,7 @@ def _from_sentences(descriptions: Descriptions) -> ClassDescriptions:
 
 
 def _from_table(
-    path: Path, record: Mapping[str, Any], columns: Sequence[Column], name_column: str
+    path: Path, record: Mapping[str, Any], columns: Sequence[Column]
 ) -> ClassDescriptions:
     """Descriptions in the columns of the training table."""
     there = read_table(path)
@@ -108,7 +106,7 @@ def _from_table(
     sentences: list[str] = []
     if record["text"] is not None:
         trained = record.get("sentences", ())  # missing in records of earlier versions
-        known = {name_column, SPLIT, *(column.name for column in columns)}
+        known = {NAME, SPLIT, DISPLAY, *(column.name for column in columns)}
         sentences = [name for name in (trained or there) if name in there]
         sentences = sentences if trained else [name for name in sentences if name not in known]
         if not sentences:
@@ -121,7 +119,6 @@ def _from_table(
         path,
         sentences=sentences,
         attributes=attributes,
-        name_column=name_column,
         missing=record.get("missing", ()),
     )
     for name, part in zip(described.names, described.split or (), strict=False):

@@ -40,7 +40,7 @@ def with_features_of(
     Raises:
         DataError: the photographs of the rows are unknown, or one has changed or cannot be read.
     """
-    found, hashes = _photographs(folder, len(data.labels))
+    found, hashes = photographs(folder, len(data.labels))
     result = extract(found, backbone, output, workers=workers, progress=progress)
     if result.bad:
         raise DataError(
@@ -85,8 +85,16 @@ def save_beside_photographs(data: GZSLDataset, folder: Path, output: Path) -> No
             write_json(new / SOURCES, {**known, **data.provenance.sources})
 
 
-def _photographs(folder: Path, rows: int) -> tuple[Found, tuple[str, ...]]:
-    """The photographs of a dataset's rows, in their order, and the SHA-256 of each."""
+def photographs(folder: Path, rows: int) -> tuple[Found, tuple[str, ...]]:
+    """The photographs of a dataset's rows, in their order, and the SHA-256 of each.
+
+    Args:
+        folder: of a dataset that `mlis data build` wrote.
+        rows: their number.
+
+    Raises:
+        DataError: they are unknown.
+    """
     table = folder / IMAGES
     try:
         root = Path(strict_json((folder / SOURCES).read_text(encoding="utf-8"))["root"])

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,22 +41,11 @@ class Progress(Protocol):
         """Another `images` images were read, including known and bad ones."""
 
 
-class _NoProgress(Progress):
-    """Does nothing."""
-
-
-class Compute(Protocol):
-    """Computes shards, here or on other machines."""
-
-    def __call__(
-        self,
-        parts: Sequence[Sequence[ImageFile]],
-        known: Collection[str],
-        keep: Keep,
-        done: Callable[[int], None],
-    ) -> None:
-        """Compute the images of each part, except `known` hashes; report finished shards."""
-        ...
+Compute = Callable[
+    [Sequence[Sequence[ImageFile]], Collection[str], Keep, Callable[[int], None]], None
+]
+"""Computes the images of each part, except known hashes, here or on other machines; is handed what
+keeps finished shards, and what counts images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +94,13 @@ def extract(
         DataError: none of the images could be read.
         OSError: the folder cannot be written.
     """
-    progress, began = progress or _NoProgress(), time.perf_counter()
+    began = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     store = _store(folder, backbone)
     todo = [image for image in found.images if not _is_known(image, store)]
-    progress.started(len(found.images), len(found.images) - len(todo))
+    if progress is not None:
+        progress.started(len(found.images), len(found.images) - len(todo))
+    done = (lambda _: None) if progress is None else progress.done
     parts = [todo[start : start + shard_images] for start in range(0, len(todo), shard_images)]
     without_row: list[Bad] = []
     computed = 0
@@ -122,11 +113,9 @@ def extract(
             store.add(shard)
 
     if compute is not None:
-        compute(parts, store.at.keys(), keep, progress.done)
+        compute(parts, store.at.keys(), keep, done)
     else:
-        shards = compute_shards(
-            parts, backbone, store.at.keys(), workers=workers, done=progress.done
-        )
+        shards = compute_shards(parts, backbone, store.at.keys(), workers=workers, done=done)
         with closing(shards):
             for shard, bad in shards:
                 keep(shard, bad)
@@ -141,12 +130,9 @@ def extract_folder(
     folder: Path,
     *,
     replace: bool = False,
-    shard_images: int = SHARD_IMAGES,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    compute: Compute | None = None,
+    **options: Any,
 ) -> Extraction:
-    """`extract`, then write the feature folder and `bad.csv`.
+    """`extract`, whose options are taken, then write the feature folder and `bad.csv`.
 
     Raises:
         DataError: the folder contains features of another backbone, or other views, and `replace`
@@ -155,13 +141,7 @@ def extract_folder(
     if not replace:
         _check_backbone(folder, backbone)
     with held(folder):
-        result = extract(
-            *(found, backbone, folder),
-            shard_images=shard_images,
-            workers=workers,
-            progress=progress,
-            compute=compute,
-        )
+        result = extract(found, backbone, folder, **options)
         with replaced_together(folder) as new:
             write_feature_folder(result.images, new)
             write_bad(new, result.bad)

@@ -2,24 +2,28 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 
-from mlis.data.io.csv_file import write_csv
-from mlis.data.io.text_table import find_column, read_table
+from mlis.data.io.csv_file import parse_number, read_csv, write_csv
+from mlis.data.io.text_table import Columns, find_column, read_table
 from mlis.data.labels import normal, shorten
 from mlis.errors import DataError
+from mlis.features.images.boxes import COLUMNS, Box
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _IGNORED = {"thumbs.db", "desktop.ini"}
 _MARKS = {"train": "train", "trainval": "train", "val": "val", "test": "test"}
 _MARKS |= {"test_seen": "test", "test_unseen": "test"}
-_SPLIT_FOLDERS = _MARKS | {"training": "train", "valid": "val", "validation": "val"}
-_SPLIT_FOLDERS |= {"testing": "test"}
+SPLIT_NAMES = _MARKS | {"training": "train", "valid": "val", "validation": "val"}
+SPLIT_NAMES |= {"testing": "test"}
+"""Names of the parts of a split, and their marks."""
 BAD = "bad.csv"
-PATHS = ("path", "file", "filename", "image")
+LABELS = "labels.csv"
+"""Paths and classes of the images beside it; `mlis data import` writes it."""
+PATHS = ("path", "file", "filename", "file_name", "image")
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,14 @@ class ImageFile:
         source: path to open.
         class_name: empty if there is none.
         mark: train, val or test; empty if rows are not marked.
+        box: the part of the picture that is meant; None for the whole.
     """
 
     path: str
     source: Path
     class_name: str = ""
     mark: str = ""
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,16 @@ def find_images(
     Without a table, the class of `root/a/b/c.jpg` is `a`, at any depth; files directly in `root`
     have no class. If all folders in `root` are parts of a split, the class of
     `root/train/a/b/c.jpg` is `a` and its mark is train. All files except hidden ones are included,
-    whether or not they turn out to be images. Links are followed; each folder is read once.
+    whether or not they turn out to be images. Links are followed; each folder is read once. A
+    `labels.csv` in `root` with the columns `path` and `class` is taken as `table`.
 
     Args:
         root: the folder.
         table: CSV, TSV or Parquet with a column of paths relative to `root`, one of classes, and
             optionally `split`: train (or trainval), val, test (or test_seen, test_unseen). Only
-            the files in the table are included.
-        class_column: its column of classes.
+            the files in the table are included. With columns x, y, width and height, a row is a
+            box in the picture, in pixels; a picture may have several.
+        class_column: its column of classes; empty if there is none.
         path_column: its column of paths; default: the first of path, file, filename, image.
 
     Raises:
@@ -87,6 +95,9 @@ def find_images(
     if not root.is_dir():
         raise DataError(f"{root}: no such folder.")
     files, bad = _walk(root)
+    if table is None and _has_labels(root / LABELS):
+        table = root / LABELS
+        check_no_boxes(table, read_table(table))
     if table is not None:
         files = [file for file in files if not _same(file, table)]
         found = _listed(root, table, class_column, path_column, files)
@@ -130,6 +141,19 @@ def shown(path: os.PathLike[str] | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace").replace(os.sep, "/")
 
 
+def check_no_boxes(table: Path, columns: Columns) -> None:
+    """Raise `DataError` for a table of boxes, where whole pictures are expected."""
+    if set(COLUMNS) <= columns.keys():
+        raise DataError(
+            f"{table}: expected whole pictures, got boxes (columns {', '.join(COLUMNS)}). Cut them "
+            f"first (mlis data import {table.name} -o FOLDER), and give that folder."
+        )
+
+
+def _has_labels(table: Path) -> bool:
+    return table.is_file() and {PATHS[0], "class"} <= set(read_csv(table)[0])
+
+
 def _same(one: Path, other: Path) -> bool:
     return one.name == other.name and one.resolve() == other.resolve()
 
@@ -143,7 +167,7 @@ def _by_folder(root: Path, file: Path) -> ImageFile:
 def _by_split(root: Path, images: list[ImageFile]) -> list[ImageFile]:
     """Images with marks, and the second folder as class, if the first ones are a split."""
     tops = sorted({image.class_name for image in images} - {""})
-    parts = [name for name in tops if name.casefold() in _SPLIT_FOLDERS]
+    parts = [name for name in tops if name.casefold() in SPLIT_NAMES]
     nested = all(image.path.count("/") > 1 for image in images if image.class_name in parts)
     if not parts or (len(parts) == 1 and (len(tops) > 1 or not nested)):
         return images  # a class may be called "train"
@@ -153,7 +177,7 @@ def _by_split(root: Path, images: list[ImageFile]) -> list[ImageFile]:
             f"{parts[0]}/CLASS/ and no other folders. Move the others, or give the classes in a "
             "table (--labels)."
         )
-    marks = {name: _SPLIT_FOLDERS[name.casefold()] for name in parts}
+    marks = {name: SPLIT_NAMES[name.casefold()] for name in parts}
     if len(parts) > 1 and "test" not in marks.values():
         logger.warning("%s: %s: no folder of test images", root, shorten(parts))
     result = []
@@ -221,19 +245,16 @@ def _listed(
     columns = read_table(table)
     name = path_column or next((name for name in PATHS if name in columns), PATHS[0])
     paths = find_column(table, columns, name)
-    classes = find_column(table, columns, class_column)
+    classes = find_column(table, columns, class_column) if class_column else [""] * len(paths)
     marks = columns.get("split")
-    images: dict[str, ImageFile] = {}
+    images: dict[tuple[str, Box | None], ImageFile] = {}
     there = {shown(file.relative_to(root)) for file in files}
     for row, (path, class_name) in enumerate(zip(paths, classes, strict=True)):
         if not path:
             raise DataError(
                 f"{table}: row {row}, column {name!r}: expected a path, got an empty cell."
             )
-        drive = ""
-        if "\\" in path and path not in there:  # Windows separators
-            path, drive = path.replace("\\", "/"), PureWindowsPath(path).drive
-        if drive or Path(path).is_absolute() or ".." in Path(path).parts:
+        if (inside := inside_path(path, there)) is None:
             raise DataError(
                 f"{table}: row {row}, column {name!r}: expected a path inside {root}, got {path!r}."
             )
@@ -243,9 +264,41 @@ def _listed(
                 f"{table}: row {row}, column 'split': expected one of {shorten(list(_MARKS))}, got "
                 f"{marks[row]!r}."
             )
-        key = shown(Path(path))
-        if key in images:
+        box = _box(table, columns, row)
+        key = shown(Path(inside))
+        if (key, box) in images:
             raise DataError(f"{table}: row {row}: {path!r} is listed twice. List each image once.")
-        images[key] = ImageFile(key, root / path, normal(class_name), mark)
-    unlisted = len(there - images.keys())
-    return Found(root, tuple(images[key] for key in sorted(images)), (), unlisted)
+        images[key, box] = ImageFile(key, root / inside, normal(class_name), mark, box)
+    unlisted = len(there - {key for key, _ in images})
+    ordered = sorted(images.values(), key=lambda image: image.path)
+    return Found(root, tuple(ordered), (), unlisted)
+
+
+def inside_path(path: str, there: Collection[str] = ()) -> str | None:
+    """A relative path with `/`, of a file inside a folder; None if it may lead out of it.
+
+    `there` are known paths: a backslash in others separates folders.
+    """
+    drive = ""
+    if "\\" in path and path not in there:  # Windows separators
+        path, drive = path.replace("\\", "/"), PureWindowsPath(path).drive
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # half a surrogate pair, as JSON may have
+        return None
+    out = drive or "\0" in path or Path(path).is_absolute() or ".." in Path(path).parts
+    return None if out or not Path(path).name else path
+
+
+def _box(table: Path, columns: Columns, row: int) -> Box | None:
+    """The box of a row; None in a table without boxes, or where its cells are empty."""
+    if not set(COLUMNS[:2]) <= columns.keys():  # width and height alone may be the picture's
+        return None
+    cells = [find_column(table, columns, name)[row] for name in COLUMNS]
+    if not any(cells):
+        return None
+    try:
+        x, y, width, height = map(parse_number, cells)
+        return Box(x, y, width, height)
+    except ValueError as error:
+        raise DataError(f"{table}: row {row}: {error}, in columns {', '.join(COLUMNS)}.") from None

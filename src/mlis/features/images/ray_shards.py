@@ -25,7 +25,7 @@ from typing import Any
 from mlis.compute.ray_cluster import Cluster, Pool, connected, fetch
 from mlis.errors import DataError, SettingsError
 from mlis.features.backbones import Backbone, load_backbone
-from mlis.features.backbones.base import CENTRE
+from mlis.features.backbones.base import BackboneSpec
 from mlis.features.decode import ImageError, read_file
 from mlis.features.images.files import Bad, ImageFile
 from mlis.features.images.shards import Keep, Shard, Stamp, compute_shard
@@ -41,24 +41,20 @@ class Model:
     """A backbone that must be the same on all machines.
 
     Attributes:
-        name, device, precision, views: for :func:`mlis.features.backbones.load_backbone`.
-        fingerprint: of weights and preprocessing.
+        identity: of the backbone.
+        device, precision: for :func:`mlis.features.backbones.load_backbone`.
         batch: images per batch, which may affect the last bits.
     """
 
-    name: str
+    identity: BackboneSpec
     device: str
     precision: str
-    fingerprint: str
     batch: int
-    views: tuple[str, ...] = CENTRE
 
     @classmethod
     def of(cls, backbone: Backbone, device: str) -> "Model":
         """The specification of a loaded backbone."""
-        identity, batch = backbone.identity, backbone.batch
-        rest = (backbone.precision, identity.fingerprint, batch, identity.views)
-        return cls(identity.name, device, *rest)
+        return cls(backbone.identity, device, backbone.precision, backbone.batch)
 
 
 @dataclass(frozen=True)
@@ -201,13 +197,12 @@ def _hashes(reference: Any) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=1)
 def _loaded(model: Model) -> Backbone:
+    one = model.identity
     backbone = load_backbone(
-        model.name, device=model.device, precision=model.precision, views=model.views
+        one.name, device=model.device, precision=model.precision, views=one.views
     )
     found = Model.of(backbone, model.device)
-    if (
-        model.device == "cuda"
-    ):  # depends on the free memory of each GPU; results are not bit-identical
+    if model.device == "cuda":  # the batch depends on the free memory of each GPU
         found = replace(found, batch=model.batch)
     if found != model:
         raise SettingsError(

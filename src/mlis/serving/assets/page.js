@@ -62,8 +62,13 @@ function tags(known, seen) {
   return seen ? make("span", "tag seen", "seen") : make("span", "tag unseen", "never seen");
 }
 
+// What people read in place of a class name.
+function shown(name) {
+  return state.classes.find((each) => each.name === name)?.display_name ?? name;
+}
+
 function classLine(each) {
-  const line = make("div", "line", make("span", "name", each.name), tags(each, each.seen));
+  const line = make("div", "line", make("span", "name", shown(each.name)), tags(each, each.seen));
   if (changes !== undefined) {
     const rename = make("button", "", "Rename");
     const remove = make("button", "", "Remove");
@@ -79,7 +84,8 @@ function classLine(each) {
 
 function showClasses() {
   const wanted = $("filter").value.trim().toLowerCase();
-  const found = state.classes.filter((each) => each.name.toLowerCase().includes(wanted));
+  const names = (each) => `${each.name}\n${each.display_name ?? ""}`.toLowerCase();
+  const found = state.classes.filter((each) => names(each).includes(wanted));
   found.sort((one, other) => other.added - one.added);
   const lines = found.slice(0, SHOWN).map(classLine);
   if (found.length > SHOWN) lines.push(make("li", "", `… and ${found.length - SHOWN} more`));
@@ -195,7 +201,7 @@ function best(predictions) {
     const percent = `${(100 * each.score).toFixed(1)}`;
     const fill = make("i");
     fill.style.width = `${percent}%`;
-    const line = make("div", "line", make("span", "name", each.class), tags(about, each.seen));
+    const line = make("div", "line", make("span", "name", shown(each.class)), tags(about, each.seen));
     line.append(make("span", "score", `${percent}\u202f%`));
     const kind = about?.added ? "added" : each.seen ? "seen" : "unseen";
     const item = make("li", kind, line, make("div", "bar", fill));
@@ -207,7 +213,8 @@ function best(predictions) {
 
 function reasons(why) {
   if (!why) return [];
-  const because = why.because && `${why.answer} against ${why.runner_up}: ${why.because}`;
+  const pair = `${shown(why.answer)} against ${shown(why.runner_up)}`;
+  const because = why.because && `${pair}: ${why.because}`;
   const resembles = why.resembles && `Most similar photographs of the training: ${why.resembles}`;
   return [because, resembles].filter(Boolean).map((text) => make("p", "said", text));
 }
