@@ -11,7 +11,7 @@ from mlis.incremental import add_images
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.prototype import RidgePrototype
 from mlis.serving import engine as engine_module
-from mlis.serving.descriptions import Describer, Description
+from mlis.serving.descriptions import Describer
 from mlis.serving.engine import Engine
 from mlis.serving.exchange import Change
 from serve_cases import (
@@ -74,6 +74,7 @@ def test_a_new_class_is_recognised_with_and_without_a_description(described):
         assert asker.get("/health").json()["can_learn"] is True
         answer = add(asker, "cyan", *photos("cyan"), description=said)
         expected = {"name": "cyan", "seen": False, "added": True, "description": None}
+        expected["display_name"] = None
         assert (answer.status_code, answer.json()) == (201, {**expected, "new": True})
         assert asker.get("/classes").json()["classes"][-1] == expected
         assert {max(each, key=each.__getitem__) for each in answers(asker, "cyan")} == {"cyan"}
@@ -210,13 +211,6 @@ def test_features_that_are_refused():
 # --- at once --------------------------------------------------------------------------------------
 
 
-def changes_of(engine, *given):
-    """Changes with images: (name, colour, description)."""
-    backbone = engine.backbone
-    rows = {c: backbone([backbone.prepare(picture(c, s)) for s in (50, 51)]) for c in COLOURS}
-    return [Change("images", name, Description(**said), rows[c]) for name, c, said in given]
-
-
 def test_two_clients_at_once_are_learnt_together_and_fail_alone(monkeypatch):
     fits, held, begun = [], threading.Event(), threading.Event()
 
@@ -247,20 +241,13 @@ def test_two_clients_at_once_are_learnt_together_and_fail_alone(monkeypatch):
         assert asker.get("/classes").json()["count"] == 7
 
 
-def test_one_that_fails_or_is_abandoned_does_not_take_the_others_with_it():
-    engine = growing_engine()
-    good, far, gone = changes_of(engine, ("cyan", "cyan", {}), ("a", "red", {}), ("b", "red", {}))
-    far = Change("images", "a", features=far.features + 1e9)
-    gone.abandoned.set()
-    outcomes = engine.change([good, far, gone])
-    assert [outcome is None for outcome in outcomes] == [True, False, True]
-    assert engine.catalogue.names[6:] == ("cyan",)
-    assert engine.catalogue.added == {"cyan"}
-
-
-def test_images_abandoned_during_the_training_are_left_out(monkeypatch):
-    engine = growing_engine()
-    good, gone = changes_of(engine, ("cyan", "cyan", {}), ("pink", "red", {}))
+def test_what_is_abandoned_or_fails_does_not_take_the_others_with_it(monkeypatch):
+    engine, backbone = growing_engine(), MeanColours()
+    rows = [backbone([backbone.prepare(picture(name))]) for name in ("cyan", "red", "red")]
+    good, gone, far = (
+        Change("images", name, features=x)
+        for name, x in zip(("cyan", "pink", "new"), (*rows[:2], rows[2] + 1e9), strict=True)
+    )
 
     def late(*given, **named):
         gone.abandoned.set()
@@ -268,20 +255,8 @@ def test_images_abandoned_during_the_training_are_left_out(monkeypatch):
 
     monkeypatch.setattr(engine_module, "add_images", late)
     assert engine.change([good, gone]) == [None, None]
-    assert engine._served[0].metadata.history[-1]["images"] == {"cyan": 2}
-
-
-def test_words_of_a_class_are_shown():
-    engine = growing_engine()
-
-    class Told(Describer):
-        def vector(self, name, description):
-            return np.array([0.1, 0.8, 0.8], dtype=np.float32)
-
-    engine.describer = Told(3, takes=("sentences",))
-    (change,) = changes_of(engine, ("cyan", "cyan", {"sentences": ("like", "the sea")}))
-    assert engine.change([change]) == [None]
-    assert engine.catalogue.descriptions["cyan"] == "like the sea"
-    engine.describer = None
-    (change,) = changes_of(engine, ("teal", "cyan", {"sentences": ("dark",)}))
-    assert "Send images alone" in str(engine.change([change])[0])
+    assert engine._served[0].metadata.history[-1]["images"] == {"cyan": 1}
+    good, failed = engine.change([good, far])  # alone
+    assert good is None
+    assert "'new': row 0" in str(failed)
+    assert engine.catalogue.names[6:] == ("cyan",)

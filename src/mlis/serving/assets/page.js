@@ -170,7 +170,10 @@ async function sendClass() {
   const form = new FormData();
   photos.forEach((each) => form.append("files", each));
   if (!empty) form.append("description", JSON.stringify(said));
-  return ask("POST", `${pathOf(name)}/images`, form);
+  const known = state.classes.some((each) => each.name === name)
+    ? undefined
+    : state.classes.find((each) => each.display_name === name); // what the page calls it
+  return ask("POST", `${pathOf(known?.name ?? name)}/images`, form);
 }
 
 async function addClass(event) {
