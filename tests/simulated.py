@@ -36,6 +36,34 @@ def linear_world(
     return dataset(features, labels, descriptors, range(classes - unseen, classes), seed)
 
 
+def regions_world(
+    seed: int = 0, *, regions: int = 4, classes: int = 24, unseen: int = 6, noise: float = 0.1
+) -> GZSLDataset:
+    """Features (N, R · 24) ≥ 0: each attribute of a class is to be seen in one region, any one."""
+    rng = np.random.default_rng([seed, 79])
+    descriptors = (rng.random((classes, 8)) < 0.5) + 0.05 * rng.random((classes, 8))
+    look = rng.normal(size=(8, 24)) * 0.4
+    labels = np.repeat(np.arange(classes), 20)
+    features = 1 + noise * rng.normal(size=(len(labels), regions, 24))
+    for attribute, pattern in enumerate(look):
+        place = rng.integers(0, regions, len(labels))
+        features[np.arange(len(labels)), place] += descriptors[labels, attribute, None] * pattern
+    data = dataset(
+        features.reshape(len(labels), -1),
+        labels,
+        descriptors,
+        range(classes - unseen, classes),
+        seed,
+    )
+    return of_regions(data, regions)
+
+
+def of_regions(data: GZSLDataset, regions: int) -> GZSLDataset:
+    """The same data, whose rows are said to be of so many regions."""
+    sources = {**data.provenance.sources, "backbone": {"name": "simulated", "regions": regions}}
+    return replace(data, provenance=replace(data.provenance, sources=sources))
+
+
 def hidden_direction_world(seed: int = 0, *, per_class: int = 24) -> GZSLDataset:
     """Seen classes are told apart by loud features; the unseen ones only by a quiet one.
 

@@ -10,7 +10,7 @@ import numpy as np
 from mlis.errors import DataError, SettingsError
 from mlis.explanation import Explainer, Explanation
 from mlis.features.backbones import load_backbone
-from mlis.features.backbones.base import Backbone, show_spec, views_of
+from mlis.features.backbones.base import Backbone, grid_of, show_spec, views_of
 from mlis.features.images.embed import Picture, embed
 from mlis.model.recognizer import Recognizer, probabilities_of
 from mlis.model.rejection import UNKNOWN, check_reject
@@ -101,7 +101,7 @@ class ImageClassifier:
         recognizer: the model.
         backbone: its image model. The recorded one where absent, which is used where it is on this
             machine: what a file names is not downloaded. A name given here is; or a loaded one. Of
-            each image it sees the views that are recorded.
+            each image it sees the views and regions that are recorded.
         device, precision: as :func:`mlis.features.backbones.load_backbone` takes them.
 
     Raises:
@@ -178,7 +178,7 @@ def _checked_backbone(
     recognizer: Recognizer, backbone: Backbone | str | None, device: str, precision: str
 ) -> Backbone:
     recorded = recorded_backbone(recognizer)
-    options: dict[str, Any] = {"device": device, "precision": precision}
+    options: dict[str, Any] = {"device": device, "precision": precision, "grid": grid_of(recorded)}
     views = views_of(recorded)
     if backbone is None and not recorded:
         raise DataError(

@@ -232,7 +232,7 @@ def choose(
     )
     recognizer = trained.recognizer
     recognizer.calibration, recognizer.temperature = float(constant), temperature
-    sources = dataset.provenance.sources
+    sources = dataset.provenance.model_sources
     recognizer.metadata = Metadata(sources, tradeoff=tradeoff, rejection=rejection)
     seconds = time.perf_counter() - started
     about = (trained.exemplars, seconds, reused or trained.reused, validation)

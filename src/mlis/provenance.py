@@ -98,6 +98,7 @@ def provenance(dataset: GZSLDataset, config: Config, device: str) -> dict[str, A
         "data": dataset.provenance.name,
         "data_sha256": dataset.sha256,
         "features": dataset.provenance.features,
+        "regions": dataset.provenance.regions,
         "descriptors": dataset.provenance.descriptors,
         "notes": list(dataset.provenance.notes),
         "config_sha256": config.sha256,

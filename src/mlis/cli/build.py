@@ -112,7 +112,11 @@ def _redescribe(args: argparse.Namespace) -> None:
     from mlis.features.build import redescribe, unmatched
     from mlis.features.images.dataset_images import save_beside_photographs
 
-    refuse(args, ("backbone", "views", "labels", "skip_undescribed"), "with a dataset's features")
+    refuse(
+        args,
+        ("backbone", "views", "regions", "labels", "skip_undescribed"),
+        "with a dataset's features",
+    )
     if args.output.resolve() == args.features.resolve():
         raise SettingsError(f"-o {args.output}: is the dataset itself. Name another folder.")
     old, descriptors = load_folder(args.features), _descriptors(args)
@@ -129,7 +133,11 @@ def _found(args: argparse.Namespace) -> "Found":
 
     if args.images is not None:
         return features.find(args, args.images)
-    refuse(args, ("backbone", "views", "labels"), "with --features, which are already computed")
+    refuse(
+        args,
+        ("backbone", "views", "regions", "labels"),
+        "with --features, which are already computed",
+    )
     table = read_feature_folder(args.features)
     rows = zip(table.paths, table.classes, strict=True)
     files = tuple(ImageFile(path, args.features / path, name) for path, name in rows)

@@ -65,6 +65,13 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
         "view that is not). Default: centre,whole; centre if the model does not crop",
     )
     parser.add_argument(
+        "--regions",
+        type=at_least(2),
+        metavar="GRID",
+        help="features of GRID × GRID regions of each view, joined: for the methods dazle, dvbe "
+        "and vgse-patches; others see their mean. Views: centre unless --views names others",
+    )
+    parser.add_argument(
         "--labels",
         metavar="FILE",
         type=Path,
@@ -98,7 +105,7 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
 CROPS = "crops"
 CONTINUE = "run the same command again to continue after the last shard"
 TEXT_FLAGS = ("sentences", "attributes", "categories", "missing", "attribute_weight", "text_model")
-TEXT_FLAGS += ("subtract_mean",)
+TEXT_FLAGS += ("subtract_mean", "phrases")
 
 
 def add_text_flags(parser: argparse._ActionsContainer) -> None:
@@ -130,6 +137,12 @@ def add_text_flags(parser: argparse._ActionsContainer) -> None:
         action="store_true",
         help="sentences: subtract the mean of all classes' vectors, which removes what all texts "
         "have in common",
+    )
+    parser.add_argument(
+        "--phrases",
+        action="store_true",
+        help="also embed the names of attributes and classes, for the methods dazle and "
+        "vgse-patches; they are kept in the dataset's provenance",
     )
     parser.add_argument(
         "--text-model",
@@ -225,7 +238,8 @@ def load_image_model(args: argparse.Namespace) -> "Backbone":
     from mlis.features.backbones import DEFAULT, load_backbone
 
     name = args.backbone or DEFAULT
-    return load_backbone(name, device=args.device, precision=args.precision, views=args.views)
+    how = {"device": args.device, "precision": args.precision}
+    return load_backbone(name, **how, views=args.views, grid=args.regions or 1)
 
 
 def report_bad(bad: "Sequence[Bad]", output: Path) -> None:
@@ -284,14 +298,17 @@ def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
     if not (words.has_sentences and words.attributes):
         refuse(args, ["attribute_weight"], f"with {table}, without sentences and attributes")
     model = None
-    if words.has_sentences:
+    if words.has_sentences or args.phrases:
         from mlis.features.descriptors import text_model as text
 
         model = text.TextModel(args.text_model or text.DEFAULT, device=args.device)
     else:
-        refuse(args, ["text_model", "subtract_mean"], f"with {table}, without sentences")
+        refuse(args, ["text_model"], f"with {table}, without sentences or --phrases")
+    if not words.has_sentences:
+        refuse(args, ["subtract_mean"], f"with {table}, without sentences")
     weight = WEIGHT if args.attribute_weight is None else args.attribute_weight
-    return describe(words, model, weight=weight, subtract_mean=args.subtract_mean)
+    how = {"subtract_mean": args.subtract_mean, "phrases": args.phrases}
+    return describe(words, model, weight=weight, **how)
 
 
 def report_unmatched(found: "Sequence[Unmatched]", output: Path) -> None:

@@ -71,6 +71,17 @@ def _check_lengths(data: "GZSLDataset") -> None:
         )
 
 
+def _check_regions(data: "GZSLDataset") -> None:
+    regions, columns = data.provenance.regions, data.features.shape[1]
+    if regions < 1 or columns % regions:
+        raise _error(
+            data,
+            "features",
+            f"expected columns of {regions} regions, as the provenance says, got {columns}, which "
+            f"is not a multiple. Compute the features again, or correct `regions`.",
+        )
+
+
 def _check_labels(data: "GZSLDataset") -> None:
     bad = np.flatnonzero((data.labels < 0) | (data.labels >= data.num_classes))
     if bad.size:
@@ -258,6 +269,7 @@ CHECKS: dict[str, Callable[["GZSLDataset"], None]] = {
     "lengths agree": _check_lengths,
     "labels within the classes, each class with a descriptor": _check_labels,
     "class names unique": _check_names,
+    "columns are those of the regions": _check_regions,
     "features finite, not all equal": _check_features,
     "descriptors finite, none zero or constant": _check_descriptors,
     "split rows exist, listed once, parts disjoint": _check_rows,

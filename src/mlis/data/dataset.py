@@ -27,10 +27,11 @@ DISPLAYED = "display_names"
 class Provenance:
     """Origin of a dataset; error messages name these files.
 
-    `sources` holds JSON values, each if known: `backbone`, the image model of the features;
-    `descriptors`, how class descriptors were computed; and `display_names`, by class name, what
-    people read in its place. A trained model stores them in order to recognise photographs and to
-    add classes.
+    `sources` holds JSON values, each if known: `backbone`, the image model of the features, whose
+    `regions` says of how many regions each row is; `descriptors`, how class descriptors were
+    computed, whose `phrases` are vectors of the names of attributes and classes; and
+    `display_names`, by class name, what people read in its place. A trained model stores all but
+    the phrases in order to recognise photographs and to add classes.
     """
 
     name: str  # "FLO", "letters", "my-data"
@@ -39,6 +40,31 @@ class Provenance:
     files: Mapping[str, str] = field(default_factory=dict[str, str])  # file name -> SHA-256
     notes: tuple[str, ...] = ()  # "validation split made by seed 0, …", "stand-in"
     sources: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def regions(self) -> int:
+        """R, number of regions of an image whose features are joined in a row."""
+        return int(_part(self.sources, "backbone").get("regions", 1))
+
+    @property
+    def phrases(self) -> Mapping[str, Any]:
+        """`attributes`, a vector of the name of each, and `classes`, one by name; empty if none."""
+        return _part(_part(self.sources, "descriptors"), "phrases")
+
+    @property
+    def model_sources(self) -> dict[str, Any]:
+        """What a trained model stores: `sources` without the phrases, which only training needs."""
+        made = _part(self.sources, "descriptors")
+        if "phrases" not in made:
+            return dict(self.sources)
+        kept = {name: value for name, value in made.items() if name != "phrases"}
+        return {**self.sources, "descriptors": kept}
+
+
+def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object inside another one; empty where it is not there."""
+    found: Mapping[str, Any] | None = values.get(name)
+    return found or dict[str, Any]()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +77,18 @@ class TrainingSplit:
     class_names: tuple[str, ...]
     seen_mask: np.ndarray  # (C,) bool
     class_ids: np.ndarray  # (C,) int64, index of each class in the whole dataset
+    regions: int = 1  # R; a row is the Dx / R numbers of each region, one region after the other
+    attribute_vectors: np.ndarray | None = None  # (Da, k) float32 of the attributes' names
+    name_vectors: np.ndarray | None = None  # (C, k) float32 of the classes' names
 
     @cached_property
     def key(self) -> str:
         """SHA-256 of the content, computed on first use: only cache and snapshots need it."""
-        arrays = {name: getattr(self, name) for name in ("features", "labels", "descriptors")}
-        return content_hash(self.class_names, arrays)
+        names = ("features", "labels", "descriptors", "attribute_vectors", "name_vectors")
+        arrays = {name: getattr(self, name) for name in names}
+        if self.regions > 1:
+            arrays["regions"] = np.array([self.regions])
+        return content_hash(self.class_names, {k: v for k, v in arrays.items() if v is not None})
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,14 +314,32 @@ class GZSLDataset:
         labels = np.searchsorted(classes, self.labels[rows])
         seen_mask = np.zeros(len(classes), dtype=bool)
         seen_mask[labels] = True
+        names = tuple(self.class_names[int(i)] for i in classes)
         return TrainingSplit(
             features=choose_rows(self.features, rows),
             labels=labels,
             descriptors=self.descriptors[classes],
-            class_names=tuple(self.class_names[int(i)] for i in classes),
+            class_names=names,
             seen_mask=seen_mask,
             class_ids=classes,
+            regions=self.provenance.regions,
+            attribute_vectors=self._attribute_vectors(),
+            name_vectors=self._name_vectors(names),
         )
+
+    def _attribute_vectors(self) -> np.ndarray | None:
+        """(Da, k), where each descriptor column is an attribute whose name has a vector."""
+        found: Sequence[Sequence[float]] = self.provenance.phrases.get("attributes", ())
+        if len(found) != self.descriptors.shape[1]:
+            return None
+        return as_float32(found, f"{self.provenance.name}: phrases: attributes")
+
+    def _name_vectors(self, names: Sequence[str]) -> np.ndarray | None:
+        """(C, k), where the name of every class has a vector."""
+        found: Mapping[str, Sequence[float]] = _part(self.provenance.phrases, "classes")
+        if not set(names) <= set(found):
+            return None
+        return as_float32([found[name] for name in names], f"{self.provenance.name}: phrases")
 
     def _test(self, rows: np.ndarray, classes: np.ndarray, seen_mask: np.ndarray) -> TestSplit:
         return TestSplit(

@@ -36,7 +36,6 @@ SWEEPS: dict[str, tuple[tuple[str, str, str, tuple[float, ...]], ...]] = {
     ),
 }
 QUICK_POINTS = 3  # of a sweep, with the quick budget
-LABELS = {name: one().name for name, one in METHODS.items()}
 
 
 class Variant(NamedTuple):
@@ -130,12 +129,18 @@ def _tasks(
     )
 
 
+def label_of(method: str, regions: int) -> str:
+    """A method as it stands in a table of a dataset with so many regions per image."""
+    return METHODS[method]().name_on(regions)
+
+
 def _entries(name: str, source: Source, budget: Budget) -> Iterator[Entry]:
     if name == "table1":
         yield Entry(source, "statistics", ())
     for method in (*BASELINES, METHOD) if name == "table2" else ():
         usable = source.shared_space or not METHODS[method].needs_shared_space
         if usable and method in budget.methods:
-            yield Entry(source, LABELS[method], _tasks(source, budget, {}, method))
+            regions = 1 if source.dataset is None else source.dataset.provenance.regions
+            yield Entry(source, label_of(method, regions), _tasks(source, budget, {}, method))
     for one in variants(name, QUICK_POINTS if budget.quick else None):
         yield Entry(source, one.label, _tasks(source, budget, one.changes), one.x)

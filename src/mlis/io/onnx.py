@@ -184,9 +184,9 @@ def _image_model(recognizer: Recognizer, backbone: "Backbone | str | None") -> _
     lite = model if views is None else views.model
     if not isinstance(lite, EfficientNetLite):
         raise DataError(
-            f"{model.identity.name} cannot be written together with the recognizer, which only "
-            "EfficientNet-Lite can: export features → scores (without --images), and the image "
-            "model by its own library"
+            f"{model.identity} cannot be written together with the recognizer, which only "
+            "EfficientNet-Lite can, without regions: export features → scores (without --images), "
+            "and the image model by its own library"
         )
     return _ImageModel(model, lite, views)
 
@@ -275,6 +275,7 @@ def _example(
         scaler = recognizer.preprocessing
         if scaler.low is not None and scaler.high is not None:
             low, high = scaler.low.cpu().numpy(), scaler.high.cpu().numpy()
+            low, high = (np.tile(one, scaler.regions) for one in (low, high))
             return (low + rng.random((rows, len(low))) * (high - low)).astype(np.float32)
         x = shift + torch.from_numpy(rng.random((rows, len(shift)))) * spread
         x = x.square() if recognizer.preprocessing.transform == "sqrt" else x

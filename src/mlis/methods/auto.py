@@ -161,7 +161,7 @@ class Auto(Method):
             options: JobOptions = {**how, "callbacks": callbacks}
             found.append(methods[name].fit(training, exemplars=needed, **options))
         recognizer = together([one.recognizer for one in found], list(weights.values()))
-        recognizer.metadata = Metadata(dataset.provenance.sources)
+        recognizer.metadata = Metadata(dataset.provenance.model_sources)
         if not isinstance(given := self.config.classification.calibration, str):
             recognizer.calibration = given
         kept = next((one.exemplars for one in found if one.exemplars), None)

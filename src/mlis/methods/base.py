@@ -65,10 +65,15 @@ class Job:
         names = [f.name for f in dataclasses.fields(self) if f.name not in ("training", "choosing")]
         return {name: getattr(self, name) for name in names}
 
-    def prepare(self, config: Config) -> tuple[FeatureScaler, TrainingTensors]:
-        """Scaled features and descriptors on the device, in the settings' precision."""
+    def prepare(
+        self, config: Config, *, pool: bool = True
+    ) -> tuple[FeatureScaler, TrainingTensors]:
+        """Scaled features and descriptors on the device, in the settings' precision.
+
+        Features of several regions are averaged over them, unless `pool` is False.
+        """
         precision = Precision.of(config.precision, self.device)
-        return prepare(self.training, config.preprocessing, precision)
+        return prepare(self.training, config.preprocessing, precision, pool=pool)
 
     def recognizer(
         self, preprocessing: FeatureScaler, head: Head, refiner: Refiner | None = None
@@ -112,6 +117,14 @@ class Method(ABC):
     @abstractmethod
     def name(self) -> str:
         """As it stands in a table."""
+
+    def name_on(self, regions: int) -> str:
+        """As it stands in a table of a dataset with so many regions per image.
+
+        One that reads regions is another system where there is only one.
+        """
+        del regions
+        return self.name
 
     @property
     def options(self) -> dict[str, Any]:

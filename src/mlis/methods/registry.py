@@ -8,6 +8,8 @@ from mlis.methods.cada_vae import CADAVAE
 from mlis.methods.cegzsl import CEGZSL
 from mlis.methods.cngzsl import CNGZSL
 from mlis.methods.cosine import SharedSpaceCosine
+from mlis.methods.dazle import DAZLE
+from mlis.methods.dvbe import DVBE
 from mlis.methods.eszsl import ESZSL
 from mlis.methods.f_vaegan import FVAEGAN
 from mlis.methods.free import FREE
@@ -23,6 +25,7 @@ from mlis.methods.sje import SJE
 from mlis.methods.tcn import TCN
 from mlis.methods.tf_vaegan import TFVAEGAN
 from mlis.methods.vgse import VGSE
+from mlis.methods.vgse_patches import VGSEPatches
 from mlis.methods.zicldm import ZICLDM
 from mlis.methods.zlap import ZLAP
 
@@ -35,9 +38,12 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "raw": RawSoftmax,
     "sje": SJE,
     "vgse": VGSE,
+    "vgse-patches": VGSEPatches,
     "cngzsl": CNGZSL,
     "zicldm": ZICLDM,
     "zlap": ZLAP,
+    "dazle": DAZLE,
+    "dvbe": DVBE,
     "cegzsl": CEGZSL,
     "tcn": TCN,
     "cada-vae": CADAVAE,

@@ -24,7 +24,7 @@ AWA2 (74,000), there with 0.001 (‖W‖ + ‖b‖), not squared, in the loss (`
   method is subtracted from F.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
@@ -38,7 +38,7 @@ from mlis.data.samplers import uniform_rows
 from mlis.methods.base import Job
 from mlis.methods.network_method import Losses, NetworkMethod, within
 from mlis.model.heads import LinearHead
-from mlis.model.preprocessing import TrainingTensors
+from mlis.model.preprocessing import FeatureScaler, TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.training.layers import Linear
 
@@ -107,10 +107,25 @@ class SJE(NetworkMethod):
         Raises:
             DivergenceError: a loss became NaN or infinite.
         """
-        precision = Precision.of(self.config.precision, job.device)
         scaler, data = job.prepare(self.config)
+        yield from self.train_on(job, scaler, data, lambda one: one.class_vectors(data))
+
+    def train_on(
+        self,
+        job: Job,
+        scaler: FeatureScaler,
+        data: TrainingTensors,
+        vectors_of: Callable[[Self], Tensor],
+    ) -> Iterator[tuple[Self, Recognizer]]:
+        """Train W for each loss and what else there is to choose.
+
+        Args:
+            job, scaler, data: the job, and what it prepared.
+            vectors_of: (C, D) vectors of all classes with these settings.
+        """
+        precision = Precision.of(self.config.precision, job.device)
         for one, steps in self.trainings(job):
-            vectors = one.class_vectors(data)
+            vectors = vectors_of(one)
             rng = stream(job.seed, "sje-weights")
             sizes = data.x.shape[1], vectors.shape[1]
             network = Linear(*sizes, one.init_std, precision, rng)

@@ -11,10 +11,9 @@ which also takes attributes; here the dataset's descriptors): for each unseen u
 the paper's semantic mixture by optimisation, SMO. A class is then described by [φ ; w], as the
 authors publish their vectors, and recognised by SJE.
 
-What is not here is how the paper makes φ_s: clusters of image patches, which features pooled over
-the image do not have, and whose program was never published. φ_s is the mean feature of the class
-in its place. So this measures the mixture, not the patch clusters, and with attributes or sentences
-as w, which the table's row does without.
+The paper makes φ_s of clusters of image patches: :mod:`mlis.methods.vgse_patches`. Here φ_s is the
+mean feature of the class. So this measures the mixture, not the patch clusters, and with attributes
+or sentences as w, which the table's row does without.
 """
 
 from collections.abc import Sequence
@@ -78,16 +77,27 @@ class VGSE(SJE):
         return [replace(one, alpha=alpha) for alpha in ALPHAS for one in of_sje]
 
     def class_vectors(self, data: TrainingTensors) -> Tensor:
-        """(C, S + Da) vectors [φ ; w] of all classes, both parts of unit length."""
-        given = data.descriptors.double().cpu().numpy()
+        """(C, S + Da) vectors [φ ; w] of all classes, φ being the mean feature of a seen one."""
+        means = class_means(data.x, data.y, data.num_classes)
+        return self.mixed(data, means, data.descriptors)
+
+    def mixed(self, data: TrainingTensors, looks: Tensor, words: Tensor) -> Tensor:
+        """(C, at most S + k) vectors [φ ; w] of all classes, both parts of unit length.
+
+        Args:
+            data: which classes are seen.
+            looks: (C, D), φ of seen classes.
+            words: (C, k), w.
+        """
+        given = words.double().cpu().numpy()
         seen, unseen = data.seen.cpu().numpy(), data.unseen.cpu().numpy()
         mixtures = [mixture(given[u], given[seen], self.alpha) for u in unseen]
-        means = class_means(data.x, data.y, data.num_classes)
+        phi = looks.clone()
         if mixtures:
-            shares = torch.from_numpy(np.stack(mixtures)).to(means)
-            means[data.unseen] = shares @ means[data.seen]
+            shares = torch.from_numpy(np.stack(mixtures)).to(phi)
+            phi[data.unseen] = shares @ phi[data.seen]
         # What the classes have in common would be most of every product. The rest lies in the space
-        # of the seen means, whose axes number S instead of Dx: a rotation, which F does not notice.
-        phi = means - means[data.seen].mean(0)
+        # of the seen ones, whose axes number S instead of D: a rotation, which F does not notice.
+        phi = phi - phi[data.seen].mean(0)
         phi = phi @ torch.linalg.svd(phi[data.seen], full_matrices=False).Vh.T
-        return torch.cat((normalize(phi, dim=1), normalize(data.descriptors, dim=1)), dim=1)
+        return torch.cat((normalize(phi, dim=1), normalize(words, dim=1)), dim=1)

@@ -29,11 +29,13 @@ class FeatureRange:
     Attributes:
         low, high: (Dx,) bounds.
         width: (Dx,) of the training's range; of a constant feature, the median of the others.
+        scaler: averages rows of several regions, whose means' range this is.
     """
 
     low: Tensor
     high: Tensor
     width: Tensor
+    scaler: FeatureScaler
 
     @classmethod
     def of(cls, scaler: FeatureScaler, like: Tensor) -> "FeatureRange | None":
@@ -44,7 +46,7 @@ class FeatureRange:
         width = high - low
         varying = width[width > 0]
         width = torch.where(width > 0, width, varying.median() if len(varying) else 1.0)
-        return cls(low - width, high + width, width)
+        return cls(low - width, high + width, width, scaler)
 
     def excess(self, x: Tensor) -> Tensor:
         """Of each value of (B, Dx) features; zero within the bounds."""
@@ -67,8 +69,11 @@ class RangeWatch:
 
     def look(self, part: Tensor, low: Tensor, high: Tensor) -> None:
         """Count the values of (B, Dx) features, whose minima and maxima are `low`, `high` (Dx,)."""
-        self._all += part.numel()
         bounds = self._bounds
+        if bounds.scaler.regions > 1:
+            part = bounds.scaler.pooled(part)
+            low, high = part.amin(0), part.amax(0)
+        self._all += part.numel()
         if not bool(((low < bounds.low) | (high > bounds.high)).any()):
             return
         excess = bounds.excess(part)

@@ -1,6 +1,6 @@
 """Scaler, encoders, linear or Gaussian heads and calibration as two or three products a member."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ class Fused:
         encoder: (Dh, Dx) and (Dh,) of `h`, before the ReLU; None without an encoder.
         projection: (k, Dh) and (k,) of `z`, for scores of [z² ; z]; None for a linear head.
         weight, bias: (C, Dh) or (C, 2k), and (C,) of the scores.
+        pooled: mean over the regions of (B, R · Dx) features.
     """
 
     transform: str
@@ -40,6 +41,7 @@ class Fused:
     projection: tuple[Tensor, Tensor] | None
     weight: Tensor
     bias: Tensor
+    pooled: Callable[[Tensor], Tensor]
 
     @classmethod
     @torch.no_grad()
@@ -82,7 +84,7 @@ class Fused:
         maps[0] = (weight, bias)
         encoder = maps.pop(0) if isinstance(refiner, LinearReLU) else None
         projection = maps.pop(0) if isinstance(head, GaussianHead) else None
-        return cls(scaler.transform, shift, encoder, projection, *maps[0])
+        return cls(scaler.transform, shift, encoder, projection, *maps[0], scaler.pooled)
 
     def hidden(self, x: Tensor, out: Tensor, work: Workspace) -> None:
         """`out = h`, (B, Dh), of (B, Dx) features as they come."""
@@ -111,6 +113,7 @@ class Fused:
 
     def inputs(self, x: Tensor, work: Workspace) -> Tensor:
         """What is left to do to the features before the first product; `x` itself stays."""
+        x = self.pooled(x)
         if self.transform == "sqrt":
             x = torch.clamp(x, min=0, out=work.rows("inputs", len(x), x.shape[1])).sqrt_()
         if self.shift is not None:

@@ -1,7 +1,7 @@
 """Features and descriptors as training sees them: scaled by training statistics only."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ _LEAST_SPREAD = 1e-37  # of which one over it is a float32 number
 class FeatureScaler(nn.Module):
     """`x -> (transform(x) - shift) * factor`, fitted on training rows.
 
+    Rows of several regions are averaged over them first, as a network's global average would.
+
     A feature that is constant in training has the factor 0, as nothing was learned from it: what it
     is elsewhere does not count. (Without scaling all factors are 1.)
 
@@ -31,8 +33,9 @@ class FeatureScaler(nn.Module):
         transform: "none" or "sqrt".
         shift: (Dx,) minimum or mean of the transformed training features, or zeros.
         factor: (Dx,) one over their range or standard deviation, or ones.
-        low, high: (Dx,) smallest and largest training features before all that; None in models
-            that an older mlis saved.
+        low, high: (Dx,) smallest and largest (averaged) training features before all that; None in
+            models that an older mlis saved.
+        regions: R, of a row; it has R · Dx numbers.
     """
 
     shift: Tensor
@@ -47,21 +50,25 @@ class FeatureScaler(nn.Module):
         factor: Tensor,
         low: Tensor | None = None,
         high: Tensor | None = None,
+        regions: int = 1,
     ):
         super().__init__()
         self.transform: str = transform
+        self.regions: int = regions
         buffers = {"shift": shift, "factor": factor, "low": low, "high": high}
         for name, value in buffers.items():
             self.register_buffer(name, value)
 
     @classmethod
-    def fit(cls, features: np.ndarray | StoredRows, settings: Preprocessing) -> "FeatureScaler":
-        """Take the statistics of `features` (n, Dx), training rows only, in chunks of rows.
+    def fit(
+        cls, features: np.ndarray | StoredRows, settings: Preprocessing, regions: int = 1
+    ) -> "FeatureScaler":
+        """Take the statistics of `features` (n, R · Dx), training rows only, in chunks of rows.
 
         Raises:
             DataError: the square root is asked for and a feature is negative.
         """
-        low, high = _column_range(features)
+        low, high = _column_range(features, regions)
         transform, bounds = settings.feature_transform, (low.copy(), high.copy())
         if transform == "auto":
             transform = "sqrt" if low.min() >= 0 else "none"
@@ -76,12 +83,13 @@ class FeatureScaler(nn.Module):
         if settings.feature_scaling == "none":
             shift, spread = np.zeros_like(low), np.ones_like(low)
         elif settings.feature_scaling == "standard":
-            shift, spread = _mean_and_deviation(features, transform, low)
+            shift, spread = _mean_and_deviation(features, transform, low, regions)
         varies = spread > _LEAST_SPREAD
         factor = np.where(varies, 1.0 / np.where(varies, spread, 1.0), 0.0)
         if not varies.all():
             logger.info("%d features are constant in training and ignored", (~varies).sum())
-        return cls(transform, *map(torch.from_numpy, (shift, factor, *bounds)))
+        parts = map(torch.from_numpy, (shift, factor, *bounds))
+        return cls(transform, *parts, regions=regions)
 
     @classmethod
     def identity(cls, size: int) -> "FeatureScaler":
@@ -91,10 +99,13 @@ class FeatureScaler(nn.Module):
     def sizes(self) -> dict[str, Any]:
         """JSON-compatible arguments of `empty`."""
         known = self.low is not None and self.high is not None
-        return {"transform": self.transform, "size": len(self.shift), "with_range": known}
+        sizes = {"transform": self.transform, "size": len(self.shift), "with_range": known}
+        return sizes | ({"regions": self.regions} if self.regions > 1 else {})
 
     @classmethod
-    def empty(cls, transform: str, size: int, with_range: bool) -> "FeatureScaler":
+    def empty(
+        cls, transform: str, size: int, with_range: bool, regions: int = 1
+    ) -> "FeatureScaler":
         """A scaler whose tensors are on the meta device, to load a state into.
 
         Raises:
@@ -103,10 +114,20 @@ class FeatureScaler(nn.Module):
         if transform not in ("none", "sqrt"):
             raise ValueError(f"transform: expected 'none' or 'sqrt', got {transform!r}")
         parts = [torch.empty(size, device="meta") for _ in range(4 if with_range else 2)]
-        return cls(transform, *parts)
+        return cls(transform, *parts, regions=regions)
+
+    @property
+    def inputs(self) -> int:
+        """R · Dx, the length of a row."""
+        return self.regions * len(self.shift)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(B, Dx) mean of the regions of (B, R · Dx) features; themselves where R is 1."""
+        return x if self.regions == 1 else x.unflatten(1, (self.regions, -1)).mean(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale (B, Dx) features; a new tensor of the same dtype and device."""
+        """Scale (B, R · Dx) features; a new tensor (B, Dx) of the same dtype and device."""
+        x = self.pooled(x)
         if self.transform == "sqrt":
             x = x.clamp(min=0).sqrt()
         return (x - self.shift.to(x)) * self.factor.to(x)
@@ -114,25 +135,28 @@ class FeatureScaler(nn.Module):
     @property
     def signed(self) -> bool:
         """Whether scaled training features are negative, beyond rounding."""
-        return self.low is not None and bool((self(self.low) < -1e-6).any())
+        if self.low is None:
+            return False
+        low = self(self.low.repeat(self.regions)[None])  # of which each is the mean
+        return bool((low < -1e-6).any())
 
 
-def _column_range(features: np.ndarray | StoredRows) -> tuple[np.ndarray, np.ndarray]:
+def _column_range(features: np.ndarray | StoredRows, regions: int) -> tuple[np.ndarray, np.ndarray]:
     """Minimum and maximum of each column, float64, reading some thousands of rows at a time."""
-    low = np.full(features.shape[1], np.inf)
-    high = np.full(features.shape[1], -np.inf)
-    for block in _chunks(features):
+    low = np.full(features.shape[1] // regions, np.inf)
+    high = np.full(features.shape[1] // regions, -np.inf)
+    for block in _chunks(features, regions):
         np.minimum(low, block.min(axis=0), out=low)
         np.maximum(high, block.max(axis=0), out=high)
     return low, high
 
 
 def _mean_and_deviation(
-    features: np.ndarray | StoredRows, transform: str, low: np.ndarray
+    features: np.ndarray | StoredRows, transform: str, low: np.ndarray, regions: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each transformed column, float64; `low` is taken off first, so that nothing cancels."""
     total, squares = np.zeros_like(low), np.zeros_like(low)
-    for block in _chunks(features):
+    for block in _chunks(features, regions):
         rows = block.astype(np.float64)
         rows = (np.sqrt(rows) if transform == "sqrt" else rows) - low
         total += rows.sum(axis=0)
@@ -142,13 +166,15 @@ def _mean_and_deviation(
     return low + mean, np.sqrt(variance)
 
 
-def _chunks(features: np.ndarray | StoredRows) -> Iterator[np.ndarray]:
+def _chunks(features: np.ndarray | StoredRows, regions: int) -> Iterator[np.ndarray]:
+    """All rows by chunks, averaged over their regions."""
+    size = max(1, CHUNK_ROWS // regions)
     if isinstance(features, StoredRows):
-        raw = StreamedRows(features, lambda x: x)
-        yield from (part.numpy() for part in raw.split(CHUNK_ROWS))
+        blocks = (part.numpy() for part in StreamedRows(features, lambda x: x).split(size))
     else:
-        for start in range(0, len(features), CHUNK_ROWS):
-            yield features[start : start + CHUNK_ROWS]
+        blocks = (features[start : start + size] for start in range(0, len(features), size))
+    for block in blocks:
+        yield block if regions == 1 else block.reshape(len(block), regions, -1).mean(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,10 +211,17 @@ def normalise_descriptors(descriptors: Tensor, settings: Preprocessing) -> Tenso
 
 
 def prepare(
-    training: TrainingSplit, settings: Preprocessing, precision: Precision
+    training: TrainingSplit, settings: Preprocessing, precision: Precision, *, pool: bool = True
 ) -> tuple[FeatureScaler, TrainingTensors]:
-    """Fit the scaler on the training rows and put the split on the device."""
-    scaler = FeatureScaler.fit(training.features, settings)
+    """Fit the scaler on the training rows and put the split on the device.
+
+    Args:
+        training: the split.
+        settings: of scaler and descriptors.
+        precision: device and dtype.
+        pool: average rows of several regions over them; else `x` has the columns of all regions.
+    """
+    scaler = FeatureScaler.fit(training.features, settings, training.regions if pool else 1)
     seen = torch.from_numpy(np.ascontiguousarray(training.seen_mask))
     device = precision.device
     tensors = TrainingTensors(
@@ -208,16 +241,17 @@ def _on_device(
     """Scaled features, whole where they fit; rows of a file stay there, or on a GPU with room."""
     if not isinstance(features, StoredRows):
         return scaler(precision.tensor(features))
-    streamed = StreamedRows(features, scaler, precision.master, precision.device)
-    if not fits_device(features.shape, precision):
+    width = len(scaler.shift)
+    streamed = StreamedRows(features, scaler, precision.master, precision.device, width)
+    if not fits_device(streamed.shape, precision):
         return streamed
-    x = torch.empty(features.shape, dtype=precision.master, device=precision.device)
+    x = torch.empty(streamed.shape, dtype=precision.master, device=precision.device)
     for start, part in enumerate(streamed.split(CHUNK_ROWS)):
         x[start * CHUNK_ROWS :][: len(part)] = part
     return x
 
 
-def fits_device(shape: tuple[int, int], precision: Precision) -> bool:
+def fits_device(shape: Sequence[int], precision: Precision) -> bool:
     """Whether a GPU has four times the memory free that (n, Dx) features take; never on a CPU.
 
     Stage 2 holds the refined features beside them, and a second time while they are put together.

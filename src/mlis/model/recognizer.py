@@ -157,8 +157,8 @@ class Recognizer(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Dx, the length of the features that it takes."""
-        return len(self.preprocessing.shift)
+        """The length of the features that it takes, of all regions."""
+        return self.preprocessing.inputs
 
     @property
     def transductive(self) -> bool:
@@ -271,7 +271,7 @@ class Recognizer(nn.Module):
 
     @property
     def _width(self) -> int:
-        return self.refiner.width(self.num_features)
+        return self.refiner.width(len(self.preprocessing.shift))
 
     def _ready(self) -> "_Prepared":
         """What inference needs, made again where a tensor or the constant was changed."""

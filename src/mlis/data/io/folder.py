@@ -209,3 +209,7 @@ def check_sources(sources: Any) -> None:
         texts = [model.get(name, "") for name in ("name", "pooling", "fingerprint")]
         if model and ("name" not in model or not all(isinstance(text, str) for text in texts)):
             raise TypeError("sources: a model's name, pooling and fingerprint must be text")
+    regions = part(sources, "backbone").get("regions", 1)
+    if not isinstance(regions, int) or regions < 1:
+        raise TypeError(f"sources: regions: expected a positive whole number, got {regions!r}")
+    part(descriptors, "phrases")

@@ -85,14 +85,17 @@ def _work(jobs: "queue.SimpleQueue[tuple[Future[None], Callable[[], None]] | Non
 class StreamedRows:
     """Training features in a file, used like a tensor (n, Dx).
 
+    A row may be wider in the file, where `scale` averages over regions.
+
     `x[rows]` (int64 tensor or slice) returns scaled rows as a new tensor; `x.split(n)` iterates
     over all rows, reading ahead; `x.prefetch(rows)` starts reading a batch for a later `x[rows]`.
     A prefetched batch needs its memory twice, a chunk three times.
 
     Args:
         rows: in their file.
-        scale: element-wise function from raw to scaled features.
+        scale: function from raw to scaled features, row by row.
         dtype, device: of the returned tensors.
+        width: Dx, of scaled features; that of the file where None.
 
     Raises:
         DataError: on any read, if the file cannot be read or was truncated; names file and row.
@@ -104,8 +107,9 @@ class StreamedRows:
         scale: Callable[[Tensor], Tensor],
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        width: int | None = None,
     ):
-        self.shape: torch.Size = torch.Size(rows.shape)
+        self.shape: torch.Size = torch.Size((len(rows), width or rows.shape[1]))
         self.dtype: torch.dtype = dtype
         self.device: torch.device = torch.device(device)
         self._rows, self._scale = rows, scale
@@ -139,7 +143,22 @@ class StreamedRows:
         return self._finish(buffer, len(wanted))
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """All rows in chunks of `size`, reading one chunk ahead."""
+        """All rows in chunks of `size`, reading ahead."""
+        at_once = max(1, size * self.shape[1] // self._rows.shape[1])  # as many bytes of the file
+        if at_once == size:
+            yield from self._pieces(size)
+            return
+        rest = torch.empty((0, self.shape[1]), dtype=self.dtype, device=self.device)
+        for piece in self._pieces(at_once):
+            rest = torch.cat((rest, piece))
+            if len(rest) >= size:
+                yield rest[:size].clone()
+                rest = rest[size:]
+        if len(rest):
+            yield rest
+
+    def _pieces(self, size: int) -> Iterator[Tensor]:
+        """All rows in pieces of `size`, reading one ahead."""
         starts = range(0, len(self), size)
         chosen = self._rows.rows
         following = self._begin(chosen[:size])
@@ -174,7 +193,7 @@ class StreamedRows:
                 return self._spare.pop(i)
         dtype = torch.from_numpy(np.empty(0, self._rows.dtype)).dtype
         return torch.empty(
-            (count, self.shape[1]),
+            (count, self._rows.shape[1]),
             dtype=dtype,
             device="cpu",
             pin_memory=self.device.type == "cuda",

@@ -17,7 +17,7 @@ from mlis.config import Config, hash_of
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import summarise
 from mlis.experiments.budget import within_quick
-from mlis.experiments.plans import BASELINES, FIGURES, LABELS, SWEEPS, variants
+from mlis.experiments.plans import BASELINES, FIGURES, SWEEPS, label_of, variants
 from mlis.experiments.store import PROTOCOLS, STAND_IN, Row, Store
 from mlis.experiments.tasks import METHOD
 
@@ -248,7 +248,10 @@ def series_of(rows: Iterable[Row]) -> list[Series]:
 # --- series to studies ----------------------------------------------------------------------------
 
 _ORDER: Mapping[str, tuple[str, ...]] = {
-    "table2": (*(LABELS[name] for name in BASELINES), "MLIS"),
+    "table2": (
+        *dict.fromkeys(label_of(name, regions) for name in BASELINES for regions in (2, 1)),
+        "MLIS",
+    ),
     **{
         name: tuple(dict.fromkeys(one.label for one in variants(name)))
         for name in ("table3", "table4", *FIGURES)
@@ -258,7 +261,8 @@ _ORDER: Mapping[str, tuple[str, ...]] = {
 
 def _places(experiment: str, one: Series, base: Mapping[str, Any]) -> list[Place]:
     if one.method != METHOD:
-        return [Place(LABELS[one.method], None, one)] if experiment == "table2" else []
+        label = label_of(one.method, one.first.provenance.get("regions", 1))
+        return [Place(label, None, one)] if experiment == "table2" else []
     found, usual = _swept(one.config), _swept(base)
     if experiment == "table2":
         return [Place("MLIS", None, one)] if found == usual else []

@@ -10,6 +10,7 @@ from mlis.compute.precision import Precision
 from mlis.errors import SettingsError
 from mlis.features.backbones.base import CENTRE, DEFAULT, Backbone, BackboneSpec, PictureModel
 from mlis.features.backbones.efficientnet import EfficientNetLite
+from mlis.features.backbones.regions import Regions
 from mlis.features.backbones.transformers_model import VisionModel
 from mlis.features.backbones.views import with_views
 
@@ -37,6 +38,7 @@ def load_backbone(
     precision: str = "auto",
     download: bool = True,
     views: Sequence[str] | None = CENTRE,
+    grid: int = 1,
 ) -> Backbone:
     """Load a pretrained image model.
 
@@ -50,15 +52,21 @@ def load_backbone(
             a file instead of the user.
         views: of each picture, whose features are joined; see
             :func:`mlis.features.backbones.views.with_views`. None, as on the command line: centre
-            and whole, if they differ.
+            and whole, if they differ; with a grid the centre.
+        grid: G, for features of G² regions of each view, joined
+            (:mod:`mlis.features.backbones.regions`); 1 for those of the whole view.
 
     Raises:
-        SettingsError: there is no such model, view or device, or an extra is not installed.
+        SettingsError: there is no such model, view or device, a grid does not suit the model, or
+            an extra is not installed.
     """
     if precision not in ("auto", "float32", "bfloat16"):
         raise SettingsError(f"precision: expected auto, float32 or bfloat16, got {precision!r}")
     family = next(family for prefix, family in FAMILIES.items() if name.startswith(prefix))
-    return with_views(family(name, Precision.of(precision, device), download=download), views)
+    model = family(name, Precision.of(precision, device), download=download)
+    if grid == 1:
+        return with_views(model, views)
+    return with_views(Regions(model, grid), CENTRE if views is None else views)
 
 
 __all__ = [

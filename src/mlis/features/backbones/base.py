@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from mlis.compute.memory import is_shortage
 from mlis.compute.precision import Precision, own_modes
 from mlis.data.out_of_core.arrays import update_hash
-from mlis.errors import OutOfMemoryError
+from mlis.errors import OutOfMemoryError, SettingsError
 
 DEFAULT = "efficientnet-lite2"
 """Its weights are installed as a package, without network access."""
@@ -39,6 +41,8 @@ class BackboneSpec:
         pooling: which output is used, and how it is reduced to a vector.
         size: Dx, of all views.
         views: of each picture, whose features are joined.
+        regions: R, number of regions of all views, whose features are joined; 1 where features are
+            of the whole view.
     """
 
     name: str
@@ -47,6 +51,7 @@ class BackboneSpec:
     pooling: str
     size: int
     views: tuple[str, ...] = CENTRE
+    regions: int = 1
 
     @property
     def fingerprint(self) -> str:
@@ -59,20 +64,27 @@ class BackboneSpec:
         return show_spec(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, including the fingerprint; `views` unless it is the centre alone."""
+        """JSON values, including the fingerprint; `views` and `regions` where there are several."""
         values = asdict(self) | {"fingerprint": self.fingerprint, "views": list(self.views)}
-        return {k: v for k, v in values.items() if k != "views" or self.views != CENTRE}
+        usual = {"views": list(CENTRE), "regions": 1}
+        return {k: v for k, v in values.items() if k not in usual or v != usual[k]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BackboneSpec":
         """Inverse of `to_dict`. Raises `KeyError` for a missing value."""
-        names = (name for name in cls.__dataclass_fields__ if name != "views")
-        return cls(**{name: values[name] for name in names}, views=views_of(values))
+        optional = {"views": views_of(values), "regions": int(values.get("regions", 1))}
+        names = (name for name in cls.__dataclass_fields__ if name not in optional)
+        return cls(**{name: values[name] for name in names}, **optional)
 
 
 def views_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
     """The views in `BackboneSpec.to_dict`."""
     return tuple(spec.get("views") or CENTRE)
+
+
+def grid_of(spec: Mapping[str, Any]) -> int:
+    """The grid that the views in `BackboneSpec.to_dict` are divided into; 1 where they are not."""
+    return math.isqrt(int(spec.get("regions", 1)) // len(views_of(spec))) or 1
 
 
 def show_spec(spec: Mapping[str, Any]) -> str:
@@ -133,6 +145,17 @@ class PictureModel(Backbone, Protocol):
         """The model's input for a whole upright RGB image, squashed to the size of that input."""
         ...
 
+    def regions(self, batch: Tensor, grid: int) -> Tensor:
+        """(B, grid², D) float32 of B stacked prepared images: means over the cells of a grid.
+
+        Row by row from the top left. Of what is the last map or layer of the model, before it is
+        reduced to a vector.
+
+        Raises:
+            SettingsError: the model has no such map, or the map is smaller than the grid.
+        """
+        ...
+
 
 class HasFeatures(Protocol):
     """A model that `run` and `choose_batch` can call."""
@@ -185,6 +208,24 @@ def choose_batch(model: HasFeatures, example: Tensor, device: torch.device) -> i
     per_image = max(1, (torch.cuda.max_memory_allocated(device) - before) // 4)
     fit = int(free * _MEMORY_FRACTION) // per_image
     return max(1, min(_MAX_BATCH, 1 << (fit.bit_length() - 1) if fit else 1))
+
+
+def grid_means(maps: Tensor, grid: int) -> Tensor:
+    """(B, grid², D) float32 means over the cells of a grid, of (B, D, h, w) maps.
+
+    Cells are of equal size where `grid` divides h and w, so that the mean of all regions is that of
+    the map; else they overlap by a row or column.
+
+    Raises:
+        SettingsError: the map is smaller than the grid.
+    """
+    height, width = maps.shape[2:]
+    if grid > min(height, width):
+        raise SettingsError(
+            f"regions: expected a grid of at most {min(height, width)}, as the model's last map is "
+            f"{height} × {width}, got {grid}. Choose a smaller one"
+        )
+    return adaptive_avg_pool2d(maps.float(), grid).flatten(2).transpose(1, 2)
 
 
 def weights_hash(module: nn.Module) -> str:

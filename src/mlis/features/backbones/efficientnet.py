@@ -25,6 +25,7 @@ from mlis.features.backbones.base import (
     BackboneSpec,
     choose_batch,
     crop_long,
+    grid_means,
     precision_name,
     run,
     weights_hash,
@@ -111,6 +112,10 @@ class EfficientNetLite:
     def features(self, batch: Tensor) -> Tensor:
         """(B, 1280) of (B, P, P, 3) uint8."""
         return self.pooled(self.normalised(batch))
+
+    def regions(self, batch: Tensor, grid: int) -> Tensor:
+        """(B, grid², 1280) of (B, P, P, 3) uint8, of the map that `features` averages."""
+        return grid_means(self.net.extract_features(self.normalised(batch)), grid)
 
     def normalised(self, batch: Tensor) -> Tensor:
         """(B, 3, P, P) of (B, P, P, 3) uint8, on the device, in the model's precision."""

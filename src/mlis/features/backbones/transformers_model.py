@@ -10,6 +10,7 @@ The features are:
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from mlis.features.backbones.base import (
     BackboneSpec,
     choose_batch,
     crop_long,
+    grid_means,
     precision_name,
     run,
     weights_hash,
@@ -132,13 +134,41 @@ class VisionModel:
         hidden = output.last_hidden_state
         return hidden.mean((2, 3)) if self._pooling == _AVERAGE else hidden[:, 0]
 
-    def _output(self, batch: Tensor) -> Any:
+    def regions(self, batch: Tensor, grid: int) -> Tensor:
+        """(B, grid², D) of (B, 3, P, P) float32, from the last hidden state.
+
+        Of image-text models that is before the projection into the space shared with texts.
+        """
+        hidden = self._output(batch, tower=True).last_hidden_state
+        if hidden.ndim == 3:
+            hidden = self._patches(hidden, batch.shape[-2:])
+        return grid_means(hidden, grid)
+
+    def _patches(self, tokens: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, D, h, w) patch tokens of (B, T, D), without class and register tokens before them."""
+        config = getattr(self._net.config, "vision_config", self._net.config)
+        patch, count = getattr(config, "patch_size", 0), tokens.shape[1]
+        height, width = (
+            (side // patch for side in size) if isinstance(patch, int) and patch else (0, 0)
+        )
+        if not 0 < height * width <= count:  # patches are merged from layer to layer
+            height = width = math.isqrt(count)
+            if height * width != count:
+                raise SettingsError(
+                    f"regions: expected a model whose last hidden state is a map or one token for "
+                    f"each patch, got {count} tokens. Choose another model"
+                )
+        return tokens[:, count - height * width :].transpose(1, 2).unflatten(2, (height, width))
+
+    def _output(self, batch: Tensor, *, tower: bool = False) -> Any:
         pixels = batch.to(self._device)
         if pixels.ndim == 4:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         cast = self._dtype != torch.float32
         with torch.autocast(self._device.type, self._dtype if cast else None, enabled=cast):
             if hasattr(self._net, "get_image_features"):
+                if tower:
+                    return self._net.vision_model(pixel_values=pixels)
                 return self._net.get_image_features(pixel_values=pixels)
             return self._net(pixel_values=pixels)
 

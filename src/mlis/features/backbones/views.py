@@ -45,7 +45,14 @@ def with_views(model: PictureModel, views: Sequence[str] | None) -> Backbone:
             f"views: expected {CENTRE[0]!r} with {model.identity.name}, whose own preparation does "
             f"not crop, got {','.join(views)}. Omit {WHOLE!r}"
         )
-    return model if views == CENTRE else Views(model, views)
+    if views == CENTRE:
+        return model
+    if model.identity.regions > 1 and any(view.endswith(FLIP) for view in views):
+        raise SettingsError(
+            f"views: expected {', '.join(_CROPS)} with regions, as those of a mirrored picture "
+            f"are others, got {','.join(views)}. Omit the mirrored ones"
+        )
+    return Views(model, views)
 
 
 def _in_order(views: Sequence[str]) -> tuple[str, ...]:
@@ -76,8 +83,12 @@ class Views:
         self._places: list[list[int]] = [
             [i for i, view in enumerate(views) if view.removesuffix(FLIP) == crop] for crop in crops
         ]
+        regions = model.identity.regions
         self.identity: BackboneSpec = replace(
-            model.identity, size=model.identity.size * len(crops), views=views
+            model.identity,
+            size=model.identity.size * len(crops),
+            views=views,
+            regions=regions * len(crops) if regions > 1 else 1,
         )
         self.precision: str = model.precision
         self.on_cpu: bool = model.on_cpu

@@ -51,7 +51,8 @@ class Descriptors:
             the same way: `text`, `BackboneSpec.to_dict` of the text model; `sentences`, the columns
             of sentences; `attributes`, each a `Column`; `attribute_weight`; `missing`, cells read
             as missing; `text_mean`, if it was subtracted; `kind`, a short description; `notes`;
-            `source`, name and SHA-256 of the table.
+            `source`, name and SHA-256 of the table; `phrases`, if they were asked for, vectors of
+            names: `attributes`, one of each column, and `classes`, by name.
         display: name → display name, where there is one.
     """
 
@@ -78,27 +79,29 @@ def describe(
     *,
     weight: float = WEIGHT,
     subtract_mean: bool = False,
+    phrases: bool = False,
 ) -> Descriptors:
     """Descriptors of all classes of a table.
 
     Args:
         table: the classes.
-        model: for sentences; may be None if there are none.
+        model: for sentences and phrases; may be None if there are none.
         weight: w of the attributes, if there are both.
         subtract_mean: subtract the mean of all classes' text vectors, which removes what all
             texts have in common.
+        phrases: also embed the names of attributes and classes.
 
     Raises:
         SettingsError: the weight is not between 0 and 1, or the model is None.
         DataError: a class has no usable attribute.
     """
+    if model is None and (table.has_sentences or phrases):
+        raise SettingsError("model: expected a text model for sentences and phrases, got None")
     notes: list[str] = []
     parts: list[np.ndarray] = []
     columns: tuple[Column, ...] = ()
     mean = np.empty(0, dtype=np.float32)
-    if table.has_sentences:
-        if model is None:
-            raise SettingsError("model: expected a text model for the sentences, got None")
+    if model is not None and table.has_sentences:
         notes.append(f"read as sentences: {shorten(table.sentence_columns)}")
         vectors = _text(table, model, notes)
         if subtract_mean:
@@ -129,6 +132,7 @@ def describe(
         "notes": notes,
         "source": {"name": table.path.name, "sha256": file_sha256(table.path)},
         **({"text_mean": mean.tolist()} if mean.size else {}),
+        **({"phrases": _phrases(columns, table.names, model)} if model and phrases else {}),
     }
     return Descriptors(table.names, vectors.astype(np.float32), table.split, record, table.display)
 
@@ -141,6 +145,18 @@ def _kind(
         mean = " without their mean" if without_mean else ""
         parts.insert(0, f"sentences by {text['name']}{mean}")
     return " and ".join(parts) + (f", weight {weight:g}" if len(parts) == 2 else "")
+
+
+def _phrases(columns: Sequence[Column], names: Sequence[str], model: TextModel) -> dict[str, Any]:
+    """Vectors of the names of attributes and classes, rounded to what JSON is to hold."""
+    labels = [column.label.replace("=", " ") for column in columns]
+    vectors = model.encode([*labels, *names]).astype(float).round(5).tolist()
+    classes = dict(zip(names, vectors[len(labels) :], strict=True))
+    return {
+        "text": model.identity.to_dict(),
+        "attributes": vectors[: len(labels)],
+        "classes": classes,
+    }
 
 
 def _text(table: ClassDescriptions, model: TextModel, notes: list[str]) -> np.ndarray:

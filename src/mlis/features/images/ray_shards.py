@@ -25,7 +25,7 @@ from typing import Any
 from mlis.compute.ray_cluster import Cluster, Pool, connected, fetch
 from mlis.errors import DataError, SettingsError
 from mlis.features.backbones import Backbone, load_backbone
-from mlis.features.backbones.base import BackboneSpec
+from mlis.features.backbones.base import BackboneSpec, grid_of
 from mlis.features.decode import ImageError, read_file
 from mlis.features.images.files import Bad, ImageFile
 from mlis.features.images.shards import Keep, Shard, Stamp, compute_shard
@@ -199,7 +199,11 @@ def _hashes(reference: Any) -> frozenset[str]:
 def _loaded(model: Model) -> Backbone:
     one = model.identity
     backbone = load_backbone(
-        one.name, device=model.device, precision=model.precision, views=one.views
+        one.name,
+        device=model.device,
+        precision=model.precision,
+        views=one.views,
+        grid=grid_of(one.to_dict()),
     )
     found = Model.of(backbone, model.device)
     if model.device == "cuda":  # the batch depends on the free memory of each GPU

@@ -8,6 +8,7 @@ from mlis.model.heads.base import Head
 from mlis.model.heads.cosine import CosineHead
 from mlis.model.heads.counterfactual import CounterfactualHead, Counterfactuals
 from mlis.model.heads.ensemble import EnsembleHead, Member
+from mlis.model.heads.gated import GatedHead
 from mlis.model.heads.gaussian import GaussianHead
 from mlis.model.heads.linear import LinearHead
 from mlis.model.heads.pairs import PairHead, RelationHead
@@ -21,6 +22,7 @@ __all__ = [
     "CounterfactualHead",
     "Counterfactuals",
     "EnsembleHead",
+    "GatedHead",
     "GaussianHead",
     "Head",
     "LinearHead",

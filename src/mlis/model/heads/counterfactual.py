@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from mlis.model.heads.base import Head
+from mlis.model.heads.domains import check_order, choose_of, gated
 from mlis.model.heads.linear import LinearHead
 from mlis.model.parts import describe, empty_part
 from mlis.model.refiners import REFINERS, LinearReLU, Refiner
 
-EPSILON = 1e-3  # of probabilities beside the gate
 SLOPE = 0.2  # of G's hidden units
 OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     **{"unit": torch.sigmoid, "positive": torch.relu},
@@ -104,8 +104,7 @@ class CounterfactualHead(Head):
         order: Sequence[int],
     ):
         super().__init__()
-        if sorted(order) != list(range(len(centres) + len(counterfactuals.class_terms))):
-            raise ValueError(f"order: expected a permutation of all classes, got {order}")
+        check_order(order, len(centres) + len(counterfactuals.class_terms))
         self.counterfactuals: Counterfactuals = counterfactuals
         self.described: Refiner = described
         self.scale: nn.Parameter = nn.Parameter(scale, requires_grad=False)
@@ -116,14 +115,7 @@ class CounterfactualHead(Head):
 
     def chosen(self, classes: Tensor) -> Self:
         """A head of these classes."""
-        places, seen = [self.order[i] for i in classes.tolist()], len(self.centres)
-        of_seen, of_unseen = (
-            torch.tensor([p for p in places if (p < seen) == known], dtype=torch.int64)
-            for known in (True, False)
-        )
-        counts = iter(range(len(of_seen))), iter(range(len(of_seen), len(places)))
-        order = [next(counts[p >= seen]) for p in places]
-        of_seen, of_unseen = of_seen.to(classes.device), of_unseen.to(classes.device) - seen
+        of_seen, of_unseen, order = choose_of(self.order, classes, len(self.centres))
         return type(self)(
             *(self.counterfactuals.of(of_unseen), self.described, self.scale),
             *(self.centres[of_seen], self.seen.chosen(of_seen), self.unseen.chosen(of_unseen)),
@@ -210,4 +202,4 @@ class CounterfactualHead(Head):
         gate: Tensor | float = 0.0
         if len(self.centres) and len(self.counterfactuals.class_terms):
             gate = self.gate(h)[:, None]
-        return torch.cat((gate + EPSILON * seen, EPSILON * unseen), dim=1)[:, self.order]
+        return gated(gate, seen, unseen, self.order)

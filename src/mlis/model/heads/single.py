@@ -3,11 +3,15 @@
 from mlis.model.heads.base import Head
 from mlis.model.heads.cosine import CosineHead
 from mlis.model.heads.counterfactual import CounterfactualHead
+from mlis.model.heads.gated import GatedHead
 from mlis.model.heads.gaussian import GaussianHead
 from mlis.model.heads.linear import LinearHead
 from mlis.model.heads.pairs import PairHead, RelationHead
 
 SINGLE_HEADS: dict[str, type[Head]] = {
     one.kind: one
-    for one in (LinearHead, CosineHead, PairHead, RelationHead, GaussianHead, CounterfactualHead)
+    for one in (
+        *(LinearHead, CosineHead, PairHead, RelationHead, GaussianHead),
+        *(GatedHead, CounterfactualHead),
+    )
 }

@@ -4,28 +4,22 @@ A refiner is a module that knows its `kind` in `REFINERS` and the sizes that reb
 model with it can be saved. A new one is a class here, its line in `REFINERS`, and a test.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, normalize
+from torch.nn.functional import normalize
 
-from mlis.model.parts import Part, describe, empty_part
-
-
-class Refiner(Part):
-    """A module from scaled features (B, Dx) to refined features (B, Dh)."""
-
-    @abstractmethod
-    def width(self, inputs: int) -> int:
-        """Dh, where Dx is `inputs`."""
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Refine (B, Dx) features."""
+from mlis.model.parts import describe, empty_part
+from mlis.model.refiners.base import LinearReLU, Refiner
+from mlis.model.refiners.regions import (
+    AttributeAttention,
+    RegionLinear,
+    RegionMean,
+    SecondOrder,
+)
 
 
 class Identity(Refiner):
@@ -49,45 +43,6 @@ class Identity(Refiner):
     def forward(self, x: Tensor) -> Tensor:
         """`x`."""
         return x
-
-
-class LinearReLU(Refiner):
-    """`max(z, slope · z)` with `z = W x + b`: the paper's encoder where the slope is 0.
-
-    Args:
-        weight: (Dh, Dx).
-        bias: (Dh,).
-        slope: of negative values: 0 is ReLU, 1 leaves a linear layer.
-    """
-
-    kind = "linear"
-
-    def __init__(self, weight: Tensor, bias: Tensor, slope: float = 0.0):
-        super().__init__()
-        self.weight: nn.Parameter = nn.Parameter(weight, requires_grad=False)
-        self.bias: nn.Parameter = nn.Parameter(bias, requires_grad=False)
-        self.slope: float = float(slope)
-
-    def width(self, inputs: int) -> int:
-        """Dh."""
-        return len(self.bias)
-
-    def sizes(self) -> dict[str, Any]:
-        """Of the weight, and the slope."""
-        outputs, inputs = self.weight.shape
-        return {"inputs": inputs, "outputs": outputs, "slope": self.slope}
-
-    @classmethod
-    def empty(cls, inputs: int, outputs: int, slope: float = 0.0) -> Self:
-        """A layer from `inputs` to `outputs` numbers."""
-        return cls(
-            torch.empty(outputs, inputs, device="meta"), torch.empty(outputs, device="meta"), slope
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Refine (B, Dx) features."""
-        z = torch.addmm(self.bias, x, self.weight.T)
-        return leaky_relu(z, self.slope) if self.slope else torch.relu(z)
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -185,5 +140,24 @@ class Concatenation(_Composite):
 
 
 REFINERS: dict[str, type[Refiner]] = {
-    one.kind: one for one in (Identity, LinearReLU, Activation, Layers, Concatenation)
+    one.kind: one
+    for one in (
+        *(Identity, LinearReLU, Activation, Layers, Concatenation),
+        *(RegionLinear, RegionMean, AttributeAttention, SecondOrder),
+    )
 }
+
+__all__ = [
+    "ACTIVATIONS",
+    "REFINERS",
+    "Activation",
+    "AttributeAttention",
+    "Concatenation",
+    "Identity",
+    "Layers",
+    "LinearReLU",
+    "Refiner",
+    "RegionLinear",
+    "RegionMean",
+    "SecondOrder",
+]
