@@ -248,6 +248,7 @@ def test_a_class_without_a_descriptor_is_no_example_for_later_ones(gaussian, cap
         ({"a": np.zeros((2, 3))}, None, r"'a'.*\(n, \d+\).*got \(2, 3\)"),
         ({"a": rows_of(UNSEEN[0])[:0]}, None, r"n ≥ 1.*got \(0, "),
         ({"a": np.full((2, DATA.features.shape[1]), np.nan)}, None, "'a': row 0.*NaN"),
+        ({"a": [rows_of(UNSEEN[0])[0], rows_of(UNSEEN[0])[1] + 1e9]}, None, "'a': row 1.*units"),
         ({"a": rows_of(UNSEEN[0])}, {"b": NEW}, "got b"),
         ({"class_000": rows_of("class_000")}, {"class_000": NEW}, "got class_000"),
         ({"a": rows_of(UNSEEN[0])}, {"a": NEW[:2]}, r"\(1, 4\).*got \(1, 2\)"),

@@ -38,6 +38,8 @@ OPERATIONS = [
     ("GET", "/tradeoff"),
     ("GET", "/classes"),
     ("POST", "/classes"),
+    ("POST", "/classes/{name}/images"),
+    ("POST", "/classes/{name}/features"),
     ("PATCH", "/classes/{name}"),
     ("DELETE", "/classes/{name}"),
     ("GET", "/health"),
@@ -119,7 +121,15 @@ def asker():
             "",
         ]
     ),
-    path=st.sampled_from(["/predict/images", "/predict/features", "/classes"]),
+    path=st.sampled_from(
+        [
+            "/predict/images",
+            "/predict/features",
+            "/classes",
+            "/classes/red/images",
+            "/classes/red/features",
+        ]
+    ),
     start=st.sampled_from(
         [
             b"",

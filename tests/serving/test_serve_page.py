@@ -22,7 +22,13 @@ from mlis.cli import main
 from mlis.serving.descriptions import Describer
 from mlis.serving.engine import Engine
 from page_cases import Reader
-from serve_cases import MeanColours, client, colour_recognizer, feature_recognizer
+from serve_cases import (
+    MeanColours,
+    client,
+    colour_recognizer,
+    feature_recognizer,
+    growing_engine,
+)
 
 PATIENCE = 120_000  # milliseconds; machines may be busy
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -184,6 +190,9 @@ def test_the_page_is_plain_files_of_this_server():
         assert not [name for name in names if name.startswith("on") or name == "style"]
         assert '<b>"stripes"' in html.text
         assert "&lt;b&gt;" in answers["/"].text
+        assert "class-photos" not in [tag.get("id") for tag in html.all("input")]  # no exemplars
+    with client(growing_engine(), page=True) as asker:
+        assert "class-photos" in [tag.get("id") for tag in Reader(asker.get("/").text).all("input")]
     with client(engine, page=True, allow_changes=False) as asker:
         assert not Reader(asker.get("/").text).all("form")
     with client(Engine(feature_recognizer()), page=True) as asker:
@@ -226,6 +235,15 @@ def test_a_visitor_tries_pictures_adds_a_class_and_tries_again(browser, model, p
         assert "A class 'brick' exists already" in visit.page.content()
         visit.describe("teal", "red 0.75")
         visit.page.get_by_text('expected "name: value" in each line').wait_for()
+        photos = sorted((pictures / "photos" / "grey").glob("*.png"))[:3]
+        for name, said in (("grey", "grey has learnt"), ("lead", "lead is a class now")):
+            visit.page.locator("#class-photos").set_input_files(photos)
+            visit.describe(name, "")
+            visit.page.get_by_text(said).wait_for()
+        visit.answer()
+        visit.page.locator("#filter").fill("lead")
+        visit.page.locator(".known li", has_text="lead").get_by_text("Remove").click()
+        visit.page.get_by_text("6 classes apart").wait_for()
 
         visit.page.locator("#clear").click()
         visit.page.get_by_text("The likeliest classes appear here.").wait_for()

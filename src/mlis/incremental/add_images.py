@@ -18,8 +18,15 @@ from mlis.incremental.class_changes import (
     refitted,
 )
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
+from mlis.model.feature_range import FeatureRange
 from mlis.model.heads import Head
 from mlis.model.recognizer import Recognizer, replace
+
+_MOST_EXCESS = 1.0
+"""Mean excess of an image's features (`FeatureRange`) that is a mistake; at most 0.1 was measured.
+
+An exemplar buffer whose range grew to hold it would no longer tell its other rows apart.
+"""
 
 
 @own_modes()
@@ -50,11 +57,11 @@ def add_images(
         note: kept in the history.
 
     Raises:
-        DataError: there are no images, features have another length or are not finite, a
-            descriptor is not of an added class or does not fit, there is no exemplar buffer, or
-            the head is neither linear nor Gaussian.
+        DataError: there are no images, features have another length, are not finite or far outside
+            the training's range, a descriptor is not of an added class or does not fit, there is no
+            exemplar buffer, or the head is neither linear nor Gaussian.
     """
-    _check_able(recognizer.head, exemplars)
+    check_able(recognizer.head, exemplars)
     features = _checked_images(recognizer, images)
     place = {name: i for i, name in enumerate(recognizer.class_names)}
     new = [name for name in features if name not in place]
@@ -83,7 +90,8 @@ def add_images(
     return replace(recognizer, class_names=(*recognizer.class_names, *new), **changes), exemplars
 
 
-def _check_able(head: Head, exemplars: ExemplarBuffer | None) -> None:
+def check_able(head: Head, exemplars: ExemplarBuffer | None) -> None:
+    """Raise `DataError` for a model that cannot learn from images."""
     if head.knows_by_description:
         return
     check_refittable(head)
@@ -111,8 +119,23 @@ def _checked_images(recognizer: Recognizer, images: Mapping[str, Any]) -> dict[s
                 f"features of {name!r}: row {int(finite.argmin())}: expected finite numbers, got "
                 "NaN or infinity. Leave that row out."
             )
+        _check_range(recognizer, name, x)
         features[name] = x
     return features
+
+
+def _check_range(recognizer: Recognizer, name: str, x: np.ndarray) -> None:
+    """Raise `DataError` for a row that cannot be of the model's backbone."""
+    rows = torch.from_numpy(x).double()
+    if (bounds := FeatureRange.of(recognizer.preprocessing, rows)) is None:
+        return
+    excess = bounds.excess(rows).mean(1)
+    if float(excess.max()) > _MOST_EXCESS:
+        raise DataError(
+            f"features of {name!r}: row {int(excess.argmax())}: expected values as in training, "
+            f"got some outside its range by {float(excess.max()):.3g} times that on average. "
+            "Compute them as in training (image model, normalisation, units)."
+        )
 
 
 def _vectors(recognizer: Recognizer, new: list[str], descriptors: Mapping[str, Any]) -> np.ndarray:

@@ -48,6 +48,10 @@ class FeatureRange:
         width = torch.where(width > 0, width, varying.median() if len(varying) else 1.0)
         return cls(low - width, high + width, width, scaler)
 
+    def excess(self, x: Tensor) -> Tensor:
+        """Of each value of (B, Dx) features; zero within the bounds."""
+        return torch.maximum(self.low - x, x - self.high).clamp_(min=0) / self.width
+
 
 class RangeWatch:
     """Looks at the batches of one call.
@@ -72,7 +76,7 @@ class RangeWatch:
         self._all += part.numel()
         if not bool(((low < bounds.low) | (high > bounds.high)).any()):
             return
-        excess = torch.maximum(bounds.low - part, part - bounds.high).clamp_(min=0) / bounds.width
+        excess = bounds.excess(part)
         by_column = excess.sum(0, dtype=torch.float64)
         self._excess += float(by_column.sum())
         self._far += int((excess > 0).sum())

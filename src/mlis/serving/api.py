@@ -16,13 +16,21 @@ from starlette.responses import JSONResponse
 import mlis
 from mlis.model.rejection import UNKNOWN
 from mlis.serving import schemas
-from mlis.serving.bodies import FORM, JSON, Upload, read_files, read_json
+from mlis.serving.bodies import (
+    DESCRIPTION,
+    FORM,
+    JSON,
+    Upload,
+    read_described_files,
+    read_files,
+    read_json,
+)
 from mlis.serving.descriptions import Description
 from mlis.serving.exchange import Answer, Catalogue, Change
 from mlis.serving.metrics import CONTENT_TYPE
 from mlis.serving.middleware import client_of
 from mlis.serving.service import Service
-from mlis.serving.settings import MIB, Access
+from mlis.serving.settings import MIB, Access, Limits
 
 MAX_FILE_NAME = 255
 MAX_DIGITS = 32
@@ -61,6 +69,13 @@ def json_of(model: type[BaseModel]) -> dict[str, Any]:
     return body_of(JSON, model.model_json_schema())
 
 
+def form_of(limits: Limits, **more: dict[str, Any]) -> dict[str, Any]:
+    """A form with files, and perhaps more, for the OpenAPI document."""
+    file = {"type": "string", "format": "binary"}
+    files = {"type": "array", "items": file, "minItems": 1, "maxItems": limits.max_files}
+    return {"type": "object", "required": ["files"], "properties": {"files": files, **more}}
+
+
 def routes(service: Service, access: Access) -> APIRouter:
     """All routes of one server."""
     router = APIRouter()
@@ -68,15 +83,14 @@ def routes(service: Service, access: Access) -> APIRouter:
     _add_features(router, service)
     _add_classes(router, service)
     _add_changes(router, service, access)
+    _add_learning(router, service, access)
     _add_server(router, service, access)
     return router
 
 
 def _add_images(router: APIRouter, service: Service) -> None:
     limits = service.limits
-    file = {"type": "string", "format": "binary"}
-    files = {"type": "array", "items": file, "minItems": 1, "maxItems": limits.max_files}
-    form = {"type": "object", "required": ["files"], "properties": {"files": files}}
+    form = form_of(limits)
 
     @router.post(
         "/predict/images",
@@ -107,11 +121,8 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
 
 def _add_features(router: APIRouter, service: Service) -> None:
-    limits, size = service.limits, service.engine.num_features
-    expected = schemas.rows_request(limits, size)
-    values = limits.max_rows * size + 16
-    items = values, f"{limits.max_rows} rows of {size} numbers"
-    most = min(limits.upload_bytes, values * MAX_DIGITS + 4096)
+    expected = schemas.rows_request(service.limits, service.engine.num_features)
+    most, items = _most_of_rows(service)
 
     @router.post(
         "/predict/features",
@@ -132,6 +143,20 @@ def _add_features(router: APIRouter, service: Service) -> None:
             service.engine.check_explain(body.explain)
             answers = await service.predict_rows(rows, client, constant, body.explain)
             return await asyncio.to_thread(_rows_answer, answers, body.top_k, least)
+
+
+def _most_of_rows(service: Service, more: int = 0) -> tuple[int, tuple[int, str]]:
+    """Bytes of a body with rows and `more` bytes, and what `read_json` takes as `items`."""
+    rows, size = service.limits.max_rows, service.engine.num_features
+    values = rows * size + 16
+    most = min(service.limits.upload_bytes, values * MAX_DIGITS + 4096 + more)
+    return most, (values + more, f"{rows} rows of {size} numbers")
+
+
+def _most_of_description(service: Service) -> int:
+    """Bytes of a body that describes a class."""
+    describer = service.engine.describer
+    return min(service.limits.upload_bytes, MIB + MAX_DIGITS * (describer.size if describer else 0))
 
 
 def _constant(service: Service, calibration: float | str | None) -> float | None:
@@ -158,8 +183,7 @@ def _add_classes(router: APIRouter, service: Service) -> None:
 
 
 def _add_changes(router: APIRouter, service: Service, access: Access) -> None:
-    describer = service.engine.describer
-    most = min(service.limits.upload_bytes, MIB + MAX_DIGITS * (describer.size if describer else 0))
+    most = _most_of_description(service)
 
     async def body_of_change(request: Request, model: type[Any]) -> Any:
         _authorise(request, access)
@@ -203,6 +227,58 @@ def _add_changes(router: APIRouter, service: Service, access: Access) -> None:
         await service.change(Change("remove", name), client_of(request.scope))
 
 
+def _add_learning(router: APIRouter, service: Service, access: Access) -> None:
+    limits, most_said = service.limits, _most_of_description(service)
+    expected = schemas.class_rows_request(limits, service.engine.num_features)
+    most, items = _most_of_rows(service, most_said)
+    documented: dict[str, Any] = {
+        "status_code": 201,
+        "responses": responses(401, 404, 409, 415),
+        "tags": ["classes"],
+    }
+
+    def check(request: Request) -> str:
+        _authorise(request, access)
+        service.engine.check_learn()
+        return client_of(request.scope)
+
+    async def learnt(name: str, client: str, said: Any, rows: np.ndarray) -> schemas.Learnt:
+        new = name not in service.catalogue.names
+        change = Change("images", name, description_of(said), rows)
+        known = await service.change(change, client)
+        return schemas.Learnt(**_info_of(known, name).model_dump(), new=new)
+
+    said = {DESCRIPTION: schemas.Described.model_json_schema()}
+    form = body_of(FORM, form_of(limits, **said))
+
+    @router.post("/classes/{name:path}/images", openapi_extra=form, **documented)
+    async def post_class_images(name: schemas.ClassName, request: Request) -> schemas.Learnt:
+        """Add images to a class; one of a name that is not there is added.
+
+        A new class may be described, too, as POST /classes takes it without the name; else it is
+        known by its images alone. If a file cannot be read, none is added. It is so from the next
+        request on, until the server stops.
+        """
+        client = check(request)
+        service.check_images(client, "/classes/NAME/features")
+        with service.upload_room.hold(client) as take:
+            given = limits.upload_bytes, take, limits.max_files
+            files, said = await read_described_files(request, *given, schemas.Described, most_said)
+            rows = await service.features_of_images(files, client)
+        return await learnt(name, client, said, rows)
+
+    @router.post("/classes/{name:path}/features", openapi_extra=json_of(expected), **documented)
+    async def post_class_features(name: schemas.ClassName, request: Request) -> schemas.Learnt:
+        """Add images to a class by their features; else as POST /classes/{name}/images."""
+        client = check(request)
+        service.room.check(client)
+        with service.upload_room.hold(client) as take:
+            body = await read_json(request, expected, most, take, items)
+            rows = await asyncio.to_thread(np.array, body.rows, np.float32)
+            await service.predict_rows(rows, client)  # raises where a score would not be finite
+        return await learnt(name, client, body, rows)
+
+
 def _authorise(request: Request, access: Access) -> None:
     """Refuse a change that is not allowed, before its body is read."""
     if not access.allow_changes:
@@ -226,6 +302,7 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
             features=engine.num_features,
             image_model=engine.backbone.identity.name if engine.backbone else None,
             described_by=list(engine.describer.takes) if engine.describer else [],
+            can_learn=engine.can_learn,
             changes=access.allow_changes,
             token=bool(access.token),
             can_explain=engine.can_explain,
@@ -269,7 +346,7 @@ def predictions(answer: Answer, k: int, least: float) -> list[dict[str, Any]]:
     return found
 
 
-def description_of(new: schemas.NewClass) -> Description:
+def description_of(new: schemas.Described) -> Description:
     """The description in a request."""
     values = {name: _cell(value) for name, value in (new.attributes or {}).items()}
     return Description(tuple(new.sentences or ()), values, tuple(new.vector or ()))

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from mlis.features.decode import claimed_pixels
 
 JSON, FORM = "application/json", "multipart/form-data"
+DESCRIPTION = "description"
 MAX_HEADER = 4096
 """Bytes of the headers of one part of a form."""
 MAX_OTHER_FIELDS = 8
@@ -77,6 +78,41 @@ async def read_files(
         HTTPException: 400, 413 or 415.
         RequestValidationError: no file, or too many.
     """
+    return (await _read_form(request, most, take, max_files))[0]
+
+
+async def read_described_files(
+    request: Request,
+    most: int,
+    take: Callable[[int], None],
+    max_files: int,
+    model: type[Model],
+    most_said: int,
+) -> tuple[list[Upload], Model]:
+    """The files of a form, and what its optional field `description` says of them, in JSON.
+
+    Args:
+        request, most, take, max_files: as `read_files` takes them.
+        model: what the description is; an empty one where the field is absent.
+        most_said: bytes of the description.
+
+    Raises:
+        HTTPException: 400, 413 or 415.
+        RequestValidationError: no file, or too many; or another field, or not that model.
+    """
+    files, fields = await _read_form(request, most, take, max_files)
+    said = fields.pop(DESCRIPTION, b"{}")
+    for other in fields:
+        raise _refused((other,), "Extra inputs are not permitted")
+    if len(said) > most_said:
+        raise _too_large(DESCRIPTION, most_said)
+    return files, await _on_thread(_validated, said, model, None, (DESCRIPTION,))
+
+
+async def _read_form(
+    request: Request, most: int, take: Callable[[int], None], max_files: int
+) -> tuple[list[Upload], dict[str, bytes]]:
+    """The files of a form, and its other fields by name."""
     kind = media_type(request)
     if kind != FORM:
         raise HTTPException(415, f"body: expected {FORM} with files, got {kind[:80] or 'none'}")
@@ -86,7 +122,7 @@ async def read_files(
     if not boundary or len(boundary) > 200:
         raise HTTPException(400, f"body: expected a boundary of {FORM}, got {boundary[:80]!r}")
     body = await _read(request, most, take)
-    return await _on_thread(_files, body, boundary.encode("utf-8", "replace"), max_files)
+    return await _on_thread(_parts, body, boundary.encode("utf-8", "replace"), max_files)
 
 
 def media_type(request: Request) -> str:
@@ -99,38 +135,45 @@ async def _on_thread(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 async def _read(request: Request, most: int, take: Callable[[int], None]) -> bytes:
-    too_large = HTTPException(
-        413, f"body: expected at most {most / (1 << 20):.3g} MiB, got more. Send less at a time"
-    )
     length = request.headers.get("content-length", "0")
     if length.isascii() and length.isdigit() and int(length[:20]) > most:
-        raise too_large
+        raise _too_large("body", most)
     body = bytearray()
     async for chunk in request.stream():
         if len(body) + len(chunk) > most:
-            raise too_large
+            raise _too_large("body", most)
         take(len(chunk))
         body += chunk
     return bytes(body)
 
 
-def _validated(body: bytes, model: type[Model], items: tuple[int, str] | None) -> Model:
+def _too_large(what: str, most: int) -> HTTPException:
+    expected = f"expected at most {most / (1 << 20):.3g} MiB"
+    return HTTPException(413, f"{what}: {expected}, got more. Send less at a time")
+
+
+def _validated(
+    body: bytes,
+    model: type[Model],
+    items: tuple[int, str] | None,
+    where: tuple[str, ...] = (),
+) -> Model:
     if items and body.count(b",") >= items[0]:
-        raise _refused((), f"expected at most {items[1]}, got more")
+        raise _refused(where, f"expected at most {items[1]}, got more")
     try:
         value = pydantic_core.from_json(body)
     except ValueError as error:
-        raise _refused((), f"not JSON: {error}") from None
+        raise _refused(where, f"not JSON: {error}") from None
     if isinstance(value, dict):  # one unknown key is named, where millions may have been sent
         for key in value:
             if key not in model.model_fields:
-                raise _refused((key,), "Extra inputs are not permitted")
+                raise _refused((*where, key), "Extra inputs are not permitted")
     try:
         return model.model_validate(value)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError(
-            [{**each, "loc": ("body", *each["loc"])} for each in found]
+            [{**each, "loc": ("body", *where, *each["loc"])} for each in found]
         ) from None
 
 
@@ -138,7 +181,7 @@ def _refused(where: tuple[str, ...], problem: str) -> RequestValidationError:
     return RequestValidationError([{"type": "body", "loc": ("body", *where), "msg": problem}])
 
 
-def _files(body: bytes, boundary: bytes, max_files: int) -> list[Upload]:
+def _parts(body: bytes, boundary: bytes, max_files: int) -> tuple[list[Upload], dict[str, bytes]]:
     """Split a form (RFC 7578) at its boundaries."""
     broken = HTTPException(400, f"body: expected {FORM} with its boundary, got something else")
     most = max_files + MAX_OTHER_FIELDS + 2
@@ -148,12 +191,16 @@ def _files(body: bytes, boundary: bytes, max_files: int) -> list[Upload]:
     if not parts or not parts[-1].startswith(b"--"):
         raise broken
     files: list[Upload] = []
+    fields: dict[str, bytes] = {}
     for part in parts[:-1]:
         head, found, data = part.partition(b"\r\n\r\n")
         if not found or not head.startswith(b"\r\n") or len(head) > MAX_HEADER:
             raise broken
         header = email.message_from_string(head[2:].decode("utf-8", "replace"))
-        if header.get_param("name", header="content-disposition") == "files":
+        field_name = str(header.get_param("name", header="content-disposition"))
+        if field_name != "files":
+            fields[field_name] = data
+        else:
             name = header.get_filename()
             if name is None:
                 raise _refused(("files",), "expected files, got a field without a file name")
@@ -162,4 +209,4 @@ def _files(body: bytes, boundary: bytes, max_files: int) -> list[Upload]:
         raise _refused(("files",), "Field required")
     if len(files) > max_files:
         raise _refused(("files",), f"expected at most {max_files} items, got {len(files)}")
-    return files
+    return files, fields

@@ -18,7 +18,14 @@ from mlis.explanation import Explainer, Explanation, can_explain
 from mlis.features.decode import ImageError, decode
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.image_classifier import ImageClassifier, recorded_backbone
-from mlis.incremental import ExemplarBuffer, add_classes, remove_classes, rename_classes
+from mlis.incremental import (
+    ExemplarBuffer,
+    add_classes,
+    add_images,
+    remove_classes,
+    rename_classes,
+)
+from mlis.incremental.add_images import check_able
 from mlis.io.checkpoint import load_exemplars, load_model
 from mlis.model.calibrate import constant_of
 from mlis.model.recognizer import Recognizer, probabilities_of
@@ -44,7 +51,7 @@ class Engine:
     Args:
         recognizer: the model.
         backbone: its image model, or None: then only features are accepted.
-        describer: makes descriptors of new classes, or None: then none can be added.
+        describer: makes descriptors of new classes, or None: then none can be described.
         descriptions: sentences of classes by name, to show.
         exemplars: the recognizer's exemplar buffer, which `describer` needs beside it, unless the
             head makes classes from descriptors.
@@ -130,6 +137,22 @@ class Engine:
                 "loaded (it is where classes may be changed)"
             )
 
+    @property
+    def can_learn(self) -> bool:
+        """Whether images may be added to classes."""
+        try:
+            self.check_learn()
+        except ConflictError:
+            return False
+        return True
+
+    def check_learn(self) -> None:
+        """Raise `ConflictError` where the model cannot learn from images."""
+        try:
+            check_able(self._served[0].head, self._served[1])
+        except DataError as error:
+            raise ConflictError(str(error)) from None
+
     def prepare(self, data: bytes, max_pixels: int) -> np.ndarray:
         """The backbone's input for the bytes of a file. Raises `ImageError`."""
         assert self.backbone is not None
@@ -174,7 +197,7 @@ class Engine:
             explainer = self._explainer_of(recognizer, exemplars)
             why = dict(zip(asked, explainer(features[asked], scores[asked]), strict=True))
         return [
-            Answer(catalogue, probabilities[i], "", float(levels[i]), why.get(i))
+            Answer(catalogue, probabilities[i], "", float(levels[i]), why.get(i), features[i])
             if known[i]
             else Answer(catalogue, None, NOT_FINITE)
             for i in range(len(queries))
@@ -192,12 +215,14 @@ class Engine:
         """Change the classes; the outcome of each change is None, or why it was not made.
 
         Classes that are added one after the other are added together: the classifier is trained
-        once for all of them.
+        once for all of them. So are images.
         """
         outcomes: list[MlisError | None] = []
         for action, group in groupby(changes, key=lambda change: change.action):
             if action == "add":
                 outcomes += self._add(list(group), max_classes)
+            elif action == "images":
+                outcomes += self._learn(list(group), max_classes)
             else:
                 outcomes += [self._remove_or_rename(change) for change in group]
         return outcomes
@@ -234,13 +259,69 @@ class Engine:
         self._publish(*grown, added, {**known.descriptions, **said})
         return outcomes
 
+    def _learn(self, changes: list[Change], max_classes: int) -> list[MlisError | None]:
+        """As `_add`; images that nobody waits for cannot be taken out again, but are left out."""
+        recognizer, exemplars, known = self._served
+        outcomes: list[MlisError | None] = []
+        taken: list[Change] = []
+        images: dict[str, list[np.ndarray]] = {}
+        vectors: dict[str, np.ndarray] = {}
+        for change in changes:
+            try:
+                if not change.abandoned.is_set():
+                    assert change.features is not None
+                    names = {*known.names, *images}
+                    vectors |= self._vector_with_images(change, names, max_classes)
+                    images.setdefault(change.name, []).append(change.features)
+                    taken.append(change)
+                outcomes.append(None)
+            except MlisError as error:
+                outcomes.append(error)
+        if not taken:
+            return outcomes
+        try:
+            rows = {name: np.concatenate(parts) for name, parts in images.items()}
+            grown = add_images(recognizer, exemplars, rows, vectors, note="mlis serve")
+        except MlisError as error:
+            if len(changes) == 1:
+                return [error]
+            return [self._learn([change], max_classes)[0] for change in changes]
+        if any(change.abandoned.is_set() for change in taken):
+            return self._learn(changes, max_classes)
+        words = {change.name: change.description.sentences for change in taken}
+        said = {name: " ".join(sentences) for name, sentences in words.items() if sentences}
+        added = known.added | (images.keys() - set(known.names))
+        self._publish(*grown, added, {**known.descriptions, **said})
+        return outcomes
+
+    def _vector_with_images(
+        self, change: Change, names: set[str], max_classes: int
+    ) -> dict[str, np.ndarray]:
+        """The descriptor of a class that is added with its images, by name, if it is described."""
+        described = bool(change.description.kinds)
+        if change.name in names:
+            if described:
+                raise ConflictError(
+                    f"description: a class {change.name!r} exists already. Leave it out, or choose "
+                    "another name"
+                )
+            return {}
+        _check_count(change.name, names, max_classes)
+        if not described:
+            return {}
+        if self.describer is None:
+            raise DataError(
+                "description: expected none, as descriptors of new classes cannot be made here. "
+                "Send images alone"
+            )
+        return {change.name: self.describer.vector(change.name, change.description)}
+
     def _check_addition(self, name: str, names: set[str], max_classes: int) -> None:
         if self.describer is None:
             raise DataError("cannot add classes: the model has no exemplar buffer. Train it again")
         if name in names:
             raise ConflictError(f"a class {name!r} exists already. Choose another name")
-        if len(names) >= max_classes:
-            raise DataError(f"cannot add {name!r}: the model has {len(names)} classes, the maximum")
+        _check_count(name, names, max_classes)
 
     def _remove_or_rename(self, change: Change) -> MlisError | None:
         recognizer, exemplars, known = self._served
@@ -286,6 +367,11 @@ class Engine:
             size = self.backbone.batch if key[0] and self.backbone is not None else len(rows)
             parts += [rows[i : i + size] for i in range(0, len(rows), size)]
         return parts
+
+
+def _check_count(name: str, names: set[str], max_classes: int) -> None:
+    if len(names) >= max_classes:
+        raise DataError(f"cannot add {name!r}: the model has {len(names)} classes, the maximum")
 
 
 def _scores(recognizer: Recognizer, features: np.ndarray) -> np.ndarray:

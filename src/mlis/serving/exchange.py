@@ -58,7 +58,8 @@ class Answer:
     """Probabilities (C,) of the classes of a catalogue, or the reason why there are none.
 
     `level` is the share of validation images of known classes that look less known, where the model
-    can tell: with less than the rate of a request the answer is "unknown".
+    can tell: with less than the rate of a request the answer is "unknown". `features` (Dx,) are
+    those of the query.
     """
 
     catalogue: Catalogue
@@ -66,6 +67,7 @@ class Answer:
     reason: str = ""
     level: float = 1.0
     explanation: Explanation | None = None
+    features: np.ndarray | None = None
 
     def best(self, k: int) -> list[tuple[int, float]]:
         """Index and probability of the k likeliest classes, best first."""
@@ -76,12 +78,13 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One change of the classes: an addition, a removal, or a renaming.
+    """One change of the classes: an addition, images of a class, a removal, or a renaming.
 
     Attributes:
-        action: "add", "remove" or "rename".
+        action: "add", "images", "remove" or "rename".
         name: of the class.
         description: of a class that is added.
+        features: (n, Dx) of images of a class, which is added if there is none of that name.
         new_name: of a class that is renamed.
         abandoned: set when nobody waits for it any more; then it must not be made.
     """
@@ -89,5 +92,6 @@ class Change:
     action: str
     name: str
     description: Description = field(default_factory=Description)
+    features: np.ndarray | None = None
     new_name: str = ""
     abandoned: threading.Event = field(default_factory=threading.Event)

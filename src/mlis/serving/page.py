@@ -66,6 +66,7 @@ def _html(service: Service, access: Access) -> str:
         chooses=engine.tradeoff is not None,
         changes=access.allow_changes,
         takes=describer.takes if describer else (),
+        learns=access.allow_changes and engine.backbone is not None and engine.can_learn,
         size=describer.size if describer else 0,
         attributes=attributes,
         prefilled=len(attributes) <= MAX_PREFILLED,

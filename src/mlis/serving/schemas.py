@@ -12,6 +12,7 @@ from pydantic import (
     create_model,
 )
 
+from mlis.data.labels import normal
 from mlis.serving.settings import Limits
 
 NAME_LENGTH, SENTENCE_LENGTH, MAX_SENTENCES, MAX_ATTRIBUTES = 200, 5000, 100, 2000
@@ -61,6 +62,7 @@ Name = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=NAME_LENGTH),
     AfterValidator(_printable),
 ]
+ClassName = Annotated[Name, AfterValidator(normal)]
 Sentence = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=SENTENCE_LENGTH)
 ]
@@ -192,13 +194,18 @@ class TradeOff(Wire):
     )
 
 
-class NewClass(Wire):
-    """A class by its description: sentences, attributes or both, or a vector.
+class Learnt(ClassInfo):
+    """The class that images were added to."""
+
+    new: bool = Field(description="whether there was no class of that name when they were added")
+
+
+class Described(Wire):
+    """What describes a new class: sentences, attributes or both, or a vector.
 
     GET /health says which of them the model takes.
     """
 
-    name: Name = Field(description="not the name of a class that exists")
     sentences: Annotated[list[Sentence], Field(fail_fast=True)] | None = Field(
         default=None, min_length=1, max_length=MAX_SENTENCES, description="what it looks like"
     )
@@ -214,10 +221,19 @@ class NewClass(Wire):
     )
 
 
+class NewClass(Described):
+    """A class by its description: sentences, attributes or both, or a vector.
+
+    GET /health says which of them the model takes.
+    """
+
+    name: ClassName = Field(description="not the name of a class that exists")
+
+
 class NewName(Wire):
     """A new name of a class."""
 
-    name: Name = Field(description="not the name of a class that exists")
+    name: ClassName = Field(description="not the name of a class that exists")
 
 
 class Health(Wire):
@@ -229,6 +245,7 @@ class Health(Wire):
     features: int = Field(description="numbers per row of features")
     image_model: str | None = Field(description="null where only features are accepted")
     described_by: list[str] = Field(description="how POST /classes may describe a new class")
+    can_learn: bool = Field(description="whether images may be added to classes, or make new ones")
     changes: bool = Field(description="whether classes may be added, removed and renamed")
     token: bool = Field(description="whether changes need a token")
     can_explain: bool = Field(description="whether predictions may ask to `explain`")
@@ -252,14 +269,11 @@ class Problem(Wire):
 
 def rows_request(limits: Limits, num_features: int) -> Any:
     """The model of a request with features: rows of `num_features` numbers within ±1e30."""
-    size = Field(min_length=num_features, max_length=num_features, fail_fast=True)
-    row = Annotated[list[Feature], size]
-    rows: Any = Annotated[list.__class_getitem__(row), Field(fail_fast=True)]
     return create_model(
         "RowsRequest",
         __base__=Wire,
         __doc__="Features of images, of the kind that the model was trained on.",
-        rows=(rows, Field(min_length=1, max_length=limits.max_rows)),
+        rows=_rows(limits, num_features),
         top_k=(
             Annotated[int, Field(strict=True, ge=1, le=limits.max_top_k), BeforeValidator(_whole)],
             Field(default=5, description="classes per row, best first"),
@@ -274,3 +288,20 @@ def rows_request(limits: Limits, num_features: int) -> Any:
             Field(default=None, description=CALIBRATION),
         ),
     )
+
+
+def class_rows_request(limits: Limits, num_features: int) -> Any:
+    """The model of a request with features of a class, and what describes it if it is new."""
+    return create_model(
+        "ClassRowsRequest",
+        __base__=Described,
+        __doc__="Features of images of one class; if it is new, it may be described, too.",
+        rows=_rows(limits, num_features),
+    )
+
+
+def _rows(limits: Limits, num_features: int) -> Any:
+    size = Field(min_length=num_features, max_length=num_features, fail_fast=True)
+    row = Annotated[list[Feature], size]
+    rows: Any = Annotated[list.__class_getitem__(row), Field(fail_fast=True)]
+    return rows, Field(min_length=1, max_length=limits.max_rows)

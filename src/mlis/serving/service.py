@@ -124,8 +124,10 @@ class Service:
         """The classes as they are now."""
         return self.engine.catalogue
 
-    def check_images(self, client: str) -> None:
+    def check_images(self, client: str, instead: str = "/predict/features") -> None:
         """Raise where no images can be taken now, before any is received.
+
+        `instead` is the path that takes features.
 
         Raises:
             BusyError: too much is in progress.
@@ -133,8 +135,7 @@ class Service:
         """
         if self.engine.backbone is None:
             raise DataError(
-                "the image model of this model's features is not known. Send features to "
-                "/predict/features"
+                f"the image model of this model's features is not known. Send features to {instead}"
             )
         self.room.check(client)
 
@@ -185,6 +186,21 @@ class Service:
             if answer.probabilities is None:
                 raise DataError(f"rows.{i}: {answer.reason}")
         return answers
+
+    async def features_of_images(self, files: Sequence[Upload], client: str) -> np.ndarray:
+        """Features (n, Dx) of n files.
+
+        Raises:
+            BusyError: too much is in progress.
+            DataError: a file is not an image, or its features are not finite.
+        """
+        answers = await self.predict_images(files, client)
+        for i, (file, answer) in enumerate(zip(files, answers, strict=True)):
+            if answer.probabilities is None:
+                raise DataError(
+                    f"files.{i} ({file.name[:80]!r}): {answer.reason}. None was added: leave it out"
+                )
+        return np.stack([answer.features for answer in answers if answer.features is not None])
 
     async def change(self, change: Change, client: str) -> Catalogue:
         """Change the classes, and return them.

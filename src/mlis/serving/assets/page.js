@@ -104,7 +104,7 @@ async function loadClasses() {
   const unseen = state.classes.filter((each) => !each.seen).length;
   $("about").textContent = unseen
     ? `The model tells ${count} classes apart; ${unseen.toLocaleString("en")} of them had no ` +
-      "picture in training, only a description."
+      "picture in training."
     : `The model tells ${count} classes apart.`;
   showClasses();
 }
@@ -113,15 +113,15 @@ const pathOf = (name) => `classes/${encodeURIComponent(name)}`;
 
 async function change(place, title, good, request) {
   try {
-    await request();
-    place.replaceChildren(note("good", good, "It is so until the server stops."));
+    const found = await request();
+    const text = found?.new === false ? `${found.name} has learnt from the photographs` : good;
+    place.replaceChildren(note("good", text, "It is so until the server stops."));
   } catch (error) {
     place.replaceChildren(note("wrong", title, error.message));
-    return false;
+    return;
   }
   await loadClasses();
   await recogniseAll();
-  return true;
 }
 
 async function renameClass(name) {
@@ -155,8 +155,25 @@ function described() {
   const wrong = words.find((word) => !Number.isFinite(Number(word)));
   if (wrong) throw new Error(`Descriptor: expected numbers, got "${wrong}".`);
   if (words.length) found.vector = words.map(Number);
-  if (Object.keys(found).length === 1) throw new Error("Describe the class: every field is empty.");
   return found;
+}
+
+// The class of the form: by its description, or by photographs that may be described.
+async function sendClass() {
+  const { name, ...said } = described();
+  const photos = [...($("class-photos")?.files ?? [])];
+  const empty = !Object.keys(said).length;
+  if (!photos.length && empty) throw new Error("Describe the class: every field is empty.");
+  if (!photos.length) return ask("POST", "classes", { name, ...said });
+  const size = photos.reduce((sum, each) => sum + each.size, 0);
+  if (size > Number(maxMib) * 2 ** 20) throw new Error(`Photographs: together they have more than ${maxMib} MiB.`);
+  const form = new FormData();
+  photos.forEach((each) => form.append("files", each));
+  if (!empty) form.append("description", JSON.stringify(said));
+  const known = state.classes.some((each) => each.name === name)
+    ? undefined
+    : state.classes.find((each) => each.display_name === name); // what the page calls it
+  return ask("POST", `${pathOf(known?.name ?? name)}/images`, form);
 }
 
 async function addClass(event) {
@@ -164,10 +181,12 @@ async function addClass(event) {
   const button = $("add-class");
   const name = $("class-name").value.trim();
   button.disabled = true;
-  const request = async () => ask("POST", "classes", described());
-  if (await change($("said"), "The class was not added", `${name} is a class now`, request)) {
-    $("add").reset();
-  }
+  const request = async () => {
+    const found = await sendClass();
+    $("add").reset(); // before pictures are recognised again, when the form may be in use
+    return found;
+  };
+  await change($("said"), "Nothing was added", `${name} is a class now`, request);
   button.disabled = false;
 }
 
