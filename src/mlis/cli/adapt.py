@@ -7,8 +7,8 @@ rows), .npy, .npz, .mat, .csv or .parquet. Labels are not read. The unseen class
 where these images suggest, and the calibration constant with them (expectation maximisation).
 It needs a Gaussian classifier: a model of the method auto, where it kept that one, or gaussian.
 
-The new model is *transductive*, and says so wherever it is shown or measured: it may have learnt
-from the images that it is tested on, so that its figures must not stand beside inductive ones.
+The new model is labelled *transductive* wherever it is shown or measured: it may have been adapted
+to the images that it is tested on, so its figures are not comparable with inductive ones.
 Results that were stored with the model are not kept. The images should show classes of the
 model.
 """
