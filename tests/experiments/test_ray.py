@@ -130,7 +130,7 @@ def test_a_node_dies_and_all_rows_arrive_once_with_the_same_bits(nodes, tmp_path
         files = [sorted(p.relative_to(f) for p in f.rglob("*.*")) for f in (ours, theirs)]
         assert files[0] == files[1]
         weights = Path("model") / "model.safetensors"
-        assert (ours / weights).exists() == (one.task.seed == 0 and one.task.method == "mlis")
+        assert (ours / weights).exists() == (one.task.seed == 0)  # of every method
         if (ours / weights).exists():
             assert (ours / weights).read_bytes() == (theirs / weights).read_bytes()
     assert list((results / "work").glob("*/*.safetensors")) == []
