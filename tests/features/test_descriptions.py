@@ -72,7 +72,7 @@ def test_descriptions_are_compared_on_the_same_rows(tmp_path, capsys):
     )
     command = ["--features", str(write_flowers(tmp_path)), "--classes", str(TABLE)]
     command += ["--split", str(tmp_path / "split.mat"), "--settings", str(settings)]
-    command += ["--kinds", "published,attributes", "--components", "none", "--seeds", "0"]
+    command += ["--kinds", "published;attributes", "--components", "none", "--seeds", "0"]
     command += ["-o", str(tmp_path / "out")]
     descriptions.main(command)
     rows = json.loads((tmp_path / "out" / "descriptions.json").read_text())["rows"]
