@@ -145,7 +145,11 @@ def test_closed_forms_on_real_features(xlsa17):
     a = training.descriptors.astype(np.float64)
     a /= np.linalg.norm(a, axis=1, keepdims=True)
     seen = np.flatnonzero(training.seen_mask)
-    config = Config(precision="float64").replace({"generation": {"ridge_lambda": 0.001}})
+    plain = {
+        "preprocessing": {"feature_transform": "none"},
+        "generation": {"ridge_lambda": 0.001, "ridge_kernel": "linear"},
+    }
+    config = Config(precision="float64").replace(plain)
 
     found = build_method("prototype", config).fit(training, device="cpu").recognizer.scores(rows)
     means = np.stack([x[y == c].mean(0) for c in seen])
