@@ -7,11 +7,11 @@
 Everything is done by the commands `mlis data build` and `fit`, with packaged weights and no
 network: the class names alone, the column `text`, the columns of attributes, both, and with --split
 the published descriptors of the benchmark's file (as `data convert` reads them). --kinds names
-others: texts without what they have in common, one embedding a sentence, a chosen weight of
-attributes. The table of images marks which rows train and which test; what the settings are chosen
-on (calibration, `--settings`) is a validation split of the training rows, drawn anew by each seed.
---method trains one of `mlis fit` with the package's defaults, in place of --components with
---settings. Finished trainings are not repeated.
+others: "sentences, mean subtracted", "sentences, one by one" (an embedding each), "sentences and
+attributes, weight auto" (or a number). The table of images marks which rows train and which test;
+what the settings are chosen on (calibration, `--settings`) is a validation split of the training
+rows, drawn anew by each seed. --method trains one of `mlis fit` with the package's defaults, in
+place of --components with --settings. Finished trainings are not repeated.
 """
 
 import argparse
@@ -54,27 +54,27 @@ def ways(table: Path) -> Mapping[str, list[str]]:
     for kind in ("sentences", "sentences and attributes"):
         found[f"{kind}, mean subtracted"] = [*found[kind], "--subtract-mean"]
         found[f"{kind}, one by one"] = found[kind]
-    both = found["sentences and attributes"]
-    return {**found, "sentences and attributes, weight auto": [*both, "--attribute-weight", "auto"]}
+    return found
 
 
 def write_one_by_one(table: Path, output: Path) -> None:
     """The table with a row for each sentence of `text`."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with table.open(newline="", encoding="utf-8") as source, output.open("w", newline="") as target:
-        rows = csv.DictReader(source)
-        writer = csv.DictWriter(target, rows.fieldnames or ())
+    with table.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    with output.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, rows[0])
         writer.writeheader()
         for row in rows:
             sentences = re.split(r"(?<=[.]) ", row["text"])
             writer.writerows({**row, "text": sentence} for sentence in sentences)
 
 
-def write_published(split: Path, folder: Path) -> None:
+def write_published(split: Path, output: Path) -> None:
     """The published descriptors of the 102 flowers, as a table of classes."""
     att = scipy.io.loadmat(split, variable_names=["att"])["att"].T
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as handle:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
         writer.writerow(["name", *(f"d{i:04d}" for i in range(att.shape[1]))])
         for name, row in zip(FLOWER_NAMES, att.tolist(), strict=True):
@@ -86,13 +86,17 @@ def build(options: argparse.Namespace, kind: str, seed: int, words: Path) -> Pat
     data = words / f"seed-{seed}"
     if (data / "dataset.json").exists():
         return data
-    how, table, flags = "build", options.classes, ways(options.classes).get(kind, [])
+    kind, _, weight = kind.partition(", weight ")
+    how, table, own = "build", options.classes, words / "classes.csv"
+    flags = ["--attribute-weight", weight] if weight else []
     if kind == "published":
-        how, table = "convert", words / "classes.csv"
-        write_published(options.split, words)
-    elif kind.endswith("one by one"):
-        table = words / "classes.csv"
-        write_one_by_one(options.classes, table)
+        how, table = "convert", own
+        write_published(options.split, own)
+    else:
+        flags += ways(options.classes)[kind]
+    if kind.endswith("one by one"):
+        table = own
+        write_one_by_one(options.classes, own)
     run(*("data", how, "--features", options.features, "--classes", table),
         *("--split-seed", seed, "-o", data, *flags))  # fmt: skip
     return data

@@ -54,7 +54,8 @@ def found():
 
 def text_part(recognizer) -> SharedSpaceHead:
     assert isinstance(recognizer.head, EnsembleHead)
-    return next(one.head for one in recognizer.head.members if one.head.kind == "shared-space")
+    heads = [one.head for one in recognizer.head.members]
+    return next(head for head in heads if isinstance(head, SharedSpaceHead))
 
 
 def test_texts_that_the_images_are_near_to_get_weight(found):

@@ -98,4 +98,4 @@ def _choice(weights: Sequence[float], H: np.ndarray) -> int:
     behind = H[best] - H
     noise = behind.std(1, ddof=1) / len(H[0]) ** 0.5 if len(H[0]) > 1 else np.zeros(len(H))
     equal = np.flatnonzero(behind.mean(1) <= noise)
-    return int(min(equal, key=lambda i: (round(abs(weights[i] - WEIGHT), 9), -H[i].mean())))
+    return min(equal.tolist(), key=lambda i: (round(abs(weights[i] - WEIGHT), 9), -H[i].mean()))

@@ -87,13 +87,9 @@ def text_member(dataset: GZSLDataset, config: Config) -> list[Entry]:
 
     A family of its own; none where they are of different models, or features are transformed.
     """
-    sources = dataset.provenance.sources
-    image, described = (sources.get(name) or {} for name in ("backbone", "descriptors"))
-    text = described.get("text") or {}
-    if not text or text["name"] != image.get("name") or "text_mean" in described:
-        return []
-    size, numbers = text["size"], dataset.features.shape[1] // dataset.provenance.regions
-    if numbers % size or config.preprocessing.feature_transform != "none":
+    size, transform = dataset.provenance.shared_text, config.preprocessing.feature_transform
+    numbers = dataset.features.shape[1] // dataset.provenance.regions
+    if not size or numbers % size or transform != "none":
         return []
     method = SharedSpaceCosine(config, text=size, views=numbers // size, scaled=True)
     return [Entry("text", "text", method)]
