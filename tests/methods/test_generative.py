@@ -51,6 +51,9 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{**VAEGAN, "steps": 200, "decoder_rate": 2e-3, "counterfactuals": 8},
         **{"kl_weight": 1.0, "kl_warm_up": 20},
     },
+    "keshari-reconstruction": {
+        **{"steps": 300, "hidden": 64, "latent": 8, "embedding": 64, "learning_rate": 2e-3},
+    },
 }
 NAMES = tuple(ENOUGH)
 
@@ -184,6 +187,8 @@ def test_divergence_is_named(name):
         ("free", "other_class", "any"),
         ("gcm-cf", "counterfactuals", 0),
         ("gcm-cf", "gate_samples", 1.5),
+        ("keshari-reconstruction", "toward", 1.5),
+        ("keshari-reconstruction", "class_samples", 1),
     ],
 )
 def test_settings_out_of_range_are_refused(name, option, value):

@@ -16,6 +16,7 @@ from mlis.methods.free import FREE
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.gcm_cf import GCMCF
 from mlis.methods.hsva import HSVA
+from mlis.methods.keshari import KeshariReconstruction
 from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "tf-vaegan": TFVAEGAN,
     "free": FREE,
     "gcm-cf": GCMCF,
+    "keshari-reconstruction": KeshariReconstruction,
     "mlis": MLIS,
     "auto": Auto,
 }
