@@ -54,6 +54,12 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
     "keshari-reconstruction": {
         **{"steps": 300, "hidden": 64, "latent": 8, "embedding": 64, "learning_rate": 2e-3},
     },
+    "li-reconstruction": {
+        **{"epochs": 100, "batch_size": 60, "latent": 32, "learning_rate": 3e-3},
+        **{"visual_encoder": 64, "visual_decoder": 64},
+        **{"semantic_encoder": 64, "semantic_decoder": 64},
+        **{"seen_latents": 20, "unseen_latents": 40},
+    },
 }
 NAMES = tuple(ENOUGH)
 
@@ -189,6 +195,7 @@ def test_divergence_is_named(name):
         ("gcm-cf", "gate_samples", 1.5),
         ("keshari-reconstruction", "toward", 1.5),
         ("keshari-reconstruction", "class_samples", 1),
+        ("li-reconstruction", "latent", 1),
     ],
 )
 def test_settings_out_of_range_are_refused(name, option, value):

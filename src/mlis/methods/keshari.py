@@ -8,15 +8,15 @@ unseen classes, with hard samples that lie near other classes; an online batch t
 centre loss on the OCD make the overlapping distributions of the classes apart.
 
 *From memory, not verified:* the VAE is that of Verma et al. (SE-GZSL, CVPR 2018), with a regressor
-R of descriptors. With x a feature, a its class's descriptor, z ~ E(x), x̂ = G(z₀, a) of z₀ ~ N(0, I),
-and `r(·) = ½ ‖R(·) − a‖² / s²`, s² the mean square of a descriptor's numbers,
+R of descriptors. With x a feature, a its class's descriptor (here of unit mean square), z ~ E(x),
+x̂ = G(z₀, a) of z₀ ~ N(0, I), and `r(·) = ½ ‖R(·) − a‖²`,
 
     R     minimises  r(x) + λ_r r(x̂)
-    E, G  minimise   −log p(x | z, a) + KL(E(x) ‖ N(0, I)) + λ_c r(x̂) + λ_e ½ ‖μ_E(x̂) − z₀‖²
+    E, G  minimise   −log p(x | z, a) + β KL(E(x) ‖ N(0, I)) + λ_c r(x̂) + λ_e ½ ‖μ_E(x̂) − z₀‖²
 
-*Ours is the rest*: the OCD, its use, sizes and weights. A step draws P classes, seen or not, and K
-samples x̂ of each, with mean μ_j and deviation σ_j. With h_j the sample of another class that is
-nearest to μ_j,
+*Ours is the rest*: β, the OCD and its use, sizes and weights. A step draws P classes, seen or not,
+and K samples x̂ of each, with mean μ_j and deviation σ_j. With h_j the sample of another class that
+is nearest to μ_j,
 
     x̃ = μ_j + t (h_j − μ_j) + σ_j ε,   ε ~ N(0, I)
 
@@ -25,9 +25,10 @@ are K hard samples of class j. All 2 P K train the embedding f(x) = ReLU(W x + b
     mean_i max(0, m + max_p ‖f_i − f_p‖ − min_n ‖f_i − f_n‖) + λ mean_i ½ ‖f_i − c_y‖²
 
 with p of i's class, n of others, and centres that follow their class as of Wen et al. (ECCV 2016):
-`c_j ← c_j − ½ Σ_i (c_j − f_i) / (1 + 2 K)`. All networks have one hidden layer and learn in the same
-steps. The classifier is a softmax on f of all real rows and of unseen classes' samples, every other
-one hard.
+`c_j ← c_j − ½ Σ_i (c_j − f_i) / (1 + 2 K)`. With t = ½ the hard samples of two classes that are
+nearest to each other are the same, no embedding can part them, and f shrinks to a point. All
+networks have one hidden layer and learn in the same steps. The classifier is a softmax on f of all
+real rows and of unseen classes' samples, every other one hard.
 """
 
 from collections.abc import Mapping
@@ -81,9 +82,9 @@ class KeshariReconstruction(Section, SnapshotMethod["OverCompleteTrainer"]):
     code_weight: float = setting(0.1, "λ_e of the code that E finds", low=0)
     classes: int = setting(16, "P, classes in a step of the embedding", low=2)
     class_samples: int = setting(4, "K, samples of each, and as many hard ones", low=2)
-    toward: float = setting(0.5, "t, how far hard samples lie toward another class", low=0, high=1)
+    toward: float = setting(0.25, "t, how far hard samples lie toward another class", low=0, high=1)
     embedding: int = setting(512, "length of f", low=1)
-    margin: float = setting(0.5, "m of the triplet loss", low=0)
+    margin: float = setting(1.0, "m of the triplet loss", low=0)
     centre_weight: float = setting(0.1, "λ of the centre loss", low=0)
 
     @property

@@ -17,6 +17,7 @@ from mlis.methods.gaussian import Gaussian
 from mlis.methods.gcm_cf import GCMCF
 from mlis.methods.hsva import HSVA
 from mlis.methods.keshari import KeshariReconstruction
+from mlis.methods.li import LiReconstruction
 from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
@@ -56,6 +57,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "free": FREE,
     "gcm-cf": GCMCF,
     "keshari-reconstruction": KeshariReconstruction,
+    "li-reconstruction": LiReconstruction,
     "mlis": MLIS,
     "auto": Auto,
 }
