@@ -51,6 +51,11 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{**VAEGAN, "steps": 200, "decoder_rate": 2e-3, "counterfactuals": 8},
         **{"kl_weight": 1.0, "kl_warm_up": 20},
     },
+    "tdcss-reconstruction": {"steps": 100, "hidden": 64, "learning_rate": 3e-3},
+    "icce-reconstruction": {
+        **{"steps": 60, "choices": (60,), "batch_size": 64, "embedding": 64, "learning_rate": 3e-3},
+    },
+    "taco-reconstruction": {**GAN, "steps": 250},
 }
 NAMES = tuple(ENOUGH)
 
@@ -184,6 +189,8 @@ def test_divergence_is_named(name):
         ("free", "other_class", "any"),
         ("gcm-cf", "counterfactuals", 0),
         ("gcm-cf", "gate_samples", 1.5),
+        ("tdcss-reconstruction", "edge_share", 1.5),
+        ("taco-reconstruction", "joint_weight", -1.0),
     ],
 )
 def test_settings_out_of_range_are_refused(name, option, value):
