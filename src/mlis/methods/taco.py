@@ -65,7 +65,7 @@ class TACOReconstruction(WGANSettings, SnapshotMethod["CouplingTrainer"]):
     reconstruction: ClassVar[bool] = True
 
     joint_weight: float = setting(1.0, "w_J of the second level", low=0)
-    inference_weight: float = setting(0.01, "w_I of the errors of inferred descriptors", low=0)
+    inference_weight: float = setting(0.1, "w_I of the errors of inferred descriptors", low=0)
 
     @property
     def name(self) -> str:
