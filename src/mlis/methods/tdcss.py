@@ -62,7 +62,7 @@ class TDCSSReconstruction(Section, SnapshotMethod["SplittingTrainer"]):
     remedy: ClassVar[str] = "Lower hidden or batch_size of TDCSSReconstruction"
     reconstruction: ClassVar[bool] = True
 
-    steps: int = setting(600, "of all networks", low=1)
+    steps: int = setting(1500, "of all networks", low=1)
     batch_size: int = setting(128, "rows in a step", low=2)
     hidden: int = setting(1024, "K, length of r_c, and of r_i", low=1)
     learning_rate: float = setting(5e-4, "Adam's step size", low=0)
