@@ -52,6 +52,15 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{**VAEGAN, "steps": 200, "decoder_rate": 2e-3, "counterfactuals": 8},
         **{"kl_weight": 1.0, "kl_warm_up": 20},
     },
+    "keshari-reconstruction": {
+        **{"steps": 300, "hidden": 64, "latent": 8, "embedding": 64, "learning_rate": 2e-3},
+    },
+    "li-reconstruction": {
+        **{"epochs": 100, "batch_size": 60, "latent": 32, "learning_rate": 3e-3},
+        **{"visual_encoder": 64, "visual_decoder": 64},
+        **{"semantic_encoder": 64, "semantic_decoder": 64},
+        **{"seen_latents": 20, "unseen_latents": 40},
+    },
     "tdcss-reconstruction": {"steps": 60, "hidden": 64, "learning_rate": 3e-3},
     "icce-reconstruction": {
         **{"steps": 30, "choices": (30,), "batch_size": 64, "embedding": 64, "learning_rate": 3e-3},
@@ -197,6 +206,9 @@ def test_divergence_is_named(name):
         ("free", "other_class", "any"),
         ("gcm-cf", "counterfactuals", 0),
         ("gcm-cf", "gate_samples", 1.5),
+        ("keshari-reconstruction", "toward", 1.5),
+        ("keshari-reconstruction", "class_samples", 1),
+        ("li-reconstruction", "latent", 1),
         ("tdcss-reconstruction", "edge_share", 1.5),
         ("taco-reconstruction", "joint_weight", -1.0),
     ],

@@ -17,6 +17,8 @@ from mlis.methods.gaussian import Gaussian
 from mlis.methods.gcm_cf import GCMCF
 from mlis.methods.hsva import HSVA
 from mlis.methods.icce import ICCEReconstruction
+from mlis.methods.keshari import KeshariReconstruction
+from mlis.methods.li import LiReconstruction
 from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
@@ -57,6 +59,8 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "tf-vaegan": TFVAEGAN,
     "free": FREE,
     "gcm-cf": GCMCF,
+    "keshari-reconstruction": KeshariReconstruction,
+    "li-reconstruction": LiReconstruction,
     "tdcss-reconstruction": TDCSSReconstruction,
     "icce-reconstruction": ICCEReconstruction,
     "taco-reconstruction": TACOReconstruction,
