@@ -53,10 +53,10 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{"kl_weight": 1.0, "kl_warm_up": 20},
     },
     "keshari-reconstruction": {
-        **{"steps": 300, "hidden": 64, "latent": 8, "embedding": 64, "learning_rate": 2e-3},
+        **{"steps": 200, "hidden": 64, "latent": 8, "embedding": 64, "learning_rate": 2e-3},
     },
     "li-reconstruction": {
-        **{"epochs": 100, "batch_size": 60, "latent": 32, "learning_rate": 3e-3},
+        **{"epochs": 60, "batch_size": 60, "latent": 32, "learning_rate": 3e-3},
         **{"visual_encoder": 64, "visual_decoder": 64},
         **{"semantic_encoder": 64, "semantic_decoder": 64},
         **{"seen_latents": 20, "unseen_latents": 40},

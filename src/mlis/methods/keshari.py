@@ -71,11 +71,11 @@ class KeshariReconstruction(Section, SnapshotMethod["OverCompleteTrainer"]):
     remedy: ClassVar[str] = "Lower batch_size, hidden or class_samples of KeshariReconstruction"
     reconstruction: ClassVar[bool] = True
 
-    steps: int = setting(6000, "of all networks", low=1)
+    steps: int = setting(2000, "of all networks", low=1)
     batch_size: int = setting(64, "real samples in a step", low=2)
     hidden: int = setting(512, "hidden units of E, G and R", low=1)
     latent: int = setting(100, "length of z", low=1)
-    learning_rate: float = setting(3e-4, "Adam's step size", low=0)
+    learning_rate: float = setting(1e-3, "Adam's step size", low=0)
     kl_weight: float = setting(0.1, "β of the KL divergence", low=0)
     regressor_weight: float = setting(0.1, "λ_r of synthetic features in R's loss", low=0)
     descriptor_weight: float = setting(0.1, "λ_c of the descriptor that R finds", low=0)
