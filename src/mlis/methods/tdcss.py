@@ -109,7 +109,7 @@ def at_two_radii(
     assert isinstance(data.x, Tensor)
     ridge, own = fit_ridge(data, generation), torch.searchsorted(data.seen, data.y)
     residual = data.x - ridge.means[own]
-    outward = residual.norm(dim=1).argsort()
+    outward = residual.norm(dim=1).argsort(stable=True)
     outward = outward[own[outward].argsort(stable=True)]  # by class, each from centre to edge
     rank = torch.empty_like(own)
     rank[outward] = torch.arange(len(own), device=own.device)
