@@ -1,6 +1,7 @@
 """After Keshari et al.: each loss by loops, hard samples, whose turn it is, what is synthesised."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -16,13 +17,12 @@ from mlis.methods.keshari import (
     over_complete,
 )
 from mlis.model.preprocessing import prepare
+from mlis.training.layers import Linear
 from simulated import small, tiny
 
 DOUBLE = Precision.of("float64", "cpu")
-SMALL = KeshariReconstruction(
-    **{"config": small("float64"), "steps": 4, "batch_size": 6, "hidden": 7, "latent": 3},
-    **{"embedding": 5, "classes": 4, "class_samples": 3},
-)
+SIZES = {"batch_size": 6, "hidden": 7, "latent": 3, "embedding": 5, "classes": 4}
+SMALL = KeshariReconstruction(small("float64"), steps=4, class_samples=3, **SIZES)
 
 
 def trainer(data=None, **options) -> OverCompleteTrainer:
@@ -42,8 +42,8 @@ def perceptron(network, u: Tensor) -> Tensor:
 
 
 def encoded(one: OverCompleteTrainer, x: Tensor) -> tuple[Tensor, Tensor]:
-    E = one.encoder
-    h = (x @ E.layers[0].weight.T + E.layers[0].bias).clamp(min=0)
+    E, first = one.encoder, cast(Linear, one.encoder.layers[0])
+    h = (x @ first.weight.T + first.bias).clamp(min=0)
     return h @ E.mean.weight.T + E.mean.bias, h @ E.log_variance.weight.T + E.log_variance.bias
 
 
@@ -55,7 +55,7 @@ def test_hard_samples_lie_toward_the_nearest_sample_of_another_class():
         others = [samples[c, k] for c in range(4) for k in range(3) if c != j]
         nearest = min(others, key=lambda one: float((one - mean).norm()))
         torch.testing.assert_close(centres[j], mean + 0.3 * (nearest - mean))
-        variance = sum((one - mean) ** 2 for one in samples[j]) / 2
+        variance = torch.stack([(one - mean) ** 2 for one in samples[j]]).sum(0) / 2
         torch.testing.assert_close(spread[j], variance.sqrt())
     alone, _ = over_complete(samples[:1], 0.0)
     torch.testing.assert_close(alone[0], samples[0].mean(0))

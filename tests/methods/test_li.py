@@ -1,5 +1,7 @@
 """After Li et al.: a step against all terms by plain formulas; what recognises an image."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ SIZES = {
 }
 
 
-def trainer(**options) -> LiTrainer:
+def trainer(**options: Any) -> LiTrainer:
     settings = LiReconstruction(small("float64"), **{**SIZES, **options})
     _, data = prepare(tiny().for_training(), settings.config.preprocessing, DOUBLE)
     return LiTrainer(data, settings, DOUBLE, 0)
@@ -101,7 +103,7 @@ def test_a_step_follows_the_loss():
 
 def test_an_image_is_recognised_by_the_mean_of_its_distilling_part():
     data = tiny()
-    options = {**SIZES, "epochs": 2, "seen_latents": 9, "unseen_latents": 7}
+    options: dict[str, Any] = {**SIZES, "epochs": 2, "seen_latents": 9, "unseen_latents": 7}
     method = LiReconstruction(small("float64"), **options)
     found = method.fit(data.for_training(), device="cpu").recognizer
     one = trainer(**options)

@@ -26,7 +26,7 @@ features and of unseen classes' descriptors. An image is recognised by the mean 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from mlis.compute.random import stream
 from mlis.config import setting
 from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.methods._aligned_vae import Gaussians, absolute_error, wasserstein
+from mlis.methods._refined_softmax import as_refiner
 from mlis.methods.cada_vae import CADAVAE, CADAVAETrainer
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Layers
@@ -80,13 +81,14 @@ class LiTrainer(CADAVAETrainer):
         rng = stream(seed, "li-weights")  # drawn again below, as all weights
         self.classifier: Linear = Linear(self.length, len(data.seen), 0.0, precision, rng)
         super().__init__(data, settings, precision, seed)
-        self.settings: LiReconstruction = settings
+        self.constant: dict[str, float] = {
+            "classes": settings.class_weight,
+            "recombination": settings.recombination_weight,
+        }
 
     def weights(self) -> dict[str, float]:
         """Of all terms but the reconstruction, in this epoch."""
-        s = self.settings
-        own = {"classes": s.class_weight, "recombination": s.recombination_weight}
-        return {**super().weights(), **own}
+        return {**super().weights(), **self.constant}
 
     def losses(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The six terms, without weights, of features (B, Dx) and labels (B,) of all classes."""
@@ -137,10 +139,11 @@ class LiTrainer(CADAVAETrainer):
 
     def refiner(self) -> Layers:
         """From features to μ of d, a copy."""
-        hidden, mean = super().refiner().parts
+        first = cast(Linear, self.visual_encoder.layers[0])
+        mean = as_refiner(self.visual_encoder.mean, 1.0)
         mean.weight.data = mean.weight[: self.length].clone()
         mean.bias.data = mean.bias[: self.length].clone()
-        return Layers([hidden, mean])
+        return Layers([as_refiner(first, 0.0), mean])
 
     def _networks(self) -> dict[str, nn.Module]:
         return {**super()._networks(), "classifier": self.classifier}
