@@ -22,6 +22,7 @@ QUICK = (
     *("--refinement-steps", "25", "--refinement-hidden", "24"),
     *("--classes-per-batch", "5", "--samples-per-class", "3"),
     *("--classification-synthetic-per-unseen", "20", "--calibration", "1"),
+    *("--tolerance", "0.01"),
 )
 
 

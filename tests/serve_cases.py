@@ -76,7 +76,7 @@ def colour_pair() -> Pair:
     config = small(
         generation={"generator": "ridge"},
         refinement={"steps": 60, "classes_per_batch": 4},
-        classification={"synthetic_per_unseen": 30},
+        classification={"synthetic_per_unseen": 30, "tolerance": 1e-5},
     )
     found = trained_pair(data.for_training(), config, seed=0, device="cpu")
     return found._replace(recognizer=replace(found.recognizer, calibration=1.0))

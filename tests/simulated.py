@@ -130,7 +130,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "classification": {
         "synthetic_per_unseen": 5,
         "weight_decay": 1e-5,
-        "tolerance": 1e-5,
+        "tolerance": 0.01,  # most of the time of a tiny training is spent in stage 2
         "calibration": 0.0,
     },
 }

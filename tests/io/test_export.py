@@ -105,12 +105,9 @@ def recognizer_of_images(views: tuple[str, ...]) -> Recognizer:
     )
 
 
-@pytest.fixture(scope="module")
-def of_images() -> Recognizer:
-    return recognizer_of_images(("centre",))
-
-
-def test_from_pixels_to_scores(of_images, tmp_path, capsys):
+@pytest.mark.slow  # the one below is of views that include this one
+def test_from_pixels_to_scores(tmp_path, capsys):
+    of_images = recognizer_of_images(("centre",))
     save_model(of_images, tmp_path / "model")
     path = tmp_path / "m.onnx"
     out = printed(capsys, "export", tmp_path / "model", "-o", path, "--images", "--json")
@@ -131,9 +128,14 @@ def test_from_pixels_to_scores(of_images, tmp_path, capsys):
     assert json.loads(meta["backbone"])["fingerprint"] == backbone.identity.fingerprint
 
 
-def test_views_of_each_image_are_joined_in_the_graph(tmp_path):
+def test_views_of_each_image_are_joined_in_the_graph(tmp_path, capsys):
     model = recognizer_of_images(("centre", "whole", "whole-flip"))
-    export_onnx(model, tmp_path / "m.onnx", images=True)
+    save_model(model, tmp_path / "model")
+    out = printed(
+        capsys, "export", tmp_path / "model", "-o", tmp_path / "m.onnx", "--images", "--json"
+    )
+    assert "images → scores of 5 classes" in out
+    assert last_json(out)["difference"] < 1e-4
     classifier = ImageClassifier(model, device="cpu", precision="float32")
     noise = np.random.default_rng(1).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((320, 280))

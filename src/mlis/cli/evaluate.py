@@ -106,56 +106,69 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlis.evaluation import evaluate, evaluate_confidence, evaluate_rejection
-    from mlis.experiments.retrieval import retrieved
-    from mlis.image_classifier import check_backbone
     from mlis.io.saved_models import find_models
-    from mlis.model.calibrate import constant_of
 
     started = time.perf_counter()
     models = find_models(args.model)
     data, dataset = _data(args, models[0])
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    protocol, curves = "", dict[str, Any]()
+    metadata: dict[str, Any] = {"dataset": data.name, "model": str(args.model)}
     for model in models:
-        recognizer = load_recognizer(model.folder, args.device)
-        if args.calibration is not None:
-            recognizer.calibration = constant_of(recognizer, args.calibration)
-        check_backbone(recognizer, data.backbone, data.name)
-        test = data.for_model(recognizer)
+        recognizer = _recognizer(args, model, data)
         protocol = _protocol(model.folder, recognizer, dataset)
-        scores = recognizer.scores(test.features)
-        result = evaluate(scores, test.labels, test.seen_mask, test.class_names)
-        confidence = evaluate_confidence(
-            *(scores, test.labels, test.seen_mask), temperature=recognizer.temperature
-        )
-        nearest = retrieved(recognizer, test)
-        say(f"{model.folder} on {data.name}: {result.images} test images")
         components = str(recognizer.metadata.record.get("components", "model"))
         if recognizer.transductive:
-            say(TRANSDUCTIVE)
             protocol, components = f"transductive, {protocol}", f"{components} (transductive)"
-        _print_evaluation(args, result, confidence, nearest)
-        if len(scores):
-            right, unknown = scores.argmax(axis=1) == test.labels, None
-            if args.unknown is not None:
-                rows_of_none = read_unlabelled("--unknown", args.unknown, recognizer, args)
-                unknown = recognizer.known_scores(rows_of_none)
-            known = recognizer.known_scores(test.features)
-            rejection = evaluate_rejection(known, right, unknown)
-            say(rejection)
-            curves = rejection.to_dict()
-        rows[components].append(result.to_dict() | confidence.to_dict() | nearest)
-    metadata: dict[str, Any] = {
-        "dataset": data.name,
-        "protocol": protocol,
-        "model": str(args.model),
-    }
-    if len(models) == 1:
-        metadata |= curves
+        measures, curves = _measured(args, model, recognizer, data)
+        rows[components].append(measures)
+        metadata |= {"protocol": protocol} | (curves if len(models) == 1 else {})
     _print_summary(args, models, rows, metadata, time.perf_counter() - started)
     bad = [f"{one.path}: {one.reason}" for one in data.bad]
     report_unread(bad, len(data.labels) + len(bad))
+
+
+def _recognizer(
+    args: argparse.Namespace, model: "SavedModel", data: "LabelledRows"
+) -> "Recognizer":
+    """A saved model, with the constant that is asked for, which must be made for such rows."""
+    from mlis.image_classifier import check_backbone
+    from mlis.model.calibrate import constant_of
+
+    recognizer = load_recognizer(model.folder, args.device)
+    if args.calibration is not None:
+        recognizer.calibration = constant_of(recognizer, args.calibration)
+    check_backbone(recognizer, data.backbone, data.name)
+    return recognizer
+
+
+def _measured(
+    args: argparse.Namespace, model: "SavedModel", recognizer: "Recognizer", data: "LabelledRows"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Evaluate one model and print what was found: its measures, and the curves of rejection."""
+    from mlis.evaluation import evaluate, evaluate_confidence, evaluate_rejection
+    from mlis.experiments.retrieval import retrieved
+
+    test = data.for_model(recognizer)
+    scores = recognizer.scores(test.features)
+    result = evaluate(scores, test.labels, test.seen_mask, test.class_names)
+    confidence = evaluate_confidence(
+        *(scores, test.labels, test.seen_mask), temperature=recognizer.temperature
+    )
+    nearest = retrieved(recognizer, test)
+    say(f"{model.folder} on {data.name}: {result.images} test images")
+    if recognizer.transductive:
+        say(TRANSDUCTIVE)
+    _print_evaluation(args, result, confidence, nearest)
+    measures, curves = result.to_dict() | confidence.to_dict() | nearest, {}
+    if len(scores):
+        right, unknown = scores.argmax(axis=1) == test.labels, None
+        if args.unknown is not None:
+            rows = read_unlabelled("--unknown", args.unknown, recognizer, args)
+            unknown = recognizer.known_scores(rows)
+        rejection = evaluate_rejection(recognizer.known_scores(test.features), right, unknown)
+        say(rejection)
+        curves = rejection.to_dict()
+    return measures, curves
 
 
 def _data(
