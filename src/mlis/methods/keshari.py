@@ -203,10 +203,8 @@ class OverCompleteTrainer(PackedTrainer):
         samples, classes = self.batch()
         points = torch.relu(self.embedding(samples.flatten(0, 1)))
         labels = classes.repeat_interleave(samples.shape[1])
-        triplet, grouped = (
-            batch_triplet(points, labels, s.margin),
-            points.view(len(classes), -1, s.embedding),
-        )
+        triplet = batch_triplet(points, labels, s.margin)
+        grouped = points.unflatten(0, (len(classes), -1))
         centre = self.centres.loss(grouped, classes)
         update(triplet + s.centre_weight * centre, self.adam_embedding)
         self.centres.follow(grouped.detach(), classes)
@@ -241,7 +239,7 @@ class OverCompleteTrainer(PackedTrainer):
         s, device = self.settings, self.rng.device
         order = torch.randperm(self.data.num_classes, generator=self.rng, device=device)
         classes = order[: s.classes]
-        samples = self._samples(classes, self.rng)
+        samples = self._samples(self.descriptors[classes], self.rng)
         centres, spread = over_complete(samples, s.toward)
         hard = centres[:, None] + spread[:, None] * self._normal(*samples.shape)
         return torch.cat((samples, self._valid(hard)), dim=1), classes
@@ -253,9 +251,8 @@ class OverCompleteTrainer(PackedTrainer):
         Every other row is hard, by K samples of every class.
         """
         a = descriptors * self.scale
-        every = torch.arange(len(descriptors), device=descriptors.device)
         rng = stream(self._seed, "keshari-pool", device=descriptors.device)
-        centres, spread = over_complete(self._samples(every, rng), self.settings.toward)
+        centres, spread = over_complete(self._samples(a, rng), self.settings.toward)
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
@@ -267,11 +264,11 @@ class OverCompleteTrainer(PackedTrainer):
 
         return sample
 
-    def _samples(self, classes: Tensor, rng: torch.Generator) -> Tensor:
-        """(P, K, Dx) of classes (P,)."""
-        labels = classes.repeat_interleave(self.settings.class_samples)
-        z = _normal((len(labels), self.settings.latent), rng).to(self.data.descriptors)
-        return self._generated(z, self.descriptors[labels]).unflatten(0, (len(classes), -1))
+    def _samples(self, a: Tensor, rng: torch.Generator) -> Tensor:
+        """(P, K, Dx) of classes with these scaled descriptors (P, Da)."""
+        own = a.repeat_interleave(self.settings.class_samples, dim=0)
+        z = _normal((len(own), self.settings.latent), rng).to(a)
+        return self._generated(z, own).unflatten(0, (len(a), -1))
 
     def _generated(self, z: Tensor, a: Tensor) -> Tensor:
         return activate(self.generator(torch.cat((z, a), dim=1)), self.range)

@@ -1,6 +1,6 @@
 """After Li et al.: two aligned VAEs, whose latents have a part that tells classes and another one.
 
-A **reconstruction**, not the system of Li, Xu, Wei, Zhang, Deng: "Generalized Zero-Shot Learning
+A **reconstruction**, not the system of Li, Xu, Wei, Deng: "Generalized Zero-Shot Learning
 via Disentangled Representation", AAAI 2021, whose text and program were not available.
 
 *From its abstract:* there is a VAE for features and one for descriptors; the latents of each are
