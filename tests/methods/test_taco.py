@@ -1,4 +1,4 @@
-"""After Chandhok et al.: critics of one argument by autograd, the coupling by hand, who learns."""
+"""After Chandhok and Balasubramanian: critics by autograd, the coupling by hand, who learns."""
 
 from dataclasses import replace
 

@@ -1,11 +1,14 @@
 """After Kong et al.: synthetic features, and an embedding, that are compact within each class.
 
-A **reconstruction**, not the system of Kong, Gao, Li, Hou, Zeng, Hong, Chang: "En-Compactness:
-Self-Distillation Embedding & Contrastive Generation for Generalized Zero-Shot Learning", CVPR 2022,
-whose text and program were not available. From its abstract: two parts make classes compact, the
-generator's contrastive loss on features and the embedding's self-distillation; both promote what
-rows of one class have in common and leave the structure between classes alone. The losses below are
-ours: the most usual ones that fit this.
+A **reconstruction**, not the system (ICCE) of Kong, Gao, Li, Hong, Liu, Wang, Xie, Qu:
+"En-Compactness: Self-Distillation Embedding & Contrastive Generation for Generalized Zero-Shot
+Learning", CVPR 2022, whose text and program were not available.
+
+From its abstract: self-distillation makes the classes compact in an embedding, and contrastive
+generation in the space of features, seen and unseen ones; relations within a class are promoted,
+not the structure between classes. From memory, not verified: a WGAN-GP and an embedding as in
+CE-GZSL (:mod:`mlis.methods.cegzsl`). Ours: both losses, the most usual ones that fit this, and all
+numbers; the real system may train generator and embedding together.
 
 **Contrastive generation.** A WGAN-GP, whose generator G has one more loss: with x̃ synthetic
 features (B, Dx), x' a real feature of the same class for each, and v = [x̃ ; x'] of unit length,

@@ -1,11 +1,13 @@
-"""After Chandhok et al.: generator and inference network, coupled by critics at two levels.
+"""After Chandhok and Balasubramanian: generator and inference network, coupled at two levels.
 
-A **reconstruction**, not the system of Chandhok and Balasubramanian: "Two-Level Adversarial
-Visual-Semantic Coupling for Generalized Zero-shot Learning" (TACO), WACV 2021, whose text and
-program were not available. From its abstract: a generator of features is augmented by an inference
-network; both are trained by a *two-level joint maximisation* that couples the visual and the
-semantic domain; the classifier is trained on synthesised features together with the inference
-network's representation of them. The losses below are ours: each is a common one of its kind.
+A **reconstruction**, not the system (TACO) of Chandhok, Balasubramanian: "Two-Level Adversarial
+Visual-Semantic Coupling for Generalized Zero-shot Learning", WACV 2021, whose text and program were
+not available.
+
+From its abstract: an inference network augments the generator during training, by a "two-level
+joint maximization", for strong interaction of the visual and the semantic domain; the classifier is
+trained on synthesised features and on the inference network's representation, not on one of them.
+Ours: which critics see which pairs, every loss, each a common one of its kind, and all weights.
 
 A generator G makes features of noise and descriptor; an inference network I goes the other way,
 
@@ -54,7 +56,7 @@ from mlis.training.state import Part
 
 @dataclass(frozen=True)
 class TACOReconstruction(WGANSettings, SnapshotMethod["CouplingTrainer"]):
-    """After Chandhok et al.; the weights are ours.
+    """After Chandhok and Balasubramanian; the weights are ours.
 
     Attributes:
         config: `preprocessing`, `classification` and `precision` are used.
@@ -70,7 +72,7 @@ class TACOReconstruction(WGANSettings, SnapshotMethod["CouplingTrainer"]):
     @property
     def name(self) -> str:
         """What it follows; not the system's own name."""
-        return "after Chandhok et al. (reconstruction)"
+        return "after Chandhok and Balasubramanian (reconstruction)"
 
     def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> "CouplingTrainer":
         """Of all networks."""
