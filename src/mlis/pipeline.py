@@ -230,7 +230,7 @@ def _train_classifier(
         features, labels = ConcatenatedRows(data.x, features), torch.cat((data.y, labels))
     else:
         refined = ((encoder(x), y) for x, y in chain(parts, synthetic))
-        features, labels = spill(refined, data.x, config.refinement.hidden)
+        features, labels = spill(refined, data.x, len(encoder.bias))
     return fit_classifier(features, labels, data.num_classes, config.classification)
 
 

@@ -217,6 +217,21 @@ def test_a_reduced_line_says_what_was_reduced(here, tmp_path):
     assert (data["size"], data["budget"]) == ("reduced", "reduced")
 
 
+def test_a_reconstruction_stands_beside_the_published_system_under_another_name(here, tmp_path):
+    budget = replace(brief(), methods=("li-reconstruction",))
+    entries = plan("table2", [replace(here, name="SUN")], budget)
+    (task,) = entries[0].tasks
+    store_of(tmp_path).append(row(key=task.key, task=task.to_dict()))
+    found = table("table2", entries, store_of(tmp_path), budget)
+    rows = [dict(zip(HEADER, line, strict=True)) for line in found.lines]
+    (ours,) = (one for one in rows if one[""] == "measured")
+    assert ours["method"] == "after Li et al. (reconstruction)"
+    (theirs,) = (one for one in rows if one["method"] == "Li et al.")
+    assert (theirs[""], theirs["U"], theirs["S"]) == ("published", "36.6", "47.6")
+    assert "swapped" in theirs["note"]
+    assert any("no measurement of that paper's system" in note for note in found.notes)
+
+
 def test_what_was_not_run_says_so(here, results, tmp_path):
     entries = plan("table3", [here], brief(0, 1, 2))
     found = table("table3", entries, store_of(results), brief(0, 1, 2))

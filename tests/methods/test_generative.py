@@ -18,6 +18,7 @@ from mlis.experiments.budget import QUICK_OPTIONS
 from mlis.methods import f_vaegan, free, gcm_cf, lisgan, sdgzsl, tf_vaegan
 from mlis.methods.registry import METHODS, build_method
 from mlis.model.recognizer import Recognizer
+from mlis.pipeline import Trained
 from simulated import linear_world, small, tiny
 
 GAN = {"batch_size": 64, "hidden": 64, "learning_rate": 2e-3, "critic_steps": 2}
@@ -51,6 +52,23 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
         **{**VAEGAN, "steps": 200, "decoder_rate": 2e-3, "counterfactuals": 8},
         **{"kl_weight": 1.0, "kl_warm_up": 20},
     },
+    "keshari-reconstruction": {
+        **{"steps": 200, "hidden": 64, "latent": 8, "embedding": 64, "learning_rate": 2e-3},
+    },
+    "li-reconstruction": {
+        **{"epochs": 60, "batch_size": 60, "latent": 32, "learning_rate": 3e-3},
+        **{"visual_encoder": 64, "visual_decoder": 64},
+        **{"semantic_encoder": 64, "semantic_decoder": 64},
+        **{"seen_latents": 20, "unseen_latents": 40},
+    },
+    "tdcss-reconstruction": {"steps": 60, "hidden": 64, "learning_rate": 3e-3},
+    "icce-reconstruction": {
+        **{"steps": 30, "choices": (30,), "batch_size": 64, "embedding": 64, "learning_rate": 3e-3},
+    },
+    "taco-reconstruction": {
+        **{**GAN, "steps": 250, "critic_steps": 1, "learning_rate": 4e-3},
+        "inference_weight": 3.0,
+    },
 }
 NAMES = tuple(ENOUGH)
 
@@ -74,7 +92,10 @@ def signed() -> GZSLDataset:
 def test_it_tells_unseen_classes_apart(name):
     """Of 24 classes, 6 unseen: by chance 17% among the unseen ones, H about 4."""
     data = linear_world(noise=0.1)
-    config = Config(precision="float32").replace({"classification": {"synthetic_per_unseen": 40}})
+    sizes = {"hidden": 64, "noise": 8, "steps": 30}  # of the generator that some share with MLIS
+    config = Config(precision="float32").replace(
+        {"classification": {"synthetic_per_unseen": 40}, "generation": sizes}
+    )
     recognizer = (
         build_method(name, config, **ENOUGH[name]).fit(data.for_training(), device="cpu").recognizer
     )
@@ -119,7 +140,8 @@ def test_choices_are_what_a_training_of_that_length_gives(name):
     method = build_method(name, small(), **QUICK_OPTIONS[name])
     if "epochs" in QUICK_OPTIONS[name]:
         method = replace(method, epochs=2)
-    found = list(method.candidates(training, seed=1, device="cpu"))
+    trained = method.candidates(training, seed=1, device="cpu")
+    found = [(one, Trained.of(result).recognizer) for one, result in trained]
     assert [one for one, _ in found] == list(method.alternatives())
     assert len(found) > 1
     for one, recognizer in (found[0], found[-1]):
@@ -184,6 +206,11 @@ def test_divergence_is_named(name):
         ("free", "other_class", "any"),
         ("gcm-cf", "counterfactuals", 0),
         ("gcm-cf", "gate_samples", 1.5),
+        ("keshari-reconstruction", "toward", 1.5),
+        ("keshari-reconstruction", "class_samples", 1),
+        ("li-reconstruction", "latent", 1),
+        ("tdcss-reconstruction", "edge_share", 1.5),
+        ("taco-reconstruction", "joint_weight", -1.0),
     ],
 )
 def test_settings_out_of_range_are_refused(name, option, value):

@@ -47,7 +47,7 @@ def test_the_distance_is_to_the_nearest_soul():
 def test_what_the_generator_learns():
     """w_c CE + p₁ L_R1 + p₂ L_R2 by loops over samples and classes."""
     data = tensors()
-    trainer = AdversarialTrainer(data, SETTINGS._generation(data), DOUBLE, 0)
+    trainer = AdversarialTrainer(data, SETTINGS.generation(data), DOUBLE, 0)
     side = InvariantSide(trainer, SETTINGS, 0)
     z, labels = (
         torch.randn((6, 3), generator=torch.Generator().manual_seed(1)).double(),
@@ -78,5 +78,5 @@ def test_what_the_generator_learns():
 def test_training_rows_are_left_as_they_were():
     data = tensors()
     before = data.x.clone()
-    InvariantSide(AdversarialTrainer(data, SETTINGS._generation(data), DOUBLE, 0), SETTINGS, 0)
+    InvariantSide(AdversarialTrainer(data, SETTINGS.generation(data), DOUBLE, 0), SETTINGS, 0)
     assert torch.equal(data.x, before)

@@ -65,6 +65,14 @@ def test_unknown_names_and_options_are_refused():
         build_method("eszsl", gama=1.0)
 
 
+def test_a_reconstruction_is_named_as_one():
+    """Both in the registry and in tables; none has the name of a published row."""
+    for key, method in METHODS.items():
+        name, after = method().name, re.compile(r"after .+ \(reconstruction\)")
+        assert (after.fullmatch(name) is not None) == method.reconstruction, key
+        assert key.endswith("-reconstruction") == method.reconstruction
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fit_is_a_recognizer_that_can_be_saved_and_loaded(name, tmp_path):
     recognizer = chosen(name).recognizer
@@ -111,7 +119,9 @@ def test_a_seed_gives_the_same_recognizer_again(name):
 def test_classes_are_added_where_there_is_a_generator(name, tmp_path):
     """The exemplar buffer is kept, saved with the model, and suffices."""
     found = chosen(name)
-    assert (found.exemplars is not None) == (name in ("ridge", "raw", "cegzsl", "mlis"))
+    assert (found.exemplars is not None) == (
+        name in ("ridge", "raw", "cegzsl", "icce-reconstruction", "mlis")
+    )
     save_model(found.recognizer, tmp_path, found.exemplars)
     exemplars = load_exemplars(tmp_path)
     assert (exemplars is None) == (found.exemplars is None)

@@ -84,8 +84,10 @@ def add_to(commands: Commands) -> None:
         metavar="NAME",
         help="auto (default): try several methods on validation classes and average the best; or "
         "one system: cosine, prototype, eszsl, gaussian, ridge, raw, sje, vgse, cngzsl, zicldm, "
-        "zlap, cegzsl, tcn, cada-vae, hsva, sdgzsl, lisgan, f-vaegan, tf-vaegan, free, gcm-cf or "
-        "mlis. With --components or settings of generation and refinement the default is mlis",
+        "zlap, cegzsl, tcn, cada-vae, hsva, sdgzsl, lisgan, f-vaegan, tf-vaegan, free, gcm-cf, "
+        "keshari-reconstruction, li-reconstruction, tdcss-reconstruction, icce-reconstruction, "
+        "taco-reconstruction or mlis. With --components or settings of generation and refinement "
+        "the default is mlis",
     )
     group.add_argument(
         "--budget",

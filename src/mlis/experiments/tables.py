@@ -13,6 +13,7 @@ from mlis.experiments.published import Name, Published, published
 from mlis.experiments.source import FIVE, Source
 from mlis.experiments.store import TEST_BEST, Row, Store
 from mlis.experiments.table_files import Table
+from mlis.methods.registry import METHODS
 
 MEASURED, PUBLISHED, MISSING, NOT_RUN = "measured", "published", "missing", "not run"
 HOW_TO_GET = (
@@ -22,6 +23,10 @@ HOW_TO_GET = (
 REDUCED_NOTE = (
     "reduced: smaller networks, fewer steps, larger batches or step sizes than the system's "
     "defaults, sized for a CPU. Such a line shows that a system learns, not how good it is."
+)
+RECONSTRUCTION_NOTE = (
+    "reconstruction: written from a paper's abstract, without its text or program. Such a line is "
+    "no measurement of that paper's system."
 )
 _COMPARED: dict[str, tuple[Name, ...]] = {
     "table2": ("table2", "others"),
@@ -137,6 +142,8 @@ def notes(rows: Sequence[Row], seeds: Sequence[int]) -> tuple[str, ...]:
         said.append(TEST_BEST_NOTE)
     if any(size_of(row.task)[0] == REDUCED for row in rows):
         said.append(REDUCED_NOTE)
+    if any(METHODS[row.task["method"]].reconstruction for row in rows):
+        said.append(RECONSTRUCTION_NOTE)
     if any(row.stand_in for row in rows):
         said.append("stand-in: features made up in the benchmark's format; figures mean nothing.")
     said += sorted({f"{one['data']}: data SHA-256 {one['data_sha256']}" for one in facts})

@@ -100,6 +100,8 @@ class Method(ABC):
         has_components: whether `config.refinement.components` selects what is trained, so that a
             run can compare several.
         needs_shared_space: whether features and descriptors must come from one model.
+        reconstruction: whether it was written without the paper's text. Then its name is "after
+            AUTHORS (reconstruction)", in the registry too ("…-reconstruction"), never the system's.
     """
 
     config: Config = field(default_factory=Config)
@@ -110,6 +112,7 @@ class Method(ABC):
     uses_generator: ClassVar[bool] = False
     has_components: ClassVar[bool] = False
     needs_shared_space: ClassVar[bool] = False
+    reconstruction: ClassVar[bool] = False
 
     choose = choose_on_validation  # the function is the method: no frame that only forwards
 

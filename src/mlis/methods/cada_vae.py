@@ -131,23 +131,27 @@ class CADAVAETrainer(AlignedTrainer):
 
     def step(self) -> Mapping[str, Tensor]:
         """Draw a batch and update the four networks on the sum of the losses."""
-        x, a = self.data.x[self.rows], self.data.descriptors[self.data.y[self.rows]]
+        x, labels = self.data.x[self.rows], self.data.y[self.rows]
         self.rows = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
-        losses = self.losses(x, a)
-        s, epoch = self.settings, self.clock.epoch
-        weights = {"kl": s.kl_weight, "cross": s.cross_weight, "distance": s.distance_weight}
+        losses = self.losses(x, labels)
         total = losses["reconstruction"]
-        for name, weight in weights.items():
-            total = total + weight * warm_up(epoch, *WARM_UP[name]) * losses[name]
+        for name, weight in self.weights().items():
+            total = total + weight * losses[name]
         self.adam.zero_grad()
         total.backward()
         self.adam.step()
         self.clock.advance()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def losses(self, x: Tensor, a: Tensor) -> dict[str, Tensor]:
-        """The four terms, without weights, of features (B, Dx) and their descriptors (B, Da)."""
-        noise = self.settings.latent_noise
+    def weights(self) -> dict[str, float]:
+        """Of all terms but the reconstruction, in this epoch."""
+        s, epoch = self.settings, self.clock.epoch
+        weights = {"kl": s.kl_weight, "cross": s.cross_weight, "distance": s.distance_weight}
+        return {name: w * warm_up(epoch, *WARM_UP[name]) for name, w in weights.items()}
+
+    def losses(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The four terms, without weights, of features (B, Dx) and labels (B,) of all classes."""
+        a, noise = self.data.descriptors[labels], self.settings.latent_noise
         visual, semantic = self.visual_encoder(x), self.semantic_encoder(a)
         z_v, z_a = noise.draw(visual, self.rng), noise.draw(semantic, self.rng)
         to_x, to_a = self.visual_decoder, self.semantic_decoder

@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mlis.compute.precision import Precision
-from mlis.config import Generation, Section, setting
+from mlis.config import setting
 from mlis.data.out_of_core.streaming import StreamedRows
-from mlis.generators.wgan_gp.trainer import AdversarialTrainer
+from mlis.generators.wgan_gp.trainer import AdversarialTrainer, WGANSettings
 from mlis.methods._refined_softmax import fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.model.classification import fit_classifier
@@ -58,7 +58,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class LisGAN(Section, SnapshotMethod[AdversarialTrainer]):
+class LisGAN(WGANSettings, SnapshotMethod[AdversarialTrainer]):
     """LisGAN without its transductive cascade; the defaults are those of CUB.
 
     Attributes:
@@ -68,12 +68,6 @@ class LisGAN(Section, SnapshotMethod[AdversarialTrainer]):
     stage: ClassVar[str] = "lisgan"
     remedy: ClassVar[str] = "Lower batch_size, hidden or class_samples of LisGAN"
 
-    steps: int = setting(6200, "generator steps", low=1)
-    batch_size: int = setting(64, "samples in a step", low=2)
-    hidden: int = setting(4096, "hidden units of generator and critic", low=1)
-    noise: int = setting(0, "length of z; 0: as long as a descriptor", low=0)
-    learning_rate: float = setting(1e-4, "Adam's step size", low=0)
-    critic_steps: int = setting(5, "critic steps per generator step", low=1)
     souls: int = setting(3, "k, soul samples of a class", low=1)
     class_weight: float = setting(0.01, "p₁ of L_R1", low=0)
     class_samples: int = setting(20, "samples of a class in L_R1", low=1)
@@ -87,7 +81,7 @@ class LisGAN(Section, SnapshotMethod[AdversarialTrainer]):
 
     def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> AdversarialTrainer:
         """Of all networks."""
-        trainer = AdversarialTrainer(data, self._generation(data), precision, seed)
+        trainer = AdversarialTrainer(data, self.generation(data), precision, seed)
         trainer.feedback = InvariantSide(trainer, self, seed)
         return trainer
 
@@ -95,17 +89,6 @@ class LisGAN(Section, SnapshotMethod[AdversarialTrainer]):
         """A softmax on features, real and synthetic."""
         settings, refiner = self.config.classification, Identity()
         return fit_softmax(data, trainer.generator, refiner, settings, seed), refiner
-
-    def _generation(self, data: TrainingTensors) -> Generation:
-        """The WGAN-GP's settings, from a cold start."""
-        return Generation(
-            generator_init="cold",
-            batch_size=self.batch_size,
-            hidden=self.hidden,
-            noise=self.noise or data.descriptors.shape[1],
-            learning_rate=self.learning_rate,
-            critic_steps=self.critic_steps,
-        )
 
 
 class InvariantSide:

@@ -16,13 +16,18 @@ from mlis.methods.free import FREE
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.gcm_cf import GCMCF
 from mlis.methods.hsva import HSVA
+from mlis.methods.icce import ICCEReconstruction
+from mlis.methods.keshari import KeshariReconstruction
+from mlis.methods.li import LiReconstruction
 from mlis.methods.lisgan import LisGAN
 from mlis.methods.mlis import MLIS
 from mlis.methods.prototype import RidgePrototype
 from mlis.methods.raw import RawSoftmax, RidgeSoftmax
 from mlis.methods.sdgzsl import SDGZSL
 from mlis.methods.sje import SJE
+from mlis.methods.taco import TACOReconstruction
 from mlis.methods.tcn import TCN
+from mlis.methods.tdcss import TDCSSReconstruction
 from mlis.methods.tf_vaegan import TFVAEGAN
 from mlis.methods.vgse import VGSE
 from mlis.methods.vgse_patches import VGSEPatches
@@ -54,6 +59,11 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "tf-vaegan": TFVAEGAN,
     "free": FREE,
     "gcm-cf": GCMCF,
+    "keshari-reconstruction": KeshariReconstruction,
+    "li-reconstruction": LiReconstruction,
+    "tdcss-reconstruction": TDCSSReconstruction,
+    "icce-reconstruction": ICCEReconstruction,
+    "taco-reconstruction": TACOReconstruction,
     "mlis": MLIS,
     "auto": Auto,
 }

@@ -1,6 +1,7 @@
 """Stage 1a: training the conditional WGAN-GP."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from mlis.compute.buffers import Buffers
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
-from mlis.config import Generation
+from mlis.config import Generation, Section, setting
 from mlis.data.out_of_core.streaming import prefetch
 from mlis.data.samplers import uniform_rows
 from mlis.generators.base import Sampler
@@ -20,6 +21,29 @@ from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore
 from mlis.training.loop import adam, train
 from mlis.training.state import PackedTrainer, Part
+
+
+@dataclass(frozen=True)
+class WGANSettings(Section):
+    """Settings of G and D where a system trains its own, from a cold start; LisGAN's on CUB."""
+
+    steps: int = setting(6200, "generator steps", low=1)
+    batch_size: int = setting(64, "samples in a step", low=2)
+    hidden: int = setting(4096, "hidden units of generator and critic", low=1)
+    noise: int = setting(0, "length of z; 0: as long as a descriptor", low=0)
+    learning_rate: float = setting(1e-4, "Adam's step size", low=0)
+    critic_steps: int = setting(5, "critic steps per generator step", low=1)
+
+    def generation(self, data: TrainingTensors) -> Generation:
+        """The same as settings of `AdversarialTrainer`."""
+        return Generation(
+            generator_init="cold",
+            batch_size=self.batch_size,
+            hidden=self.hidden,
+            noise=self.noise or data.descriptors.shape[1],
+            learning_rate=self.learning_rate,
+            critic_steps=self.critic_steps,
+        )
 
 
 class WGANGenerator:
