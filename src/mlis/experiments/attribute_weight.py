@@ -13,10 +13,11 @@ import torch
 
 from mlis.compute.precision import Precision, own_modes
 from mlis.data.dataset import GZSLDataset
-from mlis.evaluation import SeenUnseenCurve, average_constant, seen_unseen_curve
+from mlis.evaluation import SeenUnseenCurve, seen_unseen_curve
 from mlis.features.descriptors.describe import WEIGHT, Descriptors, reweighed
 from mlis.methods.base import Job
 from mlis.methods.gaussian import Gaussian
+from mlis.methods.portfolio import H_at_common_constant, nearest_of_equals
 from mlis.model.preprocessing import normalise_descriptors
 from mlis.protocol import folds
 
@@ -57,8 +58,8 @@ def choose_attribute_weight(
     vectors = [one.vectors[rows] for one in candidates]
     splits = folds(data, SPLITS)
     curves = [list(_curves(fold, vectors, device)) for fold in splits]
-    H = np.array([_at_common_constant(one) for one in zip(*curves, strict=True)])
-    chosen = candidates[_choice(weights, H)]
+    H = np.stack([H_at_common_constant(one) for one in zip(*curves, strict=True)])
+    chosen = candidates[nearest_of_equals(H, [abs(weight - WEIGHT) for weight in weights])]
     tried = {f"{weight:g}": round(one, 2) for weight, one in zip(weights, H.mean(1), strict=True)}
     shown = ", ".join(f"{weight}: {value:.1f}" for weight, value in tried.items())
     note = (
@@ -84,18 +85,3 @@ def _curves(
         head = method.head(statistics, replace(tensors, descriptors=described))
         scores = job.recognizer(scaler, head).scores(held_out.features)
         yield seen_unseen_curve(scores, held_out.labels, held_out.seen_mask)
-
-
-def _at_common_constant(curves: Sequence[SeenUnseenCurve]) -> list[float]:
-    """H of each split at the calibration constant that is best on average."""
-    constant = average_constant(curves)
-    return [float(curve.H[np.searchsorted(curve.knots, constant)]) for curve in curves]
-
-
-def _choice(weights: Sequence[float], H: np.ndarray) -> int:
-    """Number of the chosen weight, of the (W, F) H of W weights on F splits."""
-    best = int(H.mean(1).argmax())
-    behind = H[best] - H
-    noise = behind.std(1, ddof=1) / len(H[0]) ** 0.5 if len(H[0]) > 1 else np.zeros(len(H))
-    equal = np.flatnonzero(behind.mean(1) <= noise)
-    return min(equal.tolist(), key=lambda i: (round(abs(weights[i] - WEIGHT), 9), -H[i].mean()))

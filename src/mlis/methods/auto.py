@@ -161,7 +161,7 @@ class Auto(Method):
         """
         started = time.perf_counter()
         how: JobOptions = {"seed": seed, "device": device}
-        trials = list(self._trials(dataset, {**how, "callbacks": validation_callbacks}, started))
+        trials = list(self.trials(dataset, {**how, "callbacks": validation_callbacks}, started))
         choice = choose_members(trials) if trials else None
         methods = {one.name: one.method for one in trials}
         if choice is None:  # no validation classes
@@ -188,7 +188,7 @@ class Auto(Method):
             result = _calibrated(result, trials, choice, dataset, learning)
         return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
-    def _trials(self, dataset: GZSLDataset, how: JobOptions, started: float) -> Iterator[Trial]:
+    def trials(self, dataset: GZSLDataset, how: JobOptions, started: float) -> Iterator[Trial]:
         """Scores of the methods on the folds, as far as the budget allows."""
         if not dataset.split.has_validation or not dataset.split.val_seen.size:
             logger.warning(

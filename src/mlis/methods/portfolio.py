@@ -3,8 +3,8 @@
 A validation split holds out a few classes, so that the harmonic mean of one method moves by several
 points between splits, and the method that is best on held-out classes is often not the best on
 the test classes. So validation chooses between *like* methods, those of one family, where
-differences are consistent; *unlike* families are averaged, equally, which is usually better than
-the best of them (docs/auto.md). Only a family that is hopeless on validation is left out.
+differences are consistent; *unlike* families are averaged, with the shares nearest to equal ones
+that are within one standard error of the best (docs/auto.md).
 """
 
 import itertools
@@ -17,8 +17,10 @@ from mlis.evaluation import SeenUnseenCurve, TradeOff, average_constant
 from mlis.methods.base import Method
 from mlis.protocol import HeldOut
 
-HOPELESS = 15.0
-"""Points of H below the best family from which a family is left out."""
+QUARTERS = 4
+"""Shares of families are multiples of one over this."""
+ONE_SPLIT = 15.0
+"""Points of H that count as noise where there is one split, from which none can be estimated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,23 +66,59 @@ class Choice:
 
 
 def choose_members(trials: Sequence[Trial]) -> Choice:
-    """The best subset of each family, averaged over families that are not hopeless.
+    """The best subset of each family, averaged over families with the shares of `_shares`.
 
-    Scores of a member are divided by their spread, those of a family by its own.
+    Scores of a member are divided by their spread, those of a family by its own. Of the shares that
+    are as good as the best (`nearest_of_equals`) the ones nearest to equal shares are taken.
     """
-    families: dict[str, dict[str, float]] = {}
+    families: list[dict[str, float]] = []
     for name in dict.fromkeys(one.family for one in trials):
-        families[name] = _best_subset([one for one in trials if one.family == name])
-    worth = {name: mean_H(combine(trials, weights)) for name, weights in families.items()}
-    best = max(worth.values())
-    kept = [name for name in families if worth[name] >= best - HOPELESS]
-    weights: dict[str, float] = {}
-    for name in kept:
-        unit = spread(combine(trials, families[name]))
-        weights |= {one: weight / unit for one, weight in families[name].items()}
+        subset = _best_subset([one for one in trials if one.family == name])
+        unit = spread(combine(trials, subset))
+        families.append({one: weight / unit for one, weight in subset.items()})
+    common = set.intersection(*(set(o.folds) for o in trials if any(o.name in f for f in families)))
+    shares = _shares(len(families))
+    tried = [_shared(families, share) for share in shares]
+    H = np.stack([fold_H(combine(trials, weights, common)) for weights in tried])
+    weights = tried[nearest_of_equals(H, np.abs(shares - 1 / len(families)).sum(1))]
     if len(weights) == 1:
         weights = dict.fromkeys(weights, 1.0)
     return Choice(weights, combine(trials, weights))
+
+
+def _shares(families: int) -> np.ndarray:
+    """(K, families) shares, each row with sum 1: all quarters, and equal ones."""
+    rows = itertools.product(range(QUARTERS + 1), repeat=families)
+    found = [tuple(part / QUARTERS for part in row) for row in rows if sum(row) == QUARTERS]
+    return np.array(list(dict.fromkeys([(1 / families,) * families, *found])))
+
+
+def _shared(families: Sequence[Mapping[str, float]], shares: np.ndarray) -> dict[str, float]:
+    """Weights of the members of families with these shares; of equal ones, as they are."""
+    return {
+        name: weight * share * len(families)
+        for family, share in zip(families, shares.tolist(), strict=True)
+        for name, weight in family.items()
+        if share > 0
+    }
+
+
+def nearest_of_equals(H: np.ndarray, distance: Sequence[float] | np.ndarray) -> int:
+    """Number of the choice that is as good as the best and nearest to what is taken in doubt.
+
+    As good: on average no more behind the best than one standard error of that difference over
+    folds; on one fold, than `ONE_SPLIT` points.
+
+    Args:
+        H: (C, F) of C choices on F folds, in per cent.
+        distance: (C,) from the choice that is taken where validation says nothing.
+    """
+    best = int(H.mean(1).argmax())
+    behind = H[best] - H
+    folds = H.shape[1]
+    noise = behind.std(1, ddof=1) / folds**0.5 if folds > 1 else np.full(len(H), ONE_SPLIT)
+    equal = np.flatnonzero(behind.mean(1) <= noise)
+    return min(equal.tolist(), key=lambda i: (round(float(distance[i]), 9), -H[i].mean()))
 
 
 def _best_subset(family: Sequence[Trial]) -> dict[str, float]:
@@ -119,11 +157,20 @@ def tradeoff(curves: Sequence[SeenUnseenCurve]) -> TradeOff:
     return TradeOff.of(curves, average_constant(curves))
 
 
+def fold_H(held_out: Sequence[HeldOut]) -> np.ndarray:
+    """(F,) H of each fold at the constant that is best on average."""
+    return H_at_common_constant([one.curve() for one in held_out])
+
+
+def H_at_common_constant(curves: Sequence[SeenUnseenCurve]) -> np.ndarray:
+    """(F,) H of each curve at the constant that is best on average."""
+    constant = average_constant(curves)
+    return np.array([curve.H[np.searchsorted(curve.knots, constant)] for curve in curves])
+
+
 def mean_H(held_out: Sequence[HeldOut]) -> float:
     """Mean H over folds at the constant that is best on average."""
-    curves = [one.curve() for one in held_out]
-    constant = average_constant(curves)
-    return float(np.mean([curve.H[np.searchsorted(curve.knots, constant)] for curve in curves]))
+    return float(fold_H(held_out).mean())
 
 
 def spread(held_out: Sequence[HeldOut]) -> float:
