@@ -155,7 +155,12 @@ def test_closed_forms_on_real_features(xlsa17):
     a = training.descriptors.astype(np.float64)
     a /= np.linalg.norm(a, axis=1, keepdims=True)
     seen = np.flatnonzero(training.seen_mask)
-    config = Config(precision="float64").replace({"generation": {"ridge_lambda": 0.001}})
+    config = Config(precision="float64").replace(
+        {
+            "preprocessing": {"feature_transform": "none"},
+            "generation": {"ridge_kernel": "linear", "ridge_lambda": 0.001},
+        }
+    )
 
     found = build_method("prototype", config).fit(training, device="cpu").recognizer.scores(rows)
     means = np.stack([x[y == c].mean(0) for c in seen])
