@@ -4,17 +4,20 @@
     python benchmarks/descriptions.py --features features --classes examples/flowers102.csv \
         --split FLO/att_splits.mat -o runs/descriptions
 
-Everything is done by the commands `mlis features text`, `data build` and `fit`, with packaged
-weights and no network: the class names alone, the column `text`, the columns of attributes, both,
-and with --split the published descriptors of the benchmark's file (as `data convert` reads them).
-The table of images marks which rows train and which test; what the settings are chosen on
-(calibration, `--settings`) is a validation split of the training rows, drawn anew by each seed.
-Finished trainings are not repeated.
+Everything is done by the commands `mlis data build` and `fit`, with packaged weights and no
+network: the class names alone, the column `text`, the columns of attributes, both, and with --split
+the published descriptors of the benchmark's file (as `data convert` reads them). --kinds names
+others: "sentences, mean subtracted", "sentences, one by one" (an embedding each), "sentences and
+attributes, weight auto" (or a number). The table of images marks which rows train and which test;
+what the settings are chosen on (calibration, `--settings`) is a validation split of the training
+rows, drawn anew by each seed. --method trains one of `mlis fit` with the package's defaults, in
+place of --components with --settings. Finished trainings are not repeated.
 """
 
 import argparse
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,55 +44,82 @@ def ways(table: Path) -> Mapping[str, list[str]]:
     with table.open(newline="", encoding="utf-8") as handle:
         header = next(csv.reader(handle))
     attributes = [name for name in header if name not in ("name", "split", "text")]
-    return {
+    text, numbers = ["--sentences", "text"], ["--attributes", *attributes]
+    found = {
         "names": ["--sentences", "name"],
-        "sentences": ["--sentences", "text"],
-        "attributes": ["--attributes", *attributes],
-        "sentences and attributes": ["--sentences", "text", "--attributes", *attributes],
+        "sentences": text,
+        "attributes": numbers,
+        "sentences and attributes": [*text, *numbers],
     }
+    for kind in ("sentences", "sentences and attributes"):
+        found[f"{kind}, mean subtracted"] = [*found[kind], "--subtract-mean"]
+        found[f"{kind}, one by one"] = found[kind]
+    return found
 
 
-def write_published(split: Path, folder: Path) -> None:
+def write_one_by_one(table: Path, output: Path) -> None:
+    """The table with a row for each sentence of `text`."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with table.open(newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    with output.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        for row in rows:
+            sentences = re.split(r"(?<=[.]) ", row["text"])
+            writer.writerows({**row, "text": sentence} for sentence in sentences)
+
+
+def write_published(split: Path, output: Path) -> None:
     """The published descriptors of the 102 flowers, as a table of classes."""
     att = scipy.io.loadmat(split, variable_names=["att"])["att"].T
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as handle:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
         writer.writerow(["name", *(f"d{i:04d}" for i in range(att.shape[1]))])
         for name, row in zip(FLOWER_NAMES, att.tolist(), strict=True):
             writer.writerow([name, *map(repr, row)])
 
 
-def describe(options: argparse.Namespace, kind: str, folder: Path) -> None:
-    """Descriptors of all classes, once."""
-    if (folder / "classes.csv").exists():
-        return
+def build(options: argparse.Namespace, kind: str, seed: int, words: Path) -> Path:
+    """The dataset with this seed's validation split, once."""
+    data = words / f"seed-{seed}"
+    if (data / "dataset.json").exists():
+        return data
+    kind, _, weight = kind.partition(", weight ")
+    how, table, own = "build", options.classes, words / "classes.csv"
+    flags = ["--attribute-weight", weight] if weight else []
     if kind == "published":
-        write_published(options.split, folder)
+        how, table = "convert", own
+        write_published(options.split, own)
     else:
-        run("features", "text", options.classes, "-o", folder, *ways(options.classes)[kind])
+        flags += ways(options.classes)[kind]
+    if kind.endswith("one by one"):
+        table = own
+        write_one_by_one(options.classes, own)
+    run(*("data", how, "--features", options.features, "--classes", table),
+        *("--split-seed", seed, "-o", data, *flags))  # fmt: skip
+    return data
 
 
-def train(options: argparse.Namespace, kind: str, seed: int, components: str) -> dict[str, Any]:
-    """Build with this seed's validation split, train, test once: what `results.json` holds."""
-    words = options.output / kind.replace(" ", "-")
-    describe(options, kind, words)
-    data, folder = words / f"seed-{seed}", words / f"run-{seed}-{components}"
-    if not (data / "dataset.json").exists():
-        how, table = ("convert", "classes.csv") if kind == "published" else ("build", ".")
-        run(*("data", how, "--features", options.features, "--classes", words / table),
-            *("--split-seed", seed, "-o", data))  # fmt: skip
+def train(options: argparse.Namespace, kind: str, seed: int, trained: str) -> dict[str, Any]:
+    """Build, train, test once: what `results.json` holds."""
+    words = options.output / kind.replace(",", "").replace(" ", "-")
+    data, folder = build(options, kind, seed, words), words / f"run-{seed}-{trained}"
     if not (folder / "results.json").exists():
-        run("fit", data, "-o", folder, "--seeds", seed, "--settings", options.settings,
-            "--components", components)  # fmt: skip
+        how = ["--settings", options.settings, "--components", trained]
+        if options.method:
+            how = ["--method", trained]
+            how += ["--budget", options.budget] if trained == "auto" else []
+        run("fit", data, "-o", folder, "--seeds", seed, *how)
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
-def row_of(kind: str, components: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def row_of(kind: str, trained: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means and deviations over seeds."""
-    each = [result["components"][components] for result in results]
+    each = [result["components"][trained] for result in results]
     found = [{name: one[name][0] for name in ("U", "S", "H", "T1")} for one in each]
-    facts = {"description": kind, "components": components, "protocol": results[0]["protocol"]}
+    facts = {"description": kind, "components": trained, "protocol": results[0]["protocol"]}
     return {**facts, "seeds": [result["seeds"][0] for result in results], **summarise(found)}
 
 
@@ -114,14 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", type=Path, default=HERE / "descriptions.toml")
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--components", default="none,ml+is+sfr")
-    parser.add_argument("--kinds", default=",".join(ORDER), help="some of them")
+    parser.add_argument("--method", help="of `mlis fit`, such as gaussian,auto")
+    parser.add_argument("--budget", default="none", help="of --method auto")
+    parser.add_argument("--kinds", default=";".join(ORDER), help="some, with ; between")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    kinds = [kind for kind in options.kinds.split(",") if kind != "published" or options.split]
+    kinds = [kind for kind in options.kinds.split(";") if kind != "published" or options.split]
     rows = [
-        row_of(kind, components, [train(options, kind, seed, components) for seed in seeds])
-        for components in options.components.split(",")
+        row_of(kind, trained, [train(options, kind, seed, trained) for seed in seeds])
+        for trained in (options.method or options.components).split(",")
         for kind in kinds
     ]
     print(f"{rows[0]['protocol']}, per cent\n{table(rows)}")

@@ -9,8 +9,10 @@ from PIL import Image
 
 from cli_cases import last_json, printed, refused
 from mlis.cli import main
+from mlis.config import Config
 from mlis.data.io.folder import load_folder
 from mlis.experiments.compare import TEMPLATES
+from mlis.methods.auto import text_member
 from tiny_clip import write_clip, write_siglip
 
 pytest.importorskip("transformers")
@@ -90,6 +92,16 @@ def test_photographs_are_embedded_by_another_model_and_kept(place, capsys, tmp_p
     back = ("compare", out, "--clip", place / "clip", *METHOD, "--json")  # its list is there, too
     assert last_json(printed(capsys, *back))["images"] == first["images"]
     assert "contains a dataset" in refused(capsys, *call)
+
+
+def test_texts_by_the_same_model_are_blended_by_auto(place, capsys, tmp_path):
+    out = tmp_path / "described"
+    how = ("--sentences", "text", "--text-model", place / "clip", "--device", "cpu")
+    printed(capsys, "data", "build", "--features", place / "data", "--classes",
+            place / "classes.csv", "-o", out, *how)  # fmt: skip
+    plain = Config().replace({"preprocessing": {"feature_transform": "none"}})
+    (entry,) = text_member(load_folder(out), plain)
+    assert entry.method.options == {"text": 12, "views": 1, "scaled": True}
 
 
 def test_templates_are_the_users(place, capsys):

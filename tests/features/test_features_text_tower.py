@@ -58,6 +58,17 @@ def test_the_embedding_is_the_models_own(folder):
     np.testing.assert_allclose(found, unit(np.stack(expected)), atol=1e-5)
 
 
+def test_descriptors_by_the_model_are_its_texts(folder):
+    """`--text-model` reads the model as `mlis compare` does: with it, images and texts compare."""
+    pytest.importorskip("sentence_transformers")
+    from mlis.features.descriptors.text_model import TextModel
+
+    model = TextModel(str(folder), device="cpu")
+    tower = TextTower(str(folder), device="cpu")
+    np.testing.assert_allclose(model.encode(TEXTS), tower.encode(TEXTS), atol=1e-6)
+    assert model.identity.size == tower.size
+
+
 def test_texts_of_a_class_are_averaged_as_unit_vectors(folder):
     tower = TextTower(str(folder), device="cpu")
     found = tower.describe([TEXTS[:2], TEXTS[2:]])

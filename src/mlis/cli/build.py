@@ -10,7 +10,7 @@ what is new in DIR.
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,12 +91,9 @@ def run(args: argparse.Namespace) -> None:
     check_seen(descriptors, found.class_names)  # before the long part
     with held(args.output):
         images, bad = _features(args, found)
-        data = build(
-            images,
-            descriptors,
-            name=args.output.absolute().name,
-            **{name: getattr(args, name) for name in _SPLITTING if name in args},
-        )
+        how = {name: getattr(args, name) for name in _SPLITTING if name in args}
+        how["name"] = args.output.absolute().name
+        data, descriptors = _weighed(args, descriptors, lambda new: build(images, new, **how))
         with replaced_together(args.output) as new:
             write_folder(data, new)
             write_sources(images, descriptors, new)
@@ -120,7 +117,8 @@ def _redescribe(args: argparse.Namespace) -> None:
     if args.output.resolve() == args.features.resolve():
         raise SettingsError(f"-o {args.output}: is the dataset itself. Name another folder.")
     old, descriptors = load_folder(args.features), _descriptors(args)
-    data = redescribe(old, descriptors, name=args.output.absolute().name)
+    name = args.output.absolute().name
+    data, _ = _weighed(args, descriptors, lambda new: redescribe(old, new, name=name))
     save_beside_photographs(data, args.features, args.output)
     features.report_unmatched(unmatched(data.class_names, descriptors.names), args.output)
     _report(args, data, 0)
@@ -151,6 +149,21 @@ def _descriptors(args: argparse.Namespace) -> "Descriptors":
         return features.describe_table(args, args.classes)
     refuse(args, features.TEXT_FLAGS, f"with {args.classes}, which is already computed")
     return read_descriptors(args.classes)
+
+
+def _weighed(
+    args: argparse.Namespace,
+    descriptors: "Descriptors",
+    dataset: "Callable[[Descriptors], GZSLDataset]",
+) -> "tuple[GZSLDataset, Descriptors]":
+    """The dataset and its descriptors, whose attributes have the weight that is asked for."""
+    data = dataset(descriptors)
+    if args.attribute_weight != features.AUTO:
+        return data, descriptors
+    from mlis.experiments.attribute_weight import choose_attribute_weight
+
+    chosen = choose_attribute_weight(data, descriptors, device=args.device)
+    return dataset(chosen), chosen
 
 
 def _features(args: argparse.Namespace, found: "Found") -> "tuple[ImageFeatures, Sequence[Bad]]":

@@ -106,6 +106,7 @@ CROPS = "crops"
 CONTINUE = "run the same command again to continue after the last shard"
 TEXT_FLAGS = ("sentences", "attributes", "categories", "missing", "attribute_weight", "text_model")
 TEXT_FLAGS += ("subtract_mean", "phrases")
+AUTO = "auto"
 
 
 def add_text_flags(parser: argparse._ActionsContainer) -> None:
@@ -128,9 +129,10 @@ def add_text_flags(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--attribute-weight",
-        type=float,
+        type=_weight,
         metavar="W",
-        help="with sentences and attributes: the attributes' share of the cosine (default: 0.5)",
+        help="with sentences and attributes: the attributes' share of the cosine (default: 0.5); "
+        "auto (data build): chosen on validation classes",
     )
     parser.add_argument(
         "--subtract-mean",
@@ -150,6 +152,14 @@ def add_text_flags(parser: argparse._ActionsContainer) -> None:
         help="all-MiniLM-L6-v2 (default): installed weights; or any model of "
         "sentence-transformers or transformers by hub name or folder",
     )
+
+
+def _weight(text: str) -> float | str:
+    """A number, or "auto"."""
+    try:
+        return text if text == AUTO else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, got {text!r}") from None
 
 
 def run_images(args: argparse.Namespace) -> None:
@@ -263,6 +273,11 @@ def run_text(args: argparse.Namespace) -> None:
     With both, the two vectors are normalised to unit length, weighted and concatenated.
     """
     check_folder(args.output)
+    if args.attribute_weight == AUTO:
+        raise SettingsError(
+            "--attribute-weight auto: expected images to choose by, got none. Give it to "
+            "`mlis data build`, or a number here."
+        )
     descriptors = describe_table(args, args.table)
     from mlis.features.build import unmatched
     from mlis.features.descriptors.describe import write_descriptors
@@ -306,7 +321,8 @@ def describe_table(args: argparse.Namespace, table: Path) -> "Descriptors":
         refuse(args, ["text_model"], f"with {table}, without sentences or --phrases")
     if not words.has_sentences:
         refuse(args, ["subtract_mean"], f"with {table}, without sentences")
-    weight = WEIGHT if args.attribute_weight is None else args.attribute_weight
+    given = args.attribute_weight
+    weight = WEIGHT if given in (None, AUTO) else given
     how = {"subtract_mean": args.subtract_mean, "phrases": args.phrases}
     return describe(words, model, weight=weight, **how)
 

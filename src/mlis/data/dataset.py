@@ -47,6 +47,17 @@ class Provenance:
         return int(_part(self.sources, "backbone").get("regions", 1))
 
     @property
+    def shared_text(self) -> int:
+        """Length of the text that each descriptor begins with, by the model of the features; or 0.
+
+        Of one image-text model, images and texts can be compared; not without the texts' mean.
+        """
+        described = _part(self.sources, "descriptors")
+        text, image = _part(described, "text"), _part(self.sources, "backbone")
+        same = "name" in text and text["name"] == image.get("name")
+        return int(text["size"]) if same and "text_mean" not in described else 0
+
+    @property
     def phrases(self) -> Mapping[str, Any]:
         """`attributes`, a vector of the name of each, and `classes`, one by name; empty if none."""
         return _part(_part(self.sources, "descriptors"), "phrases")

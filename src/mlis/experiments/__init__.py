@@ -7,4 +7,5 @@
 - what is kept: `store`, one row a run; `published`, what others measured
 - what is shown: `tables`, `figures`, `report`
 - `tuning`: the search of `mlis tune`
+- `compare`: image-text models on the same data; `attribute_weight`: a choice on descriptions
 """

@@ -24,6 +24,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import SettingsError
 from mlis.evaluation import Evaluation, evaluate
 from mlis.methods.base import Job, JobOptions, Method
+from mlis.methods.cosine import SharedSpaceCosine
 from mlis.methods.estimate import expect, lost_by_fewer
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.mlis import MLIS
@@ -79,6 +80,19 @@ def members(config: Config) -> list[Entry]:
         Entry("ridge", "softmax", RidgeSoftmax(ridge)),
         Entry("mlis", "softmax", MLIS(refined)),
     ]
+
+
+def text_member(dataset: GZSLDataset, config: Config) -> list[Entry]:
+    """The zero-shot classifier of an image-text model that made both features and class texts.
+
+    A family of its own; none where they are of different models, or features are transformed.
+    """
+    size, transform = dataset.provenance.shared_text, config.preprocessing.feature_transform
+    numbers = dataset.features.shape[1] // dataset.provenance.regions
+    if not size or numbers % size or transform != "none":
+        return []
+    method = SharedSpaceCosine(config, text=size, views=numbers // size, scaled=True)
+    return [Entry("text", "text", method)]
 
 
 def with_transform(config: Config, transform: str) -> Config:
@@ -186,7 +200,7 @@ class Auto(Method):
         config, closed = _closed_form(self.config, parts, how)
         yield closed
         reserved, dearest = _FINAL * closed.seconds, closed.seconds
-        for entry in members(config)[1:]:
+        for entry in [*text_member(dataset, config), *members(config)[1:]]:
             left = self.budget - (time.perf_counter() - started) - reserved
             if left < _DEARER * dearest:
                 logger.info("auto: %s is left out: %.0f s are left", entry.name, max(left, 0))

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 from mlis.compute.precision import Precision
 from mlis.errors import DataError
 from mlis.methods.base import Job, Method
-from mlis.model.heads import CosineHead
+from mlis.model.heads import SharedSpaceHead
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Recognizer
 
@@ -22,8 +22,16 @@ class SharedSpaceCosine(Method):
     """Features and descriptors as given, neither scaled nor centred.
 
     Attributes:
-        config: `precision` is used.
+        config: `precision` is used; `preprocessing` if `scaled`.
+        text: the descriptor's first numbers, which are of the text; 0 for all.
+        views: of each image, whose features are joined; their cosines are averaged.
+        scaled: whether the recognizer scales features as those of other methods do, so that they
+            can share it; the cosines are of features before that.
     """
+
+    text: int = 0
+    views: int = 1
+    scaled: bool = False
 
     needs_shared_space: ClassVar[bool] = True
 
@@ -38,14 +46,19 @@ class SharedSpaceCosine(Method):
         Raises:
             DataError: features and descriptors differ in length.
         """
-        images, texts = job.training.features.shape[1], job.training.descriptors.shape[1]
-        if images != texts:
+        training, settings = job.training, self.config.preprocessing
+        images = training.features.shape[1] // (training.regions if self.scaled else 1)
+        texts = self.text or training.descriptors.shape[1]
+        if images != self.views * texts:
             raise DataError(
                 "cosine of feature and descriptor: expected both from one model, such as CLIP, "
                 f"got features of {images} numbers and descriptors of {texts}. Use another method, "
                 "or features and descriptors of one model."
             )
+        scaler = FeatureScaler.identity(images)
+        if self.scaled:
+            scaler = FeatureScaler.fit(training.features, settings, training.regions)
         for one in self.among(job):
             precision = Precision.of(one.config.precision, job.device)
-            prototypes = precision.tensor(job.training.descriptors)
-            yield one, job.recognizer(FeatureScaler.identity(images), CosineHead(prototypes))
+            prototypes = precision.tensor(training.descriptors[:, :texts])
+            yield one, job.recognizer(scaler, SharedSpaceHead.of(prototypes, scaler))

@@ -169,9 +169,13 @@ class Gaussian(Method):
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
         """Solve in closed form; nothing is random, and the rows are read once."""
         scaler, data = job.prepare(self.config)
-        statistics = Statistics.of(data, self.components, _own_unit(scaler).to(data.descriptors))
+        statistics = self.statistics(scaler, data)
         for one in self.among(job):
             yield one, job.recognizer(scaler, one.head(statistics, data))
+
+    def statistics(self, scaler: FeatureScaler, data: TrainingTensors) -> Statistics:
+        """Of the training rows; descriptors play no part."""
+        return Statistics.of(data, self.components, _own_unit(scaler).to(data.descriptors))
 
     def head(self, statistics: Statistics, data: TrainingTensors) -> GaussianHead:
         """Of the seen classes by their images, of the others by their descriptors."""

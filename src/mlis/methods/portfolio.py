@@ -3,8 +3,8 @@
 A validation split holds out a few classes, so that the harmonic mean of one method moves by several
 points between splits, and the method that is best on held-out classes is often not the best on
 the test classes. So validation chooses between *like* methods, those of one family, where
-differences are consistent; *unlike* families are averaged, equally, which is nowhere much worse
-than the best of them and usually better. Only a family that is hopeless on validation is left out.
+differences are consistent; *unlike* families are averaged, equally, which is usually better than
+the best of them (docs/auto.md). Only a family that is hopeless on validation is left out.
 """
 
 import itertools

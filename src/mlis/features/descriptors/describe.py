@@ -7,7 +7,7 @@ attributes.
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,8 @@ def describe(
         numbers, columns = _attributes(table, notes, alone=not parts)
         parts.append(numbers)
     both = len(parts) == 2
-    if both and not 0 < weight < 1:
-        raise SettingsError(
-            f"weight of attributes: expected a number between 0 and 1, got {weight}"
-        )
+    if both:
+        _check_weight(weight)
     share = weight if both else float(bool(columns))
     vectors = concatenate(*parts, weight=share) if both else parts[0]
     text = model.identity.to_dict() if model is not None and table.has_sentences else None
@@ -135,6 +133,34 @@ def describe(
         **({"phrases": _phrases(columns, table.names, model)} if model and phrases else {}),
     }
     return Descriptors(table.names, vectors.astype(np.float32), table.split, record, table.display)
+
+
+def reweighed(descriptors: Descriptors, weight: float) -> Descriptors:
+    """The same descriptors with another weight w of the attributes.
+
+    Raises:
+        SettingsError: they are not of sentences and attributes, or the weight is not between 0
+            and 1.
+    """
+    record, attributes = descriptors.record, len(descriptors.record["attributes"])
+    if record["text"] is None or not attributes:
+        raise SettingsError(
+            "weight of attributes: expected descriptors of sentences and attributes, got "
+            f"{descriptors.kind}. Describe the classes by both."
+        )
+    _check_weight(weight)
+    text, numbers = np.split(descriptors.vectors, [-attributes], axis=1)
+    vectors = concatenate(_unit(text), numbers, weight=weight).astype(np.float32)
+    kind = _kind(record["text"], attributes, weight, without_mean="text_mean" in record)
+    record = {**record, "kind": kind, "attribute_weight": weight}
+    return replace(descriptors, vectors=vectors, record=record)
+
+
+def _check_weight(weight: float) -> None:
+    if not 0 < weight < 1:
+        raise SettingsError(
+            f"weight of attributes: expected a number between 0 and 1, got {weight}"
+        )
 
 
 def _kind(

@@ -46,12 +46,13 @@ class TextModel:
                 source, device=place, model_kwargs={"use_safetensors": True}
             ).eval()
             self.longest: int | None = self._model.max_seq_length
+            padded = _pad_as_trained(self._model[0], self.longest)
             size = self.encode(["one"]).shape[1]
         pooling = "; ".join(type(module).__name__ for module in self._model)
         self.identity: BackboneSpec = BackboneSpec(
             name,
             weights_hash(self._model),
-            f"first {self.longest} tokens",
+            f"first {self.longest} tokens{', padded' if padded else ''}",
             f"{pooling}, normalised",
             size,
         )
@@ -102,6 +103,16 @@ def without_common(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
             "different sentences. Describe them, or leave --subtract-mean out."
         )
     return (rest / lengths).astype(np.float32)
+
+
+def _pad_as_trained(module: Any, longest: int | None) -> bool:
+    """Pad SigLIP's texts to full length, without a mask of the padding: so it was trained."""
+    net = getattr(module, "model", None)
+    if not getattr(getattr(net, "config", None), "model_type", "").startswith("siglip"):
+        return False
+    padding = {"padding": "max_length", "max_length": longest, "return_attention_mask": False}
+    module.processing_kwargs = {"text": padding}
+    return True
 
 
 def _packaged() -> Path:

@@ -12,6 +12,7 @@ from mlis.model.heads.gated import GatedHead
 from mlis.model.heads.gaussian import GaussianHead
 from mlis.model.heads.linear import LinearHead
 from mlis.model.heads.pairs import PairHead, RelationHead
+from mlis.model.heads.shared_space import SharedSpaceHead
 from mlis.model.heads.single import SINGLE_HEADS
 
 HEADS: dict[str, type[Head]] = {**SINGLE_HEADS, EnsembleHead.kind: EnsembleHead}
@@ -29,4 +30,5 @@ __all__ = [
     "Member",
     "PairHead",
     "RelationHead",
+    "SharedSpaceHead",
 ]
