@@ -21,8 +21,7 @@ QUICK = (
     *("--generator", "ridge", "--precision", "float32", "--device", "cpu"),
     *("--refinement-steps", "25", "--refinement-hidden", "24"),
     *("--classes-per-batch", "5", "--samples-per-class", "3"),
-    *("--classification-synthetic-per-unseen", "20", "--calibration", "1"),
-    *("--tolerance", "0.01"),
+    *("--classification-synthetic-per-unseen", "20", "--tolerance", "0.01", "--calibration", "1"),
 )
 
 
