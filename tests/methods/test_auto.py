@@ -20,7 +20,7 @@ from mlis.methods.auto import Auto, together
 from mlis.methods.estimate import expect
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.mlis import MLIS
-from mlis.methods.portfolio import Trial, choose_members, combine, mean_H
+from mlis.methods.portfolio import Trial, choose_members, combine, mean_H, nearest_of_equals
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.fused import FusedEnsemble
 from mlis.model.heads import EnsembleHead, GaussianHead, LinearHead, Member
@@ -73,6 +73,24 @@ def test_unlike_families_are_averaged_and_like_methods_chosen_between():
 def test_a_hopeless_family_is_left_out():
     choice = choose_members([trial("a", "one", 2.0, 1), trial("b", "two", 0.1, 2)])
     assert choice.weights == {"a": 1.0}
+
+
+def test_shares_are_equal_unless_validation_says_otherwise():
+    for goods, shares in (((2.0, 2.0), (1.0, 1.0)), ((2.6, 1.5), (1.5, 0.5))):
+        trials = [trial("a", "one", goods[0], 1), trial("b", "two", goods[1], 2)]
+        weights = choose_members(trials).weights
+        found = [weights[one.name] * one.spread for one in trials]
+        assert found == pytest.approx(shares)
+
+
+def test_of_choices_within_noise_the_nearest_is_taken():
+    H = np.array([[50.0, 60.0, 70.0], [52.0, 59.0, 72.0], [56.0, 66.0, 76.0]])
+    assert nearest_of_equals(H, [0, 1, 2]) == 2  # 6 ahead on each split, whatever they differ by
+    H[2] = [40.0, 60.0, 83.0]  # ahead on average, by less than one standard error
+    assert nearest_of_equals(H, [0, 1, 2]) == 0
+    assert nearest_of_equals(H, [1, 1, 2]) == 1  # as near: the better one
+    one_split = np.array([[50.0], [64.0], [66.0]])
+    assert nearest_of_equals(one_split, [0, 1, 2]) == 1
 
 
 def test_units_of_scores_do_not_matter():
