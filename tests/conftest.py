@@ -1,13 +1,25 @@
 """Fixtures that every test file may use."""
 
+import functools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mlis.data.letters import dataset as letters
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def _rendered_once(load: Callable[..., letters.LetterData]) -> Callable[..., letters.LetterData]:
+    """As `load_letters`; what is asked for without a list of letters is kept for the next test."""
+    kept = functools.lru_cache(maxsize=3)(load)
+    return lambda **options: (load if options.get("letters") else kept)(**options)
+
+
+letters.load_letters = _rendered_once(letters.load_letters)
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,11 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 DAY = ROOT / "docs" / "day.md"
-NOT_SHORTER: Mapping[str, Sequence[str]] = {}
-SMALL_MODEL = {"data build": ("--backbone", "efficientnet-lite0", "--views", "centre")}
+NOT_SHORTER: Mapping[str, Sequence[str] | None] = {}
+SHORTER = {
+    "data build": ("--backbone", "efficientnet-lite0", "--views", "centre"),
+    "export": None,  # test_export.py exports one with images
+}
 WHOLE = (TUTORIAL, DAY)  # pages that run from top to bottom, blocks of both languages in turn
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -92,8 +95,8 @@ def test_examples_run(example: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     "shorter",
-    [SMALL_MODEL, pytest.param(NOT_SHORTER, marks=pytest.mark.slow)],
-    ids=["small", "page"],
+    [SHORTER, pytest.param(NOT_SHORTER, marks=pytest.mark.slow)],
+    ids=["shorter", "page"],
 )
 def test_the_tutorial_works(shorter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     """With a smaller image model; and, slow, just as the page has it."""
@@ -112,12 +115,12 @@ def test_the_tutorial_works(shorter, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [each["predictions"][0]["class"] for each in answers[0]["results"]] == ["red circle"]
 
 
-def run_page(page: Path, shorter: Mapping[str, Sequence[str]] = NOT_SHORTER) -> list[dict]:
+def run_page(page: Path, shorter: Mapping[str, Sequence[str] | None] = NOT_SHORTER) -> list[dict]:
     """Run every block of a page in the present folder; what its `curl`s are answered.
 
     Args:
         page: its commands are `mlis`, `curl` and `pip install`, of which the last do not run.
-        shorter: flags that are appended, by how the line after `mlis` begins.
+        shorter: flags that are appended, by how the line after `mlis` begins; None leaves it out.
     """
     text = page.read_text(encoding="utf-8").replace("8000", str(free_port()))
     namespace: dict[str, object] = {"__name__": "__main__"}
@@ -132,8 +135,9 @@ def run_page(page: Path, shorter: Mapping[str, Sequence[str]] = NOT_SHORTER) -> 
                     servers.enter_context(serving(words[1:]))
                 elif words[0] == "mlis":
                     line = " ".join(words[1:])
-                    flags = (more for start, more in shorter.items() if line.startswith(start))
-                    assert main([*words[1:], *next(flags, ())]) == 0, words
+                    found = (more for start, more in shorter.items() if line.startswith(start))
+                    flags = next(found, ())
+                    assert flags is None or main([*words[1:], *flags]) == 0, words
                 elif words[0] == "curl":
                     answers.append(posted(words))
                 else:
