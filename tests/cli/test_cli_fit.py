@@ -38,6 +38,14 @@ def failure(capsys, *arguments) -> str:
     return refused(capsys, "fit", *arguments)
 
 
+def test_the_default_says_first_how_long_it_may_take(small_folder, tmp_path, capsys):
+    flags = ("--seeds", "0,1", "--budget", "0.5", "--precision", "float32", "--device", "cpu")
+    assert main(["fit", str(small_folder), "-o", str(tmp_path / "run"), *flags]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("choice and training: about 1 s at most for 2 seeds (--budget)")
+    assert "choice and training" not in captured.out
+
+
 def test_json_of_one_seed_holds_plain_numbers(small_folder, tmp_path, capsys):
     result = fit(capsys, small_folder, "-o", tmp_path / "run", *QUICK)
     saved = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -10,6 +10,7 @@ import pytest
 
 from experiment_cases import brief, saved, source
 from mlis.config import Config
+from mlis.data.io.folder import load_folder
 from mlis.experiments.budget import Budget
 from mlis.experiments.engine import LocalEngine, store_of
 from mlis.experiments.plans import plan
@@ -101,6 +102,18 @@ def test_numbers_are_those_of_the_store_and_carry_their_labels(page, results):
     assert "a few steps and small networks" in page.text  # tests train as little as that
     assert "stand-in" not in page.text
     assert TEST_BEST not in page.text
+
+
+def test_mistakes_have_a_reason(page, data):
+    """Of one image each: why that class, and whose training images are nearest."""
+    names = load_folder(data).class_names
+    reasons = re.findall(
+        r"One of them, against (.+?): .+? Nearest training images: (.+?)\.", page.text
+    )
+    assert reasons
+    for against, nearest in reasons:
+        assert against in names
+        assert len(nearest.split(", ")) == 3
 
 
 def test_names_are_words_and_never_markup(page, written):

@@ -227,6 +227,7 @@ def _execute(
     from mlis.runs.run import execute
 
     advice = f"continue with: mlis fit --resume {shlex.quote(str(folder))}"
+    _print_outlook(plan)
     with Progress(advice) as progress:
         return execute(
             *(folder, plan, dataset),
@@ -235,6 +236,20 @@ def _execute(
             reuse=not args.no_reuse,
             exemplars=not args.no_growth,
         )
+
+
+def _print_outlook(plan: "RunPlan") -> None:
+    """How long the whole run takes at most, where a budget says so; bars tell of each training."""
+    from mlis.methods.auto import LONGEST
+    from mlis.methods.registry import METHODS
+
+    if plan.method != "auto":
+        return
+    budget = float(plan.options.get("budget", METHODS["auto"]().options["budget"]))
+    if budget < LONGEST:
+        seeds = f" for {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else ""
+        seconds = number(budget * len(plan.seeds), 0)
+        print(f"choice and training: about {seconds} s at most{seeds} (--budget)", file=sys.stderr)
 
 
 def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:

@@ -57,8 +57,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 MOST = 10_000
 """Held-out rows of seen and of unseen classes, each, that a choice is made on."""
+LONGEST = 1e9
+"""Seconds of a budget without end, as JSON has no infinity."""
 _FINAL = 1.4  # a training on all rows, in trainings on a fold
-_LONGEST = 1e9  # seconds, as JSON has no infinity
 _DEARER = 3.0  # the next method's training, in those of the dearest one so far
 
 
@@ -132,7 +133,7 @@ class Auto(Method):
                 f"auto: expected a budget above 0 seconds and at least 1 split, got "
                 f"{self.budget:g} and {self.splits}."
             )
-        object.__setattr__(self, "budget", min(self.budget, _LONGEST))
+        object.__setattr__(self, "budget", min(self.budget, LONGEST))
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer | Trained]]:
         """The closed form: nothing can be chosen without validation classes."""

@@ -13,12 +13,14 @@ from mlis.experiments.report.material import (
     Data,
     Loader,
     Tested,
+    explained,
     losses_of,
     tested,
 )
 from mlis.experiments.report.series import Study
 from mlis.experiments.store import Row
 from mlis.experiments.tasks import METHOD
+from mlis.explanation import Explanation
 
 BARS, CONFUSIONS = 40, 9  # classes of each kind that are drawn; pairs
 NAME = 60  # characters of a class's name
@@ -115,8 +117,9 @@ def _confusions(
 ) -> Iterator[dict[str, Any]]:
     """The most frequent mistakes of a run, with a mistaken image and one of the other class."""
     seen = {one["name"]: one["seen"] for one in row.test.get("per_class", ())}
-    pairs = [one for one in row.test.get("confusions", ()) if isinstance(one, Mapping)]
-    for one in pairs[:CONFUSIONS]:
+    pairs = [one for one in row.test.get("confusions", ()) if isinstance(one, Mapping)][:CONFUSIONS]
+    reasons = _reasons(pairs, data, answers)
+    for number, one in enumerate(pairs):
         names = [str(one.get("label")), str(one.get("predicted"))]
         texts, pictures = [shown.get(name, name)[:NAME] for name in names], []
         if data and answers:
@@ -130,7 +133,38 @@ def _confusions(
             "count": one.get("count"),
             "share": float(one.get("share", 0)),
             "pictures": pictures,
+            "reason": _said(reasons[number], shown) if number in reasons else None,
         }
+
+
+def _reasons(
+    pairs: Sequence[Mapping[str, Any]], data: Data | None, answers: Tested | None
+) -> dict[int, Explanation]:
+    """Why the image that is shown of each mistake was taken for the other class, by number."""
+    if not data or not answers:
+        return {}
+    rows: dict[int, int] = {}
+    for number, one in enumerate(pairs):
+        mistaken = answers.rows_of(str(one.get("label")), str(one.get("predicted")))
+        if len(mistaken):
+            rows[number] = int(_with_picture(data, mistaken)[0])
+    try:
+        found = explained(data, answers, list(rows.values())) if rows else []
+    except MlisError:  # a head that has neither attributes nor images to compare with
+        return {}
+    return dict(zip(rows, found, strict=True))
+
+
+def _said(reason: Explanation, shown: Mapping[str, str]) -> dict[str, str]:
+    nearest = [shown.get(one.class_name, one.class_name)[:NAME] for one in reason.nearest]
+    against = shown.get(reason.runner_up, reason.runner_up)[:NAME]
+    return {"against": against, "because": reason.because, "nearest": ", ".join(nearest)}
+
+
+def _with_picture(data: Data, rows: np.ndarray) -> np.ndarray:
+    """The first rows, of those that have a picture if any has."""
+    there = rows[data.pictures.has[rows]][:3]
+    return there if len(there) else rows
 
 
 def _thumbnail(data: Data, rows: np.ndarray) -> str | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mlis.experiments.report.pictures import Pictures, pictures_of
 from mlis.experiments.report.series import Study
 from mlis.experiments.tasks import Task
 from mlis.experiments.tasks import load_data as load_tasks_data
+from mlis.explanation import Examples, Explanation, explain
 from mlis.io.checkpoint import is_model, load_model
 from mlis.model.recognizer import Recognizer
 
@@ -107,6 +108,13 @@ def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested:
         scores, test.labels, test.seen_mask, temperature=model.temperature
     )
     return Tested(model, rows, test.labels, scores.argmax(axis=1), confidence)
+
+
+def explained(data: Data, answers: Tested, rows: Sequence[int]) -> list[Explanation]:
+    """Why the model answers what it does for rows of the dataset, beside its training images."""
+    training = data.dataset.for_training()
+    x = np.stack([np.asarray(data.dataset.features[row], dtype=np.float32) for row in rows])
+    return explain(answers.recognizer, x, Examples(training.features, training.labels))
 
 
 def losses_of(results: Path, study: Study) -> tuple[Losses, list[int]]:
