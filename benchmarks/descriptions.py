@@ -10,7 +10,7 @@ the published descriptors of the benchmark's file (as `data convert` reads them)
 others: "sentences, mean subtracted", "sentences, one by one" (an embedding each), "sentences and
 attributes, weight auto" (or a number). The table of images marks which rows train and which test;
 what the settings are chosen on (calibration, `--settings`) is a validation split of the training
-rows, drawn anew by each seed. --method trains one of `mlis fit` with the package's defaults, in
+rows, drawn by each seed. --method trains one of `mlis fit` with the package's defaults, in
 place of --components with --settings. Finished trainings are not repeated.
 """
 

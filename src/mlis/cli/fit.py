@@ -239,7 +239,7 @@ def _execute(
 
 
 def _print_outlook(plan: "RunPlan") -> None:
-    """How long the whole run takes at most, where a budget says so; bars tell of each training."""
+    """How long the whole run takes at most, where a budget limits it."""
     from mlis.methods.auto import LONGEST
     from mlis.methods.registry import METHODS
 

@@ -4,8 +4,8 @@ A **reconstruction**, not the system of Li, Xu, Wei, Deng: "Generalized Zero-Sho
 via Disentangled Representation", AAAI 2021, whose text and program were not available.
 
 *From its abstract:* there is a VAE for features and one for descriptors; the latents of each are
-split into category-distilling and category-dispersing factors; latents that are combined anew
-within a batch guide the split; the distilling ones are classified.
+split into category-distilling and category-dispersing factors; latents recombined within a
+batch guide the split; the distilling ones are classified.
 
 *From memory, not verified:* the VAEs, their alignment and their settings are CADA-VAE's
 (:mod:`mlis.methods.cada_vae`).
@@ -59,7 +59,7 @@ class LiReconstruction(CADAVAE):
 
     latent: int = setting(128, "length of z, half of it d", low=2)
     class_weight: float = setting(1.0, "ω of the classes of d", low=0)
-    recombination_weight: float = setting(1.0, "ρ of the latents combined anew", low=0)
+    recombination_weight: float = setting(1.0, "ρ of the recombined latents", low=0)
 
     @property
     def name(self) -> str:

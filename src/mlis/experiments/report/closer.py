@@ -147,7 +147,8 @@ def _reasons(
     for number, one in enumerate(pairs):
         mistaken = answers.rows_of(str(one.get("label")), str(one.get("predicted")))
         if len(mistaken):
-            rows[number] = int(_with_picture(data, mistaken)[0])
+            shown = mistaken[data.pictures.has[mistaken]]
+            rows[number] = int((shown if len(shown) else mistaken)[0])
     try:
         found = explained(data, answers, list(rows.values())) if rows else []
     except MlisError:  # a head that has neither attributes nor images to compare with
@@ -159,12 +160,6 @@ def _said(reason: Explanation, shown: Mapping[str, str]) -> dict[str, str]:
     nearest = [shown.get(one.class_name, one.class_name)[:NAME] for one in reason.nearest]
     against = shown.get(reason.runner_up, reason.runner_up)[:NAME]
     return {"against": against, "because": reason.because, "nearest": ", ".join(nearest)}
-
-
-def _with_picture(data: Data, rows: np.ndarray) -> np.ndarray:
-    """The first rows, of those that have a picture if any has."""
-    there = rows[data.pictures.has[rows]][:3]
-    return there if len(there) else rows
 
 
 def _thumbnail(data: Data, rows: np.ndarray) -> str | None:

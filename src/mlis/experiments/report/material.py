@@ -24,6 +24,7 @@ from mlis.model.recognizer import Recognizer
 
 Losses = dict[str, dict[str, list[tuple[float, float]]]]  # "refinement: metric" → run → points
 POINTS = 200  # of a loss curve
+COMPARED = 20_000  # training images, when the report explains a mistake
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +112,16 @@ def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested:
 
 
 def explained(data: Data, answers: Tested, rows: Sequence[int]) -> list[Explanation]:
-    """Why the model answers what it does for rows of the dataset, beside its training images."""
+    """Why the model answers what it does for rows of the dataset, beside training images.
+
+    Of more than `COMPARED` training images a random selection is compared with, to bound memory.
+    """
     training = data.dataset.for_training()
+    count = min(len(training.labels), COMPARED)
+    some = np.sort(np.random.default_rng(0).permutation(len(training.labels))[:count])
     x = np.stack([np.asarray(data.dataset.features[row], dtype=np.float32) for row in rows])
-    return explain(answers.recognizer, x, Examples(training.features, training.labels))
+    examples = Examples(np.asarray(training.features[some]), training.labels[some])
+    return explain(answers.recognizer, x, examples)
 
 
 def losses_of(results: Path, study: Study) -> tuple[Losses, list[int]]:
