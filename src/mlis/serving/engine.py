@@ -260,7 +260,7 @@ class Engine:
         return outcomes
 
     def _learn(self, changes: list[Change], max_classes: int) -> list[MlisError | None]:
-        """As `_add`, without images of abandoned requests: learnt ones cannot be taken out again."""
+        """As `_add`, without images of abandoned requests: what is learnt cannot be undone."""
         recognizer, exemplars, known = self._served
         outcomes: list[MlisError | None] = []
         taken: list[Change] = []
