@@ -52,9 +52,10 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
     """How images are found and their features computed."""
     parser.add_argument(
         "--backbone",
-        metavar="NAME",
+        metavar="NAME,…",
         help="efficientnet-lite2 (default), -lite0 or -lite1: installed weights; or any vision "
-        "model of transformers by hub name or folder, such as microsoft/resnet-101",
+        "model of transformers by hub name or folder, such as microsoft/resnet-101; of several, "
+        "the features are joined",
     )
     parser.add_argument(
         "--views",

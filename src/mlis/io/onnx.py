@@ -184,7 +184,7 @@ def _image_model(recognizer: Recognizer, backbone: "Backbone | str | None") -> _
     lite = model if views is None else views.model
     if not isinstance(lite, EfficientNetLite):
         raise DataError(
-            f"{model.identity} cannot be written together with the recognizer, which only "
+            f"{model.identity} cannot be written together with the recognizer, which only a single "
             "EfficientNet-Lite can, without regions: export features → scores (without --images), "
             "and the image model by its own library"
         )

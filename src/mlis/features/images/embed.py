@@ -226,12 +226,12 @@ def _batches(
 
 
 def _compute(backbone: Backbone, pixels: Rows) -> Rows:
-    """Features of prepared images, grouped by shape."""
-    by_shape: dict[tuple[int, ...], list[str]] = {}
+    """Features of prepared images, grouped by shape (of several models' inputs, by dtype)."""
+    alike: dict[tuple[tuple[int, ...], np.dtype], list[str]] = {}
     for sha256, image in pixels.items():
-        by_shape.setdefault(image.shape, []).append(sha256)
+        alike.setdefault((image.shape, image.dtype), []).append(sha256)
     rows: Rows = {}
-    for hashes in by_shape.values():
+    for hashes in alike.values():
         found = backbone([pixels[sha256] for sha256 in hashes])
         rows |= {key: row for key, row in zip(hashes, found, strict=True) if np.isfinite(row).all()}
     return rows
