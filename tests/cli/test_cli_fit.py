@@ -46,6 +46,15 @@ def test_the_default_says_first_how_long_it_may_take(small_folder, tmp_path, cap
     assert "choice and training" not in captured.out
 
 
+def test_other_methods_say_first_how_much_they_train(small_folder, tmp_path, capsys):
+    flags = ("--method", "ridge", "--preset", "none", "--calibration", "validation")
+    for seeds, said in (("0", "to train: "), ("0,1", "to train: 2 times ")):
+        run = tmp_path / seeds
+        assert main(["fit", str(small_folder), "-o", str(run), *flags, "--seeds", seeds]) == 0
+        said += "5 with validation classes held out, then 1 on all rows"
+        assert capsys.readouterr().err.startswith(said)
+
+
 def test_json_of_one_seed_holds_plain_numbers(small_folder, tmp_path, capsys):
     result = fit(capsys, small_folder, "-o", tmp_path / "run", *QUICK)
     saved = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from test_features_views import BOTH, Cropping, Squashing, picture, recognizer
 
 from fake_backbones import Colours, names, write_images
 from mlis.data.io.feature_folder import read_feature_folder
@@ -14,7 +15,6 @@ from mlis.features.images.embed import embed
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images
 from mlis.image_classifier import ImageClassifier
-from test_features_views import BOTH, Cropping, Squashing, picture, recognizer
 
 
 class Grey(Cropping):

@@ -227,7 +227,7 @@ def _execute(
     from mlis.runs.run import execute
 
     advice = f"continue with: mlis fit --resume {shlex.quote(str(folder))}"
-    _print_outlook(plan)
+    _print_outlook(plan, dataset)
     with Progress(advice) as progress:
         return execute(
             *(folder, plan, dataset),
@@ -238,18 +238,24 @@ def _execute(
         )
 
 
-def _print_outlook(plan: "RunPlan") -> None:
-    """How long the whole run takes at most, where a budget limits it."""
+def _print_outlook(plan: "RunPlan", dataset: "GZSLDataset") -> None:
+    """How long the whole run takes at most, where a budget limits it; else how much is trained."""
     from mlis.methods.auto import LONGEST
     from mlis.methods.registry import METHODS
+    from mlis.protocol import folds
 
-    if plan.method != "auto":
-        return
-    budget = float(plan.options.get("budget", METHODS["auto"]().options["budget"]))
-    if budget < LONGEST:
-        seeds = f" for {len(plan.seeds)} seeds" if len(plan.seeds) > 1 else ""
-        seconds = number(budget * len(plan.seeds), 0)
-        print(f"choice and training: about {seconds} s at most{seeds} (--budget)", file=sys.stderr)
+    runs, text = len(plan.seeds) * len(plan.variants), ""
+    if plan.method == "auto":
+        budget = float(plan.options.get("budget", METHODS["auto"]().options["budget"]))
+        if budget < LONGEST:
+            seeds = f" for {runs} seeds" if runs > 1 else ""
+            text = f"choice and training: about {number(budget * runs, 0)} s at most{seeds} (--budget)"
+    elif plan.method_of(plan.variants[0]).chooses:
+        held_out = len(folds(dataset))
+        each = f"{runs} times " if runs > 1 else ""
+        text = f"to train: {each}{held_out} with validation classes held out, then 1 on all rows"
+    if text:
+        print(text, file=sys.stderr)
 
 
 def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, else a line every minute."""
+"""Progress of long work on stderr: a bar on a terminal, else a line at first and every minute."""
 
 import math
 import sys
@@ -10,7 +10,8 @@ from tqdm import tqdm
 from mlis.escape import terminal
 from mlis.training.callbacks import Callback
 
-LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
+FIRST_LINE = 3.0  # seconds, where there is no terminal; says how long the whole will take
+LINE_EVERY = 60.0  # seconds between two lines
 _LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -23,7 +24,7 @@ class _Bar(tqdm):
         self.as_lines = not sys.stderr.isatty()
         options: dict[str, Any] = {"dynamic_ncols": True}
         if self.as_lines:
-            options = {"mininterval": LINE_EVERY, "delay": LINE_EVERY, "bar_format": _LINE}
+            options = {"mininterval": FIRST_LINE, "delay": FIRST_LINE, "bar_format": _LINE}
             options["miniters"] = 1
         super().__init__(
             desc=terminal(title), total=total, initial=done, unit=unit, file=sys.stderr, **options
@@ -33,6 +34,7 @@ class _Bar(tqdm):
         """Redraw the bar, or print a line."""
         if self.as_lines:
             print(self, file=sys.stderr, flush=True)
+            self.mininterval = LINE_EVERY
         else:
             super().display(msg, pos)
 
