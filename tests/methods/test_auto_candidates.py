@@ -49,11 +49,12 @@ class Prototypes(Method):
     def train(self, job: Job):
         scaler, data = job.prepare(self.config)
         a, own = data.descriptors, data.descriptors[data.y]
-        told = torch.linalg.lstsq(own, data.x - data.x.mean(0)).solution
-        noise = torch.randn(len(a), data.x.shape[1], generator=torch.Generator().manual_seed(0))
+        x = data.x[torch.arange(len(data.y))]
+        told = torch.linalg.lstsq(own, x - x.mean(0)).solution
+        noise = torch.randn(len(a), x.shape[1], generator=torch.Generator().manual_seed(0))
         for one in self.among(job):
             prototypes = torch.lerp(a @ told, noise.to(told), one.lost)
-            yield one, job.recognizer(scaler, CosineHead(data.x.mean(0) + prototypes))
+            yield one, job.recognizer(scaler, CosineHead(x.mean(0) + prototypes))
 
 
 @pytest.fixture(scope="module")

@@ -198,7 +198,7 @@ class Auto(Method):
         training, found = dataset.for_training(), list[Trained]()
         scaling = methods[next(iter(weights))].config.preprocessing  # of all, see `together`
         for name in weights:
-            method, options = methods[name], JobOptions(**how, callbacks=callbacks)
+            method, options = methods[name], JobOptions({**how, "callbacks": callbacks})
             needed = exemplars and not any(one.exemplars for one in found)
             needed = needed and method.config.preprocessing == scaling
             found.append(method.fit(training, exemplars=needed, **options))
