@@ -64,7 +64,7 @@ def unlike() -> dict[str, Recognizer]:
     methods = {
         "gaussian": Gaussian(SETTINGS),
         "cngzsl": build_method("cngzsl", SETTINGS, **SHORT),
-        "zicldm": build_method("zicldm", SETTINGS, **SHORT, common=8, relation=8),
+        "zicldm": build_method("zicldm-reconstruction", SETTINGS, **SHORT, common=8, relation=8),
     }
     return {k: one.fit(training, device="cpu").recognizer for k, one in methods.items()}
 

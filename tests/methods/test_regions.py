@@ -51,7 +51,10 @@ QUICK = {
 TITLES = {
     "dazle": ("DAZLE", "DAZLE (R=1)"),
     "dvbe": ("DVBE", "DVBE (pooled)"),
-    "vgse-patches": ("VGSE", "VGSE (pooled)"),
+    "vgse-patches": (
+        "VGSE (grid, losses partly ours)",
+        "VGSE (pooled, losses partly ours)",
+    ),
 }
 
 

@@ -84,11 +84,11 @@ def add_to(commands: Commands) -> None:
         "--method",
         metavar="NAME",
         help="auto (default): try several methods on validation classes and average the best; or "
-        "one system: cosine, prototype, eszsl, gaussian, ridge, raw, sje, vgse, cngzsl, zicldm, "
-        "zlap, cegzsl, tcn, cada-vae, hsva, sdgzsl, lisgan, f-vaegan, tf-vaegan, free, gcm-cf, "
-        "keshari-reconstruction, li-reconstruction, tdcss-reconstruction, icce-reconstruction, "
-        "taco-reconstruction or mlis. With --components or settings of generation and refinement "
-        "the default is mlis",
+        "one system: cosine, prototype, eszsl, gaussian, ridge, raw, sje, vgse, vgse-patches, "
+        "cngzsl, zicldm-reconstruction, zlap, dazle, dvbe, cegzsl, tcn, cada-vae, hsva, sdgzsl, "
+        "lisgan, f-vaegan, tf-vaegan, free, gcm-cf, keshari-reconstruction, li-reconstruction, "
+        "tdcss-reconstruction, icce-reconstruction, taco-reconstruction or mlis. With "
+        "--components or settings of generation and refinement the default is mlis",
     )
     group.add_argument(
         "--budget",

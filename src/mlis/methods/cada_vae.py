@@ -19,6 +19,10 @@ Settings are those of the authors' program, the same for every dataset. There
   `μ + exp(½ log σ²) ε` is `noise="standard"`.
 - the loss is a sum over the batch; here it is a mean, the same for Adam up to its epsilon.
 - batches are drawn without replacement; here with it.
+- descriptors are as published; here they have unit length by default (`descriptor_norm`), as those
+  of FLO, AWA2 and SUN do anyway. It matters for CUB's sentences, whose norms are 16.7 to 22.5: the
+  errors |D_a(z) − a| are some 20 times smaller beside those of features.
+- features are scaled to [0, 1]; here they are square-rooted before (`feature_transform`).
 - the softmax is trained for 21 to 33 epochs, chosen by dataset; here to convergence, with a weight
   decay chosen on validation classes, as is half or all of the epochs.
 """

@@ -13,10 +13,12 @@ CS, class standardisation (eq. 9), subtracts a unit's mean over the seen classes
 spread over them. Running averages of both are used for all classes afterwards: statistics of the
 classes of a test would make the prototype of one class depend on which others there are.
 
-As in the authors' notebook: raw features, Adam with 5e-4, weight decay 1e-4, batches of 256,
-50 epochs (FLO 1,100 steps, CUB 1,400, SUN 2,000, AWA2 4,600), a tenth of the learning rate after
-half of them; the same settings for all datasets. What differs:
+As in the authors' notebook: features are not scaled, Adam with 5e-4, weight decay 1e-4, batches of
+256, 50 epochs (FLO 1,100 steps, CUB 1,400, SUN 2,000, AWA2 4,600), a tenth of the learning rate
+after half of them; the same settings for all datasets. What differs:
 
+- The notebook takes features as they are; here they are square-rooted where none is negative, as
+  for every method (`preprocessing.feature_transform`: "none" for the notebook's).
 - The paper divides by the standard deviation, the notebook by the variance + 1e-5. Validation
   chooses between them.
 - A unit that is nearly constant over the seen classes would let one unseen class that activates it

@@ -20,7 +20,8 @@ With one region α is 1: an attribute-gated bilinear form, which is named "DAZLE
 As in the authors' program: the mean inside the logarithm, λ = 0.1, batches of 50, learning rate and
 weight decay 1e-4. What differs:
 
-- They take the 49 places of ResNet-101's last map; here regions are those of the dataset.
+- They take the 49 places of ResNet-101's last map; here regions are those of the dataset, whose
+  numbers are square-rooted where none is negative (`preprocessing.feature_transform`).
 - v are vectors of the attributes' names where the dataset's provenance has them (`mlis data build
   --phrases`), else random of unit length, as in a code path of theirs.
 - Adam in place of RMSProp. Batches are drawn uniformly, as theirs of CUB; those of AWA2 and SUN are

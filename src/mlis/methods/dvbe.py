@@ -30,8 +30,12 @@ What differs:
   image, random crops, and finally train the network too.
 - S₁ is a 3 × 3 convolution there. Regions of several views have no common plane, so that a region's
   gate sees the region alone.
-- Adam for both branches, there SGD with 0.1 to 0.001 for ODR. Logits are of seen classes alone; the
-  program has them of all, where no image is of an unseen one.
+- Adam for both branches, with β₁ 0.9 and one rate throughout (`beta1`, `decay`). There ODR has SGD
+  with momentum and rates of 0.1 to 0.001, ZSR Adam with β₁ 0.5, and all rates fall to a tenth after
+  each 30 of the 90 epochs.
+- Features are square-rooted where none is negative (`preprocessing.feature_transform`), not scaled;
+  descriptors have unit length.
+- Logits are of seen classes alone; the program has them of all, where no image is of an unseen one.
 - It keeps the threshold and the epoch that are best on test rows; here validation classes choose
   (its 90 epochs of 128 are 4,000 steps of FLO, 5,000 of CUB, 16,500 of AWA2).
 """

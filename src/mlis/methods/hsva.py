@@ -23,6 +23,7 @@ here:
 - The program draws unseen descriptors by the labels of **test rows**, whose class frequencies leak
   so. Here they are drawn uniformly from the unseen classes.
 - Losses are means over the batch, not sums; batches are drawn with replacement.
+- Descriptors have unit length, features are square-rooted before they are scaled: see CADA-VAE.
 - CORAL has no bound and only grows; here it counts up to `coral_limit`.
 - Stage 2 runs to convergence; half or all epochs and its weight decay are chosen on validation
   classes. The program tests every epoch from the 100th on and keeps the best.

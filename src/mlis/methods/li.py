@@ -8,7 +8,7 @@ split into category-distilling and category-dispersing factors; latents recombin
 batch guide the split; the distilling ones are classified.
 
 *From memory, not verified:* the VAEs, their alignment and their settings are CADA-VAE's
-(:mod:`mlis.methods.cada_vae`).
+(:mod:`mlis.methods.cada_vae`), with what it says of features and the length of descriptors.
 
 *Ours is the rest.* E_v and E_a give Gaussians of z = [d ; n], of which d, the first half, is
 distilling. C is a linear softmax of the seen classes on d, μ(·) the mean of E, and π a permutation

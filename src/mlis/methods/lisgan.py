@@ -20,7 +20,8 @@ on the other test images, so it is left out; which stage was published is not sa
 Settings are those of the authors' program. Different here: Q and the final softmax are trained to
 convergence (`classification.weight_decay`); clusters are k-means++ with ten starts; steps are
 chosen on validation classes, not set for each dataset by hand; a last ReLU in G only where features
-are not negative, as of the WGAN-GP.
+are not negative, as of the WGAN-GP; descriptors of unit length, as published except CUB's sentences
+(`descriptor_norm`); a square root of the features before they are scaled (`feature_transform`).
 """
 
 from dataclasses import dataclass

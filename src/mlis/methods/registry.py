@@ -34,7 +34,7 @@ from mlis.methods.tdcss import TDCSSReconstruction
 from mlis.methods.tf_vaegan import TFVAEGAN
 from mlis.methods.vgse import VGSE
 from mlis.methods.vgse_patches import VGSEPatches
-from mlis.methods.zicldm import ZICLDM
+from mlis.methods.zicldm import ZICLDMReconstruction
 from mlis.methods.zlap import ZLAP
 
 METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
@@ -48,7 +48,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "vgse": VGSE,
     "vgse-patches": VGSEPatches,
     "cngzsl": CNGZSL,
-    "zicldm": ZICLDM,
+    "zicldm-reconstruction": ZICLDMReconstruction,
     "zlap": ZLAP,
     "dazle": DAZLE,
     "dvbe": DVBE,

@@ -15,8 +15,8 @@ Settings are those of the authors' program. There and here: A is linear, LeakyRe
 LeakyReLU(0.01); R is linear, ReLU, linear; S is from ridge regression (the paper: sparse coding).
 Different here:
 
-- Features are scaled as `preprocessing` says, descriptors too; the program takes both as they are
-  (`feature_scaling="none"`, `descriptor_norm="none"`).
+- Features are transformed and scaled as `preprocessing` says, descriptors too; the program takes
+  both as they are (`feature_transform`, `feature_scaling` and `descriptor_norm`: "none").
 - A seen class with no coefficient above the threshold takes its largest one; the program divides by
   zero. Weights start uniformly with the variance of the program's normal ones.
 - The program tests every 1,000 of 50,000 steps and keeps the best H on test rows. On aPY its own

@@ -44,9 +44,10 @@ from mlis.model.heads import CosineHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import train_generator
-from mlis.training.layers import Linear
+from mlis.training.layers import Perceptron
 
 RATIOS = (30.0, 100.0, 300.0, 1000.0)
+SLOPE = 0.2  # of negative hidden units
 
 
 def log_prior(counts: Tensor, ratio: float) -> Tensor:
@@ -134,12 +135,11 @@ class ZLAP(NetworkMethod):
                 head = CosineHead(P(data.descriptors), 1 / one.temperature)
                 yield chosen, job.recognizer(scaler, head)
 
-    def network(self, data: TrainingTensors, precision: Precision, seed: int) -> nn.Sequential:
+    def network(self, data: TrainingTensors, precision: Precision, seed: int) -> Perceptron:
         """P, from descriptors (C, Da) to prototypes (C, Dx)."""
-        rest = (self.init_std, precision, stream(seed, "zlap-weights"))
-        first = Linear(data.descriptors.shape[1], self.hidden, *rest)
-        last = Linear(self.hidden, data.x.shape[1], *rest)
-        return nn.Sequential(first, nn.LeakyReLU(0.2), last)
+        sizes = data.descriptors.shape[1], self.hidden, data.x.shape[1]
+        rng = stream(seed, "zlap-weights")
+        return Perceptron(*sizes, SLOPE, self.init_std, precision, rng)
 
     def losses(self, P: nn.Module, data: TrainingTensors, fakes: Tensor, labels: Tensor) -> Losses:
         """Cross-entropy over all classes, of batches of real rows and `fakes` (m, Dx).
