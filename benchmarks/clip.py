@@ -1,8 +1,9 @@
 """Image-text models and this package on the same photographs: the table that needs weights.
 
-    python benchmarks/clip.py --images DIR/images --labels DIR/images.csv --class-column class_name \
-        --classes examples/flowers102.csv --clip openai/clip-vit-base-patch32 \
-        --clip google/siglip-base-patch16-224 -o runs/clip [--budget none]
+    python benchmarks/clip.py --images DIR/images --labels DIR/images.csv \
+        --class-column class_name --classes examples/flowers102.csv \
+        --clip openai/clip-vit-base-patch32 --clip google/siglip-base-patch16-224 \
+        -o runs/clip [--budget none]
 
 Everything is done by `mlis data build`, which embeds photographs and sentences by each model, and
 `mlis compare`. The last line of each model is the automatic choice with the zero-shot classifier as
