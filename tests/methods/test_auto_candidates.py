@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cli_cases import last_json, printed, refused, save_small
-from mlis import GZSLClassifier
-from mlis.errors import SettingsError
+from mlis import GZSLClassifier, add_classes
+from mlis.errors import DataError, SettingsError
 from mlis.io.checkpoint import load_model, save_model
 from mlis.io.onnx import export_onnx
 from mlis.methods.auto import Auto, together
@@ -116,6 +116,22 @@ def test_members_of_unlike_scale_are_averaged_saved_exported_and_served(unlike, 
         found = asker.post("/predict/features", json=asked).json()["results"]
     best = ensemble.predict(ROWS[:5])
     assert [one["predictions"][0]["class"] for one in found] == [DATA.class_names[i] for i in best]
+
+
+def test_classes_are_added_where_every_member_can_take_them(unlike):
+    training = DATA.for_training()
+    ridge = build_method("ridge", SETTINGS).fit(training, device="cpu")
+    standard = SETTINGS.replace({"preprocessing": {"feature_scaling": "standard"}})
+    other = build_method("ridge", standard).fit(training, device="cpu").recognizer
+    new = (["okapi"], DATA.descriptors[:2].mean(0, keepdims=True))
+    ensemble = together([ridge.recognizer, other], [1.0, 1.0])
+    grown, _ = add_classes(ensemble, ridge.exemplars, *new)
+    assert grown.scores(ROWS).shape == (len(ROWS), len(DATA.class_names) + 1)
+    old = grown.scores(ROWS)[:, :-1].argmax(1) == ensemble.scores(ROWS).argmax(1)
+    assert old.mean() > 0.8  # the exemplars are rescaled as the images are
+    ensemble = together([ridge.recognizer, unlike["cngzsl"]], [1.0, 1.0])
+    with pytest.raises(DataError, match="'cosine'"):
+        add_classes(ensemble, ridge.exemplars, *new)
 
 
 # --- choosing -------------------------------------------------------------------------------------

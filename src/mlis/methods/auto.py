@@ -60,6 +60,8 @@ MOST = 10_000
 """Held-out rows of seen and of unseen classes, each, that a choice is made on."""
 LONGEST = 1e9
 """Seconds of a budget without end, as JSON has no infinity."""
+TAKEN = ("gaussian", "ridge", "mlis", "text", "density", "softmax")
+"""Names of methods and families that are tried anyway."""
 _FINAL = 1.4  # a training on all rows, in trainings on a fold
 _DEARER = 3.0  # the next method's training, in those of the dearest one so far
 
@@ -95,10 +97,6 @@ def text_member(dataset: GZSLDataset, config: Config) -> list[Entry]:
         return []
     method = SharedSpaceCosine(config, text=size, views=numbers // size, scaled=True)
     return [Entry("text", "text", method)]
-
-
-TAKEN = ("gaussian", "ridge", "mlis", "text", "density", "softmax")
-"""Names of methods and families that are tried anyway."""
 
 
 def with_transform(config: Config, transform: str) -> Config:
