@@ -42,9 +42,9 @@ def evaluate(capsys, *arguments) -> dict:
 
 
 def cells(text: str, words: str) -> list[str]:
-    """Symbol and value in the line of a measure."""
-    (line,) = [line for line in text.splitlines() if line.startswith(f"{words} ")]
-    return line.removeprefix(words).split()
+    """Value and symbol in the line of a measure."""
+    (line,) = [line for line in text.splitlines() if line.endswith(f"  {words}")]
+    return line.removesuffix(words).split()
 
 
 def failure(capsys, *arguments) -> str:
@@ -80,7 +80,7 @@ def test_text_names_measures_classes_and_confusions(model, run, capsys):
     row = json.loads((run / "seed-1/ml/result.json").read_text())["test"]
     lines = captured.out.splitlines()
     for name in ("U", "S", "H", "T1", "AUSUC", "overall"):
-        assert cells(captured.out, MEANING[name]) == [name, f"{row[name]:.1f}"]
+        assert cells(captured.out, MEANING[name]) == [f"{row[name]:.1f}", name]
     for line in row["per_class"]:
         (shown,) = [text for text in lines if text.startswith(line["name"] + "  ")]
         kind = "seen" if line["seen"] else "unseen"
@@ -275,7 +275,7 @@ def test_retrieval_of_unseen_classes_raw_beside_refined(model, run, tmp_path, ca
     text = printed(capsys, "evaluate", model, tmp_path / "data")
     for name, pair in zip(("Recall@1", "MAP@R"), (wanted[:2], wanted[2:]), strict=True):
         shown = cells(text, f"{MEANING[name]}, of unseen classes: raw → refined features")
-        assert shown == [name, *"{:.1f} → {:.1f}".format(*pair).split()]
+        assert shown == [*"{:.1f} → {:.1f}".format(*pair).split(), name]
     several = evaluate(capsys, run, tmp_path / "data")["components"]["ml"]
     assert several["map_at_r_refined"][1] == pytest.approx(refined.map_at_r)
     assert several["map_at_r_refined_mean"] == pytest.approx(np.mean(several["map_at_r_refined"]))
@@ -333,7 +333,7 @@ def test_a_page_of_one_model(run, model, small_folder, tmp_path, capsys):
     worst = row["confusions"][0]
     assert f"{worst['label']} unseen was taken for {worst['predicted']}" in shown.text
     assert re.search(
-        r"One of them, against kind \d+: .+? Nearest training images: kind", shown.text
+        r"One of them, against kind \d+: .+? Nearest training images: \d of kind", shown.text
     )
     check_self_contained(page.read_text(encoding="utf-8"))
     shutil.copytree(model, tmp_path / "model")  # labelled rows instead of the dataset

@@ -315,7 +315,9 @@ def _print_evaluation(args: argparse.Namespace, found: "Measured") -> None:
     result, display = found.result, found.recognizer.display_names
     if words := in_words(result.U, result.S, result.H):
         say(words)
-    print_table([("", "", "per cent"), *found.table()])
+    say("per cent:")
+    for line in found.lines():
+        say(line)
     say(f"temperature of the probabilities: {found.confidence.temperature:.4g}")
     for note in result.notes:
         say(f"note: {note}")

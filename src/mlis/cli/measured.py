@@ -101,13 +101,19 @@ class Measured:
                 rows.append((text, name, values))
         return rows + self._of_rejection()
 
+    def lines(self) -> list[str]:
+        """The table as text: value, symbol, words."""
+        rows = self.table()
+        wide = [max(len(row[i]) for row in rows) for i in range(3)]
+        return [f"{value:>{wide[2]}}  {name:<{wide[1]}}  {words}" for words, name, value in rows]
+
     def _of_rejection(self) -> list[tuple[str, str, str]]:
         from mlis.evaluation.words import MEANING
 
         if (found := self.rejection) is None:
             return []
         rows = [
-            (f"{MEANING['risk']}: the first {at:.0f} %", "risk", number(risk))
+            (MEANING["risk"].replace("those", f"the {at:.0f} %"), "risk", number(risk))
             for at, risk in found.at(*COVERAGES)
         ]
         rows.append((MEANING["AURC"], "AURC", number(found.area)))

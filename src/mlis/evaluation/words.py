@@ -12,10 +12,10 @@ MEANING = {
     "best H": "H at the best trade-off for these very photographs (optimistic)",
     "ECE": "how far probabilities are from the share named right",
     "Recall@1": "photographs whose nearest other one is of the same class",
-    "MAP@R": "nearest photographs that are of the same class, early ones counting more",
+    "MAP@R": "nearest photographs that are of the same class (mean average precision)",
     "risk": "photographs named wrong, of those that look most like known classes",
-    "AURC": "the same, on average over all shares",
-    "AUROC": "photographs of known classes that look more known than those of unknown ones",
+    "AURC": "the same, on average over how many are answered",
+    "AUROC": "chance that a photograph of a known class looks more known than one of another",
 }
 """By symbol; per cent, of U, S and T1 the mean over classes."""
 

@@ -1,5 +1,6 @@
 """Details of a study's main series: losses, map of features, classes, confusions."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,11 @@ def parts(
         problem: why there are no answers, if so.
     """
     classes = list(_classes(tests, shown))
-    rejection = answers.rejection if answers else None
-    reliable = answers is not None and answers.confidence.all is not None
+    confidence, rejection = (answers.confidence, answers.rejection) if answers else (None, None)
+    reliable = confidence is not None and confidence.all is not None
     return {
-        "confidence": answers.confidence if answers else None,
-        "reliability": charts.reliability_panel(what, answers.confidence) if reliable else None,
+        "confidence": confidence,
+        "reliability": charts.reliability_panel(what, confidence) if reliable else None,
         "confidence_problem": "" if answers else problem,
         "rejection": rejection,
         "turned_away": answers.turned_away if answers else {},
@@ -176,7 +177,8 @@ def _reasons(pairs: Sequence[Mapping[str, Any]], answers: Tested | None) -> dict
 
 
 def _said(reason: Explanation, shown: Mapping[str, str]) -> dict[str, str]:
-    nearest = [shown.get(one.class_name, one.class_name)[:NAME] for one in reason.nearest]
+    near = Counter(shown.get(one.class_name, one.class_name)[:NAME] for one in reason.nearest)
+    nearest = [f"{count} of {name}" for name, count in near.items()]
     against = shown.get(reason.runner_up, reason.runner_up)[:NAME]
     return {"against": against, "because": reason.because, "nearest": ", ".join(nearest)}
 
