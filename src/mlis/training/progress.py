@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 from mlis.escape import terminal
 from mlis.training.callbacks import Callback
 
-FIRST_LINE = 3.0  # seconds, where there is no terminal; says how long the whole will take
+FIRST_LINE = 10.0  # seconds, where there is no terminal; says how long the whole will take
 LINE_EVERY = 60.0  # seconds between two lines
+LONG = 10.0  # seconds of trainings that are announced
 _LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -97,6 +98,12 @@ class ProgressBar(Callback):
     def on_end(self, stage: str) -> None:
         """Close it."""
         self.close()
+
+    def on_trained(self, method: str, done: int, total: int, seconds: float) -> None:
+        """Say after a method's first training how long the others take, if that is long."""
+        if done == 1 and (rest := (total - done) * seconds) >= LONG:
+            text = f"{method}: the first of {total} trainings took {seconds:.0f} s, the rest about"
+            print(terminal(f"{text} {rest:.0f} s"), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Close the present bar, if there is one."""
