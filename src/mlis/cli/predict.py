@@ -127,6 +127,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_no_list(path: Path) -> None:
+    """Refuse a table of photographs or boxes, which was read as features.
+
+    Raises:
+        DataError: says how to make a folder of it.
+    """
+    from mlis.features.labelled_rows import is_photographs
+
+    if path.is_file() and is_photographs(path):
+        raise DataError(
+            f"{path}: expected images or features, got a table of images. Make a folder of these, "
+            f"or of their boxes: mlis data import {path} --images DIR -o FOLDER, and name that."
+        )
+
+
 def _check_output(args: argparse.Namespace) -> None:
     if args.format in _TOOLS:
         refuse(args, ("explain",), f"with --format {args.format}")
@@ -253,7 +268,12 @@ def _rows(args: argparse.Namespace, model: Path, recognizer: "Recognizer") -> "R
     paths = file_paths(args.inputs)
     if len(paths) == 1:  # of several files, each has a part of the features
         check_backbone(recognizer, backbone_of(paths[0]), str(paths[0]))
-    rows = join_rows(paths, [read_rows(path, args.label_column) for path in paths])
+    try:
+        rows = join_rows(paths, [read_rows(path, args.label_column) for path in paths])
+    except DataError:
+        for path in paths:
+            _check_no_list(path)
+        raise
     if rows.features.shape[1] != recognizer.num_features:
         name = joined_name([str(path) for path in paths])
         raise DataError(
