@@ -363,3 +363,12 @@ def test_display_names_are_shown(model, small_folder, tmp_path, capsys):
     assert "kind 9" not in text
     found = evaluate(capsys, tmp_path / "model", small_folder)
     assert "kind 9" in {one["name"] for one in found["per_class"]}
+
+
+def test_a_page_without_test_images_says_so(model, tmp_path, capsys):
+    base, none = small_dataset(), np.empty(0, dtype=np.int64)
+    split = dataclasses.replace(base.split, test_unseen=none, test_seen=none)
+    save_dataset(dataclasses.replace(base, split=split), tmp_path / "data")
+    page = tmp_path / "page.html"
+    printed(capsys, "evaluate", model, tmp_path / "data", "--html", page)
+    assert "there are no test images" in Reader(page.read_text(encoding="utf-8")).text

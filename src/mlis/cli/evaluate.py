@@ -46,9 +46,11 @@ from mlis.cli.datasets import (
     relocated,
 )
 from mlis.cli.output import (
+    MEASURES,
     check_file,
     number,
     print_json,
+    print_list,
     print_summaries,
     print_table,
     report_unread,
@@ -345,6 +347,7 @@ def _print_summary(
     seconds: float,
 ) -> None:
     from mlis.evaluation import summarise
+    from mlis.evaluation.words import legend
 
     each = round(seconds / len(models), 3)
     summaries = {
@@ -353,6 +356,7 @@ def _print_summary(
     }
     if len(models) > 1:
         print_summaries(summaries)
+        print_list("in words:", legend(MEASURES))
     if args.json:
         first = next(iter(rows))
         seeds = [m.seed for m in models if m.components == first and m.seed is not None]

@@ -75,11 +75,11 @@ def parts(
     """
     classes = list(_classes(tests, shown))
     confidence, rejection = (answers.confidence, answers.rejection) if answers else (None, None)
-    reliable = confidence is not None and confidence.all is not None
+    reliable = confidence if confidence and confidence.all else None
     return {
         "confidence": confidence,
-        "reliability": charts.reliability_panel(what, confidence) if reliable else None,
-        "confidence_problem": "" if answers else problem,
+        "reliability": charts.reliability_panel(what, reliable) if reliable else None,
+        "confidence_problem": problem or "there are no test images",
         "rejection": rejection,
         "turned_away": answers.turned_away if answers else {},
         "risk": charts.risk_panel(what, rejection) if rejection else None,
