@@ -75,7 +75,7 @@ def add_command(
 def filled(text: str) -> str:
     """Text that is not empty, as an unset variable of a shell is."""
     if not text:
-        raise argparse.ArgumentTypeError("expected a name, got an empty one")
+        raise argparse.ArgumentTypeError("expected a name or path, got an empty one")
     return text
 
 

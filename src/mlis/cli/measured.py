@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlis.incremental.exemplar_buffer import ExemplarBuffer
     from mlis.model.recognizer import Recognizer
 
-COVERAGES = (50, 80, 90, 100)  # per cent of images that are answered
+COVERAGES = (50, 80, 90)  # per cent of images that are answered
 
 
 @dataclass(frozen=True, eq=False)
