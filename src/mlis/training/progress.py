@@ -28,11 +28,12 @@ class Bar(tqdm):
     """
 
     monitor_interval = 0  # no thread that redraws bars
+    delay: float
 
     def __init__(
         self, title: str, total: int | None, done: int, unit: str, *, hidden: bool = False
     ):
-        self.as_lines = not sys.stderr.isatty() and "ipykernel" not in sys.modules
+        self.as_lines: bool = not sys.stderr.isatty() and "ipykernel" not in sys.modules
         options: dict[str, Any] = {"dynamic_ncols": True}
         if self.as_lines:
             options = {"mininterval": FIRST_LINE, "delay": FIRST_LINE, "bar_format": _LINE}
@@ -72,23 +73,22 @@ class ProgressBar(Callback):
         title: of the training.
     """
 
-    bar: Bar | None = None
-
     def __init__(self, title: str = ""):
-        self._title = title
+        self._title: str = title
+        self._bar: Bar | None = None
 
     def on_start(self, stage: str, step: int, total: int) -> None:
         """Show a bar, unless the stage was finished before."""
         self.close()
         if step < total:
             title = f"{self._title}: {stage}" if self._title else stage
-            self.bar = Bar(title, total, step, " steps")
-            if self.bar.as_lines and step:
+            self._bar = Bar(title, total, step, " steps")
+            if self._bar.as_lines and step:
                 print(f"{terminal(title)} continues after step {step}", file=sys.stderr)
 
     def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
         """Advance it."""
-        if (bar := self.bar) is not None:
+        if (bar := self._bar) is not None:
             shown = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
             bar.set_postfix_str(shown, refresh=False)
             bar.update(step - bar.n)
@@ -107,6 +107,6 @@ class ProgressBar(Callback):
 
     def close(self) -> None:
         """Close the present bar, if there is one."""
-        if self.bar is not None:
-            self.bar.close()
-        self.bar = None
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
