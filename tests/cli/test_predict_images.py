@@ -74,7 +74,7 @@ def test_a_bar_is_shown_where_it_is_asked_for(model, monkeypatch, capsys):
     plain = ImageClassifier(model).predict(images)
     assert capsys.readouterr().err == ""
     assert ImageClassifier(model).predict(iter(images), verbose=True) == plain
-    assert f"{len(images)} images" in capsys.readouterr().err
+    assert f"{len(images)}/{len(images)} [" in capsys.readouterr().err
 
 
 def test_scores_are_probabilities_after_calibration(model):
