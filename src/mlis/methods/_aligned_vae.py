@@ -17,7 +17,6 @@ from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Refiner
-from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.loop import train
 from mlis.training.state import EpochCount, PackedTrainer
 
@@ -177,7 +176,7 @@ class AlignedMethod(Method, Generic[T]):
         scaler, data = job.prepare(self.config)
         trainer = self.trainer(data, Precision.of(self.config.precision, job.device), job.seed)
         steps = {one.epochs: one.epochs * trainer.clock.per_epoch for one in self.among(job)}
-        kept = SnapshotSeries(steps.values(), trainer.kept())
+        kept = job.series(self, steps.values(), trainer.kept())
         train(self.stage, trainer, max(steps.values()), job.callbacks, kept)
         encoders = (trainer.latents_of_features, trainer.latents_of_descriptors)
         counts = (self.seen_latents, self.unseen_latents)
