@@ -1,5 +1,6 @@
 """Every method's training goes on where a killed process stopped, and ends with the same bits."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,8 @@ def test_a_killed_training_ends_with_the_same_bits(name, tmp_path):
     lives, found = list[Mortal](), None
     while found is None:
         lives.append(Mortal(tmp_path / "killed", 4))
-        try:
+        with suppress(Killed):
             found = trained(name, lives[-1])
-        except Killed:
-            pass
     same(found, wanted)
     assert sum(life.saved for life in lives) == whole.saved  # no step was taken twice
     assert (len(lives) > 1) == (name not in CLOSED)
