@@ -140,14 +140,3 @@ def test_the_softmax_sees_features_hidden_units_and_the_mean_descriptor():
     last = inner.parts[1].parts[0]
     assert last.weight.shape == (4, 6)  # μ, without s
     torch.testing.assert_close(parts[2], torch.sigmoid(parts[1] @ last.weight.T + last.bias))
-
-
-def test_a_training_continued_from_a_snapshot_ends_with_the_same_bits():
-    one, other = trainer(), trainer(init_std=0.1)
-    one.step()
-    other.load_state({name: value.clone() for name, value in one.state().items()})
-    for part in (one, other):
-        part.step()
-        part.step()
-    for name, value in one.state().items():
-        assert torch.equal(value, other.state()[name]), name
