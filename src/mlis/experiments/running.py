@@ -57,7 +57,7 @@ class How:
 def run(task: Task, work: Path, how: How) -> Row:
     """Train and test, or continue where a killed process stopped.
 
-    A method without snapshots of its own starts again, except for its generator.
+    A training continues from its last snapshot; only an automatic choice of methods starts again.
 
     Args:
         task: what to run.

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypedDict, Unpack
 
@@ -21,7 +21,7 @@ from mlis.pipeline import Trained
 from mlis.protocol import choose as choose_on_validation
 from mlis.provenance import training_key
 from mlis.training.callbacks import Callback
-from mlis.training.checkpoints import CheckpointStore
+from mlis.training.checkpoints import CheckpointStore, SnapshotSeries
 
 
 class JobOptions(TypedDict, total=False):
@@ -74,6 +74,16 @@ class Job:
         """
         precision = Precision.of(config.precision, self.device)
         return prepare(self.training, config.preprocessing, precision, pool=pool)
+
+    def series(
+        self, method: "Method", steps: Collection[int], parts: Collection[str]
+    ) -> SnapshotSeries:
+        """Keeps parts of one training of a method after several numbers of steps.
+
+        Continues from a snapshot of the same settings and numbers of steps, and from no other.
+        """
+        key = hash_of([method.settings, sorted(set(steps))])
+        return SnapshotSeries(steps, parts, self.checkpoints, key[:12])
 
     def recognizer(
         self, preprocessing: FeatureScaler, head: Head, refiner: Refiner | None = None

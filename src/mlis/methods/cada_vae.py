@@ -38,13 +38,12 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import rows_ahead
-from mlis.generators.vae_gan.losses import kl_divergence
+from mlis.generators.vae_gan.trainer import update
 from mlis.methods._aligned_vae import (
     AlignedMethod,
     AlignedTrainer,
     Gaussians,
     LatentNoise,
-    absolute_error,
     warm_up,
     wasserstein,
 )
@@ -141,9 +140,7 @@ class CADAVAETrainer(AlignedTrainer):
         total = losses["reconstruction"]
         for name, weight in self.weights().items():
             total = total + weight * losses[name]
-        self.adam.zero_grad()
-        total.backward()
-        self.adam.step()
+        update(total, self.adam)
         self.clock.advance()
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -158,13 +155,8 @@ class CADAVAETrainer(AlignedTrainer):
         a, noise = self.data.descriptors[labels], self.settings.latent_noise
         visual, semantic = self.visual_encoder(x), self.semantic_encoder(a)
         z_v, z_a = noise.draw(visual, self.rng), noise.draw(semantic, self.rng)
-        to_x, to_a = self.visual_decoder, self.semantic_decoder
-        return {
-            "reconstruction": absolute_error(to_x(z_v), x) + absolute_error(to_a(z_a), a),
-            "kl": kl_divergence(*visual) + kl_divergence(*semantic),
-            "cross": absolute_error(to_x(z_a), x) + absolute_error(to_a(z_v), a),
-            "distance": wasserstein(visual, semantic),
-        }
+        losses = self.aligned_losses((x, a), (visual, semantic), (z_v, z_a), (z_a, z_v))
+        return {**losses, "distance": wasserstein(visual, semantic)}
 
     def latents_of_features(self, x: Tensor) -> Gaussians:
         """μ and log σ² of (B, Dx)."""

@@ -42,14 +42,12 @@ from mlis.compute.random import stream
 from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.data.samplers import uniform_rows
-from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.generators.vae_gan.trainer import update
 from mlis.methods._aligned_vae import (
     AlignedMethod,
     AlignedTrainer,
     Gaussians,
     LatentNoise,
-    absolute_error,
     warm_up,
     wasserstein,
 )
@@ -215,19 +213,14 @@ class HSVATrainer(AlignedTrainer):
         noise = NOISE
         visual, semantic = self.latents_of_features(x), self.latents_of_descriptors(a)
         z_v, z_a = noise.draw(visual, self.rng), noise.draw(semantic, self.rng)
-        to_x, to_a = self.visual_decoder, self.semantic_decoder
         distance = wasserstein(visual, semantic)
         if unseen := len(self.data.unseen):
             drawn = uniform_rows(unseen, len(x), self.rng)
             others = self.data.descriptors[self.data.unseen[drawn]]
             z_u = noise.draw(self.latents_of_descriptors(others), self.rng)
             distance = distance - coral(z_v, z_u).clamp(max=self.settings.coral_limit)
-        return {
-            "reconstruction": absolute_error(to_x(z_v), x) + absolute_error(to_a(z_a), a),
-            "kl": kl_divergence(*visual) + kl_divergence(*semantic),
-            "cross": absolute_error(to_x(z_a), x) + absolute_error(to_a(z_v), a),
-            "distance": distance,
-        }
+        losses = self.aligned_losses((x, a), (visual, semantic), (z_v, z_a), (z_a, z_v))
+        return {**losses, "distance": distance}
 
     def latents_of_features(self, x: Tensor) -> Gaussians:
         """μ and log σ² of (B, Dx)."""

@@ -35,8 +35,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import setting
-from mlis.generators.vae_gan.losses import kl_divergence
-from mlis.methods._aligned_vae import Gaussians, absolute_error, wasserstein
+from mlis.methods._aligned_vae import Gaussians, wasserstein
 from mlis.methods._refined_softmax import as_refiner
 from mlis.methods.cada_vae import CADAVAE, CADAVAETrainer
 from mlis.model.preprocessing import TrainingTensors
@@ -101,9 +100,7 @@ class LiTrainer(CADAVAETrainer):
         mixed = [self.combined(z, z[order]) for z in (z_v, z_a)]
         again = self.visual_encoder(to_x(mixed[0]))[0], self.semantic_encoder(to_a(mixed[1]))[0]
         return {
-            "reconstruction": absolute_error(to_x(z_v), x) + absolute_error(to_a(z_a), a),
-            "kl": kl_divergence(*visual) + kl_divergence(*semantic),
-            "cross": absolute_error(to_x(crossed[0]), x) + absolute_error(to_a(crossed[1]), a),
+            **self.aligned_losses((x, a), (visual, semantic), (z_v, z_a), crossed),
             "distance": wasserstein(self.distilling(*visual), self.distilling(*semantic)),
             "classes": self.classification(z_v, own) + self.classification(z_a, own),
             "recombination": sum(

@@ -186,7 +186,7 @@ class VAE(nn.Module):
         h = rectify(drop(first(torch.cat((z, a), dim=1)), share), SLOPE)
         h = drop(self._normalised(0, second(h), drop), share)
         h = rectify(drop(self._normalised(1, third(h), drop), share), SLOPE)
-        return rectify(last(drop(h, share)), self.last_slope)
+        return rectify(last(h), self.last_slope)
 
     def _normalised(self, index: int, h: Tensor, drop: Drop) -> Tensor:
         """By the batch in training, by running statistics in synthesis."""
@@ -220,6 +220,36 @@ class Autoencoder(nn.Module):
         return drop(rectify(last(h), self.last_slope), self.share)
 
 
+class Relation(nn.Module):
+    """R(h_s, a): a linear layer, ReLU, a linear layer, sigmoid.
+
+    Args:
+        semantic, attributes, hidden: lengths of h_s and a, and the hidden units.
+        precision: device and dtypes.
+        rng: CPU generator that draws the weights.
+    """
+
+    def __init__(
+        self,
+        semantic: int,
+        attributes: int,
+        hidden: int,
+        precision: Precision,
+        rng: torch.Generator,
+    ):
+        super().__init__()
+        inputs = semantic + attributes
+        sizes = (semantic, attributes, hidden)
+        std = (3 * inputs) ** -0.5
+        self.scorer: PairScorer = PairScorer(*sizes, std, precision, rng, slope=0)
+        self.scorer.output.data.mul_((inputs / hidden) ** 0.5)  # it has so many inputs
+        self.bias: nn.Parameter = nn.Parameter(self.scorer.output.new_zeros(()))
+
+    def forward(self, h: Tensor, descriptors: Tensor) -> Tensor:
+        """Relations (B, K) in (0, 1) of (B, S) and (K, Da)."""
+        return (self.scorer(h, descriptors) + self.bias).sigmoid()
+
+
 class DisentanglingTrainer(PackedTrainer):
     """One step = one update of VAE, autoencoder and R, and in its turn of d; also samples."""
 
@@ -234,9 +264,7 @@ class DisentanglingTrainer(PackedTrainer):
 
         self.vae: VAE = VAE(features, attributes, s, data.signed, layer, precision)
         self.autoencoder: Autoencoder = Autoencoder(features, s, data.signed, layer)
-        std = (3 * (s.semantic + attributes)) ** -0.5
-        sizes = (s.semantic, attributes, s.hidden)
-        self.relation: PairScorer = PairScorer(*sizes, std, precision, rng, slope=0)
+        self.relation: Relation = Relation(s.semantic, attributes, s.hidden, precision, rng)
         self.discriminator: Linear = layer(2 * s.semantic, 2)
         networks = (self.vae, self.autoencoder, self.relation)
         parameters = [p for network in networks for p in network.parameters()]
@@ -288,8 +316,8 @@ class DisentanglingTrainer(PackedTrainer):
         for features in (made, x):
             h = self.autoencoder.encode(features, drop)
             reconstruction = reconstruction + mse_loss(self.autoencoder.decode(h, drop), x)
-            scores = self.relation(h[:, : self.settings.semantic], descriptors)
-            relation = relation + mse_loss(scores.sigmoid(), targets)
+            found = self.relation(h[:, : self.settings.semantic], descriptors)
+            relation = relation + mse_loss(found, targets)
             parts.append(h)
         error = (made - x).square().sum() / len(x)
         kl = kl_divergence(mean, log_variance)

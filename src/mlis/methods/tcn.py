@@ -36,6 +36,7 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import rows_ahead
+from mlis.generators.vae_gan.trainer import update
 from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.model.heads import RelationHead
 from mlis.model.preprocessing import TrainingTensors
@@ -130,9 +131,7 @@ class ContrastTrainer(PackedTrainer):
         self.rows = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
         losses = self.losses(x, labels)
         total = losses["contrast"] + self.settings.transfer_weight * losses["transfer"]
-        self.adam.zero_grad()
-        total.backward()
-        self.adam.step()
+        update(total, self.adam)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def losses(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -176,7 +176,7 @@ class VGSEPatches(VGSE):
         settings = replace(self, learning_rate=self.cluster_rate, decay_every=0)
         losses = self.cluster_losses(network, data, words)
         trainer = NetworkTrainer(network, losses, settings, batches)
-        train("vgse-clusters", trainer, self.cluster_steps, job.callbacks)
+        train("vgse-clusters", trainer, self.cluster_steps, job.callbacks, job.checkpoints)
         return class_shares(network.requires_grad_(False), data)
 
     def cluster_losses(

@@ -120,7 +120,7 @@ class ZLAP(NetworkMethod):
         """
         precision = Precision.of(self.config.precision, job.device)
         scaler, data = job.prepare(self.config)
-        how = (precision, job.seed, job.callbacks, None, job.reuse)
+        how = (precision, job.seed, job.callbacks, job.checkpoints, job.reuse)
         generator, _ = train_generator(job.training, data, self.config, *how)
         rng = stream(job.seed, "zlap-synthetic", device=data.y.device)
         fakes, labels = [data.descriptors.new_zeros((0, data.x.shape[1]))], [data.y]
