@@ -326,6 +326,15 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of sections, as `Config.to_dict` gives them, by "section.name"."""
+    flat = {}
+    for section, value in settings.items():
+        named = value.items() if isinstance(value, Mapping) else ()
+        flat |= {f"{section}.{name}": one for name, one in named} or {section: value}
+    return flat
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a settings file.
 

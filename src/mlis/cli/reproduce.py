@@ -86,7 +86,7 @@ def add_to(commands: Commands) -> None:
         action="append",
         choices=("val", "test-best", "both"),
         help="test-best or both: beside H@val also H@test-best (optimistic), the best of several "
-        "steps and all constants on test data, as in published figures (default: val)",
+        "steps or settings and all constants on test data, as in published figures (default: val)",
     )
     group = parser.add_argument_group("how")
     add_common(group, "--output", metavar="RESULTS", help="folder of the results")

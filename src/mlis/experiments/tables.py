@@ -34,9 +34,8 @@ _COMPARED: dict[str, tuple[Name, ...]] = {
     "table4": ("table4",),
 }
 TEST_BEST_NOTE = (
-    f"{TEST_BEST}: the best of several steps and of all calibration constants on test data, of "
-    "baselines the best constant alone. To stand beside published figures; not to be compared with "
-    "H@val."
+    f"{TEST_BEST}: the best of several steps or settings, and of all calibration constants, on "
+    "test data. To stand beside published figures; not to be compared with H@val."
 )
 HEADER = (
     *("dataset", "method", "U", "S", "H", "runs", "", "protocol", "size"),
