@@ -69,7 +69,8 @@ def add_to(commands: Commands) -> None:
         "--budget",
         choices=("paper", "reduced", "quick"),
         default="paper",
-        help="reduced: the systems of table2 that take hours or days, cut down to minutes, and "
+        help="paper: each system of table2 as published for the benchmark, where that is known, "
+        "else its defaults; reduced: the systems of table2 that take hours or days, cut down to minutes, and "
         "labelled so in each row; quick: a few steps and small networks, to test the set-up; "
         "figures mean nothing",
     )

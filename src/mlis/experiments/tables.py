@@ -199,9 +199,10 @@ def _measured(entry: Entry, store: Store, budget: Budget) -> Line:
     rows = rows_of(entry, store)
     missing = [task.seed for task in entry.tasks if store.get(task.key) is None]
     note = f"seeds {', '.join(map(str, missing))} not run" if missing else ""
-    if rows:
-        return measured_line(entry.source.label, entry.label, rows, note=note, budget=budget.name)
     line = Line(entry.source.label, entry.label, NOT_RUN, note=note)
+    if rows:
+        line = measured_line(entry.source.label, entry.label, rows, note=note, budget=budget.name)
+    # a row by an earlier version tells less of the same data
     return replace(line, **(inputs_of(entry.source.dataset) if entry.source.dataset else {}))
 
 

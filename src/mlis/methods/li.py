@@ -38,6 +38,7 @@ from mlis.config import setting
 from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.methods._aligned_vae import Gaussians, absolute_error, wasserstein
 from mlis.methods._refined_softmax import as_refiner
+from mlis.methods.base import ByBenchmark
 from mlis.methods.cada_vae import CADAVAE, CADAVAETrainer
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Layers
@@ -56,6 +57,7 @@ class LiReconstruction(CADAVAE):
     stage: ClassVar[str] = "li-reconstruction"
     remedy: ClassVar[str] = "Lower batch_size or the hidden sizes of LiReconstruction"
     reconstruction: ClassVar[bool] = True
+    published: ClassVar[ByBenchmark] = {}
 
     latent: int = setting(128, "length of z, half of it d", low=2)
     class_weight: float = setting(1.0, "ω of the classes of d", low=0)
