@@ -192,7 +192,8 @@ def _published(one: Published) -> Line:
     how = ("" if one.setting == "not known" else one.setting, f"selection: {one.selection}")
     note = "; ".join(filter(None, (where, one.source, *how, one.note)))
     facts = (one.dataset, one.method, PUBLISHED, summary, None, one.protocol)
-    return Line(*facts, features=one.features, note=note)
+    inputs = {name: getattr(one, name) for name in NAMES}
+    return Line(*facts, **inputs, note=note)
 
 
 def _measured(entry: Entry, store: Store, budget: Budget) -> Line:
