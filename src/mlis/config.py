@@ -328,10 +328,13 @@ def hash_of(value: Any) -> str:
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Values of sections, as `Config.to_dict` gives them, by "section.name"."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for section, value in settings.items():
-        named = value.items() if isinstance(value, Mapping) else ()
-        flat |= {f"{section}.{name}": one for name, one in named} or {section: value}
+        if isinstance(value, Mapping):
+            named = cast("Mapping[str, Any]", value)
+            flat |= {f"{section}.{name}": one for name, one in named.items()}
+        else:
+            flat[section] = value
     return flat
 
 

@@ -70,9 +70,9 @@ def add_to(commands: Commands) -> None:
         choices=("paper", "reduced", "quick"),
         default="paper",
         help="paper: each system of table2 as published for the benchmark, where that is known, "
-        "else its defaults; reduced: the systems of table2 that take hours or days, cut down to minutes, and "
-        "labelled so in each row; quick: a few steps and small networks, to test the set-up; "
-        "figures mean nothing",
+        "else its defaults (the default); reduced: those that take hours or days, cut down to "
+        "minutes, and labelled so in each row; quick: a few steps and small networks, to test the "
+        "set-up; figures mean nothing",
     )
     group.add_argument(
         "--methods",

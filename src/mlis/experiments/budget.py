@@ -133,9 +133,9 @@ def _shorter(task: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     lengths = {name: one["steps"] for name, one in known.items() if "steps" in one}
     if not lengths:
         return ""
-    name = (
-        task.get("name") if task.get("name") in lengths else min(lengths, key=lengths.__getitem__)
-    )
+    name = str(task.get("name"))
+    if name not in lengths:
+        name = min(lengths, key=lengths.__getitem__)
     if usual["steps"] >= lengths[name]:
         return ""
     return f"shorter than published: {usual['steps']} steps of {lengths[name]} ({name})"
