@@ -58,6 +58,17 @@ def test_warm_up(epoch, wanted):
     assert warm_up(epoch, *cada_vae.WARM_UP["cross"]) == wanted
 
 
+def test_weights_grow_over_the_same_share_of_a_shorter_training():
+    shorter = trainer(warm_up=0.5)
+    for share in (0.0, 0.1, 0.3, 0.5, 0.8, 1.0):
+        found = []
+        for one, epochs in ((trainer(), 100), (shorter, 50)):
+            one.clock.steps.fill_(round(share * epochs) * one.clock.per_epoch)
+            found.append(one.weights())
+        assert found[0] == pytest.approx(found[1])
+    assert found[0] == {"kl": 0.25, "cross": 2.37, "distance": 8.13}
+
+
 def test_noise_of_the_program_is_one_number_a_row_times_the_variance():
     mean, log_variance = numbers(50_000, 2), numbers(1, 2, seed=1).expand(50_000, 2)
     for kind, power in (("program", 1.0), ("standard", 0.5)):

@@ -75,7 +75,7 @@ def wasserstein(one: Gaussians, other: Gaussians) -> Tensor:
     return (means + deviations + 1e-8).sqrt().mean()
 
 
-def warm_up(epoch: int, start: int, end: int) -> float:
+def warm_up(epoch: int, start: float, end: float) -> float:
     """0 until epoch `start`, then linear to 1 at epoch `end`."""
     return min(max((epoch - start) / (end - start), 0.0), 1.0)
 

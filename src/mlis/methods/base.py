@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypedDict, Unpack
 
@@ -22,6 +22,9 @@ from mlis.protocol import choose as choose_on_validation
 from mlis.provenance import training_key
 from mlis.training.callbacks import Callback
 from mlis.training.checkpoints import CheckpointStore, SnapshotSeries
+
+ByBenchmark = Mapping[str, Mapping[str, Any]]
+"""Options of a method, by the name of a benchmark."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -112,6 +115,10 @@ class Method(ABC):
         needs_shared_space: whether features and descriptors must come from one model.
         reconstruction: whether it was written without the paper's text. Then its name is "after
             AUTHORS (reconstruction)", in the registry too ("…-reconstruction"), never the system's.
+        published: options of the authors' program by benchmark, where they are not the defaults;
+            `synthetic_per_unseen` is that of `config.classification`, and epochs are counted in
+            steps of the benchmark's rows. "CUB, attributes" is there where these settings differ
+            from those for sentences. Empty where none are known.
     """
 
     config: Config = field(default_factory=Config)
@@ -123,6 +130,7 @@ class Method(ABC):
     has_components: ClassVar[bool] = False
     needs_shared_space: ClassVar[bool] = False
     reconstruction: ClassVar[bool] = False
+    published: ClassVar[ByBenchmark] = {}
 
     choose = choose_on_validation  # the function is the method: no frame that only forwards
 

@@ -48,6 +48,7 @@ from mlis.methods._aligned_vae import (
     wasserstein,
 )
 from mlis.methods._refined_softmax import as_refiner
+from mlis.methods.base import ByBenchmark
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Layers
 from mlis.training.layers import GaussianEncoder, Linear, Perceptron, xavier
@@ -73,6 +74,9 @@ class CADAVAE(Section, AlignedMethod["CADAVAETrainer"]):
 
     stage: ClassVar[str] = "cada-vae"
     remedy: ClassVar[str] = "Lower batch_size or the hidden sizes of CADAVAE"
+    published: ClassVar[ByBenchmark] = {
+        name: {} for name in ("CUB", "AWA1", "AWA2", "SUN", "FLO", "aPY")
+    }
 
     epochs: int = setting(100, "of the VAEs", low=1)
     batch_size: int = setting(50, "samples in a step", low=2)
@@ -85,6 +89,7 @@ class CADAVAE(Section, AlignedMethod["CADAVAETrainer"]):
     kl_weight: float = setting(0.25, "β at its end", low=0)
     cross_weight: float = setting(2.37, "γ at its end", low=0)
     distance_weight: float = setting(8.13, "δ at its end", low=0)
+    warm_up: float = setting(1.0, "factor on the epochs in which the weights grow", low=0.001)
     noise: Literal["program", "standard"] = setting("program", "how latents are drawn")
     seen_latents: int = setting(200, "latents of a seen class for the softmax", low=1)
     unseen_latents: int = setting(400, "latents of an unseen class for the softmax", low=1)
@@ -148,7 +153,10 @@ class CADAVAETrainer(AlignedTrainer):
         """Of all terms but the reconstruction, in this epoch."""
         s, epoch = self.settings, self.clock.epoch
         weights = {"kl": s.kl_weight, "cross": s.cross_weight, "distance": s.distance_weight}
-        return {name: w * warm_up(epoch, *WARM_UP[name]) for name, w in weights.items()}
+        spans = {
+            name: (s.warm_up * start, s.warm_up * end) for name, (start, end) in WARM_UP.items()
+        }
+        return {name: w * warm_up(epoch, *spans[name]) for name, w in weights.items()}
 
     def losses(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The four terms, without weights, of features (B, Dx) and labels (B,) of all classes."""

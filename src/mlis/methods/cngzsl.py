@@ -40,7 +40,7 @@ from torch.nn.functional import cross_entropy
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
-from mlis.methods.base import Job
+from mlis.methods.base import ByBenchmark, Job
 from mlis.methods.network_method import Losses, NetworkMethod, within
 from mlis.methods.zlap import cosine_logits
 from mlis.model.heads import CosineHead
@@ -100,6 +100,13 @@ class CNGZSL(NetworkMethod):
     """
 
     remedy: ClassVar[str] = "Lower batch_size or hidden of CNGZSL"
+    published: ClassVar[ByBenchmark] = {
+        "CUB": {"steps": 1400, "choices": (280, 700, 1400), "decay_every": 700},
+        "AWA1": {"steps": 3900, "choices": (780, 1950, 3900), "decay_every": 1950},
+        "AWA2": {"steps": 4600, "choices": (920, 2300, 4600), "decay_every": 2300},
+        "SUN": {"steps": 2000, "choices": (400, 1000, 2000), "decay_every": 1000},
+        "FLO": {},
+    }
 
     steps: int = within(1100, 1)
     choices: tuple[int, ...] = (220, 550, 1100)

@@ -44,7 +44,7 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
 from mlis.methods._regions import RegionMethod
-from mlis.methods.base import Job
+from mlis.methods.base import ByBenchmark, Job
 from mlis.methods.network_method import Losses, within
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
@@ -106,6 +106,11 @@ class DAZLE(RegionMethod):
     title: ClassVar[str] = "DAZLE"
     pooled_title: ClassVar[str] = "DAZLE (R=1)"
     remedy: ClassVar[str] = "Lower batch_size of DAZLE, or set its pca"
+    published: ClassVar[ByBenchmark] = {
+        "CUB": {"steps": 2800, "choices": (300, 1000, 2800)},
+        "AWA2": {"steps": 9400, "choices": (1000, 3000, 9400)},
+        "SUN": {"steps": 20_600, "choices": (2000, 7000, 20_600)},
+    }
 
     steps: int = within(3000, 1)
     choices: tuple[int, ...] = (300, 1000, 3000)

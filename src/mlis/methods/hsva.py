@@ -52,6 +52,7 @@ from mlis.methods._aligned_vae import (
     wasserstein,
 )
 from mlis.methods._refined_softmax import as_refiner
+from mlis.methods.base import ByBenchmark
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Layers
 from mlis.training.layers import GaussianEncoder, Linear, Perceptron, xavier
@@ -74,6 +75,10 @@ class HSVA(Section, AlignedMethod["HSVATrainer"]):
 
     stage: ClassVar[str] = "hsva"
     remedy: ClassVar[str] = "Lower batch_size, hidden or structure of HSVA"
+    published: ClassVar[ByBenchmark] = {
+        **{name: {} for name in ("CUB", "AWA1", "AWA2", "FLO", "aPY")},
+        "SUN": {"latent": 128},
+    }
 
     epochs: int = setting(500, "of the VAEs", low=1)
     batch_size: int = setting(50, "samples in a step", low=2)

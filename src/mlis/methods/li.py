@@ -37,6 +37,7 @@ from mlis.compute.random import stream
 from mlis.config import setting
 from mlis.methods._aligned_vae import Gaussians, wasserstein
 from mlis.methods._refined_softmax import as_refiner
+from mlis.methods.base import ByBenchmark
 from mlis.methods.cada_vae import CADAVAE, CADAVAETrainer
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Layers
@@ -55,6 +56,7 @@ class LiReconstruction(CADAVAE):
     stage: ClassVar[str] = "li-reconstruction"
     remedy: ClassVar[str] = "Lower batch_size or the hidden sizes of LiReconstruction"
     reconstruction: ClassVar[bool] = True
+    published: ClassVar[ByBenchmark] = {}
 
     latent: int = setting(128, "length of z, half of it d", low=2)
     class_weight: float = setting(1.0, "ω of the classes of d", low=0)

@@ -45,6 +45,7 @@ from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.generators.vae_gan.trainer import update
 from mlis.methods._refined_softmax import fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
+from mlis.methods.base import ByBenchmark
 from mlis.methods.pairs import PairScorer
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import LinearReLU
@@ -58,28 +59,6 @@ LEAST_VARIANCE = 1e-6
 Drop = Callable[[Tensor, float], Tensor]
 """Dropout of a share; at synthesis and inference `keep`."""
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "CUB": {"steps": 44106},
-    "AWA2": {
-        **{"steps": 80874, "relation_weight": 0.5, "correlation_weight": 1.0, "semantic": 1024},
-        **{"learning_rate": 3e-5, "kl_warm_up": 0.01},
-    },
-    "SUN": {
-        **{"steps": 64500, "relation_weight": 30.0, "discriminator_weight": 0.5, "semantic": 2048},
-        **{"learning_rate": 3e-4, "kl_warm_up": 1e-3, "correlation_warm_up": 3e-4},
-        **{"decoder_dropout": 0.2, "autoencoder_dropout": 0.4, "discriminator_every": 3},
-    },
-    "FLO": {
-        **{"steps": 35194, "correlation_weight": 0.1, "discriminator_weight": 0.1},
-        **{"semantic": 2048, "kl_warm_up": 1e-3, "decoder_dropout": 0.4, "discriminator_every": 3},
-    },
-    "APY": {
-        **{"steps": 37075, "relation_weight": 0.1, "correlation_weight": 1.0},
-        **{"discriminator_weight": 1.0, "semantic": 128},
-    },
-}
-"""Options by dataset, where they differ from the defaults; steps = epochs · rows / batch_size."""
-
 
 @dataclass(frozen=True)
 class SDGZSL(Section, SnapshotMethod["DisentanglingTrainer"]):
@@ -91,6 +70,35 @@ class SDGZSL(Section, SnapshotMethod["DisentanglingTrainer"]):
 
     stage: ClassVar[str] = "sdgzsl"
     remedy: ClassVar[str] = "Lower batch_size, hidden or semantic of SDGZSL"
+    published: ClassVar[ByBenchmark] = {
+        "CUB": {"steps": 44106, "synthetic_per_unseen": 1200},
+        "CUB, attributes": {
+            **{"steps": 66159, "relation_weight": 5.0, "correlation_weight": 0.003},
+            **{"semantic": 2048, "kl_warm_up": 1e-3, "correlation_warm_up": 1e-4},
+            **{"encoder_dropout": 0.1, "decoder_dropout": 0.1, "autoencoder_dropout": 0.0},
+            **{"discriminator_every": 3, "weight_decay": 1e-8, "synthetic_per_unseen": 1000},
+        },
+        "AWA2": {
+            **{"steps": 80874, "relation_weight": 0.5, "correlation_weight": 1.0},
+            **{"semantic": 1024, "learning_rate": 3e-5, "kl_warm_up": 0.01},
+            **{"synthetic_per_unseen": 5000},
+        },
+        "SUN": {
+            **{"steps": 64500, "relation_weight": 30.0, "discriminator_weight": 0.5},
+            **{"semantic": 2048, "learning_rate": 3e-4, "kl_warm_up": 1e-3},
+            **{"correlation_warm_up": 3e-4, "decoder_dropout": 0.2, "autoencoder_dropout": 0.4},
+            **{"discriminator_every": 3, "synthetic_per_unseen": 400},
+        },
+        "FLO": {
+            **{"steps": 35194, "correlation_weight": 0.1, "discriminator_weight": 0.1},
+            **{"semantic": 2048, "kl_warm_up": 1e-3, "decoder_dropout": 0.4},
+            **{"discriminator_every": 3, "synthetic_per_unseen": 1200},
+        },
+        "aPY": {
+            **{"steps": 37075, "relation_weight": 0.1, "correlation_weight": 1.0},
+            **{"discriminator_weight": 1.0, "semantic": 128, "synthetic_per_unseen": 1200},
+        },
+    }
 
     steps: int = setting(44106, "of all networks", low=1)
     batch_size: int = setting(64, "samples in a step", low=2)

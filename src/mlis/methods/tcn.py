@@ -38,6 +38,7 @@ from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.generators.vae_gan.trainer import update
 from mlis.methods._snapshots import Parts, SnapshotMethod
+from mlis.methods.base import ByBenchmark
 from mlis.model.heads import RelationHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Identity
@@ -60,6 +61,9 @@ class TCN(Section, SnapshotMethod["ContrastTrainer"]):
     stage: ClassVar[str] = "tcn"
     shares: ClassVar[tuple[float, ...]] = (0.02, 0.04, 0.08, 0.12, 0.2, 0.4, 1.0)
     remedy: ClassVar[str] = "Lower batch_size, hidden or relation_hidden of TCN"
+    published: ClassVar[ByBenchmark] = {
+        "aPY": {}  # the one setting of the authors' program
+    }
 
     steps: int = setting(50_000, "of both networks", low=1)
     batch_size: int = setting(32, "samples in a step", low=1)

@@ -41,7 +41,7 @@ from torch.nn.functional import mse_loss, one_hot
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
-from mlis.methods.base import Job
+from mlis.methods.base import ByBenchmark, Job
 from mlis.methods.network_method import Losses, NetworkMethod, within
 from mlis.methods.pairs import PairScorer
 from mlis.model.heads import PairHead
@@ -126,6 +126,11 @@ class ZICLDMReconstruction(NetworkMethod):
 
     remedy: ClassVar[str] = "Lower batch_size, common, hidden or relation of ZICLDMReconstruction"
     reconstruction: ClassVar[bool] = True
+    published: ClassVar[ByBenchmark] = {
+        # of another system's program, for lengths alone
+        "RelationNet, CUB": {"steps": 200_000},
+        "RelationNet, AWA2": {"steps": 500_000},
+    }
 
     steps: int = within(3000, 1)
     choices: tuple[int, ...] = (300, 1000, 3000)

@@ -38,7 +38,7 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
 from mlis.generators.base import synthesise
-from mlis.methods.base import Job
+from mlis.methods.base import ByBenchmark, Job
 from mlis.methods.network_method import Losses, NetworkMethod, within
 from mlis.model.heads import CosineHead
 from mlis.model.preprocessing import TrainingTensors
@@ -83,6 +83,12 @@ class ZLAP(NetworkMethod):
     remedy: ClassVar[str] = (
         "Lower batch_size or hidden of ZLAP, generation.batch_size or generation.hidden"
     )
+    published: ClassVar[ByBenchmark] = {
+        "CUB": {"steps": 900, "choices": (300, 900), "decay_every": 450},
+        "AWA2": {"steps": 2800, "choices": (930, 2800), "decay_every": 1400},
+        "SUN": {"steps": 1300, "choices": (430, 1300), "decay_every": 650},
+        "aPY": {"steps": 700, "choices": (230, 700), "decay_every": 350},
+    }
     uses_generator: ClassVar[bool] = True
 
     steps: int = within(720, 1)
