@@ -190,7 +190,7 @@ def test_which_settings_were_published_is_told_from_a_row():
         size_of({**short, "method": "sje"})[1]
         == "shorter than published: 3000 steps of 11000 (CUB)"
     )
-    assert "500" not in size_of({**short, "method": "zicldm"})[1]
+    assert "500" not in size_of({**short, "method": "zicldm-reconstruction"})[1]
     assert size_of({**short, "method": "cngzsl"})[1] == "settings published for FLO"
 
 

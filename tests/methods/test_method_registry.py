@@ -98,7 +98,7 @@ def test_it_is_served(name):
 
 
 # one of each kind of refiner and head that no other test exports
-GRAPHS = {"prototype", "cegzsl", "zicldm", "tcn", "cada-vae", "tf-vaegan", "gcm-cf"}
+GRAPHS = {"prototype", "cegzsl", "zicldm-reconstruction", "tcn", "cada-vae", "tf-vaegan", "gcm-cf"}
 
 
 @pytest.mark.parametrize(
