@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from mlis.compute.class_sums import sum_by_class
 from mlis.compute.precision import own_modes
-from mlis.data.out_of_core.stored import StoredRows
+from mlis.data.out_of_core.stored import StoredRows, choose_rows
 from mlis.errors import DataError
 from mlis.explanation.result import Attribute, Explanation, Neighbour
 from mlis.features.descriptors.attributes import column_names
@@ -31,6 +31,8 @@ from mlis.model.recognizer import Recognizer
 
 ATTRIBUTES, NEAREST = 5, 3
 """How many are named."""
+LEAST = 0.05
+"""Evidence below which an attribute tells nothing: it would be shown as 0.0."""
 _ROWS = 1024
 _ENOUGH = 4096  # rows that show how features vary within classes
 
@@ -48,6 +50,13 @@ class Examples:
     features: np.ndarray | StoredRows
     labels: np.ndarray
     names: Sequence[str] = ()
+
+    def without(self, removed: int) -> "Examples":
+        """Those of the other classes, where the recognizer's class of this index was removed."""
+        kept = np.flatnonzero(self.labels != removed)
+        labels = self.labels[kept] - (self.labels[kept] > removed)
+        names = [self.names[i] for i in kept.tolist()] if self.names else ()
+        return Examples(choose_rows(self.features, kept), labels, names)
 
 
 def explain(
@@ -146,7 +155,7 @@ class Explainer:
 
     def _named(self, values: np.ndarray) -> tuple[Attribute, ...]:
         """Those of the largest evidence, of (Da, 4) evidence, image, answer and runner-up."""
-        named = [j for j, name in enumerate(self._columns) if name and values[j, 0]]
+        named = [j for j, name in enumerate(self._columns) if name and abs(values[j, 0]) >= LEAST]
         largest = sorted(named, key=lambda j: -abs(values[j, 0]))[:ATTRIBUTES]
         return tuple(
             Attribute(self._columns[j], *values[j].tolist())
