@@ -84,8 +84,8 @@ def test_a_class_that_attracts_images_of_others_is_told_with_its_share():
         assert shares[-1] >= ATTRACTS / 9
         assert [text for _, text in told if f"{shares[-1]:.0%}" in text and "11%" in text]
         assert {name for name, _ in told} == {"hub"}
-        (found,) = check(grown, kept).of_check("attracts")
-        assert found.classes == ("hub",)
+        found = check(grown, kept).of_check("attracts")
+        assert ("hub",) in [one.classes for one in found]
 
 
 def test_real_descriptions_attract_no_more_than_their_share(trained):

@@ -8,43 +8,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LISTED = """
-amber azure beige black blue bluish bronze brown chestnut copper cream crimson cyan golden gold gray green
-grey indigo ivory khaki lavender lemon lilac magenta maroon mauve navy ochre olive orange peach pink
-purple red rose rosy ruby russet rust salmon sandy scarlet silver silvery tan tawny teal turquoise
-vermilion violet white yellow pale dark bright light vivid dull colour color tinge tint
+amber azure beige black blue bluish bronze brown chestnut copper cream crimson cyan golden gold
+gray green grey indigo ivory khaki lavender lemon lilac magenta maroon mauve navy ochre olive
+orange peach pink purple red rose rosy ruby russet rust salmon sandy scarlet silver silvery tan
+tawny teal turquoise vermilion violet white yellow pale dark bright light vivid dull colour
+color tinge tint
 
-banded barred blotch bordered chequered checkered dappled dotted dot edged fleck freckle line lined
-marbled marking mask mottled patch pattern plain ring ringed scale scaly speckle spot spotted streak
-stripe striped tinged tip tipped two-tone vein veined
+banded barred blotch bordered chequered checkered dappled dotted dot edged fleck freckle line
+lined marbled marking mask mottled patch pattern plain ring ringed scale scaly speckle spot
+spotted streak stripe striped tinged tip tipped two-tone vein veined
 
-bare bristle bristly bumpy coarse crumpled downy feather feathery fleshy fluffy furry fuzzy glossy
-hairy hairless hard leathery matt metallic papery polished prickly rough ruffled scaled shaggy
-shiny silken silky slimy smooth soft sparkling spiky spine spiny stiff thorny transparent
+bare bristle bristly bumpy coarse crumpled downy feather feathery fleshy fluffy furry fuzzy
+glossy hairy hairless hard leathery matt metallic papery polished prickly rough ruffled scaled
+shaggy shiny silken silky slimy smooth soft sparkling spiky spine spiny stiff thorny transparent
 translucent velvet velvety waxy wet wiry woolly woody wrinkled
 
 angular arched arrow ball beaked bell bent blunt bowl boxy branched brush bulbous bushy button
 circle circular climbing cluster clustered cone conical cross crescent cup curled curly curved
-cylinder cylindrical dense diamond disc disk divided dome domed drooping droopy egg elongated flat
-forked fringed funnel globe hanging heart helmet hexagonal hollow hooked hood hooded horizontal
-hump humped inflated jagged layered lobe lobed loop lance nodding notched oblong oval overlapping
-plume pointed pointy pouch rectangular ridged round rounded scalloped serrated shallow shape shaped
-sharp slender slit spherical spike spiral square star straight streamlined sword swollen tapered
-tapering torch triangle triangular trumpet tube tubular tuft twisted upright urn vertical wavy
-wedge zigzag
+cylinder cylindrical dense diamond disc disk divided dome domed drooping droopy egg elongated
+flat forked fringed funnel globe hanging heart helmet hexagonal hollow hooked hood hooded
+horizontal hump humped inflated jagged layered lobe lobed loop lance nodding notched oblong oval
+overlapping plume pointed pointy pouch rectangular ridged round rounded scalloped serrated
+shallow shape shaped sharp slender slit spherical spike spiral square star straight streamlined
+sword swollen tapered tapering torch triangle triangular trumpet tube tubular tuft twisted
+upright urn vertical wavy wedge zigzag
 
 big broad bulky chubby compact deep enormous fine giant gigantic heavy huge large long low
-massive medium miniature narrow plump short slim small squat stocky stout tall thick thin tiny wide
-single double triple two three four five six seven eight nine ten dozen
-row pair
+massive medium miniature narrow plump short slim small squat stocky stout tall thick thin tiny
+wide single double triple two three four five six seven eight nine ten dozen row pair
 
-antenna antler arm armour back beak belly bill blade body bone bract bristle bud bulb button calyx
-cap cheek chest chin claw coat collar corolla crest crown dorsal ear eye eyebrow eyelash face fang
-feeler fin finger fist flank flipper floret foot foliage forehead frond fur hand handle hair head
-heel hoof hooves horn jaw knee leaf leaves leafless leg lid limb lip mane mouth muzzle neck nose
-nostril paw petal plate pod rays rim roof root rump sepal shell shoulder sheath skin snout spur
-stalk stamen stem stigma stinger tail talon teeth tendril throat tongue tooth trunk tusk udder
-wall webbed wheel whisker window wing wingspan wool door engine barrel button screen sleeve zip
-chimney column arch tower
+antenna antler arm armour back beak belly bill blade body bone bract bristle bud bulb button
+calyx cap cheek chest chin claw coat collar corolla crest crown dorsal ear eye eyebrow eyelash
+face fang feeler fin finger fist flank flipper floret foot foliage forehead frond fur hand
+handle hair head heel hoof hooves horn jaw knee leaf leaves leafless leg lid limb lip mane mouth
+muzzle neck nose nostril paw petal plate pod rays rim roof root rump sepal shell shoulder sheath
+skin snout spur stalk stamen stem stigma stinger tail talon teeth tendril throat tongue tooth
+trunk tusk udder wall webbed wheel whisker window wing wingspan wool door engine barrel button
+screen sleeve zip chimney column arch tower
 
 metal wooden stone glass brick plastic concrete leather ceramic
 """
