@@ -68,7 +68,7 @@ def write_siglip(folder: Path) -> Path:
 def _write(folder: Path, model: type, config: object, processor: object) -> Path:
     from mlis.features.backbones.hub import loading
 
-    with torch.random.fork_rng(), loading(str(folder), "model", "images", ""):
+    with torch.random.fork_rng(), loading(folder.name, "model", "images", ""):
         torch.manual_seed(0)
         net = model(config)
         for parameter in net.parameters():  # of CLIP's own initialisation texts are nearly equal

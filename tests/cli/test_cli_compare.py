@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_the_same_rows_by_the_model_of_the_dataset(place, capsys):
     assert [row["name"].partition(",")[0] for row in found["rows"]] == [
         *["zero-shot"] * 3,
         "linear probe on seen classes",
-        "mlis",
+        *["mlis"] * 2,
     ]
     for row in found["rows"]:
         assert all(row[name] is None or 0 <= row[name] <= 100 for name in ("U", "S", "H", "T1"))
@@ -76,7 +77,7 @@ def test_photographs_are_embedded_by_another_model_and_kept(place, capsys, tmp_p
     out = tmp_path / "kept"
     call = ("compare", place / "data", "--clip", place / "siglip", *METHOD, "-o", out, "--json")
     first = last_json(printed(capsys, *call))
-    assert len(first["rows"]) == 3
+    assert len(first["rows"]) == 4
     before, after = load_folder(place / "data"), load_folder(out)
     assert after.features.shape == (36, 16)
     np.testing.assert_array_equal(before.labels, after.labels)
@@ -102,6 +103,20 @@ def test_texts_by_the_same_model_are_blended_by_auto(place, capsys, tmp_path):
     plain = Config().replace({"preprocessing": {"feature_transform": "none"}})
     (entry,) = text_member(load_folder(out), plain)
     assert entry.method.options == {"text": 12, "views": 1, "scaled": True}
+
+
+def test_the_script_fills_a_table_with_every_model(place, capsys, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    import clip
+
+    models = ["--clip", str(place / "clip"), "--clip", str(place / "siglip")]
+    data = ["--images", str(place / "photos"), "--classes", str(place / "classes.csv")]
+    clip.main([*data, *models, "--budget", "0.1s", "-o", str(tmp_path / "out")])
+    rows = json.loads((tmp_path / "out" / "clip.json").read_text())["rows"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| /")]
+    assert len(rows) == len(lines) == 12
+    assert rows[5]["name"].endswith("the model's texts")
+    assert f"| {rows[0]['S']:.1f} |" in lines[0]
 
 
 def test_templates_are_the_users(place, capsys):

@@ -69,6 +69,7 @@ def test_every_row_is_of_the_same_test_rows(found):
         "zero-shot, names and descriptions",
         "linear probe on seen classes",
         f"mlis, {build_method('gaussian').name}",
+        f"mlis, {build_method('gaussian').name}, the model's texts",
     ]
     split = data().split
     count = len(split.test_seen) + len(split.test_unseen)
@@ -89,6 +90,23 @@ def test_zero_shot_is_the_cosine_with_the_texts(found):
     only = scores[test.labels >= 6][:, 6:].argmax(1) + 6 == test.labels[test.labels >= 6]
     assert pytest.approx(100 * only.mean()) == row.evaluation.T1
     assert "nothing" in row.protocol
+
+
+def test_the_zero_shot_classifier_is_blended_where_it_is_best():
+    """Image features that say little: the texts, which need no training, are worth more."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), 20)
+    features = DIRECTIONS[labels] + 0.4 * rng.standard_normal((160, 10))
+    told_nothing = rng.standard_normal((8, 3)).astype(np.float32)
+    one = GZSLDataset.from_arrays(
+        features, labels, told_nothing, class_names=NAMES, unseen_classes=UNSEEN
+    )
+    auto = build_method("auto", budget=1e9)
+    rows = by_name(compare(one, Directions(), method=auto, device="cpu"))
+    without, blended = (rows[f"mlis, {auto.name}{end}"] for end in ("", ", the model's texts"))
+    assert "text" not in without.protocol.partition("; kept ")[2]
+    assert "text" in blended.protocol.partition("; kept ")[2]
+    assert blended.evaluation.H > without.evaluation.H + 10
 
 
 def test_the_probe_names_seen_classes_alone(found):

@@ -103,7 +103,7 @@ def test_identity_tells_models_apart_but_not_their_places():
 def save(folder: Path, model, processor) -> str:
     from mlis.features.backbones.hub import loading
 
-    with loading(str(folder), "model", "images", ""):
+    with loading(folder.name, "model", "images", ""):
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     return str(folder)

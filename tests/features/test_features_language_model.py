@@ -9,7 +9,7 @@ from fake_backbones import Letters
 from mlis.errors import DataError
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe, read_descriptors, write_descriptors
-from mlis.features.descriptors.language_model import prompt, read_answers, write_texts
+from mlis.features.descriptors.language_model import prompt, read_answers, write_answers
 from mlis.features.descriptors.new_classes import describe_like
 
 NAMES = ["zebra", "red fox", "Gnu"]
@@ -107,7 +107,7 @@ def test_a_file_that_is_not_text(tmp_path):
 
 
 def test_the_table_is_one_that_descriptors_are_made_of(tmp_path):
-    write_texts(TEXTS, tmp_path / "d.csv")
+    write_answers(tmp_path / "d.csv", TEXTS)
     table = read_descriptions(tmp_path / "d.csv", sentences=["text"])
     assert dict(zip(table.names, table.sentences, strict=True)) == TEXTS
 
@@ -116,7 +116,7 @@ def test_the_table_is_one_that_descriptors_are_made_of(tmp_path):
 
 
 def test_the_mean_of_all_texts_is_subtracted_also_from_new_classes(tmp_path):
-    write_texts(TEXTS, tmp_path / "d.csv")
+    write_answers(tmp_path / "d.csv", TEXTS)
     table = read_descriptions(tmp_path / "d.csv", sentences=["text"])
     model = Letters()
     plain = describe(table, model)
@@ -137,7 +137,7 @@ def test_the_mean_of_all_texts_is_subtracted_also_from_new_classes(tmp_path):
 
 
 def test_a_single_class_has_nothing_but_what_is_common(tmp_path):
-    write_texts({"zebra": ["stripes"]}, tmp_path / "d.csv")
+    write_answers(tmp_path / "d.csv", {"zebra": ["stripes"]})
     table = read_descriptions(tmp_path / "d.csv", sentences=["text"])
     with pytest.raises(DataError, match="exactly as the mean of all"):
         describe(table, Letters(), subtract_mean=True)

@@ -5,6 +5,7 @@ The tutorial's command lines run, too, each in its turn; the worked example's in
 
 import contextlib
 import csv
+import json
 import re
 import shlex
 import socket
@@ -122,7 +123,9 @@ def run_page(page: Path, shorter: Mapping[str, Sequence[str] | None] = NOT_SHORT
         page: its commands are `mlis`, `curl` and `pip install`, of which the last do not run.
         shorter: flags that are appended, by how the line after `mlis` begins; None leaves it out.
     """
-    text = page.read_text(encoding="utf-8").replace("8000", str(free_port()))
+    text = page.read_text(encoding="utf-8")
+    for port in ("8000", "8001"):
+        text = text.replace(port, str(free_port()))
     namespace: dict[str, object] = {"__name__": "__main__"}
     answers: list[dict] = []
     with contextlib.ExitStack() as servers:
@@ -171,11 +174,16 @@ def serving(words: list[str]) -> Iterator[None]:
 
 
 def posted(words: list[str]) -> dict:
-    """What a server answers to `curl -F NAME=@FILE URL`."""
+    """What a server answers to `curl -F NAME=@FILE URL`, or `curl --json @FILE URL`."""
     import httpx
 
     curl, flag, form, url = words
-    assert (curl, flag) == ("curl", "-F")
+    assert curl == "curl"
+    if flag == "--json":
+        answer = httpx.post(url, json=json.loads(Path(form.removeprefix("@")).read_text()))
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+    assert flag == "-F"
     name, _, file = form.partition("=@")
     with Path(file).open("rb") as handle:
         answer = httpx.post(url, files={name: (Path(file).name, handle)}, timeout=600)

@@ -151,6 +151,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     described(place / "new-classes.csv", ("quagga",))
     answer = {name: [f"its colour is number {i}", "it is plain"] for i, name in enumerate(NAMES)}
     (place / "answer.txt").write_text(json.dumps(answer))
+    values = {name: {"redness": f"{i}%", "spots": i % 2 == 0} for i, name in enumerate(NAMES)}
+    (place / "values.txt").write_text(json.dumps(values))
     features, split = write_tiny(place / "DIR" / "FLO")
     shutil.copyfile(features, Path(features).with_name("efficientnet_lite2.mat"))
     shutil.copytree(place / "DIR" / "FLO", place / "DIR" / "CUB")

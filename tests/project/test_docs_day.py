@@ -34,6 +34,7 @@ def test_the_day_runs_on_drawn_pictures(
     Path(features).rename("AWA2WEB/efficientnet_lite2.mat")
     answers = run_page(DAY, SHORT)
     assert answers[0]["results"][0]["predictions"][0]["class"] == "moon orchid"
+    assert len(answers[1]["results"][0]["predictions"]) == 2  # of features
     assert "transductive" in capsys.readouterr().out
 
 
@@ -77,13 +78,17 @@ def test_the_day_runs_on_photographs(
     said = capsys.readouterr().out
     assert answers[0]["results"][0]["predictions"][0]["class"] == "moon orchid"
     tests = re.findall(r"^U ([\d.]+)  S ([\d.]+)  H ([\d.]+) ", said, re.M)
-    described, from_folder, orchids, every, adapted, animals = (tuple(map(float, e)) for e in tests)
+    described, from_folder, orchids, every, adapted, animals, with_three = (
+        tuple(map(float, one)) for one in tests
+    )
     assert from_folder == pytest.approx(described, abs=1)  # of the same photographs
     assert described[0] > 15  # chance is one of 97
     assert described[0] + 2 < orchids[0]
     assert orchids[0] + 20 < every[0]
     assert adapted[2] > described[2]
     assert animals[2] > 60
+    assert with_three[0] > animals[0] + 10
+    assert len(answers[1]["results"][0]["predictions"]) == 2
     with Path("found.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     turned_away = {True: [0, 0], False: [0, 0]}

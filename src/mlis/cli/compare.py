@@ -3,7 +3,8 @@
   zero-shot, class names    the class whose name, in prompt templates, fits the image best
   zero-shot, descriptions   the same with texts of --descriptions; and with names and texts
   linear probe              softmax regression on image features of seen classes; names no other
-  mlis                      --method on the same image features and DATASET's descriptors
+  mlis                      --method on the same image features and DATASET's descriptors; and on
+                            the model's own texts, where auto may blend the zero-shot classifier
 
   mlis compare my-data --clip openai/clip-vit-base-patch32
   mlis compare my-data --clip /models/siglip --descriptions classes.csv -o my-data-siglip
@@ -70,7 +71,9 @@ def add_to(commands: Commands) -> None:
     group.add_argument(
         "--method", metavar="NAME", default="auto", help="of `mlis fit` (default: auto)"
     )
-    group.add_argument("--budget", type=duration, metavar="TIME", help="of --method auto")
+    group.add_argument(
+        "--budget", type=duration, metavar="TIME", help="of --method auto, each time"
+    )
     group.add_argument(
         "--seed",
         dest="training_seed",

@@ -249,7 +249,9 @@ def _print_outlook(plan: "RunPlan", dataset: "GZSLDataset") -> None:
         budget = float(plan.options.get("budget", METHODS["auto"]().options["budget"]))
         if budget < LONGEST:
             seeds = f" for {runs} seeds" if runs > 1 else ""
-            text = f"choice and training: about {number(budget * runs, 0)} s at most{seeds} (--budget)"
+            text = (
+                f"choice and training: about {number(budget * runs, 0)} s at most{seeds} (--budget)"
+            )
     elif plan.method_of(plan.variants[0]).chooses:
         held_out = len(folds(dataset))
         each = f"{runs} times " if runs > 1 else ""

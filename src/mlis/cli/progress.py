@@ -10,7 +10,7 @@ from tqdm import tqdm
 from mlis.escape import terminal
 from mlis.training.callbacks import Callback
 
-FIRST_LINE = 3.0  # seconds, where there is no terminal; says how long the whole will take
+FIRST_LINE = 10.0  # seconds, where there is no terminal; says how long the whole will take
 LINE_EVERY = 60.0  # seconds between two lines
 _LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 

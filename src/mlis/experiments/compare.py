@@ -5,7 +5,9 @@
   text is its name in several templates, whose embeddings are averaged, or its descriptions (Menon,
   Vondrick: "Visual Classification via Description from Large Language Models", ICLR 2023).
 - Linear probe: softmax regression on the image features of seen classes (the same, section 3.2).
-- A method of this package, on the same image features and the dataset's descriptors.
+- A method of this package, on the same image features and the dataset's descriptors; and on the
+  model's own embeddings of names (and descriptions) as descriptors, where `auto` also tries the
+  zero-shot classifier as a member of its ensemble.
 """
 
 import dataclasses
@@ -110,6 +112,7 @@ def compare(
     started = time.perf_counter()
     named = texts.describe(prompts(names, templates))
     zero_shot("zero-shot, class names", started, named)
+    described = named
     if descriptions is not None:
         started = time.perf_counter()
         described = texts.describe(_of_all(names, descriptions))
@@ -119,10 +122,28 @@ def compare(
     probe, chosen = linear_probe(data, device=device)
     rows.append(Row("linear probe on seen classes", chosen, probe, time.perf_counter() - started))
     method = method or build_method("auto")
-    trained = method.choose(data, seed=seed, device=device, callbacks=callbacks, exemplars=False)
-    tested = evaluate_on_test(trained.recognizer, data)
-    rows.append(Row(f"mlis, {method.name}", H_AT_VAL, tested, trained.seconds))
+    own = named if descriptions is None else _unit(named + described)
+    for title, one in (("", data), (", the model's texts", _described_by(data, own))):
+        trained = method.choose(one, seed=seed, device=device, callbacks=callbacks, exemplars=False)
+        tested = evaluate_on_test(trained.recognizer, one)
+        chosen = H_AT_VAL + _shares(trained.report)
+        rows.append(Row(f"mlis, {method.name}{title}", chosen, tested, trained.seconds))
     return rows
+
+
+def _described_by(data: GZSLDataset, prototypes: np.ndarray) -> GZSLDataset:
+    """The dataset with text embeddings, by the model of its features, as descriptors."""
+    image = data.provenance.sources.get("backbone") or {"name": "image-text model"}
+    text = {"name": image["name"], "size": prototypes.shape[1]}
+    sources = {**data.provenance.sources, "backbone": image, "descriptors": {"text": text}}
+    provenance = dataclasses.replace(data.provenance, sources=sources)
+    return dataclasses.replace(data, descriptors=prototypes, provenance=provenance)
+
+
+def _shares(report: Mapping[str, Any]) -> str:
+    """Of the methods that the automatic choice averages; empty for another method."""
+    kept = (report.get("choice") or report).get("kept") or {}
+    return "; kept " + ", ".join(kept) if kept else ""
 
 
 def prompts(names: Sequence[str], templates: Sequence[str]) -> list[tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Loading models of the `transformers` ecosystem without output, and with actionable errors."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,14 @@ def loading(name: str, kind: str, extra: str, offline: str) -> Iterator[None]:
         raise SettingsError(
             f"{kind} {name!r} needs the extra `{extra}`: pip install 'mlis[{extra}]'"
         ) from error
+    advice = "Correct the name, or give a folder written by save_pretrained"
+    installed = f"; or use {offline}, whose weights are installed" if offline else ""
+    if _is_path(name) and not Path(name).is_dir():  # the hub need not be asked
+        raise SettingsError(f"{kind} {name!r}: there is no such folder. {advice}{installed}")
     level, bar = library_log.get_verbosity(), library_log.is_progress_bar_enabled()
+    hub_log = logging.getLogger("huggingface_hub")
+    hub_level = hub_log.level
+    hub_log.setLevel(logging.ERROR)  # a line for each of many attempts to reach the hub
     library_log.set_verbosity_error()
     library_log.disable_progress_bar()
     try:
@@ -48,15 +56,14 @@ def loading(name: str, kind: str, extra: str, offline: str) -> Iterator[None]:
         where, elsewhere = "there is no such folder", ""
         if Path(name).is_dir():
             where = "the folder contains no model that can be loaded"
-        elif not _is_path(name):
+        else:
             where += ", and it could not be downloaded from the hub"
             elsewhere = _ELSEWHERE
         raise SettingsError(
-            f"{kind} {name!r}: {where} ({reason}). Correct the name, or give a folder written by "
-            f"save_pretrained{elsewhere}"
-            + (f"; or use {offline}, whose weights are installed" if offline else "")
+            f"{kind} {name!r}: {where} ({reason}). {advice}{elsewhere}{installed}"
         ) from error
     finally:
+        hub_log.setLevel(hub_level)
         library_log.set_verbosity(level)
         if bar:
             library_log.enable_progress_bar()

@@ -9,13 +9,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlis.data.io.csv_file import NAME, write_csv
 from mlis.data.io.reading import read_text
 from mlis.data.labels import normal, shorten, suggestion
 from mlis.errors import DataError
 
+Value = TypeVar("Value")
 TEXT = "text"
 TEXTS = 5
 """Sentences per class that the prompt asks for."""
@@ -81,9 +82,20 @@ def read_answers(
     Raises:
         DataError: names the file, and the line or the class.
     """
-    found: dict[str, tuple[str, ...]] = {}
-    for path in paths:
-        for name, texts in _read(path).items():
+    return of_every_class([(path, _read(path)) for path in paths], names)
+
+
+def of_every_class(
+    answers: Sequence[tuple[Path, Mapping[str, Value]]], names: Sequence[str] | None
+) -> dict[str, Value]:
+    """What the answers say of each class, in the order of `names`.
+
+    Raises:
+        DataError: a class is in two answers, is not of `names`, or is missing.
+    """
+    found: dict[str, Value] = {}
+    for path, answer in answers:
+        for name, value in answer.items():
             if name in found:
                 raise DataError(
                     f"{path}: class {name!r}: is described in an earlier answer, too. Keep one."
@@ -93,44 +105,70 @@ def read_answers(
                     f"{path}: class {name!r}: expected one of the {len(names)} classes."
                     f"{suggestion(name, names)} Correct or delete it."
                 )
-            found[name] = texts
+            found[name] = value
     if names is None:
         return found
     if missing := [name for name in names if name not in found]:
+        where = ", ".join(str(path) for path, _ in answers)
         raise DataError(
-            f"{', '.join(map(str, paths))}: expected each of the {len(names)} classes, got none of "
+            f"{where}: expected each of the {len(names)} classes, got none of "
             f"{len(missing)}: {shorten(missing)}. Ask for the rest, and give both answers."
         )
     return {name: found[name] for name in names}
 
 
-def write_texts(texts: Mapping[str, Sequence[str]], path: Path) -> None:
-    """Write a table with the columns `name` and `text`, one row per text."""
-    write_csv(path, (NAME, TEXT), [(name, one) for name, many in texts.items() for one in many])
+def write_answers(
+    path: Path,
+    texts: Mapping[str, Sequence[str]],
+    columns: Sequence[str] = (),
+    cells: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write a table with a column `name`, `text` if there are texts, and those of attributes.
+
+    One row per text, each with the attributes of its class.
+
+    Args:
+        path: of a .csv file.
+        texts: by class.
+        columns: names of attributes.
+        cells: of each class, one for each column; of all classes that have texts.
+    """
+    cells = cells or {}
+    header = (NAME, *([TEXT] if texts else []), *columns)
+    rows = [
+        (name, *([one] if texts else []), *cells.get(name, ()))
+        for name in texts or cells
+        for one in texts.get(name, [""])
+    ]
+    write_csv(path, header, rows)
 
 
 def _read(path: Path) -> dict[str, tuple[str, ...]]:
     answer = read_text(path)
-    if answer.lstrip().startswith("["):
-        raise DataError(
-            f"{path}: expected a JSON object, whose keys are the classes, got a list. Ask for the "
-            "answer in that form."
-        )
-    in_json = _of_json(path, answer)
+    in_json = [(name, _texts(path, name, value)) for name, value in json_objects(path, answer)]
     found: dict[str, tuple[str, ...]] = {}
     for name, texts in in_json or _of_lines(path, answer):
-        if in_json and name in found:
-            raise DataError(f"{path}: class {name!r}: is described twice. Keep one.")
         found[name] = (*found.get(name, ()), *texts)
     if not found:
         raise DataError(f"{path}: expected descriptions of classes, got none.")
     return found
 
 
-def _of_json(path: Path, answer: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Name and texts of each class of the JSON objects, whatever is written around them."""
-    found: list[tuple[str, tuple[str, ...]]] = []
-    decoder, end = json.JSONDecoder(object_pairs_hook=_Pairs), 0
+def json_objects(path: Path, answer: str) -> list[tuple[str, Any]]:
+    """Name and value of each class of the JSON objects, whatever is written around them.
+
+    Objects are lists of pairs. Empty if there is none.
+
+    Raises:
+        DataError: the JSON is damaged or a list, or a class is there twice.
+    """
+    if answer.lstrip().startswith("["):
+        raise DataError(
+            f"{path}: expected a JSON object, whose keys are the classes, got a list. Ask for the "
+            "answer in that form."
+        )
+    found: dict[str, Any] = {}
+    decoder, end = json.JSONDecoder(object_pairs_hook=Pairs), 0
     while begin := _BEGIN.search(answer, end):
         try:
             value, end = decoder.raw_decode(answer, begin.end())
@@ -141,11 +179,14 @@ def _of_json(path: Path, answer: str) -> list[tuple[str, tuple[str, ...]]]:
                 f"{path}: line {error.lineno}, column {error.colno}: expected JSON: {error.msg}. "
                 "Correct it, or ask for the answer again: it may have been cut off."
             ) from error
-        found.extend((normal(name), _texts(path, name, one)) for name, one in value)
-    return found
+        for key, one in value:
+            if (name := normal(key)) in found:
+                raise DataError(f"{path}: class {name!r}: is described twice. Keep one.")
+            found[name] = one
+    return list(found.items())
 
 
-class _Pairs(list[tuple[str, Any]]):
+class Pairs(list[tuple[str, Any]]):
     """The pairs of a JSON object, with those of equal keys."""
 
 
@@ -154,9 +195,9 @@ def _texts(path: Path, name: str, value: Any) -> tuple[str, ...]:
     texts: list[str] = []
     if isinstance(value, str):
         value = [value]
-    pairs: Iterable[tuple[str, Any]] = value if isinstance(value, _Pairs) else [("", value)]
+    pairs: Iterable[tuple[str, Any]] = value if isinstance(value, Pairs) else [("", value)]
     for aspect, one in pairs:
-        for text in one if isinstance(one, list) and not isinstance(one, _Pairs) else [one]:
+        for text in one if isinstance(one, list) and not isinstance(one, Pairs) else [one]:
             if not isinstance(text, str) or not text.strip():
                 raise DataError(
                     f"{path}: class {name!r}{f', {aspect!r}' if aspect else ''}: expected a text "
