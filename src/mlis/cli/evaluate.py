@@ -51,6 +51,7 @@ from mlis.cli.datasets import (
     relocated,
 )
 from mlis.cli.output import (
+    counted,
     number,
     print_json,
     print_summaries,
@@ -318,7 +319,7 @@ def _print_evaluation(
         ]
         print_table([["class", "", "images", "accuracy"], *rows])
     for pair in result.confusions[: args.confusions]:
-        share = f"{pair.count} images ({pair.share:.0f}%)"
+        share = f"{counted(pair.count, 'image')} ({pair.share:.0f}%)"
         say(f"{share} of {pair.label} classified as {pair.predicted}")
 
 
