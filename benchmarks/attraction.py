@@ -63,7 +63,7 @@ class Trial:
         )
         shares = attraction(grown, exemplars)
         self.share = float(shares[-1]) * int(np.isfinite(shares).sum())
-        took = grown.predict(test.features) == len(grown.class_names) - 1
+        took = grown.predict(np.asarray(test.features)) == len(grown.class_names) - 1
         names = np.array(test.class_names, dtype=object)[test.labels]
         seen = test.seen_mask[test.labels]
         self.taken = [100 * took[part & (names != name)].mean() for part in (seen, ~seen)]

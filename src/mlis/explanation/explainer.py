@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from mlis.compute.class_sums import sum_by_class
 from mlis.compute.precision import own_modes
-from mlis.data.out_of_core.stored import StoredRows, choose_rows
+from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError
 from mlis.explanation.result import Attribute, Explanation, Neighbour
 from mlis.features.descriptors.attributes import column_names
@@ -56,7 +56,7 @@ class Examples:
         kept = np.flatnonzero(self.labels != removed)
         labels = self.labels[kept] - (self.labels[kept] > removed)
         names = [self.names[i] for i in kept.tolist()] if self.names else ()
-        return Examples(choose_rows(self.features, kept), labels, names)
+        return Examples(self.features[kept], labels, names)
 
 
 def explain(
@@ -177,7 +177,7 @@ class Explainer:
         return Neighbour(label, similarity, self._names[row] if self._names else "")
 
 
-def can_explain(recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> bool:
+def can_explain(recognizer: Recognizer, exemplars: ExemplarBuffer | Examples | None) -> bool:
     """Whether `explain` has what it needs."""
     kept = exemplars is not None or recognizer.gaussian_part() is not None
     return kept and bool(recognizer.seen_mask.any())

@@ -104,7 +104,9 @@ def _add_images(router: APIRouter, service: Service) -> None:
         request: Request,
         top_k: Annotated[int, Query(ge=1, le=limits.max_top_k, description="classes per file")] = 5,
         calibration: Annotated[schemas.Word | None, Query(description=schemas.CALIBRATION)] = None,
-        reject: Annotated[schemas.QueryRate, Query(description=schemas.REJECT)] = None,
+        reject: Annotated[
+            schemas.Part | schemas.Share | None, Query(description=schemas.REJECT)
+        ] = None,
         explain: Annotated[bool, Query(description=schemas.EXPLAIN)] = False,
     ) -> Response:
         """The likeliest classes of each uploaded image.

@@ -54,7 +54,7 @@ Calibration: Any = Constant | Word | None  # pyright: ignore[reportOperatorIssue
 _PER_CENT = "(0[.]0{0,5}[1-9][0-9]{0,5}|[1-9][0-9]?([.][0-9]{1,6})?)%"
 Share = Annotated[str, StringConstraints(pattern=f"^{_PER_CENT}$")]
 Rate: Any = Annotated[Number, Field(gt=0, lt=1)] | Share | None  # pyright: ignore[reportOperatorIssue]
-QueryRate: Any = Annotated[float, Field(gt=0, lt=1)] | Share | None  # pyright: ignore[reportOperatorIssue]
+Part = Annotated[float, Field(gt=0, lt=1)]
 CALIBRATION = (
     "the trade-off between seen and unseen classes: h, seen-loss=P, or the calibration constant; "
     "the model's own where absent"
