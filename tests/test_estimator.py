@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from mlis.config import Config
 from mlis.data.class_table import class_table
 from mlis.errors import DataError, MlisError, SettingsError
-from mlis.estimator import MLISClassifier
+from mlis.estimator import GZSLClassifier, MLISClassifier
 
 COLOURS = ("red", "green", "blue")
 SHAPES = ("disc", "ring", "star")
@@ -292,3 +292,23 @@ def test_classes_left_out_of_a_fold_are_predicted_as_unseen():
         quick(steps=100), X, y, groups=y, cv=folds, params={"descriptors": DESCRIBED}
     )
     assert np.mean(predicted == y) > 0.3  # chance: 1/9
+
+
+def test_bars_are_shown_where_they_are_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    X, y = images(SEEN, 12)
+    quick(verbose=True, calibration="validation").fit(X, y, DESCRIBED)
+    shown = capsys.readouterr().err
+    assert "validation: refinement: " in shown
+    assert "training: refinement: 100%" in shown
+    quick(calibration=0.0).fit(X, y, DESCRIBED)
+    assert capsys.readouterr().err == ""
+
+
+def test_rows_of_no_class_are_told():
+    X, y = images(SEEN, 30)
+    model = GZSLClassifier(method="gaussian", random_state=0, device="cpu").fit(X, y, DESCRIBED)
+    others = np.random.default_rng(5).random((50, 16)) * X.max()
+    turned_away = [model.unknown(rows, "5%").mean() for rows in (X, others)]
+    assert turned_away[0] < 0.15 < 0.5 < turned_away[1]
+    assert (model.unknown(X, 0.05) == model.recognizer_.unknown(X, 0.05)).all()

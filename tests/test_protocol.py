@@ -221,6 +221,7 @@ def test_a_given_constant_needs_no_second_training(data, constant):
 
 def test_each_training_has_its_own_callbacks(data):
     stages: dict[str, list[str]] = {"validation": [], "training": []}
+    trained = []
 
     class Stages(Callback):
         def __init__(self, name: str):
@@ -229,6 +230,10 @@ def test_each_training_has_its_own_callbacks(data):
         def on_start(self, stage, step, total):
             stages[self.name].append(stage)
 
+        def on_trained(self, method, done, total, seconds):
+            trained.append((self.name, done, total))
+            assert seconds > 0
+
     MLIS(small(**CALIBRATED)).choose(
         data,
         device="cpu",
@@ -236,6 +241,8 @@ def test_each_training_has_its_own_callbacks(data):
         validation_callbacks=[Stages("validation")],
     )
     assert stages == {key: ["generation", "refinement"] for key in stages}
+    splits = len(folds(data))
+    assert trained == [("validation", one, splits + 1) for one in range(1, splits + 1)]
 
 
 def test_without_a_validation_split_nothing_is_chosen(caplog):

@@ -29,6 +29,7 @@ from mlis.methods.base import Method
 from mlis.methods.mlis import MLIS
 from mlis.methods.registry import build_method
 from mlis.model.recognizer import Recognizer
+from mlis.training.progress import ProgressBar
 
 # scikit-learn and SciPy ship no types
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -42,6 +43,7 @@ class _GZSLEstimator(
     n_features_in_: int
     random_state: int | np.random.RandomState | None
     device: str
+    verbose: bool
 
     @abstractmethod
     def _method(self) -> Method:
@@ -94,7 +96,11 @@ class _GZSLEstimator(
         if not table.unseen.size:  # subtracted from all scores alike
             settings = method.config.replace({"classification": {"calibration": 0.0}})
             method = dataclasses.replace(method, config=settings)
-        trained = method.choose(dataset, seed=seed, device=self.device)
+        bars: dict[str, Any] = {}
+        if self.verbose:
+            last, first = [ProgressBar("training")], [ProgressBar("validation")]
+            bars = {"callbacks": last, "validation_callbacks": first}
+        trained = method.choose(dataset, seed=seed, device=self.device, **bars)
         self.config_: Config = trained.method.config
         self.report_: Mapping[str, Any] = trained.report
         self.validation_: Evaluation | None = trained.validation
@@ -123,6 +129,20 @@ class _GZSLEstimator(
     def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
         """Logarithm of `predict_proba`, (B, C) float64, without underflow."""
         return log_softmax(self._scores(X) / self.recognizer_.temperature, axis=1)
+
+    def unknown(self, X: ArrayLike, rate: float | str) -> np.ndarray:
+        """Whether each row of X (B, Dx) looks like none of the classes: (B,) bool.
+
+        Args:
+            X: features.
+            rate: share of images of known classes that may be turned away, `0.05` or `"5%"`.
+
+        Raises:
+            SettingsError: the rate is not above 0 and below 1.
+            DataError: the model has no rejection quantiles, as it was trained without validation.
+        """
+        rows = self._features(X)
+        return self.recognizer_.unknown(rows, rate)
 
     def transform(self, X: ArrayLike) -> np.ndarray:
         """Refined features `h = E(x)`, (B, Dh) float64, for any other classifier or retrieval."""
@@ -158,6 +178,7 @@ class GZSLClassifier(_GZSLEstimator):
         precision: "auto", "float32", "float64" or "bfloat16", of training.
         random_state: seed; None draws one, so that two fits differ.
         device: "auto", "cpu" or "cuda".
+        verbose: whether progress bars are shown; methods in closed form have none.
         config: all other settings, a :class:`~mlis.config.Config` or a nested mapping of some.
 
     Every argument that is None takes its value from `config`, or else `Config`'s default.
@@ -192,6 +213,7 @@ class GZSLClassifier(_GZSLEstimator):
         precision: str | None = None,
         random_state: int | np.random.RandomState | None = None,
         device: str = "auto",
+        verbose: bool = False,
         config: Config | Mapping[str, Any] | None = None,
     ):
         self.method = method
@@ -200,6 +222,7 @@ class GZSLClassifier(_GZSLEstimator):
         self.precision = precision
         self.random_state = random_state
         self.device = device
+        self.verbose = verbose
         self.config = config
 
     def _method(self) -> Method:
@@ -233,6 +256,7 @@ class MLISClassifier(_GZSLEstimator):
         precision: "auto", "float32", "float64" or "bfloat16", of training.
         random_state: seed; None draws one, so that two fits differ.
         device: "auto", "cpu" or "cuda".
+        verbose: whether progress bars are shown; methods in closed form have none.
         config: all other settings, a :class:`~mlis.config.Config` or a nested mapping of some of
             them, e.g. `{"refinement": {"gamma": 16}}`.
 
@@ -282,6 +306,7 @@ class MLISClassifier(_GZSLEstimator):
         precision: str | None = None,
         random_state: int | np.random.RandomState | None = None,
         device: str = "auto",
+        verbose: bool = False,
         config: Config | Mapping[str, Any] | None = None,
     ):
         self.generator = generator
@@ -294,6 +319,7 @@ class MLISClassifier(_GZSLEstimator):
         self.precision = precision
         self.random_state = random_state
         self.device = device
+        self.verbose = verbose
         self.config = config
 
     def _method(self) -> Method:

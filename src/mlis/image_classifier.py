@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlis.features.images.embed import Picture, embed
 from mlis.features.labelled_rows import LabelledRows
 from mlis.model.recognizer import Recognizer, probabilities_of
 from mlis.model.rejection import UNKNOWN, check_reject
+from mlis.training.progress import Bar
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -134,6 +136,7 @@ class ImageClassifier:
         workers: int | None = None,
         reject: float | str | None = None,
         explainer: Explainer | None = None,
+        verbose: bool = False,
     ) -> list[ImagePrediction]:
         """The best k classes of each image, or why it could not be read.
 
@@ -144,6 +147,7 @@ class ImageClassifier:
             reject: share of images of known classes that may be turned away, `0.05` or `"5%"`, so
                 that images of other things are: the first of the k classes is then "unknown".
             explainer: explains the likeliest class of each.
+            verbose: whether a progress bar is shown.
 
         Raises:
             SettingsError: k is less than 1, or `reject` is not above 0 and below 1.
@@ -151,7 +155,12 @@ class ImageClassifier:
         """
         check_k(k)
         check_reject(self.recognizer, reject)
-        return list(self.stream(images, k, workers=workers, reject=reject, explainer=explainer))
+        found: list[ImagePrediction] = []
+        with Bar("images", length_hint(images) or None, 0, " images", hidden=not verbose) as bar:
+            for one in self.stream(images, k, workers=workers, reject=reject, explainer=explainer):
+                found.append(one)
+                bar.update()
+        return found
 
     def stream(
         self,

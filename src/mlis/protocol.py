@@ -217,10 +217,14 @@ def choose(
     if method.chooses:
         choice = _Choice(folds(dataset))
         hooks = {"callbacks": validation_callbacks, "checkpoints": validation_checkpoints}
-        for fold in choice.folds:
+        for number, fold in enumerate(choice.folds, 1):
+            began = time.perf_counter()
             for index, (one, held_out) in enumerate(validate(method, fold, **hooks, **how)):
                 choice.add(index, one, held_out)
             hooks = {}
+            for callback in validation_callbacks:
+                seconds = time.perf_counter() - began
+                callback.on_trained(method.name, number, len(choice.folds) + 1, seconds)
         method, tradeoff, rejection, constant, temperature, validation = choice.made()
         reused = choice.reused
     trained = method.fit(

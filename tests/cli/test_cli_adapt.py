@@ -57,7 +57,9 @@ def test_its_figures_carry_the_label(place, tmp_path, capsys):
     adapted = tmp_path / "adapted"
     printed(capsys, "adapt", place / "model", "--unlabelled", place / "data", "-o", adapted)
     plain = printed(capsys, "evaluate", place / "model", place / "data", "--json")
-    said = printed(capsys, "evaluate", adapted, place / "data", "--json")
+    page = tmp_path / "page.html"
+    said = printed(capsys, "evaluate", adapted, place / "data", "--json", "--html", page)
+    assert "transductive: the model was adapted" in page.read_text(encoding="utf-8")
     assert "transductive" not in plain
     assert "transductive: the model was adapted" in said
     assert last_json(said)["protocol"].startswith("transductive")

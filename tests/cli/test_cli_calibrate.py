@@ -9,6 +9,7 @@ import pytest
 from cli_cases import last_json, printed, refused, small_dataset
 from mlis.cli import main
 from mlis.data.io.folder import save_dataset
+from mlis.evaluation.words import legend
 from mlis.io.checkpoint import load_model, save_model
 from mlis.model.recognizer import Metadata, replace
 
@@ -23,7 +24,9 @@ def run(tmp_path_factory):
 
 
 def test_the_table_says_what_each_choice_gives(run, capsys):
-    choices = last_json(printed(capsys, "calibrate", run, "--json"))["choices"]
+    out = printed(capsys, "calibrate", run, "--json")
+    choices = last_json(out)["choices"]
+    assert all(f"  {line}\n" in out for line in legend("USH"))
     known = load_model(run / "seed-0/gaussian/model").metadata.tradeoff
     assert known is not None
     for name in ("seen-loss=0", "seen-loss=2", "seen-loss=5", "seen-loss=10", "h"):

@@ -123,3 +123,18 @@ def test_demo_prints_a_table_and_json(demo, tmp_path, capsys):
     assert result["H"] == 57.7
     assert result["protocol"] == "H@val"
     assert result["page"] == str(tmp_path / "index.html")
+
+
+@pytest.mark.parametrize("more", [(), ("--classes", "classes.csv")])
+def test_a_folder_of_photographs_is_no_dataset_yet(more, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    (folder / "zebra").mkdir(parents=True)
+    assert f"mlis data build --images {folder}" in refused(capsys, "check", folder, *more)
+
+
+@pytest.mark.parametrize(
+    "words", [("predict", "MODEL", ""), ("evaluate", "MODEL", ""), ("data", "info", "")]
+)
+def test_an_unset_variable_is_not_the_current_folder(words, capsys):
+    assert main([*words]) == 2
+    assert "empty" in capsys.readouterr().err

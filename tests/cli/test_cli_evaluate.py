@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,8 +15,10 @@ from mlis.data.io.folder import save_dataset
 from mlis.data.out_of_core.safetensors_file import write_arrays
 from mlis.data.splits import Split
 from mlis.evaluation import evaluate_confidence, evaluate_retrieval
+from mlis.evaluation.words import MEANING
 from mlis.io.checkpoint import load_model, save_model
 from mlis.model.recognizer import replace
+from page_cases import Reader, check_self_contained
 
 MEASURES = ("U", "S", "H", "T1", "AUSUC", "overall", "best_H_optimistic")
 
@@ -36,6 +39,12 @@ def model(run):
 
 def evaluate(capsys, *arguments) -> dict:
     return last_json(printed(capsys, "evaluate", *arguments, "--json"))
+
+
+def cells(text: str, words: str) -> list[str]:
+    """Value and symbol in the line of a measure."""
+    (line,) = [line for line in text.splitlines() if line.endswith(f"  {words}")]
+    return line.removesuffix(words).split()
 
 
 def failure(capsys, *arguments) -> str:
@@ -69,8 +78,9 @@ def test_text_names_measures_classes_and_confusions(model, run, capsys):
     assert main(["evaluate", str(model), "--per-class", "--confusions", "2"]) == 0
     captured = capsys.readouterr()
     row = json.loads((run / "seed-1/ml/result.json").read_text())["test"]
-    assert f"H {row['H']:.1f}" in captured.out
     lines = captured.out.splitlines()
+    for name in ("U", "S", "H", "T1", "AUSUC", "overall"):
+        assert cells(captured.out, MEANING[name]) == [f"{row[name]:.1f}", name]
     for line in row["per_class"]:
         (shown,) = [text for text in lines if text.startswith(line["name"] + "  ")]
         kind = "seen" if line["seen"] else "unseen"
@@ -96,7 +106,7 @@ def test_probabilities_are_measured_at_the_models_temperature(model, tmp_path, c
     assert warm["U"] == cold["U"]
     assert warm["ECE"] != cold["ECE"]
     assert main(["evaluate", str(tmp_path / "model"), str(features)]) == 0
-    assert "(temperature 50)" in capsys.readouterr().out
+    assert "temperature of the probabilities: 50" in capsys.readouterr().out
 
 
 def test_another_split_is_warned_of(model, tmp_path, capsys):
@@ -263,8 +273,9 @@ def test_retrieval_of_unseen_classes_raw_beside_refined(model, run, tmp_path, ca
     assert len(set(wanted)) == 4
     assert raw.images == len(rows)
     text = printed(capsys, "evaluate", model, tmp_path / "data")
-    shown = "Recall@1 {:.1f} → {:.1f}, MAP@R {:.1f} → {:.1f}".format(*wanted)
-    assert f"raw → refined features: {shown}" in text
+    for name, pair in zip(("Recall@1", "MAP@R"), (wanted[:2], wanted[2:]), strict=True):
+        shown = cells(text, f"{MEANING[name]}, of unseen classes: raw → refined features")
+        assert shown == [*"{:.1f} → {:.1f}".format(*pair).split(), name]
     several = evaluate(capsys, run, tmp_path / "data")["components"]["ml"]
     assert several["map_at_r_refined"][1] == pytest.approx(refined.map_at_r)
     assert several["map_at_r_refined_mean"] == pytest.approx(np.mean(several["map_at_r_refined"]))
@@ -288,3 +299,76 @@ def test_unknown_rows_are_measured(run, model, tmp_path, capsys):
     plain = evaluate(capsys, model)
     assert plain["AUROC_unknown"] is None
     assert plain["risk_coverage"][-1] == [100, pytest.approx(100 - plain["overall"], abs=1e-3)]
+
+
+def test_what_the_usual_rate_turns_away(model, small_folder, tmp_path, capsys):
+    """Of seen and unseen classes apart; the model's promise is of validation images."""
+    recognizer = load_model(model)
+    test = small_dataset().for_testing()
+    known, seen = recognizer.known_scores(test.features), test.seen_mask[test.labels]
+    quantiles = tuple(np.quantile(known[seen], np.linspace(0, 1, 101)).tolist())
+    metadata = dataclasses.replace(recognizer.metadata, rejection=quantiles)
+    save_model(replace(recognizer, metadata=metadata), tmp_path / "model")
+    found = evaluate(capsys, tmp_path / "model", small_folder)["turned_away_at_5"]
+    unknown = load_model(tmp_path / "model").unknown(test.features, 0.05)
+    assert found == {"seen": 100 * unknown[seen].mean(), "unseen": 100 * unknown[~seen].mean()}
+    assert 0 < found["seen"] < 10
+    text = printed(capsys, "evaluate", tmp_path / "model", small_folder)
+    for kind, share in found.items():
+        words = f"photographs of {kind} classes that --reject 5% turns away"
+        assert cells(text, words) == [f"{share:.1f}"]
+    assert evaluate(capsys, model)["turned_away_at_5"] == {}  # trained with a given constant
+
+
+def test_a_page_of_one_model(run, model, small_folder, tmp_path, capsys):
+    page = tmp_path / "new" / "page.html"
+    out = printed(capsys, "evaluate", model, "--html", page)
+    assert f"page: {page}" in out
+    shown = Reader(page.read_text(encoding="utf-8"))
+    row = json.loads((run / "seed-1/ml/result.json").read_text())["test"]
+    for name in ("U", "S", "H", "T1", "AUSUC", "overall"):
+        assert [MEANING[name], name, f"{row[name]:.1f}"] in shown.rows
+    for words in ("seen classes: ECE", "risk by coverage", "Class by class", "Where it goes wrong"):
+        assert words in shown.text
+    worst = row["confusions"][0]
+    assert f"{worst['label']} unseen was taken for {worst['predicted']}" in shown.text
+    assert re.search(
+        r"One of them, against kind \d+: .+? Nearest training images: \d of kind", shown.text
+    )
+    check_self_contained(page.read_text(encoding="utf-8"))
+    shutil.copytree(model, tmp_path / "model")  # labelled rows instead of the dataset
+    x, y = small_dataset().features[ROWS], small_dataset().labels[ROWS]
+    np.savez(tmp_path / "x.npz", features=x, labels=np.array([NAMES[label] for label in y]))
+    printed(capsys, "evaluate", tmp_path / "model", tmp_path / "x.npz", "--html", page)
+    again = Reader(page.read_text(encoding="utf-8"))
+    assert [MEANING["H"], "H", f"{row['H']:.1f}"] in again.rows
+
+
+def test_a_page_is_of_one_model(run, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert "has 4 models" in failure(capsys, run, "--html", page)
+    assert "expected a .html file" in failure(capsys, run, "--html", tmp_path / "page.txt")
+    out = refused(capsys, "report", run, "-o", page)
+    assert f"mlis evaluate {run} --html" in out
+    assert not page.exists()
+
+
+def test_display_names_are_shown(model, small_folder, tmp_path, capsys):
+    printed(
+        capsys, "rename-classes", model, "--display", "kind 9", "Neun", "-o", tmp_path / "model"
+    )
+    text = printed(capsys, "evaluate", tmp_path / "model", small_folder, "--per-class")
+    assert re.search(r"^Neun +unseen", text, re.M)
+    assert "of Neun classified as" in text
+    assert "kind 9" not in text
+    found = evaluate(capsys, tmp_path / "model", small_folder)
+    assert "kind 9" in {one["name"] for one in found["per_class"]}
+
+
+def test_a_page_without_test_images_says_so(model, tmp_path, capsys):
+    base, none = small_dataset(), np.empty(0, dtype=np.int64)
+    split = dataclasses.replace(base.split, test_unseen=none, test_seen=none)
+    save_dataset(dataclasses.replace(base, split=split), tmp_path / "data")
+    page = tmp_path / "page.html"
+    printed(capsys, "evaluate", model, tmp_path / "data", "--html", page)
+    assert "there are no test images" in Reader(page.read_text(encoding="utf-8")).text

@@ -375,6 +375,12 @@ def test_display_names_go_from_the_table_to_whoever_reads_them(pictures, tmp_pat
     assert {one["class"]: one.get("display_name") for one in found} == {
         name: said.get(name) for name in [*CLASSES, "pink"]
     }
+    run("predict", model, pictures / "red" / "0.png", "--top-k", "5")
+    (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert list(row)[:5] == ["path", "class_1", "display_1", "score_1", "seen_1"]
+    shown = {row[f"class_{rank}"]: row[f"display_{rank}"] for rank in range(1, 6)}
+    assert shown == {name: {"grey": "'=Grey <b>"}.get(name, said.get(name, "")) for name in shown}
+    assert {"red", "grey"} <= shown.keys()
     renamed, again, larger = (tmp_path / name for name in ("renamed", "again", "larger"))
     run("rename-classes", model, "red", "rouge", "-o", renamed)
     run("rename-classes", renamed, "--display", "grey", "", "blue", "Blau", "-o", again)

@@ -1,6 +1,7 @@
 """`mlis fit`: what it prints, what it keeps, which data it takes, and how it is resumed."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from cli_cases import NAMES, QUICK, last_json, printed, refused, save_small, small_dataset
 from mlis.cli import main
 from mlis.cli.progress import Progress
+from mlis.evaluation.words import MEANING, legend
 from mlis.methods.mlis import MLIS
 from mlis.storage.atomic import with_checksum, without_checksum
+from mlis.training.progress import ProgressBar
 
 PERCENT = ("U", "S", "H", "T1", "AUSUC", "overall")
 GAN = ("--generator", "wgan-gp", "--generation-hidden", "16", "--noise", "4", "--batch-size", "16")
@@ -53,6 +56,35 @@ def test_other_methods_say_first_how_much_they_train(small_folder, tmp_path, cap
         assert main(["fit", str(small_folder), "-o", str(run), *flags, "--seeds", seeds]) == 0
         said += "5 with validation classes held out, then 1 on all rows"
         assert capsys.readouterr().err.startswith(said)
+
+
+def test_after_the_first_training_it_says_how_long_the_rest_takes(capsys):
+    bars = ProgressBar("seed 0, mlis, validation")
+    bars.on_trained("mlis", 1, 4, 25.0)
+    bars.on_trained("mlis", 2, 4, 25.0)
+    bars.on_trained("gaussian", 1, 4, 0.3)  # is done before anyone has read of it
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "first of 4 trainings took 25 s" in line
+    assert line.endswith("about 75 s")
+
+
+def test_words_come_first_and_shares_add_up(small_folder, tmp_path, capsys):
+    flags = ("--budget", "none", "--precision", "float32", "--device", "cpu", "--method", "auto")
+    flags += ("--refinement-steps", "20", "--refinement-hidden", "16", "--preset", "none")
+    assert main(["fit", str(small_folder), "-o", str(tmp_path / "run"), *flags]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("to train: every method on several splits")
+    lines = captured.out.splitlines()
+    assert lines[1].startswith("named right: ")
+    for name in ("U", "S", "H", "T1"):
+        told = rf"  {name} +\d+ \(.+\)  {re.escape(MEANING[name])}"
+        assert any(re.fullmatch(told, line) for line in lines)
+    for line in legend(("T1", "AUSUC", "overall")):
+        assert f"  {line}" in lines
+    choice = json.loads((tmp_path / "run/seed-0/auto/result.json").read_text())["choice"]
+    assert sum(choice["kept"].values()) == pytest.approx(1)
+    for name, share in choice["kept"].items():
+        assert next(x for x in lines if x.startswith(f"{name} ")).endswith(f" {share:.2f}")
 
 
 def test_json_of_one_seed_holds_plain_numbers(small_folder, tmp_path, capsys):

@@ -251,3 +251,10 @@ def test_what_cannot_be_explained_is_refused(model, features, tmp_path, capsys):
     shutil.copytree(model, bare)
     (bare / "exemplars.safetensors").unlink()
     assert "--training" in failure(capsys, bare, features, "--explain")
+
+
+@pytest.mark.parametrize("text", ["path\na.jpg\n", "path,x,y,width,height\na.jpg,1,1,9,9\n"])
+def test_a_table_of_photographs_is_not_features(text, model, tmp_path, capsys):
+    table = tmp_path / "boxes.csv"
+    table.write_text(text)
+    assert f"mlis data import {table}" in refused(capsys, "predict", model, table)

@@ -68,6 +68,15 @@ def test_pictures_are_recognised_seen_or_not(model):
     assert all(len(one.classes) == 3 and not one.reason for one in found)
 
 
+def test_a_bar_is_shown_where_it_is_asked_for(model, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    images = [picture(colour, 3) for colour in COLOURS.values()]
+    plain = ImageClassifier(model).predict(images)
+    assert capsys.readouterr().err == ""
+    assert ImageClassifier(model).predict(iter(images), verbose=True) == plain
+    assert f"{len(images)}/{len(images)} [" in capsys.readouterr().err
+
+
 def test_scores_are_probabilities_after_calibration(model):
     image = picture(COLOURS["blue"], 5)
     (found,) = ImageClassifier(model).predict([image], k=99)

@@ -47,8 +47,9 @@ def test_an_evaluation_is_a_table_in_words():
     seen = np.array([True, True, False])
     result = evaluate(scores, np.array([0, 1, 2, 2]), seen, [BAD, "b", "c"])
     text = check(result._repr_html_())
-    for name, meaning in MEANING.items():
-        assert f"{meaning}|{name}|{getattr(result, name):.1f}|" in text
+    for name in ("U", "S", "H", "T1", "AUSUC", "overall"):
+        assert f"{MEANING[name]}|{name}|{getattr(result, name):.1f}|" in text
+    assert f"{MEANING['best H']}|best H|{result.best_H:.1f}|" in text
     nothing = evaluate(scores[:2], np.array([0, 1]), seen, [BAD, "b", "c"])
     text = check(nothing._repr_html_())
     assert "|U|–|" in text

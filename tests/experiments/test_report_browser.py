@@ -2,14 +2,18 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from experiment_cases import saved
+from mlis.cli import main
 from mlis.experiments.report.material import no_data
 from mlis.experiments.report.write import write_report
 from mlis.experiments.store import TEST_BEST
 from report_cases import stored, variants
+from simulated import tiny
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -29,6 +33,20 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(stored(folder / "results", rows), folder / "r.html", no_data).page
 
 
+@pytest.fixture(scope="module", params=["report", "evaluation"])
+def any_page(request, page_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report's page, or that of one model."""
+    if request.param == "report":
+        return page_file
+    folder = tmp_path_factory.mktemp("evaluation")
+    names = ("x" * 300, "kind_" * 40, "a & b", *(f"kind {i}" for i in range(6)))
+    data = saved(folder / "data", replace(tiny(), class_names=names))
+    run, page = folder / "run", folder / "page.html"
+    assert main(["fit", str(data), "-o", str(run), "--method", "gaussian"]) == 0
+    assert main(["evaluate", str(run), "--html", str(page)]) == 0
+    return page
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     with playwright.sync_playwright() as running:
@@ -40,13 +58,13 @@ def browser() -> Iterator:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_stands_alone_and_fits(browser, page_file, width, scheme):
+def test_it_stands_alone_and_fits(browser, any_page, width, scheme):
     requests, complaints = [], []
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(page_file.as_uri())
+    page.goto(any_page.as_uri())
     page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
     wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -56,16 +74,16 @@ def test_it_stands_alone_and_fits(browser, page_file, width, scheme):
     page.close()
     assert len(set(inks)) == 1
     assert ("rgb(238, 234, 228)" in inks) == (scheme == "dark")
-    assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [any_page.as_uri()]
     assert complaints == []
     assert wide[0] <= wide[1] == width
     assert (ground == "rgb(20, 20, 20)") == (scheme == "dark")
 
 
-def test_words_stay_inside_their_drawings(browser, page_file):
+def test_words_stay_inside_their_drawings(browser, any_page):
     """Of every drawing: no text that sticks out of it or lies over another one."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.goto(page_file.as_uri())
+    page.goto(any_page.as_uri())
     faults = page.evaluate("""() => {
       const found = [];
       for (const svg of document.querySelectorAll('figure svg')) {

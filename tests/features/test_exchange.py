@@ -364,3 +364,17 @@ def test_boxes_are_crops_or_an_error_and_never_ignored(photos, tmp_path):
         find_images(photos)
     with pytest.raises(DataError, match=r"mlis data import labels\.csv"):
         find_labelled(photos / "labels.csv")
+
+
+def test_the_photographs_of_a_dataset_are_exported(photos, tmp_path):
+    """`images.csv` names those that `mlis data build` made rows of, and `root` their folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "bad.csv").write_text("path,reason\nx.txt,not an image\n")
+    (folder / "images.csv").write_text("path,class,split,sha256\nzebra/1.png,zebra,test,0\n")
+    (folder / "sources.json").write_text(json.dumps({"root": str(photos)}))
+    run("data", "export", folder, "--format", "coco", "-o", tmp_path / "c.json")
+    run("data", "import", tmp_path / "c.json", "--images", photos, "-o", tmp_path / "again")
+    assert [(row["class"], row["split"]) for row in labels(tmp_path / "again")] == [
+        ("zebra", "test")
+    ]

@@ -78,9 +78,10 @@ def test_a_hopeless_family_is_left_out():
 def test_shares_are_equal_unless_validation_says_otherwise():
     for goods, shares in (((2.0, 2.0), (1.0, 1.0)), ((2.6, 1.5), (1.5, 0.5))):
         trials = [trial("a", "one", goods[0], 1), trial("b", "two", goods[1], 2)]
-        weights = choose_members(trials).weights
-        found = [weights[one.name] * one.spread for one in trials]
+        choice = choose_members(trials)
+        found = [choice.weights[one.name] * one.spread for one in trials]
         assert found == pytest.approx(shares)
+        assert [2 * choice.shares[one.name] for one in trials] == pytest.approx(shares)
 
 
 def test_of_choices_within_noise_the_nearest_is_taken():

@@ -77,7 +77,8 @@ def test_the_day_runs_on_photographs(
     answers = run_page(DAY)
     said = capsys.readouterr().out
     assert answers[0]["results"][0]["predictions"][0]["class"] == "moon orchid"
-    tests = re.findall(r"^U ([\d.]+)  S ([\d.]+)  H ([\d.]+) ", said, re.M)
+    lines = r"^ *([\d.]+)  U  .*\n *([\d.]+)  S  .*\n *([\d.]+)  H  "
+    tests = re.findall(lines, said, re.M)
     described, from_folder, orchids, every, adapted, animals, with_three = (
         tuple(map(float, one)) for one in tests
     )

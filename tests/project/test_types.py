@@ -101,7 +101,7 @@ class A:
 UNKNOWN = {
     *("mlis.MLISClassifier", "mlis.estimator.MLISClassifier"),
     *("mlis.GZSLClassifier", "mlis.estimator.GZSLClassifier"),
-    *("mlis.cli.progress.ImageBar", "mlis.cli.progress.ImageBar.bar", "mlis.cli.progress.Progress"),
+    "mlis.training.progress.Bar",
 }
 """What stands on classes of scikit-learn and tqdm, which ship no types."""
 

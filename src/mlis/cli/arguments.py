@@ -63,12 +63,25 @@ def add_command(
     """
     description = description or inspect.getdoc(run)
     parser = commands.add_parser(name, help=text, description=description, usage=usage)
+    parser.register("type", Path, _path)
     add_common(parser, *(["--json"] if json else []), "--verbose")
     parser.set_defaults(run=run)
     return parser
 
 
 # Types: each is a `type` of `add_argument`, or makes one.
+
+
+def filled(text: str) -> str:
+    """Text that is not empty, as an unset variable of a shell is."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name or path, got an empty one")
+    return text
+
+
+def _path(text: str) -> Path:
+    """What `type=Path` stands for: an empty one would be the current folder."""
+    return Path(filled(text))
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -184,7 +197,7 @@ _COMMON: dict[str, dict[str, Any]] = {
     "--backbone": {
         "metavar": "NAME",
         "help": "images: the image model, if MODEL does not know it or it has moved; a model of "
-        "the hub is downloaded only if it is named here",
+        "the hub is downloaded only if it is named here. Views of each image are those of MODEL",
     },
     "--text-model": {
         "metavar": "NAME",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlis.cli.arguments import Commands, add_command, add_common, load_recognizer, refuse
 from mlis.cli.classes import opened, save
-from mlis.cli.output import number, print_json, print_table, say
+from mlis.cli.output import number, print_json, print_list, print_table, say
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     from mlis.evaluation.tradeoff import EXAMPLES
+    from mlis.evaluation.words import legend
     from mlis.model.calibrate import constant_of, no_curve
 
     recognizer = load_recognizer(args.model)
@@ -76,6 +77,7 @@ def _show(args: argparse.Namespace) -> None:
         [name, f"{point.constant:.4g}", *map(number, point[1:])] for name, point in points.items()
     ]
     print_table([["calibration", "constant", "U", "S", "H"], *rows])
+    print_list("in words, per cent:", legend("USH"))
     say(f"on validation classes, {known.splits} class splits{_since(recognizer)}")
     if args.json:
         choices = {name: _rounded(point) for name, point in points.items()}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlis.cli.arguments import at_least
+from mlis.cli.arguments import at_least, filled
 from mlis.errors import DataError, ModelFileError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, text: str = "name or 
         "Without DATASET: --features and --split name a pair of files in the benchmarks' format,\n"
         "--features and --classes tables.",
     )
-    group.add_argument("dataset", metavar="DATASET", nargs="?", help=text)
+    group.add_argument("dataset", metavar="DATASET", nargs="?", type=filled, help=text)
     add_dataset_options(group, *_OPTIONS)
 
 
@@ -150,7 +150,11 @@ def load(arguments: Mapping[str, Any]) -> "GZSLDataset":
 
 
 def _checked(name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    from mlis.data.load import check_dataset_folder
+
     kind = kind_of(name, options)
+    if kind == FOLDER and name is not None and Path(name).is_dir():
+        check_dataset_folder(Path(name))
     if wrong := [FLAGS[option] for option in options if option not in _TAKES[kind]]:
         takes = ", ".join(FLAGS[known] for known in _TAKES[kind]) or "none of these options"
         raise DataError(

@@ -11,29 +11,24 @@ on.
 Labels are matched to the model's classes by name; the model says which classes are seen. A dataset
 needs no training rows here; if rows are marked, those marked test are used.
 
-  U, S     mean over unseen (seen) classes of top-1 accuracy, with all classes as candidates
-  H        2US / (U + S)
-  T1       images of unseen classes, with only unseen classes as candidates
-  AUSUC    area under the seen-unseen curve
-  overall  fraction of all test images that are classified correctly
-  ECE      expected calibration error of the probabilities: the mean of |accuracy - confidence|
-           over 15 bins of about equally many images, for images of all, seen and unseen classes
+Each measure is printed in plain words with its symbol. ECE is the expected calibration error: the
+mean of |accuracy - confidence| over 15 bins of about equally many images. The risk is that of
+answering only the images that look most like known classes; its area is that under the
+risk-coverage curve (`mlis predict --reject`). With --unknown, images or features of things that are
+none of the model's classes, those that are answered are errors, too. Recall@1 and MAP@R are of
+features alone, raw and refined: the mean average precision is that among the R nearest images,
+where R is the number of other images of the class.
 
-and how well it can be told what to leave unanswered (`mlis predict --reject`): the risk-coverage
-curve, the error rate among the images that look most like known classes, and the area under it.
-With --unknown, images or features of things that are none of the model's classes, the AUROC of
-telling them from the test images, too; those that are answered are errors.
-
-and how well features alone separate unseen classes, raw and refined: Recall@1, the fraction of
-images whose nearest neighbour is of the same class, and MAP@R, the mean average precision among the
-R nearest, where R is the number of other images of the class.
+--html FILE writes a page of all this: reliability diagram, risk-coverage curve, every class, and
+the most frequent mistakes with photographs and reasons.
 """
 
 import argparse
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +46,12 @@ from mlis.cli.datasets import (
     relocated,
 )
 from mlis.cli.output import (
+    MEASURES,
+    check_file,
     counted,
     number,
     print_json,
+    print_list,
     print_summaries,
     print_table,
     report_unread,
@@ -63,8 +61,8 @@ from mlis.cli.output import (
 from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
+    from mlis.cli.measured import Measured
     from mlis.data.dataset import GZSLDataset
-    from mlis.evaluation import Confidence, Evaluation
     from mlis.features.labelled_rows import LabelledRows
     from mlis.io.saved_models import SavedModel
     from mlis.model.recognizer import Recognizer
@@ -75,6 +73,18 @@ TRANSDUCTIVE = (
 )
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What is measured on: labelled rows, and the dataset with training rows that they are of.
+
+    `arguments` are those of `load_dataset`, which gave it.
+    """
+
+    rows: "LabelledRows"
+    dataset: "GZSLDataset | None" = None
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def add_to(commands: Commands) -> None:
@@ -101,17 +111,22 @@ def add_to(commands: Commands) -> None:
         metavar="PATH",
         help="a folder of images, or features, of none of the model's classes",
     )
+    group.add_argument("--html", type=Path, metavar="FILE.html", help="write a page, too")
     add_common(parser, "--calibration")
     add_common(parser.add_argument_group("images"), "--backbone", "--workers", "--device")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from mlis.io.saved_models import find_models
+    from mlis.io.saved_models import find_models, one_model
 
+    if args.html is not None:
+        check_file(args.html, ".html", new_folder=True)
+        one_model(args.model)
     started = time.perf_counter()
     models = find_models(args.model)
-    data, dataset = _data(args, models[0])
+    found_data = _data(args, models[0])
+    data, dataset = found_data.rows, found_data.dataset
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     metadata: dict[str, Any] = {"dataset": data.name, "model": str(args.model)}
     for model in models:
@@ -120,9 +135,11 @@ def run(args: argparse.Namespace) -> None:
         components = str(recognizer.metadata.record.get("components", "model"))
         if recognizer.transductive:
             protocol, components = f"transductive, {protocol}", f"{components} (transductive)"
-        measures, curves = _measured(args, model, recognizer, data)
-        rows[components].append(measures)
-        metadata |= {"protocol": protocol} | (curves if len(models) == 1 else {})
+        found = _measured(args, model, recognizer, data)
+        rows[components].append(found.to_dict())
+        metadata |= {"protocol": protocol} | (found.curves() if len(models) == 1 else {})
+        if args.html is not None:
+            _write_page(args.html, model, found, found_data, protocol)
     _print_summary(args, models, rows, metadata, time.perf_counter() - started)
     bad = [f"{one.path}: {one.reason}" for one in data.bad]
     report_unread(bad, len(data.labels) + len(bad))
@@ -144,37 +161,45 @@ def _recognizer(
 
 def _measured(
     args: argparse.Namespace, model: "SavedModel", recognizer: "Recognizer", data: "LabelledRows"
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Evaluate one model and print what was found: its measures, and the curves of rejection."""
-    from mlis.evaluation import evaluate, evaluate_confidence, evaluate_rejection
-    from mlis.experiments.retrieval import retrieved
+) -> "Measured":
+    """Evaluate one model and print what was found."""
+    from mlis.cli.measured import Measured
 
-    test = data.for_model(recognizer)
-    scores = recognizer.scores(test.features)
-    result = evaluate(scores, test.labels, test.seen_mask, test.class_names)
-    confidence = evaluate_confidence(
-        *(scores, test.labels, test.seen_mask), temperature=recognizer.temperature
-    )
-    nearest = retrieved(recognizer, test)
-    say(f"{model.folder} on {data.name}: {result.images} test images")
+    test, unknown = data.for_model(recognizer), None
+    if args.unknown is not None and len(test.labels):
+        unknown = read_unlabelled("--unknown", args.unknown, recognizer, args)
+    found = Measured.of(recognizer, test, unknown)
+    say(f"{model.folder} on {data.name}: {found.result.images} test images")
     if recognizer.transductive:
         say(TRANSDUCTIVE)
-    _print_evaluation(args, result, confidence, nearest)
-    measures, curves = result.to_dict() | confidence.to_dict() | nearest, {}
-    if len(scores):
-        right, unknown = scores.argmax(axis=1) == test.labels, None
-        if args.unknown is not None:
-            rows = read_unlabelled("--unknown", args.unknown, recognizer, args)
-            unknown = recognizer.known_scores(rows)
-        rejection = evaluate_rejection(recognizer.known_scores(test.features), right, unknown)
-        say(rejection)
-        curves = rejection.to_dict()
-    return measures, curves
+    _print_evaluation(args, found)
+    return found
 
 
-def _data(
-    args: argparse.Namespace, model: "SavedModel"
-) -> "tuple[LabelledRows, GZSLDataset | None]":
+def _write_page(
+    output: Path, model: "SavedModel", found: "Measured", data: Data, protocol: str
+) -> None:
+    """The page, with the photographs of the test rows and training images, where they are known."""
+    from mlis.experiments.report import material, pictures
+    from mlis.io.checkpoint import load_exemplars
+
+    recognizer, dataset = found.recognizer, data.dataset
+    if dataset is None:
+        shown = pictures.pictures_of_files(data.rows.files or [None] * len(data.rows.labels))
+    else:
+        every = pictures.pictures_of(data.arguments, dataset, None)
+        shown = every.of(material.test_rows(dataset))
+    if dataset is not None and dataset.class_names == recognizer.class_names:
+        compared = material.training_examples(dataset)
+    else:
+        compared = load_exemplars(model.folder)
+    facts = {"model": str(model.folder), "data": data.rows.name, "protocol": protocol}
+    warning = TRANSDUCTIVE if recognizer.transductive else ""
+    found.write_page(output, facts, shown, compared, warning)
+    say(f"page: {output}")
+
+
+def _data(args: argparse.Namespace, model: "SavedModel") -> Data:
     """The rows to recognise, and their dataset if it has training rows."""
     from mlis.data.io.folder import METADATA, read_test_only
     from mlis.features.labelled_rows import LabelledRows
@@ -188,11 +213,11 @@ def _data(
         return _of_dataset(args, model)
     place = places[0]
     if len(places) > 1 or not (place / METADATA).exists():
-        return _of_labelled(args, places), None
+        return Data(_of_labelled(args, places))
     if (found := read_test_only(place)) is None:
         return _of_dataset(args, model)
     features, names, sources = found
-    return LabelledRows(place.name, features, names, sources.get("backbone") or {}), None
+    return Data(LabelledRows(place.name, features, names, sources.get("backbone") or {}))
 
 
 def _test_features(options: dict[str, Any]) -> tuple[Path, ...]:
@@ -212,26 +237,26 @@ def _test_features(options: dict[str, Any]) -> tuple[Path, ...]:
     return paths if only_test else ()
 
 
-def _of_dataset(
-    args: argparse.Namespace, model: "SavedModel"
-) -> "tuple[LabelledRows, GZSLDataset]":
+def _of_dataset(args: argparse.Namespace, model: "SavedModel") -> Data:
     """The test rows of a dataset: the one that is named, or the run's own."""
     from mlis.features.labelled_rows import LabelledRows
     from mlis.io.run_plan import RunPlan
 
     if model.run is not None and args.dataset is None:
-        dataset = load(relocated(RunPlan.read(model.run).dataset, args))
+        arguments = relocated(RunPlan.read(model.run).dataset, args)
     elif args.dataset is None and not given_options(args):
         raise DataError(
             f"{args.model}: is not in a run folder, so its dataset is unknown. Name DATA: name "
             "images, features or a dataset."
         )
     else:
-        dataset = load(dataset_arguments(args))
+        arguments = dataset_arguments(args)
+    dataset = load(arguments)
     test, origin = dataset.for_testing(), dataset.provenance
     names = [test.class_names[label] for label in test.labels]
     backbone = origin.sources.get("backbone") or {}
-    return LabelledRows(origin.name, test.features, names, backbone), dataset
+    rows = LabelledRows(origin.name, test.features, names, backbone)
+    return Data(rows, dataset, arguments)
 
 
 def _of_labelled(args: argparse.Namespace, places: Sequence[Path]) -> "LabelledRows":
@@ -287,25 +312,16 @@ def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | No
     return str(origin.get("protocol", "unknown"))
 
 
-def _print_evaluation(
-    args: argparse.Namespace,
-    result: "Evaluation",
-    confidence: "Confidence",
-    retrieved: dict[str, float | None],
-) -> None:
+def _print_evaluation(args: argparse.Namespace, found: "Measured") -> None:
     from mlis.evaluation import in_words
 
+    result, display = found.result, found.recognizer.display_names
     if words := in_words(result.U, result.S, result.H):
         say(words)
-    say(result)
-    say(confidence)
-    if retrieved:
-        shown = {name: number(value) for name, value in retrieved.items()}
-        say(
-            "retrieval among unseen classes, raw → refined features:"
-            f" Recall@1 {shown['recall_at_1_raw']} → {shown['recall_at_1_refined']},"
-            f" MAP@R {shown['map_at_r_raw']} → {shown['map_at_r_refined']}"
-        )
+    say("per cent:")
+    for line in found.lines():
+        say(line)
+    say(f"temperature of the probabilities: {found.confidence.temperature:.4g}")
     for note in result.notes:
         say(f"note: {note}")
     if args.per_class:
@@ -313,14 +329,15 @@ def _print_evaluation(
             result.per_class,
             key=lambda row: (row.seen, row.accuracy is None, row.accuracy or 0.0, row.name),
         )
-        rows = [
-            [row.name, "seen" if row.seen else "unseen", str(row.images), number(row.accuracy)]
-            for row in ranked
-        ]
-        print_table([["class", "", "images", "accuracy"], *rows])
+        rows = [["class", "", "images", "accuracy"]]
+        for row in ranked:
+            name, kind = display.get(row.name, row.name), "seen" if row.seen else "unseen"
+            rows.append([name, kind, str(row.images), number(row.accuracy)])
+        print_table(rows)
     for pair in result.confusions[: args.confusions]:
         share = f"{counted(pair.count, 'image')} ({pair.share:.0f}%)"
-        say(f"{share} of {pair.label} classified as {pair.predicted}")
+        names = [display.get(name, name) for name in (pair.label, pair.predicted)]
+        say(f"{share} of {names[0]} classified as {names[1]}")
 
 
 def _print_summary(
@@ -331,6 +348,7 @@ def _print_summary(
     seconds: float,
 ) -> None:
     from mlis.evaluation import summarise
+    from mlis.evaluation.words import legend
 
     each = round(seconds / len(models), 3)
     summaries = {
@@ -339,6 +357,7 @@ def _print_summary(
     }
     if len(models) > 1:
         print_summaries(summaries)
+        print_list("in words:", legend(MEASURES))
     if args.json:
         first = next(iter(rows))
         seeds = [m.seed for m in models if m.components == first and m.seed is not None]

@@ -10,10 +10,11 @@ from mlis.errors import SettingsError
 
 FORMATS = ("coco", "label-studio", "fiftyone", "imagefolder")
 _SOURCES = """\
-SOURCE is recognised by its content: a folder of images; a .csv, .tsv or .parquet table with columns
-path and class, optionally split, and x, y, width, height of a box (pixels); COCO, Label Studio or
-FiftyOne (.json); Hugging Face: a folder with metadata.csv or .jsonl, or Parquet files. Several
-files whose names say train, val and test are the parts of a split."""
+SOURCE is recognised by its content: a folder of images, or what `mlis data build` or `features
+images` made of one; a .csv, .tsv or .parquet table with columns path and class, optionally split,
+and x, y, width, height of a box (pixels); COCO, Label Studio or FiftyOne (.json); Hugging Face: a
+folder with metadata.csv or .jsonl, or Parquet files. Several files whose names say train, val and
+test are the parts of a split."""
 _IMPORT = f"""\
 Write the images that a table or an annotation tool names as a folder of images.
 

@@ -40,6 +40,7 @@ from mlis.cli.arguments import (
 )
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load, relocated
 from mlis.cli.output import (
+    MEASURES,
     check_folder,
     number,
     print_json,
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
         logger.info("settings: preset %s, settings file %s", preset, args.settings or "none")
         folder, plan, dataset = _begun(args, config, components)
     results = _execute(args, folder, plan, dataset)
-    _print(args, folder, dataset.provenance.name, results)
+    _print(args, folder, dataset, results)
 
 
 def _resumed(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
@@ -249,9 +250,11 @@ def _print_outlook(plan: "RunPlan", dataset: "GZSLDataset") -> None:
         budget = float(plan.options.get("budget", METHODS["auto"]().options["budget"]))
         if budget < LONGEST:
             seeds = f" for {runs} seeds" if runs > 1 else ""
-            text = (
-                f"choice and training: about {number(budget * runs, 0)} s at most{seeds} (--budget)"
-            )
+            seconds = number(budget * runs, 0)
+            text = f"choice and training: about {seconds} s at most{seeds} (--budget)"
+        else:
+            each = f"{runs} times " if runs > 1 else ""
+            text = f"to train: {each}every method on several splits, then those kept on all rows"
     elif plan.method_of(plan.variants[0]).chooses:
         held_out = len(folds(dataset))
         each = f"{runs} times " if runs > 1 else ""
@@ -260,16 +263,26 @@ def _print_outlook(plan: "RunPlan", dataset: "GZSLDataset") -> None:
         print(text, file=sys.stderr)
 
 
-def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[str, Any]) -> None:
+def _print(
+    args: argparse.Namespace,
+    folder: Path,
+    dataset: "GZSLDataset",
+    results: Mapping[str, Any],
+) -> None:
+    from mlis.data.dataset import DISPLAYED
     from mlis.evaluation import in_words
+    from mlis.evaluation.words import legend
+
+    name, display = dataset.provenance.name, dataset.provenance.sources.get(DISPLAYED) or {}
 
     seeds, summaries = results["seeds"], results["components"]
     say(f"{name}, {results['protocol']}, seeds {', '.join(map(str, seeds))}, per cent")
-    print_summaries(summaries)
     *_, last = summaries.values()
     if words := in_words(*(last[f"{name}_mean"] for name in "USH")):
         say(words)
-    _print_choice(folder / f"seed-{seeds[0]}" / "auto" / "result.json")
+    print_summaries(summaries)
+    _print_choice(folder / f"seed-{seeds[0]}" / "auto" / "result.json", display)
+    print_list("in words:", legend(MEASURES))
     if any(any(summary["generator_reused"]) for summary in summaries.values()):
         say("some generators were reused from the cache (generator_reused)")
     if any(value is None for one in summaries.values() for name in "US" for value in one[name]):
@@ -284,27 +297,24 @@ def _print(args: argparse.Namespace, folder: Path, name: str, results: Mapping[s
         print_json(result_object(summaries, seeds, **metadata))
 
 
-def _print_choice(path: Path) -> None:
+def _print_choice(path: Path, display: Mapping[str, str]) -> None:
     """What the automatic choice tried, kept and expected, with the first seed."""
+    from mlis.evaluation.words import MEANING
     from mlis.io.run_plan import read_sealed
 
     if not path.exists() or not (choice := read_sealed(path).get("choice")):
         return
-    kept, rows = choice["kept"], [["tried", "H on validation", "T1", "seconds", "weight"]]
+    kept, rows = choice["kept"], [["tried", "H on validation", "T1", "seconds", "share"]]
     for name, one in choice["tried"].items():
         measures = [_over_splits(one[measure]) for measure in ("H", "T1")]
-        part = number(kept[name] * one["spread"] / choice["spread"], 2) if name in kept else "–"
-        rows.append([name, *measures, number(one["seconds"]), part])
+        rows.append([name, *measures, number(one["seconds"]), number(kept.get(name), 2)])
     print_table(rows)
-    expected = [
-        f"{name} {middle:.0f} ({low:.0f} to {high:.0f})"
-        for name, (low, middle, high) in choice["expected"].items()
-    ]
-    say(f"expected of the test, from validation classes: {', '.join(expected)}")
-    if risky := choice["at_risk"]:
-        print_list(
-            "unseen classes that may fail, and what for:", [" → ".join(one) for one in risky]
-        )
+    say("expected of the test, from validation classes:")
+    for name, (low, middle, high) in choice["expected"].items():
+        say(f"  {name:<3}{middle:.0f} ({low:.0f} to {high:.0f})  {MEANING[name]}")
+    risky = [[display.get(name, name) for name in one] for one in choice["at_risk"]]
+    lines = [" → ".join(one) for one in risky]
+    print_list("unseen classes that may fail, and what for:", lines)
 
 
 def _over_splits(values: Sequence[float]) -> str:

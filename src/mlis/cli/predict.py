@@ -10,12 +10,13 @@ features or a dataset folder (all rows). Several of the same rows are joined by 
 another image model than the training's are refused. In CSV, a name that a spreadsheet would read as
 a formula gets a leading '.
 
-CSV: path (or row, if paths are unknown), then class_1, score_1, seen_1, class_2, … best first; last
-`reason`, why an image could not be read, or `label`, the true class if the features have one. JSON
-lines: {"path": …, "predictions": [{"class": …, "score": …, "seen": …}, …]}, with "reason" if it
-could not be read, "label" if it is known, or {"row": 0, …}. A score is the softmax probability
-among all classes, seen and unseen, after calibration; `seen` says whether the class had images in
-training. Rows count from 0.
+CSV: path (or row, if paths are unknown), then class_1, score_1, seen_1, class_2, … best first (and
+display_1, … after each class, if the model has display names); last `reason`, why an image could
+not be read, or `label`, the true class if the features have one. JSON lines: {"path": …,
+"predictions": [{"class": …, "score": …, "seen": …}, …]}, with "reason" if it could not be read,
+"label" if it is known, or {"row": 0, …}. A score is the softmax probability among all classes, seen
+and unseen, after calibration; `seen` says whether the class had images in training. Rows count from
+0.
 
 With --reject, the first class of what looks like none of the classes is `unknown`, without a score;
 the likeliest classes follow.
@@ -123,8 +124,24 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"--format {args.format}: expected images, got features.")
     rows, name = _rows(args, model, recognizer), joined_name([str(path) for path in args.inputs])
     first, last = "path" if rows.paths else "row", ["label"] if rows.labels else []
-    _write(args, _of_rows(recognizer, rows, name, args, explainer), first, last)
+    lines = _of_rows(recognizer, rows, name, args, explainer)
+    _write(args, lines, first, last, displayed=bool(recognizer.display_names))
     return 0
+
+
+def _check_no_list(path: Path) -> None:
+    """Refuse a table of photographs or boxes, which was read as features.
+
+    Raises:
+        DataError: says how to make a folder of it.
+    """
+    from mlis.features.labelled_rows import is_photographs
+
+    if path.is_file() and is_photographs(path):
+        raise DataError(
+            f"{path}: expected images or features, got a table of images. Make a folder of these, "
+            f"or of their boxes: mlis data import {path} --images DIR -o FOLDER, and name that."
+        )
 
 
 def _check_output(args: argparse.Namespace) -> None:
@@ -186,7 +203,8 @@ def _predict_images(
     if args.format in _TOOLS:
         _write_for_tool(args, paths, lines())
     else:
-        _write(args, lines(), "path", ["reason"])
+        displayed = bool(recognizer.display_names)
+        _write(args, lines(), "path", ["reason"], displayed=displayed)
     report_unread(unread, len(paths))
     return FAILED if len(unread) == len(paths) else 0
 
@@ -228,7 +246,12 @@ def _rows(args: argparse.Namespace, model: Path, recognizer: "Recognizer") -> "R
     paths = file_paths(args.inputs)
     if len(paths) == 1:  # of several files, each has a part of the features
         check_backbone(recognizer, backbone_of(paths[0]), str(paths[0]))
-    rows = join_rows(paths, [read_rows(path, args.label_column) for path in paths])
+    try:
+        rows = join_rows(paths, [read_rows(path, args.label_column) for path in paths])
+    except DataError:
+        for path in paths:
+            _check_no_list(path)
+        raise
     if rows.features.shape[1] != recognizer.num_features:
         name = joined_name([str(path) for path in paths])
         raise DataError(
@@ -266,7 +289,12 @@ def _of_rows(
 
 
 def _write(
-    args: argparse.Namespace, lines: Iterator[dict[str, Any]], first: str, last: Sequence[str]
+    args: argparse.Namespace,
+    lines: Iterator[dict[str, Any]],
+    first: str,
+    last: Sequence[str],
+    *,
+    displayed: bool,
 ) -> None:
     """Write predictions as they come, to stdout or to a file that is complete or not there.
 
@@ -275,6 +303,7 @@ def _write(
         lines: each has `first`, `predictions` (at most --top-k), and perhaps what `last` names.
         first: "path", or "row" if paths are unknown.
         last: further columns: "reason" for images, "label" if it is known.
+        displayed: whether classes have display names, for which CSV has columns.
     """
     from mlis.storage.atomic import atomic_write
 
@@ -288,7 +317,7 @@ def _write(
             out.writelines(json_line(line) + "\n" for line in lines)
         else:
             reasons = _EXPLANATION if args.explain else ()
-            _write_csv(out, lines, first, reasons, last, args.top_k)
+            _write_csv(out, lines, first, reasons, last, args.top_k, displayed=displayed)
 
 
 def _write_csv(
@@ -298,16 +327,20 @@ def _write_csv(
     reasons: Sequence[str],
     last: Sequence[str],
     k: int,
+    *,
+    displayed: bool,
 ) -> None:
     writer = csv.writer(out, lineterminator="\n")
-    names = [f"{name}_{rank}" for rank in range(1, k + 1) for name in ("class", "score", "seen")]
+    columns = ("class", *(("display",) if displayed else ()), "score", "seen")
+    names = [f"{name}_{rank}" for rank in range(1, k + 1) for name in columns]
     writer.writerow([first, *names, *reasons, *last])
     for line in lines:
         row = [line[first]]
         for entry in line["predictions"]:
             known = entry["seen"] is not None  # else "unknown"
             score, seen = (entry["score"], str(entry["seen"]).lower()) if known else ("", "")
-            row += [entry["class"], score, seen]
+            shown = [entry.get("display_name", "")] if displayed else []
+            row += [entry["class"], *shown, score, seen]
         row += [""] * (1 + len(names) - len(row))
         row += [line.get("explanation", {}).get(name, "") for name in reasons]
         row += [line.get(name, "") for name in last]

@@ -79,6 +79,15 @@ def load_dataset(
     )
 
 
+def check_dataset_folder(path: Path) -> None:
+    """Raise `DataError` for a folder of something else, such as photographs."""
+    if not is_dataset_folder(path):
+        raise DataError(
+            f"{path}: expected a dataset folder, got a folder without {METADATA}. Make one of "
+            f"photographs with `mlis data build --images {path} --classes CLASSES.csv -o DATA`."
+        )
+
+
 def _load_named(name_or_path: AnyPath, known: str | None, seed: int) -> GZSLDataset:
     path = Path(name_or_path)
     if is_dataset_folder(path):
@@ -92,7 +101,7 @@ def _load_named(name_or_path: AnyPath, known: str | None, seed: int) -> GZSLData
             f"{known}: give the folder that contains {known.upper()}/ (data_root, --data-root)."
         )
     if path.is_dir():
-        raise DataError(f"{path}: expected a dataset folder, got a folder without {METADATA}.")
+        check_dataset_folder(path)
     names = (*TABLE_1, "letters")
     raise DataError(
         f"{path}: expected a dataset folder or one of {', '.join(names)}."

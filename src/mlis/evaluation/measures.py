@@ -71,14 +71,20 @@ class Evaluation:
             "notes": list(self.notes),
         }
 
-    def __str__(self) -> str:
+    @property
+    def measures(self) -> dict[str, float | None]:
+        """By the symbols of :data:`mlis.evaluation.words.MEANING`."""
         shown = {name: getattr(self, name) for name in ("U", "S", "H", "T1", "AUSUC", "overall")}
-        shown["best H (optimistic)"] = self.best_H
-        return "  ".join(f"{k} {_shown(v)}" for k, v in shown.items())
+        return {**shown, "best H": self.best_H}
+
+    def __str__(self) -> str:
+        values = {name: _shown(value) for name, value in self.measures.items()}
+        values["best H (optimistic)"] = values.pop("best H")
+        return "  ".join(f"{name} {value}" for name, value in values.items())
 
     def _repr_html_(self) -> str:
         """A table of the measures in plain words, for notebooks."""
-        rows = [[meaning, name, _shown(getattr(self, name))] for name, meaning in MEANING.items()]
+        rows = [[MEANING[name], name, _shown(value)] for name, value in self.measures.items()]
         rows += [["note", "", note] for note in self.notes]
         return html_table(f"{self.images} test images, per cent", rows)
 

@@ -54,9 +54,13 @@ class Rejection:
             ],
         }
 
+    def at(self, *coverages: float) -> list[tuple[float, float]]:
+        """Coverage and risk where at least these shares, in per cent, are answered."""
+        places = np.searchsorted(self.coverage, np.array(coverages) - 1e-9)
+        return [(float(self.coverage[i]), float(self.risk[i])) for i in places]
+
     def __str__(self) -> str:
-        at = np.searchsorted(self.coverage, [80 - 1e-9, 90 - 1e-9, 100 - 1e-9])
-        found = [f"{self.risk[i]:.1f} at {self.coverage[i]:.0f}%" for i in at]
+        found = [f"{risk:.1f} at {at:.0f}%" for at, risk in self.at(80, 90, 100)]
         start = "" if self.auroc is None else f"AUROC of unknown {self.auroc:.1f}  "
         return f"{start}risk by coverage: {', '.join(found)}  area {self.area:.1f}"
 

@@ -1,5 +1,7 @@
 """What the measures mean, in plain words, for those who do not know the symbols."""
 
+from collections.abc import Iterable
+
 MEANING = {
     "U": "photographs of described-only (unseen) classes named right",
     "S": "photographs of classes with training images (seen) named right",
@@ -7,8 +9,24 @@ MEANING = {
     "T1": "photographs of described-only classes named right where no other class is possible",
     "AUSUC": "U and S over all trade-offs between them: the area under their curve",
     "overall": "photographs named right, whatever their class",
+    "best H": "H at the best trade-off for these very photographs (optimistic)",
+    "ECE": "how far probabilities are from the share named right",
+    "Recall@1": "photographs whose nearest other one is of the same class",
+    "MAP@R": "nearest photographs that are of the same class (mean average precision)",
+    "risk": "photographs named wrong, of those that look most like known classes",
+    "AURC": "the same, on average over how many are answered",
+    "AUROC": "chance that a photograph of a known class looks more known than one of another",
 }
 """By symbol; per cent, of U, S and T1 the mean over classes."""
+
+
+def legend(symbols: Iterable[str]) -> list[str]:
+    """A line for each symbol.
+
+    >>> legend(["overall"])
+    ['overall: photographs named right, whatever their class']
+    """
+    return [f"{symbol}: {MEANING[symbol]}" for symbol in symbols]
 
 
 def in_words(U: float | None, S: float | None, H: float | None) -> str:

@@ -47,6 +47,7 @@ class LabelledRows:
         labels: N class names, or indices of a model's classes.
         backbone: `BackboneSpec.to_dict` of the backbone, if known.
         bad: photographs without a row.
+        files: photograph of each row; empty if they are not known.
     """
 
     name: str
@@ -54,6 +55,7 @@ class LabelledRows:
     labels: Sequence[str] | np.ndarray
     backbone: Mapping[str, Any] = field(default_factory=dict[str, Any])
     bad: tuple[Bad, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def for_model(self, recognizer: "Recognizer") -> TestSplit:
         """The rows in the class numbering of a model, which also defines the seen classes.
@@ -171,7 +173,7 @@ def embed_labelled(
     bad = [Bad(one.path, "no class folder") for one in images if not one.class_name]
     images = [one for one in images if one.class_name]
     features: list[np.ndarray] = []
-    labels: list[str] = []
+    used: list[ImageFile] = []
     numbered = iter(images)
     for batch in embed([one.source for one in images], backbone, workers=workers):
         for item in batch:
@@ -180,12 +182,15 @@ def embed_labelled(
                 bad.append(Bad(image.path, item.reason))
             else:
                 features.append(item.features)
-                labels.append(image.class_name)
+                used.append(image)
         done(len(batch))
     if not features:
         first = f"; the first is {bad[0].path}: {bad[0].reason}" if bad else ""
         raise DataError(f"{name}: expected labelled photographs, got {len(bad)} unusable{first}.")
-    return LabelledRows(name, np.stack(features), labels, backbone.identity.to_dict(), tuple(bad))
+    return LabelledRows(
+        *(name, np.stack(features), [one.class_name for one in used]),
+        *(backbone.identity.to_dict(), tuple(bad), tuple(one.source for one in used)),
+    )
 
 
 def read_labelled(
@@ -217,7 +222,10 @@ def read_labelled(
         if not kept.any():
             raise DataError(f"{path}: expected rows with a class, got none.")
         chosen = images.choose(kept.tolist())
-        return LabelledRows(name, chosen.features, chosen.classes, images.backbone, tuple(bad))
+        files = tuple(Path(images.root) / one for one in chosen.paths)
+        return LabelledRows(
+            name, chosen.features, chosen.classes, images.backbone, tuple(bad), files
+        )
     rows = read_joined_rows(paths, labels, column or LABEL)
     kept = np.flatnonzero(chosen_rows(rows.marks, path, len(rows.features), testing=testing))
     found = rows.labels

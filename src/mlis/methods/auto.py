@@ -33,7 +33,6 @@ from mlis.methods.portfolio import (
     Trial,
     choose_members,
     mean_H,
-    spread,
     tradeoff,
 )
 from mlis.methods.raw import RidgeSoftmax
@@ -256,6 +255,8 @@ def _trial(entry: Entry, parts: Sequence[GZSLDataset], how: JobOptions, left: fl
             scores[index][number] = held_out
         seconds = time.perf_counter() - started
         left -= seconds
+        for callback in how.get("callbacks", ()):
+            callback.on_trained(entry.name, number + 1, len(parts) + 1, seconds)
     worth = [round(mean_H(list(one.values())), 9) for one in scores]
     best = int(np.argmax(worth))
     logger.info("auto: %s: H %.1f on %d splits", entry.name, worth[best], len(scores[best]))
@@ -295,8 +296,7 @@ def _calibrated(
     estimate = expect(choice.held_out, unseen, rng, learning, calibration)
     report = {
         "tried": {one.name: _summary(one) for one in trials},
-        "kept": {name: round(weight, 6) for name, weight in choice.weights.items()},
-        "spread": round(spread(choice.held_out), 6),
+        "kept": {name: round(share, 6) for name, share in choice.shares.items()},
         "feature_transform": recognizer.preprocessing.transform,
         "expected": dataclasses.asdict(estimate),
         "at_risk": _at_risk(dataset),
@@ -314,7 +314,6 @@ def _summary(trial: Trial) -> dict[str, Any]:
         "family": trial.family,
         "options": trial.method.options,
         "H": H,
-        "spread": round(trial.spread, 6),
         "T1": [round(float(curve.U[-1]), 2) for curve in curves],
         "seconds": round(trial.seconds, 3),
     }

@@ -53,10 +53,12 @@ class Choice:
 
     Attributes:
         weights: factor of each member's scores, by name.
+        shares: of each member, with sum 1; the members of a family have equal ones.
         held_out: the ensemble's scores on the folds that all members were tried on.
     """
 
     weights: Mapping[str, float]
+    shares: Mapping[str, float]
     held_out: Sequence[HeldOut]
 
     @property
@@ -80,10 +82,13 @@ def choose_members(trials: Sequence[Trial]) -> Choice:
     shares = _shares(len(families))
     tried = [_shared(families, share) for share in shares]
     H = np.stack([fold_H(combine(trials, weights, common)) for weights in tried])
-    weights = tried[nearest_of_equals(H, np.abs(shares - 1 / len(families)).sum(1))]
+    chosen = nearest_of_equals(H, np.abs(shares - 1 / len(families)).sum(1))
+    weights = tried[chosen]
     if len(weights) == 1:
         weights = dict.fromkeys(weights, 1.0)
-    return Choice(weights, combine(trials, weights))
+    parts = zip(families, shares[chosen].tolist(), strict=True)
+    shown = {name: share / len(family) for family, share in parts if share for name in family}
+    return Choice(weights, shown, combine(trials, weights))
 
 
 def _shares(families: int) -> np.ndarray:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlis.model.recognizer import Recognizer
 
 UNKNOWN = "unknown"
+USUAL_RATE = 0.05
 LEVELS: np.ndarray = np.linspace(0.0, 1.0, 101)
 
 
@@ -67,6 +68,38 @@ def known_levels(scores: np.ndarray, quantiles: Sequence[float]) -> np.ndarray:
     """
     _check_quantiles(quantiles)
     return np.interp(scores, quantiles, LEVELS)
+
+
+def turned_away(
+    quantiles: Sequence[float],
+    known: np.ndarray,
+    is_seen: np.ndarray,
+    unknown: np.ndarray | None = None,
+    rate: float = USUAL_RATE,
+) -> dict[str, float]:
+    """Share of images, in per cent, that are answered "unknown" at a rate.
+
+    A rate is a promise about validation images, so that what is turned away of others differs.
+
+    Args:
+        quantiles: stored with the model; without any nothing is turned away, and nothing returned.
+        known: (N,) `known_scores` of images of known classes.
+        is_seen: (N,) bool, which of these are of seen classes.
+        unknown: (M,) of images of none of the classes.
+        rate: of the images of known classes.
+
+    Returns:
+        By kind of class, "seen", "unseen" and "unknown", those that have images.
+    """
+    if not quantiles:
+        return {}
+    others = np.empty(0) if unknown is None else unknown
+    groups = {"seen": known[is_seen], "unseen": known[~is_seen], "unknown": others}
+    return {
+        name: 100 * float((known_levels(scores, quantiles) < rate).mean())
+        for name, scores in groups.items()
+        if len(scores)
+    }
 
 
 def check_reject(recognizer: "Recognizer", rate: float | str | None) -> None:

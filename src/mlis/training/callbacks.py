@@ -23,6 +23,12 @@ class Callback:
     def on_end(self, stage: str) -> None:
         """Called when a stage has taken its last step."""
 
+    def on_trained(self, method: str, done: int, total: int, seconds: float) -> None:
+        """Called when a method was trained on `done` of its `total` splits, the last in `seconds`.
+
+        The last split is the training on all rows, of which nothing is called.
+        """
+
 
 class LossLog(Callback):
     """Appends losses to `STAGE.jsonl`, one JSON object per line.

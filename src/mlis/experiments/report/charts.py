@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mlis.data.dataset import GZSLDataset
-from mlis.evaluation import Confidence
+from mlis.evaluation import Confidence, Rejection
 from mlis.experiments.figures import Curve, describe, draw_curve
 from mlis.model.recognizer import Recognizer
 from mlis.pages import colours
@@ -119,6 +119,24 @@ def reliability_panel(what: str, found: Confidence) -> Markup:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, framealpha=0)
     return inline(figure, f"{what}: reliability of probabilities; {', '.join(said)}")
+
+
+def risk_panel(what: str, found: Rejection) -> Markup:
+    """The share that is named wrong against the share that is answered at all.
+
+    Args:
+        what: the study and its method, or the model and the data.
+        found: of the test images.
+    """
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(found.coverage, found.risk, color=_COLOURS["c0"])
+    axes.set(xlabel="images that are answered, %", ylabel="of these named wrong, %")
+    axes.set(xlim=(0, 101), ylim=(-2, 102))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    ends = ", ".join(f"{risk:.1f} % at {at:.0f} %" for at, risk in found.at(50, 80, 100))
+    return inline(figure, f"{what}: risk by coverage; {ends}")
 
 
 # --- raw and refined features in two dimensions ---------------------------------------------------

@@ -1,5 +1,6 @@
 """Details of a study's main series: losses, map of features, classes, confusions."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,9 @@ import numpy as np
 from mlis.data.dataset import DISPLAYED
 from mlis.errors import MlisError
 from mlis.experiments.report import charts
-from mlis.experiments.report.material import (
-    Data,
-    Loader,
-    Tested,
-    explained,
-    losses_of,
-    tested,
-)
+from mlis.experiments.report.material import Loader, Tested, losses_of, tested
+from mlis.experiments.report.pictures import Pictures
 from mlis.experiments.report.series import Study
-from mlis.experiments.store import Row
 from mlis.experiments.tasks import METHOD
 from mlis.explanation import Explanation
 
@@ -40,14 +34,13 @@ def look(folder: Path, study: Study, load: Loader, anchor: str, with_maps: bool)
     what = f"{study.label}, {study.main_label}, {series.protocol}"
     try:
         data = load(study)
-        answers = tested(folder, study, data.dataset)
+        answers = tested(folder, study, data)
         found = charts.Map.of(data.dataset, answers.recognizer) if with_maps else None
     except (MlisError, OSError) as error:  # the page says why a part is not there
         problem = str(error)
     unmapped = problem or "fewer than 5 test images" if with_maps else "it was not asked for"
     losses, without = losses_of(folder, study)
     shown = data.dataset.provenance.sources.get(DISPLAYED, {}) if data else {}
-    classes = list(_classes(series.rows, shown))
     said = {which: charts.retrieval(series.first.test, which) for which in ("raw", "refined")}
     return {
         **{"anchor": anchor, "label": study.label, "what": what, "seed": series.seeds[0]},
@@ -58,14 +51,41 @@ def look(folder: Path, study: Study, load: Loader, anchor: str, with_maps: bool)
         "map": found,
         "map_problem": "" if found else unmapped,
         "panels": {which: charts.map_panel(found, which, what) for which in said} if found else {},
-        "confidence": answers.confidence if answers else None,
-        "reliability": charts.reliability_panel(what, answers.confidence) if answers else None,
-        "confidence_problem": "" if answers else problem,
         "retrieval": said,
+        **parts(what, [row.test for row in series.rows], answers, shown, problem),
+        "picture_problem": problem or (data.pictures.problem if data else ""),
+    }
+
+
+def parts(
+    what: str,
+    tests: Sequence[Mapping[str, Any]],
+    answers: Tested | None,
+    shown: Mapping[str, str],
+    problem: str = "",
+) -> dict[str, Any]:
+    """What `parts.html` shows: probabilities, what is left unanswered, classes, mistakes.
+
+    Args:
+        what: the study and its method, or the model and the data.
+        tests: measures of each seed, as :meth:`mlis.evaluation.Evaluation.to_dict` gives them.
+        answers: of the lowest seed's model.
+        shown: display names of classes.
+        problem: why there are no answers, if so.
+    """
+    classes = list(_classes(tests, shown))
+    confidence, rejection = (answers.confidence, answers.rejection) if answers else (None, None)
+    reliable = confidence if confidence and confidence.all else None
+    return {
+        "confidence": confidence,
+        "reliability": charts.reliability_panel(what, reliable) if reliable else None,
+        "confidence_problem": problem or "there are no test images",
+        "rejection": rejection,
+        "turned_away": answers.turned_away if answers else {},
+        "risk": charts.risk_panel(what, rejection) if rejection else None,
         "classes": classes,
         "class_bars": [_bars(classes, seen) for seen in (False, True)],
-        "confusions": list(_confusions(series.first, data, answers, shown)),
-        "picture_problem": problem or (data.pictures.problem if data else ""),
+        "confusions": list(_confusions(tests[0], answers, shown)),
     }
 
 
@@ -77,11 +97,13 @@ def problems(found: Mapping[str, Any]) -> list[str]:
     return [f"{found['label']}: {one}" for one in dict.fromkeys(said) if one]
 
 
-def _classes(rows: Sequence[Row], shown: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Accuracy of each class with test images over seeds, in the order of the first row."""
+def _classes(
+    tests: Sequence[Mapping[str, Any]], shown: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Accuracy of each class with test images over seeds, in the order of the first one."""
     found: dict[str, tuple[Mapping[str, Any], list[float]]] = {}
-    for row in rows:
-        for one in row.test.get("per_class", ()):
+    for test in tests:
+        for one in test.get("per_class", ()):
             if one["accuracy"] is not None:
                 found.setdefault(str(one["name"]), (one, []))[1].append(float(one["accuracy"]))
     for name, (one, values) in found.items():
@@ -113,19 +135,19 @@ def _bars(classes: Sequence[Mapping[str, Any]], seen: bool) -> dict[str, Any]:
 
 
 def _confusions(
-    row: Row, data: Data | None, answers: Tested | None, shown: Mapping[str, str]
+    test: Mapping[str, Any], answers: Tested | None, shown: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     """The most frequent mistakes of a run, with a mistaken image and one of the other class."""
-    seen = {one["name"]: one["seen"] for one in row.test.get("per_class", ())}
-    pairs = [one for one in row.test.get("confusions", ()) if isinstance(one, Mapping)][:CONFUSIONS]
-    reasons = _reasons(pairs, data, answers)
+    seen = {one["name"]: one["seen"] for one in test.get("per_class", ())}
+    pairs = [one for one in test.get("confusions", ()) if isinstance(one, Mapping)][:CONFUSIONS]
+    reasons = _reasons(pairs, answers)
     for number, one in enumerate(pairs):
         names = [str(one.get("label")), str(one.get("predicted"))]
         texts, pictures = [shown.get(name, name)[:NAME] for name in names], []
-        if data and answers:
+        if answers:
             rows = answers.rows_of(*names), answers.rows_of(names[1])
             alts = (f"{texts[0]}, taken for {texts[1]}", f"an image of {texts[1]}")
-            found = [_thumbnail(data, wanted) for wanted in rows]
+            found = [_thumbnail(answers.pictures, wanted) for wanted in rows]
             pictures = [pair for pair in zip(found, alts, strict=True) if pair[0]]
         kinds = ["" if name not in seen else "seen" if seen[name] else "unseen" for name in names]
         yield {
@@ -137,31 +159,30 @@ def _confusions(
         }
 
 
-def _reasons(
-    pairs: Sequence[Mapping[str, Any]], data: Data | None, answers: Tested | None
-) -> dict[int, Explanation]:
+def _reasons(pairs: Sequence[Mapping[str, Any]], answers: Tested | None) -> dict[int, Explanation]:
     """Why the image that is shown of each mistake was taken for the other class, by number."""
-    if not data or not answers:
+    if not answers:
         return {}
     rows: dict[int, int] = {}
     for number, one in enumerate(pairs):
         mistaken = answers.rows_of(str(one.get("label")), str(one.get("predicted")))
         if len(mistaken):
-            shown = mistaken[data.pictures.has[mistaken]]
+            shown = mistaken[answers.pictures.has[mistaken]]
             rows[number] = int((shown if len(shown) else mistaken)[0])
     try:
-        found = explained(data, answers, list(rows.values())) if rows else []
+        found = answers.explained(list(rows.values())) if rows else []
     except MlisError:  # a head that has neither attributes nor images to compare with
         return {}
     return dict(zip(rows, found, strict=True))
 
 
 def _said(reason: Explanation, shown: Mapping[str, str]) -> dict[str, str]:
-    nearest = [shown.get(one.class_name, one.class_name)[:NAME] for one in reason.nearest]
+    near = Counter(shown.get(one.class_name, one.class_name)[:NAME] for one in reason.nearest)
+    nearest = [f"{count} of {name}" for name, count in near.items()]
     against = shown.get(reason.runner_up, reason.runner_up)[:NAME]
     return {"against": against, "because": reason.because, "nearest": ", ".join(nearest)}
 
 
-def _thumbnail(data: Data, rows: np.ndarray) -> str | None:
-    there = rows[data.pictures.has[rows]][:3]
-    return next(filter(None, (data.pictures.thumbnail(int(row)) for row in there)), None)
+def _thumbnail(pictures: Pictures, rows: np.ndarray) -> str | None:
+    there = rows[pictures.has[rows]][:3]
+    return next(filter(None, (pictures.thumbnail(int(row)) for row in there)), None)

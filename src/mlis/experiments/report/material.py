@@ -3,28 +3,30 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlis.data.dataset import GZSLDataset
+from mlis.data.dataset import GZSLDataset, TestSplit
 from mlis.errors import DataError
-from mlis.evaluation import Confidence, evaluate_confidence
+from mlis.evaluation import Confidence, Rejection, evaluate_confidence, evaluate_rejection
 from mlis.experiments.engine import record_of
 from mlis.experiments.report.pictures import Pictures, pictures_of
 from mlis.experiments.report.series import Study
 from mlis.experiments.tasks import Task
 from mlis.experiments.tasks import load_data as load_tasks_data
 from mlis.explanation import Examples, Explanation, explain
+from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.io.checkpoint import is_model, load_model
 from mlis.model.recognizer import Recognizer
+from mlis.model.rejection import turned_away
 
 Losses = dict[str, dict[str, list[tuple[float, float]]]]  # "refinement: metric" → run → points
 POINTS = 200  # of a loss curve
-COMPARED = 20_000  # training images, when the report explains a mistake
+COMPARED = 20_000  # training images, when a mistake is explained
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,29 +66,44 @@ def load_data(study: Study, *, data_root: Path | None, images: Path | None) -> D
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """A saved model's answers on the test rows.
+    """A saved model's answers on n test rows.
 
     Attributes:
-        recognizer: of the lowest seed.
-        rows: (n,) int64, rows of the dataset, as `for_testing` orders them.
-        labels, predicted: (n,) int64.
+        recognizer: the model.
+        test: the rows.
+        predicted: (n,) int64.
         confidence: calibration of its probabilities.
+        rejection: risk by coverage, and AUROC of unknown images where there are any; None without
+            a row.
+        turned_away: shares that are answered "unknown" (`mlis.model.rejection.turned_away`).
+        pictures: of the rows, as far as they are known.
+        compared: training images, to explain a mistake with.
     """
 
     recognizer: Recognizer
-    rows: np.ndarray
-    labels: np.ndarray
+    test: TestSplit
     predicted: np.ndarray
     confidence: Confidence
+    rejection: Rejection | None
+    turned_away: Mapping[str, float]
+    pictures: Pictures
+    compared: Examples | ExemplarBuffer | None
 
     def rows_of(self, label: str, predicted: str = "") -> np.ndarray:
-        """Rows of a class, only those taken for another class if one is given."""
+        """Test rows of a class, only those taken for another class if one is given."""
         index = {name: i for i, name in enumerate(self.recognizer.class_names)}
-        hit = self.labels == index.get(label, -1)
-        return self.rows[hit & (self.predicted == index.get(predicted, -1)) if predicted else hit]
+        hit = self.test.labels == index.get(label, -1)
+        if predicted:
+            hit &= self.predicted == index.get(predicted, -1)
+        return np.flatnonzero(hit)
+
+    def explained(self, rows: Sequence[int]) -> list[Explanation]:
+        """Why the model answers what it does for some test rows, beside training images."""
+        x = [np.asarray(self.test.features[row], dtype=np.float32) for row in rows]
+        return explain(self.recognizer, np.stack(x), self.compared)
 
 
-def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested:
+def tested(results: Path, study: Study, data: Data) -> Tested:
     """Let the saved model of the main series' lowest seed predict again.
 
     Raises:
@@ -97,31 +114,38 @@ def tested(results: Path, study: Study, dataset: GZSLDataset) -> Tested:
     if not is_model(folder):
         where = f"runs/{row.key[:16]}/model"
         raise DataError(f"{where} is not there (seed {row.task['seed']})")
-    model, test = load_model(folder), dataset.for_testing()
+    model, test = load_model(folder), data.dataset.for_testing()
     if model.transductive:
         raise DataError("the saved model was adapted to unlabelled images: it is transductive")
     got = test.features.shape[1]
     if model.num_features != got:
         raise DataError(f"the saved model: expected {model.num_features} features, got {got}")
-    rows = np.concatenate([dataset.split.test_seen, dataset.split.test_unseen])
     scores = model.scores(test.features)
+    predicted = scores.argmax(axis=1)
     confidence = evaluate_confidence(
         scores, test.labels, test.seen_mask, temperature=model.temperature
     )
-    return Tested(model, rows, test.labels, scores.argmax(axis=1), confidence)
+    known = model.known_scores(test.features)
+    rejection = evaluate_rejection(known, predicted == test.labels) if len(known) else None
+    return Tested(
+        *(model, test, predicted, confidence, rejection),
+        turned_away(model.metadata.rejection, known, test.seen_mask[test.labels]),
+        data.pictures.of(test_rows(data.dataset)),
+        training_examples(data.dataset),
+    )
 
 
-def explained(data: Data, answers: Tested, rows: Sequence[int]) -> list[Explanation]:
-    """Why the model answers what it does for rows of the dataset, beside training images.
+def test_rows(dataset: GZSLDataset) -> np.ndarray:
+    """(n,) int64, rows of a dataset, as `for_testing` orders them."""
+    return np.concatenate([dataset.split.test_seen, dataset.split.test_unseen])
 
-    Of more than `COMPARED` training images a random selection is compared with, to bound memory.
-    """
-    training = data.dataset.for_training()
+
+def training_examples(dataset: GZSLDataset) -> Examples:
+    """Training images to compare with; of more than `COMPARED` a random part, to bound memory."""
+    training = dataset.for_training()
     count = min(len(training.labels), COMPARED)
     some = np.sort(np.random.default_rng(0).permutation(len(training.labels))[:count])
-    x = np.stack([np.asarray(data.dataset.features[row], dtype=np.float32) for row in rows])
-    examples = Examples(np.asarray(training.features[some]), training.labels[some])
-    return explain(answers.recognizer, x, examples)
+    return Examples(np.asarray(training.features[some]), training.labels[some])
 
 
 def losses_of(results: Path, study: Study) -> tuple[Losses, list[int]]:

@@ -46,6 +46,12 @@ class Pictures:
     open: Callable[[int], Image.Image] | None = None
     problem: str = ""
 
+    def of(self, rows: np.ndarray) -> "Pictures":
+        """Those of (n,) rows, numbered anew."""
+        if (found := self.open) is None:
+            return Pictures(np.zeros(len(rows), dtype=bool), problem=self.problem)
+        return Pictures(self.has[rows], lambda row: found(int(rows[row])))
+
     def thumbnail(self, row: int) -> str | None:
         """A small JPEG as a data URI; None where there is none or it cannot be read."""
         if self.open is None or not self.has[row]:
@@ -83,8 +89,8 @@ def pictures_of(
         folder = Path(name)
         if name and (folder / IMAGES).is_file() and (folder / SOURCES).is_file():
             found, _ = photographs(folder, count)
-            return _files([(images or found.root) / one.path for one in found.images])
-        return _files(_named(arguments, count, images))
+            return _known([(images or found.root) / one.path for one in found.images])
+        return _known(_named(arguments, count, images))
     except (DataError, OSError, ValueError) as error:
         return Pictures(np.zeros(count, dtype=bool), problem=str(error))
 
@@ -121,11 +127,22 @@ def _features_path(arguments: Mapping[str, Any]) -> Path | None:
     return first if first is not None and first.suffix == ".mat" else None
 
 
-def _files(paths: Sequence[Path | None]) -> Pictures:
-    has = np.array([path is not None and path.is_file() for path in paths])
-    if not has.any():
+def _known(paths: Sequence[Path | None]) -> Pictures:
+    """Pictures by the file of each row.
+
+    Raises:
+        DataError: none of the files is there.
+    """
+    found = pictures_of_files(paths)
+    if not found.has.any():
         first = next((path for path in paths if path is not None), "of the names in image_files")
         raise DataError(f"none of the photographs is there, such as {first}")
+    return found
+
+
+def pictures_of_files(paths: Sequence[Path | None]) -> Pictures:
+    """Pictures by the file of each row."""
+    has = np.array([path is not None and path.is_file() for path in paths], dtype=bool)
 
     def read(row: int) -> Image.Image:
         path = paths[row]

@@ -170,6 +170,11 @@ def read_rows(results: Path) -> list[Row]:
         DataError: there is none, or one is damaged (the message names it).
     """
     path = results / "results.jsonl"
+    if (results / "run.json").is_file():
+        raise DataError(
+            f"{results}: expected what `mlis reproduce -o` writes, got a run of `mlis fit`. Its "
+            f"page is written by `mlis evaluate {results} --html report.html`."
+        )
     if not path.is_file():
         where = f"{results} has no results.jsonl" if results.is_dir() else f"no folder {results}"
         raise DataError(f"{where}: expected what `mlis reproduce … -o {results}` writes")

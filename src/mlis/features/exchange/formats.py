@@ -1,17 +1,21 @@
 """All formats: which one a file or folder is of, and how it is read and written."""
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from mlis.data.io.feature_folder import IMAGES, RECORD
+from mlis.data.io.folder import SOURCES
 from mlis.data.io.text_table import read_table
 from mlis.errors import DataError
 from mlis.features.exchange import coco, fiftyone, hugging_face, label_studio
 from mlis.features.exchange.records import Annotated, picture_size, read_json
 from mlis.features.images.boxes import Box
 from mlis.features.images.files import SPLIT_NAMES, Bad, ImageFile, find_images
+from mlis.storage.atomic import strict_json
 
 JSON: dict[str, ModuleType] = {
     "coco": coco,
@@ -28,10 +32,11 @@ def read(sources: Sequence[Path], images: Path | None = None, class_column: str 
     """Labelled images and boxes of files or folders in any format, one after the other.
 
     Args:
-        sources: a folder of images or in the layout of ImageFolder or FiftyOne, or files: COCO,
-            Label Studio or FiftyOne (.json), ImageFolder's metadata (.jsonl), Parquet files of the
-            Hugging Face hub, or tables as `find_images` takes them. Where the names of several
-            files, or of their folders, say train, val or test, these mark their images.
+        sources: a folder of images, what `mlis data build` or `features images` made of one, a
+            folder in the layout of ImageFolder or FiftyOne, or files: COCO, Label Studio or
+            FiftyOne (.json), ImageFolder's metadata (.jsonl), Parquet files of the Hugging Face
+            hub, or tables as `find_images` takes them. Where the names of several files, or of
+            their folders, say train, val or test, these mark their images.
         images: where the images are; default: beside each file (FiftyOne's: in `data`).
         class_column: of tables; default `class`, else `label`.
 
@@ -69,6 +74,8 @@ def _mark(path: Path) -> str:
 def _parts(source: Path, images: Path | None, class_column: str) -> list[_Part]:
     """The files of a source, each with its reader."""
     if source.is_dir():
+        if root := _root_of_rows(source):
+            return [(source, lambda: _found(images or root, source / IMAGES, class_column))]
         files = [source / "labels.json"]
         if not files[0].is_file():
             files = sorted(source.rglob("metadata.jsonl")) or sorted(source.rglob("metadata.csv"))
@@ -92,6 +99,14 @@ def _parts(source: Path, images: Path | None, class_column: str) -> list[_Part]:
         f"{source}: expected a folder, or a .json, .jsonl, .csv, .tsv or .parquet file. "
         "docs/own-data.md lists the formats."
     )
+
+
+def _root_of_rows(folder: Path) -> Path | None:
+    """Where the photographs are of which `mlis data build` or `features images` made a folder."""
+    for name in (SOURCES, RECORD) if (folder / IMAGES).is_file() else ():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return Path(strict_json((folder / name).read_text(encoding="utf-8"))["root"])
+    return None
 
 
 def _json(path: Path, root: Path, *, given: bool) -> Images:
