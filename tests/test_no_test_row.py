@@ -1,7 +1,8 @@
 """No test row reaches training or a choice: they may be noise, and nothing trained changes a bit.
 
 Features and labels of all test rows are replaced; then every weight of every stage at every step,
-every constant and every chosen setting must be what it was, of every method.
+every constant and every chosen setting must be what it was, of every method; of `auto`, which keeps
+no snapshots, every loss in place of the weights on the way.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.evaluation import Evaluation
 from mlis.experiments.budget import QUICK_OPTIONS
+from mlis.methods.auto import Auto
 from mlis.methods.base import Method
 from mlis.methods.mlis import MLIS
 from mlis.methods.registry import METHODS, build_method
@@ -52,10 +54,11 @@ class Everything(Callback):
     """Keeps every reported loss, and the whole state of every stage at every step."""
 
     def __init__(self) -> None:
-        self.found: list[Any] = []
+        self.losses: list[Any] = []
+        self.states: list[Any] = []
 
     def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
-        self.found.append((stage, step, dict(losses)))
+        self.losses.append((stage, step, dict(losses)))
 
     def load(self, stage: str) -> None:
         return None
@@ -64,7 +67,7 @@ class Everything(Callback):
         return True
 
     def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
-        self.found.append((stage, step, {name: value.clone() for name, value in state.items()}))
+        self.states.append((stage, step, {name: value.clone() for name, value in state.items()}))
 
 
 def leaves(thing: Any, where: str = "") -> Iterator[tuple[str, Any]]:
@@ -103,7 +106,10 @@ def of(method: Method, data: GZSLDataset) -> list[Any]:
         validation_callbacks=[validation],
         validation_checkpoints=validation,
     )
-    watched = [seen.found, validation.found]
+    if not isinstance(method, Auto):
+        for one in (seen, validation):
+            assert len(one.states) == len(one.losses)  # no step without its state
+    watched = [seen.losses, seen.states, validation.losses, validation.states]
     tested = evaluate_on_test(found.recognizer, data).to_dict()
     return [[found.method.settings, found.recognizer, found.validation], watched, tested]
 

@@ -326,6 +326,18 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of sections, as `Config.to_dict` gives them, by "section.name"."""
+    flat: dict[str, Any] = {}
+    for section, value in settings.items():
+        if isinstance(value, Mapping):
+            named = cast("Mapping[str, Any]", value)
+            flat |= {f"{section}.{name}": one for name, one in named.items()}
+        else:
+            flat[section] = value
+    return flat
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a settings file.
 

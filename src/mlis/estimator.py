@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import numpy as np
@@ -172,6 +172,7 @@ class GZSLClassifier(_GZSLEstimator):
     Args:
         method: "auto", or one of :data:`mlis.methods.registry.METHODS`, such as "gaussian".
         budget: "auto" alone: seconds for choice and training.
+        candidates: "auto" alone: names of further methods to try, such as ("zlap",).
         calibration: constant subtracted from seen-class scores (calibrated stacking), or
             "h" or "seen-loss=P", chosen on validation classes
             (:func:`mlis.model.calibrate.calibrate`).
@@ -209,6 +210,7 @@ class GZSLClassifier(_GZSLEstimator):
         *,
         method: str = "auto",
         budget: float | None = None,
+        candidates: Sequence[str] | None = None,
         calibration: float | str | None = None,
         precision: str | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -218,6 +220,7 @@ class GZSLClassifier(_GZSLEstimator):
     ):
         self.method = method
         self.budget = budget
+        self.candidates = candidates
         self.calibration = calibration
         self.precision = precision
         self.random_state = random_state
@@ -230,7 +233,11 @@ class GZSLClassifier(_GZSLEstimator):
             "classification": {"calibration": self.calibration},
             "precision": self.precision,
         }
-        options = {} if self.budget is None else {"budget": float(self.budget)}
+        options: dict[str, object] = {}
+        if self.budget is not None:
+            options["budget"] = float(self.budget)
+        if self.candidates is not None:
+            options["candidates"] = tuple(self.candidates)
         return build_method(self.method, _settings(self.config, changes), **options)
 
 

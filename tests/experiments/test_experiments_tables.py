@@ -16,7 +16,7 @@ from mlis.experiments import figures, tables
 from mlis.experiments.budget import QUICK_OPTIONS, REDUCED_OPTIONS, size_of
 from mlis.experiments.engine import store_of
 from mlis.experiments.inputs import NAMES as NAMES_OF_INPUTS
-from mlis.experiments.inputs import inputs_of
+from mlis.experiments.inputs import inputs_of, kind_of
 from mlis.experiments.plans import NAMES, PAPER_DATASETS, SWEEPS, plan
 from mlis.experiments.published import published
 from mlis.experiments.source import Source
@@ -24,7 +24,9 @@ from mlis.experiments.store import Store
 from mlis.experiments.table_files import latex, markdown, table_csv
 from mlis.experiments.tables import HEADER, HOW_TO_GET, table
 from mlis.experiments.tasks import USUAL
+from mlis.methods.free import FREE
 from mlis.methods.registry import METHODS, build_method
+from mlis.methods.sdgzsl import SDGZSL
 from report_cases import row
 from simulated import small, tiny
 
@@ -121,6 +123,16 @@ def test_the_reduced_budget_cuts_only_what_is_slow(here):
         ), name
 
 
+def test_reduced_warm_ups_are_the_same_share_of_the_training():
+    reduced, full = REDUCED_OPTIONS["sdgzsl"], SDGZSL()
+    rows = full.steps * full.batch_size / (reduced["steps"] * reduced["batch_size"])
+    for name in ("kl_warm_up", "correlation_warm_up"):
+        assert reduced[name] == pytest.approx(rows * getattr(full, name), rel=0.01)
+    for name in ("cada-vae", "li-reconstruction"):
+        usual, own = build_method(name).options, REDUCED_OPTIONS[name]
+        assert own["epochs"] == pytest.approx(own["warm_up"] * usual["epochs"])
+
+
 def test_the_docs_say_what_is_reduced():
     page = Path(__file__).parents[2] / "docs" / "reproduce.md"
     told = dict(
@@ -139,6 +151,80 @@ def test_only_the_methods_that_were_asked_for_are_planned(here):
     assert [e.label for e in plan("table2", [here], two)] == ["TCN", "MLIS"]
     usual = [e.tasks[0].method for e in plan("table2", [here], brief())]
     assert usual == [name for name in USUAL if name not in ("cosine", "mlis")] + ["mlis"]
+
+
+def test_the_papers_budget_takes_the_settings_published_for_a_benchmark(here):
+    """And their number of synthetic samples; a dataset that is no benchmark has the defaults."""
+    every = replace(brief(), methods=tuple(METHODS))
+    for name in ("FLO", "CUB", "aPY", "elsewhere"):
+        own = replace(here, name=name, config=Config())
+        for entry in plan("table2", [own], every):
+            (task,) = entry.tasks
+            known = dict(METHODS[task.method].published.get(name, {}))
+            samples = known.pop("synthetic_per_unseen", 300)
+            assert task.options == known
+            assert task.config == Config().replace(
+                {"classification": {"synthetic_per_unseen": samples}}
+            )
+            size, detail = size_of(task.to_dict())
+            assert size == "full"
+            if name in METHODS[task.method].published:
+                assert detail == f"settings published for {name}"
+            elif name == "elsewhere" and task.method in ("sje", "vgse", "vgse-patches", "dvbe"):
+                assert detail.startswith("shorter than published")
+
+
+def test_which_settings_were_published_is_told_from_a_row():
+    config = Config().to_dict()
+    task = {"method": "free", "config": config, "options": {}, "name": "FLO"}
+    more = "but 300 synthetic samples per unseen class"
+    assert size_of(task) == ("full", f"settings published for CUB, {more}")
+    options = {name: v for name, v in FREE.published["FLO"].items() if "synthetic" not in name}
+    assert size_of({**task, "options": options})[1] == f"settings published for FLO, {more}"
+    assert size_of({**task, "options": {**options, "steps": 10}})[0] == "reduced"
+    same = {"config": config, "options": {}, "method": "hsva"}  # the same for most benchmarks
+    assert size_of({**same, "name": "AWA2"})[1] == "settings published for AWA2"
+    assert size_of({**same, "name": "SUN"})[1] == "settings published for CUB"
+    short = {"config": config, "options": {}, "name": "FLO"}
+    assert (
+        size_of({**short, "method": "sje"})[1]
+        == "shorter than published: 3000 steps of 11000 (CUB)"
+    )
+    assert "500" not in size_of({**short, "method": "zicldm"})[1]
+    assert size_of({**short, "method": "cngzsl"})[1] == "settings published for FLO"
+
+
+def test_sentences_and_attributes_of_cub_have_settings_of_their_own():
+    budget = replace(brief(), name="paper")
+    sentences = budget.options("sdgzsl", ("CUB, sentence embeddings", "CUB"))
+    attributes = budget.options("sdgzsl", ("CUB, attributes", "CUB"))
+    assert (sentences, attributes["semantic"]) == (SDGZSL.published["CUB"], 2048)
+    assert budget.options("free", ("CUB, attributes", "CUB")) == FREE.published["CUB"]
+    for name in ("paper", "reduced", "quick"):
+        assert replace(budget, name=name).options("eszsl", ("CUB",)) == {}
+
+
+def test_photographs_of_awa2s_animals_with_85_numbers_have_attributes(here):
+    data = here.dataset
+    assert kind_of(data) == ""
+    animals = (
+        "antelope",
+        "grizzly+bear",
+        "killer_whale",
+        "beaver",
+        "ox",
+        "cow",
+        "pig",
+        "rat",
+        "bat",
+    )
+    wide = np.tile(data.descriptors, (1, 22))[:, :85].copy()
+    described = replace(data, descriptors=wide)
+    assert kind_of(described) == ""
+    assert kind_of(replace(described, class_names=animals)) == "attributes"
+    assert inputs_of(replace(described, class_names=animals))["descriptors"] == "attributes, 85-d"
+    assert kind_of(replace(data, class_names=animals)) == ""
+    assert kind_of(replace(described, class_names=(*animals[:-1], "unicorn"))) == ""
 
 
 def test_a_row_knows_its_size_from_its_settings():
@@ -192,12 +278,8 @@ def test_every_line_names_features_descriptors_and_split(here, tmp_path):
         for line in table("table2", entries, store, budget).lines
     ]
     assert [one["size"] for one in full] == ["quick", "quick"]  # of these settings
-    assert [full[1][name] for name in NAMES_OF_INPUTS] == list(inputs.values())
-    assert (full[0]["features"], full[0]["descriptors"], full[0]["split"]) == (
-        "made.mat",
-        "att",
-        "",
-    )
+    for line in full:
+        assert [line[name] for name in NAMES_OF_INPUTS] == list(inputs.values())
     assert inputs["split"] == f"own split, {here.dataset.split.fingerprint}"
     assert inputs["features"].endswith("9-d")
 

@@ -1,8 +1,10 @@
 """H@test-best (optimistic): beside H@val, under its own label, and with H@val's own training."""
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from cli_cases import last_json, printed
 from experiment_cases import Heard, brief, config, numbers, saved, source, task
 from mlis.cli.output import to_toml
-from mlis.config import Config
+from mlis.config import Config, flat_settings
 from mlis.data.dataset import GZSLDataset
 from mlis.experiments import tables
 from mlis.experiments.engine import LocalEngine, record_of, store_of, work_of
@@ -22,8 +24,15 @@ from mlis.experiments.source import Source
 from mlis.experiments.store import PROTOCOLS, TEST_BEST
 from mlis.experiments.table_files import latex, markdown, table_csv
 from mlis.experiments.tasks import BASELINES, Task
-from mlis.experiments.testbest import EncoderCheckpoints, _recognizers, measure_test_best, steps_of
+from mlis.experiments.testbest import (
+    EncoderCheckpoints,
+    _recognizers,
+    best_alternative,
+    measure_test_best,
+    steps_of,
+)
 from mlis.methods.mlis import MLIS
+from mlis.methods.registry import build_method
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import fit
 from mlis.provenance import training_key
@@ -102,13 +111,13 @@ def test_the_other_protocol_has_keys_and_snapshots_of_its_own(folder, monkeypatc
 def test_each_step_is_the_training_that_ends_there(settings, tmp_path):
     """Bit for bit, stage 2 included; the last step is the model that H@val tests."""
     data = tiny()
-    found = measured(data, settings, tmp_path)
+    measured(data, settings, tmp_path)
     training, steps = data.for_training(), steps_of(settings)
     assert len(steps) == 4
     key = training_key(training, settings, 1, "cpu")
     common = {"seed": 1, "device": "cpu", "reuse": False}
     place, kept = (tmp_path, key), EncoderCheckpoints(tmp_path, key, steps)
-    last = found.last.recognizer
+    last = fit(training, settings, seed=1, device="cpu").recognizer
     tried = dict(_recognizers(training, settings, steps, last, kept, place, common))
     assert tuple(tried) == steps
     section = "generation" if settings.refinement.schedule == "joint" else "refinement"
@@ -154,12 +163,52 @@ def test_a_row_is_the_best_of_all_steps_and_constants_and_says_so(folder, tmp_pa
 
 
 @pytest.mark.parametrize("method", [name for name in BASELINES if name != "cosine"])
-def test_a_baseline_has_the_best_constant_on_test(folder, tmp_path, method):
-    best = run(task(folder, method, protocol=TEST_BEST), tmp_path, How())
-    plain = run(task(folder, method), tmp_path, How())
-    assert best.test["H"] == pytest.approx(plain.test["best_H_optimistic"])
-    assert best.chosen == plain.chosen
+def test_a_baseline_has_its_best_setting_and_constant_on_test(folder, tmp_path, method):
+    one = task(folder, method, protocol=TEST_BEST)
+    best = run(one, tmp_path / "best", How())
+    plain = run(task(folder, method), tmp_path / "val", How())
     assert (plain.protocol, best.protocol) == PROTOCOLS
+    alternatives = build_method(method, one.config, **one.options).alternatives()
+    if len(alternatives) == 1:
+        assert best.test["H"] == pytest.approx(plain.test["best_H_optimistic"])
+        assert best.chosen == plain.chosen
+        return
+    tried = best.chosen["tried"]
+    assert len(tried) == len(alternatives)
+    varying = tried[0].keys() - {"H", "H_uncalibrated"}
+    assert len({json.dumps([point[name] for name in varying]) for point in tried}) == len(tried)
+    assert best.test["H"] == pytest.approx(max(point["H"] for point in tried))
+    assert all(point["H"] >= point["H_uncalibrated"] for point in tried)
+    # what validation chose is among them, and was trained alike
+    at = [
+        point["H"] for point in tried if setting(point, varying) == setting(plain.chosen, varying)
+    ]
+    assert at == pytest.approx([plain.test["best_H_optimistic"]])
+    taken = [
+        point["H"] for point in tried if setting(point, varying) == setting(best.chosen, varying)
+    ]
+    assert taken == [max(point["H"] for point in tried)]
+
+
+def setting(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Of a point that was tried, or of all settings of a method."""
+    flat = flat_settings({**values, **values.get("config", {})})
+    return {name: flat[name] for name in names}
+
+
+def test_what_is_tried_on_test_is_trained_without_it(folder, tmp_path):
+    """With noise for all test rows the same alternatives are trained; another one may be best."""
+    method, data = build_method("gaussian"), tiny()
+    ours, theirs = (
+        best_alternative(method, one, seed=1, device="cpu")
+        for one in (data, noise_for_test_rows(data))
+    )
+    assert [
+        setting(point, point.keys() - {"H", "H_uncalibrated"}) for point in ours.chosen["tried"]
+    ] == [
+        setting(point, point.keys() - {"H", "H_uncalibrated"}) for point in theirs.chosen["tried"]
+    ]
+    assert ours.chosen["tried"] != theirs.chosen["tried"]
 
 
 def test_a_run_that_is_stopped_continues_and_runs_again_alike(folder, tmp_path):

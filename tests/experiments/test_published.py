@@ -96,6 +96,21 @@ def test_lines_say_features_setting_and_selection():
     assert "inductive" not in lines["LisGAN"].note
 
 
+def test_lines_say_descriptors_and_split():
+    """On CUB they move H by about ten points for one method."""
+    lines = {line.method: line for line in published_lines("table2", "CUB")}
+    for name in ("TCN", "LisGAN", "f-VAEGAN-D2", "TF-VAEGAN", "DAZLE", "DVBE", "CN-GZSL", "HSVA"):
+        assert lines[name].descriptors == "attributes, 312-d"
+        assert lines[name].split == "proposed split v1"
+    for name in ("MLIS-GZSL", "SDGZSL", "ZLAP-WGAN", "CE-GZSL"):
+        assert lines[name].descriptors == "sentence embeddings, 1024-d"
+    assert lines["GCM-CF"].split == "proposed split v2"
+    assert lines["VGSE-SMO"].descriptors.endswith("no attributes")
+    assert (lines["TACO-GZSL"].descriptors, lines["TACO-GZSL"].split) == ("not known", "not known")
+    (taco,) = (line for line in published_lines("table2", "SUN") if line.method == "TACO-GZSL")
+    assert "not SUN" in taco.note
+
+
 def test_every_h_but_one_follows_from_u_and_s():
     odd = [row for name in NAMES for row in published(name) if not is_consistent(row)]
     assert [(row.method, row.dataset, row.U, row.S, row.H) for row in odd] == [
@@ -137,6 +152,9 @@ def test_every_cell_is_as_it_must_be(name):
     assert len({(row.method, row.dataset) for row in rows}) == len(rows)
     for row in rows:
         assert all(text.strip() for text in (row.method, row.venue, row.features, row.source))
+        assert row.split in ("proposed split v1", "proposed split v2", "not known")
+        kinds = ("attributes", "sentence embeddings", "patch clusters", "not known")
+        assert row.descriptors.startswith(kinds)
         assert row.dataset in FIVE
         assert row.protocol == PROTOCOL
         assert row.setting in ("inductive", "transductive", "not known")

@@ -142,13 +142,39 @@ def test_table_2_sorts_and_filters(browser, page_file):
     assert values == sorted(values)
     page.get_by_role("button", name="U", exact=True).click()  # where only H is known: last
     first, last = (max(page.evaluate(LINES), key=len)[i][0] for i in (0, -1))
-    assert (first, last) == ("ZLAP-WGAN", "ZeroDiff")
+    assert (first, last) == ("SDGZSL (fine-tuned)", "ZeroDiff")
     page.get_by_role("searchbox").fill("vaegan")
     shown = [name for group in page.evaluate(LINES) for name, _ in group]
     assert sorted(set(shown)) == ["TF-VAEGAN", "f-VAEGAN-D2"]
     assert page.locator("output").inner_text() == f"{len(shown)} lines"
     page.get_by_role("searchbox").fill("")
     assert sum(map(len, page.evaluate(LINES))) == sum(map(len, written))
+    page.close()
+
+
+def test_table_2_sorts_and_filters_by_what_a_line_was_given(browser, page_file):
+    """Dataset, descriptors and split are of each line, measured or published."""
+    cells = """() => [...document.querySelectorAll('[data-sortable] tbody')].map(group =>
+      [...group.rows].filter(row => !row.hidden && row.className !== 'of')
+        .map(row => [...row.cells].map(cell => cell.textContent)))"""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(page_file.as_uri())
+    names = page.locator("[data-sortable] thead th").all_inner_texts()
+    assert names[4:] == ["dataset", "size", "features", "descriptors", "split"]
+    for index, name in enumerate(names[4:], start=4):
+        page.get_by_role("button", name=name, exact=True).click()
+        for group in page.evaluate(cells):
+            texts = [line[index].lower() for line in group]
+            known = [text for text in texts if text != "–"]
+            assert texts == sorted(known) + ["–"] * (len(texts) - len(known))
+    page.get_by_role("searchbox").fill("CUB 312-d v2")
+    measured, published = page.evaluate(cells)
+    assert (measured, [line[4] for line in published]) == ([], ["CUB"])
+    assert published[0][0].startswith("GCM-CF")
+    page.get_by_role("searchbox").fill("flo made.mat h@val")
+    measured, published = page.evaluate(cells)
+    assert (len(measured), published) == (1, [])
+    assert measured[0][4].startswith("FLO")
     page.close()
 
 

@@ -196,7 +196,7 @@ def test_every_protocol_budget_and_stand_in_is_labelled(tmp_path):
     for words in (TEST_BEST, "CUB (stand-in)", "SUN [quick budget]", "as published"):
         assert words in page.text
     for said in (
-        "the best of several steps, and of all calibration constants",
+        "the best of several steps or settings, and of all calibration constants",
         "features made up",
         "not a result",
     ):
@@ -225,6 +225,22 @@ def test_features_descriptors_and_split_stand_above_the_lines(page, written):
     (title, *_) = [one[0] for one in page.rows if one[0].startswith("tiny [quick budget] ")]
     for words in ("9-d", "4-d", "own split, "):
         assert words in title
+
+
+def test_table_2_has_what_a_line_was_given_in_columns_of_each(tmp_path):
+    facts = row().provenance | {
+        "inputs": {"features": "f.mat", "descriptors": "attributes", "split": "s"}
+    }
+    rows = [row(name="CUB", method=one, provenance=facts) for one in ("mlis", "sje")]
+    page = read(stored(tmp_path / "results", rows), tmp_path / "r.html")
+    assert ["Measured here"] in page.rows
+    assert ["As published"] in page.rows
+    lines = [one for one in page.rows if one[0].startswith(("SJE", "MLIS H@val"))]
+    assert [one[4:] for one in lines] == 2 * [["CUB", "full", "f.mat", "attributes", "s"]]
+    assert "shorter than published: 3000 steps of 11000 (CUB)" in lines[0][0]
+    (theirs,) = [one for one in page.rows if one[0].startswith("GCM-CF")]
+    assert theirs[4:6] == ["CUB", "–"]
+    assert theirs[7:] == ["attributes, 312-d", "proposed split v2"]
 
 
 def test_the_page_is_alone_and_has_one_script_for_table_2(written, page):

@@ -84,6 +84,14 @@ def test_shares_are_equal_unless_validation_says_otherwise():
         assert [2 * choice.shares[one.name] for one in trials] == pytest.approx(shares)
 
 
+def test_many_families_are_weighed():
+    """Shares are enumerated, not tried out: nine families have 495 of them, not two million."""
+    trials = [trial(name, name, 1.0 + (name == "e"), i) for i, name in enumerate("abcdefghi")]
+    choice = choose_members(trials)
+    assert "e" in choice.weights
+    assert mean_H(choice.held_out) >= mean_H(list(trials[4].folds.values()))
+
+
 def test_of_choices_within_noise_the_nearest_is_taken():
     H = np.array([[50.0, 60.0, 70.0], [52.0, 59.0, 72.0], [56.0, 66.0, 76.0]])
     assert nearest_of_equals(H, [0, 1, 2]) == 2  # 6 ahead on each split, whatever they differ by

@@ -8,9 +8,25 @@ from torch import Tensor
 
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
+from mlis.generators.vae_gan import trainer as vae_gan
+from mlis.methods import free
 from mlis.methods.free import FREE, FREETrainer, centre_loss, nearest_others, random_others
 from mlis.model.preprocessing import prepare
 from simulated import small, tiny
+from updates import watched
+from vae_gan_reference import (
+    Parameters,
+    code,
+    critic_loss,
+    hidden,
+    layer,
+    leaky,
+    made,
+    normal,
+    score,
+    variational,
+    weighted_errors,
+)
 
 DOUBLE = Precision.of("float64", "cpu")
 SIZES = {"batch_size": 24, "hidden": 6, "critic_hidden": 5, "noise": 3, "critic_steps": 2}
@@ -62,42 +78,54 @@ def test_the_nearest_other_class():
     assert found.tolist() == [1, 0, 1, 2]
 
 
-@pytest.mark.parametrize("other_class", ["random", "nearest"])
-def test_the_losses_of_a_batch(other_class):
-    """SAMC of μ, and the weighted L1 of â = sigmoid(μ + sigmoid(s) ε), from the weights."""
-    one = trainer(other_class=other_class, margin=1.0)
-    x, labels = one.data.x[:8], one.labels[:8]
-    state = one.rng.get_state()
-    found = one.refinement_losses(x, labels)
-    one.rng.set_state(state)
-    eps = one.normal(8, 4)
-    layers = one.refinement
-    h = x @ layers.first.weight.T + layers.first.bias
-    h = torch.where(h > 0, h, 0.2 * h)
-    mean, spread = (h @ layers.last.weight.T + layers.last.bias).split(4, dim=1)
-    centres = one.centres.values
-    if other_class == "random":
-        others = random_others(labels, len(centres), one.rng)
-    else:
-        others = nearest_others(mean, centres, labels)
-    d = torch.sigmoid(mean + torch.sigmoid(spread) * eps) - one.descriptors[labels]
-    semantic = (d.abs() ** 3 / d.norm(dim=1, keepdim=True)).sum() / 8
-    wanted = centre_loss(mean, centres, labels, others, 1.0, 0.8), semantic
-    for ours, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+def described(P: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
+    """μ and s."""
+    h = layer(P, "refinement.last", leaky(layer(P, "refinement.first", x)))
+    return h[:, :4], h[:, 4:]
 
 
-def test_a_frozen_refinement_learns_from_real_rows_alone():
-    taken = {}
-    for choice in ("yes", "no"):
-        one, steps = trainer(decoder_on_fakes=choice), []
-        step = one.adam_refinement.step
-        one.adam_refinement.step = lambda step=step, steps=steps: steps.append(step())
-        before = one.centres.values.detach().clone()
-        one.step()
-        taken[choice] = len(steps)
-        assert not torch.equal(before, one.centres.values)
-    assert taken == {"yes": 3, "no": 2}  # two critic steps, each with real rows
+def semantic_loss(P: Parameters, x: Tensor, a: Tensor, eps: Tensor) -> Tensor:
+    """WL1 of â = sigmoid(μ + sigmoid(s) ε)."""
+    mean, spread = described(P, x)
+    return weighted_errors(torch.sigmoid(mean + torch.sigmoid(spread) * eps), a)
+
+
+@pytest.mark.parametrize(
+    ("fakes", "other_class", "on_fakes"),
+    [("encoded", "random", "yes"), ("prior", "nearest", "no"), ("prior", "random", "yes")],
+)
+def test_the_updates_follow_their_losses(fakes, other_class, on_fakes, monkeypatch):
+    """FR and centres, then critic, on each of two batches; E, G (and FR) on the second."""
+    options = {"reconstruction_weight": 0.3, "adversarial_weight": 2.5, "margin": 1.0}
+    one = trainer(fakes=fakes, other_class=other_class, decoder_on_fakes=on_fakes, **options)
+    rows, rng = one.rows.split(24), torch.Generator()
+    rng.set_state(one.rng.get_state())
+    torch.randint(len(one.labels), (48,), generator=rng)  # the rows of the next step
+    updates = watched(monkeypatch, one, free, vae_gan)
+    one.step()
+    for part in rows:
+        x, labels = one.data.x[part], one.labels[part]
+        a, eps = one.descriptors[labels], normal(rng, 24, 4)
+        refinement, critic = updates.pop(0), updates.pop(0)
+        P = refinement.before
+        points, centres = described(P, x)[0], P["centres.values"]
+        if other_class == "random":
+            others = random_others(labels, len(centres), rng)
+        else:
+            others = nearest_others(points, centres, labels)
+        centre = centre_loss(points, centres, labels, others, 1.0, 0.8)
+        refinement.follows(0.5 * centre + 0.3 * semantic_loss(P, x, a, eps))
+        assert refinement.moved == {"refinement", "centres"}
+        P, noise, alpha = critic.before, normal(rng, 24, 3), torch.rand(24, 1, generator=rng)
+        z = code(P, torch.cat((x, a), 1), noise) if fakes == "encoded" else noise
+        critic.follows(critic_loss(P, x, made(P, hidden(P, z, a)), a, alpha.double()))
+        assert critic.moved == {"critic"}
+    (last,) = updates
+    P, pair = last.before, torch.cat((x, a), 1)
+    fake = made(P, hidden(P, code(P, pair, normal(rng, 24, 3)), a))
+    total = variational(P, x, fake, pair) - 2.5 * score(P, fake, a).mean()
+    last.follows(total + 0.3 * semantic_loss(P, fake, a, normal(rng, 24, 4)))
+    assert last.moved == {"encoder", "generator"} | ({"refinement"} if on_fakes == "yes" else set())
 
 
 def test_the_softmax_sees_features_hidden_units_and_the_mean_descriptor():
@@ -112,14 +140,3 @@ def test_the_softmax_sees_features_hidden_units_and_the_mean_descriptor():
     last = inner.parts[1].parts[0]
     assert last.weight.shape == (4, 6)  # μ, without s
     torch.testing.assert_close(parts[2], torch.sigmoid(parts[1] @ last.weight.T + last.bias))
-
-
-def test_a_training_continued_from_a_snapshot_ends_with_the_same_bits():
-    one, other = trainer(), trainer(init_std=0.1)
-    one.step()
-    other.load_state({name: value.clone() for name, value in one.state().items()})
-    for part in (one, other):
-        part.step()
-        part.step()
-    for name, value in one.state().items():
-        assert torch.equal(value, other.state()[name]), name

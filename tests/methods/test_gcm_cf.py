@@ -10,10 +10,21 @@ from torch import Tensor
 
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
+from mlis.generators.vae_gan import trainer as vae_gan
+from mlis.methods import tf_vaegan
 from mlis.methods.gcm_cf import GCMCF, GCMCFTrainer, other_classes
-from mlis.methods.tf_vaegan import TFVAEGANTrainer
 from mlis.model.preprocessing import prepare
 from simulated import small, tiny
+from updates import watched
+from vae_gan_reference import (
+    code,
+    corrected,
+    critic_loss,
+    normal,
+    score,
+    semantic_loss,
+    variational,
+)
 
 DOUBLE = Precision.of("float64", "cpu")
 SIZES = {"batch_size": 24, "hidden": 6, "critic_hidden": 5, "noise": 3, "critic_steps": 2}
@@ -75,27 +86,6 @@ def test_the_encoder_sees_the_feature_alone():
         torch.testing.assert_close(log_variance[b], wanted[1])
 
 
-def test_the_faithfulness_loss():
-    """By loops over samples and classes."""
-    one = trainer(sharpness=70.0)
-    x, labels = one.data.x[:5], one.labels[:5]
-    pair = tuple(torch.stack(rows) for rows in zip(*(encoded(one, row) for row in x), strict=True))
-    state = one.rng.get_state()
-    found = one.faithfulness(x, labels, pair, with_feedback=False)
-    one.rng.set_state(state)
-    others = other_classes(labels, len(one.descriptors), 3, one.rng)
-    eps = one.normal(20, 3).view(5, 4, 3)
-    total = 0.0
-    for b in range(5):
-        logits = []
-        for k, c in enumerate((labels[b], *others[b])):
-            z = pair[0][b] + (0.5 * pair[1][b]).exp() * eps[b, k]
-            logits.append(-70 * ((x[b] - made_of(one, z, one.descriptors[c])) ** 2).mean())
-        total = total - torch.log_softmax(torch.stack(logits), 0)[0]
-    torch.testing.assert_close(found, total / 5, rtol=1e-9, atol=0)
-    assert torch.autograd.grad(found, one.network.from_descriptor)[0].abs().max() > 1e-6
-
-
 def test_there_are_at_most_as_many_others_as_classes():
     one = trainer(counterfactuals=30)
     x, labels = one.data.x[:4], one.labels[:4]
@@ -120,15 +110,41 @@ def test_the_vae_reconstructs_a_noisy_target_and_its_kl_grows(epochs, weight):
     torch.testing.assert_close(found, error + weight * kl, rtol=1e-9, atol=0)
 
 
-def test_without_its_own_terms_it_is_tf_vaegan():
-    """The same step but for the numbers drawn: no L_CF, no noise, no growth."""
-    own = {"faithfulness_weight": 0.0, "reconstruction_noise": 0.0, "kl_warm_up": 0}
-    one = trainer(kl_weight=1.0, **own)
-    other = TFVAEGANTrainer(one.data, one.settings, DOUBLE, 0, conditioned=False)
-    told, wanted = one.step(), other.step()
-    for name, value in wanted.items():
-        torch.testing.assert_close(told[name], value, msg=name)
-    assert told["faithfulness"] == 0
+@pytest.mark.parametrize("feedback", [0, 1])
+def test_the_update_follows_its_losses(feedback, monkeypatch):
+    """Of E, G, F and the decoder; L_CF row by row, with feedback where it has its turn."""
+    one = trainer(
+        **{"critic_steps": 1, "kl_warm_up": 4, "decoder_weight": 0.3, "adversarial_weight": 2.5},
+        **{"faithfulness_weight": 0.6, "sharpness": 70.0, "train_feedback": 0.7},
+    )
+    one.clock.steps.fill_((2 + feedback) * one.clock.per_epoch)
+    x, labels, rng = one.data.x[one.rows], one.labels[one.rows], torch.Generator()
+    a, K = one.descriptors[labels], one.descriptors
+    rng.set_state(one.rng.get_state())
+    torch.randint(len(one.labels), (24,), generator=rng)  # the rows of the next step
+    updates = watched(monkeypatch, one, tf_vaegan, vae_gan)
+    one.step()
+    _, critic, last = updates
+    strength, P = 0.7 * feedback, critic.before
+    fake = corrected(P, code(P, x, normal(rng, 24, 3)), a, strength)
+    alpha = torch.rand(24, 1, generator=rng).double()
+    critic.follows(critic_loss(P, x, fake, a, alpha))
+    P = last.before
+    fake = corrected(P, code(P, x, normal(rng, 24, 3)), a, strength)
+    target = x + 0.2 * normal(rng, 24, 9)
+    others = other_classes(labels, len(K), 3, rng)
+    eps, total = normal(rng, 24 * 4, 3).view(24, 4, 3), torch.zeros((), dtype=torch.float64)
+    for b in range(24):
+        logits = []
+        for k, c in enumerate((labels[b], *others[b])):
+            z = code(P, x[b : b + 1], eps[b, k])
+            apart = (x[b] - corrected(P, z, K[c][None], strength)[0]) ** 2
+            logits.append(-70 * apart.mean())
+        total = total - 0.6 * torch.log_softmax(torch.stack(logits), 0)[0] / 24
+    total = total + variational(P, target, fake, x, 1.5) - 2.5 * score(P, fake, a).mean()
+    last.follows(total + 0.3 * semantic_loss(P, fake, a))
+    also = {"feedback"} if feedback else set()
+    assert last.moved == {"encoder", "generator", "decoder"} | also
 
 
 def test_gate_and_scores():
@@ -203,14 +219,3 @@ def test_without_unseen_classes_there_is_no_gate():
     head, _ = SMALL.outcome(one, data, 0)
     torch.testing.assert_close(head(data.x[:4]).sum(1), torch.full((4,), 1e-3, dtype=torch.float64))
     assert (head(data.x).argmax(1) == data.y).double().mean() > 0.8
-
-
-def test_a_training_continued_from_a_snapshot_ends_with_the_same_bits():
-    one, other = trainer(), trainer(init_std=0.1)
-    one.step()
-    other.load_state({name: value.clone() for name, value in one.state().items()})
-    for part in (one, other):
-        part.step()
-        part.step()
-    for name, value in one.state().items():
-        assert torch.equal(value, other.state()[name]), name

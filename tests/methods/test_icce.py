@@ -142,39 +142,6 @@ def test_without_contrast_it_is_the_wgan_gp():
     assert not any(map(torch.equal, other, plain))
 
 
-class Killed(BaseException):
-    """Where a process would be killed."""
-
-
-class Snapshots:
-    """The state after every step; the process dies in step 4, once."""
-
-    def __init__(self):
-        self.kept, self.dies = None, True
-
-    def load(self, stage):
-        return self.kept
-
-    def due(self, stage, step):
-        if self.dies and step == 4:
-            raise Killed
-        return True
-
-    def save(self, stage, step, state):
-        self.kept = step, {name: value.clone() for name, value in state.items()}
-
-
-def test_a_killed_generator_continues_with_the_same_bits():
-    data, store = tensors(), Snapshots()
-    wanted = weights(SMALL.generator(data, DOUBLE, job()))
-    with pytest.raises(Killed):
-        SMALL.generator(data, DOUBLE, job(checkpoints=store))
-    assert store.kept[0] == 3
-    store.dies = False
-    found = weights(SMALL.generator(data, DOUBLE, job(checkpoints=store)))
-    assert all(map(torch.equal, found, wanted))
-
-
 @pytest.mark.parametrize(
     ("option", "value"),
     [("contrast_temperature", 0.0), ("distillation_weight", -1.0), ("embedding", 1.5)],

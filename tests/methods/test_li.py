@@ -116,14 +116,3 @@ def test_an_image_is_recognised_by_the_mean_of_its_distilling_part():
     np.testing.assert_allclose(
         found.scores(data.for_testing().features), scores.detach().numpy(), rtol=1e-4, atol=1e-5
     )
-
-
-def test_a_training_continued_from_a_snapshot_ends_with_the_same_bits():
-    one, other = trainer(), trainer()
-    one.step()
-    other.load_state({name: value.clone() for name, value in one.state().items()})
-    for part in (one, other):
-        part.step()
-        part.step()
-    for name, value in one.state().items():
-        assert torch.equal(value, other.state()[name]), name

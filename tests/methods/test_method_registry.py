@@ -97,7 +97,13 @@ def test_it_is_served(name):
         assert one["predictions"][0]["score"] == pytest.approx(row.max(), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cegzsl", "prototype", "gcm-cf"])
+# one of each kind of refiner and head that no other test exports
+GRAPHS = {"prototype", "cegzsl", "zicldm", "tcn", "cada-vae", "tf-vaegan", "gcm-cf"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in GRAPHS else [pytest.mark.slow]) for n in METHODS]
+)
 def test_it_is_exported(name, tmp_path):
     ort = pytest.importorskip("onnxruntime")
     recognizer, path = chosen(name).recognizer, tmp_path / "model.onnx"

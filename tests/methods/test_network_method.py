@@ -17,7 +17,7 @@ from mlis.methods.cngzsl import CNGZSL
 from mlis.methods.network_method import NetworkMethod, NetworkTrainer
 from mlis.methods.sje import SJE
 from mlis.methods.vgse import VGSE
-from mlis.methods.zicldm import ZICLDM
+from mlis.methods.zicldm import ZICLDMReconstruction
 from mlis.methods.zlap import ZLAP
 from mlis.model.recognizer import Recognizer
 from simulated import linear_world, tiny
@@ -26,7 +26,7 @@ CONFIG = Config(precision="float32").replace({"generation": {"generator": "ridge
 SIZES = {
     "zlap": (ZLAP, {"hidden": 64}),
     "cngzsl": (CNGZSL, {"hidden": 64}),
-    "zicldm": (ZICLDM, {"common": 48, "hidden": 48, "relation": 24}),
+    "zicldm-reconstruction": (ZICLDMReconstruction, {"common": 48, "hidden": 48, "relation": 24}),
     "sje": (SJE, {}),
     "vgse": (VGSE, {}),
 }
@@ -120,7 +120,7 @@ def test_without_unseen_classes_seen_ones_are_learned(name):
         (ZLAP, {"choices": (10, 0)}, r"ZLAP\.choices.*got 0"),
         (CNGZSL, {"spread": "range"}, r"CNGZSL\.spread: expected one of 'variance', 'deviation'"),
         (CNGZSL, {"learning_rate": float("nan")}, r"CNGZSL\.learning_rate.*got nan"),
-        (ZICLDM, {"common": True}, r"ZICLDM\.common.*got True"),
+        (ZICLDMReconstruction, {"common": True}, r"ZICLDMReconstruction\.common.*got True"),
         (SJE, {"loss": "hinge"}, r"SJE\.loss.*got 'hinge'"),
         (SJE, {"beta1": 1.0}, r"SJE\.beta1.*got 1\.0"),
         (VGSE, {"alpha": 0.5}, r"VGSE\.alpha.*got 0\.5"),
@@ -169,6 +169,6 @@ def test_a_training_goes_on_from_its_state():
 
 
 def test_divergence_is_named():
-    method = build("zicldm", learning_rate=1e30, steps=20)
+    method = build("zicldm-reconstruction", learning_rate=1e30, steps=20)
     with pytest.raises(DivergenceError, match="zicldm diverged"):
         method.fit(tiny().for_training(), device="cpu")

@@ -51,7 +51,10 @@ QUICK = {
 TITLES = {
     "dazle": ("DAZLE", "DAZLE (R=1)"),
     "dvbe": ("DVBE", "DVBE (pooled)"),
-    "vgse-patches": ("VGSE", "VGSE (pooled)"),
+    "vgse-patches": (
+        "VGSE (grid, losses partly ours)",
+        "VGSE (pooled, losses partly ours)",
+    ),
 }
 
 
@@ -293,22 +296,38 @@ def test_losses_of_clusters():
 
 
 def test_the_loss_of_a_batch_and_the_shares_of_classes():
-    one = VGSEPatches(Config(precision="float64"), cluster_batch=6, word_weight=0.3)
+    weights = {"entropy_weight": 0.7, "class_weight": 0.6, "word_weight": 0.3}
+    one = VGSEPatches(Config(precision="float64"), cluster_batch=6, neighbours=2, **weights)
     config = one.config.replace({"preprocessing": {"feature_scaling": "none"}})
     _, data = job(one).prepare(config, pool=False)
     network = PatchClusters(24, 5, len(data.seen), 8, DOUBLE, stream(0, "test"))
     found = one.cluster_losses(network, data, data.descriptors)(stream(3, "batch"))
     rows = torch.randint(len(data.y), (6,), generator=stream(3, "batch"))
     apart, classes = [], []
-    for row in rows:
+    patches: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # image, unit feature, a
+    for row in rows.tolist():
         y = int(data.y[row])
         for patch in data.x[row].view(4, 24):
             a = torch.softmax(network.assign.weight @ (patch / patch.norm()), 0)
+            patches.append((row, patch / patch.norm(), a))
             apart.append((network.ground.weight @ a - data.descriptors[y]).norm())
             logits = torch.log_softmax(network.classify.weight @ a, 0)
             classes.append(-logits[data.seen.tolist().index(y)])
-    torch.testing.assert_close(found["words"], 0.3 * torch.stack(apart).mean())
-    torch.testing.assert_close(found["class"], torch.stack(classes).mean())
+    agreement = []
+    for image, unit, a in patches:
+        others = [other for other in patches if other[0] != image]
+        others.sort(key=lambda other, unit=unit: -float(unit @ other[1]))
+        agreement += [-(a @ other[2]).log() for other in others[:2]]
+    mean = torch.stack([a for _, _, a in patches]).mean(0)
+    wanted = {
+        "agreement": torch.stack(agreement).mean(),
+        "entropy": 0.7 * sum(share * share.log() for share in mean),
+        "class": 0.6 * torch.stack(classes).mean(),
+        "words": 0.3 * torch.stack(apart).mean(),
+    }
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, msg=name)
     shares = class_shares(network, data)
     torch.testing.assert_close(shares.sum(1), torch.isin(torch.arange(9), data.seen).double())
     mine = network(data.x[data.y == 2].reshape(-1, 24)).mean(0)

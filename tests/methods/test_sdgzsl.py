@@ -1,5 +1,6 @@
 """SDGZSL: each loss by hand, whose turn it is, dropout, what is synthesised and recognised."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,11 @@ from torch import Tensor
 
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
+from mlis.methods import sdgzsl
 from mlis.methods.sdgzsl import SDGZSL, DisentanglingTrainer
 from mlis.model.preprocessing import prepare
 from simulated import small, tiny
+from updates import watched
 
 DOUBLE = Precision.of("float64", "cpu")
 SIZES = {"batch_size": 12, "hidden": 7, "code": 5, "latent": 3, "semantic": 4}
@@ -31,87 +34,127 @@ def batch(one: DisentanglingTrainer) -> tuple[Tensor, Tensor]:
     return one.data.x[rows], one.data.y[rows]
 
 
-def linear(layer, x: Tensor) -> Tensor:
-    return torch.stack([layer.weight @ row for row in x]) + layer.bias
+def parameters(one: DisentanglingTrainer) -> dict[str, Tensor]:
+    parts = {**one.kept(), "relation": one.relation, "discriminator": one.discriminator}
+    return {f"{n}.{key}": p for n, part in parts.items() for key, p in part.named_parameters()}
+
+
+def linear(P: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return torch.stack([P[f"{name}.weight"] @ row for row in x]) + P[f"{name}.bias"]
 
 
 def leaky(x: Tensor) -> Tensor:
     return torch.maximum(x, 0.2 * x)
 
 
-def standardised(norm, x: Tensor) -> Tensor:
+def standardised(P: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     spread = ((x - x.mean(0)) ** 2).mean(0) + 0.8
-    return (x - x.mean(0)) / spread.sqrt() * norm.weight + norm.bias
+    return (x - x.mean(0)) / spread.sqrt() * P[f"{name}.weight"] + P[f"{name}.bias"]
 
 
-def decoded(one: DisentanglingTrainer, z: Tensor, a: Tensor) -> Tensor:
-    first, second, third, last = one.vae.decoder
-    h = leaky(linear(first, torch.cat((z, a), 1)))
-    h = standardised(one.vae.norms[0], linear(second, h))
-    h = leaky(standardised(one.vae.norms[1], linear(third, h)))
-    return leaky(linear(last, h))
+def decoded(P: dict[str, Tensor], z: Tensor, a: Tensor) -> Tensor:
+    h = leaky(linear(P, "vae.decoder.0", torch.cat((z, a), 1)))
+    h = standardised(P, "vae.norms.0", linear(P, "vae.decoder.1", h))
+    h = leaky(standardised(P, "vae.norms.1", linear(P, "vae.decoder.2", h)))
+    return leaky(linear(P, "vae.decoder.3", h))
 
 
-def test_the_losses_of_a_batch():
-    one = trainer()
-    x, labels = batch(one)
-    state = one.rng.get_state()
-    found, parts = one.losses(x, labels)
-    one.rng.set_state(state)
-    eps = one._normal(len(x), 3)
-    a = one.data.descriptors[labels]
-    first, second, last = one.vae.encoder
-    h = linear(last, leaky(linear(second, leaky(linear(first, torch.cat((x, a), 1))))))
-    mean = linear(one.vae.mean, h)
-    variance = torch.log(1 + linear(one.vae.variance, h).exp()) + 1e-6
-    made = decoded(one, mean + variance.sqrt() * eps, a)
+def relation(P: dict[str, Tensor], h: Tensor, a: Tensor) -> Tensor:
+    """Of one h_s and one descriptor: both layers have a bias."""
+    hidden = P["relation.scorer.visual.weight"] @ h + P["relation.scorer.visual.bias"]
+    hidden = (hidden + a @ P["relation.scorer.semantic"]).clamp(min=0)
+    return 1 / (1 + torch.exp(-(P["relation.scorer.output"] @ hidden) - P["relation.bias"]))
+
+
+def by_hand(
+    P: dict[str, Tensor], descriptors: Tensor, x: Tensor, labels: Tensor, eps: Tensor
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """All terms without weights, and h of x̂ and x."""
+    a = descriptors[labels]
+    h = leaky(linear(P, "vae.encoder.0", torch.cat((x, a), 1)))
+    h = linear(P, "vae.encoder.2", leaky(linear(P, "vae.encoder.1", h)))
+    mean = linear(P, "vae.mean", h)
+    variance = torch.log(1 + linear(P, "vae.variance", h).exp()) + 1e-6
+    made = decoded(P, mean + variance.sqrt() * eps, a)
     kl = 0.5 * (mean**2 + variance - 1 - variance.log()).sum() / len(x)
-    reconstruction = relation = 0.0
-    present = sorted(set(labels.tolist()))
-    assert 1 < len(present) < len(one.data.seen)
-    for features, h in zip((made, x), parts, strict=True):
-        wanted = leaky(linear(one.autoencoder.encoder, features))
-        torch.testing.assert_close(h, wanted, rtol=1e-9, atol=1e-12)
-        back = leaky(
-            linear(one.autoencoder.decoder[1], leaky(linear(one.autoencoder.decoder[0], h)))
-        )
+    reconstruction = related = correlation = torch.zeros((), dtype=torch.float64)
+    present, parts = sorted(set(labels.tolist())), []
+    for features in (made, x):
+        h = leaky(linear(P, "autoencoder.encoder", features))
+        back = leaky(linear(P, "autoencoder.decoder.0", h))
+        back = leaky(linear(P, "autoencoder.decoder.1", back))
         reconstruction = reconstruction + ((back - x) ** 2).mean()
-        errors = []
-        for b in range(len(x)):
-            for c in present:
-                r = one.relation
-                u = (
-                    r.visual.weight @ h[b, :4]
-                    + r.visual.bias
-                    + one.data.descriptors[c] @ r.semantic
-                )
-                score = torch.sigmoid(r.output @ u.clamp(min=0))
-                errors.append((score - float(labels[b] == c)) ** 2)
-        relation = relation + torch.stack(errors).mean()
-    wanted = {
-        **{"error": ((made - x) ** 2).sum() / len(x), "kl": kl},
-        **{"reconstruction": reconstruction, "relation": relation},
-    }
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12)
+        errors = [
+            (relation(P, h[b, :4], descriptors[c]) - float(labels[b] == c)) ** 2
+            for b in range(len(x))
+            for c in present
+        ]
+        related = related + torch.stack(errors).mean()
+        d = torch.sigmoid(linear(P, "discriminator", h))
+        correlation = correlation + (d[:, 0] - d[:, 1]).mean()
+        parts.append(h)
+    error = ((made - x) ** 2).sum() / len(x)
+    terms = {"error": error, "kl": kl, "reconstruction": reconstruction, "relation": related}
+    return {**terms, "correlation": correlation}, parts
+
+
+def apart_by_hand(P: dict[str, Tensor], h: Tensor, orders: list[Tensor]) -> Tensor:
+    """d's cross-entropies on h and on its two halves in these orders."""
+    mixed = torch.stack([torch.cat((h[i, :4], h[j, 4:])) for i, j in zip(*orders, strict=True)])
+    total = torch.zeros((), dtype=torch.float64)
+    for rows, label in ((h, 0), (mixed, 1)):
+        squashed = torch.sigmoid(linear(P, "discriminator", rows))
+        total = total - (squashed[:, label] - squashed.exp().sum(1).log()).mean()
+    return total
+
+
+def test_the_updates_follow_the_losses(monkeypatch):
+    """With all weights, in the middle of their growth; first d's turn, then L_tc's."""
+    one = trainer(
+        **{"kl_warm_up": 0.1, "correlation_warm_up": 0.05, "relation_weight": 2.5},
+        **{"correlation_weight": 0.7, "discriminator_weight": 0.4, "discriminator_every": 1},
+    )
+    one.relation.bias.data.fill_(0.7)
+    one.clock.steps.fill_(4 * one.clock.per_epoch)
+    one.rows = torch.nonzero(one.data.y > 0)[:12, 0]  # a class is not in the batch
+    updates, rng = watched(monkeypatch, one, sdgzsl), torch.Generator()
+    for turn in (True, False):
+        x, labels = one.data.x[one.rows], one.data.y[one.rows]
+        rng.set_state(one.rng.get_state())
+        torch.randint(len(one.data.y), (12,), generator=rng)  # the rows of the next step
+        eps = torch.randn((12, 3), generator=rng).double()
+        orders = [[torch.randperm(12, generator=rng) for _ in range(2)] for _ in range(2)]
+        told = one.step()
+        first = updates.pop(0)
+        assert first.moved == {"vae", "autoencoder", "relation"}
+        assert first.gradients["relation.bias"].abs() > 1e-4
+        terms, parts = by_hand(first.before, one.data.descriptors, x, labels, eps)
+        assert {n: float(v) for n, v in told.items()} == {
+            n: pytest.approx(float(terms[n].detach()), rel=1e-9) for n in told
+        }
+        total = terms["error"] + 0.4 * terms["kl"] + terms["reconstruction"]
+        total = total + 2.5 * terms["relation"]
+        first.follows(total if turn else total + 0.7 * 0.2 * terms["correlation"])
+        if turn:
+            second = updates.pop()
+            assert second.moved == {"discriminator"}
+            halves = zip(parts, orders, strict=True)
+            losses = [apart_by_hand(second.before, h.detach(), pair) for h, pair in halves]
+            second.follows(0.4 * (losses[0] + losses[1]))
+        assert not updates
 
 
 def test_the_total_correlation_and_the_discriminator():
     one = trainer()
     h = torch.randn((6, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    d = torch.sigmoid(linear(one.discriminator, h))
+    d = torch.sigmoid(linear(parameters(one), "discriminator", h))
     torch.testing.assert_close(one.correlation(h), sum(d[:, 0] - d[:, 1]) / 6)
     state = one.rng.get_state()
     found = one.discrimination(h)
     one.rng.set_state(state)
     orders = [torch.randperm(6, generator=one.rng) for _ in range(2)]
     assert not torch.equal(*orders)
-    mixed = torch.stack([torch.cat((h[i, :4], h[j, 4:])) for i, j in zip(*orders, strict=True)])
-    wanted = 0.0
-    for rows, label in ((h, 0), (mixed, 1)):
-        squashed = torch.sigmoid(linear(one.discriminator, rows))
-        wanted = wanted - (squashed[:, label] - squashed.exp().sum(1).log()).mean()
+    wanted = apart_by_hand(parameters(one), h, orders)
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=0)
 
 
@@ -158,6 +201,50 @@ def test_dropout_keeps_the_mean():
     assert not torch.equal(found, one._drop(ones, 0.4))
 
 
+def test_each_layer_has_its_share_of_dropout():
+    """By the zeros that reach it, of which LeakyReLU makes none."""
+    shares = dict(zip(DROPOUTS, (0.3, 0.2, 0.5, 0.6), strict=True))
+    one = trainer(hidden=300, code=50, latent=200, semantic=150, **shares)
+    x, labels = batch(one)
+    heard: dict[str, float] = {}
+
+    def zeros(rows: Tensor) -> float:
+        return float((rows == 0).double().mean())
+
+    for part in ("vae", "autoencoder"):
+        for name, layer in one.kept()[part].named_modules():
+            layer.register_forward_pre_hook(
+                lambda _, given, name=f"{part}.{name}": heard.update({name: zeros(given[0])})
+            )
+    a = one.data.descriptors[labels]
+    mean, log_variance = one.vae.encode(x, a, one._drop)
+    h = one.autoencoder.encode(one.vae.decode(mean, a, one._drop), one._drop)
+    last = zeros(one.autoencoder.decode(h, one._drop))
+    wanted = {
+        **{"vae.encoder.1": 0, "vae.encoder.2": 0.3, "vae.mean": 0, "vae.variance": 0},
+        **{"vae.decoder.1": 0.5, "vae.decoder.2": 0.5, "vae.decoder.3": 0.5},
+        **{"autoencoder.decoder.0": 0.6, "autoencoder.decoder.1": 0.6},
+    }
+    assert {name: heard[name] for name in wanted} == pytest.approx(wanted, abs=0.05)
+    assert last == pytest.approx(0.6, abs=0.2)  # of 90 numbers
+    dropped = (log_variance - math.log(math.log(2) + 1e-6)).abs() < 1e-9
+    assert float(dropped.double().mean()) == pytest.approx(0.2, abs=0.05)
+
+
+def test_initial_weights_have_the_variance_of_the_default():
+    """PyTorch's: a third of the reciprocal number of inputs."""
+    one = trainer(hidden=400, code=300, latent=30, semantic=200)
+    scorer = one.relation.scorer
+    of = {
+        **{name: (p, p.shape[1]) for name, p in parameters(one).items() if p.dim() == 2},
+        "relation.scorer.semantic": (scorer.semantic, 204),
+        "relation.scorer.visual.weight": (scorer.visual.weight, 204),
+        "relation.scorer.output": (scorer.output, 400),
+    }
+    for name, (weight, inputs) in of.items():
+        assert float(weight.detach().std()) == pytest.approx((3 * inputs) ** -0.5, rel=0.15), name
+
+
 def test_synthesis_is_without_dropout_and_without_the_batch():
     """A sample depends on its own noise and descriptor alone, by the running statistics."""
     one = trainer(decoder_dropout=0.5)
@@ -168,10 +255,12 @@ def test_synthesis_is_without_dropout_and_without_the_batch():
     z = torch.randn((len(labels), 3), generator=stream(0, "test"), dtype=torch.float32).double()
     for norm in one.vae.norms:
         norm.eval()
-    h = torch.cat((z, descriptors[labels]), 1)
-    first, second, third, last = one.vae.decoder
-    h = one.vae.norms[1](linear(third, one.vae.norms[0](linear(second, leaky(linear(first, h))))))
-    torch.testing.assert_close(many, leaky(linear(last, leaky(h))), rtol=1e-9, atol=1e-12)
+    P = parameters(one)
+    h = leaky(linear(P, "vae.decoder.0", torch.cat((z, descriptors[labels]), 1)))
+    h = one.vae.norms[0](linear(P, "vae.decoder.1", h))
+    h = leaky(one.vae.norms[1](linear(P, "vae.decoder.2", h)))
+    wanted = leaky(linear(P, "vae.decoder.3", h))
+    torch.testing.assert_close(many, wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_the_softmax_sees_the_semantic_half():
@@ -181,7 +270,7 @@ def test_the_softmax_sees_the_semantic_half():
     for _ in range(4):
         one.step()
     x = found.preprocessing(torch.from_numpy(data.for_testing().features).double())
-    wanted = leaky(linear(one.autoencoder.encoder, x))[:, :4]
+    wanted = leaky(linear(parameters(one), "autoencoder.encoder", x))[:, :4]
     torch.testing.assert_close(found.refiner(x), wanted)
     assert found.head.weight.shape == (9, 4)
 
@@ -195,15 +284,3 @@ def test_features_of_both_signs_are_decoded_as_they_are():
     made = one.sampler(one.data.descriptors)(one.data.unseen.repeat(40), stream(0, "test"))
     bounded = trainer().sampler(one.data.descriptors)(one.data.unseen.repeat(40), stream(0, "t"))
     assert float(made.min()) < 3 * float(bounded.min()) < 0
-
-
-def test_a_training_continued_from_a_snapshot_ends_with_the_same_bits():
-    dropouts = dict.fromkeys(DROPOUTS, 0.3)
-    one, other = trainer(**dropouts), trainer(**dropouts)
-    one.step()
-    other.load_state({name: value.clone() for name, value in one.state().items()})
-    for part in (one, other):
-        part.step()
-        part.step()
-    for name, value in one.state().items():
-        assert torch.equal(value, other.state()[name]), name

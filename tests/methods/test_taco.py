@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -143,15 +142,3 @@ def test_the_softmax_sees_features_and_hidden_units():
     torch.testing.assert_close(plain, x)
     first = found.refiner.parts[1]
     torch.testing.assert_close(hidden, leaky(x @ first.weight.T + first.bias))
-
-
-@pytest.mark.parametrize("noise", [0, 3])
-def test_a_training_continued_from_a_snapshot_ends_with_the_same_bits(noise):
-    one, other = trainer(noise=noise), trainer(1, noise=noise)
-    one.step()
-    other.load_state({name: value.clone() for name, value in one.state().items()})
-    for part in (one, other):
-        part.step()
-        part.step()
-    for name, value in one.state().items():
-        assert torch.equal(value, other.state()[name]), name

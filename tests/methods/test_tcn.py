@@ -6,18 +6,19 @@ import numpy as np
 import torch
 
 from mlis.compute.precision import Precision
+from mlis.methods import tcn
 from mlis.methods.tcn import TCN, ContrastTrainer, class_similarity
 from mlis.model.preprocessing import prepare
 from simulated import small, tiny
+from updates import watched
 
 DOUBLE = Precision.of("float64", "cpu")
 SMALL = TCN(small("float64"), steps=3, batch_size=5, hidden=6, relation_hidden=4)
 
 
-def trainer(data=None) -> ContrastTrainer:
-    training = (data or tiny()).for_training()
-    _, tensors = prepare(training, SMALL.config.preprocessing, DOUBLE)
-    return ContrastTrainer(tensors, SMALL, DOUBLE, 0)
+def trainer(**options) -> ContrastTrainer:
+    _, tensors = prepare(tiny().for_training(), SMALL.config.preprocessing, DOUBLE)
+    return ContrastTrainer(tensors, replace(SMALL, **options), DOUBLE, 0)
 
 
 def test_similarities_are_a_ridge_regression():
@@ -41,28 +42,35 @@ def test_a_class_that_resembles_none_takes_the_least_unlike_one():
     assert found.tolist() == [[0, 1]]
 
 
-def test_both_losses():
+def test_the_update_follows_both_losses(monkeypatch):
     """By loops over samples and classes, from the networks' weights."""
-    one = trainer()
-    x, labels = one.data.x[:5], one.own[:5]
-    A, R = one.prototypes, one.relation
-    found = one.losses(x, labels)
+    one = trainer(transfer_weight=0.3)
+    x, labels = one.data.x[one.rows], one.own[one.rows]
+    updates = watched(monkeypatch, one, tcn)
+    told = one.step()
+    (update,) = updates
+    P = update.before
     terms: dict[str, list[torch.Tensor]] = {"contrast": [], "transfer": []}
     for b in range(5):
         for i, c in enumerate([*one.data.seen.tolist(), *one.data.unseen.tolist()]):
-            u = A.first.weight @ one.data.descriptors[c] + A.first.bias
-            u = A.last.weight @ torch.where(u > 0, u, 0.01 * u) + A.last.bias
-            h = R.first.weight @ (x[b] * torch.where(u > 0, u, 0.01 * u)) + R.first.bias
-            p = torch.sigmoid(R.last.weight[0] @ h.clamp(min=0) + R.last.bias[0])
+            u = P["prototypes.first.weight"] @ one.data.descriptors[c] + P["prototypes.first.bias"]
+            u = torch.where(u > 0, u, 0.01 * u)
+            u = P["prototypes.last.weight"] @ u + P["prototypes.last.bias"]
+            u = x[b] * torch.where(u > 0, u, 0.01 * u)
+            h = P["relation.first.weight"] @ u + P["relation.first.bias"]
+            h = P["relation.last.weight"][0] @ h.clamp(min=0) + P["relation.last.bias"][0]
+            p = torch.sigmoid(h)
             is_seen = i < len(one.data.seen)
             target = float(i == labels[b])
             if not is_seen:
                 target = float(one.similarity[labels[b], i - len(one.data.seen)])
             loss = -target * torch.log(p) - (1 - target) * torch.log(1 - p)
             terms["contrast" if is_seen else "transfer"].append(loss)
-    for name, values in terms.items():
-        wanted = torch.stack(values).mean()
-        torch.testing.assert_close(found[name], wanted, rtol=1e-10, atol=0)
+    means = {name: torch.stack(values).mean() for name, values in terms.items()}
+    update.follows(means["contrast"] + 0.3 * means["transfer"])
+    assert update.moved == {"prototypes", "relation"}
+    for name, value in means.items():
+        torch.testing.assert_close(told[name], value.detach(), rtol=1e-10, atol=0)
 
 
 def test_the_head_scores_as_the_networks_do():
@@ -86,14 +94,3 @@ def test_without_unseen_classes_there_is_nothing_to_transfer():
     one = ContrastTrainer(seen, SMALL, DOUBLE, 0)
     assert float(one.step()["transfer"]) == 0
     assert one.head().prototypes.shape[0] == len(tensors.seen)
-
-
-def test_a_training_continued_from_a_snapshot_ends_with_the_same_bits():
-    one, other = trainer(), trainer()
-    one.step()
-    other.load_state({name: value.clone() for name, value in one.state().items()})
-    for part in (one, other):
-        part.step()
-        part.step()
-    for name, value in one.state().items():
-        assert torch.equal(value, other.state()[name]), name

@@ -1,4 +1,4 @@
-"""ZIC-LDM: network, loss and recognizer against loops; the head that scores pairs."""
+"""After Liu et al.: network, loss and recognizer against loops; the head that scores pairs."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Config
-from mlis.methods.zicldm import ZICLDM, RelationNetwork, centred, relation_loss
+from mlis.methods.zicldm import RelationNetwork, ZICLDMReconstruction, centred, relation_loss
 from mlis.model.preprocessing import TrainingTensors, prepare
 from simulated import tiny
 
@@ -18,8 +18,8 @@ PRECISION = Precision.of("float64", "cpu")
 SIZES = {"common": 6, "hidden": 5, "relation": 4, "batch_size": 12}
 
 
-def tensors(**changes) -> tuple[ZICLDM, TrainingTensors, RelationNetwork]:
-    one = ZICLDM(DOUBLE, **{**SIZES, **changes})
+def tensors(**changes) -> tuple[ZICLDMReconstruction, TrainingTensors, RelationNetwork]:
+    one = ZICLDMReconstruction(DOUBLE, **{**SIZES, **changes})
     data = prepare(tiny().for_training(), one.config.preprocessing, PRECISION)[1]
     return one, data, RelationNetwork(9, 4, one, PRECISION, stream(0, "test"))
 
@@ -93,7 +93,9 @@ def test_descriptors_are_centred_on_the_seen_ones():
 
 def test_features_are_standardised():
     training = tiny().for_training()
-    recognizer = ZICLDM(DOUBLE, steps=2, **SIZES).fit(training, device="cpu").recognizer
+    recognizer = (
+        ZICLDMReconstruction(DOUBLE, steps=2, **SIZES).fit(training, device="cpu").recognizer
+    )
     scaled = recognizer.preprocessing(torch.from_numpy(training.features).double())
     np.testing.assert_allclose(scaled.mean(0), np.zeros(9), atol=1e-5)
     np.testing.assert_allclose(scaled.std(0, correction=0), np.ones(9), rtol=1e-5)

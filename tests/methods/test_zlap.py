@@ -47,7 +47,7 @@ def test_the_loss_and_its_gradient():
     assert (rows >= len(data.y)).any()
     counts = [int((data.y == c).sum()) for c in range(9)]
     x = torch.cat((data.x, fakes))
-    first, last = P[0], P[2]
+    first, last = P.first, P.last
     terms = []
     for row in rows:
         logits = []

@@ -33,6 +33,7 @@ from mlis.cli.arguments import (
     add_setting_flags,
     duration,
     given_settings,
+    names,
     not_negative,
     refuse,
     resolve_settings,
@@ -84,17 +85,23 @@ def add_to(commands: Commands) -> None:
         "--method",
         metavar="NAME",
         help="auto (default): try several methods on validation classes and average the best; or "
-        "one system: cosine, prototype, eszsl, gaussian, ridge, raw, sje, vgse, cngzsl, zicldm, "
-        "zlap, cegzsl, tcn, cada-vae, hsva, sdgzsl, lisgan, f-vaegan, tf-vaegan, free, gcm-cf, "
-        "keshari-reconstruction, li-reconstruction, tdcss-reconstruction, icce-reconstruction, "
-        "taco-reconstruction or mlis. With --components or settings of generation and refinement "
-        "the default is mlis",
+        "one system: cosine, prototype, eszsl, gaussian, ridge, raw, sje, vgse, vgse-patches, "
+        "cngzsl, zicldm-reconstruction, zlap, dazle, dvbe, cegzsl, tcn, cada-vae, hsva, sdgzsl, "
+        "lisgan, f-vaegan, tf-vaegan, free, gcm-cf, keshari-reconstruction, li-reconstruction, "
+        "tdcss-reconstruction, icce-reconstruction, taco-reconstruction or mlis. With "
+        "--components or settings of generation and refinement the default is mlis",
     )
     group.add_argument(
         "--budget",
         type=duration,
         metavar="TIME",
         help="auto: time for choice and training, such as 60s (default), 10m, or none",
+    )
+    group.add_argument(
+        "--candidates",
+        type=names,
+        metavar="NAME,…",
+        help="auto: further systems to try and average, with the settings of generation given here",
     )
     group.add_argument("--seeds", type=seeds, metavar="A-B|N,N…", help="default: 0")
     group.add_argument(
@@ -142,7 +149,8 @@ def _resumed(args: argparse.Namespace) -> "tuple[Path, RunPlan, GZSLDataset]":
     """A run continues with its own settings: none may be given again but the loss's name."""
     from mlis.io.run_plan import RunPlan
 
-    own = ("output", "dry_run", "seeds", "method", "budget", "device", "preset", "settings")
+    own = ("output", "dry_run", "seeds", "method", "budget", "candidates", "device")
+    own = (*own, "preset", "settings")
     settings = [name for name in vars(args) if "." in name and name != "refinement.loss"]
     where = args.resume / "run.json"
     refuse(args, [*own, "precision", *settings], f"with --resume, as {where} has all settings")
@@ -160,20 +168,25 @@ def _begun(
     check_loss(config.refinement, given_settings(args))
     arguments = dataset_arguments(args)
     from mlis.compute.precision import Precision
-    from mlis.methods.registry import METHODS, check_name
+    from mlis.methods.registry import METHODS, build_method, check_name
     from mlis.runs.run import RunPlan, begin
 
     method, device = args.method or _default_method(args), args.device or "auto"
     check_name(method)
-    if args.budget is not None and method != "auto":
-        raise SettingsError(f"--budget: only --method auto has one, got --method {method}.")
+    options = {name: getattr(args, name) for name in ("budget", "candidates")}
+    options = {name: value for name, value in options.items() if value is not None}
+    if options and method != "auto":
+        raise SettingsError(
+            f"--{next(iter(options))}: only --method auto has it, got --method {method}."
+        )
     chosen = given_settings(args).get("refinement", {}).get("components")
     if chosen and not METHODS[method].has_components:
         known = ", ".join(name for name, one in METHODS.items() if one.has_components)
         raise SettingsError(
             f"--components: only {known} has them, got --method {method}. Leave it out."
         )
-    Precision.of(config.precision, device)  # refuses a missing device before data are read
+    build_method(method, config, **options)  # these refuse before data are read
+    Precision.of(config.precision, device)
     dataset = load(arguments)
     plan = RunPlan(
         dataset=arguments,
@@ -183,15 +196,16 @@ def _begun(
         components=components,
         device=device,
         method=method,
-        options={} if args.budget is None else {"budget": args.budget},
+        options=options,
     )
     begin(args.output, plan)
     return args.output, plan, dataset
 
 
 def _default_method(args: argparse.Namespace) -> str:
-    """ "auto"; the paper's method where settings that only it has are given."""
-    return "mlis" if given_settings(args).keys() & {"generation", "refinement"} else "auto"
+    """ "auto"; the paper's method where settings that only it has are given, and no candidates."""
+    own = given_settings(args).keys() & {"generation", "refinement"}
+    return "mlis" if own and args.candidates is None else "auto"
 
 
 def check_loss(settings: "Refinement", flags: Mapping[str, Any]) -> None:

@@ -69,9 +69,10 @@ def add_to(commands: Commands) -> None:
         "--budget",
         choices=("paper", "reduced", "quick"),
         default="paper",
-        help="reduced: the systems of table2 that take hours or days, cut down to minutes, and "
-        "labelled so in each row; quick: a few steps and small networks, to test the set-up; "
-        "figures mean nothing",
+        help="paper: each system of table2 as published for the benchmark, where that is known, "
+        "else its defaults (the default); reduced: those that take hours or days, cut down to "
+        "minutes, and labelled so in each row; quick: a few steps and small networks, to test the "
+        "set-up; figures mean nothing",
     )
     group.add_argument(
         "--methods",
@@ -86,7 +87,7 @@ def add_to(commands: Commands) -> None:
         action="append",
         choices=("val", "test-best", "both"),
         help="test-best or both: beside H@val also H@test-best (optimistic), the best of several "
-        "steps and all constants on test data, as in published figures (default: val)",
+        "steps or settings and all constants on test data, as in published figures (default: val)",
     )
     group = parser.add_argument_group("how")
     add_common(group, "--output", metavar="RESULTS", help="folder of the results")

@@ -10,6 +10,14 @@ from mlis.data.io.benchmarks import PROPOSED_SPLITS
 ATTRIBUTES, SENTENCES = "attributes", "sentence embeddings"
 _KINDS = {"FLO": SENTENCES, **dict.fromkeys(("AWA1", "AWA2", "SUN", "aPY", "CUB"), ATTRIBUTES)}
 NAMES = ("features", "descriptors", "split")
+# of AWA1 and AWA2: photographs of these, with 85 numbers a class, are described by their attributes
+_ANIMALS = (
+    ",antelope,bat,beaver,blue whale,bobcat,buffalo,chihuahua,chimpanzee,collie,cow,dalmatian,deer,"
+    "dolphin,elephant,fox,german shepherd,giant panda,giraffe,gorilla,grizzly bear,hamster,"
+    "hippopotamus,horse,humpback whale,killer whale,leopard,lion,mole,moose,mouse,otter,ox,"
+    "persian cat,pig,polar bear,rabbit,raccoon,rat,rhinoceros,seal,sheep,siamese cat,skunk,"
+    "spider monkey,squirrel,tiger,walrus,weasel,wolf,zebra,"
+)
 
 
 def inputs_of(dataset: GZSLDataset) -> dict[str, str]:
@@ -22,7 +30,10 @@ def inputs_of(dataset: GZSLDataset) -> dict[str, str]:
     facts, fingerprint = dataset.provenance, dataset.split.fingerprint
     return {
         "features": _sized(facts.features, dataset.features.shape[1]),
-        "descriptors": _sized(_kind(dataset), dataset.descriptors.shape[1]),
+        "descriptors": _sized(
+            ", ".join(filter(None, (kind_of(dataset), facts.descriptors))),
+            dataset.descriptors.shape[1],
+        ),
         "split": f"{_version(facts.name, fingerprint)}, {fingerprint}",
     }
 
@@ -33,12 +44,16 @@ def _version(name: str, fingerprint: str) -> str:
     return f"{'' if fingerprint == PROPOSED_SPLITS[name] else 'not '}proposed split v1"
 
 
-def _kind(dataset: GZSLDataset) -> str:
-    """What the descriptors are, as far as that is known, and where they are from."""
+def kind_of(dataset: GZSLDataset) -> str:
+    """Whether descriptors are attributes or sentence embeddings; empty where it is not known."""
     facts = dataset.provenance
-    sentences = facts.descriptors.startswith("sent")  # CUB has both
-    kind = SENTENCES if sentences else _KINDS.get(facts.name, "")
-    return ", ".join(filter(None, (kind, facts.descriptors)))
+    if facts.descriptors.startswith("sent"):  # CUB has both
+        return SENTENCES
+    if facts.name in _KINDS:
+        return _KINDS[facts.name]
+    names = [name.replace("+", " ").replace("_", " ") for name in dataset.class_names]
+    animals = dataset.descriptors.shape[1] == 85 and all(f",{one}," in _ANIMALS for one in names)
+    return ATTRIBUTES if animals else ""
 
 
 def _sized(text: str, size: int) -> str:

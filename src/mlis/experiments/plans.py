@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mlis.experiments.budget import Budget
+from mlis.experiments.budget import SAMPLES, Budget
+from mlis.experiments.inputs import kind_of
 from mlis.experiments.source import FIVE, Source
 from mlis.experiments.tasks import BASELINES, METHOD, Task
 from mlis.methods.registry import METHODS
@@ -114,6 +115,10 @@ def _tasks(
     if source.dataset is None:
         return ()
     config = budget.limited(source.config).replace(changes)
+    kind = kind_of(source.dataset)
+    own = dict(budget.options(method, (f"{source.name}, {kind}", source.name)))
+    if SAMPLES in own:
+        config = config.replace({"classification": {SAMPLES: own.pop(SAMPLES)}})
     return tuple(
         Task(
             name=source.name,
@@ -123,7 +128,7 @@ def _tasks(
             config=config,
             seed=seed,
             device=budget.device,
-            options=budget.options(method),
+            options=own,
         )
         for seed in budget.seeds
     )

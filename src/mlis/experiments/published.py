@@ -35,11 +35,13 @@ class Published:
         U, S, H: per cent; U and S are None where only H is recorded.
         protocol: "as published".
         features: the backbone, and whether it was frozen or fine-tuned on the seen classes.
+        descriptors: their kind and, where that differs between papers, their size; or "not known".
+        split: "proposed split v1" or "v2", or "not known".
         setting: "inductive", "transductive" (unlabelled test rows took part), or "not known".
         selection: of steps and settings, as far as the authors' program shows: by the result on
             "test rows", the "last step", or "not known".
         source: where the figures stand.
-        note: runs, descriptors, or what is odd about them; may be empty.
+        note: runs, or what is odd about the figures; may be empty.
     """
 
     method: str
@@ -51,6 +53,8 @@ class Published:
     H: float
     protocol: str
     features: str
+    descriptors: str
+    split: str
     setting: str
     selection: str
     source: str

@@ -17,10 +17,10 @@ from mlis.experiments.new_row import new_row
 from mlis.experiments.retrieval import retrieved
 from mlis.experiments.store import TEST_BEST, Row
 from mlis.experiments.tasks import Task, load_data, stage_one
-from mlis.experiments.testbest import at_best_constant, measure_test_best
+from mlis.experiments.testbest import at_best_constant, best_alternative, measure_test_best
 from mlis.io.checkpoint import save_model
 from mlis.methods.base import Method
-from mlis.methods.registry import METHODS, build_method
+from mlis.methods.registry import build_method
 from mlis.protocol import evaluate_on_test
 from mlis.training.callbacks import Callback, LossLog
 from mlis.training.checkpoints import CheckpointFolder
@@ -57,7 +57,7 @@ class How:
 def run(task: Task, work: Path, how: How) -> Row:
     """Train and test, or continue where a killed process stopped.
 
-    A method without snapshots of its own starts again, except for its generator.
+    A training continues from its last snapshot; only an automatic choice of methods starts again.
 
     Args:
         task: what to run.
@@ -69,9 +69,10 @@ def run(task: Task, work: Path, how: How) -> Row:
         DivergenceError: a training diverged.
     """
     dataset = how.load(task)
-    if task.protocol == TEST_BEST and METHODS[task.method].has_components:
-        return _run_steps_test_best(task, dataset, work, how)
     method = build_method(task.method, task.config, **_tuples(task.options))
+    tried = method.has_components or len(method.alternatives()) > 1
+    if task.protocol == TEST_BEST and tried:
+        return _run_test_best(task, method, dataset, work, how)
     parts = {"training": _hooks(task, method, "training", dataset.for_training(), work, how)}
     if method.chooses:
         split = dataset.for_validation()[0]
@@ -127,24 +128,29 @@ def _hooks(
     }
 
 
-def _run_steps_test_best(task: Task, dataset: GZSLDataset, work: Path, how: How) -> Row:
-    """Of a method whose encoder's best step is taken; keep no model chosen on test data."""
-    found = measure_test_best(
-        dataset,
-        task.config,
-        seed=task.seed,
-        device=task.device,
-        folder=work / "training",
-        every=how.snapshot_every,
-        callback=how.listen(task.title),
-        reuse=how.reuse,
-    )
+def _run_test_best(task: Task, method: Method, dataset: GZSLDataset, work: Path, how: How) -> Row:
+    """Take the best step of MLIS, or the best setting; keep no model chosen on test data."""
+    common = {"seed": task.seed, "device": task.device, "reuse": how.reuse}
+    if method.has_components:
+        found = measure_test_best(
+            *(dataset, task.config),
+            folder=work / "training",
+            every=how.snapshot_every,
+            callback=how.listen(task.title),
+            **common,
+        )
+    else:
+        hooks = _hooks(task, method, "training", dataset.for_training(), work, how)
+        found = best_alternative(method, dataset, **hooks, **common)
+    test = found.test.to_dict()
+    if found.recognizer.refiner.kind != "none":
+        test |= retrieved(found.recognizer, dataset)
     row = new_row(
-        *(task, dataset, found.test.to_dict() | retrieved(found.recognizer, dataset)),
+        *(task, dataset, test),
         calibration=found.calibration,
         chosen=found.chosen,
-        seconds=found.last.seconds + found.seconds,
-        reused=found.last.reused,
+        seconds=found.seconds,
+        reused=found.reused,
     )
     if how.record is not None:
         _keep_losses(work, how.record, ["training"])

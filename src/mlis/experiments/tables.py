@@ -34,9 +34,8 @@ _COMPARED: dict[str, tuple[Name, ...]] = {
     "table4": ("table4",),
 }
 TEST_BEST_NOTE = (
-    f"{TEST_BEST}: the best of several steps and of all calibration constants on test data, of "
-    "baselines the best constant alone. To stand beside published figures; not to be compared with "
-    "H@val."
+    f"{TEST_BEST}: the best of several steps or settings, and of all calibration constants, on "
+    "test data. To stand beside published figures; not to be compared with H@val."
 )
 HEADER = (
     *("dataset", "method", "U", "S", "H", "runs", "", "protocol", "size"),
@@ -193,16 +192,18 @@ def _published(one: Published) -> Line:
     how = ("" if one.setting == "not known" else one.setting, f"selection: {one.selection}")
     note = "; ".join(filter(None, (where, one.source, *how, one.note)))
     facts = (one.dataset, one.method, PUBLISHED, summary, None, one.protocol)
-    return Line(*facts, features=one.features, note=note)
+    inputs = {name: getattr(one, name) for name in NAMES}
+    return Line(*facts, **inputs, note=note)
 
 
 def _measured(entry: Entry, store: Store, budget: Budget) -> Line:
     rows = rows_of(entry, store)
     missing = [task.seed for task in entry.tasks if store.get(task.key) is None]
     note = f"seeds {', '.join(map(str, missing))} not run" if missing else ""
-    if rows:
-        return measured_line(entry.source.label, entry.label, rows, note=note, budget=budget.name)
     line = Line(entry.source.label, entry.label, NOT_RUN, note=note)
+    if rows:
+        line = measured_line(entry.source.label, entry.label, rows, note=note, budget=budget.name)
+    # a row by an earlier version tells less of the same data
     return replace(line, **(inputs_of(entry.source.dataset) if entry.source.dataset else {}))
 
 

@@ -63,7 +63,7 @@ class Task:
     @functools.cached_property
     def key(self) -> str:
         """Hash of all that the numbers depend on: not of where data lie, nor of versions."""
-        tried = [] if self.protocol == PROTOCOL else [POINTS]
+        tried = [] if self.protocol == PROTOCOL else [POINTS if self.has_components else "all"]
         return hash_of(["row", self.protocol, *self._parts(self.config), *tried])
 
     @functools.cached_property

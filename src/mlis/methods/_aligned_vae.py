@@ -11,18 +11,22 @@ from torch import Tensor
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Classification, Config
+from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.methods.base import Job, Method
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Refiner
-from mlis.training.checkpoints import SnapshotSeries
+from mlis.training.layers import Perceptron
 from mlis.training.loop import train
 from mlis.training.state import EpochCount, PackedTrainer
 
 Gaussians = tuple[Tensor, Tensor]
 """μ and log σ², (B, Dz) each."""
+
+Pair = tuple[Tensor, Tensor]
+"""Of features and of descriptors."""
 
 DECAYS = (1e-5, 1e-4, 1e-3)  # to choose from, unless classification.weight_decay is a number
 
@@ -71,7 +75,7 @@ def wasserstein(one: Gaussians, other: Gaussians) -> Tensor:
     return (means + deviations + 1e-8).sqrt().mean()
 
 
-def warm_up(epoch: int, start: int, end: int) -> float:
+def warm_up(epoch: int, start: float, end: float) -> float:
     """0 until epoch `start`, then linear to 1 at epoch `end`."""
     return min(max((epoch - start) / (end - start), 0.0), 1.0)
 
@@ -119,9 +123,33 @@ class AlignedTrainer(PackedTrainer):
 
     Attributes:
         clock: counts the steps.
+        visual_decoder, semantic_decoder: D_v and D_a.
     """
 
     clock: EpochCount
+    visual_decoder: Perceptron
+    semantic_decoder: Perceptron
+
+    def aligned_losses(
+        self, rows: Pair, gaussians: tuple[Gaussians, Gaussians], latents: Pair, crossed: Pair
+    ) -> dict[str, Tensor]:
+        """Both reconstructions, KL divergences and cross-reconstructions, without weights.
+
+        Args:
+            rows: (B, Dx) features and the (B, Da) descriptors of their classes.
+            gaussians: of both.
+            latents, crossed: (B, Dz) that both are decoded from, their own and the other's.
+        """
+
+        def errors(x: Tensor, a: Tensor) -> Tensor:
+            made = self.visual_decoder(x), self.semantic_decoder(a)
+            return absolute_error(made[0], rows[0]) + absolute_error(made[1], rows[1])
+
+        return {
+            "reconstruction": errors(*latents),
+            "kl": kl_divergence(*gaussians[0]) + kl_divergence(*gaussians[1]),
+            "cross": errors(*crossed),
+        }
 
     @abstractmethod
     def latents_of_features(self, x: Tensor) -> Gaussians:
@@ -177,7 +205,7 @@ class AlignedMethod(Method, Generic[T]):
         scaler, data = job.prepare(self.config)
         trainer = self.trainer(data, Precision.of(self.config.precision, job.device), job.seed)
         steps = {one.epochs: one.epochs * trainer.clock.per_epoch for one in self.among(job)}
-        kept = SnapshotSeries(steps.values(), trainer.kept())
+        kept = job.series(self, steps.values(), trainer.kept())
         train(self.stage, trainer, max(steps.values()), job.callbacks, kept)
         encoders = (trainer.latents_of_features, trainer.latents_of_descriptors)
         counts = (self.seen_latents, self.unseen_latents)

@@ -17,7 +17,6 @@ from mlis.model.heads import Head
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.model.refiners import Refiner
-from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.loop import train
 from mlis.training.state import PackedTrainer
 
@@ -59,7 +58,7 @@ class SnapshotMethod(Method, Generic[T]):
         scaler, data = job.prepare(self.config)
         trainer = self.trainer(data, Precision.of(self.config.precision, job.device), job.seed)
         among = self.among(job)
-        kept = SnapshotSeries([one.steps for one in among], trainer.kept())
+        kept = job.series(self, [one.steps for one in among], trainer.kept())
         train(self.stage, trainer, max(one.steps for one in among), job.callbacks, kept)
         for one in among:
             trainer.load_outcome(kept.states[one.steps])

@@ -9,8 +9,8 @@ is in :mod:`mlis.methods.portfolio`.
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from mlis.config import Config
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import SettingsError
 from mlis.evaluation import Evaluation, evaluate
+from mlis.methods._regions import RegionMethod
 from mlis.methods.base import Job, JobOptions, Method
 from mlis.methods.cosine import SharedSpaceCosine
 from mlis.methods.estimate import expect, lost_by_fewer
@@ -39,7 +40,7 @@ from mlis.methods.raw import RidgeSoftmax
 from mlis.model.heads import EnsembleHead, Member
 from mlis.model.preprocessing import FeatureScaler
 from mlis.model.recognizer import Metadata, Recognizer, replace
-from mlis.model.refiners import Identity
+from mlis.model.refiners import Identity, Layers, Refiner, Rescaling
 from mlis.pipeline import Trained
 from mlis.protocol import (
     Chosen,
@@ -58,6 +59,8 @@ MOST = 10_000
 """Held-out rows of seen and of unseen classes, each, that a choice is made on."""
 LONGEST = 1e9
 """Seconds of a budget without end, as JSON has no infinity."""
+TAKEN = ("gaussian", "ridge", "mlis", "text", "density", "softmax")
+"""Names of methods and families that are tried anyway."""
 _FINAL = 1.4  # a training on all rows, in trainings on a fold
 _DEARER = 3.0  # the next method's training, in those of the dearest one so far
 
@@ -111,10 +114,17 @@ class Auto(Method):
             `math.inf` every method is tried on every split, so that the result does not depend on
             the machine's speed.
         splits: class splits of the training rows that methods are tried on.
+        further: methods to try besides, by name, each a family of its own; the transform of the
+            features is the portfolio's, all other settings are their own. In the registry the
+            option `candidates`, names of methods.
+
+    Raises:
+        SettingsError: a number is out of its range, or a further method cannot be a candidate.
     """
 
     budget: float = 60.0
     splits: int = 3
+    further: Mapping[str, Method] = field(default_factory=dict[str, Method])
 
     @property
     def name(self) -> str:
@@ -126,6 +136,12 @@ class Auto(Method):
         """Always."""
         return True
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """As the registry takes them: further methods by their names."""
+        own: dict[str, Any] = {"budget": self.budget, "splits": self.splits}
+        return own | ({"candidates": list(self.further)} if self.further else {})
+
     def __post_init__(self) -> None:
         if not self.budget > 0 or self.splits < 1:
             raise SettingsError(
@@ -133,6 +149,12 @@ class Auto(Method):
                 f"{self.budget:g} and {self.splits}."
             )
         object.__setattr__(self, "budget", min(self.budget, LONGEST))
+        for name, method in self.further.items():
+            if name in TAKEN or isinstance(method, Auto) or method.needs_shared_space:
+                raise SettingsError(
+                    f"auto: candidates: expected methods that are not tried anyway, got {name!r}. "
+                    "Leave it out."
+                )
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer | Trained]]:
         """The closed form: nothing can be chosen without validation classes."""
@@ -160,6 +182,7 @@ class Auto(Method):
         choice begins again.
         """
         started = time.perf_counter()
+        self._check(dataset)
         how: JobOptions = {"seed": seed, "device": device}
         trials = list(self.trials(dataset, {**how, "callbacks": validation_callbacks}, started))
         choice = choose_members(trials) if trials else None
@@ -170,10 +193,12 @@ class Auto(Method):
         else:
             weights = choice.weights
         training, found = dataset.for_training(), list[Trained]()
+        scaling = methods[next(iter(weights))].config.preprocessing  # of all, see `together`
         for name in weights:
+            method, options = methods[name], JobOptions({**how, "callbacks": callbacks})
             needed = exemplars and not any(one.exemplars for one in found)
-            options: JobOptions = {**how, "callbacks": callbacks}
-            found.append(methods[name].fit(training, exemplars=needed, **options))
+            needed = needed and method.config.preprocessing == scaling
+            found.append(method.fit(training, exemplars=needed, **options))
         recognizer = together([one.recognizer for one in found], list(weights.values()))
         recognizer.metadata = Metadata(dataset.provenance.model_sources)
         if not isinstance(given := self.config.classification.calibration, str):
@@ -200,20 +225,55 @@ class Auto(Method):
         config, closed = _closed_form(self.config, parts, how)
         yield closed
         reserved, dearest = _FINAL * closed.seconds, closed.seconds
-        for entry in [*text_member(dataset, config), *members(config)[1:]]:
+        entries = [*text_member(dataset, config), *members(config)[1:], *self._entries(config)]
+        for number, entry in enumerate(entries):
             left = self.budget - (time.perf_counter() - started) - reserved
             if left < _DEARER * dearest:
-                logger.info("auto: %s is left out: %.0f s are left", entry.name, max(left, 0))
-                return
+                return self._leave_out(entries[number:], left, _DEARER * dearest)
             trial = _trial(entry, parts, how, left)
             left = self.budget - (time.perf_counter() - started) - reserved
             if left < _FINAL * trial.seconds:
-                needed = _FINAL * trial.seconds
-                logger.info("auto: %s is left out: it needs %.0f s more", entry.name, needed)
-                return
+                return self._leave_out(entries[number:], left, _FINAL * trial.seconds)
             reserved += _FINAL * trial.seconds
             dearest = max(dearest, trial.seconds)
             yield trial
+
+    def _entries(self, config: Config) -> list[Entry]:
+        """Further methods, with the features transformed as those of the portfolio."""
+        transform = config.preprocessing.feature_transform
+        return [
+            Entry(
+                name,
+                name,
+                dataclasses.replace(method, config=with_transform(method.config, transform)),
+            )
+            for name, method in self.further.items()
+        ]
+
+    def _leave_out(self, entries: Sequence[Entry], left: float, needed: float) -> None:
+        """Say so of the methods that the budget does not suffice for; loudly of those asked for."""
+        for entry in entries:
+            logger.log(
+                logging.WARNING if entry.name in self.further else logging.INFO,
+                "auto: %s is left out: %.0f s of the budget are left, about %.0f are needed. "
+                "Raise the budget.",
+                *(entry.name, max(left, 0), needed),
+            )
+
+    def _check(self, dataset: GZSLDataset) -> None:
+        """That all members can have one preprocessing, but for the scale of the features.
+
+        Raises:
+            SettingsError: a candidate reads regions that all others see the mean of.
+        """
+        regions = dataset.provenance.regions
+        for name, method in self.further.items():
+            if isinstance(method, RegionMethod) and regions > 1:
+                raise SettingsError(
+                    f"auto: candidates: {name!r} reads each of the {regions} regions of an image, "
+                    "of which an ensemble's members have the mean: expected a method that does, "
+                    f"too. Leave it out, or train it alone (--method {name})."
+                )
 
 
 def _limited(part: GZSLDataset) -> GZSLDataset:
@@ -264,15 +324,27 @@ def _trial(entry: Entry, parts: Sequence[GZSLDataset], how: JobOptions, left: fl
 
 
 def together(recognizers: Sequence[Recognizer], weights: Sequence[float]) -> Recognizer:
-    """One recognizer of several with the same preprocessing; a single one stays as it is."""
+    """One recognizer of several with the first one's preprocessing; a single one stays as it is.
+
+    They may differ in the scale of features: then a member's refiner begins with the way back.
+    """
     first = recognizers[0]
     if len(recognizers) == 1:
         return first
     members = [
-        Member(one.refiner, one.head, weight)
+        Member(_after(first.preprocessing, one), one.head, weight)
         for one, weight in zip(recognizers, weights, strict=True)
     ]
     return replace(first, refiner=Identity(), head=EnsembleHead(members))
+
+
+def _after(shared: FeatureScaler, one: Recognizer) -> Refiner:
+    """The refiner of a recognizer, for features that another scaler has scaled."""
+    own = one.preprocessing
+    if torch.equal(own.shift, shared.shift) and torch.equal(own.factor, shared.factor):
+        return one.refiner
+    dtype = next(one.head.parameters()).dtype
+    return Layers([Rescaling.between(shared, own, dtype), one.refiner])
 
 
 def _calibrated(

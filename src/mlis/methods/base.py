@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypedDict, Unpack
 
@@ -21,7 +21,10 @@ from mlis.pipeline import Trained
 from mlis.protocol import choose as choose_on_validation
 from mlis.provenance import training_key
 from mlis.training.callbacks import Callback
-from mlis.training.checkpoints import CheckpointStore
+from mlis.training.checkpoints import CheckpointStore, SnapshotSeries
+
+ByBenchmark = Mapping[str, Mapping[str, Any]]
+"""Options of a method, by the name of a benchmark."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -75,6 +78,16 @@ class Job:
         precision = Precision.of(config.precision, self.device)
         return prepare(self.training, config.preprocessing, precision, pool=pool)
 
+    def series(
+        self, method: "Method", steps: Collection[int], parts: Collection[str]
+    ) -> SnapshotSeries:
+        """Keeps parts of one training of a method after several numbers of steps.
+
+        Continues from a snapshot of the same settings and numbers of steps, and from no other.
+        """
+        key = hash_of([method.settings, sorted(set(steps))])
+        return SnapshotSeries(steps, parts, self.checkpoints, key[:12])
+
     def recognizer(
         self, preprocessing: FeatureScaler, head: Head, refiner: Refiner | None = None
     ) -> Recognizer:
@@ -102,6 +115,10 @@ class Method(ABC):
         needs_shared_space: whether features and descriptors must come from one model.
         reconstruction: whether it was written without the paper's text. Then its name is "after
             AUTHORS (reconstruction)", in the registry too ("…-reconstruction"), never the system's.
+        published: options of the authors' program by benchmark, where they are not the defaults;
+            `synthetic_per_unseen` is that of `config.classification`, and epochs are counted in
+            steps of the benchmark's rows. "CUB, attributes" is there where these settings differ
+            from those for sentences. Empty where none are known.
     """
 
     config: Config = field(default_factory=Config)
@@ -113,6 +130,7 @@ class Method(ABC):
     has_components: ClassVar[bool] = False
     needs_shared_space: ClassVar[bool] = False
     reconstruction: ClassVar[bool] = False
+    published: ClassVar[ByBenchmark] = {}
 
     choose = choose_on_validation  # the function is the method: no frame that only forwards
 

@@ -38,7 +38,6 @@ from mlis.methods.base import Job, Method
 from mlis.methods.pairs import PairScorer
 from mlis.model.preprocessing import TrainingTensors
 from mlis.pipeline import Trained, recognizer_of, train_generator
-from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.layers import Linear
 from mlis.training.loop import adam, train
 from mlis.training.state import pack, unpack
@@ -117,7 +116,7 @@ class CEGZSL(Method):
         how = (precision, job.seed, job.callbacks, job.checkpoints, job.reuse)
         generator, reused = train_generator(job.training, data, self.config, *how)
         steps = tuple(one.steps for one in self.among(job))
-        kept = SnapshotSeries(steps, ("encoder",))
+        kept = job.series(self, steps, ("encoder",))
         trainer = EmbeddingTrainer(data, self, precision, job.seed)
         train("cegzsl", trainer, max(steps), job.callbacks, kept)
         for one in self.among(job):

@@ -20,7 +20,8 @@ With one region α is 1: an attribute-gated bilinear form, which is named "DAZLE
 As in the authors' program: the mean inside the logarithm, λ = 0.1, batches of 50, learning rate and
 weight decay 1e-4. What differs:
 
-- They take the 49 places of ResNet-101's last map; here regions are those of the dataset.
+- They take the 49 places of ResNet-101's last map; here regions are those of the dataset, whose
+  numbers are square-rooted where none is negative (`preprocessing.feature_transform`).
 - v are vectors of the attributes' names where the dataset's provenance has them (`mlis data build
   --phrases`), else random of unit length, as in a code path of theirs.
 - Adam in place of RMSProp. Batches are drawn uniformly, as theirs of CUB; those of AWA2 and SUN are
@@ -43,7 +44,7 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
 from mlis.methods._regions import RegionMethod
-from mlis.methods.base import Job
+from mlis.methods.base import ByBenchmark, Job
 from mlis.methods.network_method import Losses, within
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
@@ -105,6 +106,11 @@ class DAZLE(RegionMethod):
     title: ClassVar[str] = "DAZLE"
     pooled_title: ClassVar[str] = "DAZLE (R=1)"
     remedy: ClassVar[str] = "Lower batch_size of DAZLE, or set its pca"
+    published: ClassVar[ByBenchmark] = {
+        "CUB": {"steps": 2800, "choices": (300, 1000, 2800)},
+        "AWA2": {"steps": 9400, "choices": (1000, 3000, 9400)},
+        "SUN": {"steps": 20_600, "choices": (2000, 7000, 20_600)},
+    }
 
     steps: int = within(3000, 1)
     choices: tuple[int, ...] = (300, 1000, 3000)

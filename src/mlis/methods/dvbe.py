@@ -30,8 +30,12 @@ What differs:
   image, random crops, and finally train the network too.
 - S₁ is a 3 × 3 convolution there. Regions of several views have no common plane, so that a region's
   gate sees the region alone.
-- Adam for both branches, there SGD with 0.1 to 0.001 for ODR. Logits are of seen classes alone; the
-  program has them of all, where no image is of an unseen one.
+- Adam for both branches, with β₁ 0.9 and one rate throughout (`beta1`, `decay`). There ODR has SGD
+  with momentum and rates of 0.1 to 0.001, ZSR Adam with β₁ 0.5, and all rates fall to a tenth after
+  each 30 of the 90 epochs.
+- Features are square-rooted where none is negative (`preprocessing.feature_transform`), not scaled;
+  descriptors have unit length.
+- Logits are of seen classes alone; the program has them of all, where no image is of an unseen one.
 - It keeps the threshold and the epoch that are best on test rows; here validation classes choose
   (its 90 epochs of 128 are 4,000 steps of FLO, 5,000 of CUB, 16,500 of AWA2).
 """
@@ -50,7 +54,7 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
 from mlis.methods._regions import RegionMethod
-from mlis.methods.base import Job
+from mlis.methods.base import ByBenchmark, Job
 from mlis.methods.network_method import Losses, within
 from mlis.model.heads import GatedHead, LinearHead
 from mlis.model.preprocessing import TrainingTensors
@@ -68,6 +72,7 @@ from mlis.model.refiners import (
 from mlis.training.layers import Linear, Perceptron
 
 SLOPE = 0.01  # of the layers from descriptors
+_DECAY = {"beta1": 0.5, "decay": 0.1}
 Layer = TypeVar("Layer", bound=LinearReLU)
 
 
@@ -202,6 +207,12 @@ class DVBE(RegionMethod):
     title: ClassVar[str] = "DVBE"
     pooled_title: ClassVar[str] = "DVBE (pooled)"
     remedy: ClassVar[str] = "Lower batch_size, channels or width of DVBE, or set its pca"
+    published: ClassVar[ByBenchmark] = {
+        "CUB": {**_DECAY, "steps": 5000, "choices": (1000, 5000), "decay_every": 1667},
+        "AWA2": {**_DECAY, "steps": 16_500, "choices": (3000, 16_500), "decay_every": 5500},
+        "SUN": {**_DECAY, "steps": 7300, "choices": (1500, 7300), "decay_every": 2433},
+        "aPY": {**_DECAY, "steps": 4200, "choices": (1000, 4200), "decay_every": 1400},
+    }
 
     steps: int = within(1000, 1)
     choices: tuple[int, ...] = (300, 1000)

@@ -20,7 +20,7 @@ Settings are those of the authors' program (MIT). There
 - λ of the gradient penalty is adaptive, and the critic's fakes are of encoded noise (FLO: prior).
 - â is sampled for test images too. Here `â = sigmoid(μ)` in stage 2 and inference, so that an image
   has one answer; it is sampled in training.
-- every epoch makes two equal passes, counted in `PUBLISHED`.
+- every epoch makes two equal passes, counted in `published`.
 
 The parts of the softmax's input are brought to equal variance, as h outweighs the others; stage 2
 runs to convergence; steps are chosen on validation classes, not on test rows. Δ is for squared
@@ -43,6 +43,7 @@ from mlis.generators.vae_gan.trainer import VAEGANSettings, VAEGANTrainer, updat
 from mlis.generators.wgan_gp.networks import SLOPE
 from mlis.methods._refined_softmax import decoded, fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
+from mlis.methods.base import ByBenchmark
 from mlis.model.preprocessing import TrainingTensors
 from mlis.training.layers import Perceptron
 from mlis.training.state import Part
@@ -51,18 +52,6 @@ _ANIMALS: dict[str, Any] = {
     **{"learning_rate": 1e-5, "decoder_on_fakes": "no", "margin": 50.0, "balance": 0.5},
     **{"other_class": "nearest"},
 }
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "CUB": {"steps": 110200},
-    "SUN": {
-        **{"batch_size": 512, "steps": 24000, "learning_rate": 2e-4, "adversarial_weight": 1.0},
-        **{"margin": 120.0, "reconstruction_weight": 0.1},
-    },
-    "FLO": {"batch_size": 256, "steps": 22000, "critic_steps": 5, "fakes": "prior"},
-    "AWA1": {**_ANIMALS, "steps": 186000, "balance": 0.1},
-    "AWA2": {**_ANIMALS, "steps": 295000},
-    "APY": {**_ANIMALS, "steps": 74000},
-}
-"""Options by dataset, where they differ from the defaults; steps = 2 epochs · rows / batch_size."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +64,21 @@ class FREE(VAEGANSettings, SnapshotMethod["FREETrainer"]):
 
     stage: ClassVar[str] = "free"
     remedy: ClassVar[str] = "Lower batch_size, hidden or critic_hidden of FREE"
+    published: ClassVar[ByBenchmark] = {
+        "CUB": {"steps": 110200, "synthetic_per_unseen": 700},
+        "SUN": {
+            **{"batch_size": 512, "steps": 24000, "learning_rate": 2e-4, "margin": 120.0},
+            **{"adversarial_weight": 1.0, "reconstruction_weight": 0.1},
+            **{"synthetic_per_unseen": 300},
+        },
+        "FLO": {
+            **{"batch_size": 256, "steps": 22000, "critic_steps": 5, "fakes": "prior"},
+            **{"synthetic_per_unseen": 2400},
+        },
+        "AWA1": {**_ANIMALS, "steps": 186000, "balance": 0.1, "synthetic_per_unseen": 4600},
+        "AWA2": {**_ANIMALS, "steps": 295000, "synthetic_per_unseen": 4600},
+        "aPY": {**_ANIMALS, "steps": 74000, "synthetic_per_unseen": 400},
+    }
 
     steps: int = setting(110200, "generator steps", low=1)
     batch_size: int = setting(64, "samples in a step", low=2)

@@ -8,7 +8,7 @@ split into category-distilling and category-dispersing factors; latents recombin
 batch guide the split; the distilling ones are classified.
 
 *From memory, not verified:* the VAEs, their alignment and their settings are CADA-VAE's
-(:mod:`mlis.methods.cada_vae`).
+(:mod:`mlis.methods.cada_vae`), with what it says of features and the length of descriptors.
 
 *Ours is the rest.* E_v and E_a give Gaussians of z = [d ; n], of which d, the first half, is
 distilling. C is a linear softmax of the seen classes on d, μ(·) the mean of E, and π a permutation
@@ -35,9 +35,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import setting
-from mlis.generators.vae_gan.losses import kl_divergence
-from mlis.methods._aligned_vae import Gaussians, absolute_error, wasserstein
+from mlis.methods._aligned_vae import Gaussians, wasserstein
 from mlis.methods._refined_softmax import as_refiner
+from mlis.methods.base import ByBenchmark
 from mlis.methods.cada_vae import CADAVAE, CADAVAETrainer
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Layers
@@ -56,6 +56,7 @@ class LiReconstruction(CADAVAE):
     stage: ClassVar[str] = "li-reconstruction"
     remedy: ClassVar[str] = "Lower batch_size or the hidden sizes of LiReconstruction"
     reconstruction: ClassVar[bool] = True
+    published: ClassVar[ByBenchmark] = {}
 
     latent: int = setting(128, "length of z, half of it d", low=2)
     class_weight: float = setting(1.0, "ω of the classes of d", low=0)
@@ -101,9 +102,7 @@ class LiTrainer(CADAVAETrainer):
         mixed = [self.combined(z, z[order]) for z in (z_v, z_a)]
         again = self.visual_encoder(to_x(mixed[0]))[0], self.semantic_encoder(to_a(mixed[1]))[0]
         return {
-            "reconstruction": absolute_error(to_x(z_v), x) + absolute_error(to_a(z_a), a),
-            "kl": kl_divergence(*visual) + kl_divergence(*semantic),
-            "cross": absolute_error(to_x(crossed[0]), x) + absolute_error(to_a(crossed[1]), a),
+            **self.aligned_losses((x, a), (visual, semantic), (z_v, z_a), crossed),
             "distance": wasserstein(self.distilling(*visual), self.distilling(*semantic)),
             "classes": self.classification(z_v, own) + self.classification(z_a, own),
             "recombination": sum(

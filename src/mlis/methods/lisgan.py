@@ -20,11 +20,12 @@ on the other test images, so it is left out; which stage was published is not sa
 Settings are those of the authors' program. Different here: Q and the final softmax are trained to
 convergence (`classification.weight_decay`); clusters are k-means++ with ten starts; steps are
 chosen on validation classes, not set for each dataset by hand; a last ReLU in G only where features
-are not negative, as of the WGAN-GP.
+are not negative, as of the WGAN-GP; descriptors of unit length, as published except CUB's sentences
+(`descriptor_norm`); a square root of the features before they are scaled (`feature_transform`).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,25 +37,13 @@ from mlis.data.out_of_core.streaming import StreamedRows
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer, WGANSettings
 from mlis.methods._refined_softmax import fit_softmax
 from mlis.methods._snapshots import Parts, SnapshotMethod
+from mlis.methods.base import ByBenchmark
 from mlis.model.classification import fit_classifier
 from mlis.model.heads import LinearHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Identity
 
 _ANIMALS = {"class_weight": 1e-3, "fake_weight": 3e-5, "learning_rate": 1e-5}
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "CUB": {"steps": 6200},
-    "FLO": {
-        **{"class_weight": 0.1, "fake_weight": 0.03, "classification_weight": 0.1, "steps": 7000},
-    },
-    "SUN": {
-        **{"class_weight": 0.3, "fake_weight": 3e-5, "learning_rate": 2e-4, "steps": 6450},
-    },
-    "AWA1": {**_ANIMALS, "steps": 9300},
-    "AWA2": {**_ANIMALS, "steps": 73500},
-    "APY": {"class_weight": 0.3, "fake_weight": 3e-4, "learning_rate": 1e-5, "steps": 4600},
-}
-"""Options by dataset, where they differ from the defaults; steps = epochs · rows / batch_size."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +56,23 @@ class LisGAN(WGANSettings, SnapshotMethod[AdversarialTrainer]):
 
     stage: ClassVar[str] = "lisgan"
     remedy: ClassVar[str] = "Lower batch_size, hidden or class_samples of LisGAN"
+    published: ClassVar[ByBenchmark] = {
+        "CUB": {"steps": 6200, "synthetic_per_unseen": 300},
+        "FLO": {
+            **{"class_weight": 0.1, "fake_weight": 0.03, "classification_weight": 0.1},
+            **{"steps": 7000, "synthetic_per_unseen": 1200},
+        },
+        "SUN": {
+            **{"class_weight": 0.3, "fake_weight": 3e-5, "learning_rate": 2e-4, "steps": 6450},
+            **{"synthetic_per_unseen": 400},
+        },
+        "AWA1": {**_ANIMALS, "steps": 9300, "synthetic_per_unseen": 1800},
+        "AWA2": {**_ANIMALS, "steps": 73500, "synthetic_per_unseen": 1800},
+        "aPY": {
+            **{"class_weight": 0.3, "fake_weight": 3e-4, "learning_rate": 1e-5, "steps": 4600},
+            **{"synthetic_per_unseen": 1800},
+        },
+    }
 
     souls: int = setting(3, "k, soul samples of a class", low=1)
     class_weight: float = setting(0.01, "p₁ of L_R1", low=0)

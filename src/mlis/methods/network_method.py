@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mlis.compute.random import stream
 from mlis.errors import SettingsError
 from mlis.methods.base import Job, Method
-from mlis.training.checkpoints import SnapshotSeries
 from mlis.training.loop import train
 from mlis.training.state import pack, unpack
 
@@ -92,14 +91,14 @@ class NetworkMethod(Method):
             network: is trained in place.
             losses: of a batch, drawn from a stream on the network's device.
             steps: ascending.
-            job: seed and callbacks.
+            job: seed, callbacks and snapshots.
 
         Raises:
             DivergenceError: a loss became NaN or infinite.
         """
         device = next(network.parameters()).device
         rng = stream(job.seed, f"{stage}-batches", device=device)
-        kept = SnapshotSeries(steps, ("network",))
+        kept = job.series(self, steps, ("network",))
         train(stage, NetworkTrainer(network, losses, self, rng), max(steps), job.callbacks, kept)
         for number in steps:
             one = copy.deepcopy(network)

@@ -93,8 +93,9 @@ def choose_members(trials: Sequence[Trial]) -> Choice:
 
 def _shares(families: int) -> np.ndarray:
     """(K, families) shares, each row with sum 1: all quarters, and equal ones."""
-    rows = itertools.product(range(QUARTERS + 1), repeat=families)
-    found = [tuple(part / QUARTERS for part in row) for row in rows if sum(row) == QUARTERS]
+    draws = itertools.combinations_with_replacement(range(families), QUARTERS)
+    rows = sorted(tuple(map(draw.count, range(families))) for draw in draws)
+    found = [tuple(part / QUARTERS for part in row) for row in rows]
     return np.array(list(dict.fromkeys([(1 / families,) * families, *found])))
 
 

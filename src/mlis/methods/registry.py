@@ -1,5 +1,8 @@
 """All methods by name. A new one is a file beside this one, a line here, and a test."""
 
+from collections.abc import Iterable
+from typing import cast
+
 from mlis.config import Config
 from mlis.errors import SettingsError
 from mlis.methods.auto import Auto
@@ -31,7 +34,7 @@ from mlis.methods.tdcss import TDCSSReconstruction
 from mlis.methods.tf_vaegan import TFVAEGAN
 from mlis.methods.vgse import VGSE
 from mlis.methods.vgse_patches import VGSEPatches
-from mlis.methods.zicldm import ZICLDM
+from mlis.methods.zicldm import ZICLDMReconstruction
 from mlis.methods.zlap import ZLAP
 
 METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
@@ -45,7 +48,7 @@ METHODS: dict[str, type[Method]] = {  # cheapest first; tables keep this order
     "vgse": VGSE,
     "vgse-patches": VGSEPatches,
     "cngzsl": CNGZSL,
-    "zicldm": ZICLDM,
+    "zicldm-reconstruction": ZICLDMReconstruction,
     "zlap": ZLAP,
     "dazle": DAZLE,
     "dvbe": DVBE,
@@ -77,12 +80,16 @@ def build_method(name: str, config: Config | None = None, **options: object) -> 
     Args:
         name: a key of `METHODS`.
         config: the settings that methods share.
-        options: the method's own settings.
+        options: the method's own settings; of "auto" also `candidates`, names of further methods
+            to try, with these shared settings.
 
     Raises:
         SettingsError: there is no such method, or it has no such option.
     """
     check_name(name)
+    if METHODS[name] is Auto:
+        names = cast(Iterable[str], options.pop("candidates", ()))
+        options["further"] = {one: build_method(one, config) for one in names}
     try:
         return METHODS[name](config or Config(), **options)
     except TypeError as error:

@@ -15,8 +15,8 @@ Settings are those of the authors' program. There and here: A is linear, LeakyRe
 LeakyReLU(0.01); R is linear, ReLU, linear; S is from ridge regression (the paper: sparse coding).
 Different here:
 
-- Features are scaled as `preprocessing` says, descriptors too; the program takes both as they are
-  (`feature_scaling="none"`, `descriptor_norm="none"`).
+- Features are transformed and scaled as `preprocessing` says, descriptors too; the program takes
+  both as they are (`feature_transform`, `feature_scaling` and `descriptor_norm`: "none").
 - A seen class with no coefficient above the threshold takes its largest one; the program divides by
   zero. Weights start uniformly with the variance of the program's normal ones.
 - The program tests every 1,000 of 50,000 steps and keeps the best H on test rows. On aPY its own
@@ -36,7 +36,9 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import rows_ahead
+from mlis.generators.vae_gan.trainer import update
 from mlis.methods._snapshots import Parts, SnapshotMethod
+from mlis.methods.base import ByBenchmark
 from mlis.model.heads import RelationHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.refiners import Identity
@@ -59,6 +61,9 @@ class TCN(Section, SnapshotMethod["ContrastTrainer"]):
     stage: ClassVar[str] = "tcn"
     shares: ClassVar[tuple[float, ...]] = (0.02, 0.04, 0.08, 0.12, 0.2, 0.4, 1.0)
     remedy: ClassVar[str] = "Lower batch_size, hidden or relation_hidden of TCN"
+    published: ClassVar[ByBenchmark] = {
+        "aPY": {}  # the one setting of the authors' program
+    }
 
     steps: int = setting(50_000, "of both networks", low=1)
     batch_size: int = setting(32, "samples in a step", low=1)
@@ -130,9 +135,7 @@ class ContrastTrainer(PackedTrainer):
         self.rows = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
         losses = self.losses(x, labels)
         total = losses["contrast"] + self.settings.transfer_weight * losses["transfer"]
-        self.adam.zero_grad()
-        total.backward()
-        self.adam.step()
+        update(total, self.adam)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def losses(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:

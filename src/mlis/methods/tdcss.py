@@ -28,7 +28,7 @@ pseudo-samples; with ρ = 1 it is the closed-form generator of this package in a
 are chosen on validation classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -39,7 +39,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.config import Generation, Section, setting
-from mlis.data.out_of_core.streaming import CHUNK_ROWS, rows_ahead
+from mlis.data.out_of_core.spill import spill
+from mlis.data.out_of_core.streaming import CHUNK_ROWS, StreamedRows, rows_ahead
 from mlis.generators.ridge import RidgeGenerator, fit_ridge
 from mlis.generators.vae_gan.trainer import update
 from mlis.methods._refined_softmax import fit_softmax
@@ -84,16 +85,26 @@ class TDCSSReconstruction(Section, SnapshotMethod["SplittingTrainer"]):
         return SplittingTrainer(data, self, precision, seed)
 
     def outcome(self, trainer: "SplittingTrainer", data: TrainingTensors, seed: int) -> Parts:
-        """A softmax on r_c, of real rows and pseudo-samples; all r_c are held in memory."""
+        """A softmax on r_c, of real rows and pseudo-samples."""
         layer, size = trainer.encoder, self.hidden
         refiner = LinearReLU(
             layer.weight.detach()[:size].clone(), layer.bias.detach()[:size].clone()
         )
-        with torch.no_grad():
-            coded = torch.cat([refiner(x) for x in data.x.split(CHUNK_ROWS)])
+        chunks = zip(data.x.split(CHUNK_ROWS), data.y.split(CHUNK_ROWS), strict=True)
+        coded = _placed(((refiner(x), y) for x, y in chunks), data.x, size)
         inside = replace(data, x=coded, signed=False)
         generator = at_two_radii(inside, self, self.config.generation)
         return fit_softmax(inside, generator, Identity(), self.config.classification, seed), refiner
+
+
+@torch.no_grad()
+def _placed(
+    parts: Iterator[tuple[Tensor, Tensor]], like: Tensor | StreamedRows, width: int
+) -> Tensor | StreamedRows:
+    """Rows (n, K) where those of the training are: in memory, or in a temporary file."""
+    if isinstance(like, StreamedRows):
+        return spill(parts, like, width)[0]
+    return torch.cat([x for x, _ in parts])
 
 
 def at_two_radii(
@@ -102,22 +113,27 @@ def at_two_radii(
     """The ridge generator, with residuals times ρ.
 
     Args:
-        data: `x` is r_c of all rows, (n, K) in memory.
+        data: `x` is r_c of all rows, (n, K).
         settings: ρ and the share of edge rows.
         generation: of the regression, and k.
     """
-    assert isinstance(data.x, Tensor)
     ridge, own = fit_ridge(data, generation), torch.searchsorted(data.seen, data.y)
-    residual = data.x - ridge.means[own]
-    outward = residual.norm(dim=1).argsort(stable=True)
+
+    def residuals() -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in zip(data.x.split(CHUNK_ROWS), own.split(CHUNK_ROWS), strict=True):
+            yield x - ridge.means[y], ridge.means[y]
+
+    outward = torch.cat([one.norm(dim=1) for one, _ in residuals()]).argsort(stable=True)
     outward = outward[own[outward].argsort(stable=True)]  # by class, each from centre to edge
     rank = torch.empty_like(own)
     rank[outward] = torch.arange(len(own), device=own.device)
     within = (rank - ridge.starts[own] + 0.5) / ridge.counts[own]  # 0 at the centre, 1 at the edge
     edge = within > 1 - settings.edge_share
-    radius = residual.new_full((len(own), 1), settings.centre_radius)
+    radius = ridge.means.new_full((len(own), 1), settings.centre_radius)
     radius[edge] = settings.edge_radius
-    return replace(ridge, x=residual.mul_(radius).add_(ridge.means[own]))
+    pairs = zip(residuals(), radius.split(CHUNK_ROWS), strict=True)
+    moved = ((one.mul_(rho).add_(mean), rho) for (one, mean), rho in pairs)
+    return replace(ridge, x=_placed(moved, data.x, data.x.shape[1]))
 
 
 def reverse(x: Tensor, strength: float) -> Tensor:

@@ -13,7 +13,9 @@ authors publish their vectors, and recognised by SJE.
 
 The paper makes φ_s of clusters of image patches: :mod:`mlis.methods.vgse_patches`. Here φ_s is the
 mean feature of the class. So this measures the mixture, not the patch clusters, and with attributes
-or sentences as w, which the table's row does without.
+or sentences as w, which the table's row does without. Ours too: φ is centred on the mean of the
+seen classes, rotated into the space that they span, and brought to unit length, as w is; features
+are square-rooted (`preprocessing.feature_transform`) and scaled, as for every method.
 """
 
 from collections.abc import Sequence

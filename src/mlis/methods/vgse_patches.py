@@ -15,10 +15,12 @@ the mixture of the φ_s that its embedding w is of theirs (SMO: :mod:`mlis.metho
 with the vector [φ ; w] is recognised by SJE on the features of the whole image.
 
 Patches are the regions of the dataset, in the paper 9 of a segmentation of each image; with one
-region, "VGSE (pooled)", the whole image is the only patch. The training program was never
-published, so that these are ours: λ, β and γ; neighbours are sought among the patches of the other
-images of a batch, there among all, by features of a self-supervised network; steps and rates. w are
-the dataset's descriptors, as the paper has them in an ablation; with `words="names"` the vectors of
+region, the whole image is the only patch, and the method is named "pooled". The training program
+was never published, so that these are ours, as the method's name says: λ, β and γ; neighbours are
+sought among the patches of the other images of a batch, there among all, by features of a
+self-supervised network; steps and rates. φ is centred, rotated and brought to unit length, and
+features are transformed, as :mod:`mlis.methods.vgse` says; patches are not scaled. w are the
+dataset's descriptors, as the paper has them in an ablation; with `words="names"` the vectors of
 class names (`mlis data build --phrases`), as in its table, which then uses no attribute.
 """
 
@@ -130,12 +132,12 @@ class VGSEPatches(VGSE):
 
     @property
     def name(self) -> str:
-        """As in the paper."""
-        return "VGSE"
+        """Says what is not the paper's."""
+        return "VGSE (grid, losses partly ours)"
 
     def name_on(self, regions: int) -> str:
-        """As in the paper, unless there is one region."""
-        return "VGSE" if regions > 1 else "VGSE (pooled)"
+        """Of one region there is no grid."""
+        return self.name if regions > 1 else "VGSE (pooled, losses partly ours)"
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
         """Train H, then SJE on the vectors that it makes.
@@ -174,7 +176,7 @@ class VGSEPatches(VGSE):
         settings = replace(self, learning_rate=self.cluster_rate, decay_every=0)
         losses = self.cluster_losses(network, data, words)
         trainer = NetworkTrainer(network, losses, settings, batches)
-        train("vgse-clusters", trainer, self.cluster_steps, job.callbacks)
+        train("vgse-clusters", trainer, self.cluster_steps, job.callbacks, job.checkpoints)
         return class_shares(network.requires_grad_(False), data)
 
     def cluster_losses(

@@ -38,15 +38,16 @@ from mlis.compute.precision import Precision
 from mlis.compute.random import stream
 from mlis.data.samplers import uniform_rows
 from mlis.generators.base import synthesise
-from mlis.methods.base import Job
+from mlis.methods.base import ByBenchmark, Job
 from mlis.methods.network_method import Losses, NetworkMethod, within
 from mlis.model.heads import CosineHead
 from mlis.model.preprocessing import TrainingTensors
 from mlis.model.recognizer import Recognizer
 from mlis.pipeline import train_generator
-from mlis.training.layers import Linear
+from mlis.training.layers import Perceptron
 
 RATIOS = (30.0, 100.0, 300.0, 1000.0)
+SLOPE = 0.2  # of negative hidden units
 
 
 def log_prior(counts: Tensor, ratio: float) -> Tensor:
@@ -82,6 +83,12 @@ class ZLAP(NetworkMethod):
     remedy: ClassVar[str] = (
         "Lower batch_size or hidden of ZLAP, generation.batch_size or generation.hidden"
     )
+    published: ClassVar[ByBenchmark] = {
+        "CUB": {"steps": 900, "choices": (300, 900), "decay_every": 450},
+        "AWA2": {"steps": 2800, "choices": (930, 2800), "decay_every": 1400},
+        "SUN": {"steps": 1300, "choices": (430, 1300), "decay_every": 650},
+        "aPY": {"steps": 700, "choices": (230, 700), "decay_every": 350},
+    }
     uses_generator: ClassVar[bool] = True
 
     steps: int = within(720, 1)
@@ -119,7 +126,7 @@ class ZLAP(NetworkMethod):
         """
         precision = Precision.of(self.config.precision, job.device)
         scaler, data = job.prepare(self.config)
-        how = (precision, job.seed, job.callbacks, None, job.reuse)
+        how = (precision, job.seed, job.callbacks, job.checkpoints, job.reuse)
         generator, _ = train_generator(job.training, data, self.config, *how)
         rng = stream(job.seed, "zlap-synthetic", device=data.y.device)
         fakes, labels = [data.descriptors.new_zeros((0, data.x.shape[1]))], [data.y]
@@ -134,12 +141,11 @@ class ZLAP(NetworkMethod):
                 head = CosineHead(P(data.descriptors), 1 / one.temperature)
                 yield chosen, job.recognizer(scaler, head)
 
-    def network(self, data: TrainingTensors, precision: Precision, seed: int) -> nn.Sequential:
+    def network(self, data: TrainingTensors, precision: Precision, seed: int) -> Perceptron:
         """P, from descriptors (C, Da) to prototypes (C, Dx)."""
-        rest = (self.init_std, precision, stream(seed, "zlap-weights"))
-        first = Linear(data.descriptors.shape[1], self.hidden, *rest)
-        last = Linear(self.hidden, data.x.shape[1], *rest)
-        return nn.Sequential(first, nn.LeakyReLU(0.2), last)
+        sizes = data.descriptors.shape[1], self.hidden, data.x.shape[1]
+        rng = stream(seed, "zlap-weights")
+        return Perceptron(*sizes, SLOPE, self.init_std, precision, rng)
 
     def losses(self, P: nn.Module, data: TrainingTensors, fakes: Tensor, labels: Tensor) -> Losses:
         """Cross-entropy over all classes, of batches of real rows and `fakes` (m, Dx).

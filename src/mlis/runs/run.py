@@ -15,8 +15,8 @@ The folder of a run holds
 
 A run of a method without components has `seed-0/METHOD/` in place of `seed-0/ml+is+sfr/`.
 
-What is finished is kept and not repeated; an interrupted training continues from its last snapshot,
-which all stages of MLIS and every method's generator have; what has none begins again.
+What is finished is kept and not repeated; an interrupted training continues from its last snapshot.
+Only an automatic choice (:mod:`mlis.methods.auto`) begins again, and validation on further splits.
 A run that was killed and resumed ends with the same bits as one that was not.
 """
 

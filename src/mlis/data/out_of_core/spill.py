@@ -15,7 +15,9 @@ from mlis.data.out_of_core.streaming import Rows, StreamedRows
 from mlis.errors import DataError
 
 
-def spill(parts: Iterable[tuple[Tensor, Tensor]], like: Rows, columns: int) -> tuple[Rows, Tensor]:
+def spill(
+    parts: Iterable[tuple[Tensor, Tensor]], like: Rows, columns: int
+) -> tuple[StreamedRows, Tensor]:
     """Write rows to an unnamed temporary file, from which they can be streamed many times.
 
     The file disappears with the process, however it ends. Rows keep their dtype: bfloat16 would

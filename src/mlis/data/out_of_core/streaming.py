@@ -228,3 +228,25 @@ class ConcatenatedRows:
         """All rows, in chunks of at most `size`."""
         for part in self._parts:
             yield from part.split(size)
+
+
+class RefinedRows:
+    """Rows (n, Dh) that a function makes of others each time they are read.
+
+    Args:
+        rows: (n, Dx).
+        refine: (B, Dx) → (B, Dh), row by row, of the same dtype and device.
+        width: Dh.
+    """
+
+    def __init__(self, rows: Rows, refine: Callable[[Tensor], Tensor], width: int):
+        self.shape: torch.Size = torch.Size((rows.shape[0], width))
+        self.dtype: torch.dtype = rows.dtype
+        self.device: torch.device = rows.device
+        self._rows, self._refine = rows, refine
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All rows, in chunks of at most `size`."""
+        for part in self._rows.split(size):
+            refined = self._refine(part)
+            yield refined.clone() if refined.data_ptr() == part.data_ptr() else refined

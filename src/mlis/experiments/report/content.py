@@ -3,14 +3,14 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlis.data.io.benchmarks import Counts
 from mlis.experiments import figures, tables
 from mlis.experiments.budget import REDUCED
 from mlis.experiments.figures import Curve
-from mlis.experiments.inputs import NAMES
+from mlis.experiments.inputs import NAMES, inputs_of
 from mlis.experiments.published import PROTOCOL as AS_PUBLISHED
 from mlis.experiments.published import published
 from mlis.experiments.report import charts
@@ -36,7 +36,8 @@ OTHERS, RUNS = 200, 1000  # lines of series that are in no table, of a study; ru
 def page_content(studies: Sequence[Study], looks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Everything that `report.html` shows."""
     rows = [row for study in studies for row in study.rows]
-    found = {name: blocks(name, studies) for name in TABLES}
+    inputs = {one["label"]: inputs_of(one["dataset"]) for one in looks if one["dataset"]}
+    found = {name: blocks(name, studies, inputs) for name in TABLES}
     found["others"] = list(_others(studies))
     days = sorted(row.finished[:10] for row in rows)
     labels = {row.protocol for row in rows}
@@ -134,23 +135,32 @@ class Block:
         return "; ".join(filter(None, found))
 
 
-def blocks(table: str, studies: Sequence[Study]) -> list[Block]:
-    """What was measured, study by study, and then what is published of the same dataset."""
+def blocks(
+    table: str, studies: Sequence[Study], inputs: Mapping[str, Mapping[str, str]] | None = None
+) -> list[Block]:
+    """What was measured, study by study, and then what is published of the same dataset.
+
+    Args:
+        table: its name.
+        studies: in the order of the page.
+        inputs: of studies whose data are at hand, by label; a row by an earlier version tells less.
+    """
+    known = inputs or {}
     found = []
     for name in dict.fromkeys(study.name for study in studies):
         ours = [study for study in studies if study.name == name]
-        lines = [(one.label, _measured(table, one)) for one in ours]
+        lines = [(one.label, _measured(table, one, known.get(one.label, {}))) for one in ours]
         measured = [Block(name, *pair) for pair in lines if pair[1]]
         theirs = tuple(published_lines(table, name)) if measured else ()
         found += [*measured, *([Block(name, f"{name}, as published", theirs)] if theirs else [])]
     return found
 
 
-def _measured(table: str, study: Study) -> tuple[Line, ...]:
+def _measured(table: str, study: Study, inputs: Mapping[str, str]) -> tuple[Line, ...]:
     places = study.places(table)
     names = Counter((place.label, place.series.protocol) for place in places)
     budget = "quick" if study.quick else "paper"
-    return tuple(
+    lines = (
         measured_line(
             *(study.label, place.label, place.series.rows),
             note=_note(study, place, doubled=names[place.label, place.series.protocol] > 1),
@@ -158,6 +168,7 @@ def _measured(table: str, study: Study) -> tuple[Line, ...]:
         )
         for place in places
     )
+    return tuple(replace(line, **inputs) for line in lines)
 
 
 def _note(study: Study, place: Place, *, doubled: bool) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlis.config import Config, hash_of
+from mlis.config import Config, flat_settings, hash_of
 from mlis.errors import DataError, SettingsError
 from mlis.evaluation import summarise
 from mlis.experiments.budget import within_quick
@@ -147,17 +147,8 @@ class Study:
 
     def differences(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Settings in which a configuration differs: "section.name" → base's value, its own."""
-        base, own = _flat(self.settings), _flat(config)
+        base, own = flat_settings(self.settings), flat_settings(config)
         return {name: (base[name], own[name]) for name in base if base[name] != own[name]}
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by "section.name"."""
-    flat = {}
-    for section, value in config.items():
-        named = value.items() if isinstance(value, Mapping) else ()
-        flat |= {f"{section}.{name}": one for name, one in named} or {section: value}
-    return flat
 
 
 # --- rows to series -------------------------------------------------------------------------------
@@ -274,12 +265,12 @@ def _places(experiment: str, one: Series, base: Mapping[str, Any]) -> list[Place
     return [
         Place(variant.label, variant.x, one)
         for variant in variants(experiment)
-        if found == usual | _flat(variant.changes)
+        if found == usual | flat_settings(variant.changes)
     ]
 
 
 def _swept(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat = _flat(config)
+    flat = flat_settings(config)
     return {name: flat[name] for name in SWEPT}
 
 
@@ -287,7 +278,7 @@ def studies_of(series: Sequence[Series]) -> list[Study]:
     """Group series into studies, in the order of the store."""
     families: dict[tuple[str, str], dict[str, list[Series]]] = {}
     for one in series:
-        fixed = {k: v for k, v in _flat(one.config).items() if k not in SWEPT}
+        fixed = {k: v for k, v in flat_settings(one.config).items() if k not in SWEPT}
         data = (one.first.task["name"], one.first.task["data_sha256"])
         families.setdefault(data, {}).setdefault(hash_of(fixed), []).append(one)
     names = [name for name, _ in families]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mlis.model.parts import describe, empty_part
+from mlis.model.preprocessing import FeatureScaler
 from mlis.model.refiners.base import LinearReLU, Refiner
 from mlis.model.refiners.regions import (
     AttributeAttention,
@@ -83,6 +84,52 @@ class Activation(Refiner):
         return self._function(x)
 
 
+class Rescaling(Refiner):
+    """`factor * x + shift`: features as another scaler would have scaled them.
+
+    Args:
+        factor, shift: (Dx,).
+    """
+
+    kind = "rescaling"
+
+    def __init__(self, factor: Tensor, shift: Tensor):
+        super().__init__()
+        self.factor: nn.Parameter = nn.Parameter(factor, requires_grad=False)
+        self.shift: nn.Parameter = nn.Parameter(shift, requires_grad=False)
+
+    @classmethod
+    def between(cls, given: FeatureScaler, wanted: FeatureScaler, dtype: torch.dtype) -> Self:
+        """From what the one scaler gives to what the other one gives of the same features.
+
+        A feature that was constant in training, which the first maps to 0, stays at that value.
+        """
+        if (given.transform, given.inputs) != (wanted.transform, wanted.inputs):
+            raise ValueError(f"expected scalers of one transform and size: {given}, {wanted}")
+        (s, f), (own_s, own_f) = (
+            (one.shift.double(), one.factor.double()) for one in (given, wanted)
+        )
+        factor = torch.where(f > 0, own_f / f.clamp(min=1e-300), 0.0)
+        return cls(factor.to(dtype), ((s - own_s) * own_f).to(dtype))
+
+    def width(self, inputs: int) -> int:
+        """Dx."""
+        return inputs
+
+    def sizes(self) -> dict[str, Any]:
+        """Dx."""
+        return {"size": len(self.shift)}
+
+    @classmethod
+    def empty(cls, size: int) -> Self:
+        """Of `size` numbers."""
+        return cls(torch.empty(size, device="meta"), torch.empty(size, device="meta"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rescale (B, Dx) features."""
+        return torch.addcmul(self.shift, x, self.factor)
+
+
 class _Composite(Refiner):
     """A refiner of other refiners.
 
@@ -142,7 +189,7 @@ class Concatenation(_Composite):
 REFINERS: dict[str, type[Refiner]] = {
     one.kind: one
     for one in (
-        *(Identity, LinearReLU, Activation, Layers, Concatenation),
+        *(Identity, LinearReLU, Activation, Rescaling, Layers, Concatenation),
         *(RegionLinear, RegionMean, AttributeAttention, SecondOrder),
     )
 }
@@ -159,5 +206,6 @@ __all__ = [
     "Refiner",
     "RegionLinear",
     "RegionMean",
+    "Rescaling",
     "SecondOrder",
 ]
