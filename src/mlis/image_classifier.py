@@ -4,15 +4,21 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import length_hint
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlis.data.io.csv_file import LABEL
+from mlis.data.io.feature_rows import backbone_of, read_labelled_rows, read_rows
+from mlis.data.io.folder import is_dataset_folder, load_folder
+from mlis.data.out_of_core.stored import choose_rows
 from mlis.errors import DataError, SettingsError
-from mlis.explanation import Explainer, Explanation
+from mlis.explanation import Examples, Explainer, Explanation
 from mlis.features.backbones import load_backbone
 from mlis.features.backbones.base import Backbone, grid_of, show_spec, views_of
 from mlis.features.images.embed import Picture, embed
+from mlis.features.labelled_rows import LabelledRows
 from mlis.model.recognizer import Recognizer, probabilities_of
 from mlis.model.rejection import UNKNOWN, check_reject
 from mlis.training.progress import Bar
@@ -235,6 +241,31 @@ def check_backbone(recognizer: Recognizer, other: Mapping[str, Any], what: str) 
         f"{what}: of {show_spec(other)}, but the model was trained on features of "
         f"{show_spec(own)}. Compute them with that image model and those views."
     )
+
+
+def training_images(place: Path, recognizer: Recognizer, label_column: str = LABEL) -> Examples:
+    """Training images to explain answers with; rows marked test are left out.
+
+    Args:
+        place: a dataset folder, a feature folder or a file of labelled features.
+        recognizer: the model.
+        label_column: of a `.csv` or `.parquet` file.
+
+    Raises:
+        DataError: features are of another image model, or a label is not a class of the model.
+    """
+    check_backbone(recognizer, backbone_of(place), str(place))
+    if is_dataset_folder(place):
+        rows, kept = read_rows(place), load_folder(place).split.trainval
+    else:
+        rows = read_labelled_rows(place, None, label_column)
+        marks = rows.marks if rows.marks is not None else [""] * len(rows.features)
+        kept = np.flatnonzero([str(mark).strip().casefold() != "test" for mark in marks])
+    labels = np.array([str(label) for label in rows.labels], dtype=object)[kept]
+    labelled = LabelledRows(str(place), choose_rows(rows.features, kept), list(labels))
+    found = labelled.for_model(recognizer)
+    names = [rows.paths[i] if rows.paths else f"row {i}" for i in kept.tolist()]
+    return Examples(found.features, found.labels, names)
 
 
 def check_k(k: int) -> None:

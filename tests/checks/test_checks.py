@@ -252,3 +252,48 @@ def test_findings_are_ranked_capped_counted_and_say_what_to_do():
 def test_only_datasets_and_recognizers_are_checked():
     with pytest.raises(DataError, match="got ndarray"):
         check(np.zeros(3))
+
+
+# --- sentences ------------------------------------------------------------------------------------
+
+TEXT = "A red bird with a yellow beak and a long tail."
+
+
+def told(sentences: dict[str, str]) -> Report:
+    data = dataset(*made())
+    texts = {name: [text] for name, text in sentences.items()}
+    provenance = Provenance("made", sources={"descriptors": {"texts": texts}})
+    return check(replace(data, provenance=provenance))
+
+
+def test_classes_described_without_words_for_what_can_be_seen():
+    said = dict.fromkeys(NAMES, TEXT)
+    assert "no-visual-words" not in told(said).counts
+    linnaeus = "A very popular plant, first described by Linnaeus in 1753."
+    report = told(said | {"kind 3": linnaeus, "kind 12": "a flower"})
+    found = report.of_check("no-visual-words")
+    assert {one.classes for one in found} == {("kind 3",), ("kind 12",)}
+    assert "Linnaeus" in found[0].message
+
+
+def test_texts_that_all_lack_such_words_are_noted_once():
+    report = told(dict.fromkeys(NAMES, "ein roter Vogel mit gelbem Schnabel"))
+    assert "no-visual-words" not in report.counts
+    assert "14 of 14 classes" in report.notes[0]
+
+
+def test_columns_of_attributes_after_an_embedding_have_their_names():
+    features, labels, descriptors = made()
+    noise = np.random.default_rng(3).random((CLASSES, 30))
+    same = np.ones((CLASSES, 1))
+    vectors = np.hstack([descriptors, same, noise, same])
+    names = [f"noise {i}" for i in range(30)] + ["same"]
+    attributes = [{"name": name} for name in names]
+    made_of = {"descriptors": {"text": {"name": "words"}, "attributes": attributes}}
+    data = replace(
+        dataset(features, labels, vectors), provenance=Provenance("made", sources=made_of)
+    )
+    report = check(data)
+    assert min(one.column for one in report.of_check("uninformative-column")) >= 9
+    said = [one.message.split("' is")[0] for one in report.of_check("constant-column")]
+    assert said == ["'column 8", "'same"]

@@ -9,6 +9,7 @@ import coloured
 from cli_cases import last_json, printed, refused
 from coloured import Colours, picture, write_pictures
 from mlis import image_classifier
+from mlis.cli import main
 from mlis.data.io.folder import save_dataset
 from mlis.io.checkpoint import load_model, save_model
 from mlis.methods.gaussian import Gaussian
@@ -86,3 +87,16 @@ def test_what_is_refused(place, tmp_path, capsys):
         assert said in refused(
             capsys, "adapt", place / "model", "--unlabelled", place / "data", "-o", folder
         )
+
+
+def test_predict_and_calibrate_say_that_a_model_is_transductive(place, tmp_path, capsys):
+    adapted = tmp_path / "adapted"
+    printed(capsys, "adapt", place / "model", "--unlabelled", place / "data", "-o", adapted)
+    for model, label in ((place / "model", False), (adapted, True)):
+        assert main(["predict", str(model), str(place / "data"), "--top-k", "1"]) == 0
+        said = capsys.readouterr()
+        assert ("transductive" in said.err) is label
+        assert "transductive" not in said.out
+    told = refused(capsys, "calibrate", adapted)
+    assert "transductive" in told
+    assert "seen-loss" not in told

@@ -37,7 +37,7 @@ def test_a_class_from_three_images_with_and_without_a_description(model, tmp_pat
     table = write_table(tmp_path / "later.csv", LATER)
     one, two = tmp_path / "one", tmp_path / "two"
     out = printed(capsys, "add-images", model, photos / "magenta", "-o", one, "--json")
-    assert "added 3 images of 1 classes, of which are new: magenta in " in out
+    assert "added 3 images of 1 class, of which are new: magenta in " in out
     assert last_json(out)["classes"] == 8
     printed(capsys, "add-images", model, photos, "--classes", table, "-o", two)
     for folder in (one, two):
@@ -59,7 +59,7 @@ def test_features_in_place_of_images(model, tmp_path, capsys):
     labels = np.array(["magenta"] * 4)
     np.savez(tmp_path / "rows.npz", features=features(4), labels=labels, split=split)
     out = printed(capsys, "add-images", model, tmp_path / "rows.npz", "-o", tmp_path / "new")
-    assert "added 3 images of 1 classes" in out  # rows marked test are not trained on
+    assert "added 3 images of 1 class" in out  # rows marked test are not trained on
     (entry,) = load_model(tmp_path / "new").metadata.history
     assert entry["note"] == "rows.npz"
     np.save(tmp_path / "rows.npy", features(2))
@@ -77,7 +77,7 @@ def test_wrong_use_writes_nothing(model, tmp_path, capsys):
     np.savez(tmp_path / "short.npz", features=np.ones((2, 3)), labels=["a", "b"])
     marked = {"features": features(2), "labels": ["a", "b"], "split": ["test", "test"]}
     np.savez(tmp_path / "tests.npz", **marked)
-    table = write_table(tmp_path / "table.csv", LATER | {"other": (1, 2, 3)})
+    other = write_table(tmp_path / "table.csv", {"other": (1, 2, 3)})
     magenta, new = tmp_path / "mixed/magenta", tmp_path / "new"
     cases = [
         ((tmp_path / "absent",), "absent: no such file or folder"),
@@ -85,10 +85,31 @@ def test_wrong_use_writes_nothing(model, tmp_path, capsys):
         ((magenta, tmp_path / "short.npz"), "expected images or features, got both"),
         ((tmp_path / "short.npz",), "got (1, 3)"),
         ((tmp_path / "tests.npz",), "got none"),
-        ((magenta, "--classes", table), "got other"),
+        ((magenta, "--classes", other), "got other"),
+        ((magenta / "0.png",), "expected a folder of images named after their class"),
         ((magenta, "--vectors"), "--vectors: not allowed without --classes"),
         ((magenta, "--label-column", "x"), "--label-column: not allowed"),
     ]
     for arguments, said in cases:
         assert said in refused(capsys, "add-images", model, *arguments, "-o", new), arguments
     assert not new.exists()
+
+
+def test_of_a_table_only_descriptions_of_added_classes_are_used(model, tmp_path, capsys):
+    write_pictures(tmp_path, LATER, 1)
+    table = write_table(tmp_path / "all.csv", coloured.COLOURS | LATER | {"later": (1, 2, 3)})
+    out = printed(
+        *(capsys, "add-images", model, tmp_path / "magenta", "--classes", table),
+        *("-o", tmp_path / "new"),
+    )
+    assert "red, green" in out
+    assert "later" in out
+    assert "added 1 image of 1 class" in out
+    assert load_model(tmp_path / "new").descriptors[-1].any()
+
+
+def test_a_name_spelt_almost_like_a_known_one_is_told(model, tmp_path, capsys, caplog):
+    write_pictures(tmp_path, {"yelow": coloured.COLOURS["yellow"]}, 1)
+    printed(capsys, "add-images", model, tmp_path / "yelow", "-o", tmp_path / "new")
+    (told,) = [record.getMessage() for record in caplog.records if "yelow" in record.getMessage()]
+    assert "'yellow'" in told

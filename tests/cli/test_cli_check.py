@@ -88,6 +88,7 @@ def test_a_model_and_a_run(folder, tmp_path, capsys):
     for place in (run, run / "seed-0/none/model"):
         out = printed(capsys, "check", place, "--json")
         assert "'kind 2' and 'kind 11' are described alike" in out
+        assert out.startswith(f"{place}: ")
         assert "name the dataset" in out
         assert "no exemplar buffer" not in out
     (run / "seed-0/none/model/exemplars.safetensors").unlink()

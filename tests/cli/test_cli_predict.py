@@ -219,7 +219,9 @@ def test_explanations_are_columns_and_json(model, features, small_folder, capsys
         assert row["runner_up"] == row["class_2"]
         assert f"description of {row['class_1']} " in row["because"]
         assert [one["name"] for one in kept["nearest"]] == ["", "", ""]
-        assert all(name in NAMES[:SEEN] for name in kept["resembles"].split("; "))
+        counts = [one.split(" of ") for one in kept["resembles"].split(", ")]
+        assert sum(int(count) for count, _ in counts) == 3
+        assert all(name in NAMES[:SEEN] for _, name in counts)
         named = [one.partition(" (")[0] for one in row["resembles"].split("; ")]
         assert len(named) == 3
         data = load_folder(small_folder)

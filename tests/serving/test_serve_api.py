@@ -11,11 +11,11 @@ import scipy.special
 
 import odd_images
 from mlis.errors import DataError, SettingsError
-from mlis.explanation import explain
+from mlis.explanation import Examples, explain
 from mlis.features.decode import claimed_pixels
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe
-from mlis.incremental import set_display_names
+from mlis.incremental import adapt, set_display_names
 from mlis.methods.gaussian import Gaussian
 from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import Metadata, replace
@@ -340,7 +340,7 @@ def test_a_class_that_is_described_is_recognised_at_once(monkeypatch):
         assert answer.status_code == 201
         expected = {"name": "cyan", "seen": False, "added": True, "description": None}
         expected |= {"display_name": None}
-        assert answer.json() == expected
+        assert answer.json() == {**expected, "warnings": []}
         assert asker.get("/classes").json()["classes"][-1] == expected
         of_cyan, of_red = scores(asker, "cyan"), scores(asker, "red")
         for each in of_cyan:
@@ -603,6 +603,15 @@ def test_unknown_comes_first_at_the_rate_of_the_request_or_the_server():
         assert post_rows(asker, rows, reject=5).status_code == 422
 
 
+def test_a_rate_may_be_per_cent():
+    rows = ROWS.tolist()
+    with client(rejecting()) as asker:
+        expected = post_rows(asker, rows, reject=0.2).json()
+        assert post_rows(asker, rows, reject="20%").json() == expected
+        for wrong in ("0%", "100%", "5 %", "x"):
+            refusal(post_rows(asker, rows, reject=wrong), 422)
+
+
 def test_a_model_that_cannot_reject_says_so(features):
     assert features.get("/health").json()["can_reject"] is False
     answer = post_rows(features, ROWS[:1].tolist(), reject=0.05)
@@ -628,6 +637,52 @@ def test_an_answer_is_explained_where_it_is_asked_for():
             assert result["explanation"]["runner_up"] == result["predictions"][1]["class"]
         plain = post_rows(asker, rows.tolist()).json()["results"]
         assert {result["explanation"] for result in plain} == {None}
+
+
+def test_training_images_are_named_also_after_classes_change():
+    data = linear_world(classes=16, unseen=4, per_class=10, noise=0.3)
+    model = Gaussian(small()).choose(data, device="cpu").recognizer
+    rows, labels = data.features[data.split.trainval], data.labels[data.split.trainval]
+    names = [f"{model.class_names[label]}/{i}.jpg" for i, label in enumerate(labels)]
+    engine = Engine(model, describer=Describer.of(model), examples=Examples(rows, labels, names))
+    gone, other, last = (model.class_names[i] for i in (0, 1, labels.max()))
+    with client(engine) as asker:
+
+        def nearest(label):
+            row = rows[labels == label][:1].tolist()
+            (found,) = post_rows(asker, row, explain=True).json()["results"]
+            return found["explanation"]["nearest"]
+
+        assert gone in {one["name"].split("/")[0] for one in nearest(0)}
+        assert asker.delete(f"/classes/{gone}").status_code == 204
+        assert asker.patch(f"/classes/{other}", json={"name": "new"}).status_code == 200
+        assert gone not in {one["name"].split("/")[0] for one in nearest(0)}
+        for label, shown in ((1, "new"), (labels.max(), last)):
+            one = nearest(label)[0]
+            assert one["name"].split("/")[0] == model.class_names[label]
+            assert one["class"] == shown
+
+
+def test_what_is_doubtful_about_a_class_is_answered():
+    with client(growing_engine()) as asker:
+        red = {
+            "name": "scarlet",
+            "vector": list(asker.app.state.service.engine._served[0].descriptors[0].tolist()),
+        }
+        (told,) = asker.post("/classes", json=red).json()["warnings"]
+        assert "'scarlet'" in told
+        assert "identical" in told
+        answer = asker.post("/classes/scarlett/images", files=upload(png("red")))
+        assert any("'scarlet'" in one for one in answer.json()["warnings"])
+
+
+def test_a_transductive_model_is_labelled():
+    data = linear_world(classes=8, unseen=3, per_class=10, noise=0.3)
+    model = Gaussian(small()).fit(data.for_training(), device="cpu").recognizer
+    for one in (model, adapt(model, data.for_testing().features)):
+        with client(Engine(one), page=True) as asker:
+            assert asker.get("/health").json()["transductive"] is one.transductive
+            assert ("Transductive" in asker.get("/").text) is one.transductive
 
 
 def test_explanations_follow_the_constant_and_the_classes():

@@ -75,7 +75,10 @@ def test_a_new_class_is_recognised_with_and_without_a_description(described):
         answer = add(asker, "cyan", *photos("cyan"), description=said)
         expected = {"name": "cyan", "seen": False, "added": True, "description": None}
         expected["display_name"] = None
-        assert (answer.status_code, answer.json()) == (201, {**expected, "new": True})
+        assert (answer.status_code, answer.json()) == (
+            201,
+            {**expected, "new": True, "warnings": []},
+        )
         assert asker.get("/classes").json()["classes"][-1] == expected
         assert {max(each, key=each.__getitem__) for each in answers(asker, "cyan")} == {"cyan"}
         assert {max(each, key=each.__getitem__) for each in answers(asker, "red")} == {"red"}

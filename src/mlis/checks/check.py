@@ -7,22 +7,28 @@ from mlis.checks.findings import Finding, Report
 from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
 from mlis.features.descriptors.attributes import column_names
+from mlis.features.descriptors.visual_words import known_texts
+from mlis.incremental.doubts import attracting
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.recognizer import Recognizer
 
 
-def check(subject: GZSLDataset | Recognizer, exemplars: ExemplarBuffer | None = None) -> Report:
+def check(
+    subject: GZSLDataset | Recognizer, exemplars: ExemplarBuffer | None = None, name: str = "model"
+) -> Report:
     """What is likely wrong with a dataset or a model, and what to do about it.
 
     A dataset: near-duplicate photographs, likely mislabelled ones, classes with few rows, classes
-    described almost alike, descriptors and columns that say little, and unseen classes that are
-    likely to fail. A model: what its descriptors say, and with an exemplar buffer the classes that
-    are likely to fail. Test rows are compared with training rows for near-duplicates, and otherwise
-    not read. Features stay in their file.
+    described almost alike or without words for what can be seen, descriptors and columns that say
+    little, and unseen classes that are likely to fail. A model: what its descriptions say, unseen
+    classes that attract images of others, and with an exemplar buffer those likely to fail. Test
+    rows are compared with training rows for near-duplicates, and otherwise not read. Features stay
+    in their file.
 
     Args:
         subject: what to check.
         exemplars: the exemplar buffer of a model.
+        name: of a model, for the report; a dataset has its own.
 
     Raises:
         DataError: it is neither a dataset nor a recognizer.
@@ -35,7 +41,7 @@ def check(subject: GZSLDataset | Recognizer, exemplars: ExemplarBuffer | None = 
     if isinstance(subject, GZSLDataset):
         return _check_dataset(subject)
     if isinstance(subject, Recognizer):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return _check_model(subject, exemplars)
+        return _check_model(subject, exemplars, name)
     raise DataError(
         f"check: expected a dataset or a recognizer, got {type(subject).__name__}. Load one with "
         "load_dataset or load_model."
@@ -48,19 +54,26 @@ def _check_dataset(data: GZSLDataset) -> Report:
     found += rows.mislabelled(data, statistics)
     found += classes.few_rows(statistics.counts, data.class_names)
     found += classes.descriptions(data.descriptors, data.class_names)
+    said, text_notes = classes.texts(known_texts(data.provenance.sources), data.class_names)
+    found += said
     names = column_names(data.provenance.sources, data.descriptors.shape[1])
-    found += classes.columns(
-        data.descriptors, statistics.class_means, data.seen_mask, names if all(names) else []
-    )
+    found += classes.columns(data.descriptors, statistics.class_means, data.seen_mask, names)
     found += _risks(data.descriptors, statistics.class_means, data.seen_mask, data.class_names)
-    return Report.of(data.provenance.name, found, notes)
+    return Report.of(data.provenance.name, found, [*notes, *text_notes])
 
 
-def _check_model(recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> Report:
+def _check_model(recognizer: Recognizer, exemplars: ExemplarBuffer | None, name: str) -> Report:
     descriptors = recognizer.descriptors.numpy(force=True)
     seen_mask, names = recognizer.seen_mask.numpy(force=True), recognizer.class_names
     found = classes.descriptions(descriptors, names)
+    said, text_notes = classes.texts(known_texts(recognizer.metadata.sources), names)
+    found += said
+    found += [
+        Finding("attracts", message, share, classes=(name,))
+        for name, share, message in attracting(recognizer, exemplars)
+    ]
     notes = ["photographs and columns were not checked: name the dataset to check them"]
+    notes += text_notes
     if exemplars is None:
         notes.append(
             "classes likely to fail were not sought: the model has no exemplar buffer "
@@ -69,7 +82,7 @@ def _check_model(recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> Re
     else:
         means = _exemplar_means(exemplars, len(names))
         found += _risks(descriptors, means, seen_mask, names)
-    return Report.of("model", found, notes)
+    return Report.of(name, found, notes)
 
 
 def _risks(

@@ -1,6 +1,6 @@
 """Checks of classes: their descriptors, their rows, and whether they are likely to fail."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from mlis.checks.findings import Finding
 from mlis.data.descriptor_geometry import distinctness, nearest_described, unit_rows
+from mlis.features.descriptors.visual_words import says_little
 
 ALIKE = 0.9
 """Cosine of centred descriptors from which two classes are described almost alike."""
@@ -51,6 +52,33 @@ def descriptions(descriptors: np.ndarray, class_names: Sequence[str]) -> list[Fi
     return [*found.values(), *little]
 
 
+def texts(
+    sentences: Mapping[str, Sequence[str]], class_names: Sequence[str]
+) -> tuple[list[Finding], list[str]]:
+    """Classes whose sentences have next to no word for what can be seen, and a note.
+
+    Args:
+        sentences: by class name, where they are known.
+        class_names: C.
+    """
+    known = [name for name in class_names if sentences.get(name)]
+    bare = [name for name in known if says_little(sentences[name])]
+    if 2 * len(bare) > len(known):
+        return [], [
+            f"the sentences of {len(bare)} of {len(known)} classes have no English words for what "
+            "can be seen (colours, shapes, patterns, parts): they were not judged one by one"
+        ]
+    return [
+        Finding(
+            "no-visual-words",
+            f"{name!r} is described by {' '.join(sentences[name])[:60]!r}",
+            1.0,
+            classes=(name,),
+        )
+        for name in bare
+    ], []
+
+
 def few_rows(counts: np.ndarray, class_names: Sequence[str]) -> list[Finding]:
     """Seen classes with very few training rows.
 
@@ -81,12 +109,12 @@ def columns(
         descriptors: (C, Da).
         means: (C, Dx) class means of standardised features.
         seen_mask: (C,) bool.
-        names: Da names of attributes, or empty: then columns are dimensions of an embedding, which
-            mean nothing one by one, and only constant ones are found.
+        names: Da names of attributes; empty for dimensions of an embedding, which mean nothing
+            one by one: of these only constant ones are found.
     """
     values = descriptors[seen_mask].astype(np.float64)
     constant = (values == values[0]).all(axis=0)
-    label = names or [f"column {i}" for i in range(values.shape[1])]
+    label = [name or f"column {i}" for i, name in enumerate(names)]
     found = [
         Finding(
             "constant-column",
@@ -97,7 +125,8 @@ def columns(
         for i in np.flatnonzero(constant).tolist()
     ]
     count = len(values)
-    if not names or count < 5:
+    named = np.array([bool(name) for name in names])
+    if not named.any() or count < 5:
         return found
     centred = means[seen_mask] - means[seen_mask].mean(axis=0)
     kernel = centred @ centred.T
@@ -114,7 +143,7 @@ def columns(
             -float(gain[i]),
             column=int(i),
         )
-        for i in np.flatnonzero(~constant & (gain <= 0)).tolist()
+        for i in np.flatnonzero(named & ~constant & (gain <= 0)).tolist()
     ]
     return found
 

@@ -16,6 +16,9 @@ REMEDIES = {
     "few-rows": "Add photographs, or treat the class as unseen.",
     "alike": "Describe what sets the two apart, in both descriptions.",
     "says-little": "Describe what sets the class apart from the others.",
+    "no-visual-words": "Describe what photographs show: colours, shapes, patterns, sizes, parts.",
+    "attracts": "Describe what sets the class apart: photographs of other classes may be taken for "
+    "it.",
     "constant-column": "Remove the column, or fill it in: training learns nothing from a value "
     "that all seen classes share.",
     "uninformative-column": "Replace the attribute by one that can be seen in photographs.",

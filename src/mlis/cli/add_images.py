@@ -5,6 +5,7 @@ IMAGES is folders of images, each named after its class (photos/okapi), or a fol
 or features with labels: a folder of features, a .npz, .csv or .parquet file, or .npy with --labels.
 Rows marked `test` are not used. Classes that the model does not know are added: --classes describes
 them, as CLASSES of `mlis add-classes`; one that it does not describe is known by its images alone.
+Descriptions of other classes are not used.
 
 What the description of a class predicts and what its images show are weighed by their
 uncertainties. A model of the method gaussian does this in closed form; for the others the
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from mlis.cli.arguments import Commands, add_command, add_common, refuse
 from mlis.cli.classes import described, listed, opened, save
-from mlis.cli.output import report_unread
+from mlis.cli.output import counted, report_unread, say
 from mlis.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,17 +53,31 @@ def run(args: argparse.Namespace) -> None:
     from mlis.incremental import add_images
 
     recognizer, exemplars = opened(args, args.device)
+    names, vectors, sentences = (), (), {}
     if args.classes is None:
         refuse(args, ("vectors", "names", "text_model"), "without --classes")
-        descriptors = {}
     else:
-        descriptors = dict(zip(*described(args, recognizer), strict=True))
+        names, vectors, sentences = described(args, recognizer)
     rows = _labelled(args, recognizer)
     images = rows.by_class(recognizer.class_names)
-    note = ", ".join(path.resolve().name for path in args.images[:12])
-    grown = add_images(recognizer, exemplars, images, descriptors, note=note)
+    added = images.keys() - set(recognizer.class_names)
+    descriptors = {n: v for n, v in zip(names, vectors, strict=True) if n in added}
+    if names and not descriptors:
+        raise DataError(
+            f"{args.classes}: expected a description of a class that is added "
+            f"({listed(sorted(added))}), got {listed(names)}. Correct the names, or leave "
+            "--classes out."
+        )
+    if unused := [name for name in names if name not in added]:
+        say(f"not used from {args.classes}, as known or without images: {listed(unused)}")
+    grown = add_images(
+        *(recognizer, exemplars, images, descriptors),
+        sentences={name: texts for name, texts in sentences.items() if name in added},
+        note=", ".join(path.resolve().name for path in args.images[:12]),
+    )
     new = [name for name in grown[0].class_names if name not in recognizer.class_names]
-    done = f"added {sum(map(len, images.values()))} images of {len(images)} classes"
+    total, classes = sum(map(len, images.values())), len(images)
+    done = f"added {counted(total, 'image')} of {counted(classes, 'class', 'classes')}"
     done += f", of which are new: {listed(new)}" if new else ""
     save(args, *grown, done, seconds=time.perf_counter() - started)
     bad = [f"{one.path}: {one.reason}" for one in rows.bad]
@@ -80,6 +95,12 @@ def _labelled(args: argparse.Namespace, recognizer: "Recognizer") -> "LabelledRo
     name = ", ".join(map(str, args.images))
     if missing := [path for path in args.images if not path.exists()]:
         raise DataError(f"{missing[0]}: no such file or folder.")
+    if single := [path for path in args.images if not path.is_dir() and not is_features(path)]:
+        raise DataError(
+            f"{single[0]}: expected a folder of images named after their class, such as "
+            f"photos/okapi, or features, got a file. Put the image into such a folder, and give "
+            "the folder."
+        )
     pictures = [path for path in args.images if path.is_dir() and not is_features(path)]
     if not pictures:
         refuse(args, ("backbone", "workers"), "with features, which are already computed")

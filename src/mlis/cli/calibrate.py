@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mlis.cli.arguments import Commands, add_command, add_common, load_recognizer, refuse
 from mlis.cli.classes import opened, save
 from mlis.cli.output import number, print_json, print_list, print_table, say
-from mlis.errors import SettingsError
+from mlis.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from mlis.evaluation import OperatingPoint
@@ -60,13 +60,17 @@ def run(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
     from mlis.evaluation.tradeoff import EXAMPLES
     from mlis.evaluation.words import legend
-    from mlis.model.calibrate import constant_of
+    from mlis.model.calibrate import constant_of, no_curve
 
     recognizer = load_recognizer(args.model)
+    known = recognizer.metadata.tradeoff
+    if known is None:
+        raise DataError(
+            f"{args.model}: {no_curve(recognizer)}. Its constant is {recognizer.calibration:g}; "
+            "set another with --calibration NUMBER, or train with --calibration h."
+        )
     constants = {name: constant_of(recognizer, name) for name in EXAMPLES}
     constants = {"h" if name == "validation" else name: c for name, c in constants.items()}
-    known = recognizer.metadata.tradeoff
-    assert known is not None  # or the words would have been refused
     constants |= {"0": 0.0, "of the model": recognizer.calibration}
     points = {name: known.at(constant) for name, constant in constants.items()}
     rows = [

@@ -35,7 +35,7 @@ from mlis.cli.datasets import (
     given_options,
     load,
 )
-from mlis.cli.output import print_json, say
+from mlis.cli.output import counted, print_json, say
 from mlis.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ def _of_model(path: Path) -> "Report":
     from mlis.io.saved_models import one_model
 
     folder = one_model(path)
-    return check(load_model(folder), load_exemplars(folder))
+    return check(load_model(folder), load_exemplars(folder), str(path))
 
 
 def _print(report: "Report", row_name: Callable[[int], str]) -> None:
     from mlis.checks.findings import MOST
 
     total = sum(report.counts.values())
-    say(f"{report.name}: {total:,} finding{'' if total == 1 else 's'}")
+    say(f"{report.name}: {counted(total, 'finding')}")
     for check, count in report.counts.items():
         findings = report.of_check(check)
         say(f"{check}: {count:,}. {findings[0].remedy}")

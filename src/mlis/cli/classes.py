@@ -62,7 +62,8 @@ def run_add(args: argparse.Namespace) -> None:
 
     The trained generator makes synthetic features of the new classes; the encoder is unchanged, and
     only the classifier is fitted again. The state that this needs is exemplars.safetensors beside
-    the model. Calibration is unchanged. Results that are stored with the model describe the model
+    the model. Calibration is unchanged. Warnings name classes whose description says little or that
+    may attract images of other classes. Results that are stored with the model describe the model
     before the change. A model of the method gaussian predicts new classes from their descriptors
     alone: it needs no such file, and the scores of other classes do not change.
     """
@@ -70,9 +71,10 @@ def run_add(args: argparse.Namespace) -> None:
     from mlis.incremental import add_classes, set_display_names
 
     recognizer, exemplars = opened(args, args.device)
-    names, vectors = described(args, recognizer)
+    names, vectors, sentences = described(args, recognizer)
     grown = add_classes(
         *(recognizer, exemplars, names, vectors),
+        sentences=sentences,
         synthetic_per_class=args.synthetic,
         note=args.classes.name,
     )
@@ -158,13 +160,13 @@ def opened(
 
 def described(
     args: argparse.Namespace, recognizer: "Recognizer"
-) -> "tuple[tuple[str, ...], np.ndarray]":
-    """Names and descriptors of the classes to add."""
+) -> "tuple[tuple[str, ...], np.ndarray, dict[str, tuple[str, ...]]]":
+    """Names, descriptors and sentences of the classes to add."""
     import numpy as np
 
     from mlis.data.io.classes_file import read_class_vectors
     from mlis.data.io.tables import COLUMNS
-    from mlis.features.descriptors.new_classes import describe_like
+    from mlis.features.descriptors.new_classes import descriptions_like
 
     if args.classes.is_dir():
         raise DataError(
@@ -178,14 +180,15 @@ def described(
         names, vectors = read_class_vectors(args.classes, names_file=args.names, columns=columns)
         gaps = vectors == made.get("missing")  # filled as in training, by the mean of its classes
         known = recognizer.descriptors.numpy(force=True)
-        return names, np.where(gaps, known[known.any(axis=1)].mean(axis=0), vectors)
+        return names, np.where(gaps, known[known.any(axis=1)].mean(axis=0), vectors), {}
     refuse(args, ["names"], "with a table, which contains the names")
     model = None
     if args.text_model is not None:
         from mlis.features.descriptors.text_model import TextModel
 
         model = TextModel(args.text_model, device=args.device)
-    return describe_like(made, args.classes, model=model)
+    said, vectors = descriptions_like(made, args.classes, model=model)
+    return said.names, vectors, dict(zip(said.names, said.sentences, strict=True))
 
 
 def save(

@@ -48,6 +48,7 @@ from mlis.cli.datasets import (
 from mlis.cli.output import (
     MEASURES,
     check_file,
+    counted,
     number,
     print_json,
     print_list,
@@ -334,7 +335,7 @@ def _print_evaluation(args: argparse.Namespace, found: "Measured") -> None:
             rows.append([name, kind, str(row.images), number(row.accuracy)])
         print_table(rows)
     for pair in result.confusions[: args.confusions]:
-        share = f"{pair.count} image{'s' if pair.count != 1 else ''} ({pair.share:.0f}%)"
+        share = f"{counted(pair.count, 'image')} ({pair.share:.0f}%)"
         names = [display.get(name, name) for name in (pair.label, pair.predicted)]
         say(f"{share} of {names[0]} classified as {names[1]}")
 

@@ -60,8 +60,17 @@ def print_list(title: str, lines: Sequence[str], *, to_stderr: bool = False) -> 
 
 def report_unread(unread: Sequence[str], count: int) -> None:
     """List on stderr the images, of `count`, that could not be used, and why."""
-    title = f"mlis: {len(unread):,} of {count:,} images could not be read:"
+    title = f"mlis: {len(unread):,} of {counted(count, 'image')} could not be read:"
     print_list(title, unread, to_stderr=True)
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number and what is counted.
+
+    >>> counted(1, "class", "classes"), counted(2_000, "image")
+    ('1 class', '2,000 images')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def number(value: float | None, digits: int = 1) -> str:

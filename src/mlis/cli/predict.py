@@ -52,7 +52,7 @@ from mlis.escape import csv_cell, json_line, terminal
 
 if TYPE_CHECKING:
     from mlis.data.io.feature_rows import Rows
-    from mlis.explanation import Examples, Explainer
+    from mlis.explanation import Explainer
     from mlis.model.recognizer import Recognizer
 
 ROWS_AT_A_TIME = 8192
@@ -110,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
 
     model = one_model(args.model)
     recognizer = load_recognizer(model, args.device)
+    if recognizer.transductive:
+        print(f"mlis: {args.model}: transductive, adapted to unlabelled images", file=sys.stderr)
     check_reject(recognizer, args.reject)
     if args.calibration is not None:
         recognizer.calibration = constant_of(recognizer, args.calibration)
@@ -158,6 +160,7 @@ def _explainer(
 ) -> "Explainer | None":
     """What --explain asks for."""
     from mlis.explanation import Explainer
+    from mlis.image_classifier import training_images
     from mlis.io.checkpoint import load_exemplars
 
     if not args.explain:
@@ -165,32 +168,7 @@ def _explainer(
         return None
     if args.training is None:
         return Explainer(recognizer, load_exemplars(model))
-    return Explainer(recognizer, _examples(args.training, args.label_column, recognizer))
-
-
-def _examples(place: Path, label_column: str, recognizer: "Recognizer") -> "Examples":
-    """The training rows of a dataset folder, feature folder or file; test rows are left out."""
-    import numpy as np
-
-    from mlis.data.io.feature_rows import backbone_of, read_labelled_rows, read_rows
-    from mlis.data.io.folder import is_dataset_folder, load_folder
-    from mlis.data.out_of_core.stored import choose_rows
-    from mlis.explanation import Examples
-    from mlis.features.labelled_rows import LabelledRows
-    from mlis.image_classifier import check_backbone
-
-    check_backbone(recognizer, backbone_of(place), str(place))
-    if is_dataset_folder(place):
-        rows, kept = read_rows(place), load_folder(place).split.trainval
-    else:
-        rows = read_labelled_rows(place, None, label_column)
-        marks = rows.marks if rows.marks is not None else [""] * len(rows.features)
-        kept = np.flatnonzero([str(mark).strip().casefold() != "test" for mark in marks])
-    labels = np.array([str(label) for label in rows.labels], dtype=object)[kept]
-    labelled = LabelledRows(str(place), choose_rows(rows.features, kept), list(labels))
-    found = labelled.for_model(recognizer)
-    names = [rows.paths[i] if rows.paths else f"row {i}" for i in kept.tolist()]
-    return Examples(found.features, found.labels, names)
+    return Explainer(recognizer, training_images(args.training, recognizer, args.label_column))
 
 
 def _predict_images(

@@ -42,6 +42,13 @@ def add_to(commands: Commands) -> None:
         type=Path,
         help="table of classes, as for `mlis data build`, whose sentences are shown",
     )
+    parser.add_argument(
+        "--training",
+        metavar="PATH",
+        type=Path,
+        help="labelled features of the training or a dataset folder, whose images explanations "
+        "name (default: classes of those kept beside the model)",
+    )
     add_common(parser, "--reject", "--backbone", "--text-model", "--device")
     group = parser.add_argument_group("limits")
     for field in fields(Limits):
@@ -117,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
         changes=access.allow_changes,
         descriptions=args.descriptions,
         reject=args.reject,
+        training=args.training,
         progress=_progress,
     )
     if not is_loopback(args.host):
@@ -135,6 +143,8 @@ def _progress(what: str) -> None:
 def _say_ready(engine: "Engine", access: Access, address: str) -> None:
     kinds = "images and features" if engine.backbone else "features"
     print(f"ready: {len(engine.catalogue.names)} classes, {kinds}; Ctrl-C stops")
+    if engine.transductive:
+        print("transductive: adapted to unlabelled images; its figures stand beside no others")
     if access.page:
         print(f"page: {address}/")
     print(f"API:  {address}/openapi.json", flush=True)

@@ -20,6 +20,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _LONGEST = 60  # characters of a name that are compared or printed
 _WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
+_DIGITS = re.compile(r"[0-9]+")
 _FIX_START = "Give names instead of numbers, or declare the class of row 0 as unseen."
 
 
@@ -210,6 +211,22 @@ def closest(name: str, names: Sequence[str]) -> str:
     by_form = {plain(known[:_LONGEST]): known for known in names}
     close = difflib.get_close_matches(plain(name[:_LONGEST]), by_form, n=1, cutoff=0.7)
     return by_form[close[0]] if close else ""
+
+
+def almost(name: str, names: Sequence[str]) -> str:
+    """The name that this one is likely a misspelling of; empty if there is none.
+
+    One letter too many, missing, exchanged or other, in names of the same digits.
+    """
+    own = plain(name)
+    letters = _DIGITS.sub("", own)
+    for other in names:
+        known = plain(other)
+        if own != known and _DIGITS.findall(own) == _DIGITS.findall(known):
+            alike = difflib.SequenceMatcher(None, own, known, autojunk=False).ratio()
+            if len(letters) > 3 and alike >= 0.87:
+                return other
+    return ""
 
 
 def shorten(names: Sequence[str]) -> str:

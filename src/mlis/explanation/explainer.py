@@ -31,6 +31,8 @@ from mlis.model.recognizer import Recognizer
 
 ATTRIBUTES, NEAREST = 5, 3
 """How many are named."""
+LEAST = 0.05
+"""Evidence below which an attribute tells nothing: it would be shown as 0.0."""
 _ROWS = 1024
 _ENOUGH = 4096  # rows that show how features vary within classes
 
@@ -48,6 +50,13 @@ class Examples:
     features: np.ndarray | StoredRows
     labels: np.ndarray
     names: Sequence[str] = ()
+
+    def without(self, removed: int) -> "Examples":
+        """Those of the other classes, where the recognizer's class of this index was removed."""
+        kept = np.flatnonzero(self.labels != removed)
+        labels = self.labels[kept] - (self.labels[kept] > removed)
+        names = [self.names[i] for i in kept.tolist()] if self.names else ()
+        return Examples(self.features[kept], labels, names)
 
 
 def explain(
@@ -146,7 +155,7 @@ class Explainer:
 
     def _named(self, values: np.ndarray) -> tuple[Attribute, ...]:
         """Those of the largest evidence, of (Da, 4) evidence, image, answer and runner-up."""
-        named = [j for j, name in enumerate(self._columns) if name and values[j, 0]]
+        named = [j for j, name in enumerate(self._columns) if name and abs(values[j, 0]) >= LEAST]
         largest = sorted(named, key=lambda j: -abs(values[j, 0]))[:ATTRIBUTES]
         return tuple(
             Attribute(self._columns[j], *values[j].tolist())
@@ -168,7 +177,7 @@ class Explainer:
         return Neighbour(label, similarity, self._names[row] if self._names else "")
 
 
-def can_explain(recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> bool:
+def can_explain(recognizer: Recognizer, exemplars: ExemplarBuffer | Examples | None) -> bool:
     """Whether `explain` has what it needs."""
     kept = exemplars is not None or recognizer.gaussian_part() is not None
     return kept and bool(recognizer.seen_mask.any())

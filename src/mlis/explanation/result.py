@@ -1,5 +1,6 @@
 """What an explanation holds, and how it is written."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -91,11 +92,15 @@ class Explanation:
             return ""
         own, other = self.similarity
         names = [self.display_names.get(one, one) for one in (self.answer, self.runner_up)]
+        own, other = (round(value, 2) + 0.0 for value in (own, other))  # no -0.00
         return f"similarity to the description of {names[0]} {own:+.2f}, of {names[1]} {other:+.2f}"
 
     @property
     def resembles(self) -> str:
-        """The nearest training images."""
+        """The nearest training images; without names how many of which class, most first."""
         shown = self.display_names
         found = [(one.name, shown.get(one.class_name, one.class_name)) for one in self.nearest]
-        return "; ".join(f"{name} ({label})" if name else label for name, label in found)
+        if all(name for name, _ in found):
+            return "; ".join(f"{name} ({label})" for name, label in found)
+        counts = Counter(label for _, label in found)
+        return ", ".join(f"{count} of {label}" for label, count in counts.most_common())

@@ -1,22 +1,25 @@
 """Add images to classes of a trained recognizer, or classes of which there are a few images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from mlis.compute.precision import own_modes
-from mlis.data.labels import normal, shorten, warn_of_similar
+from mlis.data.labels import almost, normal, shorten, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
 from mlis.incremental.class_changes import (
     check_names,
     check_refittable,
     checked_classes,
+    log_doubt,
     noted,
     refitted,
+    with_texts,
 )
+from mlis.incremental.doubts import doubtful_descriptions
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.feature_range import FeatureRange
 from mlis.model.heads import Head
@@ -36,7 +39,9 @@ def add_images(
     images: Mapping[str, Any],
     descriptors: Mapping[str, Any] | None = None,
     *,
+    sentences: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
+    warn: Callable[[str, str], None] = log_doubt,
 ) -> tuple[Recognizer, ExemplarBuffer | None]:
     """A recognizer that has also learnt from these images, and its exemplar buffer.
 
@@ -54,7 +59,10 @@ def add_images(
             does not know are added.
         descriptors: (Da,) of added classes, made as those of the training; a class without one
             is known by its images alone.
+        sentences: of added classes by name, as :func:`add_classes` takes them.
         note: kept in the history.
+        warn: is told of the name of a class, and of what is doubtful about it: its description, or
+            a new name that is spelt almost like a known one.
 
     Raises:
         DataError: there are no images, features have another length, are not finite or far outside
@@ -66,6 +74,9 @@ def add_images(
     place = {name: i for i, name in enumerate(recognizer.class_names)}
     new = [name for name in features if name not in place]
     vectors = _vectors(recognizer, new, descriptors or {})
+    said = {normal(name): tuple(texts) for name, texts in (sentences or {}).items()}
+    for doubt in _doubts(recognizer, new, vectors, said):
+        warn(*doubt)
     place |= {name: i for i, name in enumerate(new, len(place))}
     labels = np.repeat([place[name] for name in features], [len(x) for x in features.values()])
     every = np.concatenate([recognizer.descriptors.numpy(force=True), vectors])
@@ -86,6 +97,7 @@ def add_images(
         head, exemplars = refitted(recognizer, exemplars, every, seen, count, rows)
     counts = {name: len(x) for name, x in features.items()}
     metadata = noted(recognizer, "add images", list(counts), images=counts, added=new, note=note)
+    metadata = with_texts(metadata, said)
     changes = {"head": head, "seen_mask": seen, "descriptors": every, "metadata": metadata}
     return replace(recognizer, class_names=(*recognizer.class_names, *new), **changes), exemplars
 
@@ -136,6 +148,25 @@ def _check_range(recognizer: Recognizer, name: str, x: np.ndarray) -> None:
             f"got some outside its range by {float(excess.max()):.3g} times that on average. "
             "Compute them as in training (image model, normalisation, units)."
         )
+
+
+def _doubts(
+    recognizer: Recognizer,
+    new: Sequence[str],
+    vectors: np.ndarray,
+    sentences: Mapping[str, Sequence[str]],
+) -> Iterator[tuple[str, str]]:
+    """What is doubtful about added classes: their names and descriptions."""
+    for name in new:
+        if known := almost(name, recognizer.class_names):
+            yield (
+                name,
+                f"{name!r} is a new class, spelt almost like {known!r}. If that was meant, rename "
+                "the folder or label, and add its images again.",
+            )
+    described = [i for i in range(len(new)) if vectors[i].any()]
+    names = [new[i] for i in described]
+    yield from doubtful_descriptions(recognizer, names, vectors[described], sentences)
 
 
 def _vectors(recognizer: Recognizer, new: list[str], descriptors: Mapping[str, Any]) -> np.ndarray:

@@ -4,8 +4,7 @@ import copy
 import dataclasses
 import datetime
 import logging
-from collections.abc import Mapping, Sequence
-from itertools import compress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ import mlis
 from mlis.compute.memory import enough_memory
 from mlis.compute.precision import own_modes
 from mlis.data.dataset import DISPLAYED
-from mlis.data.descriptor_geometry import distinctness, unit_rows
 from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
+from mlis.incremental.doubts import ADVICE, attracting, doubtful_descriptions
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.incremental.refit import refit
 from mlis.model.heads import EnsembleHead, Head, LinearHead
@@ -28,9 +27,10 @@ from mlis.storage.atomic import check_unicode
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_IDENTICAL = 0.9999  # cosine above which two descriptors are treated as identical
-_ALIKE = 0.95  # cosine above which two centred descriptors are almost alike
-_ENOUGH = 10  # known classes that suffice to judge a new descriptor beside them
+
+def log_doubt(_: str, doubt: str) -> None:
+    """Log what is doubtful about a class, as a warning."""
+    logger.warning("%s", doubt)
 
 
 @own_modes()
@@ -40,8 +40,10 @@ def add_classes(
     names: Sequence[str],
     descriptors: Any,
     *,
+    sentences: Mapping[str, Sequence[str]] | None = None,
     synthetic_per_class: int | None = None,
     note: str = "",
+    warn: Callable[[str, str], None] = log_doubt,
 ) -> tuple[Recognizer, ExemplarBuffer | None]:
     """A recognizer that also knows classes of which there is no image, and its exemplar buffer.
 
@@ -55,8 +57,13 @@ def add_classes(
         names: n new names.
         descriptors: (n, Da), made as those of the training
             (:func:`mlis.features.descriptors.new_classes.describe_like`).
+        sentences: of new classes by name, where they were described so: they are kept with the
+            model, and looked at.
         synthetic_per_class: synthetic samples per unseen class; the training's number where absent.
         note: kept in the history.
+        warn: is told of the name of a class, and of what is doubtful about it: its description
+            tells little, is like another one's, or attracts images of other classes
+            (:mod:`mlis.incremental.doubts`).
 
     Raises:
         DataError: a name is there already or given twice, a descriptor has another length, is zero
@@ -65,6 +72,9 @@ def add_classes(
     """
     kept = _needed(recognizer, exemplars, synthetic_per_class)
     names, vectors = checked_classes(recognizer, names, descriptors)
+    said = {name: tuple(texts) for name, texts in (sentences or {}).items() if name in names}
+    for doubt in doubtful_descriptions(recognizer, names, vectors, said):
+        warn(*doubt)
     known = recognizer.descriptors.numpy(force=True)
     vectors = vectors.astype(known.dtype)
     seen = np.append(recognizer.seen_mask.numpy(force=True), np.zeros(len(names), dtype=bool))
@@ -78,9 +88,22 @@ def add_classes(
         count = wanted if synthetic_per_class is None else synthetic_per_class
         head, exemplars = refitted(recognizer, kept, every, seen, count)
         settings["synthetic_per_unseen"] = count
-    metadata = noted(recognizer, "add", list(names), **settings, note=note)
+    metadata = with_texts(noted(recognizer, "add", list(names), **settings, note=note), said)
     changes = {"head": head, "seen_mask": seen, "descriptors": every, "metadata": metadata}
-    return replace(recognizer, class_names=(*recognizer.class_names, *names), **changes), exemplars
+    grown = replace(recognizer, class_names=(*recognizer.class_names, *names), **changes)
+    for name, _, found in attracting(grown, exemplars):
+        if name in names:
+            warn(name, f"{found}: it may attract images of other classes. {ADVICE}")
+    return grown, exemplars
+
+
+def with_texts(metadata: Metadata, sentences: Mapping[str, Sequence[str]]) -> Metadata:
+    """The metadata with the sentences of more classes, where those of the training are kept."""
+    made = metadata.sources.get("descriptors") or {}
+    if "texts" not in made or not sentences:
+        return metadata
+    made = {**made, "texts": {**made["texts"], **{n: list(t) for n, t in sentences.items()}}}
+    return dataclasses.replace(metadata, sources={**metadata.sources, "descriptors": made})
 
 
 def _needed(
@@ -267,7 +290,6 @@ def checked_classes(
             what = "is all zeros" if length == 0 else "holds NaN or infinity"
             raise DataError(f"the descriptor of {name!r} {what}: describe it")
     warn_of_similar((*recognizer.class_names, *names), "classes")
-    _warn_of_descriptors(recognizer, names, vectors)
     return names, vectors
 
 
@@ -290,40 +312,6 @@ def check_names(names: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
             "remove or rename the present ones first."
         )
     return names
-
-
-def _warn_of_descriptors(recognizer: Recognizer, names: Sequence[str], vectors: np.ndarray) -> None:
-    """Warn of new classes that are described like another one, or like all of them."""
-    known = recognizer.descriptors.numpy(force=True)
-    described = np.any(known, axis=1)
-    known = known[described]
-    unit = unit_rows(np.concatenate([known, vectors]))
-    every, first = (*compress(recognizer.class_names, described.tolist()), *names), len(known)
-    mean = unit[:first].mean(axis=0)
-    enough = first >= _ENOUGH
-    centred = unit_rows(unit - mean) if enough else np.zeros_like(unit)
-    least = distinctness(known).min() if enough else -np.inf
-    cosine = unit @ unit_rows(mean[None])[0]
-    for i, name in enumerate(names, first):
-        same, similar = unit[:i] @ unit[i], centred[:i] @ centred[i]
-        if same.max() > _IDENTICAL:
-            logger.warning(
-                "descriptors of %r and %r are nearly identical (cosine > %g): the model cannot "
-                "separate them",
-                *(name, every[int(same.argmax())], _IDENTICAL),
-            )
-        elif similar.max() > _ALIKE:
-            logger.warning(
-                "%r and %r are described alike (cosine %.3f after centring): the model may confuse "
-                "them. Describe what sets them apart.",
-                *(name, every[int(similar.argmax())], similar.max()),
-            )
-        if 1 - cosine[i] < least:
-            logger.warning(
-                "the descriptor of %r is nearer to the mean of all descriptors (cosine %.3f) than "
-                "that of any known class: it says little. Describe what sets the class apart.",
-                *(name, cosine[i]),
-            )
 
 
 def _found(recognizer: Recognizer, names: Sequence[str]) -> np.ndarray:

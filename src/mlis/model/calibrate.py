@@ -49,9 +49,15 @@ def constant_of(recognizer: Recognizer, calibration: float | str) -> float:
         return calibration
     if known is None:
         raise SettingsError(
-            f"calibration: expected a number, got {calibration!r}: the model has no curve of "
-            "validation classes, as it is of an older version, or was trained with a given "
-            "constant or without validation classes. Give a number, or train it again with "
-            "--calibration h."
+            f"calibration: expected a number, got {calibration!r}: {no_curve(recognizer)}. Give a "
+            "number, or use a model that was trained with --calibration h."
         )
     return known.constant(calibration)
+
+
+def no_curve(recognizer: Recognizer) -> str:
+    """Why a model has no curve of validation classes."""
+    why = "of an older version, or was trained with a given constant or without validation classes"
+    if recognizer.transductive:
+        why = "transductive: its constant was set by unlabelled images"
+    return f"the model has no curve of validation classes, as it is {why}"

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 import mlis
+from mlis.config import checked_rate
 from mlis.model.rejection import UNKNOWN
 from mlis.serving import schemas
 from mlis.serving.bodies import (
@@ -103,7 +104,9 @@ def _add_images(router: APIRouter, service: Service) -> None:
         request: Request,
         top_k: Annotated[int, Query(ge=1, le=limits.max_top_k, description="classes per file")] = 5,
         calibration: Annotated[schemas.Word | None, Query(description=schemas.CALIBRATION)] = None,
-        reject: Annotated[float | None, Query(gt=0, lt=1, description=schemas.REJECT)] = None,
+        reject: Annotated[
+            schemas.Part | schemas.Share | None, Query(description=schemas.REJECT)
+        ] = None,
         explain: Annotated[bool, Query(description=schemas.EXPLAIN)] = False,
     ) -> Response:
         """The likeliest classes of each uploaded image.
@@ -112,7 +115,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
         """
         client = client_of(request.scope)
         service.check_images(client)
-        constant, least = _constant(service, calibration), service.engine.rejects(reject)
+        constant, least = _constant(service, calibration), _least(service, reject)
         service.engine.check_explain(explain)
         with service.upload_room.hold(client) as take:
             files = await read_files(request, limits.upload_bytes, take, limits.max_files)
@@ -139,7 +142,7 @@ def _add_features(router: APIRouter, service: Service) -> None:
             body = await read_json(request, expected, most, take, items)
             constant = _constant(service, body.calibration)
             rows = await asyncio.to_thread(np.array, body.rows, np.float32)
-            least = service.engine.rejects(body.reject)
+            least = _least(service, body.reject)
             service.engine.check_explain(body.explain)
             answers = await service.predict_rows(rows, client, constant, body.explain)
             return await asyncio.to_thread(_rows_answer, answers, body.top_k, least)
@@ -166,6 +169,11 @@ def _constant(service: Service, calibration: float | str | None) -> float | None
     with contextlib.suppress(ValueError):
         calibration = float(calibration)
     return service.engine.constant(calibration)
+
+
+def _least(service: Service, reject: float | str | None) -> float:
+    """The level that a request's rate stands for. Raises `ConflictError`."""
+    return service.engine.rejects(None if reject is None else checked_rate(reject))
 
 
 def _add_classes(router: APIRouter, service: Service) -> None:
@@ -197,14 +205,16 @@ def _add_changes(router: APIRouter, service: Service, access: Access) -> None:
         openapi_extra=json_of(schemas.NewClass),
         tags=["classes"],
     )
-    async def post_classes(request: Request) -> schemas.ClassInfo:
+    async def post_classes(request: Request) -> schemas.Added:
         """Add a class by describing it; it is recognised from the next request on.
 
         It is kept until the server stops.
         """
         new = await body_of_change(request, schemas.NewClass)
         change = Change("add", new.name, description_of(new))
-        return _info_of(await service.change(change, client_of(request.scope)), new.name)
+        known = await service.change(change, client_of(request.scope))
+        info = _info_of(known, new.name)
+        return schemas.Added(**info.model_dump(), warnings=change.warnings)
 
     @router.patch(
         "/classes/{name:path}",
@@ -246,7 +256,8 @@ def _add_learning(router: APIRouter, service: Service, access: Access) -> None:
         new = name not in service.catalogue.names
         change = Change("images", name, description_of(said), rows)
         known = await service.change(change, client)
-        return schemas.Learnt(**_info_of(known, name).model_dump(), new=new)
+        info = _info_of(known, name).model_dump()
+        return schemas.Learnt(**info, new=new, warnings=change.warnings)
 
     said = {DESCRIPTION: schemas.Described.model_json_schema()}
     form = body_of(FORM, form_of(limits, **said))
@@ -308,6 +319,7 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
             can_explain=engine.can_explain,
             can_reject=engine.can_reject,
             reject=engine.reject or None,
+            transductive=engine.transductive,
         )
 
     @router.get("/tradeoff", responses=responses(), tags=["server"])

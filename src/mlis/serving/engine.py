@@ -14,10 +14,10 @@ import numpy as np
 
 from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
-from mlis.explanation import Explainer, Explanation, can_explain
+from mlis.explanation import Examples, Explainer, Explanation, can_explain
 from mlis.features.decode import ImageError, decode
 from mlis.features.descriptors.class_descriptions import read_descriptions
-from mlis.image_classifier import ImageClassifier, recorded_backbone
+from mlis.image_classifier import ImageClassifier, recorded_backbone, training_images
 from mlis.incremental import (
     ExemplarBuffer,
     add_classes,
@@ -57,6 +57,7 @@ class Engine:
             head makes classes from descriptors.
         reject: rate at which images of known classes may be turned away where a request does not
             say; 0: none.
+        examples: training images that explanations name; else the exemplar buffer's, unnamed.
 
     Raises:
         DataError: images are to be turned away, and the model has no rejection quantiles.
@@ -70,6 +71,7 @@ class Engine:
         descriptions: Mapping[str, str] | None = None,
         exemplars: ExemplarBuffer | None = None,
         reject: float = 0.0,
+        examples: Examples | None = None,
     ):
         check_reject(recognizer, reject or None)
         self.reject: float = reject
@@ -82,13 +84,13 @@ class Engine:
             descriptions=dict(descriptions or {}),
             display_names=recognizer.display_names,
         )
-        self._served = (recognizer, exemplars, known)
+        self._served = (recognizer, exemplars, known, examples)
         self._explainer: Explainer | None = None
 
     @property
     def catalogue(self) -> Catalogue:
         """The classes as they are now."""
-        return self._served[-1]
+        return self._served[2]
 
     @property
     def calibration(self) -> float:
@@ -106,6 +108,11 @@ class Engine:
             return constant_of(self._served[0], calibration)
         except SettingsError as error:
             raise ConflictError(str(error)) from None
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the model was adapted to unlabelled images."""
+        return self._served[0].transductive
 
     @property
     def can_reject(self) -> bool:
@@ -127,14 +134,15 @@ class Engine:
     @property
     def can_explain(self) -> bool:
         """Whether the model has what explanations need."""
-        return can_explain(*self._served[:2])
+        recognizer, exemplars, _, examples = self._served
+        return can_explain(recognizer, examples or exemplars)
 
     def check_explain(self, asked: bool) -> None:
         """Raise `ConflictError` where an explanation is asked for and cannot be given."""
         if asked and not self.can_explain:
             raise ConflictError(
                 "cannot explain: the model has no Gaussian classifier, and no exemplar buffer is "
-                "loaded (it is where classes may be changed)"
+                "loaded (it is where classes may be changed), nor --training"
             )
 
     @property
@@ -177,7 +185,7 @@ class Engine:
                 features[rows] = self.backbone(values)
             else:
                 features[rows] = values
-        recognizer, exemplars, catalogue = self._served
+        recognizer, exemplars, catalogue, examples = self._served
         finite = np.asarray(np.isfinite(features).all(axis=1))
         scores = np.full((len(queries), len(catalogue.names)), np.nan)
         if finite.any():
@@ -193,8 +201,8 @@ class Engine:
             probabilities = probabilities_of(scores, recognizer.temperature)
         asked = [i for i, one in enumerate(queries) if one.explain and known[i]]
         why: dict[int, Explanation] = {}
-        if asked and can_explain(recognizer, exemplars):
-            explainer = self._explainer_of(recognizer, exemplars)
+        if asked and can_explain(recognizer, examples or exemplars):
+            explainer = self._explainer_of(recognizer, examples or exemplars)
             why = dict(zip(asked, explainer(features[asked], scores[asked]), strict=True))
         return [
             Answer(catalogue, probabilities[i], "", float(levels[i]), why.get(i), features[i])
@@ -203,10 +211,12 @@ class Engine:
             for i in range(len(queries))
         ]
 
-    def _explainer_of(self, recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> Explainer:
+    def _explainer_of(
+        self, recognizer: Recognizer, images: ExemplarBuffer | Examples | None
+    ) -> Explainer:
         """Made at the first request after a change of the classes."""
         if self._explainer is None or self._explainer.recognizer is not recognizer:
-            self._explainer = Explainer(recognizer, exemplars)
+            self._explainer = Explainer(recognizer, images)
         return self._explainer
 
     def change(
@@ -228,7 +238,7 @@ class Engine:
         return outcomes
 
     def _add(self, changes: list[Change], max_classes: int) -> list[MlisError | None]:
-        recognizer, exemplars, known = self._served
+        recognizer, exemplars, known, examples = self._served
         outcomes: list[MlisError | None] = []
         vectors: dict[str, np.ndarray] = {}
         for change in changes:
@@ -242,9 +252,12 @@ class Engine:
         made = [change for change, failed in zip(changes, outcomes, strict=True) if failed is None]
         if not made:
             return outcomes
+        heard = _Doubts()
         try:
             new = list(vectors), np.stack(list(vectors.values()))
-            grown = add_classes(recognizer, exemplars, *new, note="mlis serve")
+            words = {change.name: change.description.sentences for change in made}
+            options = {"sentences": words, "note": "mlis serve", "warn": heard.add}
+            grown = add_classes(recognizer, exemplars, *new, **options)
         except MlisError as error:
             if len(changes) == 1:
                 return [error]
@@ -255,13 +268,14 @@ class Engine:
             grown = remove_classes(*grown, abandoned)
         kept = [change for change in made if change.name not in abandoned]
         said = {c.name: " ".join(c.description.sentences) for c in kept if c.description.sentences}
+        heard.tell(kept)
         added = known.added | {change.name for change in kept}
-        self._publish(*grown, added, {**known.descriptions, **said})
+        self._publish(*grown, added, {**known.descriptions, **said}, examples)
         return outcomes
 
     def _learn(self, changes: list[Change], max_classes: int) -> list[MlisError | None]:
         """As `_add`, without images of abandoned requests: what is learnt cannot be undone."""
-        recognizer, exemplars, known = self._served
+        recognizer, exemplars, known, examples = self._served
         outcomes: list[MlisError | None] = []
         taken: list[Change] = []
         images: dict[str, list[np.ndarray]] = {}
@@ -279,19 +293,22 @@ class Engine:
                 outcomes.append(error)
         if not taken:
             return outcomes
+        words = {change.name: change.description.sentences for change in taken}
+        heard = _Doubts()
         try:
             rows = {name: np.concatenate(parts) for name, parts in images.items()}
-            grown = add_images(recognizer, exemplars, rows, vectors, note="mlis serve")
+            options = {"sentences": words, "note": "mlis serve", "warn": heard.add}
+            grown = add_images(recognizer, exemplars, rows, vectors, **options)
         except MlisError as error:
             if len(changes) == 1:
                 return [error]
             return [self._learn([change], max_classes)[0] for change in changes]
         if any(change.abandoned.is_set() for change in taken):
             return self._learn(changes, max_classes)
-        words = {change.name: change.description.sentences for change in taken}
+        heard.tell(taken)
         said = {name: " ".join(sentences) for name, sentences in words.items() if sentences}
         added = known.added | (images.keys() - set(known.names))
-        self._publish(*grown, added, {**known.descriptions, **said})
+        self._publish(*grown, added, {**known.descriptions, **said}, examples)
         return outcomes
 
     def _vector_with_images(
@@ -324,7 +341,7 @@ class Engine:
         _check_count(name, names, max_classes)
 
     def _remove_or_rename(self, change: Change) -> MlisError | None:
-        recognizer, exemplars, known = self._served
+        recognizer, exemplars, known, examples = self._served
         old, new = change.name, change.new_name
         said = {name: text for name, text in known.descriptions.items() if name != old}
         added = known.added - {old}
@@ -333,6 +350,7 @@ class Engine:
                 raise NoSuchClassError(f"no such class: {old[:200]!r}. GET /classes lists all")
             if change.action == "remove":
                 changed = remove_classes(recognizer, exemplars, [old])
+                examples = examples and examples.without(known.names.index(old))
             elif new in known.names:
                 raise ConflictError(f"a class {new!r} exists already. Choose another name")
             else:
@@ -342,7 +360,7 @@ class Engine:
         except MlisError as error:
             return error
         if not change.abandoned.is_set():
-            self._publish(*changed, added, said)
+            self._publish(*changed, added, said, examples)
         return None
 
     def _publish(
@@ -351,11 +369,12 @@ class Engine:
         exemplars: ExemplarBuffer | None,
         added: frozenset[str],
         descriptions: Mapping[str, str],
+        examples: Examples | None,
     ) -> None:
         seen = recognizer.seen_mask.numpy(force=True)
         names, shown = recognizer.class_names, recognizer.display_names
         known = Catalogue(names, seen, added, dict(descriptions), shown)
-        self._served = (recognizer, exemplars, known)
+        self._served = (recognizer, exemplars, known, examples)
 
     def _alike(self, queries: Sequence[Query]) -> list[list[int]]:
         """Queries that are computed in one call: all rows; images of one shape, in batches."""
@@ -367,6 +386,23 @@ class Engine:
             size = self.backbone.batch if key[0] and self.backbone is not None else len(rows)
             parts += [rows[i : i + size] for i in range(0, len(rows), size)]
         return parts
+
+
+class _Doubts:
+    """What is doubtful about classes, by name; logged, too."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, list[str]] = {}
+
+    def add(self, name: str, doubt: str) -> None:
+        """As `add_classes` and `add_images` tell it."""
+        self._by_name.setdefault(name, []).append(doubt)
+        logger.warning("%s", doubt)
+
+    def tell(self, changes: Sequence[Change]) -> None:
+        """Those who asked for these changes, which were made."""
+        for change in changes:
+            change.warnings.extend(self._by_name.get(change.name, ()))
 
 
 def _check_count(name: str, names: set[str], max_classes: int) -> None:
@@ -393,6 +429,7 @@ def load_engine(
     changes: bool = True,
     descriptions: Path | None = None,
     reject: float | None = None,
+    training: Path | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Engine:
     """Load a saved model and what is needed to serve it.
@@ -406,6 +443,8 @@ def load_engine(
             loaded then.
         descriptions: table of classes whose sentences are shown, or None.
         reject: as `Engine` takes it.
+        training: labelled features of the training, or its dataset folder, whose images
+            explanations name.
         progress: is told what is loaded next.
 
     Raises:
@@ -430,7 +469,8 @@ def load_engine(
             describer = Describer.of(recognizer, str(place), text_model)
         except SettingsError as error:
             logger.warning("classes cannot be added: %s", error)
-    return Engine(recognizer, images, describer, sentences, exemplars, reject or 0.0)
+    examples = None if training is None else training_images(training, recognizer)
+    return Engine(recognizer, images, describer, sentences, exemplars, reject or 0.0, examples)
 
 
 def _sentences(table: Path | None) -> dict[str, str]:

@@ -87,6 +87,7 @@ class Change:
         features: (n, Dx) of images of a class, which is added if there is none of that name.
         new_name: of a class that is renamed.
         abandoned: set when nobody waits for it any more; then it must not be made.
+        warnings: filled where it is made: what is doubtful about the class.
     """
 
     action: str
@@ -95,3 +96,4 @@ class Change:
     features: np.ndarray | None = None
     new_name: str = ""
     abandoned: threading.Event = field(default_factory=threading.Event)
+    warnings: list[str] = field(default_factory=list[str])

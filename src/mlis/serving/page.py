@@ -77,4 +77,5 @@ def _html(service: Service, access: Access) -> str:
         can_explain=engine.can_explain,
         can_reject=engine.can_reject,
         reject=engine.reject,
+        transductive=engine.transductive,
     )

@@ -20,7 +20,7 @@ LARGEST_FEATURE = 1e30
 """Far beyond any feature, and far enough within float32 that scores of it do not overflow."""
 
 REJECT = (
-    "share of images of known classes that may be turned away, above 0 and below 1, so that the "
+    "share of images of known classes that may be turned away, such as 0.05 or 5%, so that the "
     "first class of what looks like none of them is `unknown`; without it that of --reject, if any"
 )
 
@@ -51,7 +51,10 @@ _LOSS = "(100|[0-9]{1,2}([.][0-9]{1,6})?)"
 _DECIMAL = "-?[0-9]{1,20}([.][0-9]{1,20})?(e([0-9]|-[0-9]{1,2}))?"  # as the page writes any float
 Word = Annotated[str, StringConstraints(pattern=f"^(h|seen-loss={_LOSS}|{_DECIMAL})$")]
 Calibration: Any = Constant | Word | None  # pyright: ignore[reportOperatorIssue]
-Rate: Any = Annotated[Number, Field(gt=0, lt=1)] | None  # pyright: ignore[reportOperatorIssue]
+_PER_CENT = "(0[.]0{0,5}[1-9][0-9]{0,5}|[1-9][0-9]?([.][0-9]{1,6})?)%"
+Share = Annotated[str, StringConstraints(pattern=f"^{_PER_CENT}$")]
+Rate: Any = Annotated[Number, Field(gt=0, lt=1)] | Share | None  # pyright: ignore[reportOperatorIssue]
+Part = Annotated[float, Field(gt=0, lt=1)]
 CALIBRATION = (
     "the trade-off between seen and unseen classes: h, seen-loss=P, or the calibration constant; "
     "the model's own where absent"
@@ -108,7 +111,7 @@ class Neighbour(Wire):
 
     class_name: str = Field(alias="class")
     similarity: float = Field(description="cosine")
-    name: str = Field(description="empty, as the server does not know it")
+    name: str = Field(description="its path or row of --training; empty without that")
 
 
 class Explanation(Wire):
@@ -194,7 +197,13 @@ class TradeOff(Wire):
     )
 
 
-class Learnt(ClassInfo):
+class Added(ClassInfo):
+    """The class that was added."""
+
+    warnings: list[str] = Field(description="what is doubtful about it, and what to do")
+
+
+class Learnt(Added):
     """The class that images were added to."""
 
     new: bool = Field(description="whether there was no class of that name when they were added")
@@ -251,6 +260,10 @@ class Health(Wire):
     can_explain: bool = Field(description="whether predictions may ask to `explain`")
     can_reject: bool = Field(description="whether predictions may ask to `reject`")
     reject: float | None = Field(description="of requests that do not say: that of --reject")
+    transductive: bool = Field(
+        description="whether the model was adapted to unlabelled images, so that its figures are "
+        "not comparable with those of others"
+    )
 
 
 class Place(Wire):

@@ -49,10 +49,11 @@ class Descriptors:
         split: C of seen or unseen, or None.
         record: how the vectors were computed, as JSON values, sufficient to describe new classes in
             the same way: `text`, `BackboneSpec.to_dict` of the text model; `sentences`, the columns
-            of sentences; `attributes`, each a `Column`; `attribute_weight`; `missing`, cells read
-            as missing; `text_mean`, if it was subtracted; `kind`, a short description; `notes`;
-            `source`, name and SHA-256 of the table; `phrases`, if they were asked for, vectors of
-            names: `attributes`, one of each column, and `classes`, by name.
+            of sentences; `texts`, the sentences of each class, but for names alone; `attributes`,
+            each a `Column`; `attribute_weight`; `missing`, cells read as missing; `text_mean`, if
+            it was subtracted; `kind`, a short description; `notes`; `source`, name and SHA-256 of
+            the table; `phrases`, if they were asked for, vectors of names: `attributes`, one of
+            each column, and `classes`, by name.
         display: name → display name, where there is one.
     """
 
@@ -117,6 +118,8 @@ def describe(
     share = weight if both else float(bool(columns))
     vectors = concatenate(*parts, weight=share) if both else parts[0]
     text = model.identity.to_dict() if model is not None and table.has_sentences else None
+    told = table.sentence_columns != (NAME,)  # names alone are known already
+    texts = {n: list(t) for n, t in zip(table.names, table.sentences, strict=True) if t and told}
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -124,6 +127,7 @@ def describe(
         "size": vectors.shape[1],
         "text": text,
         "sentences": list(table.sentence_columns),
+        **({"texts": texts} if texts else {}),
         "missing": list(table.missing),
         "attributes": [asdict(column) for column in columns],
         "attribute_weight": share,

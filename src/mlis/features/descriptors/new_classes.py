@@ -38,6 +38,20 @@ def describe_like(
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Names (n) and descriptors (n, Da) float32 of new classes.
 
+    Args, raises: as :func:`descriptions_like`.
+    """
+    described, vectors = descriptions_like(record, classes, model=model)
+    return described.names, vectors
+
+
+def descriptions_like(
+    record: Mapping[str, Any],
+    classes: str | Path | Descriptions,
+    *,
+    model: TextModel | None = None,
+) -> tuple[ClassDescriptions, np.ndarray]:
+    """New classes as they are described, and their descriptors (n, Da) float32.
+
     Args:
         record: how the training descriptors were computed: `descriptors` of a dataset's sources.
         classes: a table with the columns of the training table (absent columns of attributes are
@@ -76,7 +90,7 @@ def describe_like(
     if columns:
         parts.append(_attributes(described, columns, alone=not parts))
     vectors = concatenate(*parts, weight=weight) if len(parts) == 2 else parts[0]
-    return described.names, vectors.astype(np.float32)
+    return described, vectors.astype(np.float32)
 
 
 def _from_sentences(descriptions: Descriptions) -> ClassDescriptions:

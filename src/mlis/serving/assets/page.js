@@ -115,7 +115,8 @@ async function change(place, title, good, request) {
   try {
     const found = await request();
     const text = found?.new === false ? `${found.name} has learnt from the photographs` : good;
-    place.replaceChildren(note("good", text, "It is so until the server stops."));
+    const doubts = (found?.warnings ?? []).map((each) => note("doubt", "Please check", sentence(each)));
+    place.replaceChildren(note("good", text, "It is so until the server stops."), ...doubts);
   } catch (error) {
     place.replaceChildren(note("wrong", title, error.message));
     return;
