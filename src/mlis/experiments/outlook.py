@@ -80,6 +80,8 @@ def estimate(task: Task, rows: Iterable[Row]) -> float | None:
     """Mean seconds of rows like this task: best of the same settings, else of as many steps."""
     levels: dict[int, list[float]] = {}
     for row in rows:
+        if row.task["method"] not in METHODS:  # of another version
+            continue
         other = Task.from_dict(row.task)
         if (other.kind, other.protocol, _size(other)) != (task.kind, task.protocol, _size(task)):
             continue
