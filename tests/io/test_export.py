@@ -152,7 +152,7 @@ def test_other_image_models_stay_outside(tmp_path):
     from coloured import Colours
 
     model = replace(trained(), metadata=Metadata({"backbone": Colours().identity.to_dict()}))
-    with pytest.raises(DataError, match="only EfficientNet-Lite can"):
+    with pytest.raises(DataError, match="only a single EfficientNet-Lite can"):
         export_onnx(model, tmp_path / "m.onnx", images=True, backbone=Colours())
     with pytest.raises(DataError, match="does not know which image model"):
         export_onnx(trained(), tmp_path / "m.onnx", images=True)
