@@ -25,7 +25,7 @@ from mlis.evaluation import best_calibration
 from mlis.features.descriptors.new_classes import describe_like
 from mlis.features.descriptors.visual_words import known_texts
 from mlis.incremental import ExemplarBuffer, add_classes, remove_classes
-from mlis.incremental.doubts import attraction
+from mlis.incremental.class_warnings import attraction
 from mlis.methods.registry import build_method
 from mlis.model.recognizer import Recognizer
 

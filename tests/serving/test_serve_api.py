@@ -663,7 +663,7 @@ def test_training_images_are_named_also_after_classes_change():
             assert one["class"] == shown
 
 
-def test_what_is_doubtful_about_a_class_is_answered():
+def test_possible_problems_of_a_class_are_answered():
     with client(growing_engine()) as asker:
         red = {
             "name": "scarlet",

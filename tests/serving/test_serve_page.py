@@ -222,7 +222,7 @@ def test_a_visitor_tries_pictures_adds_a_class_and_tries_again(browser, model, p
         visit.describe("brick", "red: 0.75\ngreen: 0.15\nblue: 0.1")
         visit.page.locator(".note.good").wait_for()
         assert "brick is a class now" in visit.page.content()
-        assert visit.page.locator(".note.doubt").count() == 0
+        assert visit.page.locator(".note.warning").count() == 0
         visit.page.locator(".best .name", has_text="brick").wait_for()  # tried again at once
         assert visit.page.locator(".best .tag.added").count() == 1
         assert "6 classes apart" in visit.page.content()

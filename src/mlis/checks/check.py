@@ -8,7 +8,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError
 from mlis.features.descriptors.attributes import column_names
 from mlis.features.descriptors.visual_words import known_texts
-from mlis.incremental.doubts import attracting
+from mlis.incremental.class_warnings import attracting
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.recognizer import Recognizer
 

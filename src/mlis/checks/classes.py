@@ -55,7 +55,7 @@ def descriptions(descriptors: np.ndarray, class_names: Sequence[str]) -> list[Fi
 def texts(
     sentences: Mapping[str, Sequence[str]], class_names: Sequence[str]
 ) -> tuple[list[Finding], list[str]]:
-    """Classes whose sentences have next to no word for what can be seen, and a note.
+    """Classes whose sentences have hardly a word for anything visible, and a note.
 
     Args:
         sentences: by class name, where they are known.

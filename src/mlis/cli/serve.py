@@ -144,7 +144,10 @@ def _say_ready(engine: "Engine", access: Access, address: str) -> None:
     kinds = "images and features" if engine.backbone else "features"
     print(f"ready: {len(engine.catalogue.names)} classes, {kinds}; Ctrl-C stops")
     if engine.transductive:
-        print("transductive: adapted to unlabelled images; its figures stand beside no others")
+        print(
+            "transductive: adapted to unlabelled images; its figures are not comparable with those "
+            "of inductive models"
+        )
     if access.page:
         print(f"page: {address}/")
     print(f"API:  {address}/openapi.json", flush=True)

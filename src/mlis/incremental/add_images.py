@@ -14,12 +14,12 @@ from mlis.incremental.class_changes import (
     check_names,
     check_refittable,
     checked_classes,
-    log_doubt,
+    log_warning,
     noted,
     refitted,
     with_texts,
 )
-from mlis.incremental.doubts import doubtful_descriptions
+from mlis.incremental.class_warnings import description_warnings
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.feature_range import FeatureRange
 from mlis.model.heads import Head
@@ -41,7 +41,7 @@ def add_images(
     *,
     sentences: Mapping[str, Sequence[str]] | None = None,
     note: str = "",
-    warn: Callable[[str, str], None] = log_doubt,
+    warn: Callable[[str, str], None] = log_warning,
 ) -> tuple[Recognizer, ExemplarBuffer | None]:
     """A recognizer that has also learnt from these images, and its exemplar buffer.
 
@@ -61,7 +61,7 @@ def add_images(
             is known by its images alone.
         sentences: of added classes by name, as :func:`add_classes` takes them.
         note: kept in the history.
-        warn: is told of the name of a class, and of what is doubtful about it: its description, or
+        warn: is told of the name of a class, and of a possible problem: of its description, or
             a new name that is spelt almost like a known one.
 
     Raises:
@@ -75,8 +75,8 @@ def add_images(
     new = [name for name in features if name not in place]
     vectors = _vectors(recognizer, new, descriptors or {})
     said = {normal(name): tuple(texts) for name, texts in (sentences or {}).items()}
-    for doubt in _doubts(recognizer, new, vectors, said):
-        warn(*doubt)
+    for problem in _warnings_of(recognizer, new, vectors, said):
+        warn(*problem)
     place |= {name: i for i, name in enumerate(new, len(place))}
     labels = np.repeat([place[name] for name in features], [len(x) for x in features.values()])
     every = np.concatenate([recognizer.descriptors.numpy(force=True), vectors])
@@ -150,13 +150,13 @@ def _check_range(recognizer: Recognizer, name: str, x: np.ndarray) -> None:
         )
 
 
-def _doubts(
+def _warnings_of(
     recognizer: Recognizer,
     new: Sequence[str],
     vectors: np.ndarray,
     sentences: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[str, str]]:
-    """What is doubtful about added classes: their names and descriptions."""
+    """Possible problems of added classes: of their names and descriptions."""
     for name in new:
         if known := almost(name, recognizer.class_names):
             yield (
@@ -166,7 +166,7 @@ def _doubts(
             )
     described = [i for i in range(len(new)) if vectors[i].any()]
     names = [new[i] for i in described]
-    yield from doubtful_descriptions(recognizer, names, vectors[described], sentences)
+    yield from description_warnings(recognizer, names, vectors[described], sentences)
 
 
 def _vectors(recognizer: Recognizer, new: list[str], descriptors: Mapping[str, Any]) -> np.ndarray:

@@ -17,7 +17,7 @@ from mlis.data.dataset import DISPLAYED
 from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
-from mlis.incremental.doubts import ADVICE, attracting, doubtful_descriptions
+from mlis.incremental.class_warnings import ADVICE, attracting, description_warnings
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.incremental.refit import refit
 from mlis.model.heads import EnsembleHead, Head, LinearHead
@@ -28,9 +28,9 @@ from mlis.storage.atomic import check_unicode
 logger: logging.Logger = logging.getLogger(__name__)
 
 
-def log_doubt(_: str, doubt: str) -> None:
-    """Log what is doubtful about a class, as a warning."""
-    logger.warning("%s", doubt)
+def log_warning(_: str, problem: str) -> None:
+    """Log a possible problem of a class, as a warning."""
+    logger.warning("%s", problem)
 
 
 @own_modes()
@@ -43,7 +43,7 @@ def add_classes(
     sentences: Mapping[str, Sequence[str]] | None = None,
     synthetic_per_class: int | None = None,
     note: str = "",
-    warn: Callable[[str, str], None] = log_doubt,
+    warn: Callable[[str, str], None] = log_warning,
 ) -> tuple[Recognizer, ExemplarBuffer | None]:
     """A recognizer that also knows classes of which there is no image, and its exemplar buffer.
 
@@ -61,9 +61,9 @@ def add_classes(
             model, and looked at.
         synthetic_per_class: synthetic samples per unseen class; the training's number where absent.
         note: kept in the history.
-        warn: is told of the name of a class, and of what is doubtful about it: its description
-            tells little, is like another one's, or attracts images of other classes
-            (:mod:`mlis.incremental.doubts`).
+        warn: is told of the name of a class, and of a possible problem: its description
+            says little, is like another one's, or attracts images of other classes
+            (:mod:`mlis.incremental.class_warnings`).
 
     Raises:
         DataError: a name is there already or given twice, a descriptor has another length, is zero
@@ -73,8 +73,8 @@ def add_classes(
     kept = _needed(recognizer, exemplars, synthetic_per_class)
     names, vectors = checked_classes(recognizer, names, descriptors)
     said = {name: tuple(texts) for name, texts in (sentences or {}).items() if name in names}
-    for doubt in doubtful_descriptions(recognizer, names, vectors, said):
-        warn(*doubt)
+    for problem in description_warnings(recognizer, names, vectors, said):
+        warn(*problem)
     known = recognizer.descriptors.numpy(force=True)
     vectors = vectors.astype(known.dtype)
     seen = np.append(recognizer.seen_mask.numpy(force=True), np.zeros(len(names), dtype=bool))

@@ -79,7 +79,7 @@ def turned_away(
 ) -> dict[str, float]:
     """Share of images, in per cent, that are answered "unknown" at a rate.
 
-    A rate is a promise about validation images, so that what is turned away of others differs.
+    A rate is calibrated on validation images; of others another share is turned away.
 
     Args:
         quantiles: stored with the model; without any nothing is turned away, and nothing returned.

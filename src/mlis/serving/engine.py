@@ -252,11 +252,11 @@ class Engine:
         made = [change for change, failed in zip(changes, outcomes, strict=True) if failed is None]
         if not made:
             return outcomes
-        heard = _Doubts()
+        log = _WarningLog()
         try:
             new = list(vectors), np.stack(list(vectors.values()))
             words = {change.name: change.description.sentences for change in made}
-            options = {"sentences": words, "note": "mlis serve", "warn": heard.add}
+            options = {"sentences": words, "note": "mlis serve", "warn": log.add}
             grown = add_classes(recognizer, exemplars, *new, **options)
         except MlisError as error:
             if len(changes) == 1:
@@ -268,7 +268,7 @@ class Engine:
             grown = remove_classes(*grown, abandoned)
         kept = [change for change in made if change.name not in abandoned]
         said = {c.name: " ".join(c.description.sentences) for c in kept if c.description.sentences}
-        heard.tell(kept)
+        log.attach(kept)
         added = known.added | {change.name for change in kept}
         self._publish(*grown, added, {**known.descriptions, **said}, examples)
         return outcomes
@@ -294,10 +294,10 @@ class Engine:
         if not taken:
             return outcomes
         words = {change.name: change.description.sentences for change in taken}
-        heard = _Doubts()
+        log = _WarningLog()
         try:
             rows = {name: np.concatenate(parts) for name, parts in images.items()}
-            options = {"sentences": words, "note": "mlis serve", "warn": heard.add}
+            options = {"sentences": words, "note": "mlis serve", "warn": log.add}
             grown = add_images(recognizer, exemplars, rows, vectors, **options)
         except MlisError as error:
             if len(changes) == 1:
@@ -305,7 +305,7 @@ class Engine:
             return [self._learn([change], max_classes)[0] for change in changes]
         if any(change.abandoned.is_set() for change in taken):
             return self._learn(changes, max_classes)
-        heard.tell(taken)
+        log.attach(taken)
         said = {name: " ".join(sentences) for name, sentences in words.items() if sentences}
         added = known.added | (images.keys() - set(known.names))
         self._publish(*grown, added, {**known.descriptions, **said}, examples)
@@ -388,19 +388,19 @@ class Engine:
         return parts
 
 
-class _Doubts:
-    """What is doubtful about classes, by name; logged, too."""
+class _WarningLog:
+    """Possible problems of classes, by name; logged, too."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, list[str]] = {}
 
-    def add(self, name: str, doubt: str) -> None:
+    def add(self, name: str, problem: str) -> None:
         """As `add_classes` and `add_images` tell it."""
-        self._by_name.setdefault(name, []).append(doubt)
-        logger.warning("%s", doubt)
+        self._by_name.setdefault(name, []).append(problem)
+        logger.warning("%s", problem)
 
-    def tell(self, changes: Sequence[Change]) -> None:
-        """Those who asked for these changes, which were made."""
+    def attach(self, changes: Sequence[Change]) -> None:
+        """To these changes, which were made."""
         for change in changes:
             change.warnings.extend(self._by_name.get(change.name, ()))
 

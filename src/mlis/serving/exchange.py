@@ -87,7 +87,7 @@ class Change:
         features: (n, Dx) of images of a class, which is added if there is none of that name.
         new_name: of a class that is renamed.
         abandoned: set when nobody waits for it any more; then it must not be made.
-        warnings: filled where it is made: what is doubtful about the class.
+        warnings: filled where it is made: possible problems of the class.
     """
 
     action: str

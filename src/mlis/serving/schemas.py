@@ -200,7 +200,7 @@ class TradeOff(Wire):
 class Added(ClassInfo):
     """The class that was added."""
 
-    warnings: list[str] = Field(description="what is doubtful about it, and what to do")
+    warnings: list[str] = Field(description="possible problems of the class, and what to do")
 
 
 class Learnt(Added):

@@ -115,8 +115,8 @@ async function change(place, title, good, request) {
   try {
     const found = await request();
     const text = found?.new === false ? `${found.name} has learnt from the photographs` : good;
-    const doubts = (found?.warnings ?? []).map((each) => note("doubt", "Please check", sentence(each)));
-    place.replaceChildren(note("good", text, "It is so until the server stops."), ...doubts);
+    const warnings = (found?.warnings ?? []).map((each) => note("warning", "Please check", sentence(each)));
+    place.replaceChildren(note("good", text, "It is so until the server stops."), ...warnings);
   } catch (error) {
     place.replaceChildren(note("wrong", title, error.message));
     return;

@@ -1,4 +1,4 @@
-"""What is doubtful about classes that were added by a description."""
+"""Warnings of possible problems of classes that were added by a description."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress
@@ -12,8 +12,8 @@ from mlis.features.descriptors.visual_words import known_texts, says_little
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.recognizer import Recognizer
 
-Doubts = Iterator[tuple[str, str]]
-"""Names of classes, each with what is doubtful and what to do."""
+ClassWarnings = Iterator[tuple[str, str]]
+"""Names of classes, each with a possible problem and what to do."""
 
 ADVICE = "Describe what sets it apart."
 ATTRACTS = 3.0
@@ -24,12 +24,12 @@ _ENOUGH = 10  # known classes that suffice to judge a new descriptor beside them
 _ROWS = 4096  # most exemplars that are looked at
 
 
-def doubtful_descriptions(
+def description_warnings(
     recognizer: Recognizer,
     names: Sequence[str],
     vectors: np.ndarray,
     sentences: Mapping[str, Sequence[str]],
-) -> Doubts:
+) -> ClassWarnings:
     """New classes whose description tells little, or is like another one, or like all of them.
 
     Args:
@@ -38,11 +38,13 @@ def doubtful_descriptions(
         vectors: (n, Da) their descriptors.
         sentences: of new classes by name, where there are some.
     """
-    yield from _doubtful_vectors(recognizer, names, vectors)
-    yield from _doubtful_sentences(recognizer, sentences)
+    yield from _vector_warnings(recognizer, names, vectors)
+    yield from _sentence_warnings(recognizer, sentences)
 
 
-def _doubtful_vectors(recognizer: Recognizer, names: Sequence[str], vectors: np.ndarray) -> Doubts:
+def _vector_warnings(
+    recognizer: Recognizer, names: Sequence[str], vectors: np.ndarray
+) -> ClassWarnings:
     known = recognizer.descriptors.numpy(force=True)
     described = np.any(known, axis=1)
     known = known[described]
@@ -78,7 +80,9 @@ def _doubtful_vectors(recognizer: Recognizer, names: Sequence[str], vectors: np.
             )
 
 
-def _doubtful_sentences(recognizer: Recognizer, sentences: Mapping[str, Sequence[str]]) -> Doubts:
+def _sentence_warnings(
+    recognizer: Recognizer, sentences: Mapping[str, Sequence[str]]
+) -> ClassWarnings:
     """Nothing is said where the training's are mostly like that (names, other languages)."""
     known = known_texts(recognizer.metadata.sources)
     if 2 * sum(map(says_little, known.values())) > len(known):
@@ -87,8 +91,8 @@ def _doubtful_sentences(recognizer: Recognizer, sentences: Mapping[str, Sequence
         if texts and says_little(texts):
             yield (
                 name,
-                f"the description of {name!r}, {' '.join(texts)[:60]!r}, says next to nothing that "
-                "can be seen. Describe colours, shapes, patterns, sizes and parts.",
+                f"the description of {name!r}, {' '.join(texts)[:60]!r}, hardly describes anything "
+                "visible. Describe colours, shapes, patterns, sizes and parts.",
             )
 
 

@@ -13,7 +13,7 @@ from mlis.features.descriptors.describe import describe
 from mlis.features.descriptors.new_classes import descriptions_like
 from mlis.features.descriptors.visual_words import says_little, visual_words
 from mlis.incremental import add_classes, remove_classes
-from mlis.incremental.doubts import ATTRACTS, attraction
+from mlis.incremental.class_warnings import ATTRACTS, attraction
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.recognizer import Metadata, replace
@@ -53,8 +53,8 @@ def trained():
 class Told(list[tuple[str, str]]):
     """What `add_classes` told of classes."""
 
-    def __call__(self, name: str, doubt: str) -> None:
-        self.append((name, doubt))
+    def __call__(self, name: str, problem: str) -> None:
+        self.append((name, problem))
 
 
 def models_of(data):
