@@ -12,7 +12,7 @@ from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe
 from mlis.features.descriptors.new_classes import descriptions_like
 from mlis.features.descriptors.visual_words import says_little, visual_words
-from mlis.incremental import add_classes, remove_classes
+from mlis.incremental import add_classes, add_images, remove_classes, rename_classes
 from mlis.incremental.class_warnings import ATTRACTS, attraction
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.raw import RidgeSoftmax
@@ -115,6 +115,42 @@ def test_a_text_that_says_nothing_is_told_and_kept(trained, caplog):
     assert not [text for text in told if "macaw" in text and "seen" in text]
     (found,) = check(grown).of_check("no-visual-words")
     assert found.classes == ("bird",)
+
+
+def vague(recognizer):
+    """The classes whose text `check` names."""
+    return [one.classes for one in check(recognizer).of_check("no-visual-words")]
+
+
+def test_sentences_follow_the_names_of_classes(trained):
+    data, (_, (model, _)) = trained
+    one, other = model.class_names[:2]
+    texts = {name: [GOOD] for name in model.class_names} | {one: ["a bird"]}
+    known = with_texts(model, texts)
+    assert vague(known) == [(one,)]
+    assert vague(rename_classes(known, {one: "new"})) == [("new",)]
+    assert vague(rename_classes(known, {one: other, other: one})) == [(other,)]
+    smaller, _ = remove_classes(known, None, [one])
+    assert vague(smaller) == []
+    again, _ = add_classes(smaller, None, [one], data.descriptors[:1])
+    assert vague(again) == []
+
+
+def test_sentences_are_of_classes_in_any_unicode_form(trained):
+    data, (_, (model, _)) = trained
+    known = with_texts(model, {name: [GOOD] for name in model.class_names})
+    row = data.descriptors[:1] + np.random.default_rng(1).normal(0, 0.5, data.descriptors[:1].shape)
+    grown, _ = add_classes(known, None, ["cafe\u0301"], row, sentences={" cafe\u0301": ["a bird"]})
+    assert vague(grown) == [("caf\u00e9",)]
+
+
+def test_images_of_a_known_class_leave_its_sentences(trained):
+    data, (_, (model, _)) = trained
+    name = model.class_names[0]
+    known = with_texts(model, {each: [GOOD] for each in model.class_names})
+    for said in ({name: ()}, {name: ["a bird"]}):  # are of added classes alone
+        grown, _ = add_images(known, None, {name: data.features[:2]}, sentences=said)
+        assert grown.metadata.sources["descriptors"]["texts"][name] == [GOOD]
 
 
 def test_nothing_is_told_of_texts_where_the_training_s_are_like_them(trained):

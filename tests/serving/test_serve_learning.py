@@ -1,8 +1,10 @@
 """Images added to classes through the API: what is learnt, what is refused, clients at once."""
 
+import dataclasses
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import pytest
 from mlis.incremental import add_images
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.prototype import RidgePrototype
+from mlis.model.recognizer import replace
 from mlis.serving import engine as engine_module
-from mlis.serving.descriptions import Describer
+from mlis.serving.descriptions import Describer, Description
 from mlis.serving.engine import Engine
 from mlis.serving.exchange import Change
 from serve_cases import (
@@ -134,6 +137,32 @@ def test_names_are_composed_and_may_have_slashes():
         assert add(asker, "caf%C3%A9/images", *photos("cyan")).json()["new"] is False
         body = {"name": "tea\u0301", "vector": [0.1, 0.8, 0.8]}
         assert asker.post("/classes", json=body).json()["name"] == "teá"
+
+
+def described_engine():
+    """Of a model that keeps its classes' sentences; a new class gets some vector."""
+    data, good = world(), "A red bird with a yellow beak and a long tail."
+    model = Gaussian(small()).fit(data.for_training(), device="cpu").recognizer
+    texts = {name: [good] for name in model.class_names}
+    metadata = dataclasses.replace(model.metadata, sources={"descriptors": {"texts": texts}})
+    vector = data.descriptors[0] + np.linspace(0, 1, data.descriptors.shape[1], dtype=np.float32)
+    describer = SimpleNamespace(vector=lambda name, description: vector)
+    return Engine(replace(model, metadata=metadata), describer=describer), texts
+
+
+def test_sentences_stay_where_images_are_learnt_without_any():
+    engine, texts = described_engine()
+    vague = Description(sentences=("a popular animal",))
+    rows = world().features
+    known = [Change("images", name, features=rows[:2]) for name in engine.catalogue.names[:7]]
+    assert engine.change(known) == [None] * 7
+    assert engine._served[0].metadata.sources["descriptors"]["texts"] == texts
+    both = [Change("images", "new", said, features=rows[:2]) for said in (vague, Description())]
+    assert engine.change(both) == [None, None]
+    assert any("'a popular animal'" in text for text in both[0].warnings)
+    assert engine.catalogue.descriptions["new"] == "a popular animal"
+    kept = engine._served[0].metadata.sources["descriptors"]["texts"]
+    assert kept == texts | {"new": ["a popular animal"]}
 
 
 # --- what is refused ------------------------------------------------------------------------------

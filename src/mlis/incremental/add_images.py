@@ -17,6 +17,7 @@ from mlis.incremental.class_changes import (
     log_warning,
     noted,
     refitted,
+    sentences_of,
     with_texts,
 )
 from mlis.incremental.class_warnings import description_warnings
@@ -74,7 +75,7 @@ def add_images(
     place = {name: i for i, name in enumerate(recognizer.class_names)}
     new = [name for name in features if name not in place]
     vectors = _vectors(recognizer, new, descriptors or {})
-    said = {normal(name): tuple(texts) for name, texts in (sentences or {}).items()}
+    said = sentences_of(new, sentences)
     for problem in _warnings_of(recognizer, new, vectors, said):
         warn(*problem)
     place |= {name: i for i, name in enumerate(new, len(place))}

@@ -17,6 +17,7 @@ from mlis.data.dataset import DISPLAYED
 from mlis.data.labels import normal, shorten, suggestion, warn_of_similar
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
+from mlis.features.descriptors.visual_words import known_texts
 from mlis.incremental.class_warnings import ADVICE, attracting, description_warnings
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.incremental.refit import refit
@@ -72,7 +73,7 @@ def add_classes(
     """
     kept = _needed(recognizer, exemplars, synthetic_per_class)
     names, vectors = checked_classes(recognizer, names, descriptors)
-    said = {name: tuple(texts) for name, texts in (sentences or {}).items() if name in names}
+    said = sentences_of(names, sentences)
     for problem in description_warnings(recognizer, names, vectors, said):
         warn(*problem)
     known = recognizer.descriptors.numpy(force=True)
@@ -97,12 +98,24 @@ def add_classes(
     return grown, exemplars
 
 
+def sentences_of(
+    names: Sequence[str], sentences: Mapping[str, Sequence[str]] | None
+) -> dict[str, tuple[str, ...]]:
+    """Those of the classes of these names, where there are some."""
+    given = {normal(name): tuple(texts) for name, texts in (sentences or {}).items()}
+    return {name: given[name] for name in names if given.get(name)}
+
+
 def with_texts(metadata: Metadata, sentences: Mapping[str, Sequence[str]]) -> Metadata:
     """The metadata with the sentences of more classes, where those of the training are kept."""
-    made = metadata.sources.get("descriptors") or {}
-    if "texts" not in made or not sentences:
+    if "texts" not in (metadata.sources.get("descriptors") or {}):
         return metadata
-    made = {**made, "texts": {**made["texts"], **{n: list(t) for n, t in sentences.items()}}}
+    more = {name: list(texts) for name, texts in sentences.items()}
+    return _with_all_texts(metadata, {**known_texts(metadata.sources), **more})
+
+
+def _with_all_texts(metadata: Metadata, texts: Mapping[str, Sequence[str]]) -> Metadata:
+    made = {**metadata.sources["descriptors"], "texts": dict(texts)}
     return dataclasses.replace(metadata, sources={**metadata.sources, "descriptors": made})
 
 
@@ -199,15 +212,14 @@ def remove_classes(
     rows = torch.from_numpy(kept).to(recognizer.device)
     restored = None if exemplars is None else _head_before(recognizer, exemplars, gone)
     names = [recognizer.class_names[i] for i in gone]
-    metadata = noted(recognizer, "remove", names)
-    shown = {name: text for name, text in recognizer.display_names.items() if name not in names}
+    left = {name: name for name in recognizer.class_names if name not in names}
     smaller = replace(
         recognizer,
         head=restored or recognizer.head.chosen(rows),
-        class_names=tuple(recognizer.class_names[i] for i in kept),
+        class_names=tuple(left),
         seen_mask=recognizer.seen_mask[rows],
         descriptors=recognizer.descriptors[rows],
-        metadata=_shown(metadata, shown),
+        metadata=_renamed(noted(recognizer, "remove", names), left),
     )
     return smaller, None if exemplars is None else exemplars.chosen(kept)
 
@@ -227,9 +239,9 @@ def rename_classes(recognizer: Recognizer, names: Mapping[str, str]) -> Recogniz
         raise DataError(
             f"two classes would have the same name: {shorten(twice)}. Choose other names."
         )
-    metadata = noted(recognizer, "rename", dict(names))
-    shown = {names.get(name, name): text for name, text in recognizer.display_names.items()}
-    return replace(recognizer, class_names=renamed, metadata=_shown(metadata, shown))
+    new_names = dict(zip(recognizer.class_names, renamed, strict=True))
+    metadata = _renamed(noted(recognizer, "rename", dict(names)), new_names)
+    return replace(recognizer, class_names=renamed, metadata=metadata)
 
 
 def set_display_names(recognizer: Recognizer, names: Mapping[str, str]) -> Recognizer:
@@ -248,6 +260,15 @@ def set_display_names(recognizer: Recognizer, names: Mapping[str, str]) -> Recog
     shown = {name: text for name, text in {**recognizer.display_names, **new}.items() if text}
     metadata = noted(recognizer, "display", new)
     return replace(recognizer, metadata=_shown(metadata, shown))
+
+
+def _renamed(metadata: Metadata, names: Mapping[str, str]) -> Metadata:
+    """Display names and sentences under the new names, {old: new}, of these classes alone."""
+    shown, texts = metadata.sources.get(DISPLAYED) or {}, known_texts(metadata.sources)
+    metadata = _shown(metadata, {names[old]: text for old, text in shown.items() if old in names})
+    if not texts:
+        return metadata
+    return _with_all_texts(metadata, {names[n]: said for n, said in texts.items() if n in names})
 
 
 def _shown(metadata: Metadata, names: Mapping[str, str]) -> Metadata:

@@ -255,7 +255,7 @@ class Engine:
         log = _WarningLog()
         try:
             new = list(vectors), np.stack(list(vectors.values()))
-            words = {change.name: change.description.sentences for change in made}
+            words = _sentences_by_name(made)
             options = {"sentences": words, "note": "mlis serve", "warn": log.add}
             grown = add_classes(recognizer, exemplars, *new, **options)
         except MlisError as error:
@@ -267,7 +267,7 @@ class Engine:
                 return outcomes
             grown = remove_classes(*grown, abandoned)
         kept = [change for change in made if change.name not in abandoned]
-        said = {c.name: " ".join(c.description.sentences) for c in kept if c.description.sentences}
+        said = {name: " ".join(texts) for name, texts in _sentences_by_name(kept).items()}
         log.attach(kept)
         added = known.added | {change.name for change in kept}
         self._publish(*grown, added, {**known.descriptions, **said}, examples)
@@ -293,7 +293,7 @@ class Engine:
                 outcomes.append(error)
         if not taken:
             return outcomes
-        words = {change.name: change.description.sentences for change in taken}
+        words = _sentences_by_name(taken)
         log = _WarningLog()
         try:
             rows = {name: np.concatenate(parts) for name, parts in images.items()}
@@ -306,7 +306,7 @@ class Engine:
         if any(change.abandoned.is_set() for change in taken):
             return self._learn(changes, max_classes)
         log.attach(taken)
-        said = {name: " ".join(sentences) for name, sentences in words.items() if sentences}
+        said = {name: " ".join(texts) for name, texts in words.items()}
         added = known.added | (images.keys() - set(known.names))
         self._publish(*grown, added, {**known.descriptions, **said}, examples)
         return outcomes
@@ -403,6 +403,11 @@ class _WarningLog:
         """To these changes, which were made."""
         for change in changes:
             change.warnings.extend(self._by_name.get(change.name, ()))
+
+
+def _sentences_by_name(changes: Sequence[Change]) -> dict[str, tuple[str, ...]]:
+    """Of those changes that have some: of two changes of one class perhaps only one."""
+    return {c.name: tuple(c.description.sentences) for c in changes if c.description.sentences}
 
 
 def _check_count(name: str, names: set[str], max_classes: int) -> None:

@@ -213,3 +213,6 @@ def check_sources(sources: Any) -> None:
     if not isinstance(regions, int) or regions < 1:
         raise TypeError(f"sources: regions: expected a positive whole number, got {regions!r}")
     part(descriptors, "phrases")
+    for said in part(descriptors, "texts").values():
+        if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
+            raise TypeError("sources: texts: expected a list of sentences for each class")
