@@ -16,6 +16,7 @@ from mlis.incremental import add_classes, add_images, remove_classes, rename_cla
 from mlis.incremental.class_warnings import ATTRACTS, attraction
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.raw import RidgeSoftmax
+from mlis.model.heads import LinearHead
 from mlis.model.recognizer import Metadata, replace
 from simulated import linear_world, small
 
@@ -86,6 +87,41 @@ def test_a_class_that_attracts_images_of_others_is_told_with_its_share():
         assert {name for name, _ in told} == {"hub"}
         found = check(grown, kept).of_check("attracts")
         assert ("hub",) in [one.classes for one in found]
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_fewer_than_four_classes_are_not_compared(trained, count):
+    _, ((model, exemplars), _) = trained
+    left, kept = remove_classes(model, exemplars, model.class_names[-8:-count])
+    bias = left.head.bias.clone()
+    bias[-1] += 1e6  # is the best one for all images
+    hub = replace(left, head=LinearHead(left.head.weight, bias))
+    assert attraction(hub, kept)[-count:].tolist() == [0] * (count - 1) + [1]
+    found = [one.classes for one in check(hub, kept).of_check("attracts")]
+    assert found == ([(left.class_names[-1],)] if count > 3 else [])
+
+
+def test_images_that_a_class_learnt_from_are_not_those_of_others(trained):
+    data, ((model, exemplars), _) = trained
+    name = model.class_names[-1]
+    own = data.features[data.labels == data.num_classes - 1]
+    grown, kept = add_images(model, exemplars, {name: np.repeat(own, 20, axis=0)})
+    shares = attraction(grown, kept)
+    others = np.flatnonzero(~model.seen_mask.numpy())[:-1]
+    assert np.flatnonzero(np.isfinite(shares)).tolist() == others.tolist()
+    of_seen = kept.chosen(np.arange(len(model.class_names) - 1))  # without its images
+    smaller, _ = remove_classes(grown, None, [name])
+    np.testing.assert_allclose(shares[:-1], attraction(smaller, of_seen))
+    assert not [one for one in check(grown, kept).of_check("attracts") if name in one.classes]
+
+
+def test_without_a_seen_class_nothing_attracts(trained):
+    data, ((model, exemplars), _) = trained
+    name = model.class_names[-1]
+    grown, kept = add_images(model, exemplars, {name: data.features[-3:]})
+    seen = [name for name, seen in zip(model.class_names, model.seen_mask, strict=True) if seen]
+    smaller, few = remove_classes(grown, kept, seen)
+    assert np.isnan(attraction(smaller, few)).all()
 
 
 def test_real_descriptions_attract_no_more_than_their_share(trained):

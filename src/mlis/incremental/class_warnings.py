@@ -99,17 +99,20 @@ def _sentence_warnings(
 @own_modes()
 @torch.no_grad()
 def attraction(recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> np.ndarray:
-    """Share of training images for which each class is the best of those without such images.
+    """Share of seen classes' images for which each class is the best of those without images.
 
     A class that is the best one for far more than an even share of them is a hub, to which images
     of other classes are drawn (Radovanović et al., "Hubs in space", JMLR 2010). Images are the
-    exemplars, or the means of the seen classes of a Gaussian head.
+    exemplars of seen classes, or the means of the seen classes of a Gaussian head.
 
     Returns:
-        (C,) from 0 to 1, sum 1; NaN for seen classes, and for all without any image.
+        (C,) from 0 to 1, sum 1; NaN for seen classes and others that have exemplars, and for all
+        where no seen class has images.
     """
     shares = np.full(len(recognizer.class_names), np.nan)
     others = ~recognizer.seen_mask
+    if exemplars is not None:
+        others[exemplars.labels.to(others.device)] = False  # unseen ones that learnt from images
     scores = _scores_of_training(recognizer, exemplars)
     if scores is not None and bool(others.any()):
         best = scores[:, others].argmax(dim=1)
@@ -121,18 +124,21 @@ def attraction(recognizer: Recognizer, exemplars: ExemplarBuffer | None) -> np.n
 def _scores_of_training(
     recognizer: Recognizer, exemplars: ExemplarBuffer | None
 ) -> torch.Tensor | None:
-    """(n, C), uncalibrated; None where no training image is known."""
+    """(n, C) of images of seen classes, uncalibrated; None where there are none."""
     seen = recognizer.seen_mask
+    if not bool(seen.any()):
+        return None
     if exemplars is not None:
         every = -(-len(exemplars.rows) // _ROWS)
         like = next(recognizer.head.parameters())
         parts = [
-            recognizer.head(recognizer.refiner(x[::every].to(like)))
-            for x, _ in exemplars.scaled(recognizer.device)
+            recognizer.head(recognizer.refiner(x[seen[labels]][::every].to(like)))
+            for x, labels in exemplars.scaled(recognizer.device)
         ]
-        return torch.cat(parts)
+        scores = torch.cat(parts)
+        return scores if len(scores) else None
     part = recognizer.gaussian_part()
-    if part is None or not bool(seen.any()):
+    if part is None:
         return None
     means, _ = part[1].moments()
     return part[1].of_coordinates(means[seen].to(part[1].weight))
@@ -147,7 +153,7 @@ def attracting(
     """
     shares = attraction(recognizer, exemplars)
     count = int(np.isfinite(shares).sum())
-    for i in np.flatnonzero(shares * count >= ATTRACTS).tolist():
+    for i in np.flatnonzero((shares * count >= ATTRACTS) & (count > 3)).tolist():
         name, share = recognizer.class_names[i], float(shares[i])
         yield (
             name,
