@@ -13,6 +13,7 @@ from mlis.data.io.csv_file import LABEL
 from mlis.data.io.feature_rows import backbone_of, read_labelled_rows, read_rows
 from mlis.data.io.folder import is_dataset_folder, load_folder
 from mlis.data.out_of_core.stored import choose_rows
+from mlis.data.splits import sample_classes
 from mlis.errors import DataError, SettingsError
 from mlis.explanation import Examples, Explainer, Explanation
 from mlis.features.backbones import load_backbone
@@ -24,6 +25,9 @@ from mlis.model.rejection import UNKNOWN, check_reject
 from mlis.training.progress import Bar
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+COMPARED = 20_000
+"""Most training images that explanations compare with."""
 
 
 @dataclass(frozen=True)
@@ -246,13 +250,16 @@ def check_backbone(recognizer: Recognizer, other: Mapping[str, Any], what: str) 
 def training_images(place: Path, recognizer: Recognizer, label_column: str = LABEL) -> Examples:
     """Training images to explain answers with; rows marked test are left out.
 
+    Of more than `COMPARED` a random part, the same number of each class at most, to bound memory.
+
     Args:
         place: a dataset folder, a feature folder or a file of labelled features.
         recognizer: the model.
         label_column: of a `.csv` or `.parquet` file.
 
     Raises:
-        DataError: features are of another image model, or a label is not a class of the model.
+        DataError: features are of another image model, a label is not a class of the model, or no
+            row is of a seen class.
     """
     check_backbone(recognizer, backbone_of(place), str(place))
     if is_dataset_folder(place):
@@ -261,9 +268,21 @@ def training_images(place: Path, recognizer: Recognizer, label_column: str = LAB
         rows = read_labelled_rows(place, None, label_column)
         marks = rows.marks if rows.marks is not None else [""] * len(rows.features)
         kept = np.flatnonzero([str(mark).strip().casefold() != "test" for mark in marks])
-    labels = np.array([str(label) for label in rows.labels], dtype=object)[kept]
-    labelled = LabelledRows(str(place), choose_rows(rows.features, kept), list(labels))
+    labels = np.array([str(label) for label in rows.labels], dtype=object)
+    if len(kept) > COMPARED:
+        _, numbers = np.unique(labels, return_inverse=True)
+        count, (kept, each) = len(kept), sample_classes(kept, numbers, COMPARED)
+        logger.warning(
+            "%s: answers are explained with %d of its %d training images, at most %d of each class",
+            *(place, len(kept), count, each),
+        )
+    labelled = LabelledRows(str(place), choose_rows(rows.features, kept), list(labels[kept]))
     found = labelled.for_model(recognizer)
+    if not found.seen_mask[found.labels].any():
+        raise DataError(
+            f"{place}: expected training images of seen classes, got {len(kept)} of others. Give "
+            "the features that the model was trained with."
+        )
     names = [rows.paths[i] if rows.paths else f"row {i}" for i in kept.tolist()]
     return Examples(found.features, found.labels, names)
 

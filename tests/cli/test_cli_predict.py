@@ -12,6 +12,7 @@ import scipy.special
 
 import mlis.cli.predict
 from cli_cases import FEATURES, NAMES, QUICK, SEEN, refused, small_dataset
+from mlis import image_classifier
 from mlis.cli import main
 from mlis.data.io.folder import load_folder
 from mlis.errors import ModelFileError
@@ -242,11 +243,33 @@ def test_training_rows_are_found_in_files_and_marked_test_rows_are_not(model, tm
         assert (marks[numbers] == "train").all()
 
 
+def test_of_many_training_images_the_same_number_of_each_class_is_compared(
+    model, features, small_folder, capsys, monkeypatch
+):
+    data, most = small_dataset(), 3 * SEEN
+    monkeypatch.setattr(image_classifier, "COMPARED", most)
+    examples = image_classifier.training_images(small_folder, load_model(model))
+    assert np.bincount(examples.labels, minlength=len(NAMES)).tolist() == [3] * SEEN + [0] * (
+        len(NAMES) - SEEN
+    )
+    for row, label, name in zip(examples.features, examples.labels, examples.names, strict=True):
+        number = int(name.removeprefix("row "))
+        np.testing.assert_array_equal(row, data.features[number])
+        assert data.labels[number] == label
+    arguments = ["predict", model, features, "--explain", "--training", small_folder]
+    assert main([*map(str, arguments)]) == 0
+    assert f"{most} of its {len(data.split.trainval)} " in capsys.readouterr().err
+
+
 def test_what_cannot_be_explained_is_refused(model, features, tmp_path, capsys):
     assert "without --explain" in failure(capsys, model, features, "--training", features)
     np.savez(tmp_path / "t.npz", features=X, labels=["nobody"] * len(X))
     said = failure(capsys, model, features, "--explain", "--training", tmp_path / "t.npz")
     assert "nobody" in said
+    np.savez(tmp_path / "u.npz", features=X, labels=[NAMES[-1]] * len(X))  # unseen
+    said = failure(capsys, model, features, "--explain", "--training", tmp_path / "u.npz")
+    assert "u.npz" in said
+    assert f"got {len(X)} of others" in said
     bare = tmp_path / "bare"
     shutil.copytree(model, bare)
     (bare / "exemplars.safetensors").unlink()

@@ -17,6 +17,7 @@ from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe
 from mlis.incremental import adapt, set_display_names
 from mlis.methods.gaussian import Gaussian
+from mlis.methods.raw import RidgeSoftmax
 from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import Metadata, replace
 from mlis.serving.descriptions import Describer, Description
@@ -661,6 +662,39 @@ def test_training_images_are_named_also_after_classes_change():
             one = nearest(label)[0]
             assert one["name"].split("/")[0] == model.class_names[label]
             assert one["class"] == shown
+
+
+def test_answers_go_on_when_no_training_image_is_left():
+    data = linear_world(classes=16, unseen=4, per_class=10, noise=0.3)
+    gaussian = Gaussian(small()).choose(data, device="cpu").recognizer
+    config = small(generation={"generator": "ridge"})
+    ridge = RidgeSoftmax(config).fit(data.for_training(), device="cpu").recognizer
+    few = np.flatnonzero(np.isin(data.labels, (0, 1, 13)))  # 13 is unseen
+    examples = Examples(data.features[few], data.labels[few])
+    body = data.features[:2].tolist()
+    for model, able in ((gaussian, True), (ridge, False)):
+        with client(Engine(model, describer=Describer.of(model), examples=examples)) as asker:
+            for name in (model.class_names[i] for i in (0, 1, 13)):
+                answer = post_rows(asker, body, explain=True)
+                assert answer.json()["results"][0]["explanation"]["nearest"]
+                assert asker.delete(f"/classes/{name}").status_code == 204
+                if name != model.class_names[0] and not able:
+                    break  # no seen class is left
+            assert asker.get("/health").json()["can_explain"] is able
+            answer = post_rows(asker, body, explain=True)
+            assert answer.status_code == (200 if able else 409)
+            assert post_rows(asker, body).status_code == 200
+
+
+def test_training_images_that_explain_nothing_are_refused_at_the_start():
+    data, model = tiny(), feature_recognizer()
+    unseen = np.flatnonzero(~data.seen_mask[data.labels])
+    with pytest.raises(DataError, match="seen classes"):
+        Engine(model, examples=Examples(data.features[unseen], data.labels[unseen]))
+    broken = data.features.copy()
+    broken[17] = np.nan
+    with pytest.raises(DataError, match="row 17"):
+        Engine(model, examples=Examples(broken, data.labels))
 
 
 def test_possible_problems_of_a_class_are_answered():

@@ -12,6 +12,7 @@ import numpy as np
 from mlis.checks.findings import Finding
 from mlis.data.dataset import GZSLDataset
 from mlis.data.out_of_core.arrays import row_chunks
+from mlis.data.splits import sample_classes
 
 COMPARED = 40_000
 """Most rows among which near-duplicates are sought, the same number of each class at most."""
@@ -99,7 +100,7 @@ def duplicates(data: GZSLDataset, statistics: RowStatistics) -> tuple[list[Findi
     """
     split = data.split
     used = np.sort(np.concatenate([split.trainval, split.test_seen, split.test_unseen]))
-    rows, most = _sample(used, data.labels, COMPARED)
+    rows, most = sample_classes(used, data.labels, COMPARED)
     points = np.concatenate([z for _, z in _standardised(data, statistics, rows, _PROJECTED)])
     everywhere = np.arange(len(rows))
     distance, _ = _nearest(points, everywhere, lambda at: everywhere[None] != at[:, None])
@@ -138,21 +139,6 @@ def _said(check: str, first: str, second: str) -> str:
         return f"nearly equal in training, as {first!r} and as {second!r}"
     labels = f"both {first!r}" if first == second else f"{first!r} and {second!r}"
     return f"test and training nearly equal, {labels}"
-
-
-def _sample(rows: np.ndarray, labels: np.ndarray, most: int) -> tuple[np.ndarray, int]:
-    """At most `most` rows, sorted, as many of each class as that allows; and that number."""
-    counts = np.bincount(labels[rows])
-    low, high = 1, int(counts.max())
-    while low < high:  # the largest number per class
-        middle = (low + high + 1) // 2
-        low, high = (
-            (middle, high) if np.minimum(counts, middle).sum() <= most else (low, middle - 1)
-        )
-    mixed = np.random.default_rng(0).permutation(rows)
-    order = mixed[np.argsort(labels[mixed], kind="stable")]
-    rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
-    return np.sort(order[rank < low]), low
 
 
 def _nearest(

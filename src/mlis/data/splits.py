@@ -185,3 +185,27 @@ def validation_splits(split: Split, labels: np.ndarray, count: int | None = None
         elif count:  # of classes with a single row none can be held out
             break
     return splits
+
+
+def sample_classes(rows: np.ndarray, labels: np.ndarray, most: int) -> tuple[np.ndarray, int]:
+    """At most `most` rows, sorted, drawn at random, the same number of each class at most.
+
+    Args:
+        rows: (n,) of which they are drawn.
+        labels: (N,) int64 classes of all rows.
+        most: of each class one is kept, even if that makes more.
+
+    Returns:
+        (m,) rows, and the largest number of each class.
+    """
+    counts = np.bincount(labels[rows])
+    low, high = 1, int(counts.max())
+    while low < high:  # the largest number per class
+        middle = (low + high + 1) // 2
+        low, high = (
+            (middle, high) if np.minimum(counts, middle).sum() <= most else (low, middle - 1)
+        )
+    mixed = np.random.default_rng(0).permutation(rows)
+    order = mixed[np.argsort(labels[mixed], kind="stable")]
+    rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
+    return np.sort(order[rank < low]), low

@@ -51,9 +51,14 @@ class Examples:
     labels: np.ndarray
     names: Sequence[str] = ()
 
-    def without(self, removed: int) -> "Examples":
-        """Those of the other classes, where the recognizer's class of this index was removed."""
+    def without(self, removed: int) -> "Examples | None":
+        """Those of the other classes, where the recognizer's class of this index was removed.
+
+        None where there are none.
+        """
         kept = np.flatnonzero(self.labels != removed)
+        if not len(kept):
+            return None
         labels = self.labels[kept] - (self.labels[kept] > removed)
         names = [self.names[i] for i in kept.tolist()] if self.names else ()
         return Examples(self.features[kept], labels, names)
@@ -179,8 +184,10 @@ class Explainer:
 
 def can_explain(recognizer: Recognizer, exemplars: ExemplarBuffer | Examples | None) -> bool:
     """Whether `explain` has what it needs."""
-    kept = exemplars is not None or recognizer.gaussian_part() is not None
-    return kept and bool(recognizer.seen_mask.any())
+    seen = recognizer.seen_mask
+    if recognizer.gaussian_part() is not None or exemplars is None:
+        return recognizer.gaussian_part() is not None and bool(seen.any())
+    return bool(seen[torch.as_tensor(exemplars.labels, device=seen.device)].any())
 
 
 def _coordinates(recognizer: Recognizer, scaled: Tensor) -> Tensor:

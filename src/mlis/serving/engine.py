@@ -60,7 +60,8 @@ class Engine:
         examples: training images that explanations name; else the exemplar buffer's, unnamed.
 
     Raises:
-        DataError: images are to be turned away, and the model has no rejection quantiles.
+        DataError: images are to be turned away, and the model has no rejection quantiles; or
+            nothing can be explained with `examples`.
     """
 
     def __init__(
@@ -86,6 +87,8 @@ class Engine:
         )
         self._served = (recognizer, exemplars, known, examples)
         self._explainer: Explainer | None = None
+        if examples is not None:  # whatever is wrong with them is told now, not to who asks
+            self._explainer_of(recognizer, examples)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -351,6 +354,8 @@ class Engine:
             if change.action == "remove":
                 changed = remove_classes(recognizer, exemplars, [old])
                 examples = examples and examples.without(known.names.index(old))
+                if not can_explain(changed[0], examples):
+                    examples = None  # the exemplar buffer's are left
             elif new in known.names:
                 raise ConflictError(f"a class {new!r} exists already. Choose another name")
             else:
