@@ -15,6 +15,8 @@ from mlis.features.images.embed import embed
 from mlis.features.images.extract import extract_folder
 from mlis.features.images.files import find_images
 from mlis.image_classifier import ImageClassifier
+from mlis.serving.engine import Engine
+from mlis.serving.exchange import Query
 
 
 class Grey(Cropping):
@@ -66,20 +68,36 @@ def test_features_of_the_models_are_side_by_side():
             assert model.batch <= 2
 
 
-def test_inputs_of_different_shapes_are_computed_apart(monkeypatch):
-    """As of a processor that keeps a picture's proportions."""
+@pytest.fixture
+def proportions(monkeypatch) -> None:
+    """A processor that keeps a picture's proportions: its inputs differ in shape."""
 
     def prepare(_: Grey, image: Image.Image) -> np.ndarray:
         wide = image.width > image.height
         return np.asarray(image.convert("L").resize((3, 2) if wide else (2, 3)), dtype=np.float32)
 
     monkeypatch.setattr(Grey, "prepare", prepare)
+
+
+@pytest.mark.usefixtures("proportions")
+def test_inputs_of_different_shapes_are_computed_apart():
     images = [picture(seed, size) for seed, size in enumerate([(40, 24), (24, 40)])]
     model = load_backbone("colours,grey", views=("centre",))
     found = np.stack([item.features for batch in embed(images, model) for item in batch])
     for row, image in zip(found, images, strict=True):
         parts = [alone(name, image, ("centre",)) for name in ("colours", "grey")]
         np.testing.assert_array_equal(row, np.concatenate(parts))
+
+
+@pytest.mark.usefixtures("proportions")
+def test_pictures_of_different_shapes_are_answered_together():
+    model = load_backbone("colours,grey", views=("centre",))
+    sizes = [(40, 24), (24, 40), (40, 24)]
+    inputs = [model.prepare(picture(seed, size)) for seed, size in enumerate(sizes)]
+    engine = Engine(recognizer(model.identity, model.identity.size), model)
+    answers = engine.answer([Query(each, True) for each in inputs])
+    for answer, each in zip(answers, inputs, strict=True):
+        np.testing.assert_array_equal(answer.features, model([each])[0])
 
 
 def test_all_have_the_same_views():

@@ -21,6 +21,7 @@ from mlis.data.summary import describe, format_info
 from mlis.errors import DataError, FeatureRangeWarning, MlisError
 from mlis.experiments.store import Store
 from mlis.explanation import explain
+from mlis.image_classifier import training_images
 from mlis.io.checkpoint import load_model, record_path, save_model
 from mlis.methods.mlis import MLIS
 from mlis.model.calibrate import calibrate
@@ -188,6 +189,14 @@ def another_scale(_: Path) -> None:
     raise DataError(str(told[0].message))  # as the others
 
 
+def training_of_unseen(folder: Path) -> object:
+    data, rows = tiny(), tiny().split.test_unseen
+    names = [data.class_names[label] for label in data.labels[rows]]
+    np.savez(folder / "t.npz", features=data.features[rows], labels=names)
+    made = fit(data.for_training(), small(generation={"generator": "ridge"}), seed=0)
+    return training_images(folder / "t.npz", made.recognizer)
+
+
 def few_classes(_: Path) -> None:
     calibrated = {
         "generation": {"generator": "ridge"},
@@ -271,6 +280,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0).recognizer,
         tiny().features,
     ),
+    "`--training` names images of unseen classes alone": training_of_unseen,
     "few classes to choose the calibration constant on": few_classes,
     "a trade-off is asked of a model without a validation curve": lambda _: calibrate(
         fit(tiny().for_training(), small(generation={"generator": "ridge"}), seed=0).recognizer,

@@ -382,10 +382,14 @@ class Engine:
         self._served = (recognizer, exemplars, known, examples)
 
     def _alike(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Queries that are computed in one call: all rows; images of one shape, in batches."""
-        groups: dict[tuple[int, ...], list[int]] = {}
+        """Queries computed in one call: all rows; images of one shape and dtype, in batches.
+
+        Inputs of several models differ in dtype (:mod:`mlis.features.backbones.joined`).
+        """
+        groups: dict[tuple[bool, tuple[int, ...], np.dtype], list[int]] = {}
         for i, query in enumerate(queries):
-            groups.setdefault((query.is_image, *query.values.shape), []).append(i)
+            key = query.is_image, query.values.shape, query.values.dtype
+            groups.setdefault(key, []).append(i)
         parts: list[list[int]] = []
         for key, rows in groups.items():
             size = self.backbone.batch if key[0] and self.backbone is not None else len(rows)
