@@ -69,7 +69,7 @@ class Trial:
         self.taken = [100 * took[part & (names != name)].mean() for part in (seen, ~seen)]
 
     def _warn(self, _: str, text: str) -> None:
-        kinds = {"next to nothing": "words", "it may attract": "attracts"}
+        kinds = {"hardly describes": "words", "it may attract": "attracts"}
         self.warned.append(next((k for said, k in kinds.items() if said in text), "other"))
 
 

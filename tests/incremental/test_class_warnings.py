@@ -29,6 +29,8 @@ GOOD = "A red bird with a yellow beak and a long tail."
         ("a bird", []),
         ("A very popular plant, first described by Linnaeus in 1753.", []),
         ("It is kept as a pet in many countries.", []),
+        ("Known for a long time, it came back in the 1950s.", ["long"]),
+        ("It is hard to find, and one of five with light wood.", []),
         ("a bluish, star-shaped bloom", ["bluish", "star", "shaped"]),
         ("STRIPES on the LEGS; hooves", ["stripes", "legs", "hooves"]),
         ("dotted, furry, leafless", ["dotted", "furry", "leafless"]),
