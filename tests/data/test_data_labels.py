@@ -9,7 +9,7 @@ import pytest
 from mlis.data import GZSLDataset, load_tables
 from mlis.data.class_table import class_table
 from mlis.data.io.classes_file import read_class_vectors
-from mlis.data.labels import match_labels
+from mlis.data.labels import almost, match_labels
 from mlis.errors import DataError
 
 KINDS = ("csv", "npz", "txt", "parquet")
@@ -149,3 +149,34 @@ def test_names_that_differ_in_case_alone_are_warned_of(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     load(tmp_path, "csv", ["zebra", "Zebra", "okapi"], ["zebra", "Zebra"] * 2)
     assert "'zebra' and 'Zebra' are different classes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("tigre", "tiger"),
+        ("red fix", "red fox"),
+        ("Red_Foxx", "red fox"),
+        ("rd fox", "red fox"),
+        ("xtiger", "tiger"),
+        ("class_12a", "class_12"),
+    ],
+)
+def test_one_typing_error_is_almost_the_name(name, known):
+    assert almost(name, ["okapi", known]) == known
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("badminton court indoor", "badminton court outdoor"),
+        ("tigress", "tiger"),
+        ("itger", "tigre"),  # two
+        ("class_12", "class_13"),
+        ("bat", "cat"),
+        ("boat", "bat"),
+        ("Red Fox", "red_fox"),  # the same
+    ],
+)
+def test_another_name_is_not(name, known):
+    assert almost(name, [known]) == ""

@@ -216,17 +216,25 @@ def closest(name: str, names: Sequence[str]) -> str:
 def almost(name: str, names: Sequence[str]) -> str:
     """The name that this one is likely a misspelling of; empty if there is none.
 
-    One letter too many, missing, exchanged or other, in names of the same digits.
+    One letter too many, missing or other, or two neighbours exchanged, in names of at least four
+    letters and the same digits.
     """
     own = plain(name)
-    letters = _DIGITS.sub("", own)
     for other in names:
         known = plain(other)
-        if own != known and _DIGITS.findall(own) == _DIGITS.findall(known):
-            alike = difflib.SequenceMatcher(None, own, known, autojunk=False).ratio()
-            if len(letters) > 3 and alike >= 0.87:
-                return other
+        letters = min(len(_DIGITS.sub("", each)) for each in (own, known))
+        same_digits = _DIGITS.findall(own) == _DIGITS.findall(known)
+        if letters > 3 and same_digits and _is_one_edit(own, known):
+            return other
     return ""
+
+
+def _is_one_edit(a: str, b: str) -> bool:
+    """Whether the Damerau-Levenshtein distance is 1."""
+    i = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    exchanged = a[i : i + 2] == b[i : i + 2][::-1] and a[i + 2 :] == b[i + 2 :]
+    one_longer = a[i:] == b[i + 1 :] or a[i + 1 :] == b[i:]
+    return a != b and (exchanged or one_longer or a[i + 1 :] == b[i + 1 :])
 
 
 def shorten(names: Sequence[str]) -> str:

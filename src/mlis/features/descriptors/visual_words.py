@@ -1,7 +1,7 @@
 """Does a text say anything that can be seen: colours, patterns, textures, shapes, sizes, parts.
 
-English only. A word counts if it, or what is left without a common ending, is listed. Words that are
-as common elsewhere (back, hard, light, numbers) are not.
+English only. A word counts if it, or what is left without a common ending, is listed. Words that
+are as common elsewhere (back, hard, light, numbers) are not.
 """
 
 import re
