@@ -152,8 +152,8 @@ class Auto(Method):
         for name, method in self.further.items():
             if name in BUILT_IN or isinstance(method, Auto) or method.needs_shared_space:
                 raise SettingsError(
-                    f"auto: candidates: expected methods that are not in the portfolio already, got "
-                    f"{name!r}. Leave it out."
+                    "auto: candidates: expected methods that are not in the portfolio already, "
+                    f"got {name!r}. Leave it out."
                 )
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer | Trained]]:
