@@ -237,7 +237,8 @@ class GZSLClassifier(_GZSLEstimator):
         if self.budget is not None:
             options["budget"] = float(self.budget)
         if self.candidates is not None:
-            options["candidates"] = tuple(self.candidates)
+            one = isinstance(self.candidates, str)
+            options["candidates"] = (self.candidates,) if one else tuple(self.candidates)
         return build_method(self.method, _settings(self.config, changes), **options)
 
 

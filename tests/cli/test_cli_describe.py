@@ -7,6 +7,8 @@ import pytest
 
 from cli_cases import NAMES, last_json, printed, refused, save_small
 from mlis.data.io.folder import load_folder
+from mlis.errors import DataError
+from mlis.features.descriptors.language_model_attributes import read_attributes
 
 
 def answer(path, names):
@@ -140,3 +142,19 @@ def test_wrong_calls_are_refused(tmp_path, capsys):
     assert "--subtract-mean: not allowed" in refused(
         *(capsys, "features", "text", attributes, "--subtract-mean", "-o", tmp_path / "x")
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"), [(16777217, "16777217"), (0.1, "0.1"), (-3, "-3"), (1e-7, "1e-07")]
+)
+def test_numbers_stay_as_they_are(tmp_path, value, cell):
+    rows = {name: {"size": value} for name in ("a", "b")}
+    assert read_attributes([values(tmp_path / "v.txt", rows)]).cells["a"] == (cell,)
+
+
+@pytest.mark.parametrize("text", ["1e999", "9" * 400, "NaN"])
+def test_numbers_that_are_none_are_refused(tmp_path, text):
+    path = tmp_path / "v.txt"
+    path.write_text(f'{{"a": {{"size": {text}}}, "b": {{"size": 1}}}}')
+    with pytest.raises(DataError, match=r"class 'a', attribute 'size': expected"):
+        read_attributes([path])

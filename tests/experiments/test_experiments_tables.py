@@ -170,7 +170,7 @@ def test_the_papers_budget_takes_the_settings_published_for_a_benchmark(here):
             assert size == "full"
             if name in METHODS[task.method].published:
                 assert detail == f"settings published for {name}"
-            elif name == "elsewhere" and task.method in ("sje", "vgse", "vgse-patches", "dvbe"):
+            elif name == "elsewhere" and task.method in ("sje", "vgse", "dvbe"):
                 assert detail.startswith("shorter than published")
 
 

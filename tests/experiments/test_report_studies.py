@@ -50,6 +50,7 @@ def test_what_is_no_store_is_an_error_that_says_so(tmp_path):
     [
         (("task", "config"), None, "task.config is None"),
         (("task", "config", "refinement", "gamma"), "x", "task.config is of another version"),
+        (("task", "method"), "gone", "task.method is 'gone', which this version does not have"),
         (("task", "seed"), "0", "task.seed is '0'"),
         (("test", "H"), 101.0, "test.H: expected per cent, got 101.0"),
         (("test", "per_class"), [1], "test.per_class"),

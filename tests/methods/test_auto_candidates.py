@@ -215,6 +215,18 @@ def test_a_candidate_that_the_budget_leaves_out_is_named(caplog):
     assert "mlis is left out" not in caplog.text  # not asked for: a matter of the log file
 
 
+def test_the_budget_binds_a_candidate_and_cheaper_ones_are_tried_after_it(caplog):
+    """The training would take days; what is tried is a matter of the machine's speed."""
+    further = {
+        "endless": build_method("zlap", SETTINGS, steps=10_000_000),
+        "prototype": build_method("prototype", SETTINGS),
+    }
+    found = Auto(SETTINGS, budget=4.0, further=further).choose(tiny(), device="cpu")
+    assert "endless is left out" in caplog.text
+    assert "endless" not in found.report["tried"]
+    assert "prototype" in found.report["tried"] or "prototype is left out" in caplog.text
+
+
 # --- refused --------------------------------------------------------------------------------------
 
 

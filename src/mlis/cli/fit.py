@@ -242,7 +242,7 @@ def _execute(
     from mlis.runs.run import execute
 
     advice = f"continue with: mlis fit --resume {shlex.quote(str(folder))}"
-    _print_outlook(plan, dataset)
+    _print_outlook(folder, plan, dataset)
     with Progress(advice) as progress:
         return execute(
             *(folder, plan, dataset),
@@ -253,13 +253,16 @@ def _execute(
         )
 
 
-def _print_outlook(plan: "RunPlan", dataset: "GZSLDataset") -> None:
+def _print_outlook(folder: Path, plan: "RunPlan", dataset: "GZSLDataset") -> None:
     """How long the whole run takes at most, where a budget limits it; else how much is trained."""
     from mlis.methods.auto import LONGEST
     from mlis.methods.registry import METHODS
     from mlis.protocol import folds
 
-    runs, text = len(plan.seeds) * len(plan.variants), ""
+    places = [folder / f"seed-{seed}" / one for seed in plan.seeds for one in plan.variants]
+    runs, text = sum(not (place / "result.json").exists() for place in places), ""
+    if not runs:
+        return
     if plan.method == "auto":
         budget = float(plan.options.get("budget", METHODS["auto"]().options["budget"]))
         if budget < LONGEST:

@@ -14,7 +14,7 @@ MEANING = {
     "Recall@1": "photographs whose nearest other one is of the same class",
     "MAP@R": "nearest photographs that are of the same class (mean average precision)",
     "risk": "photographs named wrong, of those that look most like known classes",
-    "AURC": "the same, on average over how many are answered",
+    "AURC": "photographs named wrong, averaged over all shares that are answered",
     "AUROC": "chance that a photograph of a known class looks more known than one of another",
 }
 """By symbol; per cent, of U, S and T1 the mean over classes."""

@@ -2,6 +2,7 @@
 
 The solver is :mod:`mlis.model.classification`."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
@@ -32,6 +33,8 @@ from mlis.model.refiners import (
     Refiner,
 )
 from mlis.training.layers import Linear, Perceptron
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 LEAST_SPREAD = 0.1  # of a part, as a share of its length
 
@@ -159,7 +162,13 @@ def _refined(
     labels = torch.cat([y for _, y in source])
     on_gpu = rows.device.type == "cuda"
     limit = torch.cuda.mem_get_info(rows.device)[0] // 2 if on_gpu else resident_limit()
-    if rows.shape.numel() * rows.dtype.itemsize > limit:
+    size = rows.shape.numel() * rows.dtype.itemsize
+    if size > limit:
+        logger.info(
+            "%.1f GiB of refined rows are made again in every pass, as %.1f GiB may be held "
+            "(MLIS_RESIDENT_MIB on a CPU)",
+            *(size / 2**30, limit / 2**30),
+        )
         return rows, labels
     held = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     start = 0

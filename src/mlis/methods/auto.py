@@ -59,8 +59,8 @@ MOST = 10_000
 """Held-out rows of seen and of unseen classes, each, that a choice is made on."""
 LONGEST = 1e9
 """Seconds of a budget without end, as JSON has no infinity."""
-TAKEN = ("gaussian", "ridge", "mlis", "text", "density", "softmax")
-"""Names of methods and families that are tried anyway."""
+BUILT_IN = ("gaussian", "ridge", "mlis", "text", "density", "softmax")
+"""Names of the portfolio's methods and families."""
 _FINAL = 1.4  # a training on all rows, in trainings on a fold
 _DEARER = 3.0  # the next method's training, in those of the dearest one so far
 
@@ -124,7 +124,7 @@ class Auto(Method):
 
     budget: float = 60.0
     splits: int = 3
-    further: Mapping[str, Method] = field(default_factory=dict[str, Method])
+    further: Mapping[str, Method] = field(default_factory=dict[str, Method], hash=False)
 
     @property
     def name(self) -> str:
@@ -150,10 +150,10 @@ class Auto(Method):
             )
         object.__setattr__(self, "budget", min(self.budget, LONGEST))
         for name, method in self.further.items():
-            if name in TAKEN or isinstance(method, Auto) or method.needs_shared_space:
+            if name in BUILT_IN or isinstance(method, Auto) or method.needs_shared_space:
                 raise SettingsError(
-                    f"auto: candidates: expected methods that are not tried anyway, got {name!r}. "
-                    "Leave it out."
+                    "auto: candidates: expected methods that are not in the portfolio already, "
+                    f"got {name!r}. Leave it out."
                 )
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer | Trained]]:
@@ -226,14 +226,16 @@ class Auto(Method):
         yield closed
         reserved, dearest = _FINAL * closed.seconds, closed.seconds
         entries = [*text_member(dataset, config), *members(config)[1:], *self._entries(config)]
-        for number, entry in enumerate(entries):
+        for entry in entries:
             left = self.budget - (time.perf_counter() - started) - reserved
             if left < _DEARER * dearest:
-                return self._leave_out(entries[number:], left, _DEARER * dearest)
-            trial = _trial(entry, parts, how, left)
-            left = self.budget - (time.perf_counter() - started) - reserved
-            if left < _FINAL * trial.seconds:
-                return self._leave_out(entries[number:], left, _FINAL * trial.seconds)
+                self._leave_out(entry, left, _DEARER * dearest)
+                continue
+            try:
+                trial = _trial(entry, parts, how, left)
+            except _TooLongError as reached:
+                self._leave_out(entry, left, (1 + _FINAL) * reached.seconds)
+                continue
             reserved += _FINAL * trial.seconds
             dearest = max(dearest, trial.seconds)
             yield trial
@@ -250,15 +252,14 @@ class Auto(Method):
             for name, method in self.further.items()
         ]
 
-    def _leave_out(self, entries: Sequence[Entry], left: float, needed: float) -> None:
-        """Say so of the methods that the budget does not suffice for; loudly of those asked for."""
-        for entry in entries:
-            logger.log(
-                logging.WARNING if entry.name in self.further else logging.INFO,
-                "auto: %s is left out: %.0f s of the budget are left, about %.0f are needed. "
-                "Raise the budget.",
-                *(entry.name, max(left, 0), needed),
-            )
+    def _leave_out(self, entry: Entry, left: float, needed: float) -> None:
+        """Say that the budget does not suffice for a method; loudly if it was asked for."""
+        logger.log(
+            logging.WARNING if entry.name in self.further else logging.INFO,
+            "auto: %s is left out: %.0f s of the budget are left, more than %.0f are needed. Raise "
+            "the budget.",
+            *(entry.name, max(left, 0), needed),
+        )
 
     def _check(self, dataset: GZSLDataset) -> None:
         """That all members can have one preprocessing, but for the scale of the features.
@@ -300,7 +301,13 @@ def _closed_form(
 
 
 def _trial(entry: Entry, parts: Sequence[GZSLDataset], how: JobOptions, left: float) -> Trial:
-    """A method on as many folds as `left` seconds allow, one at least; its best alternative."""
+    """A method on as many folds as `left` seconds allow, one at least; its best alternative.
+
+    Raises:
+        _TooLongError: after the first fold no time would be left for the training on all rows.
+    """
+    deadline = _Deadline(left / (1 + _FINAL))
+    hooks = [*how.get("callbacks", ()), deadline]
     alternatives: list[Method] = []
     scores: list[dict[int, HeldOut]] = []
     seconds = 0.0
@@ -308,19 +315,45 @@ def _trial(entry: Entry, parts: Sequence[GZSLDataset], how: JobOptions, left: fl
         if number and left < (1 + _FINAL) * seconds:
             break
         started = time.perf_counter()
-        for index, (one, held_out) in enumerate(validate(entry.method, part, **how)):
+        on_fold = JobOptions({**how, "callbacks": hooks if number == 0 else hooks[:-1]})
+        for index, (one, held_out) in enumerate(validate(entry.method, part, **on_fold)):
             if index == len(alternatives):
                 alternatives.append(one)
                 scores.append({})
             scores[index][number] = held_out
         seconds = time.perf_counter() - started
+        if number == 0:
+            deadline.check()
         left -= seconds
+        more = int(min(len(parts) - number - 1, max(0, left / seconds - _FINAL)))
         for callback in how.get("callbacks", ()):
-            callback.on_trained(entry.name, number + 1, len(parts) + 1, seconds)
+            callback.on_trained(entry.name, number + 1, number + more + 2, seconds)
     worth = [round(mean_H(list(one.values())), 9) for one in scores]
     best = int(np.argmax(worth))
     logger.info("auto: %s: H %.1f on %d splits", entry.name, worth[best], len(scores[best]))
     return Trial(entry.name, entry.family, alternatives[best], scores[best], seconds)
+
+
+class _TooLongError(Exception):
+    """The first fold of a method takes `seconds` or more, which the budget does not allow."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.seconds = seconds
+
+
+class _Deadline(Callback):
+    """Stops a training that takes longer than so many seconds."""
+
+    def __init__(self, seconds: float):
+        self._seconds, self._started = seconds, time.perf_counter()
+
+    def on_step(self, stage: str, step: int, total: int, losses: Mapping[str, float]) -> None:
+        self.check()
+
+    def check(self) -> None:
+        if time.perf_counter() - self._started > self._seconds:
+            raise _TooLongError(self._seconds)
 
 
 def together(recognizers: Sequence[Recognizer], weights: Sequence[float]) -> Recognizer:

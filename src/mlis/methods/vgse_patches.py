@@ -27,7 +27,7 @@ class names (`mlis data build --phrases`), as in its table, which then uses no a
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ from mlis.data.out_of_core.streaming import CHUNK_ROWS
 from mlis.data.samplers import uniform_rows
 from mlis.errors import SettingsError
 from mlis.generators.ridge import class_means
-from mlis.methods.base import Job
+from mlis.methods.base import ByBenchmark, Job
 from mlis.methods.network_method import Losses, NetworkTrainer, within
 from mlis.methods.vgse import VGSE
 from mlis.model.preprocessing import TrainingTensors, normalise_descriptors
@@ -119,6 +119,8 @@ class VGSEPatches(VGSE):
         cluster_steps, cluster_batch, cluster_rate: updates of H, images of a step, Adam's rate.
         entropy_weight, class_weight, word_weight: λ, β and γ.
     """
+
+    published: ClassVar[ByBenchmark] = {}  # of the training on patches nothing was
 
     words: Literal["descriptors", "names"] = "descriptors"
     clusters: int = within(150, 2)

@@ -206,6 +206,9 @@ class _Run:
         record = {**row, "config": config.to_dict()}
         save_model(found.recognizer, place / "model", found.exemplars, record)
         write_sealed(place / "result.json", row)
+        for folder in (place, place / "validation"):  # snapshots, which may be large
+            for path in folder.glob(f"*-{'[0-9a-f]' * 12}.safetensors"):
+                path.unlink(missing_ok=True)
 
 
 _LISTED = ("seconds", "generator_reused", "calibration")

@@ -20,6 +20,7 @@ from mlis.experiments.budget import within_quick
 from mlis.experiments.plans import BASELINES, FIGURES, SWEEPS, label_of, variants
 from mlis.experiments.store import PROTOCOLS, STAND_IN, Row, Store
 from mlis.experiments.tasks import METHOD
+from mlis.methods.registry import METHODS
 
 MEASURES = ("U", "S", "H")
 QUICK = "quick budget"
@@ -190,6 +191,8 @@ def _fault(row: Row) -> str:
     for name, kind in kinds.items():
         if not isinstance(row.task.get(name), kind):
             return f"task.{name} is {row.task.get(name)!r}"
+    if row.task["method"] not in METHODS:
+        return f"task.method is {row.task['method']!r}, which this version does not have"
     for name in MEASURES:
         value = row.test.get(name, "")
         if not (value is None or (isinstance(value, (int, float)) and 0 <= value <= 100)):

@@ -4,6 +4,7 @@ As :mod:`mlis.features.descriptors.language_model` for sentences: no model is ca
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mlis.features.descriptors.language_model import TEXT, Pairs, json_objects, 
 
 ATTRIBUTES = 30
 """Attributes that the prompt asks for."""
+_LONGEST = 30  # digits of a number
 _TAKEN = (NAME, SPLIT, TEXT, DISPLAY)
 _PROMPT = """\
 Choose about {attributes} attributes by which {kind} can be told apart in photographs, and say which
@@ -142,7 +144,9 @@ def _cell(path: Path, name: str, attribute: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        return f"{value:g}"
+        text = json.dumps(value)
+        if len(text) <= _LONGEST and math.isfinite(value):
+            return text
     if isinstance(value, str):
         return " ".join(value.split())
     raise DataError(
