@@ -47,7 +47,7 @@ class Pictures:
     problem: str = ""
 
     def of(self, rows: np.ndarray) -> "Pictures":
-        """Those of (n,) rows, numbered anew."""
+        """Those of (n,) rows, re-indexed."""
         if (found := self.open) is None:
             return Pictures(np.zeros(len(rows), dtype=bool), problem=self.problem)
         return Pictures(self.has[rows], lambda row: found(int(rows[row])))
