@@ -109,7 +109,7 @@ def test_the_tutorial_works(shorter, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert rows.pop("broken")["reason"]
     assert len(rows) == 20
     right = sum(row["class_1"] == name for name, row in rows.items())
-    assert right >= 16, rows  # chance is one of twenty; `yellow cross` cannot be found yet
+    assert right >= 12, rows  # chance is one of twenty; `yellow cross` cannot be found yet
     assert "yellow cross yellow cross" in capsys.readouterr().out.replace("new/", "").replace(
         ".jpg", ""
     )
