@@ -15,7 +15,7 @@ from mlis.data.io.folder import is_dataset_folder, load_folder
 from mlis.data.out_of_core.stored import choose_rows
 from mlis.data.splits import sample_classes
 from mlis.errors import DataError, SettingsError
-from mlis.explanation import Examples, Explainer, Explanation
+from mlis.explanation import Examples, Explainer, Explanation, explainer
 from mlis.features.backbones import load_backbone
 from mlis.features.backbones.base import Backbone, grid_of, show_spec, views_of
 from mlis.features.images.embed import Picture, embed
@@ -25,9 +25,6 @@ from mlis.model.rejection import UNKNOWN, check_reject
 from mlis.training.progress import Bar
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-COMPARED = 20_000
-"""Most training images that explanations compare with."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +247,7 @@ def check_backbone(recognizer: Recognizer, other: Mapping[str, Any], what: str) 
 def training_images(place: Path, recognizer: Recognizer, label_column: str = LABEL) -> Examples:
     """Training images to explain answers with; rows marked test are left out.
 
-    Of more than `COMPARED` a random part, the same number of each class at most, to bound memory.
+    Of more than `explainer.COMPARED` a random part, as many of each class at most.
 
     Args:
         place: a dataset folder, a feature folder or a file of labelled features.
@@ -269,9 +266,9 @@ def training_images(place: Path, recognizer: Recognizer, label_column: str = LAB
         marks = rows.marks if rows.marks is not None else [""] * len(rows.features)
         kept = np.flatnonzero([str(mark).strip().casefold() != "test" for mark in marks])
     labels = np.array([str(label) for label in rows.labels], dtype=object)
-    if len(kept) > COMPARED:
+    if len(kept) > explainer.COMPARED:
         _, numbers = np.unique(labels, return_inverse=True)
-        count, (kept, each) = len(kept), sample_classes(kept, numbers, COMPARED)
+        count, (kept, each) = len(kept), sample_classes(kept, numbers, explainer.COMPARED)
         logger.warning(
             "%s: answers are explained with %d of its %d training images, at most %d of each class",
             *(place, len(kept), count, each),

@@ -76,7 +76,7 @@ def test_a_model_without_a_curve_says_what_to_do(run, tmp_path, capsys):
         ("predict", tmp_path / "old", tmp_path / "x.npy", "--calibration", "h"),
     ):
         said = refused(capsys, *arguments)
-        assert "has no curve" in said
+        assert "has no validation curve" in said
         assert "--calibration h" in said
     printed(capsys, "calibrate", tmp_path / "old", "--calibration", "2", "--force")
     assert "seen-loss=P" in refused(capsys, "calibrate", run, "--calibration", "auc")

@@ -73,7 +73,7 @@ def test_a_model_without_a_curve_takes_a_number_alone(tmp_path):
     assert load_model(tmp_path).metadata.tradeoff is None
     assert mlis.calibrate(model, 0.5).calibration == 0.5
     for word in ("h", "seen-loss=5"):
-        with pytest.raises(SettingsError, match=r"has no curve .* --calibration h"):
+        with pytest.raises(SettingsError, match=r"has no validation curve .* --calibration h"):
             mlis.calibrate(model, word)
 
 

@@ -577,7 +577,7 @@ def test_pictures_take_a_constant_without_a_curve(images):
     (found,) = images.post(f"{path}1e6", files=upload(png("red"))).json()["results"]
     assert {each["class"] for each in found["predictions"][:2]} == set(UNSEEN)
     said = refusal(images.post(f"{path}seen-loss=5", files=upload(png("red"))), 409)
-    assert "has no curve" in said
+    assert "has no validation curve" in said
 
 
 # --- none of the classes --------------------------------------------------------------------------

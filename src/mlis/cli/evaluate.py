@@ -169,7 +169,7 @@ def _measured(
     if args.unknown is not None and len(test.labels):
         unknown = read_unlabelled("--unknown", args.unknown, recognizer, args)
     found = Measured.of(recognizer, test, unknown)
-    say(f"{model.folder} on {data.name}: {found.result.images} test images")
+    say(f"{model.folder} on {data.name}: {found.tested.result.images} test images")
     if recognizer.transductive:
         say(TRANSDUCTIVE)
     _print_evaluation(args, found)
@@ -181,9 +181,10 @@ def _write_page(
 ) -> None:
     """The page, with the photographs of the test rows and training images, where they are known."""
     from mlis.experiments.report import material, pictures
+    from mlis.experiments.report.evaluated import write_evaluation
     from mlis.io.checkpoint import load_exemplars
 
-    recognizer, dataset = found.recognizer, data.dataset
+    recognizer, dataset = found.tested.recognizer, data.dataset
     if dataset is None:
         shown = pictures.pictures_of_files(data.rows.files or [None] * len(data.rows.labels))
     else:
@@ -195,7 +196,8 @@ def _write_page(
         compared = load_exemplars(model.folder)
     facts = {"model": str(model.folder), "data": data.rows.name, "protocol": protocol}
     warning = TRANSDUCTIVE if recognizer.transductive else ""
-    found.write_page(output, facts, shown, compared, warning)
+    answers = material.Answers(**vars(found.tested), pictures=shown, compared=compared)
+    write_evaluation(output, answers, found.table(), facts, warning)
     say(f"page: {output}")
 
 
@@ -315,13 +317,13 @@ def _protocol(folder: Path, recognizer: "Recognizer", dataset: "GZSLDataset | No
 def _print_evaluation(args: argparse.Namespace, found: "Measured") -> None:
     from mlis.evaluation import in_words
 
-    result, display = found.result, found.recognizer.display_names
+    result, display = found.tested.result, found.tested.recognizer.display_names
     if words := in_words(result.U, result.S, result.H):
         say(words)
     say("per cent:")
     for line in found.lines():
         say(line)
-    say(f"temperature of the probabilities: {found.confidence.temperature:.4g}")
+    say(f"temperature of the probabilities: {found.tested.confidence.temperature:.4g}")
     for note in result.notes:
         say(f"note: {note}")
     if args.per_class:

@@ -8,16 +8,11 @@ from mlis.data.dataset import GZSLDataset
 from mlis.data.io.benchmarks import PROPOSED_SPLITS
 
 ATTRIBUTES, SENTENCES = "attributes", "sentence embeddings"
-_KINDS = {"FLO": SENTENCES, **dict.fromkeys(("AWA1", "AWA2", "SUN", "aPY", "CUB"), ATTRIBUTES)}
+_KINDS = {
+    "FLO": SENTENCES,
+    **dict.fromkeys(("AWA1", "AWA2", "AWA2WEB", "SUN", "aPY", "CUB"), ATTRIBUTES),
+}
 NAMES = ("features", "descriptors", "split")
-# of AWA1 and AWA2: photographs of these, with 85 numbers a class, are described by their attributes
-_ANIMALS = (
-    ",antelope,bat,beaver,blue whale,bobcat,buffalo,chihuahua,chimpanzee,collie,cow,dalmatian,deer,"
-    "dolphin,elephant,fox,german shepherd,giant panda,giraffe,gorilla,grizzly bear,hamster,"
-    "hippopotamus,horse,humpback whale,killer whale,leopard,lion,mole,moose,mouse,otter,ox,"
-    "persian cat,pig,polar bear,rabbit,raccoon,rat,rhinoceros,seal,sheep,siamese cat,skunk,"
-    "spider monkey,squirrel,tiger,walrus,weasel,wolf,zebra,"
-)
 
 
 def inputs_of(dataset: GZSLDataset) -> dict[str, str]:
@@ -49,11 +44,7 @@ def kind_of(dataset: GZSLDataset) -> str:
     facts = dataset.provenance
     if facts.descriptors.startswith("sent"):  # CUB has both
         return SENTENCES
-    if facts.name in _KINDS:
-        return _KINDS[facts.name]
-    names = [name.replace("+", " ").replace("_", " ") for name in dataset.class_names]
-    animals = dataset.descriptors.shape[1] == 85 and all(f",{one}," in _ANIMALS for one in names)
-    return ATTRIBUTES if animals else ""
+    return _KINDS.get(facts.name, "")
 
 
 def _sized(text: str, size: int) -> str:

@@ -37,6 +37,10 @@ _ROWS = 1024
 _ENOUGH = 4096  # rows that show how features vary within classes
 
 
+COMPARED = 20_000
+"""Most training images that explanations compare with, to bound memory."""
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Training images to compare with.

@@ -262,7 +262,7 @@ class Auto(Method):
         )
 
     def _check(self, dataset: GZSLDataset) -> None:
-        """That all members can have one preprocessing, but for the scale of the features.
+        """Check that the members differ in no preprocessing but the scale of the features.
 
         Raises:
             SettingsError: a candidate reads regions that all others see the mean of.
@@ -357,7 +357,7 @@ class _Deadline(Callback):
 
 
 def together(recognizers: Sequence[Recognizer], weights: Sequence[float]) -> Recognizer:
-    """One recognizer of several with the first one's preprocessing; a single one stays as it is.
+    """One recognizer of several, with the preprocessing of the first; a single one unchanged.
 
     They may differ in the scale of features: then a member's refiner begins with the way back.
     """

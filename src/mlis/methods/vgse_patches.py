@@ -138,7 +138,7 @@ class VGSEPatches(VGSE):
         return "VGSE (grid, losses partly ours)"
 
     def name_on(self, regions: int) -> str:
-        """Of one region there is no grid."""
+        """Says that regions are pooled where there is one only."""
         return self.name if regions > 1 else "VGSE (pooled, losses partly ours)"
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:

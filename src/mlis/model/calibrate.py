@@ -56,8 +56,10 @@ def constant_of(recognizer: Recognizer, calibration: float | str) -> float:
 
 
 def no_curve(recognizer: Recognizer) -> str:
-    """Why a model has no curve of validation classes."""
-    why = "of an older version, or was trained with a given constant or without validation classes"
+    """Why a model has no validation curve."""
+    why = (
+        "saved by an older version, or trained with a fixed constant or without validation classes"
+    )
     if recognizer.transductive:
-        why = "transductive: its constant was set by unlabelled images"
-    return f"the model has no curve of validation classes, as it is {why}"
+        why = "transductive, its constant set by unlabelled images"
+    return f"the model has no validation curve (it is {why})"

@@ -10,7 +10,7 @@ import numpy as np
 from mlis.data.dataset import DISPLAYED
 from mlis.errors import MlisError
 from mlis.experiments.report import charts
-from mlis.experiments.report.material import Loader, Tested, losses_of, tested
+from mlis.experiments.report.material import Answers, Loader, losses_of, tested
 from mlis.experiments.report.pictures import Pictures
 from mlis.experiments.report.series import Study
 from mlis.experiments.tasks import METHOD
@@ -60,7 +60,7 @@ def look(folder: Path, study: Study, load: Loader, anchor: str, with_maps: bool)
 def parts(
     what: str,
     tests: Sequence[Mapping[str, Any]],
-    answers: Tested | None,
+    answers: Answers | None,
     shown: Mapping[str, str],
     problem: str = "",
 ) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def parts(
         tests: measures of each seed, as :meth:`mlis.evaluation.Evaluation.to_dict` gives them.
         answers: of the lowest seed's model.
         shown: display names of classes.
-        problem: why there are no answers, if so.
+        problem: why there are no answers; else empty.
     """
     classes = list(_classes(tests, shown))
     confidence, rejection = (answers.confidence, answers.rejection) if answers else (None, None)
@@ -135,7 +135,7 @@ def _bars(classes: Sequence[Mapping[str, Any]], seen: bool) -> dict[str, Any]:
 
 
 def _confusions(
-    test: Mapping[str, Any], answers: Tested | None, shown: Mapping[str, str]
+    test: Mapping[str, Any], answers: Answers | None, shown: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     """The most frequent mistakes of a run, with a mistaken image and one of the other class."""
     seen = {one["name"]: one["seen"] for one in test.get("per_class", ())}
@@ -159,7 +159,7 @@ def _confusions(
         }
 
 
-def _reasons(pairs: Sequence[Mapping[str, Any]], answers: Tested | None) -> dict[int, Explanation]:
+def _reasons(pairs: Sequence[Mapping[str, Any]], answers: Answers | None) -> dict[int, Explanation]:
     """Why the image that is shown of each mistake was taken for the other class, by number."""
     if not answers:
         return {}

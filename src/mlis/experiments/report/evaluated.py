@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlis.evaluation import Evaluation
 from mlis.evaluation.words import MEANING
 from mlis.experiments.report.closer import parts
-from mlis.experiments.report.material import Tested
+from mlis.experiments.report.material import Answers
 from mlis.pages import render
 from mlis.storage.atomic import write_text
 
 
 def write_evaluation(
     output: Path,
-    result: Evaluation,
-    answers: Tested,
+    answers: Answers,
     measures: Sequence[Sequence[str]],
     facts: Mapping[str, str],
     warning: str = "",
@@ -23,7 +21,6 @@ def write_evaluation(
 
     Args:
         output: a `.html` file.
-        result: measures of the test rows.
         answers: the model's answers on them.
         measures: what else to show of each: words, symbol, value.
         facts: where they come from; `model` and `data` are the page's title.
@@ -32,7 +29,7 @@ def write_evaluation(
     Raises:
         OSError: the file cannot be written.
     """
-    what = f"{facts['model']} on {facts['data']}"
+    result, what = answers.result, f"{facts['model']} on {facts['data']}"
     shown = answers.recognizer.display_names
     look = parts(what, [result.to_dict()], answers, shown)
     text = render(

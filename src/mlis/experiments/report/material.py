@@ -3,30 +3,29 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlis.data.dataset import GZSLDataset, TestSplit
+from mlis.data.dataset import GZSLDataset
+from mlis.data.splits import sample_classes
 from mlis.errors import DataError
-from mlis.evaluation import Confidence, Rejection, evaluate_confidence, evaluate_rejection
 from mlis.experiments.engine import record_of
 from mlis.experiments.report.pictures import Pictures, pictures_of
 from mlis.experiments.report.series import Study
 from mlis.experiments.tasks import Task
 from mlis.experiments.tasks import load_data as load_tasks_data
+from mlis.experiments.tested import Tested
 from mlis.explanation import Examples, Explanation, explain
+from mlis.explanation.explainer import COMPARED
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.io.checkpoint import is_model, load_model
-from mlis.model.recognizer import Recognizer
-from mlis.model.rejection import turned_away
 
 Losses = dict[str, dict[str, list[tuple[float, float]]]]  # "refinement: metric" → run → points
 POINTS = 200  # of a loss curve
-COMPARED = 20_000  # training images, when a mistake is explained
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,27 +64,14 @@ def load_data(study: Study, *, data_root: Path | None, images: Path | None) -> D
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
-    """A saved model's answers on n test rows.
+class Answers(Tested):
+    """A saved model's answers, and what illustrates them.
 
     Attributes:
-        recognizer: the model.
-        test: the rows.
-        predicted: (n,) int64.
-        confidence: calibration of its probabilities.
-        rejection: risk by coverage, and AUROC of unknown images where there are any; None without
-            a row.
-        turned_away: shares that are answered "unknown" (`mlis.model.rejection.turned_away`).
         pictures: of the rows, as far as they are known.
         compared: training images, to explain a mistake with.
     """
 
-    recognizer: Recognizer
-    test: TestSplit
-    predicted: np.ndarray
-    confidence: Confidence
-    rejection: Rejection | None
-    turned_away: Mapping[str, float]
     pictures: Pictures
     compared: Examples | ExemplarBuffer | None
 
@@ -103,7 +89,7 @@ class Tested:
         return explain(self.recognizer, np.stack(x), self.compared)
 
 
-def tested(results: Path, study: Study, data: Data) -> Tested:
+def tested(results: Path, study: Study, data: Data) -> Answers:
     """Let the saved model of the main series' lowest seed predict again.
 
     Raises:
@@ -120,19 +106,8 @@ def tested(results: Path, study: Study, data: Data) -> Tested:
     got = test.features.shape[1]
     if model.num_features != got:
         raise DataError(f"the saved model: expected {model.num_features} features, got {got}")
-    scores = model.scores(test.features)
-    predicted = scores.argmax(axis=1)
-    confidence = evaluate_confidence(
-        scores, test.labels, test.seen_mask, temperature=model.temperature
-    )
-    known = model.known_scores(test.features)
-    rejection = evaluate_rejection(known, predicted == test.labels) if len(known) else None
-    return Tested(
-        *(model, test, predicted, confidence, rejection),
-        turned_away(model.metadata.rejection, known, test.seen_mask[test.labels]),
-        data.pictures.of(test_rows(data.dataset)),
-        training_examples(data.dataset),
-    )
+    pictures, compared = data.pictures.of(test_rows(data.dataset)), training_examples(data.dataset)
+    return Answers(**vars(Tested.of(model, test)), pictures=pictures, compared=compared)
 
 
 def test_rows(dataset: GZSLDataset) -> np.ndarray:
@@ -141,11 +116,11 @@ def test_rows(dataset: GZSLDataset) -> np.ndarray:
 
 
 def training_examples(dataset: GZSLDataset) -> Examples:
-    """Training images to compare with; of more than `COMPARED` a random part, to bound memory."""
-    training = dataset.for_training()
-    count = min(len(training.labels), COMPARED)
-    some = np.sort(np.random.default_rng(0).permutation(len(training.labels))[:count])
-    return Examples(np.asarray(training.features[some]), training.labels[some])
+    """Training images to compare with; of more than `COMPARED` as many of each class."""
+    rows = dataset.split.trainval
+    if len(rows) > COMPARED:
+        rows, _ = sample_classes(rows, dataset.labels, COMPARED)
+    return Examples(np.asarray(dataset.features[rows]), dataset.labels[rows])
 
 
 def losses_of(results: Path, study: Study) -> tuple[Losses, list[int]]:

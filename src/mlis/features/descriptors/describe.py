@@ -49,7 +49,7 @@ class Descriptors:
         split: C of seen or unseen, or None.
         record: how the vectors were computed, as JSON values, sufficient to describe new classes in
             the same way: `text`, `BackboneSpec.to_dict` of the text model; `sentences`, the columns
-            of sentences; `texts`, the sentences of each class, but for names alone; `attributes`,
+            of sentences; `texts`, the sentences of each class, if any; `attributes`,
             each a `Column`; `attribute_weight`; `missing`, cells read as missing; `text_mean`, if
             it was subtracted; `kind`, a short description; `notes`; `source`, name and SHA-256 of
             the table; `phrases`, if they were asked for, vectors of names: `attributes`, one of
