@@ -39,6 +39,7 @@ from serve_cases import (
     upload,
 )
 from simulated import linear_world, small, tiny
+from worded import SIZE, Words, worded_world
 
 ROWS = tiny().features[:20]
 
@@ -684,6 +685,27 @@ def test_answers_go_on_when_no_training_image_is_left():
             answer = post_rows(asker, body, explain=True)
             assert answer.status_code == (200 if able else 409)
             assert post_rows(asker, body).status_code == 200
+
+
+def test_sentences_are_shown_and_weighed():
+    data = worded_world()
+    model = Gaussian(small()).choose(data, seed=0).recognizer
+    words = Words()
+    body = data.features[:6].tolist()
+    with client(Engine(model, describer=Describer(SIZE, text=words))) as asker:
+        about = asker.get("/classes").json()["classes"][0]
+        assert about["description"].startswith("It has part ")
+        results = post_rows(asker, body, explain=True).json()["results"]
+        said = [one for found in results for one in found["explanation"]["attributes"]]
+        assert any(one["name"].startswith("It looks like") and one["of"] for one in said)
+        embedded = len(words.asked)
+        assert asker.patch(f"/classes/{about['name']}", json={"name": "new"}).status_code == 200
+        assert post_rows(asker, body, explain=True).status_code == 200
+        assert len(words.asked) == embedded
+    with client(Engine(model)) as asker:  # its text model is on no machine
+        (found,) = post_rows(asker, body[:1], explain=True).json()["results"]
+        assert found["explanation"]["attributes"] == []
+        assert found["explanation"]["because"].startswith("similarity")
 
 
 def test_training_images_that_explain_nothing_are_refused_at_the_start():

@@ -22,10 +22,10 @@ With --reject, the first class of what looks like none of the classes is `unknow
 the likeliest classes follow.
 
 With --explain, why the likeliest class and not the second: the columns `runner_up`; `because`,
-named attributes with their evidence (a log-likelihood ratio; negative: it speaks against), or how
-similar the described classes are to what the image shows; and `resembles`, the nearest training
-images: of --training, else the classes of those kept beside the model. JSON lines have all of it as
-"explanation". docs/trust.md defines it.
+named attributes and sentences of the two classes with their evidence (a log-likelihood ratio;
+negative: it speaks against), or how similar the described classes are to what the image shows; and
+`resembles`, the nearest training images: of --training, else the classes of those kept beside the
+model. JSON lines have all of it as "explanation". docs/trust.md defines it.
 
 With --format label-studio or fiftyone, correct the classes there and read them with `mlis data
 import`. Boxes: `mlis data import` cuts them to crops first.
@@ -159,7 +159,7 @@ def _explainer(
     args: argparse.Namespace, model: Path, recognizer: "Recognizer"
 ) -> "Explainer | None":
     """What --explain asks for."""
-    from mlis.explanation import Explainer
+    from mlis.explanation import Explainer, recorded_sentences
     from mlis.image_classifier import training_images
     from mlis.io.checkpoint import load_exemplars
 
@@ -167,8 +167,10 @@ def _explainer(
         refuse(args, ("training",), "without --explain")
         return None
     if args.training is None:
-        return Explainer(recognizer, load_exemplars(model))
-    return Explainer(recognizer, training_images(args.training, recognizer, args.label_column))
+        compared = load_exemplars(model)
+    else:
+        compared = training_images(args.training, recognizer, args.label_column)
+    return Explainer(recognizer, compared, recorded_sentences(recognizer))
 
 
 def _predict_images(

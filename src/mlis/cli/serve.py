@@ -40,7 +40,8 @@ def add_to(commands: Commands) -> None:
         "--descriptions",
         metavar="TABLE",
         type=Path,
-        help="table of classes, as for `mlis data build`, whose sentences are shown",
+        help="table of classes, as for `mlis data build`, whose sentences are shown (default: "
+        "those that the model keeps)",
     )
     parser.add_argument(
         "--training",

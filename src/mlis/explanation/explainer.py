@@ -1,8 +1,9 @@
-"""Why this class: the nearest training images, and the attributes that speak for the answer.
+"""Why this class: nearest training images, and the attributes and sentences that speak for it.
 
 A recognizer never reads descriptors when it answers. An explanation is made afterwards: what an
 image shows of each attribute is predicted from its features, and compared with the descriptors of
-the answer and of the runner-up (:mod:`mlis.model.attribute_evidence`). Features are the coordinates
+the answer and of the runner-up (:mod:`mlis.model.attribute_evidence`); sentences of these two are
+weighed in the same way (:mod:`mlis.explanation.sentences`). Features are the coordinates
 in which a Gaussian head has unit covariance within classes, else the refined ones. Nearest images
 are those with the highest cosine, after the mean of the seen classes' means is subtracted.
 """
@@ -20,6 +21,7 @@ from mlis.compute.precision import own_modes
 from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError
 from mlis.explanation.result import Attribute, Explanation, Neighbour
+from mlis.explanation.sentences import Sentences, recorded_sentences
 from mlis.features.descriptors.attributes import column_names
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.attribute_evidence import AttributeEvidence
@@ -34,6 +36,7 @@ ATTRIBUTES, NEAREST = 5, 3
 LEAST = 0.05
 """Evidence below which an attribute tells nothing: it would be shown as 0.0."""
 _ROWS = 1024
+_NUMBERS = 4_000_000  # rows times columns that are weighed at once
 _ENOUGH = 4096  # rows that show how features vary within classes
 
 
@@ -73,7 +76,7 @@ def explain(
     x: np.ndarray,
     exemplars: ExemplarBuffer | Examples | None = None,
 ) -> list[Explanation]:
-    """Explain the likeliest class of each row.
+    """Explain the likeliest class of each row, also by its sentences if the model keeps them.
 
     Args:
         recognizer: the model.
@@ -85,7 +88,7 @@ def explain(
         DataError: there is neither a Gaussian head nor a training image of a seen class, or
             features do not fit.
     """
-    return Explainer(recognizer, exemplars)(x)
+    return Explainer(recognizer, exemplars, recorded_sentences(recognizer))(x)
 
 
 class Explainer:
@@ -93,6 +96,7 @@ class Explainer:
 
     Args:
         recognizer, exemplars: as `explain` takes them.
+        sentences: of its classes (`recorded_sentences`), to weigh one by one; None: they are not.
 
     Raises:
         DataError: as `explain` does.
@@ -101,13 +105,25 @@ class Explainer:
     @own_modes()
     @torch.no_grad()
     def __init__(
-        self, recognizer: Recognizer, exemplars: ExemplarBuffer | Examples | None = None
+        self,
+        recognizer: Recognizer,
+        exemplars: ExemplarBuffer | Examples | None = None,
+        sentences: Sentences | None = None,
     ) -> None:
         self.recognizer: Recognizer = recognizer
+        self.sentences: Sentences | None = sentences
         examples = None if exemplars is None else _embedded(recognizer, exemplars)
-        self._attributes: AttributeEvidence = _fitted(recognizer, examples)
-        width = recognizer.descriptors.shape[1]
-        self._columns: list[str] = column_names(recognizer.metadata.sources, width)
+        descriptors = recognizer.descriptors.double()
+        self._attributes: AttributeEvidence = _fitted(recognizer, examples, descriptors)
+        columns = column_names(recognizer.metadata.sources, descriptors.shape[1])
+        self._columns: list[tuple[str, int | None]] = [(name, None) for name in columns]
+        self._values: Tensor = descriptors
+        self._said: AttributeEvidence | None = None
+        if sentences is not None:
+            said = sentences.columns(descriptors)
+            self._said = _fitted(recognizer, examples, said)
+            self._values = torch.cat([descriptors, said], dim=1)
+            self._columns += zip(sentences.texts, sentences.owners.tolist(), strict=True)
         self._near: Tensor | None = None
         self._labels: list[int] = []
         self._names: Sequence[str] = ()
@@ -132,44 +148,62 @@ class Explainer:
         scores = self.recognizer.scores(x) if scores is None else scores
         best = np.argsort(-scores, axis=1, kind="stable")[:, :2]
         found: list[Explanation] = []
-        for start in range(0, len(x), _ROWS):
-            part = torch.as_tensor(x[start : start + _ROWS], dtype=torch.float32)
+        count = max(1, min(_ROWS, _NUMBERS // self._values.shape[1]))
+        for start in range(0, len(x), count):
+            part = torch.as_tensor(x[start : start + count], dtype=torch.float32)
             scaled = self.recognizer.preprocessing(part.to(self.recognizer.device))
             h = _coordinates(self.recognizer, scaled)
-            found += self._explained(h, best[start : start + _ROWS])
+            found += self._explained(h, best[start : start + count])
         return found
 
     def _explained(self, h: Tensor, best: np.ndarray) -> list[Explanation]:
         """Of (B, k) coordinates and (B, 2 or 1) classes, best first."""
-        names, descriptors = self.recognizer.class_names, self.recognizer.descriptors.double()
-        one, other = (descriptors[torch.from_numpy(best[:, i]).to(h.device)] for i in (0, -1))
+        names, width = self.recognizer.class_names, self.recognizer.descriptors.shape[1]
+        pair = [self._values[torch.from_numpy(best[:, i]).to(h.device)] for i in (0, -1)]
+        own, other = (values[:, :width] for values in pair)
+        known = own.any(dim=1) & other.any(dim=1) & (best.shape[1] > 1)
         predicted = self._attributes.predict(h)
-        known = one.any(dim=1) & other.any(dim=1) & (best.shape[1] > 1)
-        pair = [self._attributes.similarity(predicted, each) for each in (one, other)]
-        similar = torch.stack(pair, dim=1).tolist()
-        evidence = self._attributes.evidence(predicted, one, other)
-        values = torch.stack([evidence, predicted, one, other], dim=2).cpu().numpy()
+        alike = [self._attributes.similarity(predicted, each) for each in (own, other)]
+        similar = torch.stack(alike, dim=1).tolist()
+        evidence = self._attributes.evidence(predicted, own, other)
+        if self._said is not None:
+            heard = self._said.predict(h)
+            said = self._said.evidence(heard, *(values[:, width:] for values in pair))
+            evidence = torch.cat([evidence, said], dim=1)
+            predicted = torch.cat([predicted, heard], dim=1)
+        values = torch.stack([evidence, predicted, *pair], dim=2).cpu().numpy()
         nearest, shown = self._nearest(h), self.recognizer.display_names
         return [
             Explanation(
                 names[classes[0]],
                 names[classes[1]] if len(classes) > 1 else "",
                 (similar[i][0], similar[i][1]) if known[i] else None,
-                self._named(values[i]) if known[i] else (),
+                self._named(values[i], classes) if known[i] else (),
                 nearest[i],
                 shown,
             )
             for i, classes in enumerate(best.tolist())
         ]
 
-    def _named(self, values: np.ndarray) -> tuple[Attribute, ...]:
-        """Those of the largest evidence, of (Da, 4) evidence, image, answer and runner-up."""
-        named = [j for j, name in enumerate(self._columns) if name and abs(values[j, 0]) >= LEAST]
+    def _named(self, values: np.ndarray, classes: Sequence[int]) -> tuple[Attribute, ...]:
+        """Those of the largest evidence, of (n, 4) evidence, image, answer and runner-up."""
+        named = [
+            j
+            for j in np.flatnonzero(abs(values[:, 0]) >= LEAST).tolist()
+            if self._columns[j][0] and self._columns[j][1] in (None, *classes)
+        ]
         largest = sorted(named, key=lambda j: -abs(values[j, 0]))[:ATTRIBUTES]
         return tuple(
-            Attribute(self._columns[j], *values[j].tolist())
+            self._attribute(j, *values[j].tolist())
             for j in sorted(largest, key=lambda j: -values[j, 0])
         )
+
+    def _attribute(
+        self, column: int, evidence: float, image: float, answer: float, runner_up: float
+    ) -> Attribute:
+        name, owner = self._columns[column]
+        of = "" if owner is None else self.recognizer.class_names[owner]
+        return Attribute(name, evidence, image, answer, runner_up, of)
 
     def _nearest(self, h: Tensor) -> list[tuple[Neighbour, ...]]:
         if self._near is None:
@@ -237,9 +271,11 @@ def _embedded(
     return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
 
 
-def _fitted(recognizer: Recognizer, examples: tuple[Tensor, Tensor] | None) -> AttributeEvidence:
+def _fitted(
+    recognizer: Recognizer, examples: tuple[Tensor, Tensor] | None, descriptors: Tensor
+) -> AttributeEvidence:
     """The regression on the means of seen classes: the Gaussian head's, or those of the images."""
-    seen, descriptors = recognizer.seen_mask, recognizer.descriptors.double()
+    seen = recognizer.seen_mask
     if (part := recognizer.gaussian_part()) is not None and bool(seen.any()):
         means, variances = part[1].moments()
         return AttributeEvidence.fit(means[seen], descriptors[seen], variances[seen].mean(0))

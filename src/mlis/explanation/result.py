@@ -8,13 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Attribute:
-    """What one attribute says.
+    """What one attribute, or one sentence, says.
 
     Attributes:
-        name: of the column.
+        name: of the column; or the sentence.
         evidence: log-likelihood ratio of answer and runner-up; negative: it speaks against it.
         image: predicted from the image, on the scale of the descriptors.
-        answer, runner_up: of the two classes' descriptors.
+        answer, runner_up: of the two classes' descriptors; how much they are as a sentence says,
+            as a cosine.
+        of: the class that a sentence describes; empty for an attribute.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Attribute:
     image: float
     answer: float
     runner_up: float
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ class Explanation:
             no other class.
         similarity: cosine of the descriptor predicted from the image with those of answer and
             runner-up, the seen classes' mean subtracted; None where one has no descriptor.
-        attributes: at most five of the largest evidence, what speaks for the answer first, what
-            speaks against it last; empty where columns have no names, or no attribute tells the
-            two classes apart.
+        attributes: at most five attributes, and sentences of the two classes, of the largest
+            evidence, what speaks for the answer first, what speaks against it last; empty where
+            columns have no names, or no attribute tells the two classes apart.
         nearest: at most three training images, the nearest first; empty without any to compare.
         display_names: of these classes, for the texts.
     """
@@ -85,9 +88,9 @@ class Explanation:
 
     @property
     def because(self) -> str:
-        """Evidence of the attributes; if none has any, how similar the descriptors are."""
+        """Evidence of attributes and sentences; without any, how similar the descriptors are."""
         if self.attributes:
-            return "; ".join(f"{one.name} {one.evidence:+.1f}" for one in self.attributes)
+            return "; ".join(f"{self._shown(one)} {one.evidence:+.1f}" for one in self.attributes)
         if self.similarity is None:
             return ""
         own, other = self.similarity
@@ -104,3 +107,10 @@ class Explanation:
             return "; ".join(f"{name} ({label})" for name, label in found)
         counts = Counter(label for _, label in found)
         return ", ".join(f"{count} of {label}" for label, count in counts.most_common())
+
+    def _shown(self, one: Attribute) -> str:
+        """The name of an attribute; or a sentence, and of which class it is, or what is unlike."""
+        if not one.of:
+            return one.name
+        unlike = "" if (one.evidence > 0) == (one.of == self.answer) else "unlike "
+        return f"{unlike}{self.display_names.get(one.of, one.of)}: “{one.name.rstrip('.')}”"

@@ -14,9 +14,16 @@ import numpy as np
 
 from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
-from mlis.explanation import Examples, Explainer, Explanation, can_explain
+from mlis.explanation import (
+    Examples,
+    Explainer,
+    Explanation,
+    can_explain,
+    recorded_sentences,
+)
 from mlis.features.decode import ImageError, decode
 from mlis.features.descriptors.class_descriptions import read_descriptions
+from mlis.features.descriptors.visual_words import known_texts
 from mlis.image_classifier import ImageClassifier, recorded_backbone, training_images
 from mlis.incremental import (
     ExemplarBuffer,
@@ -52,7 +59,7 @@ class Engine:
         recognizer: the model.
         backbone: its image model, or None: then only features are accepted.
         describer: makes descriptors of new classes, or None: then none can be described.
-        descriptions: sentences of classes by name, to show.
+        descriptions: sentences of classes by name, to show; else those that the model keeps.
         exemplars: the recognizer's exemplar buffer, which `describer` needs beside it, unless the
             head makes classes from descriptors.
         reject: rate at which images of known classes may be turned away where a request does not
@@ -82,7 +89,7 @@ class Engine:
         known = Catalogue(
             recognizer.class_names,
             recognizer.seen_mask.numpy(force=True),
-            descriptions=dict(descriptions or {}),
+            descriptions=dict(descriptions or _joined(known_texts(recognizer.metadata.sources))),
             display_names=recognizer.display_names,
         )
         self._served = (recognizer, exemplars, known, examples)
@@ -219,7 +226,10 @@ class Engine:
     ) -> Explainer:
         """Made at the first request after a change of the classes."""
         if self._explainer is None or self._explainer.recognizer is not recognizer:
-            self._explainer = Explainer(recognizer, images)
+            known = None if self._explainer is None else self._explainer.sentences
+            model = None if self.describer is None else self.describer.text
+            sentences = recorded_sentences(recognizer, model, known)
+            self._explainer = Explainer(recognizer, images, sentences)
         return self._explainer
 
     def change(
@@ -270,7 +280,7 @@ class Engine:
                 return outcomes
             grown = remove_classes(*grown, abandoned)
         kept = [change for change in made if change.name not in abandoned]
-        said = {name: " ".join(texts) for name, texts in _sentences_by_name(kept).items()}
+        said = _joined(_sentences_by_name(kept))
         log.attach(kept)
         added = known.added | {change.name for change in kept}
         self._publish(*grown, added, {**known.descriptions, **said}, examples)
@@ -309,7 +319,7 @@ class Engine:
         if any(change.abandoned.is_set() for change in taken):
             return self._learn(changes, max_classes)
         log.attach(taken)
-        said = {name: " ".join(texts) for name, texts in words.items()}
+        said = _joined(words)
         added = known.added | (images.keys() - set(known.names))
         self._publish(*grown, added, {**known.descriptions, **said}, examples)
         return outcomes
@@ -455,7 +465,7 @@ def load_engine(
             only what is named here is downloaded.
         changes: whether classes may be added: the text model and the exemplar buffer are only
             loaded then.
-        descriptions: table of classes whose sentences are shown, or None.
+        descriptions: table of classes whose sentences are shown; None: those that the model keeps.
         reject: as `Engine` takes it.
         training: labelled features of the training, or its dataset folder, whose images
             explanations name.
@@ -492,5 +502,8 @@ def _sentences(table: Path | None) -> dict[str, str]:
     if table is None:
         return {}
     words = read_descriptions(table)
-    pairs = zip(words.names, words.sentences, strict=True)
-    return {name: " ".join(sentences) for name, sentences in pairs if sentences}
+    return _joined(dict(zip(words.names, words.sentences, strict=True)))
+
+
+def _joined(sentences: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {name: " ".join(texts) for name, texts in sentences.items() if texts}

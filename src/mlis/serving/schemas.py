@@ -95,9 +95,10 @@ class Prediction(Wire):
 
 
 class Evidence(Wire):
-    """What one attribute says."""
+    """What one attribute, or one sentence, says."""
 
-    name: str
+    name: str = Field(description="of the attribute; or the sentence")
+    of: str = Field(description="the class that the sentence describes; empty for an attribute")
     evidence: float = Field(
         description="log-likelihood ratio of answer and runner-up; negative: it speaks against it"
     )
@@ -119,12 +120,16 @@ class Explanation(Wire):
 
     answer: str
     runner_up: str
-    because: str = Field(description="attributes and their evidence, or similarity, as text")
+    because: str = Field(
+        description="attributes and sentences with their evidence, or similarity, as text"
+    )
     resembles: str = Field(description="the nearest training images, as text")
     similarity: tuple[float, float] | None = Field(
         description="cosine of what the image shows with the descriptors of answer and runner-up"
     )
-    attributes: list[Evidence] = Field(description="empty where columns have no names")
+    attributes: list[Evidence] = Field(
+        description="and sentences; empty where columns have no names, and sentences are not kept"
+    )
     nearest: list[Neighbour] = Field(description="empty where no training images are kept")
 
 

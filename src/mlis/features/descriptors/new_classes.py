@@ -85,7 +85,7 @@ def descriptions_like(
     if expected is not None:
         if not described.has_sentences:
             raise DataError(f"{described.path}: expected sentences, as in training, got none.")
-        vectors = _text_model(expected, model).describe(described.sentences)
+        vectors = trained_text_model(expected, model).describe(described.sentences)
         parts.append(without_common(vectors, mean) if len(mean) else vectors)
     if columns:
         parts.append(_attributes(described, columns, alone=not parts))
@@ -144,8 +144,13 @@ def _from_table(
     return described
 
 
-def _text_model(expected: BackboneSpec, model: TextModel | None) -> TextModel:
-    """The text model of training. Raises `DataError` if another one is installed."""
+def trained_text_model(expected: BackboneSpec, model: TextModel | None = None) -> TextModel:
+    """The text model of training, which is not downloaded.
+
+    Raises:
+        DataError: another version is installed, or `model` is another one.
+        SettingsError: it is not available.
+    """
     model = model or TextModel(expected.name, download=False)
     if model.identity.fingerprint != expected.fingerprint:
         raise DataError(
