@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlis.cli.datasets import add_dataset_arguments, dataset_arguments, load
-from mlis.explanation import Examples, Explainer, Explanation, recorded_sentences
+from mlis.explanation import Examples, Explainer, Explanation, sentence_encoder
 from mlis.methods.registry import build_method
 from mlis.model.recognizer import Metadata, replace
 
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sign = np.where(right, 1, -1)
     similar = np.array([one.similarity[0] - one.similarity[1] for one in found]) * sign > 0
     measures = {"attributes": _shown(found) * sign > 0, "similarity": similar}
-    if (sentences := recorded_sentences(described)) is not None:
-        with_sentences = Explainer(described, examples, sentences)(x)
+    if (encoder := sentence_encoder(described)) is not None:
+        with_sentences = Explainer(described, examples, encoder)(x)
         measures["what is shown with sentences"] = _shown(with_sentences) * sign > 0
     seen = test.seen_mask[test.labels]
     for name, mask in (("seen", seen & either), ("unseen", ~seen & either)):

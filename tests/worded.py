@@ -47,7 +47,7 @@ def worded_world() -> GZSLDataset:
     signal = descriptors[made.labels] @ rng.normal(size=(SIZE, 24))
     signal += 0.1 * rng.normal(size=signal.shape)
     features = np.concatenate([signal - signal.min(), made.features[:, 24:]], axis=1)
-    record = {"text": SPEC.to_dict(), "texts": texts, "size": SIZE}
+    record = {"text": SPEC.to_dict(), "texts": texts, "size": SIZE, "attributes": []}
     return dataclasses.replace(
         made,
         features=np.ascontiguousarray(features, dtype=np.float32),

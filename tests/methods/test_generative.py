@@ -54,6 +54,7 @@ ENOUGH: dict[str, dict[str, Any]] = {  # to learn the simulated world
     },
     "keshari-reconstruction": {
         **{"steps": 200, "hidden": 64, "latent": 8, "embedding": 64, "learning_rate": 2e-3},
+        "warm_up": 40,
     },
     "li-reconstruction": {
         **{"epochs": 60, "batch_size": 60, "latent": 32, "learning_rate": 3e-3},

@@ -22,7 +22,7 @@ from simulated import small, tiny
 
 DOUBLE = Precision.of("float64", "cpu")
 SIZES = {"batch_size": 6, "hidden": 7, "latent": 3, "embedding": 5, "classes": 4}
-SMALL = KeshariReconstruction(small("float64"), steps=4, class_samples=3, **SIZES)
+SMALL = KeshariReconstruction(small("float64"), steps=4, class_samples=3, warm_up=0, **SIZES)
 
 
 def trainer(data=None, **options) -> OverCompleteTrainer:
@@ -213,3 +213,14 @@ def test_the_softmax_sees_the_embedding():
     x = found.preprocessing(torch.from_numpy(data.for_testing().features).double())
     wanted = (x @ one.embedding.weight.T + one.embedding.bias).clamp(min=0)
     torch.testing.assert_close(found.refiner(x), wanted)
+
+
+def test_the_embedding_waits_for_the_others():
+    one = trainer(warm_up=3)
+    layers = (one.embedding.weight, one.generator.last.weight)
+    for step in range(5):
+        before = [weight.detach().clone() for weight in layers]
+        losses = one.step()
+        moved = [not torch.equal(*pair) for pair in zip(before, layers, strict=True)]
+        assert moved == [step >= 3, True]
+        assert ("triplet" in losses) == (step >= 3)

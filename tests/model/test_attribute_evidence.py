@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlis.model.attribute_evidence import AttributeEvidence
+from mlis.model.attribute_evidence import AttributeRegression
 
 
 def world(seed: int = 0, classes: int = 40, attributes: int = 6, noise: float = 0.02):
@@ -20,7 +20,7 @@ def world(seed: int = 0, classes: int = 40, attributes: int = 6, noise: float = 
 @pytest.mark.parametrize("seed", range(3))
 def test_trust_in_a_prediction_is_that_of_regressions_without_the_class(seed):
     means, descriptors, _ = world(seed, classes=12, attributes=3, noise=0.1)
-    found = AttributeEvidence.fit(means, descriptors, torch.zeros(means.shape[1]))
+    found = AttributeRegression(means, torch.zeros(means.shape[1])).fit(descriptors)
     # the same ridge regression without each class, at the penalty that was chosen
     points = means - means.mean(0)
     scale = points.square().sum().div(len(points)).sqrt()
@@ -46,7 +46,7 @@ def test_trust_in_a_prediction_is_that_of_regressions_without_the_class(seed):
 
 def test_evidence_is_the_log_likelihood_ratio():
     means, descriptors, _ = world()
-    found = AttributeEvidence.fit(means, descriptors, torch.full((means.shape[1],), 0.01))
+    found = AttributeRegression(means, torch.full((means.shape[1],), 0.01)).fit(descriptors)
     one, other = descriptors[:5], descriptors[5:10]
     predicted = found.predict(means[:5])
     deviation = found.variance.sqrt() * found.spread
@@ -64,7 +64,7 @@ def test_evidence_is_the_log_likelihood_ratio():
 def test_the_attribute_in_which_two_classes_differ_comes_first(seed, attribute):
     """Two classes that were never seen, alike but for one attribute; images of the first."""
     means, descriptors, look = world(seed)
-    found = AttributeEvidence.fit(means, descriptors, torch.full((means.shape[1],), 0.01))
+    found = AttributeRegression(means, torch.full((means.shape[1],), 0.01)).fit(descriptors)
     rng = np.random.default_rng(seed)
     one = torch.from_numpy(rng.random(descriptors.shape[1]))
     other = one + 0.02 * torch.from_numpy(rng.normal(size=len(one)))  # nearly alike elsewhere
@@ -87,7 +87,7 @@ def test_what_cannot_be_seen_or_never_varied_says_nothing():
     hidden = torch.from_numpy(rng.random((len(means), 1)))  # in no feature
     constant = torch.full((len(means), 1), 0.3).double()
     wider = torch.cat([descriptors, hidden, constant], dim=1)
-    found = AttributeEvidence.fit(means, wider, torch.full((means.shape[1],), 0.01))
+    found = AttributeRegression(means, torch.full((means.shape[1],), 0.01)).fit(wider)
     one, other = torch.zeros(1, 8).double(), torch.ones(1, 8).double()
     x = torch.cat([one[0, :6] @ look, torch.zeros(3).double()])[None]
     evidence = found.evidence(found.predict(x), one, other)[0]
@@ -99,8 +99,8 @@ def test_images_that_vary_within_classes_say_less():
     means, descriptors, _ = world()
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(4000, means.shape[1])))
     sure, unsure = (
-        AttributeEvidence.fit(means, descriptors, within) for within in (0.1 * rows, rows)
+        AttributeRegression(means, within).fit(descriptors) for within in (0.1 * rows, rows)
     )
     assert (unsure.variance > 2 * sure.variance).all()
-    same = AttributeEvidence.fit(means, descriptors, torch.ones(means.shape[1]))
+    same = AttributeRegression(means, torch.ones(means.shape[1])).fit(descriptors)
     torch.testing.assert_close(same.variance, unsure.variance, rtol=0.1, atol=0)

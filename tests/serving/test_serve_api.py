@@ -11,17 +11,19 @@ import scipy.special
 
 import odd_images
 from mlis.errors import DataError, SettingsError
-from mlis.explanation import Examples, explain
+from mlis.explanation import Examples, explain, sentence_encoder
 from mlis.features.decode import claimed_pixels
+from mlis.features.descriptors import text_model
 from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.describe import describe
 from mlis.incremental import adapt, set_display_names
+from mlis.io.checkpoint import save_model
 from mlis.methods.gaussian import Gaussian
 from mlis.methods.raw import RidgeSoftmax
 from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import Metadata, replace
 from mlis.serving.descriptions import Describer, Description
-from mlis.serving.engine import Engine
+from mlis.serving.engine import Engine, load_engine
 from mlis.serving.exchange import Query
 from mlis.serving.service import Room
 from mlis.serving.settings import Access
@@ -39,7 +41,7 @@ from serve_cases import (
     upload,
 )
 from simulated import linear_world, small, tiny
-from worded import SIZE, Words, worded_world
+from worded import Words, worded_world
 
 ROWS = tiny().features[:20]
 
@@ -692,7 +694,7 @@ def test_sentences_are_shown_and_weighed():
     model = Gaussian(small()).choose(data, seed=0).recognizer
     words = Words()
     body = data.features[:6].tolist()
-    with client(Engine(model, describer=Describer(SIZE, text=words))) as asker:
+    with client(Engine(model, encoder=sentence_encoder(model, words))) as asker:
         about = asker.get("/classes").json()["classes"][0]
         assert about["description"].startswith("It has part ")
         results = post_rows(asker, body, explain=True).json()["results"]
@@ -702,10 +704,28 @@ def test_sentences_are_shown_and_weighed():
         assert asker.patch(f"/classes/{about['name']}", json={"name": "new"}).status_code == 200
         assert post_rows(asker, body, explain=True).status_code == 200
         assert len(words.asked) == embedded
-    with client(Engine(model)) as asker:  # its text model is on no machine
+    with client(Engine(model)) as asker:
         (found,) = post_rows(asker, body[:1], explain=True).json()["results"]
         assert found["explanation"]["attributes"] == []
         assert found["explanation"]["because"].startswith("similarity")
+
+
+def test_the_text_model_of_sentences_is_loaded_at_the_start(tmp_path, monkeypatch, caplog):
+    data = worded_world()
+    save_model(Gaussian(small()).choose(data, seed=0).recognizer, tmp_path / "model")
+    told = []
+    engine = load_engine(tmp_path / "model", "cpu", changes=False, progress=told.append)
+    assert told == ["text model of the sentences"]
+    assert "explanations leave out sentences" in caplog.text  # it is on no machine
+    body = data.features[:1].tolist()
+    with client(engine) as asker:
+        (found,) = post_rows(asker, body, explain=True).json()["results"]
+        assert found["explanation"]["because"].startswith("similarity")
+    monkeypatch.setattr(text_model, "TextModel", lambda name, **_: Words())
+    engine = load_engine(tmp_path / "model", "cpu", changes=False, text_model="moved")
+    with client(engine) as asker:
+        (found,) = post_rows(asker, body, explain=True).json()["results"]
+        assert found["explanation"]["attributes"]
 
 
 def test_training_images_that_explain_nothing_are_refused_at_the_start():

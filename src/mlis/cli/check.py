@@ -3,7 +3,7 @@
   mlis check FLO --data-root DIR
   mlis check data/mine
   mlis check --features features/ --classes classes.csv
-  mlis check runs/mine/seed-0/ml+is+sfr/model
+  mlis check runs/mine
 
 A dataset:
   test-duplicates       test photographs that are nearly a training one
@@ -14,9 +14,11 @@ A dataset:
   says-little           descriptors near the mean of all others
   constant-column       attributes that are the same for all seen classes
   uninformative-column  attributes that cannot be told from photographs
+  no-visual-words       classes whose sentences hardly describe anything visible
   likely-to-fail        unseen classes whose features are predicted badly, or near another class's
 
-A model: what its descriptors say, and, if it has an exemplar buffer, the classes likely to fail.
+A model: what its descriptors and sentences say, which classes may attract images of others
+(`attracts`), and, if it has an exemplar buffer, the classes likely to fail.
 
 Findings are suggestions, ranked, the worst first. Only near-duplicates look at test rows. Features
 stay in their file. Exit code 0; with --strict 1 if anything was found.

@@ -1,11 +1,12 @@
 """Write a model as ONNX, for onnxruntime and others: features → scores, or with --images image →
 scores (EfficientNet-Lite only).
 
-Input `features` (N, Dx) float32; with --images `pixels` (N, P, P, 3) uint8, RGB. With --images, the
-caller applies the EXIF rotation, resizes the shorter side to P / 0.875 (bicubic) and crops the
-centre P × P; normalisation is part of the file. Outputs `scores` (N, C), calibrated, and
-`probabilities` (N, C), their softmax. The metadata contain class_names, seen, calibration, backbone
-and preprocessing.
+Input `features` (N, Dx) float32; with --images `pixels`, uint8, RGB: (N, P, P, 3), or (N, V, P, P,
+3) for a model of V views, in the order of the metadata. The caller applies the EXIF rotation; for
+the view `centre` resizes the shorter side to P / 0.875 (bicubic) and crops the central P × P, for
+`whole` resizes to P × P; normalisation is part of the file. Outputs `scores` (N, C), calibrated,
+and `probabilities` (N, C), the softmax of scores / temperature. The metadata contain class_names,
+seen, calibration, backbone and preprocessing.
 
 The file is kept only if onnxruntime's scores differ from PyTorch's by at most 1e-4 of the
 largest.

@@ -53,7 +53,7 @@ def add_image_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--backbone",
         metavar="NAME,…",
-        help="efficientnet-lite2 (default), -lite0 or -lite1: installed weights; or any vision "
+        help="efficientnet-lite2 (default) or -lite0: installed weights; or any vision "
         "model of transformers by hub name or folder, such as microsoft/resnet-101; of several, "
         "the features are joined",
     )

@@ -159,7 +159,7 @@ def _explainer(
     args: argparse.Namespace, model: Path, recognizer: "Recognizer"
 ) -> "Explainer | None":
     """What --explain asks for."""
-    from mlis.explanation import Explainer, recorded_sentences
+    from mlis.explanation import Explainer, sentence_encoder
     from mlis.image_classifier import training_images
     from mlis.io.checkpoint import load_exemplars
 
@@ -170,7 +170,7 @@ def _explainer(
         compared = load_exemplars(model)
     else:
         compared = training_images(args.training, recognizer, args.label_column)
-    return Explainer(recognizer, compared, recorded_sentences(recognizer))
+    return Explainer(recognizer, compared, sentence_encoder(recognizer))
 
 
 def _predict_images(

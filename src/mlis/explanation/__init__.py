@@ -2,7 +2,7 @@
 
 from mlis.explanation.explainer import Examples, Explainer, can_explain, explain
 from mlis.explanation.result import Attribute, Explanation, Neighbour
-from mlis.explanation.sentences import Sentences, recorded_sentences
+from mlis.explanation.sentences import SentenceEncoder, sentence_encoder
 
 __all__ = [
     "Attribute",
@@ -10,8 +10,8 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Neighbour",
-    "Sentences",
+    "SentenceEncoder",
     "can_explain",
     "explain",
-    "recorded_sentences",
+    "sentence_encoder",
 ]

@@ -21,10 +21,10 @@ from mlis.compute.precision import own_modes
 from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError
 from mlis.explanation.result import Attribute, Explanation, Neighbour
-from mlis.explanation.sentences import Sentences, recorded_sentences
+from mlis.explanation.sentences import SentenceEncoder, fit_of, sentence_encoder, sentences_of
 from mlis.features.descriptors.attributes import column_names
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
-from mlis.model.attribute_evidence import AttributeEvidence
+from mlis.model.attribute_evidence import AttributeEvidence, AttributeRegression
 from mlis.model.recognizer import Recognizer
 
 # PyTorch's types are partial
@@ -36,7 +36,6 @@ ATTRIBUTES, NEAREST = 5, 3
 LEAST = 0.05
 """Evidence below which an attribute tells nothing: it would be shown as 0.0."""
 _ROWS = 1024
-_NUMBERS = 4_000_000  # rows times columns that are weighed at once
 _ENOUGH = 4096  # rows that show how features vary within classes
 
 
@@ -78,6 +77,8 @@ def explain(
 ) -> list[Explanation]:
     """Explain the likeliest class of each row, also by its sentences if the model keeps them.
 
+    For several calls make one `Explainer`: this one loads the text model of sentences each time.
+
     Args:
         recognizer: the model.
         x: (B, Dx) features.
@@ -88,7 +89,7 @@ def explain(
         DataError: there is neither a Gaussian head nor a training image of a seen class, or
             features do not fit.
     """
-    return Explainer(recognizer, exemplars, recorded_sentences(recognizer))(x)
+    return Explainer(recognizer, exemplars, sentence_encoder(recognizer))(x)
 
 
 class Explainer:
@@ -96,7 +97,7 @@ class Explainer:
 
     Args:
         recognizer, exemplars: as `explain` takes them.
-        sentences: of its classes (`recorded_sentences`), to weigh one by one; None: they are not.
+        encoder: of the sentences of its classes (`sentence_encoder`); None: they are not weighed.
 
     Raises:
         DataError: as `explain` does.
@@ -108,22 +109,20 @@ class Explainer:
         self,
         recognizer: Recognizer,
         exemplars: ExemplarBuffer | Examples | None = None,
-        sentences: Sentences | None = None,
+        encoder: SentenceEncoder | None = None,
     ) -> None:
         self.recognizer: Recognizer = recognizer
-        self.sentences: Sentences | None = sentences
+        self.encoder: SentenceEncoder | None = encoder
         examples = None if exemplars is None else _embedded(recognizer, exemplars)
-        descriptors = recognizer.descriptors.double()
-        self._attributes: AttributeEvidence = _fitted(recognizer, examples, descriptors)
-        columns = column_names(recognizer.metadata.sources, descriptors.shape[1])
-        self._columns: list[tuple[str, int | None]] = [(name, None) for name in columns]
-        self._values: Tensor = descriptors
-        self._said: AttributeEvidence | None = None
-        if sentences is not None:
-            said = sentences.columns(descriptors)
-            self._said = _fitted(recognizer, examples, said)
-            self._values = torch.cat([descriptors, said], dim=1)
-            self._columns += zip(sentences.texts, sentences.owners.tolist(), strict=True)
+        self._regression, self._seen = _regression(recognizer, examples)
+        self._descriptors: Tensor = recognizer.descriptors.double()
+        self._attributes: AttributeEvidence = self._regression.fit(self._descriptors[self._seen])
+        width = recognizer.descriptors.shape[1]
+        self._columns: list[str] = column_names(recognizer.metadata.sources, width)
+        if encoder is not None:
+            size = int(recognizer.metadata.sources["descriptors"]["text"]["size"])
+            self._text: Tensor = normalize(self._descriptors[:, :size], dim=1)
+            self._penalty: float = self._regression.fit(self._text[self._seen]).penalty
         self._near: Tensor | None = None
         self._labels: list[int] = []
         self._names: Sequence[str] = ()
@@ -148,62 +147,68 @@ class Explainer:
         scores = self.recognizer.scores(x) if scores is None else scores
         best = np.argsort(-scores, axis=1, kind="stable")[:, :2]
         found: list[Explanation] = []
-        count = max(1, min(_ROWS, _NUMBERS // self._values.shape[1]))
-        for start in range(0, len(x), count):
-            part = torch.as_tensor(x[start : start + count], dtype=torch.float32)
+        for start in range(0, len(x), _ROWS):
+            part = torch.as_tensor(x[start : start + _ROWS], dtype=torch.float32)
             scaled = self.recognizer.preprocessing(part.to(self.recognizer.device))
             h = _coordinates(self.recognizer, scaled)
-            found += self._explained(h, best[start : start + count])
+            found += self._explained(h, best[start : start + _ROWS])
         return found
 
     def _explained(self, h: Tensor, best: np.ndarray) -> list[Explanation]:
         """Of (B, k) coordinates and (B, 2 or 1) classes, best first."""
-        names, width = self.recognizer.class_names, self.recognizer.descriptors.shape[1]
-        pair = [self._values[torch.from_numpy(best[:, i]).to(h.device)] for i in (0, -1)]
-        own, other = (values[:, :width] for values in pair)
-        known = own.any(dim=1) & other.any(dim=1) & (best.shape[1] > 1)
+        names = self.recognizer.class_names
+        classes = torch.from_numpy(best).to(h.device)
+        one, other = (self._descriptors[classes[:, i]] for i in (0, -1))
         predicted = self._attributes.predict(h)
-        alike = [self._attributes.similarity(predicted, each) for each in (own, other)]
-        similar = torch.stack(alike, dim=1).tolist()
-        evidence = self._attributes.evidence(predicted, own, other)
-        if self._said is not None:
-            heard = self._said.predict(h)
-            said = self._said.evidence(heard, *(values[:, width:] for values in pair))
-            evidence = torch.cat([evidence, said], dim=1)
-            predicted = torch.cat([predicted, heard], dim=1)
-        values = torch.stack([evidence, predicted, *pair], dim=2).cpu().numpy()
+        known = one.any(dim=1) & other.any(dim=1) & (best.shape[1] > 1)
+        pair = [self._attributes.similarity(predicted, each) for each in (one, other)]
+        similar = torch.stack(pair, dim=1).tolist()
+        evidence = self._attributes.evidence(predicted, one, other)
+        values = torch.stack([evidence, predicted, one, other], dim=2).cpu().numpy()
+        said = self._said(h, classes) if best.shape[1] > 1 else [[] for _ in h]
         nearest, shown = self._nearest(h), self.recognizer.display_names
         return [
             Explanation(
-                names[classes[0]],
-                names[classes[1]] if len(classes) > 1 else "",
+                names[row[0]],
+                names[row[1]] if len(row) > 1 else "",
                 (similar[i][0], similar[i][1]) if known[i] else None,
-                self._named(values[i], classes) if known[i] else (),
+                _largest([*self._named(values[i]), *said[i]]) if known[i] else (),
                 nearest[i],
                 shown,
             )
-            for i, classes in enumerate(best.tolist())
+            for i, row in enumerate(best.tolist())
         ]
 
-    def _named(self, values: np.ndarray, classes: Sequence[int]) -> tuple[Attribute, ...]:
-        """Those of the largest evidence, of (n, 4) evidence, image, answer and runner-up."""
-        named = [
-            j
-            for j in np.flatnonzero(abs(values[:, 0]) >= LEAST).tolist()
-            if self._columns[j][0] and self._columns[j][1] in (None, *classes)
-        ]
-        largest = sorted(named, key=lambda j: -abs(values[j, 0]))[:ATTRIBUTES]
-        return tuple(
-            self._attribute(j, *values[j].tolist())
-            for j in sorted(largest, key=lambda j: -values[j, 0])
-        )
+    def _named(self, values: np.ndarray) -> list[Attribute]:
+        """Attributes that have a name, of (Da, 4) evidence, image, answer and runner-up."""
+        told = np.flatnonzero(abs(values[:, 0]) >= LEAST).tolist()
+        return [Attribute(self._columns[j], *values[j].tolist()) for j in told if self._columns[j]]
 
-    def _attribute(
-        self, column: int, evidence: float, image: float, answer: float, runner_up: float
-    ) -> Attribute:
-        name, owner = self._columns[column]
-        of = "" if owner is None else self.recognizer.class_names[owner]
-        return Attribute(name, evidence, image, answer, runner_up, of)
+    def _said(self, h: Tensor, classes: Tensor) -> list[list[Attribute]]:
+        """Sentences of the two classes of each row of (B, k), of (B, 2) classes.
+
+        Without those that fit the other class no worse than their own: what they say of the two
+        would mislead.
+        """
+        found: list[list[Attribute]] = [[] for _ in h]
+        if self.encoder is None:
+            return found
+        for owner in classes.unique().tolist():
+            name = self.recognizer.class_names[owner]
+            if not (texts := sentences_of(self.recognizer, name)):
+                continue
+            fits = fit_of(self._text, self.recognizer.seen_mask, self.encoder(texts))
+            evidence = self._regression.fit(fits[self._seen], self._penalty)
+            rows = (classes == owner).any(dim=1).nonzero()[:, 0]
+            image = evidence.predict(h[rows])
+            one, other = (fits[classes[rows, i]] for i in (0, 1))
+            ratio = evidence.evidence(image, one, other)
+            own = torch.where((classes[rows, :1] == owner), one - other, other - one) > 0
+            values = torch.stack([ratio, image, one, other], dim=2)
+            told = own & (ratio.abs() >= LEAST)
+            for i, j in told.nonzero().tolist():
+                found[int(rows[i])].append(Attribute(texts[j], *values[i, j].tolist(), of=name))
+        return found
 
     def _nearest(self, h: Tensor) -> list[tuple[Neighbour, ...]]:
         if self._near is None:
@@ -271,14 +276,21 @@ def _embedded(
     return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
 
 
-def _fitted(
-    recognizer: Recognizer, examples: tuple[Tensor, Tensor] | None, descriptors: Tensor
-) -> AttributeEvidence:
-    """The regression on the means of seen classes: the Gaussian head's, or those of the images."""
+def _largest(found: list[Attribute]) -> tuple[Attribute, ...]:
+    """Those of the largest evidence, what speaks for the answer first."""
+    largest = sorted(found, key=lambda one: -abs(one.evidence))[:ATTRIBUTES]
+    return tuple(sorted(largest, key=lambda one: -one.evidence))
+
+
+def _regression(
+    recognizer: Recognizer, examples: tuple[Tensor, Tensor] | None
+) -> tuple[AttributeRegression, Tensor]:
+    """On the means of seen classes, the Gaussian head's or those of the images; their indices."""
     seen = recognizer.seen_mask
     if (part := recognizer.gaussian_part()) is not None and bool(seen.any()):
         means, variances = part[1].moments()
-        return AttributeEvidence.fit(means[seen], descriptors[seen], variances[seen].mean(0))
+        regression = AttributeRegression(means[seen], variances[seen].mean(0))
+        return regression, seen.nonzero()[:, 0]
     known = None if examples is None else seen[examples[1]]
     if examples is None or known is None or not bool(known.any()):
         raise DataError(
@@ -292,4 +304,4 @@ def _fitted(
     means = sum_by_class(h.double(), labels, len(classes)) / counts
     some = slice(None, None, -(-len(h) // _ENOUGH))
     within = h[some].double() - means[labels[some]]
-    return AttributeEvidence.fit(means, descriptors[classes], within)
+    return AttributeRegression(means, within), classes

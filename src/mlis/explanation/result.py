@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+LONGEST = 160
+"""Characters of a sentence in a text."""
+
 
 @dataclass(frozen=True)
 class Attribute:
@@ -14,9 +17,9 @@ class Attribute:
         name: of the column; or the sentence.
         evidence: log-likelihood ratio of answer and runner-up; negative: it speaks against it.
         image: predicted from the image, on the scale of the descriptors.
-        answer, runner_up: of the two classes' descriptors; how much they are as a sentence says,
-            as a cosine.
-        of: the class that a sentence describes; empty for an attribute.
+        answer, runner_up: of the two classes' descriptors; or how well the sentence fits them, a
+            cosine.
+        of: the class that the sentence describes; empty for an attribute.
     """
 
     name: str
@@ -113,4 +116,6 @@ class Explanation:
         if not one.of:
             return one.name
         unlike = "" if (one.evidence > 0) == (one.of == self.answer) else "unlike "
-        return f"{unlike}{self.display_names.get(one.of, one.of)}: “{one.name.rstrip('.')}”"
+        text = " ".join(one.name.split()).rstrip(".。")
+        text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+        return f"{unlike}{self.display_names.get(one.of, one.of)}: “{text}”"

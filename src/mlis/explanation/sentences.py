@@ -1,15 +1,13 @@
-"""The sentences that describe the classes, as columns that an explanation weighs one by one.
+"""The sentences that describe a class, as attributes that an explanation weighs one by one.
 
 The descriptor of a class that is described by sentences is the mean of their embeddings, of which
-no number has a name. But its cosine with the embedding of one sentence is an attribute, how much
-the class is as that sentence says, and is weighed like any other
-(:mod:`mlis.model.attribute_evidence`). The mean of all sentences, which they have in common, is
-subtracted first.
+no number has a name. But how well one sentence fits a class, the cosine of the class's mean with
+the embedding of the sentence (less what all classes have in common, the mean of the seen classes),
+is an attribute, and is weighed like any other (:mod:`mlis.model.attribute_evidence`).
 """
 
 import logging
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mlis.errors import DataError, SettingsError
+from mlis.errors import DataError, MlisError
 from mlis.features.backbones.base import BackboneSpec
 from mlis.features.descriptors.new_classes import trained_text_model
 from mlis.features.descriptors.visual_words import known_texts
@@ -31,65 +29,75 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_BETWEEN = re.compile(r"(?<=[.!?])\s+")
+MOST = 100
+"""Sentences of a class that are weighed."""
+# before what begins a sentence, but not after an initial; Chinese and Japanese have no spaces
+_BETWEEN = re.compile(r"(?<=[.!?])(?<!\b\w\.)\s+(?=[^\W\d_a-z]|[\"'“‘¿¡(])|(?<=[。！？])\s*(?=\S)")
 
 
-@dataclass(frozen=True, eq=False)
-class Sentences:
-    """The n sentences of a recognizer's classes.
+class SentenceEncoder:
+    """Embeddings of sentences; each is computed once.
 
-    Attributes:
-        texts: n.
-        owners: (n,) int64 indices of the classes that they describe.
-        vectors: (n, D) float32 embeddings.
+    Args:
+        model: the text model of the training.
     """
 
-    texts: tuple[str, ...]
-    owners: Tensor
-    vectors: Tensor
+    def __init__(self, model: "TextModel"):
+        self._model: TextModel = model
+        self._known: dict[str, np.ndarray] = {}
 
-    def columns(self, descriptors: Tensor) -> Tensor:
-        """(C, n) of (C, Da) descriptors, whose first D numbers are embeddings of sentences."""
-        directions = normalize(self.vectors - self.vectors.mean(0), dim=1).to(descriptors)
-        return descriptors[:, : directions.shape[1]] @ directions.T
+    def __call__(self, sentences: tuple[str, ...]) -> Tensor:
+        """(n, D) float32."""
+        new = [text for text in sentences if text not in self._known]
+        if new:
+            self._known.update(zip(new, self._model.encode(new), strict=True))
+        return torch.from_numpy(np.stack([self._known[text] for text in sentences]))
 
 
-def recorded_sentences(
-    recognizer: Recognizer, model: "TextModel | None" = None, known: Sentences | None = None
-) -> Sentences | None:
-    """The sentences that the classes of a recognizer are described by, if it keeps them.
-
-    A text of several sentences is taken apart after full stops.
+def sentence_encoder(
+    recognizer: Recognizer, model: "TextModel | None" = None
+) -> SentenceEncoder | None:
+    """An encoder for the sentences that the recognizer keeps of its classes, if it does.
 
     Args:
         recognizer: the model.
         model: the text model; default: the recorded one, which is not downloaded. Where it is not
-            on this machine, or is another version, this is logged, and there are no sentences.
-        known: sentences whose embeddings are kept, as far as they are the same.
+            on this machine, or is another version, a warning is logged and None returned.
 
     Raises:
-        DataError: the record of the text model is damaged.
+        DataError: the record of the descriptors is damaged.
     """
     record: dict[str, Any] = recognizer.metadata.sources.get("descriptors") or {}
-    same = record.get("size") == recognizer.descriptors.shape[1]  # else others are used
-    pairs = [
-        (text, owner)
-        for owner, name in enumerate(recognizer.class_names)
-        for said in known_texts(recognizer.metadata.sources).get(name, ())
-        for text in _BETWEEN.split(said.strip())
-    ]
-    if not pairs or not same or not record.get("text"):
+    if not known_texts(recognizer.metadata.sources) or not record.get("text"):
         return None
-    texts, owners = zip(*pairs, strict=True)
-    vectors = {} if known is None else dict(zip(known.texts, known.vectors.numpy(), strict=True))
+    if record.get("size") != recognizer.descriptors.shape[1]:
+        return None  # other descriptors were put in their place
     try:
-        if new := list(dict.fromkeys(text for text in texts if text not in vectors)):
-            trained = BackboneSpec.from_dict(record["text"])
-            vectors |= dict(zip(new, trained_text_model(trained, model).encode(new), strict=True))
-    except KeyError as error:
-        raise DataError(f"the record of the model's descriptors is damaged: {error!r}") from None
-    except (SettingsError, DataError) as error:
+        trained = BackboneSpec.from_dict(record["text"])
+        if trained.size + len(record["attributes"]) != record["size"]:
+            raise ValueError(f"size: {record['size']}")
+        model = trained_text_model(trained, model, device=str(recognizer.device))
+        return SentenceEncoder(model)
+    except MlisError as error:
         logger.warning("explanations leave out sentences: %s", error)
         return None
-    embedded = torch.from_numpy(np.stack([vectors[text] for text in texts]))
-    return Sentences(texts, torch.tensor(owners), embedded)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the record of the model's descriptors is damaged: {error!r}") from None
+
+
+def sentences_of(recognizer: Recognizer, name: str) -> tuple[str, ...]:
+    """The sentences that a class is described by, each once."""
+    texts = known_texts(recognizer.metadata.sources).get(name, ())
+    split = (part.strip() for text in texts for part in _BETWEEN.split(text))
+    return tuple(dict.fromkeys(filter(None, split)))[:MOST]
+
+
+def fit_of(text: Tensor, seen: Tensor, vectors: Tensor) -> Tensor:
+    """(C, n) how well each sentence fits each class.
+
+    Args:
+        text: (C, D) the classes' mean embeddings of length 1.
+        seen: (C,) bool.
+        vectors: (n, D) of the sentences.
+    """
+    return text @ normalize(vectors.to(text) - text[seen].mean(0), dim=1).T

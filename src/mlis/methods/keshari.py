@@ -26,8 +26,9 @@ are K hard samples of class j. All 2 P K train the embedding f(x) = ReLU(W x + b
 
 with p of i's class, n of others, and centres that follow their class as of Wen et al. (ECCV 2016):
 `c_j ← c_j − ½ Σ_i (c_j − f_i) / (1 + 2 K)`. With t = ½ the hard samples of two classes that are
-nearest to each other are the same, no embedding can part them, and f shrinks to a point. All
-networks have one hidden layer and learn in the same steps. The classifier is a softmax on f of all
+nearest to each other are the same, no embedding can part them, and f shrinks to a point; so it does
+while samples of all classes are still alike. So f learns after `warm_up` steps of the others. All
+other networks have one hidden layer. The classifier is a softmax on f of all
 real rows and of unseen classes' samples, every other one hard.
 """
 
@@ -56,7 +57,7 @@ from mlis.methods._snapshots import Parts, SnapshotMethod
 from mlis.model.preprocessing import TrainingTensors
 from mlis.training.layers import GaussianEncoder, Linear, Perceptron, xavier
 from mlis.training.loop import adam
-from mlis.training.state import PackedTrainer, Part
+from mlis.training.state import EpochCount, PackedTrainer, Part
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class KeshariReconstruction(Section, SnapshotMethod["OverCompleteTrainer"]):
     embedding: int = setting(512, "length of f", low=1)
     margin: float = setting(1.0, "m of the triplet loss", low=0)
     centre_weight: float = setting(0.1, "λ of the centre loss", low=0)
+    warm_up: int = setting(400, "steps of E, G and R before f learns", low=0)
 
     @property
     def name(self) -> str:
@@ -155,7 +157,7 @@ class Centres(nn.Module):
 
 
 class OverCompleteTrainer(PackedTrainer):
-    """One step = updates of R, of E and G on real rows, of f on synthetic ones; also samples."""
+    """One step = updates of R, of E and G on real rows, then of f on synthetic ones; samples."""
 
     def __init__(
         self,
@@ -185,6 +187,7 @@ class OverCompleteTrainer(PackedTrainer):
         self.adam_vae: torch.optim.Adam = adam(vae, *rates)
         self.adam_regressor: torch.optim.Adam = adam(self.regressor.parameters(), *rates)
         self.adam_embedding: torch.optim.Adam = adam(self.embedding.parameters(), *rates)
+        self.clock: EpochCount = EpochCount(1, 1)  # of steps
         self.rng: torch.Generator = stream(seed, "keshari", device=precision.device)
         self.rows: Tensor = rows_ahead(data.x, s.batch_size, self.rng)
 
@@ -200,7 +203,14 @@ class OverCompleteTrainer(PackedTrainer):
         for name, weight in weights.items():
             total = total + weight * losses[name]
         update(total, self.adam_vae)
-        samples, classes = self.batch()
+        if self.clock.epoch >= s.warm_up:
+            losses |= self._embed()
+        self.clock.advance()
+        return {n: loss.detach() for n, loss in {**losses, "regression": regression}.items()}
+
+    def _embed(self) -> dict[str, Tensor]:
+        """Update f and the centres."""
+        s, (samples, classes) = self.settings, self.batch()
         points = torch.relu(self.embedding(samples.flatten(0, 1)))
         labels = classes.repeat_interleave(samples.shape[1])
         triplet = batch_triplet(points, labels, s.margin)
@@ -208,8 +218,7 @@ class OverCompleteTrainer(PackedTrainer):
         centre = self.centres.loss(grouped, classes)
         update(triplet + s.centre_weight * centre, self.adam_embedding)
         self.centres.follow(grouped.detach(), classes)
-        losses = {**losses, "regression": regression, "triplet": triplet, "centre": centre}
-        return {name: loss.detach() for name, loss in losses.items()}
+        return {"triplet": triplet, "centre": centre}
 
     def regression(self, x: Tensor, a: Tensor) -> Tensor:
         """R's loss on real features (B, Dx) and on synthetic ones of the same descriptors."""
@@ -293,6 +302,7 @@ class OverCompleteTrainer(PackedTrainer):
             "adam_vae": self.adam_vae,
             "adam_regressor": self.adam_regressor,
             "adam_embedding": self.adam_embedding,
+            "clock": self.clock,
             "rng": self.rng,
         }
 

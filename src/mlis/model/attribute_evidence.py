@@ -18,7 +18,6 @@ one by one: of those that always come together each has the evidence of all.
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -38,6 +37,7 @@ class AttributeEvidence:
             of 0 where they are all the same.
         slope, offset: (Da,) ρ, at least 0, and α, of standardised attributes.
         variance: (Da,) e², standardised.
+        penalty: of the ridge regression.
     """
 
     origin: Tensor
@@ -48,44 +48,7 @@ class AttributeEvidence:
     slope: Tensor
     offset: Tensor
     variance: Tensor
-
-    @classmethod
-    def fit(cls, means: Tensor, descriptors: Tensor, within: Tensor) -> Self:
-        """Regress, with the penalty that predicts left out classes best.
-
-        Args:
-            means: (S, k) float64 of the seen classes' features.
-            descriptors: (S, Da) float64.
-            within: (n, k) features less their class's mean, or (k,) their variances.
-        """
-        origin, centre = means.mean(0), descriptors.mean(0)
-        spread = descriptors.std(0, correction=0)
-        spread = torch.where(spread > 1e-6 * descriptors.abs().amax(0), spread, 0)
-        values = (descriptors - centre) / torch.where(spread > 0, spread, 1)
-        points = means - origin
-        scale = points.square().sum().div(len(points)).sqrt().clamp(min=1e-30)
-        points = points / scale
-        e, Q = torch.linalg.eigh(points @ points.T + 1)  # the 1: an intercept
-        e, rotated = e.clamp(min=0), Q.T @ values
-
-        def solved(penalty: float) -> tuple[Tensor, Tensor]:
-            inverse = 1 / (e + penalty)
-            dual = Q @ (inverse[:, None] * rotated)
-            return dual, dual / (Q.square() @ inverse)[:, None]
-
-        dual, errors = min(map(solved, PENALTIES), key=lambda found: float(found[1].square().sum()))
-        weight = points.T @ dual / scale
-        left_out = values - errors
-        slope = (left_out * values).mean(0).clamp(min=0)
-        offset = left_out.mean(0)
-        error = (left_out - offset - slope * values).square().mean(0)
-        within = within.double()
-        if within.ndim == 1:
-            error = error + within @ weight.square()
-        else:
-            error = error + (within @ weight).square().mean(0)
-        fitted = (origin, weight, dual.sum(0), centre, spread, slope, offset)
-        return cls(*fitted, error.clamp(min=1e-12))
+    penalty: float
 
     def predict(self, features: Tensor) -> Tensor:
         """Attributes (B, Da), on the scale of descriptors, of features (B, k)."""
@@ -109,3 +72,56 @@ class AttributeEvidence:
     def similarity(self, predicted: Tensor, descriptors: Tensor) -> Tensor:
         """Cosines (B,) of predicted and true descriptors, the seen classes' mean subtracted."""
         return cosine_similarity(predicted - self.centre, descriptors.double() - self.centre, dim=1)
+
+
+class AttributeRegression:
+    """Ridge regression of any attributes on the means of the seen classes' features.
+
+    Args:
+        means: (S, k) float64 of the seen classes' features.
+        within: (n, k) features less their class's mean, or (k,) their variances.
+    """
+
+    def __init__(self, means: Tensor, within: Tensor):
+        self.origin: Tensor = means.mean(0)
+        points = means - self.origin
+        scale = points.square().sum().div(len(points)).sqrt().clamp(min=1e-30)
+        self._points: Tensor = points / scale
+        self._scale: Tensor = scale
+        self._within: Tensor = within.double()
+        e, Q = torch.linalg.eigh(self._points @ self._points.T + 1)  # the 1: an intercept
+        self._eigen: tuple[Tensor, Tensor] = (e.clamp(min=0), Q)
+
+    def fit(self, attributes: Tensor, penalty: float | None = None) -> AttributeEvidence:
+        """Regress, with the penalty that predicts left out classes best unless one is given.
+
+        Args:
+            attributes: (S, Da) float64 of the seen classes.
+            penalty: of an earlier fit.
+        """
+        centre = attributes.mean(0)
+        spread = attributes.std(0, correction=0)
+        spread = torch.where(spread > 1e-6 * attributes.abs().amax(0), spread, 0)
+        values = (attributes - centre) / torch.where(spread > 0, spread, 1)
+        e, Q = self._eigen
+        rotated = Q.T @ values
+
+        def solved(penalty: float) -> tuple[Tensor, Tensor, float]:
+            inverse = 1 / (e + penalty)
+            dual = Q @ (inverse[:, None] * rotated)
+            return dual, dual / (Q.square() @ inverse)[:, None], penalty
+
+        choices = PENALTIES if penalty is None else (penalty,)
+        best = min(map(solved, choices), key=lambda found: float(found[1].square().sum()))
+        dual, errors, penalty = best
+        weight = self._points.T @ dual / self._scale
+        left_out = values - errors
+        slope = (left_out * values).mean(0).clamp(min=0)
+        offset = left_out.mean(0)
+        error = (left_out - offset - slope * values).square().mean(0)
+        if self._within.ndim == 1:
+            error = error + self._within @ weight.square()
+        else:
+            error = error + (self._within @ weight).square().mean(0)
+        fitted = (self.origin, weight, dual.sum(0), centre, spread, slope, offset)
+        return AttributeEvidence(*fitted, error.clamp(min=1e-12), penalty)

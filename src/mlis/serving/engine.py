@@ -18,8 +18,9 @@ from mlis.explanation import (
     Examples,
     Explainer,
     Explanation,
+    SentenceEncoder,
     can_explain,
-    recorded_sentences,
+    sentence_encoder,
 )
 from mlis.features.decode import ImageError, decode
 from mlis.features.descriptors.class_descriptions import read_descriptions
@@ -65,6 +66,7 @@ class Engine:
         reject: rate at which images of known classes may be turned away where a request does not
             say; 0: none.
         examples: training images that explanations name; else the exemplar buffer's, unnamed.
+        encoder: of sentences, which explanations weigh; None: they do not.
 
     Raises:
         DataError: images are to be turned away, and the model has no rejection quantiles; or
@@ -80,6 +82,7 @@ class Engine:
         exemplars: ExemplarBuffer | None = None,
         reject: float = 0.0,
         examples: Examples | None = None,
+        encoder: SentenceEncoder | None = None,
     ):
         check_reject(recognizer, reject or None)
         self.reject: float = reject
@@ -93,6 +96,7 @@ class Engine:
             display_names=recognizer.display_names,
         )
         self._served = (recognizer, exemplars, known, examples)
+        self._encoder: SentenceEncoder | None = encoder
         self._explainer: Explainer | None = None
         if examples is not None:  # whatever is wrong with them is told now, not to who asks
             self._explainer_of(recognizer, examples)
@@ -226,10 +230,7 @@ class Engine:
     ) -> Explainer:
         """Made at the first request after a change of the classes."""
         if self._explainer is None or self._explainer.recognizer is not recognizer:
-            known = None if self._explainer is None else self._explainer.sentences
-            model = None if self.describer is None else self.describer.text
-            sentences = recorded_sentences(recognizer, model, known)
-            self._explainer = Explainer(recognizer, images, sentences)
+            self._explainer = Explainer(recognizer, images, self._encoder)
         return self._explainer
 
     def change(
@@ -463,8 +464,7 @@ def load_engine(
         device: auto, cpu or cuda.
         backbone, text_model: names of the image and text model, where not those of the training;
             only what is named here is downloaded.
-        changes: whether classes may be added: the text model and the exemplar buffer are only
-            loaded then.
+        changes: whether classes may be added: the exemplar buffer is only loaded then.
         descriptions: table of classes whose sentences are shown; None: those that the model keeps.
         reject: as `Engine` takes it.
         training: labelled features of the training, or its dataset folder, whose images
@@ -494,7 +494,33 @@ def load_engine(
         except SettingsError as error:
             logger.warning("classes cannot be added: %s", error)
     examples = None if training is None else training_images(training, recognizer)
-    return Engine(recognizer, images, describer, sentences, exemplars, reject or 0.0, examples)
+    encoder = None
+    if can_explain(recognizer, examples or exemplars):
+        encoder = _encoder(recognizer, describer, str(place), text_model, progress)
+    shown = (sentences, exemplars, reject or 0.0, examples, encoder)
+    return Engine(recognizer, images, describer, *shown)
+
+
+def _encoder(
+    recognizer: Recognizer,
+    describer: Describer | None,
+    device: str,
+    text_model: str | None,
+    progress: Callable[[str], None],
+) -> SentenceEncoder | None:
+    """Of the sentences that explanations weigh, with the describer's text model if it has one."""
+    model = None if describer is None else describer.text
+    if model is None and known_texts(recognizer.metadata.sources):
+        progress("text model of the sentences")
+        if text_model is not None:
+            from mlis.features.descriptors.text_model import TextModel
+
+            model = TextModel(text_model, device=device)
+    try:
+        return sentence_encoder(recognizer, model)
+    except DataError as error:
+        logger.warning("explanations leave out sentences: %s", error)
+        return None
 
 
 def _sentences(table: Path | None) -> dict[str, str]:

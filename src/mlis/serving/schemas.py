@@ -128,7 +128,8 @@ class Explanation(Wire):
         description="cosine of what the image shows with the descriptors of answer and runner-up"
     )
     attributes: list[Evidence] = Field(
-        description="and sentences; empty where columns have no names, and sentences are not kept"
+        description="attributes and sentences with the largest evidence; empty where columns have "
+        "no names and no sentences are kept"
     )
     nearest: list[Neighbour] = Field(description="empty where no training images are kept")
 

@@ -19,7 +19,7 @@ from mlis.data.out_of_core.safetensors_file import map_arrays, write_arrays
 from mlis.data.out_of_core.stored import stored
 from mlis.data.splits import Split
 from mlis.errors import DataError
-from mlis.storage.atomic import write_json
+from mlis.storage.atomic import check_unicode, write_json
 from mlis.storage.folders import read_versioned, recover, replaced_together
 
 FORMAT = "mlis-dataset"
@@ -213,6 +213,10 @@ def check_sources(sources: Any) -> None:
     if not isinstance(regions, int) or regions < 1:
         raise TypeError(f"sources: regions: expected a positive whole number, got {regions!r}")
     part(descriptors, "phrases")
+    if any("name" not in column for column in descriptors.get("attributes") or ()):
+        raise TypeError("sources: attributes: expected a name of each")
     for said in part(descriptors, "texts").values():
         if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
             raise TypeError("sources: texts: expected a list of sentences for each class")
+        for text in said:
+            check_unicode(text, "sources: texts")

@@ -144,14 +144,16 @@ def _from_table(
     return described
 
 
-def trained_text_model(expected: BackboneSpec, model: TextModel | None = None) -> TextModel:
+def trained_text_model(
+    expected: BackboneSpec, model: TextModel | None = None, *, device: str = "auto"
+) -> TextModel:
     """The text model of training, which is not downloaded.
 
     Raises:
         DataError: another version is installed, or `model` is another one.
         SettingsError: it is not available.
     """
-    model = model or TextModel(expected.name, download=False)
+    model = model or TextModel(expected.name, device=device, download=False)
     if model.identity.fingerprint != expected.fingerprint:
         raise DataError(
             f"text model: expected {expected}, as in training, got {model.identity}, whose vectors "
