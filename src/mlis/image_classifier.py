@@ -154,7 +154,8 @@ class ImageClassifier:
             SettingsError: k is less than 1, or `reject` is not above 0 and below 1.
             DataError: images are to be turned away, and the model has no rejection quantiles.
         """
-        check_k(k)
+        if k < 1:
+            raise SettingsError(f"k must be at least 1, but got {k}")
         check_reject(self.recognizer, reject)
         found: list[ImagePrediction] = []
         with Bar("images", length_hint(images) or None, 0, " images", hidden=not verbose) as bar:
@@ -282,9 +283,3 @@ def training_images(place: Path, recognizer: Recognizer, label_column: str = LAB
         )
     names = [rows.paths[i] if rows.paths else f"row {i}" for i in kept.tolist()]
     return Examples(found.features, found.labels, names)
-
-
-def check_k(k: int) -> None:
-    """Raise `SettingsError` where k is not a number of classes."""
-    if k < 1:
-        raise SettingsError(f"k must be at least 1, but got {k}")

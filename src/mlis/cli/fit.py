@@ -12,8 +12,8 @@ each seed and method (RUN/seed-0/auto/model) and results.json. Finished work is 
 run that was stopped at any moment continues with --resume and ends with the same weights (`auto`
 begins again; with a budget of time its result depends on the machine's speed). Trained generators
 are kept in the user's cache folder (MLIS_CACHE, or the system's default), where later runs with the
-same data, generator settings and seed find them; they can be deleted at any time. Settings: defaults < preset < settings file < flags; --dry-run prints the
-result.
+same data, generator settings and seed find them; they can be deleted at any time.
+Settings: defaults < preset < settings file < flags; --dry-run prints the result.
 """
 
 import argparse

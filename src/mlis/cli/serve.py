@@ -144,7 +144,7 @@ def _progress(what: str) -> None:
 def _say_ready(engine: "Engine", access: Access, address: str) -> None:
     kinds = "images and features" if engine.backbone else "features"
     print(f"ready: {len(engine.catalogue.names)} classes, {kinds}; Ctrl-C stops")
-    if engine.transductive:
+    if engine.recognizer.transductive:
         print(
             "transductive: adapted to unlabelled images; its figures are not comparable with those "
             "of inductive models"

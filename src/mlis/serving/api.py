@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -23,12 +24,11 @@ from mlis.serving.bodies import (
     JSON,
     Upload,
     read_described_files,
-    read_files,
+    read_form,
     read_json,
 )
 from mlis.serving.descriptions import Description
 from mlis.serving.exchange import Answer, Catalogue, Change
-from mlis.serving.metrics import CONTENT_TYPE
 from mlis.serving.middleware import client_of
 from mlis.serving.service import Service
 from mlis.serving.settings import MIB, Access, Limits
@@ -118,7 +118,7 @@ def _add_images(router: APIRouter, service: Service) -> None:
         constant, least = _constant(service, calibration), _least(service, reject)
         service.engine.check_explain(explain)
         with service.upload_room.hold(client) as take:
-            files = await read_files(request, limits.upload_bytes, take, limits.max_files)
+            files, _ = await read_form(request, limits.upload_bytes, take, limits.max_files)
             answers = await service.predict_images(files, client, constant, explain)
             return await asyncio.to_thread(_images_answer, files, answers, top_k, least)
 
@@ -184,7 +184,7 @@ def _add_classes(router: APIRouter, service: Service) -> None:
     )
     async def get_classes() -> Response:
         """All classes of the model."""
-        known = service.catalogue
+        known = service.engine.catalogue
         if kept["catalogue"] is not known:
             kept.update(catalogue=known, text=await asyncio.to_thread(_class_list, known))
         return Response(kept["text"], media_type=JSON)
@@ -253,7 +253,7 @@ def _add_learning(router: APIRouter, service: Service, access: Access) -> None:
         return client_of(request.scope)
 
     async def learnt(name: str, client: str, said: Any, rows: np.ndarray) -> schemas.Learnt:
-        new = name not in service.catalogue.names
+        new = name not in service.engine.catalogue.names
         change = Change("images", name, description_of(said), rows)
         known = await service.change(change, client)
         info = _info_of(known, name).model_dump()
@@ -317,17 +317,17 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
             changes=access.allow_changes,
             token=bool(access.token),
             can_explain=engine.can_explain,
-            can_reject=engine.can_reject,
+            can_reject=bool(engine.recognizer.metadata.rejection),
             reject=engine.reject or None,
-            transductive=engine.transductive,
+            transductive=engine.recognizer.transductive,
         )
 
     @router.get("/tradeoff", responses=responses(), tags=["server"])
     async def get_tradeoff() -> schemas.TradeOff:
         """What `calibration` of a prediction gives, on validation classes."""
-        known = service.engine.tradeoff
+        known = service.engine.recognizer.metadata.tradeoff
         points = [] if known is None else [schemas.Point(**one._asdict()) for one in known.points]
-        return schemas.TradeOff(calibration=service.engine.calibration, points=points)
+        return schemas.TradeOff(calibration=service.engine.recognizer.calibration, points=points)
 
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
@@ -339,7 +339,7 @@ def _add_server(router: APIRouter, service: Service, access: Access) -> None:
     )
     async def get_metrics() -> Response:
         """Counters in Prometheus' text format."""
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def predictions(answer: Answer, k: int, least: float) -> list[dict[str, Any]]:

@@ -69,18 +69,6 @@ async def read_json(
     return await _on_thread(_validated, await _read(request, most, take), model, items)
 
 
-async def read_files(
-    request: Request, most: int, take: Callable[[int], None], max_files: int
-) -> list[Upload]:
-    """The files in the field `files` of a form. See `read_json` for `most` and `take`.
-
-    Raises:
-        HTTPException: 400, 413 or 415.
-        RequestValidationError: no file, or too many.
-    """
-    return (await _read_form(request, most, take, max_files))[0]
-
-
 async def read_described_files(
     request: Request,
     most: int,
@@ -92,7 +80,7 @@ async def read_described_files(
     """The files of a form, and what its optional field `description` says of them, in JSON.
 
     Args:
-        request, most, take, max_files: as `read_files` takes them.
+        request, most, take, max_files: as `read_form` takes them.
         model: what the description is; an empty one where the field is absent.
         most_said: bytes of the description.
 
@@ -100,7 +88,7 @@ async def read_described_files(
         HTTPException: 400, 413 or 415.
         RequestValidationError: no file, or too many; or another field, or not that model.
     """
-    files, fields = await _read_form(request, most, take, max_files)
+    files, fields = await read_form(request, most, take, max_files)
     said = fields.pop(DESCRIPTION, b"{}")
     for other in fields:
         raise _refused((other,), "Extra inputs are not permitted")
@@ -109,10 +97,17 @@ async def read_described_files(
     return files, await _on_thread(_validated, said, model, None, (DESCRIPTION,))
 
 
-async def _read_form(
+async def read_form(
     request: Request, most: int, take: Callable[[int], None], max_files: int
 ) -> tuple[list[Upload], dict[str, bytes]]:
-    """The files of a form, and its other fields by name."""
+    """The files in the field `files` of a form, and its other fields by name.
+
+    See `read_json` for `most` and `take`.
+
+    Raises:
+        HTTPException: 400, 413 or 415.
+        RequestValidationError: no file, or too many.
+    """
     kind = media_type(request)
     if kind != FORM:
         raise HTTPException(415, f"body: expected {FORM} with files, got {kind[:80] or 'none'}")

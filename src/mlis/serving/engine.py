@@ -42,7 +42,6 @@ from mlis.serving.descriptions import Describer
 from mlis.serving.exchange import Answer, Catalogue, Change, ConflictError, NoSuchClassError, Query
 
 if TYPE_CHECKING:
-    from mlis.evaluation import TradeOff
     from mlis.features.backbones.base import Backbone
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -107,14 +106,9 @@ class Engine:
         return self._served[2]
 
     @property
-    def calibration(self) -> float:
-        """The model's own constant."""
-        return self._served[0].calibration
-
-    @property
-    def tradeoff(self) -> "TradeOff | None":
-        """U and S on validation classes by the constant, where the model keeps them."""
-        return self._served[0].metadata.tradeoff
+    def recognizer(self) -> Recognizer:
+        """The model as it is now."""
+        return self._served[0]
 
     def constant(self, calibration: float | str) -> float:
         """The constant of a request's choice. Raises `ConflictError` without a curve."""
@@ -122,16 +116,6 @@ class Engine:
             return constant_of(self._served[0], calibration)
         except SettingsError as error:
             raise ConflictError(str(error)) from None
-
-    @property
-    def transductive(self) -> bool:
-        """Whether the model was adapted to unlabelled images."""
-        return self._served[0].transductive
-
-    @property
-    def can_reject(self) -> bool:
-        """Whether the model can tell what looks like none of its classes."""
-        return bool(self._served[0].metadata.rejection)
 
     def rejects(self, rate: float | None) -> float:
         """The level below which a request of this rate gets "unknown"; without one the engine's.

@@ -63,7 +63,7 @@ def _html(service: Service, access: Access) -> str:
     return environment.get_template("page.html").render(
         version=mlis.__version__,
         takes_images=engine.backbone is not None,
-        chooses=engine.tradeoff is not None,
+        chooses=engine.recognizer.metadata.tradeoff is not None,
         changes=access.allow_changes,
         takes=describer.takes if describer else (),
         learns=access.allow_changes and engine.backbone is not None and engine.can_learn,
@@ -75,7 +75,7 @@ def _html(service: Service, access: Access) -> str:
         max_mib=limits.max_upload,
         max_top_k=limits.max_top_k,
         can_explain=engine.can_explain,
-        can_reject=engine.can_reject,
+        can_reject=bool(engine.recognizer.metadata.rejection),
         reject=engine.reject,
-        transductive=engine.transductive,
+        transductive=engine.recognizer.transductive,
     )

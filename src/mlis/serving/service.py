@@ -119,11 +119,6 @@ class Service:
         metrics.in_progress.set_function(lambda: self.room.used)
         metrics.classes.set_function(lambda: len(engine.catalogue.names))
 
-    @property
-    def catalogue(self) -> Catalogue:
-        """The classes as they are now."""
-        return self.engine.catalogue
-
     def check_images(self, client: str, instead: str = "/predict/features") -> None:
         """Raise where no images can be taken now, before any is received.
 
@@ -164,7 +159,9 @@ class Service:
             ]
             answers = iter(await self._ask(good))
         results = [
-            next(answers) if isinstance(each, np.ndarray) else Answer(self.catalogue, None, each)
+            next(answers)
+            if isinstance(each, np.ndarray)
+            else Answer(self.engine.catalogue, None, each)
             for each in prepared
         ]
         self.metrics.bad_images.inc(sum(answer.probabilities is None for answer in results))
@@ -221,7 +218,7 @@ class Service:
         if failed is not None:
             raise failed
         self.metrics.changes.labels(change.action).inc()
-        return self.catalogue
+        return self.engine.catalogue
 
     def stop(self) -> None:
         """Refuse what waits and what comes; what is being computed is still answered."""

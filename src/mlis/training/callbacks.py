@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlis.storage.atomic import naming, strict_json, write_text
@@ -38,17 +38,15 @@ class LossLog(Callback):
     Args:
         folder: of the files.
         folders: stage → its own folder, for stages that several trainings share.
-        clock: monotonic seconds; `seconds` of a line count from the start in this process.
     """
 
     def __init__(
         self,
         folder: Path,
         folders: Mapping[str, Path] | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ):
-        self._folder, self._folders, self._clock = folder, dict(folders or {}), clock
-        self._began = clock()
+        self._folder, self._folders = folder, dict(folders or {})
+        self._began = time.monotonic()
 
     def _path(self, stage: str) -> Path:
         return self._folders.get(stage, self._folder) / f"{stage}.jsonl"
@@ -59,7 +57,7 @@ class LossLog(Callback):
         Raises:
             OSError: the folder cannot be written.
         """
-        self._began, path = self._clock(), self._path(stage)
+        self._began, path = time.monotonic(), self._path(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _keep_lines(path, step)
@@ -70,7 +68,7 @@ class LossLog(Callback):
         Raises:
             OSError: the file cannot be written.
         """
-        line = {"step": step, "seconds": round(self._clock() - self._began, 3), **losses}
+        line = {"step": step, "seconds": round(time.monotonic() - self._began, 3), **losses}
         path = self._path(stage)
         with naming(path), path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -45,7 +45,6 @@ class CheckpointFolder:
         shared: stage → (folder, key), for stages that several trainings share: ML, ML+IS and
             ML+IS+SFR train one generator per seed.
         every: seconds between snapshots, which do not change the result.
-        clock: monotonic seconds.
     """
 
     def __init__(
@@ -55,13 +54,11 @@ class CheckpointFolder:
         *,
         shared: Mapping[str, tuple[Path, str]] | None = None,
         every: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
     ):
         self.folder: Path = folder
         self.every: float = every
         self._own, self._shared = (folder, key), dict(shared or {})
-        self._clock = clock
-        self._last = clock()
+        self._last = time.monotonic()
 
     def load(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
         """Load a snapshot; a damaged one, or one with another key, is ignored with a warning.
@@ -77,12 +74,12 @@ class CheckpointFolder:
                 found = _read(path, key)
             except ModelFileError as error:
                 logger.warning("%s is trained again from its first step: %s", stage, error)
-        self._last = self._clock()
+        self._last = time.monotonic()
         return found
 
     def due(self, stage: str, step: int) -> bool:
         """Whether `every` seconds have passed since the last snapshot."""
-        return self._clock() - self._last >= self.every
+        return time.monotonic() - self._last >= self.every
 
     def save(self, stage: str, step: int, state: Mapping[str, Tensor]) -> None:
         """Write the snapshot to a temporary file, and rename it.
@@ -92,7 +89,7 @@ class CheckpointFolder:
         """
         path, key = self._place(stage)
         save_tensors(path, state, {"step": str(step), "key": key})
-        self._last = self._clock()
+        self._last = time.monotonic()
 
     def _place(self, stage: str) -> tuple[Path, str]:
         folder, key = self._shared.get(stage, self._own)
