@@ -50,6 +50,14 @@ def test_a_key_holds_all_that_numbers_depend_on_and_nothing_else(folder):
     assert Task.from_dict(json.loads(json.dumps(one.to_dict()))).key == one.key
 
 
+def test_a_key_holds_the_method_s_defaults(folder):
+    keys = [
+        task(folder, "keshari-reconstruction", options=options).key
+        for options in ({}, {"warm_up": 400}, {"warm_up": 401})
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_unknown_methods_and_protocols_are_refused(folder):
     with pytest.raises(SettingsError, match=r"method: expected one of .*mlis.*, got 'svm'"):
         task(folder, "svm")

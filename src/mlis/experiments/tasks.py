@@ -13,7 +13,7 @@ from mlis.data.dataset import GZSLDataset
 from mlis.errors import DataError, SettingsError
 from mlis.experiments.store import PROTOCOLS
 from mlis.experiments.testbest import POINTS
-from mlis.methods.registry import DEFAULT, METHODS, check_name
+from mlis.methods.registry import DEFAULT, METHODS, build_method, check_name
 from mlis.provenance import (
     GENERATION_VERSION,
     PROTOCOL,
@@ -80,7 +80,8 @@ class Task:
         settings = {**config.to_dict(), "precision": arithmetic_key(config, self.device)}
         own = loss_identity(config, None) if self.has_components else None
         code = [GENERATION_VERSION, REFINEMENT_VERSION]
-        options = dict(self.options)
+        # the method's defaults, too: another default is another training
+        options = build_method(self.method, self.config, **self.options).options
         return [self.data_sha256, self.method, settings, options, own, self.seed, code]
 
     @property
