@@ -15,7 +15,7 @@ from mlis.data.io.folder import is_dataset_folder, load_folder
 from mlis.data.out_of_core.stored import choose_rows
 from mlis.data.splits import sample_classes
 from mlis.errors import DataError, SettingsError
-from mlis.explanation import Examples, Explainer, Explanation, explainer
+from mlis.explanation import Examples, Explainer, Explanation, examples
 from mlis.features.backbones import load_backbone
 from mlis.features.backbones.base import Backbone, grid_of, show_spec, views_of
 from mlis.features.images.embed import Picture, embed
@@ -248,7 +248,7 @@ def check_backbone(recognizer: Recognizer, other: Mapping[str, Any], what: str) 
 def training_images(place: Path, recognizer: Recognizer, label_column: str = LABEL) -> Examples:
     """Training images to explain answers with; rows marked test are left out.
 
-    Of more than `explainer.COMPARED` a random part, as many of each class at most.
+    Of more than `examples.COMPARED` a random part, as many of each class at most.
 
     Args:
         place: a dataset folder, a feature folder or a file of labelled features.
@@ -267,9 +267,9 @@ def training_images(place: Path, recognizer: Recognizer, label_column: str = LAB
         marks = rows.marks if rows.marks is not None else [""] * len(rows.features)
         kept = np.flatnonzero([str(mark).strip().casefold() != "test" for mark in marks])
     labels = np.array([str(label) for label in rows.labels], dtype=object)
-    if len(kept) > explainer.COMPARED:
+    if len(kept) > examples.COMPARED:
         _, numbers = np.unique(labels, return_inverse=True)
-        count, (kept, each) = len(kept), sample_classes(kept, numbers, explainer.COMPARED)
+        count, (kept, each) = len(kept), sample_classes(kept, numbers, examples.COMPARED)
         logger.warning(
             "%s: answers are explained with %d of its %d training images, at most %d of each class",
             *(place, len(kept), count, each),

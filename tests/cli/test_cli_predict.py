@@ -16,7 +16,6 @@ from mlis import image_classifier
 from mlis.cli import main
 from mlis.data.io.folder import load_folder
 from mlis.errors import ModelFileError
-from mlis.explanation import explainer
 from mlis.io.checkpoint import load_model
 from mlis.io.hub import from_pretrained
 from mlis.storage.atomic import with_checksum, without_checksum
@@ -248,7 +247,7 @@ def test_of_many_training_images_the_same_number_of_each_class_is_compared(
     model, features, small_folder, capsys, monkeypatch
 ):
     data, most = small_dataset(), 3 * SEEN
-    monkeypatch.setattr(explainer, "COMPARED", most)
+    monkeypatch.setattr("mlis.explanation.examples.COMPARED", most)
     examples = image_classifier.training_images(small_folder, load_model(model))
     assert np.bincount(examples.labels, minlength=len(NAMES)).tolist() == [3] * SEEN + [0] * (
         len(NAMES) - SEEN

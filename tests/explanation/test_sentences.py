@@ -179,6 +179,10 @@ def test_texts_are_split_into_sentences(recognizer, data):
         "It is approx. 30 cm long, e.g. in spring",
     )
     assert split("Named after C. Linnaeus.\n Yellow.") == ("Named after C. Linnaeus.", "Yellow.")
+    assert split("Like St. John's wort. It is yellow.") == (
+        "Like St. John's wort.",
+        "It is yellow.",
+    )
     assert split("红色的花。叶子很窄。") == ("红色的花。", "叶子很窄。")
     assert split("Red.", " Red. ", "", "Blue.") == ("Red.", "Blue.")
     assert len(split(" ".join(f"It has part {i}." for i in range(MOST + 50)))) == MOST

@@ -25,8 +25,8 @@ from mlis.model.recognizer import replace
 from mlis.model.refiners import LinearReLU
 from mlis.model.regression import PENALTIES, ClassRegression
 from mlis.serving.descriptions import Description
-from mlis.serving.engine import load_engine
 from mlis.serving.exchange import Change
+from mlis.serving.load import load_engine
 from simulated import dataset, linear_world, tiny
 
 DOUBLE = Config(precision="float64")

@@ -23,8 +23,9 @@ from mlis.methods.raw import RidgeSoftmax
 from mlis.model.calibrate import calibrate
 from mlis.model.recognizer import Metadata, replace
 from mlis.serving.descriptions import Describer, Description
-from mlis.serving.engine import Engine, load_engine
+from mlis.serving.engine import Engine
 from mlis.serving.exchange import Query
+from mlis.serving.load import load_engine
 from mlis.serving.service import Room
 from mlis.serving.settings import Access
 from serve_cases import (

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
             f"`mlis serve` needs packages that are not installed ({error.name}): "
             "pip install 'mlis[serve]'"
         ) from error
-    from mlis.serving.engine import load_engine
+    from mlis.serving.load import load_engine
 
     engine = load_engine(
         model,

@@ -1,6 +1,7 @@
 """Why this class: nearest training images, and the attributes and sentences that speak for it."""
 
-from mlis.explanation.explainer import Examples, Explainer, can_explain, explain
+from mlis.explanation.examples import Examples
+from mlis.explanation.explainer import Explainer, can_explain, explain
 from mlis.explanation.result import Attribute, Explanation, Neighbour
 from mlis.explanation.sentences import SentenceEncoder, sentence_encoder
 

@@ -8,8 +8,7 @@ in which a Gaussian head has unit covariance within classes, else the refined on
 are those with the highest cosine, after the mean of the seen classes' means is subtracted.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from torch.nn.functional import normalize
 
 from mlis.compute.class_sums import sum_by_class
 from mlis.compute.precision import own_modes
-from mlis.data.out_of_core.stored import StoredRows
 from mlis.errors import DataError
+from mlis.explanation.examples import Examples, coordinates, embedded
 from mlis.explanation.result import Attribute, Explanation, Neighbour
 from mlis.explanation.sentences import SentenceEncoder, fit_of, sentence_encoder, sentences_of
 from mlis.features.descriptors.attributes import column_names
@@ -37,37 +36,6 @@ LEAST = 0.05
 """Evidence below which an attribute tells nothing: it would be shown as 0.0."""
 _ROWS = 1024
 _ENOUGH = 4096  # rows that show how features vary within classes
-
-
-COMPARED = 20_000
-"""Most training images that explanations compare with, to bound memory."""
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Training images to compare with.
-
-    Attributes:
-        features: (m, Dx) as the recognizer takes them.
-        labels: (m,) int64 indices of the recognizer's classes.
-        names: m paths, or what else names a row; empty: "row 0", "row 1", …
-    """
-
-    features: np.ndarray | StoredRows
-    labels: np.ndarray
-    names: Sequence[str] = ()
-
-    def without(self, removed: int) -> "Examples | None":
-        """Those of the other classes, where the recognizer's class of this index was removed.
-
-        None where there are none.
-        """
-        kept = np.flatnonzero(self.labels != removed)
-        if not len(kept):
-            return None
-        labels = self.labels[kept] - (self.labels[kept] > removed)
-        names = [self.names[i] for i in kept.tolist()] if self.names else ()
-        return Examples(self.features[kept], labels, names)
 
 
 def explain(
@@ -113,7 +81,7 @@ class Explainer:
     ) -> None:
         self.recognizer: Recognizer = recognizer
         self.encoder: SentenceEncoder | None = encoder
-        examples = None if exemplars is None else _embedded(recognizer, exemplars)
+        examples = None if exemplars is None else embedded(recognizer, exemplars)
         self._regression, self._seen = _regression(recognizer, examples)
         self._descriptors: Tensor = recognizer.descriptors.double()
         self._attributes: AttributeEvidence = self._regression.fit(self._descriptors[self._seen])
@@ -150,7 +118,7 @@ class Explainer:
         for start in range(0, len(x), _ROWS):
             part = torch.as_tensor(x[start : start + _ROWS], dtype=torch.float32)
             scaled = self.recognizer.preprocessing(part.to(self.recognizer.device))
-            h = _coordinates(self.recognizer, scaled)
+            h = coordinates(self.recognizer, scaled)
             found += self._explained(h, best[start : start + _ROWS])
         return found
 
@@ -231,49 +199,6 @@ def can_explain(recognizer: Recognizer, exemplars: ExemplarBuffer | Examples | N
     if recognizer.gaussian_part() is not None or exemplars is None:
         return recognizer.gaussian_part() is not None and bool(seen.any())
     return bool(seen[torch.as_tensor(exemplars.labels, device=seen.device)].any())
-
-
-def _coordinates(recognizer: Recognizer, scaled: Tensor) -> Tensor:
-    """(B, k), what explanations are computed in, of (B, Dx) scaled features."""
-    scaled = scaled.to(next(recognizer.head.parameters()).dtype)
-    if (part := recognizer.gaussian_part()) is None:
-        return recognizer.refiner(scaled)
-    refiner, head = part
-    return head.coordinates(refiner(scaled))
-
-
-def _parts(
-    recognizer: Recognizer, exemplars: ExemplarBuffer | Examples
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scaled features and labels, some rows at a time."""
-    if isinstance(exemplars, ExemplarBuffer):
-        yield from exemplars.scaled(recognizer.device)
-        return
-    for start in range(0, len(exemplars.features), _ROWS):
-        x = np.array(exemplars.features[start : start + _ROWS], dtype=np.float32)
-        if not (finite := np.isfinite(x).all(axis=1)).all():
-            raise DataError(
-                f"training images: row {start + int(finite.argmin())} contains NaN or infinity. "
-                "Leave that row out."
-            )
-        labels = torch.from_numpy(np.asarray(exemplars.labels[start : start + _ROWS], np.int64))
-        scaled = recognizer.preprocessing(torch.from_numpy(x).to(recognizer.device))
-        yield scaled, labels.to(recognizer.device)
-
-
-def _embedded(
-    recognizer: Recognizer, exemplars: ExemplarBuffer | Examples
-) -> tuple[Tensor, Tensor]:
-    """Coordinates (m, k) and labels (m,)."""
-    if isinstance(exemplars, Examples):
-        shape = tuple(exemplars.features.shape)
-        if len(shape) != 2 or shape[1] != recognizer.num_features or not shape[0]:
-            raise DataError(
-                f"training images: expected features of shape (m, {recognizer.num_features}), got "
-                f"{shape}. Use features of the image model of the training."
-            )
-    parts = [(_coordinates(recognizer, x), y) for x, y in _parts(recognizer, exemplars)]
-    return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
 
 
 def _largest(found: list[Attribute]) -> tuple[Attribute, ...]:

@@ -31,8 +31,12 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 MOST = 100
 """Sentences of a class that are weighed."""
-# before what begins a sentence, but not after an initial; Chinese and Japanese have no spaces
-_BETWEEN = re.compile(r"(?<=[.!?])(?<!\b\w\.)\s+(?=[^\W\d_a-z]|[\"'“‘¿¡(])|(?<=[。！？])\s*(?=\S)")
+# Before a capital, a quotation mark or a bracket, but not after an initial or a short title;
+# Chinese and Japanese have no spaces.
+_BETWEEN = re.compile(
+    r"(?<=[.!?])(?<!\b\w\.)(?<!\b(?:St|Mt|Dr)\.)\s+(?=[^\W\d_a-z]|[\"'“‘¿¡(])"
+    r"|(?<=[。！？])\s*(?=\S)"
+)
 
 
 class SentenceEncoder:

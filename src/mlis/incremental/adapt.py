@@ -25,8 +25,8 @@ from mlis.compute.memory import enough_memory
 from mlis.compute.precision import own_modes
 from mlis.data.out_of_core.arrays import as_float32
 from mlis.errors import DataError
-from mlis.incremental.class_changes import noted
 from mlis.model.heads import EnsembleHead, GaussianHead, Head
+from mlis.model.history import noted
 from mlis.model.recognizer import ADAPTED, Recognizer, replace
 
 ROUNDS = 10

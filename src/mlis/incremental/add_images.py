@@ -15,7 +15,6 @@ from mlis.incremental.class_changes import (
     check_refittable,
     checked_classes,
     log_warning,
-    noted,
     refitted,
     sentences_of,
     with_texts,
@@ -24,6 +23,7 @@ from mlis.incremental.class_warnings import description_warnings
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.model.feature_range import FeatureRange
 from mlis.model.heads import Head
+from mlis.model.history import noted
 from mlis.model.recognizer import Recognizer, replace
 
 _MOST_EXCESS = 1.0

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import datetime
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import mlis
 from mlis.compute.memory import enough_memory
 from mlis.compute.precision import own_modes
 from mlis.data.dataset import DISPLAYED
@@ -22,6 +20,7 @@ from mlis.incremental.class_warnings import ADVICE, attracting, description_warn
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.incremental.refit import refit
 from mlis.model.heads import EnsembleHead, Head, LinearHead
+from mlis.model.history import noted
 from mlis.model.recognizer import Metadata, Recognizer, replace
 from mlis.model.refiners import Refiner
 from mlis.storage.atomic import check_unicode
@@ -344,16 +343,3 @@ def _found(recognizer: Recognizer, names: Sequence[str]) -> np.ndarray:
             hint = suggestion(name, recognizer.class_names)
             raise DataError(f"the model has no class {name!r}.{hint}")
     return np.array(sorted(place[name] for name in names))
-
-
-def noted(recognizer: Recognizer, action: str, classes: Any, **settings: Any) -> Metadata:
-    """The metadata with one more entry in the history."""
-    entry = {
-        "action": action,
-        "classes": classes,
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "mlis": mlis.__version__,
-        **{name: value for name, value in settings.items() if value != ""},
-    }
-    metadata = recognizer.metadata
-    return dataclasses.replace(metadata, history=(*metadata.history, entry))

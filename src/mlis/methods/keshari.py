@@ -25,11 +25,11 @@ are K hard samples of class j. All 2 P K train the embedding f(x) = ReLU(W x + b
     mean_i max(0, m + max_p ‖f_i − f_p‖ − min_n ‖f_i − f_n‖) + λ mean_i ½ ‖f_i − c_y‖²
 
 with p of i's class, n of others, and centres that follow their class as of Wen et al. (ECCV 2016):
-`c_j ← c_j − ½ Σ_i (c_j − f_i) / (1 + 2 K)`. With t = ½ the hard samples of two classes that are
-nearest to each other are the same, no embedding can part them, and f shrinks to a point; so it does
-while samples of all classes are still alike. So f learns after `warm_up` steps of the others. All
-other networks have one hidden layer. The classifier is a softmax on f of all
-real rows and of unseen classes' samples, every other one hard.
+`c_j ← c_j − ½ Σ_i (c_j − f_i) / (1 + 2 K)`. Where no embedding can separate the classes, f shrinks
+to a point and stays there: with t = ½, as the hard samples of two classes that are nearest to each
+other are the same; and at first, as the untrained G makes samples of all classes alike. So f begins
+to learn after `warm_up` steps. All other networks have one hidden layer. The classifier is a
+softmax on f of all real rows and of unseen classes' samples, every other one hard.
 """
 
 from collections.abc import Mapping
@@ -87,7 +87,7 @@ class KeshariReconstruction(Section, SnapshotMethod["OverCompleteTrainer"]):
     embedding: int = setting(512, "length of f", low=1)
     margin: float = setting(1.0, "m of the triplet loss", low=0)
     centre_weight: float = setting(0.1, "λ of the centre loss", low=0)
-    warm_up: int = setting(400, "steps of E, G and R before f learns", low=0)
+    warm_up: int = setting(400, "steps of E, G and R before f begins to learn", low=0)
 
     @property
     def name(self) -> str:
@@ -157,7 +157,7 @@ class Centres(nn.Module):
 
 
 class OverCompleteTrainer(PackedTrainer):
-    """One step = updates of R, of E and G on real rows, then of f on synthetic ones; samples."""
+    """A step updates R, then E and G on real rows, then f on synthetic ones. Draws samples, too."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class OverCompleteTrainer(PackedTrainer):
         self.rows: Tensor = rows_ahead(data.x, s.batch_size, self.rng)
 
     def step(self) -> Mapping[str, Tensor]:
-        """Update R, then E and G, then f and the centres."""
+        """Update R, then E and G, then, after the warm-up, f and the centres."""
         x, a = self.data.x[self.rows], self.descriptors[self.data.y[self.rows]]
         self.rows = rows_ahead(self.data.x, self.settings.batch_size, self.rng)
         regression = self.regression(x, a)

@@ -3,13 +3,9 @@
 It is first chosen by :mod:`mlis.protocol`. Calibration of probabilities is another thing:
 :mod:`mlis.evaluation.confidence`."""
 
-import dataclasses
-import datetime
-from typing import Any
-
-import mlis
 from mlis.config import checked_calibration
 from mlis.errors import SettingsError
+from mlis.model.history import noted
 from mlis.model.recognizer import Recognizer, replace
 
 
@@ -29,15 +25,8 @@ def calibrate(recognizer: Recognizer, calibration: float | str) -> Recognizer:
         SettingsError: it is none of them, or not a number, and the recognizer has no trade-off.
     """
     constant = constant_of(recognizer, calibration)
-    entry: dict[str, Any] = {
-        "action": "calibrate",
-        "classes": [],
-        "to": f"{calibration}" if constant == calibration else f"{calibration} ({constant:g})",
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "mlis": mlis.__version__,
-    }
-    metadata = recognizer.metadata
-    metadata = dataclasses.replace(metadata, history=(*metadata.history, entry))
+    to = f"{calibration}" if constant == calibration else f"{calibration} ({constant:g})"
+    metadata = noted(recognizer, "calibrate", [], to=to)
     return replace(recognizer, calibration=constant, metadata=metadata)
 
 

@@ -3,7 +3,7 @@
 import csv
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,11 @@ class Description:
         """Which of the three are given."""
         given = ((SENTENCES, self.sentences), (ATTRIBUTES, self.attributes), (VECTOR, self.vector))
         return tuple(kind for kind, said in given if said)
+
+
+def as_text(sentences: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The sentences of each class as one text, by name; of classes that have some."""
+    return {name: " ".join(texts) for name, texts in sentences.items() if texts}
 
 
 @dataclass(frozen=True, eq=False)

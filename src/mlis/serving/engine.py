@@ -5,14 +5,12 @@ predictions continue while a class is added.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlis.compute.precision import Precision
 from mlis.errors import DataError, MlisError, SettingsError
 from mlis.explanation import (
     Examples,
@@ -20,12 +18,9 @@ from mlis.explanation import (
     Explanation,
     SentenceEncoder,
     can_explain,
-    sentence_encoder,
 )
 from mlis.features.decode import ImageError, decode
-from mlis.features.descriptors.class_descriptions import read_descriptions
 from mlis.features.descriptors.visual_words import known_texts
-from mlis.image_classifier import ImageClassifier, recorded_backbone, training_images
 from mlis.incremental import (
     ExemplarBuffer,
     add_classes,
@@ -34,11 +29,10 @@ from mlis.incremental import (
     rename_classes,
 )
 from mlis.incremental.add_images import check_able
-from mlis.io.checkpoint import load_exemplars, load_model
 from mlis.model.calibrate import constant_of
 from mlis.model.recognizer import Recognizer, probabilities_of
 from mlis.model.rejection import check_reject
-from mlis.serving.descriptions import Describer
+from mlis.serving.descriptions import Describer, as_text
 from mlis.serving.exchange import Answer, Catalogue, Change, ConflictError, NoSuchClassError, Query
 
 if TYPE_CHECKING:
@@ -91,7 +85,7 @@ class Engine:
         known = Catalogue(
             recognizer.class_names,
             recognizer.seen_mask.numpy(force=True),
-            descriptions=dict(descriptions or _joined(known_texts(recognizer.metadata.sources))),
+            descriptions=dict(descriptions or as_text(known_texts(recognizer.metadata.sources))),
             display_names=recognizer.display_names,
         )
         self._served = (recognizer, exemplars, known, examples)
@@ -102,12 +96,12 @@ class Engine:
 
     @property
     def catalogue(self) -> Catalogue:
-        """The classes as they are now."""
+        """The current classes."""
         return self._served[2]
 
     @property
     def recognizer(self) -> Recognizer:
-        """The model as it is now."""
+        """The current model."""
         return self._served[0]
 
     def constant(self, calibration: float | str) -> float:
@@ -265,7 +259,7 @@ class Engine:
                 return outcomes
             grown = remove_classes(*grown, abandoned)
         kept = [change for change in made if change.name not in abandoned]
-        said = _joined(_sentences_by_name(kept))
+        said = as_text(_sentences_by_name(kept))
         log.attach(kept)
         added = known.added | {change.name for change in kept}
         self._publish(*grown, added, {**known.descriptions, **said}, examples)
@@ -304,7 +298,7 @@ class Engine:
         if any(change.abandoned.is_set() for change in taken):
             return self._learn(changes, max_classes)
         log.attach(taken)
-        said = _joined(words)
+        said = as_text(words)
         added = known.added | (images.keys() - set(known.names))
         self._publish(*grown, added, {**known.descriptions, **said}, examples)
         return outcomes
@@ -427,93 +421,3 @@ def _scores(recognizer: Recognizer, features: np.ndarray) -> np.ndarray:
         if len(features) == 1:
             return np.full((1, len(recognizer.class_names)), np.nan)
     return np.concatenate([_scores(recognizer, row[None]) for row in features])
-
-
-def load_engine(
-    model: Path,
-    device: str = "auto",
-    *,
-    backbone: str | None = None,
-    text_model: str | None = None,
-    changes: bool = True,
-    descriptions: Path | None = None,
-    reject: float | None = None,
-    training: Path | None = None,
-    progress: Callable[[str], None] = lambda what: None,
-) -> Engine:
-    """Load a saved model and what is needed to serve it.
-
-    Args:
-        model: folder of the model.
-        device: auto, cpu or cuda.
-        backbone, text_model: names of the image and text model, where not those of the training;
-            only what is named here is downloaded.
-        changes: whether classes may be added: the exemplar buffer is only loaded then.
-        descriptions: table of classes whose sentences are shown; None: those that the model keeps.
-        reject: as `Engine` takes it.
-        training: labelled features of the training, or its dataset folder, whose images
-            explanations name.
-        progress: is told what is loaded next.
-
-    Raises:
-        ModelFileError: the model's files are missing or damaged.
-        DataError: the backbone is not that of the training, or the table is damaged.
-        SettingsError: no such device, or a package that is needed is not installed.
-    """
-    place = Precision.of("float32", device).device
-    sentences = _sentences(descriptions)
-    recognizer = load_model(model, place)
-    check_reject(recognizer, reject)
-    exemplars = load_exemplars(model) if changes else None
-    images = None
-    if name := backbone or recorded_backbone(recognizer).get("name"):
-        progress(f"image model {name}")
-        images = ImageClassifier(recognizer, backbone, device=str(place)).backbone
-    describer = None
-    if exemplars is not None or (changes and recognizer.head.knows_by_description):
-        if text := (recognizer.metadata.sources.get("descriptors") or {}).get("text"):
-            progress(f"text model {text['name']}")
-        try:
-            describer = Describer.of(recognizer, str(place), text_model)
-        except SettingsError as error:
-            logger.warning("classes cannot be added: %s", error)
-    examples = None if training is None else training_images(training, recognizer)
-    encoder = None
-    if can_explain(recognizer, examples or exemplars):
-        encoder = _encoder(recognizer, describer, str(place), text_model, progress)
-    shown = (sentences, exemplars, reject or 0.0, examples, encoder)
-    return Engine(recognizer, images, describer, *shown)
-
-
-def _encoder(
-    recognizer: Recognizer,
-    describer: Describer | None,
-    device: str,
-    text_model: str | None,
-    progress: Callable[[str], None],
-) -> SentenceEncoder | None:
-    """Of the sentences that explanations weigh, with the describer's text model if it has one."""
-    model = None if describer is None else describer.text
-    if model is None and known_texts(recognizer.metadata.sources):
-        progress("text model of the sentences")
-        if text_model is not None:
-            from mlis.features.descriptors.text_model import TextModel
-
-            model = TextModel(text_model, device=device)
-    try:
-        return sentence_encoder(recognizer, model)
-    except DataError as error:
-        logger.warning("explanations leave out sentences: %s", error)
-        return None
-
-
-def _sentences(table: Path | None) -> dict[str, str]:
-    """Class names → their sentences, joined."""
-    if table is None:
-        return {}
-    words = read_descriptions(table)
-    return _joined(dict(zip(words.names, words.sentences, strict=True)))
-
-
-def _joined(sentences: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    return {name: " ".join(texts) for name, texts in sentences.items() if texts}

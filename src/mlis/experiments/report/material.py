@@ -20,7 +20,7 @@ from mlis.experiments.tasks import Task
 from mlis.experiments.tasks import load_data as load_tasks_data
 from mlis.experiments.tested import Tested
 from mlis.explanation import Examples, Explanation, explain
-from mlis.explanation.explainer import COMPARED
+from mlis.explanation.examples import COMPARED
 from mlis.incremental.exemplar_buffer import ExemplarBuffer
 from mlis.io.checkpoint import is_model, load_model
 
