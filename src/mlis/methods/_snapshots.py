@@ -2,10 +2,12 @@
 
 Methods of one network: :mod:`mlis.methods.network_method`.
 
-The programs of these systems keep the epoch that is best on test rows. Here every alternative is a
-snapshot of the same training, and one is chosen on validation classes.
+The programs of these systems keep the epoch that is best on test rows. Here the alternatives are
+snapshots of one training, or of one for each variant of the settings, and one is chosen on
+validation classes.
 """
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -36,10 +38,14 @@ class SnapshotMethod(Method, Generic[T]):
     shares: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0)
     steps: int
 
+    def variants(self) -> Sequence[Self]:
+        """Settings that validation may choose beside the steps, each a training of its own."""
+        return (self,)
+
     def alternatives(self) -> Sequence[Self]:
-        """Shares of the steps."""
+        """Each variant after shares of the steps."""
         steps = sorted({max(1, round(share * self.steps)) for share in self.shares})
-        return [replace(self, steps=one) for one in steps]
+        return [replace(one, steps=number) for one in self.variants() for number in steps]
 
     @abstractmethod
     def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> T:
@@ -50,16 +56,19 @@ class SnapshotMethod(Method, Generic[T]):
         """Head and refiner of the trainer's present networks."""
 
     def train(self, job: Job) -> Iterator[tuple[Self, Recognizer]]:
-        """Train all networks once, and make a recognizer of each snapshot.
+        """Train all networks once for each variant, and make a recognizer of each snapshot.
 
         Raises:
             DivergenceError: a loss became NaN or infinite.
         """
         scaler, data = job.prepare(self.config)
-        trainer = self.trainer(data, Precision.of(self.config.precision, job.device), job.seed)
-        among = self.among(job)
-        kept = job.series(self, [one.steps for one in among], trainer.kept())
-        train(self.stage, trainer, max(one.steps for one in among), job.callbacks, kept)
-        for one in among:
-            trainer.load_outcome(kept.states[one.steps])
-            yield one, job.recognizer(scaler, *one.outcome(trainer, data, job.seed))
+        precision = Precision.of(self.config.precision, job.device)
+        for whole, group in itertools.groupby(
+            self.among(job), lambda one: replace(one, steps=self.steps)
+        ):
+            trainer, among = whole.trainer(data, precision, job.seed), list(group)
+            kept = job.series(whole, [one.steps for one in among], trainer.kept())
+            train(self.stage, trainer, max(one.steps for one in among), job.callbacks, kept)
+            for one in among:
+                trainer.load_outcome(kept.states[one.steps])
+                yield one, job.recognizer(scaler, *one.outcome(trainer, data, job.seed))

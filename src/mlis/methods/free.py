@@ -23,13 +23,14 @@ Settings are those of the authors' program (MIT). There
 - every epoch makes two equal passes, counted in `published`.
 
 The parts of the softmax's input are brought to equal variance, as h outweighs the others; stage 2
-runs to convergence; steps are chosen on validation classes, not on test rows. Δ is for squared
-distances of about 85 to 1024 numbers. For features outside [0, 1] see :mod:`mlis.methods.f_vaegan`.
+runs to convergence; steps are chosen on validation classes, not on test rows. So is Δ, among those
+published: it bounds squared distances, which grow with the length of the descriptors (there 85 to
+1024). For features outside [0, 1] see :mod:`mlis.methods.f_vaegan`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,8 @@ from mlis.methods.base import ByBenchmark
 from mlis.model.preprocessing import TrainingTensors
 from mlis.training.layers import Perceptron
 from mlis.training.state import Part
+
+MARGINS = (50.0, 120.0, 200.0)  # Δ, to choose from
 
 _ANIMALS: dict[str, Any] = {
     **{"learning_rate": 1e-5, "decoder_on_fakes": "no", "margin": 50.0, "balance": 0.5},
@@ -103,6 +106,10 @@ class FREE(VAEGANSettings, SnapshotMethod["FREETrainer"]):
     def name(self) -> str:
         """As in the paper."""
         return "FREE"
+
+    def variants(self) -> Sequence[Self]:
+        """Every published margin Δ."""
+        return [replace(self, margin=margin) for margin in MARGINS]
 
     def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> "FREETrainer":
         """Of all networks."""

@@ -11,7 +11,7 @@ rows before and then fixed, G minimises distances to the nearest of them:
     L_G = −E[D(x̃)] + w_c CE(Q(x̃), y) + p₁ L_R1 + p₂ L_R2
 
 The classifier is a softmax on real seen and synthetic unseen features. With p₁ = p₂ = 0 this is
-f-CLSWGAN with its classification loss.
+f-CLSWGAN with its classification loss; validation chooses between that and the weights given.
 
 The paper goes on: that softmax labels all test images, the most confident ones become training
 rows, and two more classifiers label the rest. This is transductive, an image's answer would depend
@@ -24,8 +24,9 @@ are not negative, as of the WGAN-GP; descriptors of unit length, as published ex
 (`descriptor_norm`); a square root of the features before they are scaled (`feature_transform`).
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -84,6 +85,11 @@ class LisGAN(WGANSettings, SnapshotMethod[AdversarialTrainer]):
     def name(self) -> str:
         """As in the paper, and which part of it."""
         return "LisGAN (inductive)"
+
+    def variants(self) -> Sequence[Self]:
+        """With soul samples, and without: f-CLSWGAN with its classification loss."""
+        without = replace(self, class_weight=0.0, fake_weight=0.0)
+        return [self] if self == without else [self, without]
 
     def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> AdversarialTrainer:
         """Of all networks."""

@@ -25,12 +25,12 @@ within a step is ours. Different here:
 - The variance has 1e-6 added; initial weights have the variance of PyTorch's default, biases are 0.
 - With features of both signs, decoders end without LeakyReLU.
 - The program keeps the best H on test rows, over steps and over epochs of the softmax. Here steps
-  are chosen on validation classes and the softmax is trained to convergence.
+  and w_r are chosen on validation classes and the softmax is trained to convergence.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ from mlis.training.state import EpochCount, PackedTrainer, Part
 SLOPE = 0.2
 NORM_EPS = 0.8
 LEAST_VARIANCE = 1e-6
+FACTORS = (0.2, 1.0, 5.0)  # of w_r, to choose from; published are 0.1 to 30
 Drop = Callable[[Tensor, float], Tensor]
 """Dropout of a share; at synthesis and inference `keep`."""
 
@@ -123,6 +124,10 @@ class SDGZSL(Section, SnapshotMethod["DisentanglingTrainer"]):
     def name(self) -> str:
         """As in the paper."""
         return "SDGZSL"
+
+    def variants(self) -> Sequence[Self]:
+        """Multiples of w_r."""
+        return [replace(self, relation_weight=n * self.relation_weight) for n in FACTORS]
 
     def trainer(
         self, data: TrainingTensors, precision: Precision, seed: int

@@ -21,12 +21,13 @@ Different here:
   zero. Weights start uniformly with the variance of the program's normal ones.
 - The program tests every 1,000 of 50,000 steps and keeps the best H on test rows. On aPY its own
   log has H 32.9 at step 6,000 and 16.9 at the last: the number of steps decides. Here it is chosen
-  on validation classes, among shares of `steps` of one training. The network is not fine-tuned.
+  on validation classes, among shares of `steps`, and α with it, of which the program has one value,
+  0.01. The network is not fine-tuned.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ from mlis.training.state import PackedTrainer, Part
 
 SLOPE = 0.01  # of LeakyReLU in A
 LEAST = 1e-3  # smaller coefficients are dropped
+WEIGHTS = (0.001, 0.01, 0.1)  # α, to choose from
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class TCN(Section, SnapshotMethod["ContrastTrainer"]):
     def name(self) -> str:
         """As in the paper."""
         return "TCN"
+
+    def variants(self) -> Sequence[Self]:
+        """Several weights α."""
+        return [replace(self, transfer_weight=weight) for weight in WEIGHTS]
 
     def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> "ContrastTrainer":
         """Of all networks."""
