@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli_cases import last_json, one_line_error, printed, refused, save_small
 from mlis.cli import main
 from mlis.cli.output import to_toml
+from mlis.data.io.benchmarks import TABLE_1, Counts
+from mlis.data.io.xlsa17 import load_pair
 from mlis.methods.registry import METHODS
 from simulated import small
+from standins import tiny_benchmark, write_mat
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,28 @@ def test_missing_benchmarks_are_lines_and_the_others_run(data, settings, tmp_pat
     text = (results / "tables" / "table3.md").read_text(encoding="utf-8")
     assert "xlsa17.zip" in line_with(text, "CUB", "missing")
     assert "H@val" in line_with(text, "birds", "measured")
+
+
+def test_table2_takes_every_descriptor_that_a_benchmark_has(tmp_path, monkeypatch, capsys):
+    features, sentences = tiny_benchmark()
+    attributes = {**sentences, "att": np.asarray(sentences["att"])[:4]}
+    folder = tmp_path / "data" / "CUB"
+    folder.mkdir(parents=True)
+    files = {"res101": features, "sent_splits": sentences, "att_splits": attributes}
+    paths = [folder / f"{name}.mat" for name in files]
+    for path, fields in zip(paths, files.values(), strict=True):
+        write_mat(path, fields)
+    monkeypatch.setitem(TABLE_1, "CUB", Counts.of(load_pair(*paths[:2], name="CUB")))
+    flags = ("--data-root", str(tmp_path / "data"), "--datasets", "CUB", "--seeds", "0")
+    flags += ("-o", str(tmp_path / "results"), "--json")
+    found = last_json(printed(capsys, "reproduce", "table2", "--methods", "eszsl", *flags))
+    assert (found["runs"], found["failed"]) == (2, {})
+    text = (tmp_path / "results" / "tables" / "table2.md").read_text(encoding="utf-8")
+    assert "sent_splits.mat:att, 6-d" in line_with(text, "CUB, sentence embeddings", "measured")
+    assert "att_splits.mat:att, 4-d" in line_with(text, "CUB, attributes", "measured")
+    assert len([line for line in text.splitlines() if "DPCN" in line]) == 1  # published lines, once
+    again = last_json(printed(capsys, "reproduce", "table3", *flags, "--dry-run"))
+    assert len(again["runs"]) == 3  # of the default descriptors alone
 
 
 def line_with(text: str, *words: str) -> str:

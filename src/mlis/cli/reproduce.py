@@ -169,7 +169,11 @@ def _sources(args: argparse.Namespace, names: Sequence[str]) -> "dict[str, list[
         )
     if all(source.dataset is None for source in loaded.values()):
         raise DataError(next(iter(loaded.values())).problem)
-    return {name: [loaded[one] for one in group] for name, group in wanted.items()}
+    sources = {name: [loaded[one] for one in group] for name, group in wanted.items()}
+    if "table2" in sources:
+        each = [source.each_descriptor() for source in sources["table2"]]
+        sources["table2"] = [source for group in each for source in group]
+    return sources
 
 
 def _source(name: str, options: Mapping[str, Any], layer: Mapping[str, Any]) -> "Source":
@@ -196,7 +200,7 @@ def _print_outlook(
         seconds = "unknown" if one.seconds is None else number(one.seconds, 0)
         rows.append([one.title, one.task.key[:12], one.state, one.reuses, seconds])
     print_table(rows)
-    missing = {s.name: s.problem for group in sources.values() for s in group if s.dataset is None}
+    missing = {s.label: s.problem for group in sources.values() for s in group if s.dataset is None}
     for name, problem in missing.items():
         say(f"{name} is left out: {problem}")
     left = [one for one in prospects if one.state != "done"]
@@ -299,8 +303,8 @@ def _print_done(args: argparse.Namespace, work: _Work, started: float) -> None:
     for title, problem in work.problems.items():
         say(f"failed: {title}: {problem}")
     say("written:", *work.files)
-    sources = {e.source.name: e.source for found in work.plans.values() for e in found}
-    stand_in = [source.name for source in sources.values() if source.stand_in]
+    sources = {e.source.label: e.source for found in work.plans.values() for e in found}
+    stand_in = list(dict.fromkeys(one.name for one in sources.values() if one.stand_in))
     if stand_in:
         say(f"stand-in, features made up, no figure means anything: {', '.join(stand_in)}")
     if args.json:

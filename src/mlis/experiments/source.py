@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlis.config import Config, resolve
 from mlis.data import load_dataset
 from mlis.data.dataset import GZSLDataset, TrainingSplit
+from mlis.data.io.benchmarks import split_files
 from mlis.errors import DataError
+from mlis.experiments.inputs import kind_of
 from mlis.experiments.store import is_stand_in
 
 FIVE = ("CUB", "AWA2", "SUN", "FLO", "aPY")
@@ -24,6 +26,7 @@ class Source:
         config: settings for it.
         dataset: None where it cannot be loaded.
         problem: why, and what to do.
+        descriptors: their kind, where the benchmark is there with several.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Source:
     config: Config
     dataset: GZSLDataset | None
     problem: str = ""
+    descriptors: str = ""
 
     @classmethod
     def load(cls, name: str, arguments: Mapping[str, Any], *layers: Mapping[str, Any]) -> "Source":
@@ -57,8 +61,27 @@ class Source:
 
     @property
     def label(self) -> str:
-        """Its name, and what it is not."""
-        return f"{self.name} (stand-in)" if self.stand_in else self.name
+        """Its name, what sets it apart, and what it is not."""
+        name = f"{self.name}, {self.descriptors}" if self.descriptors else self.name
+        return f"{name} (stand-in)" if self.stand_in else name
+
+    def each_descriptor(self) -> "list[Source]":
+        """This source, and the same features with the other descriptors in a benchmark's folder.
+
+        Systems of table 2 were published with CUB's attributes or with sentences: H of the same
+        system differs by 8 to 14 points.
+        """
+        if self.dataset is None or "data_root" not in self.arguments:
+            return [self]
+        found = split_files(self.name, self.arguments["data_root"])
+        if len(found) == 1:
+            return [self]
+        options = [{**self.arguments, "split_file": file} for file in found[1:]]
+        others = [Source.load(self.name, one, self.config.to_dict()) for one in options]
+        return [
+            replace(one, descriptors=(one.dataset and kind_of(one.dataset)) or file)
+            for one, file in zip([self, *others], found, strict=True)
+        ]
 
     @property
     def shared_space(self) -> bool:

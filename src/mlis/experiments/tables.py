@@ -1,5 +1,6 @@
 """Tables 1 to 4: what was measured here beside what was published, each figure with its label."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -177,13 +178,16 @@ def measured_line(
 
 
 def _lines(name: str, entries: Sequence[Entry], store: Store, budget: Budget) -> Iterator[Line]:
-    sources = {entry.source.name: entry.source for entry in entries}
-    for source in sources.values():
-        yield from published_lines(name, source.name)
-        if source.dataset is None:
-            yield Line(source.label, "ours", MISSING, note=_problem(source))
-            continue
-        yield from (_measured(entry, store, budget) for entry in entries if entry.source is source)
+    sources = {entry.source.label: entry.source for entry in entries}
+    for dataset, group in itertools.groupby(sources.values(), lambda source: source.name):
+        yield from published_lines(name, dataset)
+        for source in group:
+            if source.dataset is None:
+                yield Line(source.label, "ours", MISSING, note=_problem(source))
+                continue
+            yield from (
+                _measured(entry, store, budget) for entry in entries if entry.source is source
+            )
 
 
 def _published(one: Published) -> Line:

@@ -19,6 +19,7 @@ from mlis.errors import DataError
 logger: logging.Logger = logging.getLogger(__name__)
 
 SPLITS = "att_splits.mat"
+SENTENCE_SPLITS = "sent_splits.mat"  # of CUB: the same split, sentences in place of attributes
 STAND_IN = "stand-in.txt"  # marks a folder of artificial features, for all outputs
 
 # The split file of FLO has no names; these are in the numbering of Oxford-102.
@@ -97,8 +98,7 @@ def load_benchmark(
         data_root: folder that contains `CUB/`, `APY/`, ….
         features_file: name in that folder, or path; default `res101.mat`, or if absent, the only
             other file with `features`. Columns of several files are joined: see `load_pair`.
-        split_file: name in that folder, or path; default `att_splits.mat`, for CUB
-            `sent_splits.mat` if present.
+        split_file: name in that folder, or path; default: the first of `split_files`.
         descriptors, missing, seed, cache: see `load_pair`.
 
     Raises:
@@ -111,9 +111,7 @@ def load_benchmark(
             f"{SPLITS}, got {name!r}."
         )
     folder = _benchmark_folder(known, Path(data_root))
-    if split_file is None:
-        use_sentences = known == "CUB" and (folder / "sent_splits.mat").exists()
-        split_file = "sent_splits.mat" if use_sentences else SPLITS
+    split_file = split_file or split_files(known, data_root)[0]
     features_paths = features_paths_of(known, data_root, features_file)
     data = load_pair(
         features_paths,
@@ -131,6 +129,18 @@ def load_benchmark(
         notes = (*data.provenance.notes, "stand-in: artificial features, results are meaningless")
         data = replace(data, provenance=replace(data.provenance, notes=notes))
     return data
+
+
+def split_files(name: str, data_root: str | os.PathLike[str]) -> list[str]:
+    """Files of one split with other descriptors in a benchmark's folder; CUB's has up to two.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    known = benchmark_name(name) or name
+    folder = _benchmark_folder(known, Path(data_root))
+    several = (SENTENCE_SPLITS, SPLITS) if known == "CUB" else ()
+    return [file for file in several if (folder / file).exists()] or [SPLITS]
 
 
 def features_paths_of(
