@@ -54,7 +54,7 @@ def test_other_methods_say_first_how_much_they_train(small_folder, tmp_path, cap
     for seeds, said in (("0", "to train: "), ("0,1", "to train: 2 times ")):
         run = tmp_path / seeds
         assert main(["fit", str(small_folder), "-o", str(run), *flags, "--seeds", seeds]) == 0
-        said += "5 with validation classes held out, then 1 on all rows"
+        said += "on 5 splits with validation classes held out, then on all rows"
         assert capsys.readouterr().err.startswith(said)
 
 
@@ -64,7 +64,7 @@ def test_after_the_first_training_it_says_how_long_the_rest_takes(capsys):
     bars.on_trained("mlis", 2, 4, 25.0)
     bars.on_trained("gaussian", 1, 4, 0.3)  # is done before anyone has read of it
     (line,) = capsys.readouterr().err.splitlines()
-    assert "first of 4 trainings took 25 s" in line
+    assert "split 1 of 3 took 25 s" in line
     assert line.endswith("about 75 s")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +34,12 @@ def command(name: str, data: Path, settings: Path, results: Path, *flags: str) -
     return ["reproduce", name, "--datasets", str(data), "-o", str(results), *common, *flags]
 
 
+def rows(results: Path) -> list[dict[str, Any]]:
+    return list(map(json.loads, (results / "results.jsonl").read_text().splitlines()))
+
+
 def keys(results: Path) -> list[str]:
-    lines = (results / "results.jsonl").read_text().splitlines()
-    return [json.loads(line)["key"] for line in lines]
+    return [row["key"] for row in rows(results)]
 
 
 def test_one_command_again_and_more(data, settings, tmp_path, capsys):
@@ -165,16 +169,24 @@ def test_table2_takes_every_descriptor_that_a_benchmark_has(tmp_path, monkeypatc
     for path, fields in zip(paths, files.values(), strict=True):
         write_mat(path, fields)
     monkeypatch.setitem(TABLE_1, "CUB", Counts.of(load_pair(*paths[:2], name="CUB")))
+    noisy = tmp_path / "noise.toml"
+    noisy.write_text("generation.noise = 6\n", encoding="utf-8")
     flags = ("--data-root", str(tmp_path / "data"), "--datasets", "CUB", "--seeds", "0")
-    flags += ("-o", str(tmp_path / "results"), "--json")
+    flags += ("--settings", str(noisy), "-o", str(tmp_path / "results"), "--json")
     found = last_json(printed(capsys, "reproduce", "table2", "--methods", "eszsl", *flags))
     assert (found["runs"], found["failed"]) == (2, {})
     text = (tmp_path / "results" / "tables" / "table2.md").read_text(encoding="utf-8")
     assert "sent_splits.mat:att, 6-d" in line_with(text, "CUB, sentence embeddings", "measured")
     assert "att_splits.mat:att, 4-d" in line_with(text, "CUB, attributes", "measured")
     assert len([line for line in text.splitlines() if "DPCN" in line]) == 1  # published lines, once
+    noise = {row["task"]["config"]["generation"]["noise"] for row in rows(tmp_path / "results")}
+    assert noise == {6, 4}  # as long as the descriptors
     again = last_json(printed(capsys, "reproduce", "table3", *flags, "--dry-run"))
     assert len(again["runs"]) == 3  # of the default descriptors alone
+    (folder / "att_splits.mat").write_bytes(b"damaged")
+    assert main(["reproduce", "table2", "--methods", "eszsl", *flags]) == 0
+    text = (tmp_path / "results" / "tables" / "table2.md").read_text(encoding="utf-8")
+    assert line_with(text, "CUB, att_splits.mat", "missing")
 
 
 def line_with(text: str, *words: str) -> str:

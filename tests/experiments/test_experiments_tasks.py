@@ -58,6 +58,12 @@ def test_a_key_holds_the_method_s_defaults(folder):
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_a_key_holds_what_validation_tries(folder, monkeypatch):
+    before = task(folder, "free").key
+    monkeypatch.setattr("mlis.methods.free.MARGINS", (50.0,))
+    assert task(folder, "free").key != before
+
+
 def test_unknown_methods_and_protocols_are_refused(folder):
     with pytest.raises(SettingsError, match=r"method: expected one of .*mlis.*, got 'svm'"):
         task(folder, "svm")

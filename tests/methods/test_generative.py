@@ -154,6 +154,24 @@ def test_choices_are_what_a_training_of_that_length_gives(name):
     assert not np.array_equal(first, last)
 
 
+@pytest.mark.parametrize(
+    ("name", "varied", "wanted"),
+    [
+        ("tcn", {"transfer_weight": 0.02}, {0.001, 0.01, 0.02, 0.1}),
+        ("tcn", {"transfer_weight": 0.1}, {0.001, 0.01, 0.1}),
+        ("free", {"margin": 85.0}, {50, 85, 120, 200}),
+        ("sdgzsl", {"relation_weight": 2.0}, {0.4, 2, 10}),
+        ("lisgan", {"fake_weight": 0.5}, {0.5, 0}),
+        ("lisgan", {"fake_weight": 0.0, "class_weight": 0.0}, {0}),
+    ],
+)
+def test_a_given_setting_is_among_those_to_choose_from(name, varied, wanted):
+    (setting, *_), method = varied, build_method(name, **varied)
+    tried = [(getattr(one, setting), one.options["steps"]) for one in method.alternatives()]
+    assert set(tried) == {(value, steps) for value in wanted for _, steps in tried}
+    assert len(tried) == len(set(tried))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_another_seed_gives_another_recognizer(name):
     other = build_method(name, small(), **QUICK_OPTIONS[name])

@@ -275,7 +275,8 @@ def _print_outlook(folder: Path, plan: "RunPlan", dataset: "GZSLDataset") -> Non
     elif plan.method_of(plan.variants[0]).chooses:
         held_out = len(folds(dataset))
         each = f"{runs} times " if runs > 1 else ""
-        text = f"to train: {each}{held_out} with validation classes held out, then 1 on all rows"
+        splits = f"{held_out} split{'s' if held_out > 1 else ''}"
+        text = f"to train: {each}on {splits} with validation classes held out, then on all rows"
     if text:
         print(text, file=sys.stderr)
 

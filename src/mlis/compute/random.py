@@ -18,3 +18,13 @@ def stream(seed: int, *names: object, device: torch.device | str = "cpu") -> tor
     digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
     generator = torch.Generator(device=device)
     return generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def normal(rng: torch.Generator, *shape: int) -> torch.Tensor:
+    """Draw from N(0, 1), float32 on the stream's device: the same numbers in every precision."""
+    return torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
+
+
+def uniform(rng: torch.Generator, *shape: int) -> torch.Tensor:
+    """Draw from [0, 1), as `normal`."""
+    return torch.rand(shape, generator=rng, device=rng.device, dtype=torch.float32)

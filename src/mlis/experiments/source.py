@@ -26,7 +26,7 @@ class Source:
         config: settings for it.
         dataset: None where it cannot be loaded.
         problem: why, and what to do.
-        descriptors: their kind, where the benchmark is there with several.
+        descriptors: their kind, where the benchmark's folder has several; else empty.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """Its name, what sets it apart, and what it is not."""
+        """Name in tables, with the kind of descriptors and "(stand-in)" where they apply."""
         name = f"{self.name}, {self.descriptors}" if self.descriptors else self.name
         return f"{name} (stand-in)" if self.stand_in else name
 
@@ -73,15 +73,22 @@ class Source:
         """
         if self.dataset is None or "data_root" not in self.arguments:
             return [self]
-        found = split_files(self.name, self.arguments["data_root"])
-        if len(found) == 1:
+        default, *others = split_files(self.name, self.arguments["data_root"])
+        if not others:
             return [self]
-        options = [{**self.arguments, "split_file": file} for file in found[1:]]
-        others = [Source.load(self.name, one, self.config.to_dict()) for one in options]
-        return [
-            replace(one, descriptors=(one.dataset and kind_of(one.dataset)) or file)
-            for one, file in zip([self, *others], found, strict=True)
-        ]
+        first = replace(self, descriptors=kind_of(self.dataset) or default)
+        return [first, *(self._with(file, self.dataset) for file in others)]
+
+    def _with(self, split_file: str, own: GZSLDataset) -> "Source":
+        """With other descriptors; noise that was as long as the own ones is as long as these."""
+        arguments = {**self.arguments, "split_file": split_file}
+        found = Source.load(self.name, arguments, self.config.to_dict())
+        if found.dataset is None:
+            return replace(found, descriptors=split_file)
+        config, size = found.config, found.dataset.descriptors.shape[1]
+        if config.generation.noise == own.descriptors.shape[1]:
+            config = config.replace({"generation": {"noise": size}})
+        return replace(found, config=config, descriptors=kind_of(found.dataset) or split_file)
 
     @property
     def shared_space(self) -> bool:

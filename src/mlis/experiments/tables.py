@@ -56,7 +56,7 @@ class Line:
     """A method on a dataset.
 
     Attributes:
-        dataset: with "(stand-in)" where that is so.
+        dataset: with the kind of descriptors, of several, and "(stand-in)" where that is so.
         method: as the table calls it.
         kind: measured, published, missing (no data) or not run.
         summary: means and deviations over seeds (:func:`mlis.evaluation.summarise`), per cent.

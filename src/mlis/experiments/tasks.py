@@ -80,9 +80,12 @@ class Task:
         settings = {**config.to_dict(), "precision": arithmetic_key(config, self.device)}
         own = loss_identity(config, None) if self.has_components else None
         code = [GENERATION_VERSION, REFINEMENT_VERSION]
-        # the method's defaults, too: another default is another training
-        options = build_method(self.method, self.config, **self.options).options
-        return [self.data_sha256, self.method, settings, options, own, self.seed, code]
+        # the method's defaults and what validation tries, too: they decide what is trained
+        known = dataclasses.replace(config, precision="auto")  # it is in `settings`
+        method = build_method(self.method, known, **self.options)
+        tried = [one.settings for one in method.alternatives()]
+        identity = [self.data_sha256, self.method, settings, method.options, own, self.seed, code]
+        return identity + ([tried] if len(tried) > 1 else [])
 
     @property
     def has_components(self) -> bool:

@@ -3,7 +3,7 @@
 This is how nearly every published figure of the field is made, and it is measured here only to
 be compared with such figures, under its own label. Training is the one of H@val and sees no test
 row: MLIS keeps its encoder of some steps, another method trains all its alternatives, of which most
-are snapshots of one training. What is done with test labels is done afterwards, here.
+are snapshots of one training or a few. What is done with test labels is done afterwards, here.
 Nothing that is chosen here goes back into a training, a preset or a model.
 """
 

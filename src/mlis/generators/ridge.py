@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mlis.compute.class_sums import sum_by_class
+from mlis.compute.random import uniform
 from mlis.config import Generation
 from mlis.data.out_of_core.streaming import CHUNK_ROWS, StreamedRows
 from mlis.errors import SettingsError
@@ -116,9 +117,7 @@ class RidgeGenerator:
         near = similarity.topk(min(self.neighbours, similarity.shape[1]), dim=1).indices
 
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            draws = torch.rand(
-                (2, len(labels)), generator=rng, device=rng.device, dtype=torch.float32
-            )
+            draws = uniform(rng, 2, len(labels))
             lender = near[labels, (draws[0] * near.shape[1]).long()]
             within = (draws[1] * self.counts[lender]).long()
             row = self.order[self.starts[lender] + within]

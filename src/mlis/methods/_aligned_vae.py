@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream
 from mlis.config import Classification, Config
 from mlis.generators.vae_gan.losses import kl_divergence
 from mlis.methods.base import Job, Method
@@ -49,7 +49,7 @@ class LatentNoise:
         """One latent per row, (B, Dz)."""
         mean, log_variance = gaussians
         shape = (len(mean), 1) if self.shared else mean.shape
-        eps = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
+        eps = normal(rng, *shape)
         return mean + (self.power * log_variance).exp() * eps.to(mean.dtype)
 
 

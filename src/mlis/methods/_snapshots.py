@@ -1,4 +1,4 @@
-"""Base of methods that train several networks: validation chooses the length of the training.
+"""Base of methods that train several networks: validation chooses the length, and what varies.
 
 Methods of one network: :mod:`mlis.methods.network_method`.
 
@@ -39,11 +39,11 @@ class SnapshotMethod(Method, Generic[T]):
     steps: int
 
     def variants(self) -> Sequence[Self]:
-        """Settings that validation may choose beside the steps, each a training of its own."""
+        """Settings that validation may choose besides `steps`, each a training of its own."""
         return (self,)
 
     def alternatives(self) -> Sequence[Self]:
-        """Each variant after shares of the steps."""
+        """Each variant at each share of the steps."""
         steps = sorted({max(1, round(share * self.steps)) for share in self.shares})
         return [replace(one, steps=number) for one in self.variants() for number in steps]
 
@@ -66,9 +66,11 @@ class SnapshotMethod(Method, Generic[T]):
         for whole, group in itertools.groupby(
             self.among(job), lambda one: replace(one, steps=self.steps)
         ):
-            trainer, among = whole.trainer(data, precision, job.seed), list(group)
+            among = list(group)
+            trainer = whole.trainer(data, precision, job.seed)
             kept = job.series(whole, [one.steps for one in among], trainer.kept())
             train(self.stage, trainer, max(one.steps for one in among), job.callbacks, kept)
             for one in among:
                 trainer.load_outcome(kept.states[one.steps])
                 yield one, job.recognizer(scaler, *one.outcome(trainer, data, job.seed))
+            del trainer, kept  # the next training needs the memory

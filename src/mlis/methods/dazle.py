@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream
 from mlis.data.samplers import uniform_rows
 from mlis.methods._regions import RegionMethod
 from mlis.methods.base import ByBenchmark, Job
@@ -70,7 +70,7 @@ class DenseAttention(nn.Module):
         self.precision: Precision = precision
         self.vectors: nn.Parameter = nn.Parameter(precision.tensor(normalize(vectors, dim=1)))
         drawn = torch.zeros((3, vectors.shape[1], size), device="cpu")  # W₂, W₁, W₃
-        drawn[1] = torch.randn(drawn.shape[1:], generator=rng, dtype=torch.float32, device="cpu")
+        drawn[1] = normal(rng, *drawn.shape[1:])
         self.weights: nn.Parameter = nn.Parameter(precision.tensor(drawn))
 
     def queries(self) -> Tensor:
@@ -155,5 +155,4 @@ def vectors_of(job: Job, rng: torch.Generator) -> Tensor:
     """(Da, k) vectors of the attributes' names, or random ones."""
     if job.training.attribute_vectors is not None:
         return torch.from_numpy(job.training.attribute_vectors)
-    size = (job.training.descriptors.shape[1], WORD)
-    return torch.randn(size, generator=rng, dtype=torch.float32, device="cpu")
+    return normal(rng, job.training.descriptors.shape[1], WORD)

@@ -23,9 +23,9 @@ Settings are those of the authors' program (MIT). There
 - every epoch makes two equal passes, counted in `published`.
 
 The parts of the softmax's input are brought to equal variance, as h outweighs the others; stage 2
-runs to convergence; steps are chosen on validation classes, not on test rows. So is Δ, among those
-published: it bounds squared distances, which grow with the length of the descriptors (there 85 to
-1024). For features outside [0, 1] see :mod:`mlis.methods.f_vaegan`.
+runs to convergence; steps are chosen on validation classes, not on test rows. So is Δ, also among
+those published: it is a margin between squared distances, which grow with the length of the
+descriptors (there 85 to 1024). For features outside [0, 1] see :mod:`mlis.methods.f_vaegan`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream, uniform
 from mlis.config import setting
 from mlis.generators.vae_gan.f_vaegan import VAEGANGenerator
 from mlis.generators.vae_gan.losses import weighted_l1
@@ -49,7 +49,7 @@ from mlis.model.preprocessing import TrainingTensors
 from mlis.training.layers import Perceptron
 from mlis.training.state import Part
 
-MARGINS = (50.0, 120.0, 200.0)  # Δ, to choose from
+MARGINS = (50.0, 120.0, 200.0)  # published Δ, to choose from
 
 _ANIMALS: dict[str, Any] = {
     **{"learning_rate": 1e-5, "decoder_on_fakes": "no", "margin": 50.0, "balance": 0.5},
@@ -108,8 +108,8 @@ class FREE(VAEGANSettings, SnapshotMethod["FREETrainer"]):
         return "FREE"
 
     def variants(self) -> Sequence[Self]:
-        """Every published margin Δ."""
-        return [replace(self, margin=margin) for margin in MARGINS]
+        """The margin Δ of the settings, and every published one."""
+        return [replace(self, margin=margin) for margin in sorted({*MARGINS, self.margin})]
 
     def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> "FREETrainer":
         """Of all networks."""
@@ -143,7 +143,7 @@ def centre_loss(
 
 def random_others(labels: Tensor, classes: int, rng: torch.Generator) -> Tensor:
     """For each label (B,) another of the classes, all equally likely."""
-    shift = torch.rand(len(labels), generator=rng, device=rng.device, dtype=torch.float32)
+    shift = uniform(rng, len(labels))
     return (labels + 1 + (shift * (classes - 1)).long()) % classes
 
 
@@ -158,8 +158,7 @@ class Centres(nn.Module):
 
     def __init__(self, classes: int, size: int, precision: Precision, rng: torch.Generator):
         super().__init__()
-        values = torch.randn((classes, size), generator=rng, device=rng.device, dtype=torch.float32)
-        self.values: nn.Parameter = nn.Parameter(precision.tensor(values))
+        self.values: nn.Parameter = nn.Parameter(precision.tensor(normal(rng, classes, size)))
 
 
 class FREETrainer(VAEGANTrainer):

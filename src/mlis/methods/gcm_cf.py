@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream, uniform
 from mlis.config import setting
 from mlis.generators.vae_gan.losses import kl_divergence, reconstruction
 from mlis.generators.wgan_gp.networks import SLOPE
@@ -105,7 +105,7 @@ class GCMCF(TFVAEGAN):
         settings = self.config.classification
         known = fit_domains(data, trainer, described, settings, seed, widths)
         rng = stream(seed, "counterfactuals")
-        noise = torch.randn(self.gate_samples, trainer.network.noise, generator=rng)
+        noise = normal(rng, self.gate_samples, trainer.network.noise)
         made = counterfactuals_of(trainer, data, noise.to(data.descriptors))
         order = torch.cat((data.seen, data.unseen)).argsort().tolist()
         parts = (known.scale, known.centres, known.seen, known.unseen, order)
@@ -133,8 +133,7 @@ def counterfactuals_of(
 
 def other_classes(labels: Tensor, classes: int, count: int, rng: torch.Generator) -> Tensor:
     """For each label (B,) `count` different others of the classes, (B, count)."""
-    size = (len(labels), classes)
-    drawn = torch.rand(size, generator=rng, device=rng.device, dtype=torch.float32)
+    drawn = uniform(rng, len(labels), classes)
     return drawn.scatter_(1, labels[:, None], 2.0).argsort(dim=1)[:, :count]
 
 

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream
 from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.data.samplers import uniform_rows
@@ -243,9 +243,7 @@ class HSVATrainer(AlignedTrainer):
         return Layers([as_refiner(cast(Linear, a), b) for a, b in zip(layers, slopes, strict=True)])
 
     def _normal(self, *shape: int) -> Tensor:
-        rng = self.rng
-        numbers = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
-        return numbers.to(self.data.descriptors.dtype)
+        return normal(self.rng, *shape).to(self.data.descriptors.dtype)
 
     def _networks(self) -> dict[str, nn.Module]:
         return {

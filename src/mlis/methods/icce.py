@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import stream, uniform
 from mlis.data.samplers import uniform_rows
 from mlis.encoder.network import Encoder
 from mlis.generators.base import FeatureGenerator
@@ -175,7 +175,7 @@ class SameClass:
 
     def draw(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """(B,) one row of each label among the seen classes, all of its rows equally likely."""
-        share = torch.rand(len(labels), generator=rng, device=rng.device, dtype=torch.float32)
+        share = uniform(rng, len(labels))
         within_class = (share * self._counts[labels]).long()
         return self._order[self._starts[labels] + within_class]
 

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream
 from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.generators.base import Sampler
@@ -265,9 +265,9 @@ class OverCompleteTrainer(PackedTrainer):
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            z = _normal((len(labels), self.settings.latent), rng).to(descriptors)
+            z = normal(rng, len(labels), self.settings.latent).to(descriptors)
             made, odd = self._generated(z, a[labels]), labels[1::2]
-            noise = _normal((len(odd), made.shape[1]), rng).to(made)
+            noise = normal(rng, len(odd), made.shape[1]).to(made)
             made[1::2] = self._valid(centres[odd] + spread[odd] * noise)
             return made
 
@@ -276,7 +276,7 @@ class OverCompleteTrainer(PackedTrainer):
     def _samples(self, a: Tensor, rng: torch.Generator) -> Tensor:
         """(P, K, Dx) of classes with these scaled descriptors (P, Da)."""
         own = a.repeat_interleave(self.settings.class_samples, dim=0)
-        z = _normal((len(own), self.settings.latent), rng).to(a)
+        z = normal(rng, len(own), self.settings.latent).to(a)
         return self._generated(z, own).unflatten(0, (len(a), -1))
 
     def _generated(self, z: Tensor, a: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ class OverCompleteTrainer(PackedTrainer):
         return x if self.data.signed else x.clamp(min=0)
 
     def _normal(self, *shape: int) -> Tensor:
-        return _normal(shape, self.rng).to(self.data.descriptors.dtype)
+        return normal(self.rng, *shape).to(self.data.descriptors.dtype)
 
     def parts(self) -> Mapping[str, Part]:
         """Networks, centres, optimisers and random stream."""
@@ -309,7 +309,3 @@ class OverCompleteTrainer(PackedTrainer):
     def kept(self) -> Mapping[str, Part]:
         """Generator and embedding."""
         return {"generator": self.generator, "embedding": self.embedding}
-
-
-def _normal(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)

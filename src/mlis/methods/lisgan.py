@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mlis.compute.precision import Precision
+from mlis.compute.random import normal
 from mlis.config import setting
 from mlis.data.out_of_core.streaming import StreamedRows
 from mlis.generators.wgan_gp.trainer import AdversarialTrainer, WGANSettings
@@ -121,7 +122,8 @@ class InvariantSide:
         """The three terms for fakes (B, Dx) and labels (B,) among the seen classes."""
         s = self._settings
         loss = s.classification_weight * cross_entropy(self.classifier(fake), labels)
-        loss = loss + s.fake_weight * soul_distance(fake, self.souls[labels])
+        if s.fake_weight:
+            loss = loss + s.fake_weight * soul_distance(fake, self.souls[labels])
         if s.class_weight:
             loss = loss + s.class_weight * soul_distance(self._class_means(), self.souls)
         return loss
@@ -129,9 +131,7 @@ class InvariantSide:
     def _class_means(self) -> Tensor:
         """(S, Dx) means of new fakes of every seen class."""
         trainer = self._trainer
-        shape = (len(self._classes), trainer.network.noise)
-        rng = trainer.rng
-        z = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
+        z = normal(trainer.rng, len(self._classes), trainer.network.noise)
         own = trainer.network.own_class_term(trainer.descriptors, self._classes)
         fake = trainer.network(z.to(own.dtype), own)
         return fake.unflatten(0, (-1, self._settings.class_samples)).mean(1)

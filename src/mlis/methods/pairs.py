@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import leaky_relu
 
 from mlis.compute.precision import Precision
+from mlis.compute.random import normal
 from mlis.training.layers import Linear
 
 _ENTRIES = {
@@ -83,8 +84,7 @@ class PairScorer(nn.Module):
         self.visual: Linear = Linear(embedding, hidden, std, precision, rng)
 
         def draw(*shape: int) -> nn.Parameter:
-            values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
-            return nn.Parameter(precision.tensor(values * std))
+            return nn.Parameter(precision.tensor(normal(rng, *shape) * std))
 
         self.semantic: nn.Parameter = draw(attributes, hidden)
         self.output: nn.Parameter = draw(hidden)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, cross_entropy, mse_loss, one_hot, softplus
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream, uniform
 from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.generators.base import Sampler
@@ -56,7 +56,6 @@ from mlis.training.state import EpochCount, PackedTrainer, Part
 SLOPE = 0.2
 NORM_EPS = 0.8
 LEAST_VARIANCE = 1e-6
-FACTORS = (0.2, 1.0, 5.0)  # of w_r, to choose from; published are 0.1 to 30
 Drop = Callable[[Tensor, float], Tensor]
 """Dropout of a share; at synthesis and inference `keep`."""
 
@@ -126,8 +125,11 @@ class SDGZSL(Section, SnapshotMethod["DisentanglingTrainer"]):
         return "SDGZSL"
 
     def variants(self) -> Sequence[Self]:
-        """Multiples of w_r."""
-        return [replace(self, relation_weight=n * self.relation_weight) for n in FACTORS]
+        """A fifth of w_r, w_r, and five times w_r."""
+        weights = dict.fromkeys(
+            (self.relation_weight / 5, self.relation_weight, 5 * self.relation_weight)
+        )
+        return [replace(self, relation_weight=weight) for weight in weights]
 
     def trainer(
         self, data: TrainingTensors, precision: Precision, seed: int
@@ -358,8 +360,7 @@ class DisentanglingTrainer(PackedTrainer):
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            size = (len(labels), self.settings.latent)
-            z = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32)
+            z = normal(rng, len(labels), self.settings.latent)
             a = descriptors[labels]
             return self.vae.decode(z.to(a), a)
 
@@ -368,14 +369,11 @@ class DisentanglingTrainer(PackedTrainer):
     def _drop(self, x: Tensor, share: float) -> Tensor:
         if not share:
             return x
-        rng = self.rng
-        kept = torch.rand(x.shape, generator=rng, device=rng.device, dtype=torch.float32) >= share
+        kept = uniform(self.rng, *x.shape) >= share
         return x * kept / (1 - share)
 
     def _normal(self, *shape: int) -> Tensor:
-        rng = self.rng
-        numbers = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
-        return numbers.to(self.data.descriptors.dtype)
+        return normal(self.rng, *shape).to(self.data.descriptors.dtype)
 
     def parts(self) -> Mapping[str, Part]:
         """Networks, optimisers, count of steps and random stream."""

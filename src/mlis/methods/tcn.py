@@ -21,8 +21,8 @@ Different here:
   zero. Weights start uniformly with the variance of the program's normal ones.
 - The program tests every 1,000 of 50,000 steps and keeps the best H on test rows. On aPY its own
   log has H 32.9 at step 6,000 and 16.9 at the last: the number of steps decides. Here it is chosen
-  on validation classes, among shares of `steps`, and α with it, of which the program has one value,
-  0.01. The network is not fine-tuned.
+  on validation classes, among shares of `steps`, together with α (the program: 0.01). The network
+  is not fine-tuned.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,8 +83,9 @@ class TCN(Section, SnapshotMethod["ContrastTrainer"]):
         return "TCN"
 
     def variants(self) -> Sequence[Self]:
-        """Several weights α."""
-        return [replace(self, transfer_weight=weight) for weight in WEIGHTS]
+        """The weight α of the settings, and others."""
+        weights = sorted({*WEIGHTS, self.transfer_weight})
+        return [replace(self, transfer_weight=weight) for weight in weights]
 
     def trainer(self, data: TrainingTensors, precision: Precision, seed: int) -> "ContrastTrainer":
         """Of all networks."""

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, normalize
 
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream
 from mlis.config import setting
 from mlis.generators.base import Sampler
 from mlis.generators.vae_gan.losses import activate, weighted_l1
@@ -211,8 +211,7 @@ class TFVAEGANTrainer(VAEGANTrainer):
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            size = (len(labels), network.noise)
-            z = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32)
+            z = normal(rng, len(labels), network.noise)
             own = class_term.index_select(0, labels)
             hidden = network.hidden(z.to(own.dtype), own, network.from_noise)
             attempt = activate(self.output(hidden), self.range)

@@ -8,6 +8,7 @@ from torch.nn.functional import leaky_relu
 
 from mlis.compute.buffers import Buffers
 from mlis.compute.precision import Precision
+from mlis.compute.random import normal
 
 
 class Linear(nn.Module):
@@ -30,8 +31,7 @@ class Linear(nn.Module):
     ):
         super().__init__()
         self.precision = precision
-        size = (outputs, inputs)
-        weight = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32) * std
+        weight = normal(rng, outputs, inputs) * std
         self.weight: nn.Parameter = nn.Parameter(precision.tensor(weight))
         self.bias: nn.Parameter = nn.Parameter(self.weight.new_zeros(outputs))
 

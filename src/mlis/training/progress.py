@@ -100,9 +100,9 @@ class ProgressBar(Callback):
         self.close()
 
     def on_trained(self, method: str, done: int, total: int, seconds: float) -> None:
-        """Say after a method's first training how long the others take, if that is long."""
+        """Say after a method's first split how long the others take at most, if that is long."""
         if done == 1 and (rest := (total - done) * seconds) >= LONG:
-            text = f"{method}: the first of {total} trainings took {seconds:.0f} s, the rest about"
+            text = f"{method}: split 1 of {total - 1} took {seconds:.0f} s, the rest up to about"
             print(terminal(f"{text} {rest:.0f} s"), file=sys.stderr, flush=True)
 
     def close(self) -> None:

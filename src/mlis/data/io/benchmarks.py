@@ -98,7 +98,8 @@ def load_benchmark(
         data_root: folder that contains `CUB/`, `APY/`, ….
         features_file: name in that folder, or path; default `res101.mat`, or if absent, the only
             other file with `features`. Columns of several files are joined: see `load_pair`.
-        split_file: name in that folder, or path; default: the first of `split_files`.
+        split_file: name in that folder, or path; default `att_splits.mat`, for CUB
+            `sent_splits.mat` if present.
         descriptors, missing, seed, cache: see `load_pair`.
 
     Raises:
@@ -132,7 +133,7 @@ def load_benchmark(
 
 
 def split_files(name: str, data_root: str | os.PathLike[str]) -> list[str]:
-    """Files of one split with other descriptors in a benchmark's folder; CUB's has up to two.
+    """Split files of a benchmark's folder, which differ in descriptors alone; the default first.
 
     Raises:
         DataError: there is no such folder.

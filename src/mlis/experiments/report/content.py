@@ -80,11 +80,14 @@ def page_content(studies: Sequence[Study], looks: Sequence[Mapping[str, Any]]) -
 def _main(study: Study) -> dict[str, Any]:
     """The main numbers of a study, and what the paper has for the same dataset."""
     series = study.main
+    inputs = series.first.provenance.get("inputs", {})
+    kind = str(inputs.get("descriptors", "")).partition(",")[0]  # CUB has two
     seeds = f"{len(series.rows)} seeds" if len(series.rows) > 1 else f"seed {series.seeds[0]}"
     theirs = [
         one
         for one in (published("table2") if study.name in FIVE else ())
         if (one.dataset, one.method) == (study.name, "MLIS-GZSL")
+        and one.descriptors.startswith(kind)
     ]
     return {
         "label": f"{study.label}: {study.main_label}, {series.protocol}, {seeds}",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlis.compute.buffers import Buffers
 from mlis.compute.precision import Precision
+from mlis.compute.random import normal
 from mlis.config import Generation
 from mlis.generators.base import Sampler
 from mlis.generators.vae_gan.losses import Range, activate
@@ -66,8 +67,7 @@ class VAEGANGenerator:
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            size = (len(labels), network.noise)
-            z = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32)
+            z = normal(rng, len(labels), network.noise)
             own = class_term.index_select(0, labels)
             return activate(network(z.to(own.dtype), own, None, weights), self.range)
 

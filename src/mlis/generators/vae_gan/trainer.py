@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mlis.compute.buffers import Buffers
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream, uniform
 from mlis.config import Section, setting
 from mlis.data.out_of_core.streaming import rows_ahead
 from mlis.generators.vae_gan.losses import (
@@ -156,9 +156,7 @@ class VAEGANTrainer(PackedTrainer):
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers."""
-        rng = self.rng
-        numbers = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32)
-        return numbers.to(self.descriptors.dtype)
+        return normal(self.rng, *shape).to(self.descriptors.dtype)
 
     def noise(self, labels: Tensor) -> Tensor:
         """z ~ N(0, I), (B, Dz)."""
@@ -196,8 +194,7 @@ class VAEGANTrainer(PackedTrainer):
 
     def critic_step(self, real: Tensor, fake: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """Update the critic on eq. (2) of the WGAN-GP."""
-        size = (len(real), 1)
-        alpha = torch.rand(size, generator=self.rng, device=self.rng.device, dtype=torch.float32)
+        alpha = uniform(self.rng, len(real), 1)
         own, descriptors = own_classes(labels, self.descriptors)
         wasserstein, penalty = critic_loss(
             self.critic,

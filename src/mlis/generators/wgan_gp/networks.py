@@ -15,6 +15,7 @@ from torch.nn.functional import leaky_relu
 from mlis.compute.buffers import Buffers
 from mlis.compute.class_sums import sum_by_class
 from mlis.compute.precision import Precision
+from mlis.compute.random import normal
 
 SLOPE = 0.2  # of LeakyReLU on the negative side
 
@@ -172,8 +173,7 @@ class _ClassTerm(torch.autograd.Function):
 
 def _normal(shape: tuple[int, ...], std: float, like: Precision, rng: torch.Generator):
     # Drawn in float32 on the CPU: the same start on every device and in every precision.
-    values = torch.randn(shape, generator=rng, device=rng.device, dtype=torch.float32) * std
-    return nn.Parameter(values.to(like.device, like.master))
+    return nn.Parameter((normal(rng, *shape) * std).to(like.device, like.master))
 
 
 def _bias(weight: Tensor) -> nn.Parameter:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mlis.compute.buffers import Buffers
 from mlis.compute.precision import Precision
-from mlis.compute.random import stream
+from mlis.compute.random import normal, stream, uniform
 from mlis.config import Generation, Section, setting
 from mlis.data.out_of_core.streaming import prefetch
 from mlis.data.samplers import uniform_rows
@@ -62,8 +62,7 @@ class WGANGenerator:
 
         @torch.no_grad()
         def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
-            size = (len(labels), network.noise)
-            z = torch.randn(size, generator=rng, device=rng.device, dtype=torch.float32)
+            z = normal(rng, len(labels), network.noise)
             own = class_term.index_select(0, labels)
             return network(z.to(own.dtype), own, None if base is None else base[labels], weights)
 
@@ -180,8 +179,7 @@ class AdversarialTrainer(PackedTrainer):
         shape = (len(self.rows), self.settings.noise)
         noise = self.buffers("noise", shape, torch.float32, self.rng.device)
         noise.normal_(generator=self.rng)
-        size = (self.settings.critic_steps, self.settings.batch_size, 1)
-        alphas = torch.rand(size, generator=self.rng, device=self.rng.device, dtype=torch.float32)
+        alphas = uniform(self.rng, self.settings.critic_steps, self.settings.batch_size, 1)
         return noise.to(self.data.x.dtype), alphas.to(self.data.x.dtype)
 
     def _draw_rows(self) -> Tensor:
