@@ -125,7 +125,11 @@ def test_the_reduced_budget_cuts_only_what_is_slow(here):
 
 def test_reduced_warm_ups_are_the_same_share_of_the_training():
     reduced, full = REDUCED_OPTIONS["sdgzsl"], SDGZSL()
-    rows = full.steps * full.batch_size / (reduced["steps"] * reduced["batch_size"])
+    rows = (
+        full.steps
+        * full.batch_size
+        / (reduced["steps"] * reduced.get("batch_size", full.batch_size))
+    )
     for name in ("kl_warm_up", "correlation_warm_up"):
         assert reduced[name] == pytest.approx(rows * getattr(full, name), rel=0.01)
     for name in ("cada-vae", "li-reconstruction"):
