@@ -127,8 +127,9 @@ def test_a_node_dies_and_all_rows_arrive_once_with_the_same_bits(nodes, tmp_path
             continue
         assert numbers(one.row) == numbers(other.row)
         ours, theirs = (record_of(p, one.task.key) for p in (results, tmp_path / "local"))
-        files = [sorted(p.relative_to(f) for p in f.rglob("*.*")) for f in (ours, theirs)]
-        assert files[0] == files[1]
+        files = [{p.relative_to(f) for p in f.rglob("*.*")} for f in (ours, theirs)]
+        # whether a generator was trained or came from the cache depends on what ran before
+        assert {file.name for file in files[0] ^ files[1]} <= {"generation.jsonl"}
         weights = Path("model") / "model.safetensors"
         assert (ours / weights).exists() == (one.task.seed == 0)  # of every method
         if (ours / weights).exists():
