@@ -24,6 +24,7 @@ are not negative, as of the WGAN-GP; descriptors of unit length, as published ex
 (`descriptor_norm`); a square root of the features before they are scaled (`feature_transform`).
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -109,8 +110,7 @@ class InvariantSide:
 
     def __init__(self, trainer: AdversarialTrainer, settings: LisGAN, seed: int):
         data = trainer.data
-        self._trainer, self._settings = trainer, settings
-        self.souls: Tensor = soul_samples(data, settings.souls, seed)
+        self._trainer, self._settings, self._seed = trainer, settings, seed
         x = data.x if isinstance(data.x, StreamedRows) else data.x.clone()  # it is overwritten
         self.classifier: LinearHead = fit_classifier(
             x, trainer.labels, len(data.seen), settings.config.classification
@@ -127,6 +127,11 @@ class InvariantSide:
         if s.class_weight:
             loss = loss + s.class_weight * soul_distance(self._class_means(), self.souls)
         return loss
+
+    @functools.cached_property
+    def souls(self) -> Tensor:
+        """(S, k, Dx) soul samples; not computed where no loss needs them."""
+        return soul_samples(self._trainer.data, self._settings.souls, self._seed)
 
     def _class_means(self) -> Tensor:
         """(S, Dx) means of new fakes of every seen class."""
