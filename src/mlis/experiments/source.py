@@ -73,14 +73,14 @@ class Source:
         """
         if self.dataset is None or "data_root" not in self.arguments:
             return [self]
-        default, *others = split_files(self.name, self.arguments["data_root"])
+        _, *others = split_files(self.name, self.arguments["data_root"])
         if not others:
             return [self]
-        first = replace(self, descriptors=kind_of(self.dataset) or default)
+        first = replace(self, descriptors=kind_of(self.dataset))
         return [first, *(self._with(file, self.dataset) for file in others)]
 
     def _with(self, split_file: str, own: GZSLDataset) -> "Source":
-        """With other descriptors; noise that was as long as the own ones is as long as these."""
+        """With another file's descriptors; noise as long as descriptors is as long as these."""
         arguments = {**self.arguments, "split_file": split_file}
         found = Source.load(self.name, arguments, self.config.to_dict())
         if found.dataset is None:
@@ -88,7 +88,7 @@ class Source:
         config, size = found.config, found.dataset.descriptors.shape[1]
         if config.generation.noise == own.descriptors.shape[1]:
             config = config.replace({"generation": {"noise": size}})
-        return replace(found, config=config, descriptors=kind_of(found.dataset) or split_file)
+        return replace(found, config=config, descriptors=kind_of(found.dataset))
 
     @property
     def shared_space(self) -> bool:

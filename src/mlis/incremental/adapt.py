@@ -43,7 +43,7 @@ def adapt(recognizer: Recognizer, unlabelled: Any, *, note: str = "") -> Recogni
     one, and are not kept in it. Its temperature stays.
 
     Args:
-        recognizer: with a Gaussian classifier, alone or in an ensemble; stays as it is.
+        recognizer: with a Gaussian classifier, alone or in an ensemble; is not modified.
         unlabelled: (N, Dx) features of images of its classes, seen and unseen, as it takes them.
         note: kept in the history.
 

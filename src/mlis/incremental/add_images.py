@@ -54,7 +54,7 @@ def add_images(
     seen stay.
 
     Args:
-        recognizer: stays as it is.
+        recognizer: is not modified.
         exemplars: its exemplar buffer; None for a Gaussian head, which needs none.
         images: features (n, Dx), n ≥ 1, by class, as the recognizer takes them. Classes that it
             does not know are added.

@@ -52,7 +52,7 @@ def add_classes(
     training, and the scores of the other classes stay.
 
     Args:
-        recognizer: stays as it is.
+        recognizer: is not modified.
         exemplars: its exemplar buffer; None for a head that needs none.
         names: n new names.
         descriptors: (n, Da), made as those of the training

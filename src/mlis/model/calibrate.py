@@ -15,7 +15,7 @@ def calibrate(recognizer: Recognizer, calibration: float | str) -> Recognizer:
     Its temperature stays.
 
     Args:
-        recognizer: stays as it is.
+        recognizer: is not modified.
         calibration: "h": the constant with the best H on validation classes; "seen-loss=P": the
             largest at which S falls there by at most P points below S at constant 0; or the
             constant itself. What U, S and H are there says `recognizer.metadata.tradeoff`, which

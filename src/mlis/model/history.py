@@ -12,7 +12,7 @@ def noted(recognizer: Recognizer, action: str, classes: Any, **settings: Any) ->
     """The recognizer's metadata with one more entry in its history.
 
     Args:
-        recognizer: stays as it is.
+        recognizer: is not modified.
         action: such as "add".
         classes: their names, or what else JSON holds of them.
         settings: of the change; empty texts are left out.

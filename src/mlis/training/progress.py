@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from mlis.escape import terminal
 from mlis.training.callbacks import Callback
 
-FIRST_LINE = 10.0  # seconds before the first progress line is logged, if stderr is no terminal
+FIRST_LINE = 10.0  # seconds before the first progress line is logged, if stderr is not a terminal
 LINE_EVERY = 60.0  # seconds between two lines
 LONG = 10.0  # seconds of trainings that are announced
 _LINE = "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"

@@ -71,7 +71,7 @@ def parts(
         tests: measures of each seed, as :meth:`mlis.evaluation.Evaluation.to_dict` gives them.
         answers: of the lowest seed's model.
         shown: display names of classes.
-        problem: the reason that there are no answers; empty if there are.
+        problem: why there are no answers, or empty.
     """
     classes = list(_classes(tests, shown))
     confidence, rejection = (answers.confidence, answers.rejection) if answers else (None, None)

@@ -39,7 +39,7 @@ class Pictures:
     Attributes:
         has: (N,) bool, rows whose file is there.
         open: row → a picture; raises ImageError.
-        problem: the reason that there are none; empty if there are.
+        problem: why there are none, or empty.
     """
 
     has: np.ndarray
